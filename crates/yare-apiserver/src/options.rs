@@ -1,0 +1,355 @@
+//! Options of requests (`ListOptions`, `CreateOptions`, `PatchOptions`, `DeleteOptions`, …) read from the
+//! query, with upstream's validation and messages.
+
+use serde_json::Value;
+use yare_kinds::{meta, view::View};
+use yare_schema::field::{FieldError, Path};
+
+use crate::{
+    path::Query,
+    status::{ApiError, ApiResult, GroupResource},
+};
+
+const META_GROUP: &str = "meta.k8s.io";
+
+fn invalid(kind: &'static str, errors: &[FieldError]) -> ApiResult<()> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(GroupResource { group: META_GROUP, resource: kind }, "", errors))
+}
+
+/// Which state a list shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum VersionMatch {
+    /// Not said.
+    #[default]
+    Unset,
+    /// This revision.
+    Exact,
+    /// This revision or any newer one.
+    NotOlderThan,
+}
+
+/// Options of lists and watches.
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    /// `a=b,c in (d,e)`
+    pub label_selector: String,
+    /// `spec.nodeName=x`
+    pub field_selector: String,
+    /// Objects a page holds; 0 for all.
+    pub limit: usize,
+    /// Token of the next page.
+    pub continue_token: String,
+    /// As sent; empty where not.
+    pub resource_version: String,
+    /// How `resource_version` is meant.
+    pub version_match: VersionMatch,
+    /// Ends a watch.
+    pub timeout_s: Option<u64>,
+    /// The watcher understands BOOKMARK events.
+    pub bookmarks: bool,
+    /// Start with the state as ADDED events.
+    pub send_initial_events: Option<bool>,
+}
+
+impl ListOptions {
+    /// Reads and checks the options of a list or (`watch`) of a watch.
+    pub fn parse(query: &Query, watch: bool) -> ApiResult<Self> {
+        let text = |key: &str| query.get(key).unwrap_or_default().to_owned();
+        let number = |key: &str| -> ApiResult<Option<i64>> {
+            query
+                .get(key)
+                .map(|v| {
+                    v.parse::<i64>().map_err(|_| {
+                        ApiError::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))
+                    })
+                })
+                .transpose()
+        };
+        let mut errors = Vec::new();
+        let match_path = Path::new("resourceVersionMatch");
+        let raw_match = text("resourceVersionMatch");
+        let version_match = match raw_match.as_str() {
+            "" => VersionMatch::Unset,
+            "Exact" => VersionMatch::Exact,
+            "NotOlderThan" => VersionMatch::NotOlderThan,
+            other => {
+                let allowed: &[&str] =
+                    if watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan", ""] };
+                errors.push(FieldError::not_supported(&match_path, other, allowed));
+                VersionMatch::Unset
+            }
+        };
+        let options = Self {
+            label_selector: text("labelSelector"),
+            field_selector: text("fieldSelector"),
+            limit: usize::try_from(number("limit")?.unwrap_or(0)).unwrap_or(0),
+            continue_token: text("continue"),
+            resource_version: text("resourceVersion"),
+            version_match,
+            timeout_s: number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0),
+            bookmarks: query.flag("allowWatchBookmarks"),
+            send_initial_events: query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents")),
+        };
+        options.check(watch, !raw_match.is_empty(), &mut errors);
+        invalid("ListOptions", &errors)?;
+        Ok(options)
+    }
+
+    fn check(&self, watch: bool, has_match: bool, errors: &mut Vec<FieldError>) {
+        let path = Path::new("resourceVersionMatch");
+        let events = Path::new("sendInitialEvents");
+        if watch {
+            if self.send_initial_events.is_some() && self.version_match != VersionMatch::NotOlderThan {
+                errors.push(FieldError::forbidden(
+                    &path,
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
+            }
+            if has_match {
+                if self.send_initial_events.is_none() {
+                    errors.push(FieldError::forbidden(
+                        &path,
+                        "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                    ));
+                }
+                if self.version_match == VersionMatch::Exact {
+                    errors.push(FieldError::not_supported(&path, "Exact", &["NotOlderThan"]));
+                }
+            }
+            return;
+        }
+        if has_match {
+            if self.resource_version.is_empty() {
+                errors.push(FieldError::forbidden(
+                    &path,
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            if !self.continue_token.is_empty() {
+                errors.push(FieldError::forbidden(
+                    &path,
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
+            }
+            if self.version_match == VersionMatch::Exact && self.resource_version == "0" {
+                errors.push(FieldError::forbidden(
+                    &path,
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
+            }
+        }
+        if self.send_initial_events.is_some() {
+            errors.push(FieldError::forbidden(&events, "sendInitialEvents is forbidden for list"));
+        }
+    }
+
+    /// The revision asked for: `None` where none was.
+    pub fn revision(&self) -> ApiResult<Option<u64>> {
+        if self.resource_version.is_empty() {
+            return Ok(None);
+        }
+        self.resource_version.parse().map(Some).map_err(|_| {
+            let path = Path::new("resourceVersion");
+            let error = FieldError::invalid(&path, self.resource_version.as_str(), format!(
+                "strconv.ParseUint: parsing {:?}: invalid syntax", self.resource_version
+            ));
+            ApiError::bad_request(format!("resourceVersion: {}", error.body()))
+        })
+    }
+}
+
+/// What becomes of unknown and duplicate fields in a body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FieldValidation {
+    /// Dropped silently.
+    Ignore,
+    /// Dropped with a `Warning` header each.
+    Warn,
+    /// Refused.
+    Strict,
+}
+
+/// Options of creates, updates and patches.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    /// Nothing is stored.
+    pub dry_run: bool,
+    /// Who owns the fields that change.
+    pub field_manager: String,
+    /// Unknown and duplicate fields.
+    pub field_validation: FieldValidation,
+    /// Apply takes fields over from their owners.
+    pub force: bool,
+}
+
+impl WriteOptions {
+    /// Reads and checks the options of a write. `kind`: what messages call them. `user_agent`: the default
+    /// field manager.
+    pub fn parse(query: &Query, kind: &'static str, patch_type: Option<&str>, user_agent: &str) -> ApiResult<Self> {
+        let mut errors = Vec::new();
+        let field_manager = query.get("fieldManager").unwrap_or_default();
+        errors.extend(meta::validate_field_manager(field_manager, &Path::new("fieldManager")));
+        let dry_run = dry_run(query.all("dryRun"), &mut errors);
+        let field_validation = match query.get("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some("Strict") => FieldValidation::Strict,
+            Some(other) => {
+                errors.push(FieldError::not_supported(&Path::new("fieldValidation"), other, &[
+                    "Ignore", "Strict", "Warn",
+                ]));
+                FieldValidation::Warn
+            }
+        };
+        match patch_type {
+            Some(APPLY_PATCH) if field_manager.is_empty() => {
+                errors.push(FieldError::required(&Path::new("fieldManager"), "is required for apply patch"));
+            }
+            Some(APPLY_PATCH) | None => {}
+            Some(_) if query.has("force") => {
+                errors.push(FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+            }
+            Some(_) => {}
+        }
+        invalid(kind, &errors)?;
+        let field_manager = if field_manager.is_empty() { default_manager(user_agent) } else { field_manager.into() };
+        Ok(Self { dry_run, field_manager, field_validation, force: query.flag("force") })
+    }
+}
+
+/// Content type of server-side apply.
+pub const APPLY_PATCH: &str = "application/apply-patch+yaml";
+
+/// The first part of the user agent, as upstream names managers that name themselves not.
+fn default_manager(user_agent: &str) -> String {
+    let name = user_agent.split('/').next().unwrap_or_default();
+    let mut end = name.len().min(meta::FIELD_MANAGER_MAX);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    let name: String = name[..end].chars().filter(|c| !c.is_control()).collect();
+    if name.is_empty() { "unknown".into() } else { name }
+}
+
+fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<FieldError>) -> bool {
+    let mut dry = false;
+    for value in values {
+        match value {
+            "All" => dry = true,
+            "" => {}
+            other => errors.push(FieldError::not_supported(&Path::new("dryRun"), other, &["All"])),
+        }
+    }
+    dry
+}
+
+/// What becomes of dependents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Propagation {
+    /// They lose their owner.
+    Orphan,
+    /// The garbage collector deletes them afterwards.
+    Background,
+    /// The garbage collector deletes them before.
+    Foreground,
+}
+
+/// Options of deletions.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteOptions {
+    /// Nothing is deleted.
+    pub dry_run: bool,
+    /// How long the object may take to end.
+    pub grace_period_s: Option<i64>,
+    /// Only this object.
+    pub uid: Option<String>,
+    /// Only this state of the object.
+    pub resource_version: Option<String>,
+    /// What becomes of dependents.
+    pub propagation: Option<Propagation>,
+}
+
+impl DeleteOptions {
+    /// Reads and checks the options of a deletion from a decoded body (it wins) or the query.
+    pub fn parse(query: &Query, body: Option<&Value>) -> ApiResult<Self> {
+        let mut errors = Vec::new();
+        let mut out = Self::default();
+        let (mut policy, mut orphan);
+        match body {
+            Some(body) => {
+                if !body.is_object() {
+                    return Err(ApiError::bad_request(
+                        "json: cannot unmarshal value into Go value of type v1.DeleteOptions",
+                    ));
+                }
+                let kind = body.str_at("kind");
+                if !kind.is_empty() && kind != "DeleteOptions" {
+                    return Err(ApiError::bad_request(format!(
+                        "decoded object cannot be converted to DeleteOptions: kind is {kind:?}"
+                    )));
+                }
+                for (path, ok) in [
+                    ("gracePeriodSeconds", body.at("gracePeriodSeconds").is_i64() || !body.has("gracePeriodSeconds")),
+                    ("propagationPolicy", body.at("propagationPolicy").is_string() || !body.has("propagationPolicy")),
+                    ("preconditions", body.at("preconditions").is_object() || !body.has("preconditions")),
+                    ("orphanDependents", body.at("orphanDependents").is_boolean() || !body.has("orphanDependents")),
+                    ("dryRun", body.at("dryRun").is_array() || !body.has("dryRun")),
+                ] {
+                    if !ok {
+                        return Err(ApiError::bad_request(format!(
+                            "json: cannot unmarshal value into Go struct field DeleteOptions.{path}"
+                        )));
+                    }
+                }
+                out.grace_period_s = body.int_opt("gracePeriodSeconds");
+                out.uid = body.str_opt("preconditions.uid").map(str::to_owned);
+                out.resource_version = body.str_opt("preconditions.resourceVersion").map(str::to_owned);
+                policy = body.str_opt("propagationPolicy").map(str::to_owned);
+                orphan = body.bool_opt("orphanDependents");
+                out.dry_run = dry_run(body.strings("dryRun").into_iter(), &mut errors);
+            }
+            None => {
+                out.grace_period_s = query
+                    .get("gracePeriodSeconds")
+                    .map(|v| {
+                        v.parse().map_err(|_| {
+                            ApiError::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))
+                        })
+                    })
+                    .transpose()?;
+                policy = query.get("propagationPolicy").map(str::to_owned);
+                orphan = query.has("orphanDependents").then(|| query.flag("orphanDependents"));
+                out.dry_run = dry_run(query.all("dryRun"), &mut errors);
+            }
+        }
+        if policy.as_deref() == Some("") {
+            policy = None;
+        }
+        let path = Path::new("propagationPolicy");
+        if policy.is_some() && orphan.is_some() {
+            errors.push(FieldError::invalid(
+                &path,
+                policy.clone().unwrap_or_default(),
+                "orphanDependents and deletionPropagation cannot be both set",
+            ));
+            orphan = None;
+        }
+        out.propagation = match policy.as_deref() {
+            Some("Orphan") => Some(Propagation::Orphan),
+            Some("Background") => Some(Propagation::Background),
+            Some("Foreground") => Some(Propagation::Foreground),
+            Some(other) => {
+                errors.push(FieldError::not_supported(&path, other, &["Background", "Foreground", "Orphan"]));
+                None
+            }
+            None => orphan.map(|o| if o { Propagation::Orphan } else { Propagation::Background }),
+        };
+        invalid("DeleteOptions", &errors)?;
+        // A negative grace period means the shortest one.
+        out.grace_period_s = out.grace_period_s.map(|s| if s < 0 { 1 } else { s });
+        Ok(out)
+    }
+}

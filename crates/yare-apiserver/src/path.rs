@@ -1,0 +1,247 @@
+//! What a request asks for, read from its method, path and query by upstream's rules
+//! (`k8s.io/apiserver/pkg/endpoints/request/requestinfo.go`).
+
+use std::borrow::Cow;
+
+use http::{Method, Uri};
+
+/// What a request asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// Whether this is about an API object (as against `/version` and the like).
+    pub is_resource: bool,
+    /// The path as sent.
+    pub path: String,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or the lower-case
+    /// method for paths that are not resources.
+    pub verb: &'static str,
+    /// API group, empty for core.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Namespace, empty at cluster scope.
+    pub namespace: String,
+    /// Plural resource name.
+    pub resource: String,
+    /// Object name, empty for collections.
+    pub name: String,
+    /// Subresource, empty for the object itself.
+    pub subresource: String,
+    /// What follows the subresource (`proxy` paths), without the leading slash.
+    pub rest: String,
+}
+
+/// Subresources of `namespaces` itself: every other third part is a resource inside the namespace.
+const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
+
+impl RequestInfo {
+    /// Reads method, path and query.
+    pub fn parse(method: &Method, uri: &Uri, query: &Query) -> Self {
+        let mut info = Self { path: uri.path().to_owned(), verb: plain_verb(method), ..Self::default() };
+        let parts: Vec<Cow<'_, str>> =
+            uri.path().trim_matches('/').split('/').filter(|p| !p.is_empty()).map(decode_part).collect();
+        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+        let mut rest: &[&str] = match parts.as_slice() {
+            ["api", version, rest @ ..] if !rest.is_empty() => {
+                info.version = (*version).to_owned();
+                rest
+            }
+            ["apis", group, version, rest @ ..] if !rest.is_empty() => {
+                info.group = (*group).to_owned();
+                info.version = (*version).to_owned();
+                rest
+            }
+            _ => return info,
+        };
+        info.is_resource = true;
+        info.verb = resource_verb(method);
+        if let [special @ ("watch" | "proxy"), more @ ..] = rest
+            && !more.is_empty()
+        {
+            // The deprecated prefix form: /api/v1/watch/namespaces/x/pods.
+            info.verb = if *special == "watch" { "watch" } else { "proxy" };
+            rest = more;
+        }
+        if let ["namespaces", namespace, more @ ..] = rest {
+            info.namespace = (*namespace).to_owned();
+            if let [third, ..] = more
+                && !NAMESPACE_SUBRESOURCES.contains(third)
+            {
+                rest = more;
+            }
+        }
+        info.resource = rest.first().copied().unwrap_or_default().to_owned();
+        info.name = rest.get(1).copied().unwrap_or_default().to_owned();
+        info.subresource = rest.get(2).copied().unwrap_or_default().to_owned();
+        if rest.len() > 3 {
+            info.rest = raw_rest(uri.path(), rest.len() - 3);
+        }
+        if info.name.is_empty() {
+            match info.verb {
+                "get" => {
+                    info.verb = if query.flag("watch") { "watch" } else { "list" };
+                }
+                "delete" => info.verb = "deletecollection",
+                _ => {}
+            }
+        }
+        // A collection restricted to one name is authorized as that object.
+        if matches!(info.verb, "list" | "watch" | "deletecollection")
+            && info.name.is_empty()
+            && let Some(selector) = query.get("fieldSelector")
+        {
+            for clause in selector.split(',') {
+                if let Some(name) = clause.strip_prefix("metadata.name=") {
+                    info.name = name.trim_start_matches('=').to_owned();
+                }
+            }
+        }
+        info
+    }
+}
+
+/// The last `count` segments of a path as they were sent, with a trailing slash kept.
+fn raw_rest(path: &str, count: usize) -> String {
+    let trimmed = path.trim_end_matches('/');
+    let start = trimmed.rmatch_indices('/').nth(count - 1).map_or(0, |(i, _)| i + 1);
+    path[start..].to_owned()
+}
+
+fn plain_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::HEAD => "head",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        Method::OPTIONS => "options",
+        Method::CONNECT => "connect",
+        Method::TRACE => "trace",
+        _ => "",
+    }
+}
+
+fn resource_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "",
+    }
+}
+
+fn decode_part(part: &str) -> Cow<'_, str> {
+    percent_decode(part, false)
+}
+
+/// Percent-decoding; invalid escapes stay as they are, `plus`: `+` is a space.
+pub fn percent_decode(text: &str, plus: bool) -> Cow<'_, str> {
+    if !text.contains('%') && !(plus && text.contains('+')) {
+        return Cow::Borrowed(text);
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let byte = bytes[i];
+        if byte == b'%'
+            && let Some(hex) = bytes.get(i + 1..i + 3)
+            && let Some(value) = std::str::from_utf8(hex).ok().and_then(|h| u8::from_str_radix(h, 16).ok())
+        {
+            out.push(value);
+            i += 3;
+            continue;
+        }
+        out.push(if plus && byte == b'+' { b' ' } else { byte });
+        i += 1;
+    }
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
+}
+
+/// Query parameters in order.
+#[derive(Clone, Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Parses what stands after the `?`.
+    pub fn parse(query: Option<&str>) -> Self {
+        let pairs = query.unwrap_or_default().split('&').filter(|p| !p.is_empty()).map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(key, true).into_owned(), percent_decode(value, true).into_owned())
+        });
+        Self(pairs.collect())
+    }
+
+    /// The first value of `key`; an empty one counts as absent.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
+    }
+
+    /// Every value of `key`.
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// Whether `key` is there at all.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|(k, _)| k == key)
+    }
+
+    /// A boolean as upstream reads it: present without a value, or anything but `false` and `0`.
+    pub fn flag(&self, key: &str) -> bool {
+        match self.0.iter().find(|(k, _)| k == key) {
+            None => false,
+            Some((_, v)) => !matches!(v.to_ascii_lowercase().as_str(), "false" | "0" | "f"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(method: &str, uri: &str) -> RequestInfo {
+        let uri: Uri = uri.parse().unwrap();
+        RequestInfo::parse(&method.parse().unwrap(), &uri, &Query::parse(uri.query()))
+    }
+
+    #[test]
+    fn paths() {
+        // method, path → verb, group, version, namespace, resource, name, subresource, rest
+        for (method, uri, want) in [
+            ("GET", "/api/v1/namespaces", ["list", "", "v1", "", "namespaces", "", "", ""]),
+            ("GET", "/api/v1/namespaces/x", ["get", "", "v1", "x", "namespaces", "x", "", ""]),
+            ("PUT", "/api/v1/namespaces/x/finalize", ["update", "", "v1", "x", "namespaces", "x", "finalize", ""]),
+            ("GET", "/api/v1/namespaces/x/pods?watch=true", ["watch", "", "v1", "x", "pods", "", "", ""]),
+            ("GET", "/api/v1/watch/namespaces/x/pods", ["watch", "", "v1", "x", "pods", "", "", ""]),
+            ("GET", "/api/v1/namespaces/x/pods/p/log", ["get", "", "v1", "x", "pods", "p", "log", ""]),
+            ("DELETE", "/apis/apps/v1/namespaces/x/deployments", [
+                "deletecollection", "apps", "v1", "x", "deployments", "", "", "",
+            ]),
+            ("GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dn1", ["list", "", "v1", "", "nodes", "n1", "", ""]),
+            ("POST", "/api/v1/namespaces/x/services/s:80/proxy/a/b%20c/", [
+                "create", "", "v1", "x", "services", "s:80", "proxy", "a/b%20c/",
+            ]),
+        ] {
+            let got = parse(method, uri);
+            assert!(got.is_resource, "{uri}");
+            let got = [
+                got.verb,
+                &got.group,
+                &got.version,
+                &got.namespace,
+                &got.resource,
+                &got.name,
+                &got.subresource,
+                &got.rest,
+            ];
+            assert_eq!(got, want, "{method} {uri}");
+        }
+        for uri in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/version", "/healthz/ping"] {
+            assert!(!parse("GET", uri).is_resource, "{uri}");
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! What is served: built-in resources and CustomResourceDefinitions side by side, looked up by path.
+//!
+//! A registry is immutable; a CRD coming or going makes a new one, swapped in whole. One [`Served`] is a
+//! resource in one version; all versions of a resource share one [`Stored`], which says how its objects rest.
+
+use std::{collections::{BTreeMap, HashMap}, sync::Arc};
+
+use serde_json::Value;
+use yare_kinds::{
+    strategy::Strategy,
+    table::{RESOURCES, Resource, Scope},
+};
+use yare_schema::model::{Schema, TypeId, TypeRef};
+use yare_store::Kind;
+
+use crate::{convert::{self, Convert}, crd::Custom, status::GroupResource};
+
+/// A type that lives as long as it is held.
+#[derive(Clone)]
+pub enum TypeHandle {
+    /// In the tables of the binary.
+    Static(TypeRef<'static>),
+    /// Compiled from a CustomResourceDefinition.
+    Owned(Arc<Schema>, TypeId),
+}
+
+impl TypeHandle {
+    /// The type, to walk.
+    pub fn at(&self) -> TypeRef<'_> {
+        match self {
+            Self::Static(ty) => *ty,
+            Self::Owned(schema, id) => schema.at(*id),
+        }
+    }
+}
+
+/// The behaviour of a kind.
+#[derive(Clone)]
+pub enum StrategyRef {
+    /// A row of the table.
+    Static(&'static dyn Strategy),
+    /// A custom resource.
+    Owned(Arc<dyn Strategy>),
+}
+
+impl std::ops::Deref for StrategyRef {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Static(s) => *s,
+            Self::Owned(s) => &**s,
+        }
+    }
+}
+
+/// How the objects of a resource rest in the store, whatever version they are asked for in.
+pub struct Stored {
+    /// Kind in the store: `apps/deployments`, `pods`.
+    pub kind_key: Kind,
+    /// API group of the storage version.
+    pub group: Box<str>,
+    /// Storage version.
+    pub version: Box<str>,
+    /// `apps/v1`
+    pub api_version: Box<str>,
+    /// `Deployment`
+    pub kind: Box<str>,
+    /// `deployments`
+    pub plural: Box<str>,
+    /// In namespaces or beside them.
+    pub namespaced: bool,
+    /// Type of the storage version.
+    pub ty: TypeHandle,
+    /// Defaults, validation, update rules.
+    pub strategy: StrategyRef,
+    /// The row, for built-in resources.
+    pub builtin: Option<&'static Resource>,
+    /// The definition, for custom resources.
+    pub custom: Option<Arc<Custom>>,
+}
+
+impl Stored {
+    /// Group and plural, for messages.
+    pub fn group_resource(&self) -> GroupResource<'_> {
+        GroupResource { group: &self.group, resource: &self.plural }
+    }
+
+    /// Group and kind, for messages of validation.
+    pub fn group_kind(&self) -> GroupResource<'_> {
+        GroupResource { group: &self.group, resource: &self.kind }
+    }
+
+    /// Key of an object in the store.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }
+    }
+}
+
+/// One subresource as served.
+#[derive(Clone, Debug)]
+pub struct Sub {
+    /// `status`
+    pub name: Box<str>,
+    /// Group, version and kind of its body where that is not the parent's.
+    pub kind: Option<(Box<str>, Box<str>, Box<str>)>,
+    /// Its verbs.
+    pub verbs: Vec<Box<str>>,
+}
+
+/// One resource in one version.
+pub struct Served {
+    /// API group.
+    pub group: Box<str>,
+    /// This version.
+    pub version: Box<str>,
+    /// `apps/v1`
+    pub api_version: Box<str>,
+    /// `Deployment`
+    pub kind: Box<str>,
+    /// `DeploymentList`
+    pub list_kind: Box<str>,
+    /// `deployments`
+    pub plural: Box<str>,
+    /// `deployment`
+    pub singular: Box<str>,
+    /// In namespaces or beside them.
+    pub namespaced: bool,
+    /// `deploy`
+    pub short_names: Vec<Box<str>>,
+    /// `all`
+    pub categories: Vec<Box<str>>,
+    /// Verbs of the main resource; empty where only subresources exist.
+    pub verbs: Vec<Box<str>>,
+    /// Subresources.
+    pub subresources: Vec<Sub>,
+    /// Type in this version.
+    pub ty: TypeHandle,
+    /// How its objects rest.
+    pub stored: Arc<Stored>,
+    /// From the storage version and back.
+    pub convert: Convert,
+}
+
+impl Served {
+    /// Group and plural, for messages.
+    pub fn group_resource(&self) -> GroupResource<'_> {
+        GroupResource { group: &self.group, resource: &self.plural }
+    }
+
+    /// Group and kind, for messages of validation.
+    pub fn group_kind(&self) -> GroupResource<'_> {
+        GroupResource { group: &self.group, resource: &self.kind }
+    }
+
+    /// Whether the main resource has the verb.
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| &**v == verb)
+    }
+
+    /// The subresource `name`.
+    pub fn sub(&self, name: &str) -> Option<&Sub> {
+        self.subresources.iter().find(|s| &*s.name == name)
+    }
+
+    /// Whether bytes at rest are this version's bytes.
+    pub fn is_storage(&self) -> bool {
+        matches!(self.convert, Convert::None)
+    }
+
+    /// Turns an object at rest into this version, in place.
+    pub fn from_storage(&self, object: &mut Value) {
+        self.convert.from_storage(&self.api_version, &self.kind, object);
+    }
+
+    /// Turns an object of this version into the storage version, in place.
+    pub fn to_storage(&self, object: &mut Value) {
+        self.convert.to_storage(&self.stored.api_version, &self.stored.kind, object);
+    }
+
+    /// Whether two versions rest as the same objects.
+    pub fn same_storage(&self, other: &Served) -> bool {
+        Arc::ptr_eq(&self.stored, &other.stored)
+    }
+}
+
+/// Everything that is served at one moment.
+#[derive(Default)]
+pub struct Registry {
+    versions: BTreeMap<String, BTreeMap<String, Vec<Arc<Served>>>>,
+    by_path: HashMap<(Box<str>, Box<str>, Box<str>), Arc<Served>>,
+    by_store: HashMap<Kind, Arc<Served>>,
+}
+
+impl Registry {
+    /// The built-in resources.
+    pub fn builtin() -> Self {
+        let mut registry = Self::default();
+        let mut stored_of: HashMap<(&str, &str), Arc<Stored>> = HashMap::new();
+        // Aliases look their storage up, so what they point at comes first.
+        let (aliases, plain): (Vec<&Resource>, Vec<&Resource>) =
+            RESOURCES.iter().copied().partition(|r| convert::alias(r.group, r.plural).is_some());
+        for row in plain.into_iter().chain(aliases) {
+            let stored = match convert::alias(row.group, row.plural) {
+                Some(target) => stored_of.get(&target.storage).cloned(),
+                None => builtin_stored(row).map(Arc::new),
+            };
+            let Some(stored) = stored else {
+                tracing::error!(group = row.group, resource = row.plural, "no type in the schema tables; not served");
+                continue;
+            };
+            stored_of.insert((row.group, row.plural), stored.clone());
+            for version in row.versions.iter().filter(|v| v.served) {
+                if let Some(served) = builtin_served(row, version.name, &stored) {
+                    registry.insert(served);
+                }
+            }
+        }
+        registry
+    }
+
+    /// A copy with custom resources beside the built-in ones.
+    pub fn with_custom(&self, custom: impl IntoIterator<Item = Served>) -> Self {
+        let mut out = Self {
+            versions: self.versions.clone(),
+            by_path: self.by_path.clone(),
+            by_store: self.by_store.clone(),
+        };
+        for served in custom {
+            // A definition never hides a built-in resource.
+            if out.find(&served.group, &served.version, &served.plural).is_none() {
+                out.insert(served);
+            }
+        }
+        out
+    }
+
+    fn insert(&mut self, served: Served) {
+        let served = Arc::new(served);
+        self.versions
+            .entry(served.group.to_string())
+            .or_default()
+            .entry(served.version.to_string())
+            .or_default()
+            .push(served.clone());
+        if served.is_storage() || !self.by_store.contains_key(&served.stored.kind_key) {
+            self.by_store.insert(served.stored.kind_key.clone(), served.clone());
+        }
+        self.by_path.insert((served.group.clone(), served.version.clone(), served.plural.clone()), served);
+    }
+
+    /// The resource at `/apis/GROUP/VERSION/PLURAL`.
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Served>> {
+        self.versions.get(group)?.get(version)?.iter().find(|s| &*s.plural == plural)
+    }
+
+    /// The resource whose objects rest under this kind of the store.
+    pub fn stored(&self, kind: &str) -> Option<&Arc<Served>> {
+        self.by_store.get(kind)
+    }
+
+    /// The resource of a group with this kind, in its most preferred version.
+    pub fn by_kind(&self, group: &str, kind: &str) -> Option<&Arc<Served>> {
+        let versions = self.versions.get(group)?;
+        let mut names: Vec<&String> = versions.keys().collect();
+        names.sort_by(|a, b| crate::discovery::compare_versions(a, b));
+        names.into_iter().find_map(|v| versions[v].iter().find(|s| &*s.kind == kind && !s.verbs.is_empty()))
+    }
+
+    /// The resource of a group and plural, in any version.
+    pub fn by_resource(&self, group: &str, plural: &str) -> Option<&Arc<Served>> {
+        self.versions.get(group)?.values().flatten().find(|s| &*s.plural == plural)
+    }
+
+    /// Group → version → resources.
+    pub fn groups(&self) -> &BTreeMap<String, BTreeMap<String, Vec<Arc<Served>>>> {
+        &self.versions
+    }
+
+    /// Every stored resource once.
+    pub fn all_stored(&self) -> impl Iterator<Item = &Arc<Served>> {
+        self.by_store.values()
+    }
+}
+
+/// Kind in the store of a resource.
+pub fn store_kind(group: &str, plural: &str) -> Kind {
+    if group.is_empty() { Kind::from(plural) } else { Kind::from(format!("{group}/{plural}")) }
+}
+
+/// `apps/v1`, or `v1` for core.
+pub fn api_version(group: &str, version: &str) -> Box<str> {
+    if group.is_empty() { version.into() } else { format!("{group}/{version}").into() }
+}
+
+fn builtin_stored(row: &'static Resource) -> Option<Stored> {
+    let version = row.versions.iter().find(|v| v.storage)?;
+    Some(Stored {
+        kind_key: store_kind(row.group, row.plural),
+        group: row.group.into(),
+        version: version.name.into(),
+        api_version: api_version(row.group, version.name),
+        kind: row.kind.into(),
+        plural: row.plural.into(),
+        namespaced: row.scope == Scope::Namespaced,
+        ty: TypeHandle::Static(crate::codec::builtin_type(row.group, version.name, row.kind)?),
+        strategy: StrategyRef::Static(row.strategy),
+        builtin: Some(row),
+        custom: None,
+    })
+}
+
+fn builtin_served(row: &'static Resource, version: &str, stored: &Arc<Stored>) -> Option<Served> {
+    let boxed = |list: &[&str]| list.iter().map(|s| Box::from(*s)).collect::<Vec<Box<str>>>();
+    Some(Served {
+        group: row.group.into(),
+        version: version.into(),
+        api_version: api_version(row.group, version),
+        kind: row.kind.into(),
+        list_kind: format!("{}List", row.kind).into(),
+        plural: row.plural.into(),
+        singular: row.singular.into(),
+        namespaced: row.scope == Scope::Namespaced,
+        short_names: boxed(row.short_names),
+        categories: boxed(row.categories),
+        verbs: boxed(row.verbs),
+        subresources: row
+            .subresources
+            .iter()
+            .map(|s| Sub {
+                name: s.name.into(),
+                kind: s.kind.map(|(g, v, k)| (g.into(), v.into(), k.into())),
+                verbs: boxed(s.verbs),
+            })
+            .collect(),
+        ty: TypeHandle::Static(crate::codec::builtin_type(row.group, version, row.kind)?),
+        stored: stored.clone(),
+        convert: convert::of(row.group, row.plural, version, stored),
+    })
+}

@@ -1,0 +1,14 @@
+//! Who a caller is and what it may do.
+//!
+//! In: certificates, bearer tokens, RBAC objects and pods as JSON. Out: a [`User`] and a [`Decision`].
+//! No network and no store: the API server feeds this crate what changes and asks it.
+
+pub mod bootstrap;
+pub mod node;
+pub mod pki;
+pub mod rbac;
+pub mod token;
+pub mod user;
+
+pub use rbac::{Action, Decision};
+pub use user::User;

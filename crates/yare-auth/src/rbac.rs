@@ -1,0 +1,578 @@
+//! Role-based access control: who may do what, from Role, ClusterRole and their bindings.
+//!
+//! The API server tells [`Rbac`] each change of these four kinds; a decision then looks only at bindings that
+//! name the caller.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Write as _,
+    sync::{Arc, RwLock},
+};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::user::{MASTERS, User};
+
+/// What somebody wants to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Action<'a> {
+    /// `get`, `create`, …
+    pub verb: &'a str,
+    /// API group, empty for core.
+    pub group: &'a str,
+    /// Plural resource; empty for a [`path`](Self::path).
+    pub resource: &'a str,
+    /// Subresource.
+    pub subresource: &'a str,
+    /// Namespace, empty at cluster scope.
+    pub namespace: &'a str,
+    /// Object's name, empty where there is none.
+    pub name: &'a str,
+    /// The path of what is not a resource (`/healthz`).
+    pub path: &'a str,
+    /// The node that the request's field selector is confined to (`spec.nodeName=…`).
+    pub selected_node: &'a str,
+}
+
+/// What an authorizer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Yes, for this reason.
+    Allow(String),
+    /// Not that it knows; the text says what was missing.
+    NoOpinion(String),
+}
+
+/// `rbac.authorization.k8s.io/v1.PolicyRule`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rule {
+    /// Operations; `*` is all.
+    pub verbs: Vec<String>,
+    /// Groups; `*` is all.
+    pub api_groups: Vec<String>,
+    /// `pods`, `pods/log`, `*`, `*/scale`
+    pub resources: Vec<String>,
+    /// Names; none is all.
+    pub resource_names: Vec<String>,
+    /// Paths; a trailing `*` matches what follows.
+    #[serde(rename = "nonResourceURLs")]
+    pub non_resource_urls: Vec<String>,
+}
+
+impl Rule {
+    /// Whether the rule allows `action`.
+    pub fn allows(&self, action: &Action<'_>) -> bool {
+        let verb = self.verbs.iter().any(|v| v == "*" || v == action.verb);
+        if action.resource.is_empty() {
+            return verb && self.non_resource_urls.iter().any(|url| url_matches(url, action.path));
+        }
+        verb && self.api_groups.iter().any(|g| g == "*" || g == action.group)
+            && self.resources.iter().any(|r| resource_matches(r, action.resource, action.subresource))
+            && (self.resource_names.is_empty() || self.resource_names.iter().any(|n| n == action.name))
+    }
+
+    /// The rule as it stands in an API object.
+    pub fn to_json(&self) -> Value {
+        let mut out = serde_json::Map::new();
+        for (key, list) in [
+            ("verbs", &self.verbs),
+            ("apiGroups", &self.api_groups),
+            ("resources", &self.resources),
+            ("resourceNames", &self.resource_names),
+            ("nonResourceURLs", &self.non_resource_urls),
+        ] {
+            if !list.is_empty() {
+                out.insert(key.into(), list.clone().into());
+            }
+        }
+        Value::Object(out)
+    }
+
+    /// The rule taken apart: each part has one verb, one group and resource (or URL) and at most one name.
+    fn parts(&self) -> impl Iterator<Item = Rule> + '_ {
+        let one = |s: &String| vec![s.clone()];
+        let urls = self.verbs.iter().flat_map(move |v| {
+            self.non_resource_urls.iter().map(move |u| Rule {
+                verbs: one(v),
+                non_resource_urls: one(u),
+                ..Rule::default()
+            })
+        });
+        let names: Vec<Vec<String>> = if self.resource_names.is_empty() {
+            vec![Vec::new()]
+        } else {
+            self.resource_names.iter().map(one).collect()
+        };
+        let resources = self.verbs.iter().flat_map(move |v| {
+            let names = names.clone();
+            self.api_groups.iter().flat_map(move |g| {
+                let names = names.clone();
+                self.resources.iter().flat_map(move |r| {
+                    names.clone().into_iter().map(move |n| Rule {
+                        verbs: one(v),
+                        api_groups: one(g),
+                        resources: one(r),
+                        resource_names: n,
+                        ..Rule::default()
+                    })
+                })
+            })
+        });
+        urls.chain(resources)
+    }
+
+    /// Whether this rule allows all that `part` (one of [`Rule::parts`]) does.
+    fn covers(&self, part: &Rule) -> bool {
+        let has = |list: &[String], wanted: &[String]| {
+            wanted.iter().all(|w| list.iter().any(|l| l == "*" || l == w))
+        };
+        if !has(&self.verbs, &part.verbs) {
+            return false;
+        }
+        if let Some(url) = part.non_resource_urls.first() {
+            return self.non_resource_urls.iter().any(|own| own == url || url_matches(own, url));
+        }
+        has(&self.api_groups, &part.api_groups)
+            && part.resources.iter().all(|wanted| {
+                let (resource, subresource) = wanted.split_once('/').unwrap_or((wanted, ""));
+                self.resources.iter().any(|own| own == wanted || resource_matches(own, resource, subresource))
+            })
+            && (self.resource_names.is_empty()
+                || (!part.resource_names.is_empty()
+                    && part.resource_names.iter().all(|n| self.resource_names.contains(n))))
+    }
+}
+
+fn url_matches(pattern: &str, path: &str) -> bool {
+    pattern == "*" || pattern == path || pattern.strip_suffix('*').is_some_and(|p| path.starts_with(p))
+}
+
+fn resource_matches(pattern: &str, resource: &str, subresource: &str) -> bool {
+    if pattern == "*" {
+        return true;
+    }
+    match pattern.split_once('/') {
+        Some(("*", sub)) => !subresource.is_empty() && sub == subresource,
+        Some((res, sub)) => res == resource && sub == subresource,
+        None => subresource.is_empty() && pattern == resource,
+    }
+}
+
+/// Who a binding names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Subject {
+    User(String),
+    Group(String),
+}
+
+impl Subject {
+    fn describe(&self) -> String {
+        match self {
+            Self::User(name) => format!("User {name:?}"),
+            Self::Group(name) => format!("Group {name:?}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Binding {
+    role_kind: RoleKind,
+    role: String,
+    subjects: Vec<Subject>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RoleKind {
+    Role,
+    ClusterRole,
+}
+
+#[derive(Default)]
+struct Tables {
+    /// Key: `name` or `namespace/name`.
+    cluster_roles: HashMap<String, Arc<[Rule]>>,
+    roles: HashMap<String, Arc<[Rule]>>,
+    cluster_bindings: BTreeMap<String, Binding>,
+    bindings: BTreeMap<String, Binding>,
+    /// Which bindings name a subject.
+    by_subject: HashMap<Subject, BTreeSet<String>>,
+    cluster_by_subject: HashMap<Subject, BTreeSet<String>>,
+}
+
+/// The RBAC authorizer.
+#[derive(Default)]
+pub struct Rbac {
+    tables: RwLock<Tables>,
+}
+
+/// The kinds that [`Rbac::apply`] takes, as resources of `rbac.authorization.k8s.io`.
+pub const RESOURCES: [&str; 4] = ["clusterroles", "roles", "clusterrolebindings", "rolebindings"];
+
+impl Rbac {
+    /// Takes in a change: `key` is `name` or `namespace/name`, `object` its JSON or `None` where it is gone.
+    /// An object that cannot be read grants nothing.
+    pub fn apply(&self, resource: &str, key: &str, object: Option<&[u8]>) {
+        // A poisoned lock means a panic while writing; the tables hold whole entries all the same.
+        let mut tables = self.tables.write().unwrap_or_else(|e| e.into_inner());
+        let tables = &mut *tables;
+        match resource {
+            "clusterroles" => apply_role(&mut tables.cluster_roles, key, object),
+            "roles" => apply_role(&mut tables.roles, key, object),
+            "clusterrolebindings" => {
+                apply_binding(&mut tables.cluster_bindings, &mut tables.cluster_by_subject, key, object);
+            }
+            "rolebindings" => apply_binding(&mut tables.bindings, &mut tables.by_subject, key, object),
+            _ => {}
+        }
+    }
+
+    /// Whether `user` may do `action`.
+    pub fn authorize(&self, user: &User, action: &Action<'_>) -> Decision {
+        if user.in_group(MASTERS) {
+            return Decision::Allow(String::new());
+        }
+        let mut missing = BTreeSet::new();
+        let found = self.visit(user, action.namespace, &mut missing, |rules, describe| {
+            rules.iter().any(|rule| rule.allows(action)).then(describe)
+        });
+        match found {
+            Some(reason) => Decision::Allow(format!("RBAC: allowed by {reason}")),
+            None if missing.is_empty() => Decision::NoOpinion(String::new()),
+            None => {
+                let missing: Vec<String> = missing.into_iter().collect();
+                Decision::NoOpinion(format!("RBAC: {}", wrap(&missing)))
+            }
+        }
+    }
+
+    /// All rules that hold for `user` in `namespace`.
+    pub fn rules_for(&self, user: &User, namespace: &str) -> Vec<Rule> {
+        if user.in_group(MASTERS) {
+            let all = || vec!["*".to_owned()];
+            let resources = Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() };
+            let urls = Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() };
+            return vec![resources, urls];
+        }
+        let mut out = Vec::new();
+        self.visit(user, namespace, &mut BTreeSet::new(), |rules, _| {
+            out.extend_from_slice(rules);
+            None::<()>
+        });
+        out
+    }
+
+    /// `status` of a `SelfSubjectRulesReview` for `user` in `namespace`.
+    pub fn rules_review(&self, user: &User, namespace: &str) -> Value {
+        let (urls, resources): (Vec<Rule>, Vec<Rule>) =
+            self.rules_for(user, namespace).into_iter().partition(|r| !r.non_resource_urls.is_empty());
+        let list = |rules: &[Rule]| rules.iter().map(Rule::to_json).collect::<Vec<_>>();
+        json!({"incomplete": false, "resourceRules": list(&resources), "nonResourceRules": list(&urls)})
+    }
+
+    /// The rules that a role object or the role a binding refers to holds; `None` where it does not exist.
+    pub fn role_rules(&self, cluster: bool, key: &str) -> Option<Arc<[Rule]>> {
+        let tables = self.tables.read().unwrap_or_else(|e| e.into_inner());
+        if cluster { tables.cluster_roles.get(key).cloned() } else { tables.roles.get(key).cloned() }
+    }
+
+    /// The parts of `rules` that `user` does not hold itself in `namespace` (empty: cluster-wide): nobody may
+    /// grant more than he has.
+    pub fn not_held(&self, user: &User, namespace: &str, rules: &[Rule]) -> Vec<Rule> {
+        let held = self.rules_for(user, namespace);
+        rules.iter().flat_map(Rule::parts).filter(|part| !held.iter().any(|own| own.covers(part))).collect()
+    }
+
+    /// Calls `see` with the rules of each role bound to `user`, until it returns something.
+    fn visit<T>(
+        &self,
+        user: &User,
+        namespace: &str,
+        missing: &mut BTreeSet<String>,
+        mut see: impl FnMut(&[Rule], &dyn Fn() -> String) -> Option<T>,
+    ) -> Option<T>
+    where
+        T: Sized,
+    {
+        let tables = self.tables.read().unwrap_or_else(|e| e.into_inner());
+        let subjects = std::iter::once(Subject::User(user.name.clone()))
+            .chain(user.groups.iter().map(|g| Subject::Group(g.clone())));
+        for subject in subjects {
+            for name in tables.cluster_by_subject.get(&subject).into_iter().flatten() {
+                let Some(binding) = tables.cluster_bindings.get(name) else { continue };
+                let Some(rules) = tables.cluster_roles.get(&binding.role) else {
+                    missing.insert(not_found("clusterrole", &binding.role));
+                    continue;
+                };
+                let describe = || {
+                    let role = &binding.role;
+                    format!("ClusterRoleBinding {name:?} of ClusterRole {role:?} to {}", subject.describe())
+                };
+                if let Some(out) = see(rules, &describe) {
+                    return Some(out);
+                }
+            }
+            if namespace.is_empty() {
+                continue;
+            }
+            for key in tables.by_subject.get(&subject).into_iter().flatten() {
+                let Some((place, name)) = key.split_once('/') else { continue };
+                if place != namespace {
+                    continue;
+                }
+                let Some(binding) = tables.bindings.get(key) else { continue };
+                let (rules, kind) = match binding.role_kind {
+                    RoleKind::ClusterRole => (tables.cluster_roles.get(&binding.role), "ClusterRole"),
+                    RoleKind::Role => (tables.roles.get(&format!("{namespace}/{}", binding.role)), "Role"),
+                };
+                let Some(rules) = rules else {
+                    missing.insert(not_found(&kind.to_lowercase(), &binding.role));
+                    continue;
+                };
+                let describe = || {
+                    let (role, who) = (&binding.role, subject.describe());
+                    format!("RoleBinding \"{name}/{namespace}\" of {kind} {role:?} to {who}")
+                };
+                if let Some(out) = see(rules, &describe) {
+                    return Some(out);
+                }
+            }
+        }
+        None
+    }
+}
+
+fn not_found(kind: &str, name: &str) -> String {
+    format!("{kind}.rbac.authorization.k8s.io {name:?} not found")
+}
+
+/// Several errors in one line, as Go's aggregates write them.
+fn wrap(errors: &[String]) -> String {
+    match errors {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
+fn apply_role(roles: &mut HashMap<String, Arc<[Rule]>>, key: &str, object: Option<&[u8]>) {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Role {
+        rules: Option<Vec<Rule>>,
+    }
+    match object {
+        Some(json) => {
+            let role: Role = serde_json::from_slice(json).unwrap_or_default();
+            roles.insert(key.to_owned(), role.rules.unwrap_or_default().into());
+        }
+        None => {
+            roles.remove(key);
+        }
+    }
+}
+
+fn apply_binding(
+    bindings: &mut BTreeMap<String, Binding>,
+    by_subject: &mut HashMap<Subject, BTreeSet<String>>,
+    key: &str,
+    object: Option<&[u8]>,
+) {
+    if let Some(old) = bindings.remove(key) {
+        for subject in old.subjects {
+            if let Some(keys) = by_subject.get_mut(&subject) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    by_subject.remove(&subject);
+                }
+            }
+        }
+    }
+    let Some(binding) = object.and_then(|json| read_binding(key, json)) else { return };
+    for subject in &binding.subjects {
+        by_subject.entry(subject.clone()).or_default().insert(key.to_owned());
+    }
+    bindings.insert(key.to_owned(), binding);
+}
+
+fn read_binding(key: &str, json: &[u8]) -> Option<Binding> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Raw {
+        role_ref: RawRole,
+        #[serde(default)]
+        subjects: Option<Vec<RawSubject>>,
+    }
+    #[derive(Deserialize)]
+    struct RawRole {
+        kind: String,
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct RawSubject {
+        kind: String,
+        name: String,
+        #[serde(default)]
+        namespace: String,
+    }
+    let raw: Raw = serde_json::from_slice(json).ok()?;
+    let own = key.split_once('/').map_or("", |(namespace, _)| namespace);
+    let subjects = raw.subjects.unwrap_or_default().into_iter().filter_map(|s| match s.kind.as_str() {
+        "User" => Some(Subject::User(s.name)),
+        "Group" => Some(Subject::Group(s.name)),
+        "ServiceAccount" => {
+            let namespace = if s.namespace.is_empty() { own } else { &s.namespace };
+            Some(Subject::User(format!("system:serviceaccount:{namespace}:{}", s.name)))
+        }
+        _ => None,
+    });
+    let role_kind = if raw.role_ref.kind == "Role" { RoleKind::Role } else { RoleKind::ClusterRole };
+    Some(Binding { role_kind, role: raw.role_ref.name, subjects: subjects.collect() })
+}
+
+/// How upstream writes rules in the message that refuses an escalation.
+pub fn describe_rules(rules: &[Rule]) -> String {
+    let mut lines: Vec<String> = rules
+        .iter()
+        .map(|rule| {
+            let mut out = String::from("{");
+            for (name, list) in [
+                ("APIGroups", &rule.api_groups),
+                ("Resources", &rule.resources),
+                ("ResourceNames", &rule.resource_names),
+                ("NonResourceURLs", &rule.non_resource_urls),
+                ("Verbs", &rule.verbs),
+            ] {
+                if !list.is_empty() {
+                    let separator = if out.len() > 1 { ", " } else { "" };
+                    // Writing to a string cannot fail.
+                    let _ = write!(out, "{separator}{name}:{list:?}");
+                }
+            }
+            out.push('}');
+            out
+        })
+        .collect();
+    lines.sort_unstable();
+    lines.dedup();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rbac() -> Rbac {
+        let rbac = Rbac::default();
+        let put = |resource: &str, key: &str, value: Value| {
+            rbac.apply(resource, key, Some(value.to_string().as_bytes()));
+        };
+        put(
+            "clusterroles",
+            "reader",
+            json!({"rules": [
+                {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "*/scale"]},
+                {"verbs": ["get"], "nonResourceURLs": ["/healthz", "/openapi/*"]},
+            ]}),
+        );
+        put(
+            "roles",
+            "ns/one",
+            json!({"rules": [{"verbs": ["*"], "apiGroups": [""], "resources": ["configmaps"],
+                "resourceNames": ["c"]}]}),
+        );
+        put(
+            "clusterrolebindings",
+            "all",
+            json!({"roleRef": {"kind": "ClusterRole", "name": "reader"},
+                "subjects": [{"kind": "Group", "name": "readers"}]}),
+        );
+        put(
+            "rolebindings",
+            "ns/b",
+            json!({"roleRef": {"kind": "Role", "name": "one"},
+                "subjects": [{"kind": "ServiceAccount", "name": "sa", "namespace": "other"}]}),
+        );
+        put(
+            "rolebindings",
+            "ns/gone",
+            json!({"roleRef": {"kind": "ClusterRole", "name": "absent"},
+                "subjects": [{"kind": "User", "name": "u"}]}),
+        );
+        rbac
+    }
+
+    #[test]
+    fn decisions() {
+        let rbac = rbac();
+        let reader = User::new("r", &["readers"]);
+        let sa = User::service_account("other", "sa", "");
+        let action = |verb, resource, subresource, namespace, name| Action {
+            verb,
+            resource,
+            subresource,
+            namespace,
+            name,
+            ..Action::default()
+        };
+        let cases = [
+            (&reader, action("get", "pods", "", "ns", "p"), true),
+            (&reader, action("get", "pods", "", "", ""), true),
+            (&reader, action("delete", "pods", "", "ns", "p"), false),
+            (&reader, action("get", "pods", "log", "ns", "p"), false),
+            (&reader, action("get", "deployments", "scale", "ns", "p"), true),
+            (&sa, action("delete", "configmaps", "", "ns", "c"), true),
+            (&sa, action("delete", "configmaps", "", "ns", "d"), false),
+            (&sa, action("delete", "configmaps", "", "elsewhere", "c"), false),
+            (&reader, Action { verb: "get", path: "/healthz", ..Action::default() }, true),
+            (&reader, Action { verb: "get", path: "/openapi/v3", ..Action::default() }, true),
+            (&reader, Action { verb: "get", path: "/healthz/x", ..Action::default() }, false),
+        ];
+        for (user, action, allowed) in cases {
+            let got = rbac.authorize(user, &action);
+            assert_eq!(matches!(got, Decision::Allow(_)), allowed, "{action:?}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn reasons_name_binding_role_and_subject() {
+        let rbac = rbac();
+        let action = Action { verb: "get", resource: "pods", namespace: "ns", ..Action::default() };
+        assert_eq!(
+            rbac.authorize(&User::new("r", &["readers"]), &action),
+            Decision::Allow(
+                r#"RBAC: allowed by ClusterRoleBinding "all" of ClusterRole "reader" to Group "readers""#
+                    .into()
+            )
+        );
+        assert_eq!(
+            rbac.authorize(&User::new("u", &[]), &action),
+            Decision::NoOpinion(r#"RBAC: clusterrole.rbac.authorization.k8s.io "absent" not found"#.into())
+        );
+    }
+
+    #[test]
+    fn a_binding_that_changes_or_goes_takes_its_grants_along() {
+        let rbac = rbac();
+        let reader = User::new("r", &["readers"]);
+        let action = Action { verb: "get", resource: "pods", namespace: "ns", ..Action::default() };
+        rbac.apply("clusterrolebindings", "all", None);
+        assert_eq!(rbac.authorize(&reader, &action), Decision::NoOpinion(String::new()));
+    }
+
+    #[test]
+    fn nobody_grants_more_than_he_holds() {
+        let rbac = rbac();
+        let reader = User::new("r", &["readers"]);
+        let rule = |verbs: &[&str], resources: &[&str]| Rule {
+            verbs: verbs.iter().map(|s| (*s).into()).collect(),
+            api_groups: vec![String::new()],
+            resources: resources.iter().map(|s| (*s).into()).collect(),
+            ..Rule::default()
+        };
+        assert!(rbac.not_held(&reader, "ns", &[rule(&["get"], &["pods"])]).is_empty());
+        let missing = rbac.not_held(&reader, "ns", &[rule(&["get", "delete"], &["pods"])]);
+        assert_eq!(missing, [rule(&["delete"], &["pods"])]);
+        assert!(rbac.not_held(&User::admin(), "", &[rule(&["*"], &["*"])]).is_empty());
+    }
+}

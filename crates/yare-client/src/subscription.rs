@@ -1,0 +1,176 @@
+//! Changes on their way to one consumer: a queue per subscriber, coalesced by key, so that nothing is
+//! lost and a slow consumer costs at most one entry per object.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{Cached, ObjectKey};
+
+/// What happened to an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeKind {
+    /// It is new to this subscriber.
+    Added,
+    /// It was there and is different now. (`old` and `new` differ in uid when it was deleted and made
+    /// again before the subscriber looked.)
+    Modified,
+    /// It is gone; `old` is its last state.
+    Deleted,
+    /// The cache holds a complete state: after the first synchronisation and after each repeated one.
+    /// Neither `new` nor `old` is set.
+    Resynced,
+}
+
+/// One change, possibly several coalesced into one.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// What happened.
+    pub kind: ChangeKind,
+    /// The newest state, unless deleted.
+    pub new: Option<Cached>,
+    /// The state this subscriber was last told of (for [`ChangeKind::Deleted`]: the last state there was).
+    pub old: Option<Cached>,
+}
+
+impl Change {
+    /// The object, whichever state there is.
+    pub fn object(&self) -> Option<&Cached> {
+        self.new.as_ref().or(self.old.as_ref())
+    }
+}
+
+#[derive(Default)]
+struct Pending {
+    order: VecDeque<ObjectKey>,
+    changes: HashMap<ObjectKey, Change>,
+    resynced: bool,
+    closed: bool,
+}
+
+/// The sending side, held by the cache.
+#[derive(Default)]
+pub(crate) struct Mailbox {
+    pending: Mutex<Pending>,
+    notify: Notify,
+}
+
+impl Mailbox {
+    pub(crate) fn push(&self, change: Change) {
+        let Some(object) = change.object() else { return };
+        let key = object.key().clone();
+        let mut pending = self.pending.lock();
+        let merged = match pending.changes.remove(&key) {
+            Some(earlier) => merge(earlier, change),
+            None => {
+                pending.order.push_back(key.clone());
+                change
+            }
+        };
+        pending.changes.insert(key, merged);
+        drop(pending);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn resynced(&self) {
+        self.pending.lock().resynced = true;
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn close(&self) {
+        self.pending.lock().closed = true;
+        self.notify.notify_one();
+    }
+}
+
+/// Two changes of one object as one.
+fn merge(earlier: Change, later: Change) -> Change {
+    use ChangeKind::{Added, Deleted, Modified, Resynced};
+    let kind = match (earlier.kind, later.kind) {
+        (_, Deleted) => Deleted,
+        (Added, _) => Added,
+        // Known to the subscriber before, deleted meanwhile, there again.
+        (Modified | Deleted | Resynced, _) => Modified,
+    };
+    // A deleted object's last state says more than the one the subscriber knew.
+    let old = if kind == Deleted { later.old.or(earlier.old) } else { earlier.old };
+    Change { kind, new: later.new, old: if kind == Added { None } else { old } }
+}
+
+/// Changes of an informer's cache, starting with everything cached as [`ChangeKind::Added`]. Nothing is
+/// lost; changes of one object that have not been received yet are coalesced.
+pub struct Subscription {
+    mailbox: Arc<Mailbox>,
+}
+
+impl Subscription {
+    pub(crate) fn new(mailbox: Arc<Mailbox>) -> Self {
+        Self { mailbox }
+    }
+
+    /// The next change; `None` when the informer has been stopped. Cancel safe.
+    pub async fn recv(&mut self) -> Option<Change> {
+        loop {
+            let notified = self.mailbox.notify.notified();
+            if let Some(change) = self.try_recv() {
+                return Some(change);
+            }
+            if self.mailbox.pending.lock().closed {
+                return None;
+            }
+            notified.await;
+        }
+    }
+
+    /// The next change if there is one now.
+    pub fn try_recv(&mut self) -> Option<Change> {
+        let mut pending = self.mailbox.pending.lock();
+        if let Some(key) = pending.order.pop_front() {
+            return pending.changes.remove(&key);
+        }
+        if std::mem::take(&mut pending.resynced) {
+            return Some(Change { kind: ChangeKind::Resynced, new: None, old: None });
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn object(rv: u64) -> Cached {
+        Cached::new(Bytes::from(format!(r#"{{"metadata":{{"name":"a","resourceVersion":"{rv}"}}}}"#))).unwrap()
+    }
+
+    fn change(kind: ChangeKind, new: Option<u64>, old: Option<u64>) -> Change {
+        Change { kind, new: new.map(object), old: old.map(object) }
+    }
+
+    #[test]
+    fn changes_of_one_object_coalesce() {
+        use ChangeKind::{Added, Deleted, Modified};
+        let table = [
+            ((Added, Some(1), None), (Modified, Some(2), Some(1)), (Added, Some(2), None)),
+            ((Added, Some(1), None), (Deleted, None, Some(2)), (Deleted, None, Some(2))),
+            ((Modified, Some(2), Some(1)), (Modified, Some(3), Some(2)), (Modified, Some(3), Some(1))),
+            ((Deleted, None, Some(2)), (Added, Some(3), None), (Modified, Some(3), Some(2))),
+        ];
+        for (first, second, expected) in table {
+            let mailbox = Arc::new(Mailbox::default());
+            mailbox.push(change(first.0, first.1, first.2));
+            mailbox.push(change(second.0, second.1, second.2));
+            let mut subscription = Subscription::new(mailbox);
+            let got = subscription.try_recv().unwrap();
+            let rv = |c: Option<Cached>| c.map(|c| c.resource_version());
+            assert_eq!((got.kind, rv(got.new), rv(got.old)), expected);
+            assert!(subscription.try_recv().is_none());
+        }
+    }
+}

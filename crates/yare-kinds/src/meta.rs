@@ -1,0 +1,435 @@
+//! `metadata`: what the server restores on updates, and the validation that every kind shares
+//! (labels, annotations, owners, finalizers, immutable fields).
+
+use serde_json::Value;
+use yare_schema::field::{FieldError, Path};
+
+use crate::{
+    names,
+    strategy::Strategy,
+    view::{View, ViewMut, same},
+};
+
+/// All annotations of an object together, keys and values, in bytes.
+pub const TOTAL_ANNOTATION_SIZE_LIMIT_B: usize = 256 * 1024;
+/// The longest field manager name in bytes.
+pub const FIELD_MANAGER_MAX: usize = 128;
+/// What an update of a field that cannot change says.
+pub const IMMUTABLE: &str = "field is immutable";
+/// What a negative number where none may be says.
+pub const NON_NEGATIVE: &str = "must be greater than or equal to 0";
+
+/// Restores what no update of the main resource may change: system metadata always, and `status` where it
+/// is a subresource of its own. With `generation`, bumps `metadata.generation` when anything but metadata
+/// and status changed.
+pub fn prepare_for_update(new: &mut Value, old: &Value, has_status: bool, generation: bool) {
+    restore_system_fields(new, old);
+    if has_status {
+        new.copy_from(old, "status");
+    }
+    if generation && changed_beside_status(new, old) {
+        bump_generation(new, old);
+    }
+}
+
+/// Restores everything but `status` and the metadata that clients own.
+pub fn prepare_for_status_update(new: &mut Value, old: &Value) {
+    restore_system_fields(new, old);
+    let (Some(map), Some(before)) = (new.as_object_mut(), old.as_object()) else { return };
+    map.retain(|k, _| before.contains_key(k) || k == "status" || k == "metadata");
+    for (key, value) in before {
+        if !matches!(key.as_str(), "status" | "metadata" | "apiVersion" | "kind") {
+            map.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+/// `metadata.generation` of `old`, plus one.
+pub fn bump_generation(new: &mut Value, old: &Value) {
+    new.set("metadata.generation", old.int_at("metadata.generation") + 1);
+}
+
+/// Whether anything but metadata and status differs.
+pub fn changed_beside_status(new: &Value, old: &Value) -> bool {
+    let body = |v: &Value| {
+        let mut v = v.clone();
+        for key in ["apiVersion", "kind", "metadata", "status"] {
+            v.remove(key);
+        }
+        v
+    };
+    !same(&body(new), &body(old))
+}
+
+fn restore_system_fields(new: &mut Value, old: &Value) {
+    new.copy_from(old, "metadata.generation");
+    new.default_zero("metadata.uid", old.at("metadata.uid").clone());
+    for path in ["metadata.creationTimestamp", "metadata.deletionTimestamp"] {
+        if old.has(path) {
+            new.copy_from(old, path);
+        }
+    }
+    if !new.has("metadata.deletionGracePeriodSeconds") {
+        new.copy_from(old, "metadata.deletionGracePeriodSeconds");
+    }
+}
+
+/// Errors in the metadata of a new object.
+pub fn validate_create(object: &Value, namespaced: bool, strategy: &dyn Strategy) -> Vec<FieldError> {
+    let path = Path::new("metadata");
+    let mut errs = Vec::new();
+    let generate_name = object.str_at("metadata.generateName");
+    if !generate_name.is_empty() {
+        let p = path.child("generateName");
+        let masked = names::mask_trailing_dash(generate_name);
+        errs.extend(invalid_each(&p, generate_name, strategy.validate_name(&masked)));
+    }
+    let name = object.str_at("metadata.name");
+    let p = path.child("name");
+    if name.is_empty() {
+        errs.push(FieldError::required(&p, "name or generateName is required"));
+    } else {
+        let mut messages = strategy.validate_name(name);
+        if messages.is_empty() {
+            messages = names::path_segment(name);
+        }
+        errs.extend(invalid_each(&p, name, messages));
+    }
+    errs.extend(validate_common(object, namespaced, &path));
+    errs
+}
+
+/// Errors of an update's metadata. Whether an update may omit `resourceVersion` is the server's question
+/// ([`Strategy::allow_unconditional_update`]) and not looked at here.
+pub fn validate_update(new: &Value, old: &Value, namespaced: bool) -> Vec<FieldError> {
+    let path = Path::new("metadata");
+    let mut errs = Vec::new();
+    if old.has("metadata.deletionTimestamp") {
+        let before = old.strings("metadata.finalizers");
+        let mut extra: Vec<&str> =
+            new.strings("metadata.finalizers").into_iter().filter(|f| !before.contains(f)).collect();
+        extra.sort_unstable();
+        if !extra.is_empty() {
+            let listed: Vec<String> = extra.iter().map(|f| format!("{f:?}")).collect();
+            errs.push(FieldError::forbidden(
+                &path.child("finalizers"),
+                format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    listed.join(", ")
+                ),
+            ));
+        }
+    }
+    let generation = new.int_at("metadata.generation");
+    if generation < old.int_at("metadata.generation") {
+        errs.push(FieldError::invalid(&path.child("generation"), generation, "must not be decremented"));
+    }
+    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        errs.extend(immutable(new.at("metadata").at(field), old.at("metadata").at(field), &path.child(field)));
+    }
+    errs.extend(validate_common(new, namespaced, &path));
+    errs
+}
+
+fn validate_common(object: &Value, namespaced: bool, path: &Path<'_>) -> Vec<FieldError> {
+    let mut errs = Vec::new();
+    let meta = object.at("metadata");
+    let namespace = meta.str_at("namespace");
+    let p = path.child("namespace");
+    match (namespaced, namespace.is_empty()) {
+        (true, true) => errs.push(FieldError::required(&p, "")),
+        (true, false) => errs.extend(invalid_each(&p, namespace, names::dns1123_label(namespace))),
+        (false, false) => errs.push(FieldError::forbidden(&p, "not allowed on this type")),
+        (false, true) => {}
+    }
+    errs.extend(non_negative(meta.int_at("generation"), &path.child("generation")));
+    errs.extend(validate_labels(meta.at("labels"), &path.child("labels")));
+    errs.extend(validate_annotations(meta.at("annotations"), &path.child("annotations")));
+    errs.extend(validate_owner_references(meta.items("ownerReferences"), &path.child("ownerReferences")));
+    errs.extend(validate_finalizers(meta.at("finalizers"), &path.child("finalizers")));
+    errs.extend(validate_managed_fields(meta.items("managedFields"), &path.child("managedFields")));
+    errs
+}
+
+/// One `Invalid` error per message.
+pub fn invalid_each(path: &Path<'_>, value: impl Into<Value>, messages: Vec<String>) -> Vec<FieldError> {
+    let value = value.into();
+    messages.into_iter().map(|m| FieldError::invalid(path, value.clone(), m)).collect()
+}
+
+/// An error where `new` differs from `old`.
+pub fn immutable(new: &Value, old: &Value, path: &Path<'_>) -> Option<FieldError> {
+    (!same(new, old)).then(|| FieldError::invalid(path, new.clone(), IMMUTABLE))
+}
+
+/// An error where `value` is negative.
+pub fn non_negative(value: i64, path: &Path<'_>) -> Option<FieldError> {
+    (value < 0).then(|| FieldError::invalid(path, value, NON_NEGATIVE))
+}
+
+/// Errors in a map of labels.
+pub fn validate_labels(labels: &Value, path: &Path<'_>) -> Vec<FieldError> {
+    let mut errs = Vec::new();
+    for (key, value) in labels.entries("") {
+        let value = value.as_str().unwrap_or_default();
+        errs.extend(invalid_each(path, key, names::qualified_name(key)));
+        errs.extend(invalid_each(path, value, names::label_value(value)));
+    }
+    errs
+}
+
+/// Errors in a map of annotations: their keys and their size together.
+pub fn validate_annotations(annotations: &Value, path: &Path<'_>) -> Vec<FieldError> {
+    let mut errs = Vec::new();
+    let mut total = 0;
+    for (key, value) in annotations.entries("") {
+        errs.extend(invalid_each(path, key, names::qualified_name(&key.to_lowercase())));
+        total += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if total > TOTAL_ANNOTATION_SIZE_LIMIT_B {
+        errs.push(FieldError::too_long(path, TOTAL_ANNOTATION_SIZE_LIMIT_B));
+    }
+    errs
+}
+
+fn validate_owner_references(owners: &[Value], path: &Path<'_>) -> Vec<FieldError> {
+    let mut errs = Vec::new();
+    let mut controller: Option<String> = None;
+    for owner in owners {
+        let api_version = owner.str_at("apiVersion");
+        if api_version.rsplit('/').next().is_none_or(str::is_empty) {
+            errs.push(FieldError::invalid(&path.child("apiVersion"), api_version, "version must not be empty"));
+        }
+        for field in ["kind", "name", "uid"] {
+            if owner.str_at(field).is_empty() {
+                errs.push(FieldError::invalid(&path.child(field), "", "must not be empty"));
+            }
+        }
+        if api_version == "v1" && owner.str_at("kind") == "Event" {
+            errs.push(FieldError::invalid(
+                path,
+                owner.clone(),
+                "/v1, Kind=Event is disallowed from being an owner",
+            ));
+        }
+        if owner.bool_at("controller") {
+            let this = format!("{}/{}", owner.str_at("kind"), owner.str_at("name"));
+            match &controller {
+                Some(first) => errs.push(FieldError::invalid(
+                    path,
+                    owners.to_vec(),
+                    format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+                    ),
+                )),
+                None => controller = Some(this),
+            }
+        }
+    }
+    errs
+}
+
+fn validate_finalizers(finalizers: &Value, path: &Path<'_>) -> Vec<FieldError> {
+    let all = finalizers.strings("");
+    let mut errs: Vec<FieldError> =
+        all.iter().flat_map(|f| invalid_each(path, *f, names::qualified_name(f))).collect();
+    if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
+        errs.push(FieldError::invalid(
+            path,
+            finalizers.clone(),
+            "finalizer orphan and foregroundDeletion cannot be both set",
+        ));
+    }
+    errs
+}
+
+fn validate_managed_fields(entries: &[Value], path: &Path<'_>) -> Vec<FieldError> {
+    let mut errs = Vec::new();
+    for (i, entry) in entries.iter().enumerate() {
+        let p = path.index(i);
+        let operation = entry.str_at("operation");
+        if operation != "Apply" && operation != "Update" {
+            errs.push(FieldError::invalid(&p.child("operation"), operation, "must be `Apply` or `Update`"));
+        }
+        let kind = entry.str_at("fieldsType");
+        if !kind.is_empty() && kind != "FieldsV1" {
+            errs.push(FieldError::invalid(&p.child("fieldsType"), kind, "must be `FieldsV1`"));
+        }
+        errs.extend(validate_field_manager(entry.str_at("manager"), &p.child("manager")));
+        if entry.str_at("subresource").len() > 256 {
+            errs.push(FieldError::too_long(&p.child("subresource"), 256));
+        }
+    }
+    errs
+}
+
+/// Errors in the name of a field manager, also as it stands in a request's `fieldManager`.
+pub fn validate_field_manager(manager: &str, path: &Path<'_>) -> Vec<FieldError> {
+    let mut errs = Vec::new();
+    if manager.len() > FIELD_MANAGER_MAX {
+        errs.push(FieldError::too_long(path, FIELD_MANAGER_MAX));
+    }
+    for (i, c) in manager.char_indices() {
+        if c.is_control() || (c.is_whitespace() && c != ' ') {
+            errs.push(FieldError::invalid(
+                path,
+                manager,
+                format!("invalid character U+{:04X} (at position {i})", u32::from(c)),
+            ));
+        }
+    }
+    errs
+}
+
+/// Errors in a list of `metav1.Condition`.
+pub fn validate_conditions(conditions: &[Value], path: &Path<'_>) -> Vec<FieldError> {
+    let mut errs = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, condition) in conditions.iter().enumerate() {
+        let p = path.index(i);
+        let kind = condition.str_at("type");
+        if seen.contains(&kind) {
+            errs.push(FieldError::duplicate(&p.child("type"), kind));
+        }
+        seen.push(kind);
+        errs.extend(invalid_each(&p.child("type"), kind, names::qualified_name(kind)));
+        let status = condition.str_at("status");
+        if !matches!(status, "True" | "False" | "Unknown") {
+            errs.push(FieldError::not_supported(&p.child("status"), status, &["True", "False", "Unknown"]));
+        }
+        let observed = condition.int_at("observedGeneration");
+        if observed < 0 {
+            errs.push(FieldError::invalid(
+                &p.child("observedGeneration"),
+                observed,
+                "must be greater than or equal to zero",
+            ));
+        }
+        if !condition.has("lastTransitionTime") {
+            errs.push(FieldError::required(&p.child("lastTransitionTime"), ""));
+        }
+        let reason = condition.str_at("reason");
+        if reason.is_empty() {
+            errs.push(FieldError::required(&p.child("reason"), ""));
+        } else {
+            if !is_condition_reason(reason) {
+                errs.push(FieldError::invalid(
+                    &p.child("reason"),
+                    reason,
+                    names::regex_message(
+                        "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+                        "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+                        &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+                    ),
+                ));
+            }
+            if reason.len() > 1024 {
+                errs.push(FieldError::too_long(&p.child("reason"), 1024));
+            }
+        }
+        if condition.str_at("message").len() > 32 * 1024 {
+            errs.push(FieldError::too_long(&p.child("message"), 32 * 1024));
+        }
+    }
+    errs
+}
+
+fn is_condition_reason(reason: &str) -> bool {
+    let b = reason.as_bytes();
+    let word = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+    b.first().is_some_and(u8::is_ascii_alphabetic)
+        && b.last().is_some_and(|&c| word(c))
+        && b.iter().all(|&c| word(c) || c == b',' || c == b':')
+}
+
+/// Errors in a `metav1.LabelSelector`.
+pub fn validate_label_selector(selector: &Value, path: &Path<'_>) -> Vec<FieldError> {
+    let mut errs = validate_labels(selector.at("matchLabels"), &path.child("matchLabels"));
+    let list = path.child("matchExpressions");
+    for (i, requirement) in selector.items("matchExpressions").iter().enumerate() {
+        let p = list.index(i);
+        let values = requirement.strings("values");
+        let operator = requirement.str_at("operator");
+        match operator {
+            "In" | "NotIn" if values.is_empty() => errs.push(FieldError::required(
+                &p.child("values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
+            "In" | "NotIn" => {}
+            "Exists" | "DoesNotExist" => {
+                if !values.is_empty() {
+                    errs.push(FieldError::forbidden(
+                        &p.child("values"),
+                        "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                    ));
+                }
+            }
+            _ => errs.push(FieldError::invalid(&p.child("operator"), operator, "not a valid selector operator")),
+        }
+        let key = requirement.str_at("key");
+        errs.extend(invalid_each(&p.child("key"), key, names::qualified_name(key)));
+        let list = p.child("values");
+        for (j, value) in values.iter().enumerate() {
+            errs.extend(invalid_each(&list.index(j), *value, names::label_value(value)));
+        }
+    }
+    errs
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::strategy::Neutral;
+
+    fn check(object: Value, expected: &[&str]) {
+        let errs: Vec<String> =
+            validate_create(&object, true, &Neutral).iter().map(ToString::to_string).collect();
+        assert_eq!(errs, expected, "{object}");
+    }
+
+    #[test]
+    fn create() {
+        check(json!({"metadata": {"name": "a", "namespace": "b"}}), &[]);
+        check(json!({"metadata": {}}), &[
+            "metadata.name: Required value: name or generateName is required",
+            "metadata.namespace: Required value",
+        ]);
+        check(json!({"metadata": {"name": "a", "namespace": "b", "labels": {"a/b/c": "x y"}}}), &[
+            "metadata.labels: Invalid value: \"a/b/c\": a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName', or 'my.name', or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+            "metadata.labels: Invalid value: \"x y\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue', or 'my_value', or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+        ]);
+        check(
+            json!({"metadata": {"name": "a", "namespace": "b", "annotations": {"x": "y".repeat(TOTAL_ANNOTATION_SIZE_LIMIT_B)}}}),
+            &["metadata.annotations: Too long: may not be more than 262144 bytes"],
+        );
+        check(
+            json!({"metadata": {"name": "a", "namespace": "b", "ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "K", "name": "n", "uid": "u"},
+                {"apiVersion": "", "kind": "K", "name": "n", "uid": ""}]}}),
+            &[
+                "metadata.ownerReferences.apiVersion: Invalid value: \"\": version must not be empty",
+                "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty",
+            ],
+        );
+    }
+
+    #[test]
+    fn update() {
+        let old = json!({"metadata": {"name": "a", "namespace": "b", "uid": "u", "generation": 3, "deletionTimestamp": "t"},
+            "spec": {"x": 1}, "status": {"s": 1}});
+        let mut new = json!({"metadata": {"name": "a", "namespace": "b", "finalizers": ["x/y"], "generation": 9}, "spec": {"x": 2}});
+        prepare_for_update(&mut new, &old, true, true);
+        assert_eq!(new.int_at("metadata.generation"), 4);
+        assert_eq!(new.str_at("metadata.uid"), "u");
+        assert_eq!(new.int_at("status.s"), 1);
+        let errs: Vec<String> = validate_update(&new, &old, true).iter().map(ToString::to_string).collect();
+        assert_eq!(errs, [
+            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"x/y\"}"
+        ]);
+        let mut new = json!({"metadata": {"name": "a", "labels": {"l": "v"}}, "spec": {"x": 5}, "status": {"s": 2}});
+        prepare_for_status_update(&mut new, &old);
+        assert_eq!((new.int_at("spec.x"), new.int_at("status.s"), new.int_at("metadata.generation")), (1, 2, 3));
+    }
+}

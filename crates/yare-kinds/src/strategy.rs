@@ -1,0 +1,205 @@
+//! What of a kind cannot be read off its shape: defaults, validation, and what an update may change.
+//!
+//! Strategies see objects as JSON of the storage version, after decoding against the schema (so types are
+//! right and unknown fields are gone). They do no I/O.
+
+use serde_json::Value;
+use yare_schema::field::FieldError;
+
+use crate::view::ViewMut;
+
+pub mod admissionregistration;
+pub mod apiextensions;
+pub mod apiregistration;
+pub mod apps;
+pub mod authentication;
+pub mod authorization;
+pub mod autoscaling;
+pub mod batch;
+pub mod certificates;
+pub mod coordination;
+pub mod core;
+pub mod discovery;
+pub mod flowcontrol;
+pub mod internal;
+pub mod networking;
+pub mod node;
+pub mod policy;
+pub mod rbac;
+pub mod resource;
+pub mod scheduling;
+pub mod storage;
+
+/// What is known about the request beside the object.
+pub struct Context<'a> {
+    /// Now, as RFC 3339 with seconds.
+    pub now: &'a str,
+    /// The namespace, empty for cluster-scoped kinds.
+    pub namespace: &'a str,
+    /// The user who asks. (Cluster-wide facts such as service address ranges live in admission, not here.)
+    pub user: &'a str,
+}
+
+/// The behaviour of one kind. Every method has the neutral default, so a kind implements what it needs.
+pub trait Strategy: Sync + Send {
+    /// Sets defaults; runs on create, update, patch and on objects read from older storage.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Clears what a client may not set on create (`status`), sets `generation` and the like.
+    fn prepare_for_create(&self, object: &mut Value, _ctx: &Context<'_>) {
+        if self.has_status() {
+            object.remove("status");
+        }
+        if self.has_generation() {
+            object.set("metadata.generation", 1);
+        }
+    }
+
+    /// Restores what an update of the main resource may not change (`status`); bumps `generation` where the
+    /// specification changed.
+    fn prepare_for_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
+        crate::meta::prepare_for_update(new, old, self.has_status(), self.has_generation());
+    }
+
+    /// Restores what an update of the `status` subresource may not change (everything but status and some
+    /// metadata).
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
+        crate::meta::prepare_for_status_update(new, old);
+    }
+
+    /// Errors of a new object, beyond its metadata.
+    fn validate(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Errors of an update, beyond its metadata.
+    fn validate_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        self.validate(new)
+    }
+
+    /// Errors of a `status` update.
+    fn validate_status_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Warnings for the client (`Warning: 299`), for example of deprecated fields.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether the kind has a `status` subresource whose field the main resource must not write.
+    fn has_status(&self) -> bool {
+        false
+    }
+
+    /// Whether `metadata.generation` counts the changes of the specification.
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    /// Whether an update may create the object that is absent (Lease, …).
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update without a `resourceVersion` is allowed.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// The default grace period of a graceful deletion in seconds; `None`: the kind is deleted at once.
+    fn graceful_deletion_s(&self, _object: &Value) -> Option<i64> {
+        None
+    }
+
+    /// Rules for `metadata.name`.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        crate::names::dns1123_subdomain(name)
+    }
+}
+
+/// The strategy of kinds whose shape says everything.
+pub struct Neutral;
+
+impl Strategy for Neutral {}
+
+/// A strategy that consists of its flags: no rules beyond the shape, or not yet.
+#[derive(Clone, Copy)]
+pub struct Flags {
+    status: bool,
+    generation: bool,
+    create_on_update: bool,
+    unconditional_update: bool,
+    name: fn(&str) -> Vec<String>,
+}
+
+impl Flags {
+    /// The neutral strategy; the methods add to it.
+    pub const fn new() -> Self {
+        Self {
+            status: false,
+            generation: false,
+            create_on_update: false,
+            unconditional_update: true,
+            name: crate::names::dns1123_subdomain,
+        }
+    }
+
+    /// With a `status` that only its subresource writes.
+    pub const fn status(mut self) -> Self {
+        self.status = true;
+        self
+    }
+
+    /// With a counted `generation`.
+    pub const fn generation(mut self) -> Self {
+        self.generation = true;
+        self
+    }
+
+    /// An update may create the object.
+    pub const fn create_on_update(mut self) -> Self {
+        self.create_on_update = true;
+        self
+    }
+
+    /// An update needs a `resourceVersion`.
+    pub const fn conditional_update(mut self) -> Self {
+        self.unconditional_update = false;
+        self
+    }
+
+    /// The rule for names, where it is not [`crate::names::dns1123_subdomain`].
+    pub const fn named(mut self, rule: fn(&str) -> Vec<String>) -> Self {
+        self.name = rule;
+        self
+    }
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Strategy for Flags {
+    fn has_status(&self) -> bool {
+        self.status
+    }
+
+    fn has_generation(&self) -> bool {
+        self.generation
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        (self.name)(name)
+    }
+}

@@ -1,0 +1,144 @@
+//! The downward API: what a pod may learn about itself, for environment variables and volumes.
+//!
+//! In: a pod view, the node's addresses and allocatable resources. Out: text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::quantity;
+use crate::view::{Pod, ResourceFieldRef};
+
+/// What the downward API knows beyond the pod object.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    pub(crate) host_ips: Vec<String>,
+    pub(crate) pod_ips: Vec<String>,
+    /// The node's allocatable `cpu`, `memory`, …: a limit that is not set is the node's.
+    pub(crate) allocatable: BTreeMap<String, String>,
+}
+
+/// The value of `fieldRef.fieldPath`.
+pub(crate) fn field(pod: &Pod, facts: &Facts, path: &str) -> Result<String, String> {
+    if let Some((base, key)) = subscript(path) {
+        return match base {
+            "metadata.annotations" => Ok(pod.metadata.annotations.get(key).cloned().unwrap_or_default()),
+            "metadata.labels" => Ok(pod.metadata.labels.get(key).cloned().unwrap_or_default()),
+            _ => Err(format!("fieldPath {path:?} does not support subscript")),
+        };
+    }
+    Ok(match path {
+        "metadata.name" => pod.metadata.name.clone(),
+        "metadata.namespace" => pod.metadata.namespace.clone(),
+        "metadata.uid" => pod.metadata.uid.clone(),
+        "metadata.labels" => format_map(&pod.metadata.labels),
+        "metadata.annotations" => format_map(&pod.metadata.annotations),
+        "spec.nodeName" => pod.spec.node_name.clone(),
+        "spec.serviceAccountName" => pod.spec.service_account_name.clone(),
+        "status.hostIP" => facts.host_ips.first().cloned().unwrap_or_default(),
+        "status.hostIPs" => facts.host_ips.join(","),
+        "status.podIP" => facts.pod_ips.first().cloned().unwrap_or_default(),
+        "status.podIPs" => facts.pod_ips.join(","),
+        _ => return Err(format!("unsupported fieldPath: {path}")),
+    })
+}
+
+/// The value of a `resourceFieldRef`, asked by the container `own` (a volume names the container itself).
+pub(crate) fn resource(pod: &Pod, facts: &Facts, reference: &ResourceFieldRef, own: &str) -> Result<String, String> {
+    let name = if reference.container_name.is_empty() { own } else { &reference.container_name };
+    let container = pod.container(name).ok_or_else(|| format!("container {name} not found"))?;
+    let (side, resource) =
+        reference.resource.split_once('.').ok_or_else(|| format!("unsupported container resource : {}", reference.resource))?;
+    let known = matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
+    let amount = match side {
+        _ if !known => return Err(format!("unsupported container resource : {}", reference.resource)),
+        "limits" => {
+            container.resources.limits.get(resource).or_else(|| facts.allocatable.get(resource)).cloned().unwrap_or_default()
+        }
+        "requests" => container.resources.requests.get(resource).cloned().unwrap_or_default(),
+        _ => return Err(format!("unsupported container resource : {}", reference.resource)),
+    };
+    let nanos = quantity::nanos(&amount).unwrap_or(0);
+    Ok(quantity::divided(nanos, reference.divisor.as_deref().unwrap_or("1")).to_string())
+}
+
+fn subscript(path: &str) -> Option<(&str, &str)> {
+    path.strip_suffix("']")?.split_once("['")
+}
+
+/// One `key="value"` per line, sorted, quoted as Go's `%q`.
+fn format_map(map: &BTreeMap<String, String>) -> String {
+    let mut out = String::new();
+    for (key, value) in map {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        let _ = write!(out, "{key}={}", go_quote(value));
+    }
+    out
+}
+
+fn go_quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => {
+                let _ = write!(out, "\\x{:02x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_fields() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"b": "2", "a": "x\"y\n"}, "annotations": {"k/x": "v"}},
+            "spec": {"nodeName": "node", "serviceAccountName": "sa", "containers": [
+                {"name": "c", "resources": {"limits": {"cpu": "250m"}, "requests": {"memory": "64Mi"}}}]}}))
+        .unwrap();
+        let facts = Facts {
+            host_ips: vec!["10.0.0.1".into()],
+            pod_ips: vec!["10.42.0.2".into(), "fd00::2".into()],
+            allocatable: BTreeMap::from([("memory".into(), "1Gi".into())]),
+        };
+        for (path, want) in [
+            ("metadata.name", "p"),
+            ("metadata.labels", "a=\"x\\\"y\\n\"\nb=\"2\""),
+            ("metadata.labels['b']", "2"),
+            ("metadata.annotations['k/x']", "v"),
+            ("metadata.annotations['none']", ""),
+            ("status.podIPs", "10.42.0.2,fd00::2"),
+            ("status.hostIP", "10.0.0.1"),
+        ] {
+            assert_eq!(field(&pod, &facts, path).as_deref(), Ok(want), "{path}");
+        }
+        assert!(field(&pod, &facts, "spec.containers").is_err());
+        for (resource_name, divisor, want) in [
+            ("limits.cpu", None, "1"),
+            ("limits.cpu", Some("1m"), "250"),
+            ("limits.memory", Some("1Mi"), "1024"),
+            ("requests.memory", None, "67108864"),
+            ("requests.cpu", Some("1m"), "0"),
+        ] {
+            let reference =
+                ResourceFieldRef { resource: resource_name.into(), divisor: divisor.map(Into::into), ..Default::default() };
+            assert_eq!(resource(&pod, &facts, &reference, "c").as_deref(), Ok(want), "{resource_name}");
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Views: the few fields of API objects that a node reads, decoded straight from cached bytes.
+//!
+//! A full `Pod` type costs ten times its JSON on the heap; these structs hold what the kubelet acts on
+//! and nothing else. What they leave out stays untouched on the server, because every write is a patch.
+
+mod container;
+mod objects;
+mod pod;
+mod status;
+mod volume;
+
+pub use container::*;
+pub use objects::*;
+pub use pod::*;
+pub use status::*;
+pub use volume::*;
+
+use serde::Deserialize;
+
+/// A list that also accepts an explicit `null`, which clients may send for an empty one.
+pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}

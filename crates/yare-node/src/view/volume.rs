@@ -1,0 +1,186 @@
+//! Volumes and where their content comes from.
+
+use serde::Deserialize;
+
+use super::{FieldRef, LocalReference, ResourceFieldRef, nullable};
+
+/// `v1.Volume`: a name and one source.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct Volume {
+    pub name: String,
+    pub config_map: Option<ConfigMapSource>,
+    pub secret: Option<SecretSource>,
+    pub empty_dir: Option<EmptyDir>,
+    pub host_path: Option<HostPath>,
+    #[serde(rename = "downwardAPI")]
+    pub downward_api: Option<DownwardApi>,
+    pub projected: Option<Projected>,
+    pub persistent_volume_claim: Option<ClaimSource>,
+    pub ephemeral: Option<serde_json::Value>,
+    /// Every other source, so that an unsupported one is named in the error.
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `v1.KeyToPath`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct KeyToPath {
+    pub key: String,
+    pub path: String,
+    pub mode: Option<u32>,
+}
+
+/// `v1.ConfigMapVolumeSource`, also inside `projected`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ConfigMapSource {
+    pub name: String,
+    #[serde(deserialize_with = "nullable")]
+    pub items: Vec<KeyToPath>,
+    pub default_mode: Option<u32>,
+    pub optional: Option<bool>,
+}
+
+/// `v1.SecretVolumeSource`, also inside `projected` (there the name is `name`).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct SecretSource {
+    #[serde(alias = "name")]
+    pub secret_name: String,
+    #[serde(deserialize_with = "nullable")]
+    pub items: Vec<KeyToPath>,
+    pub default_mode: Option<u32>,
+    pub optional: Option<bool>,
+}
+
+/// `v1.EmptyDirVolumeSource`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct EmptyDir {
+    pub medium: String,
+    pub size_limit: Option<String>,
+}
+
+/// `v1.HostPathVolumeSource`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct HostPath {
+    pub path: String,
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+}
+
+/// `v1.DownwardAPIVolumeSource`, also inside `projected`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct DownwardApi {
+    #[serde(deserialize_with = "nullable")]
+    pub items: Vec<DownwardItem>,
+    pub default_mode: Option<u32>,
+}
+
+/// `v1.DownwardAPIVolumeFile`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct DownwardItem {
+    pub path: String,
+    pub field_ref: Option<FieldRef>,
+    pub resource_field_ref: Option<ResourceFieldRef>,
+    pub mode: Option<u32>,
+}
+
+/// `v1.ProjectedVolumeSource`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct Projected {
+    #[serde(deserialize_with = "nullable")]
+    pub sources: Vec<Projection>,
+    pub default_mode: Option<u32>,
+}
+
+/// `v1.VolumeProjection`: one is set.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct Projection {
+    pub config_map: Option<ConfigMapSource>,
+    pub secret: Option<SecretSource>,
+    #[serde(rename = "downwardAPI")]
+    pub downward_api: Option<DownwardApi>,
+    pub service_account_token: Option<TokenProjection>,
+    pub cluster_trust_bundle: Option<serde_json::Value>,
+    pub pod_certificate: Option<serde_json::Value>,
+}
+
+/// `v1.ServiceAccountTokenProjection`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct TokenProjection {
+    pub audience: String,
+    pub expiration_seconds: Option<i64>,
+    pub path: String,
+}
+
+/// `v1.PersistentVolumeClaimVolumeSource`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ClaimSource {
+    pub claim_name: String,
+    pub read_only: bool,
+}
+
+/// `v1.PersistentVolumeClaim`, as far as a node follows it to its volume.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct Claim {
+    pub spec: ClaimSpec,
+    pub status: ClaimStatus,
+}
+
+/// The bound volume's name.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ClaimSpec {
+    pub volume_name: String,
+}
+
+/// Whether it is bound.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ClaimStatus {
+    pub phase: String,
+}
+
+/// `v1.PersistentVolume` of the kinds a node can mount without a driver.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct PersistentVolume {
+    pub spec: PersistentVolumeSpec,
+}
+
+/// The volume's source.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct PersistentVolumeSpec {
+    pub host_path: Option<HostPath>,
+    pub local: Option<HostPath>,
+    pub claim_ref: Option<LocalReference>,
+}

@@ -1,0 +1,106 @@
+//! How Go's `%v` and `%q` show JSON values: several of upstream's messages carry values in that form, and
+//! clients (and their tests) compare messages.
+
+use std::fmt::{self, Write};
+
+use serde_json::Value;
+
+/// Displays a JSON value as Go's `%v` shows the decoded value: `map[a:1 b:[x y]]`, `<nil>`.
+pub(crate) struct GoValue<'a>(pub &'a Value);
+
+/// Displays an object as Go's `%v` does.
+pub(crate) struct GoMap<'a>(pub &'a serde_json::Map<String, Value>);
+
+/// Displays a list as Go's `%v` does.
+pub(crate) struct GoList<'a>(pub &'a [Value]);
+
+/// Displays a float as Go's `%v` does (shortest form, exponent from 1e21 on).
+pub(crate) struct GoFloat(pub f64);
+
+impl fmt::Display for GoValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Null => f.write_str("<nil>"),
+            Value::Bool(b) => write!(f, "{b}"),
+            Value::Number(n) => match n.as_f64() {
+                Some(x) if n.is_f64() => GoFloat(x).fmt(f),
+                _ => write!(f, "{n}"),
+            },
+            Value::String(s) => f.write_str(s),
+            Value::Array(items) => GoList(items).fmt(f),
+            Value::Object(map) => GoMap(map).fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for GoMap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("map[")?;
+        for (i, (key, value)) in self.0.iter().enumerate() {
+            let space = if i == 0 { "" } else { " " };
+            write!(f, "{space}{key}:{}", GoValue(value))?;
+        }
+        f.write_char(']')
+    }
+}
+
+impl fmt::Display for GoList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('[')?;
+        for (i, value) in self.0.iter().enumerate() {
+            let space = if i == 0 { "" } else { " " };
+            write!(f, "{space}{}", GoValue(value))?;
+        }
+        f.write_char(']')
+    }
+}
+
+impl fmt::Display for GoFloat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let x = self.0;
+        let size = x.abs();
+        if size != 0.0 && (size < 1e-4 || size >= 1e21) {
+            // Go writes at least two digits of exponent, and its sign.
+            let text = format!("{x:e}");
+            let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |d| ('-', d));
+            write!(f, "{mantissa}e{sign}{digits:0>2}")
+        } else {
+            write!(f, "{x}")
+        }
+    }
+}
+
+/// The Go type name of a decoded JSON value, as `%T` shows it.
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_print_as_in_go() {
+        for (value, text) in [
+            (json!(null), "<nil>"),
+            (json!({"b": [1, "x", null], "a": {"c": true}}), "map[a:map[c:true] b:[1 x <nil>]]"),
+            (json!(1.5), "1.5"),
+            (json!(1e21), "1e+21"),
+            (json!(0.00001), "1e-05"),
+            (json!(2.0), "2"),
+        ] {
+            assert_eq!(GoValue(&value).to_string(), text);
+        }
+    }
+}

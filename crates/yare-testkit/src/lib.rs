@@ -1,0 +1,1 @@
+//! Clusters, images and clients for tests

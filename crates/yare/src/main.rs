@@ -1,0 +1,3 @@
+//! The `yare` binary: flags, configuration, wiring, nothing else.
+
+fn main() {}
