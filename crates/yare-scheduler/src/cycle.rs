@@ -1,0 +1,122 @@
+//! One scheduling cycle: filter nodes, score those that fit, choose one.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    cluster::{Cluster, NodeInfo},
+    plugins::{self, Events, Rejection, State},
+    pod::PodInfo,
+};
+
+/// Fewer nodes than this are all looked at.
+const MIN_FEASIBLE: usize = 100;
+/// The least share of nodes, in per cent, that is looked at in a large cluster.
+const MIN_PERCENT: usize = 5;
+
+/// Why no node fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unschedulable {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// How many nodes each reason turned down.
+    pub reasons: BTreeMap<String, usize>,
+    /// Events after which a retry is worth it.
+    pub events: Events,
+}
+
+impl Unschedulable {
+    /// The message of the `FailedScheduling` event and the `PodScheduled` condition.
+    pub fn message(&self) -> String {
+        if self.nodes == 0 {
+            return "no nodes available to schedule pods".to_owned();
+        }
+        let mut reasons: Vec<String> = self.reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
+        reasons.sort_unstable();
+        format!("0/{} nodes are available: {}.", self.nodes, reasons.join(", "))
+    }
+}
+
+/// Finds the node for `pod`. `start` is where in the list of nodes to begin; it moves on, so that in a large
+/// cluster all nodes get their turn. `tie` (any number) decides between equals.
+pub fn schedule(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    start: &mut usize,
+    tie: u64,
+) -> Result<String, Unschedulable> {
+    let nodes = cluster.nodes();
+    let state = State::new(pod, cluster);
+    let wanted = feasible_wanted(nodes.len());
+    let mut feasible: Vec<&NodeInfo> = Vec::with_capacity(wanted.min(nodes.len()));
+    let mut rejections: Vec<(usize, Rejection)> = Vec::new();
+    let mut seen = 0;
+    for at in 0..nodes.len() {
+        let node = &nodes[(*start + at) % nodes.len()];
+        seen = at + 1;
+        match plugins::filter(pod, &state, cluster, node) {
+            Ok(()) => {
+                feasible.push(node);
+                if feasible.len() >= wanted {
+                    break;
+                }
+            }
+            Err(rejection) => rejections.push(rejection),
+        }
+    }
+    if !nodes.is_empty() {
+        *start = (*start + seen) % nodes.len();
+    }
+    match feasible.as_slice() {
+        [] => Err(unschedulable(nodes.len(), rejections)),
+        [only] => Ok(only.name().to_owned()),
+        _ => Ok(best(pod, &state, cluster, &feasible, tie).name().to_owned()),
+    }
+}
+
+/// How many fitting nodes are enough: all in a small cluster, a falling share in a large one.
+fn feasible_wanted(nodes: usize) -> usize {
+    if nodes <= MIN_FEASIBLE {
+        return nodes.max(1);
+    }
+    let percent = (50_usize.saturating_sub(nodes / 125)).max(MIN_PERCENT);
+    (nodes * percent / 100).max(MIN_FEASIBLE)
+}
+
+fn unschedulable(nodes: usize, rejections: Vec<(usize, Rejection)>) -> Unschedulable {
+    // A new node may help whatever the reason was.
+    let mut events = Events::NODE_ADDED;
+    let mut reasons = BTreeMap::new();
+    for (row, rejection) in rejections {
+        events = events.and(plugins::PLUGINS[row].events);
+        for reason in rejection.reasons {
+            *reasons.entry(reason.into_owned()).or_default() += 1;
+        }
+    }
+    Unschedulable { nodes, reasons, events }
+}
+
+fn best<'a>(
+    pod: &PodInfo,
+    state: &State,
+    cluster: &Cluster,
+    feasible: &[&'a NodeInfo],
+    tie: u64,
+) -> &'a NodeInfo {
+    let mut totals = vec![0_i64; feasible.len()];
+    let mut scores = vec![0_i64; feasible.len()];
+    for row in plugins::PLUGINS.iter().filter(|row| row.weight != 0) {
+        if !row.plugin.scores(pod, state) {
+            continue;
+        }
+        for (score, node) in scores.iter_mut().zip(feasible) {
+            *score = row.plugin.score(pod, state, cluster, node);
+        }
+        row.plugin.normalize(state, feasible, &mut scores);
+        for (total, score) in totals.iter_mut().zip(&scores) {
+            *total += row.weight * score;
+        }
+    }
+    let top = totals.iter().copied().max().unwrap_or_default();
+    let equals: Vec<usize> = (0..totals.len()).filter(|&i| totals[i] == top).collect();
+    feasible[equals[(tie % equals.len() as u64) as usize]]
+}

@@ -1,0 +1,185 @@
+//! The table of plugins, in the order in which they filter.
+//!
+//! Each plugin is one file. A row says its weight in scoring (0: it does not score) and which events make its
+//! rejections worth a retry.
+
+mod balanced_allocation;
+mod image_locality;
+mod inter_pod_affinity;
+mod node_affinity;
+mod node_name;
+mod node_ports;
+mod node_unschedulable;
+mod pod_topology_spread;
+mod resources_fit;
+mod taint_toleration;
+
+use std::borrow::Cow;
+
+use crate::{
+    cluster::{Cluster, NodeInfo},
+    pod::PodInfo,
+};
+
+/// The best score of a node.
+pub const MAX_SCORE: i64 = 100;
+
+/// What happened in the cluster: a set of events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events(u8);
+
+impl Events {
+    /// No event.
+    pub const NONE: Self = Self(0);
+    /// A node came.
+    pub const NODE_ADDED: Self = Self(1);
+    /// A node's labels changed.
+    pub const NODE_LABELS: Self = Self(1 << 1);
+    /// A node's taints or cordon changed.
+    pub const NODE_TAINTS: Self = Self(1 << 2);
+    /// A node's resources changed.
+    pub const NODE_ALLOCATABLE: Self = Self(1 << 3);
+    /// A pod came to a node, or its labels changed there.
+    pub const POD_ADDED: Self = Self(1 << 4);
+    /// A pod left a node.
+    pub const POD_REMOVED: Self = Self(1 << 5);
+
+    /// Both sets.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the sets share an event.
+    pub const fn any_of(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Why a node does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// As upstream words them: `Insufficient cpu`.
+    pub reasons: Vec<Cow<'static, str>>,
+}
+
+impl From<&'static str> for Rejection {
+    fn from(reason: &'static str) -> Self {
+        Self { reasons: vec![Cow::Borrowed(reason)] }
+    }
+}
+
+impl From<String> for Rejection {
+    fn from(reason: String) -> Self {
+        Self { reasons: vec![Cow::Owned(reason)] }
+    }
+}
+
+/// What is worked out once for a pod, before any node is looked at.
+pub struct State {
+    spread: pod_topology_spread::Prepared,
+    affinity: inter_pod_affinity::Prepared,
+}
+
+impl State {
+    /// Looks at the whole cluster, where the pod has rules that need it.
+    pub fn new(pod: &PodInfo, cluster: &Cluster) -> Self {
+        Self {
+            spread: pod_topology_spread::Prepared::new(pod, cluster),
+            affinity: inter_pod_affinity::Prepared::new(pod, cluster),
+        }
+    }
+}
+
+/// What makes a node fit or good.
+pub trait Plugin: Sync {
+    /// Whether the node can run the pod.
+    fn filter(&self, _: &PodInfo, _: &State, _: &Cluster, _: &NodeInfo) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    /// Whether scoring can tell nodes apart for this pod.
+    fn scores(&self, _: &PodInfo, _: &State) -> bool {
+        true
+    }
+
+    /// How good the node is; any scale if `normalize` brings it to 0..=[`MAX_SCORE`].
+    fn score(&self, _: &PodInfo, _: &State, _: &Cluster, _: &NodeInfo) -> i64 {
+        0
+    }
+
+    /// Brings the scores of all fitting nodes to 0..=[`MAX_SCORE`].
+    fn normalize(&self, _: &State, _: &[&NodeInfo], _: &mut [i64]) {}
+}
+
+/// A row of the table.
+pub struct Row {
+    /// Upstream's name.
+    pub name: &'static str,
+    /// The behaviour.
+    pub plugin: &'static dyn Plugin,
+    /// Weight in scoring.
+    pub weight: i64,
+    /// Events that may turn a rejection into a fit.
+    pub events: Events,
+}
+
+const fn row(name: &'static str, plugin: &'static dyn Plugin, weight: i64, events: Events) -> Row {
+    Row { name, plugin, weight, events }
+}
+
+/// All plugins.
+pub static PLUGINS: &[Row] = &[
+    row("NodeUnschedulable", &node_unschedulable::NodeUnschedulable, 0, Events::NODE_TAINTS),
+    row("NodeName", &node_name::NodeName, 0, Events::NONE),
+    row("TaintToleration", &taint_toleration::TaintToleration, 3, Events::NODE_TAINTS),
+    row("NodeAffinity", &node_affinity::NodeAffinity, 2, Events::NODE_LABELS),
+    row("NodePorts", &node_ports::NodePorts, 0, Events::POD_REMOVED),
+    row(
+        "NodeResourcesFit",
+        &resources_fit::ResourcesFit,
+        1,
+        Events::POD_REMOVED.and(Events::NODE_ALLOCATABLE),
+    ),
+    row(
+        "PodTopologySpread",
+        &pod_topology_spread::PodTopologySpread,
+        2,
+        Events::POD_REMOVED.and(Events::POD_ADDED).and(Events::NODE_LABELS),
+    ),
+    row(
+        "InterPodAffinity",
+        &inter_pod_affinity::InterPodAffinity,
+        2,
+        Events::POD_REMOVED.and(Events::POD_ADDED).and(Events::NODE_LABELS),
+    ),
+    row("NodeResourcesBalancedAllocation", &balanced_allocation::BalancedAllocation, 1, Events::NONE),
+    row("ImageLocality", &image_locality::ImageLocality, 1, Events::NONE),
+];
+
+/// Asks each plugin in turn; the first that turns the node down wins. The number is its row.
+pub fn filter(
+    pod: &PodInfo,
+    state: &State,
+    cluster: &Cluster,
+    node: &NodeInfo,
+) -> Result<(), (usize, Rejection)> {
+    for (index, row) in PLUGINS.iter().enumerate() {
+        row.plugin.filter(pod, state, cluster, node).map_err(|rejection| (index, rejection))?;
+    }
+    Ok(())
+}
+
+/// Scales scores so that the best becomes [`MAX_SCORE`]; `reverse`: the lowest is the best.
+fn normalize_to_max(scores: &mut [i64], reverse: bool) {
+    let most = scores.iter().copied().max().unwrap_or_default();
+    for score in scores {
+        if most == 0 {
+            *score = if reverse { MAX_SCORE } else { 0 };
+            continue;
+        }
+        *score = MAX_SCORE * *score / most;
+        if reverse {
+            *score = MAX_SCORE - *score;
+        }
+    }
+}

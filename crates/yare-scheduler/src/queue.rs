@@ -1,0 +1,233 @@
+//! Pods that wait: ready to be tried (highest priority first), backing off after a failure, or unschedulable
+//! until something changes that could help.
+//!
+//! Time comes in as an argument, so that a test can drive it.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use yare_client::ObjectKey;
+
+use crate::{plugins::Events, pod::PodInfo};
+
+/// First and longest wait after a failed attempt.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// After this long an unschedulable pod is tried again even if nothing seemed to help.
+const STUCK: Duration = Duration::from_secs(5 * 60);
+
+/// A pod that waits.
+#[derive(Debug)]
+struct Entry {
+    pod: Arc<PodInfo>,
+    attempts: u32,
+    /// When it was last tried; its back-off counts from here.
+    tried: Option<Instant>,
+    /// When it was added, which orders pods of one priority.
+    sequence: u64,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Active,
+    BackingOff(Instant),
+    /// Waits for one of these events, or until the time.
+    Unschedulable(Events, Instant),
+    Gated,
+    /// Being scheduled or bound. An event meanwhile is remembered.
+    InFlight(Events),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Rank {
+    priority: i32,
+    sequence: Reverse<u64>,
+    key: ObjectKey,
+}
+
+impl Ord for Rank {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.priority, &self.sequence).cmp(&(other.priority, &other.sequence))
+    }
+}
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The scheduling queue.
+#[derive(Debug, Default)]
+pub struct Queue {
+    entries: HashMap<ObjectKey, Entry>,
+    /// May hold ranks of pods that have moved on; they are skipped.
+    active: BinaryHeap<Rank>,
+    /// When a pod that waits becomes ready; may hold stale times.
+    timers: BinaryHeap<Reverse<(Instant, u64)>>,
+    by_sequence: HashMap<u64, ObjectKey>,
+    next_sequence: u64,
+}
+
+impl Queue {
+    /// Takes in a pod without a node, new or changed. A change of a waiting pod is worth a retry.
+    pub fn set(&mut self, pod: Arc<PodInfo>, now: Instant) {
+        let key = pod.key().clone();
+        let gated = pod.gated;
+        match self.entries.get_mut(&key) {
+            None => {
+                let sequence = self.next_sequence;
+                self.next_sequence += 1;
+                let place = if gated { Place::Gated } else { Place::Active };
+                self.by_sequence.insert(sequence, key.clone());
+                self.entries.insert(key.clone(), Entry { pod, attempts: 0, tried: None, sequence, place });
+                if !gated {
+                    self.activate(&key);
+                }
+            }
+            Some(entry) => {
+                let same_spec = generation(&entry.pod) == generation(&pod);
+                entry.pod = pod;
+                match entry.place {
+                    Place::Gated if !gated => self.activate(&key),
+                    Place::Unschedulable(..) if !same_spec => self.wake(&key, now),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Forgets a pod.
+    pub fn remove(&mut self, key: &ObjectKey) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.by_sequence.remove(&entry.sequence);
+        }
+    }
+
+    /// The next pod to try; it is in flight until it is removed or comes back.
+    pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
+        self.fire(now);
+        while let Some(rank) = self.active.pop() {
+            let Some(entry) = self.entries.get_mut(&rank.key) else { continue };
+            if entry.place == Place::Active && entry.sequence == rank.sequence.0 {
+                entry.place = Place::InFlight(Events::NONE);
+                entry.attempts += 1;
+                entry.tried = Some(now);
+                return Some(entry.pod.clone());
+            }
+        }
+        None
+    }
+
+    /// No node fits: wait for one of `events`.
+    pub fn unschedulable(&mut self, key: &ObjectKey, events: Events, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let missed = match entry.place {
+            Place::InFlight(seen) => seen.any_of(events),
+            _ => false,
+        };
+        let until = now + STUCK;
+        entry.place = Place::Unschedulable(events, until);
+        let sequence = entry.sequence;
+        if missed {
+            self.wake(key, now);
+        } else {
+            self.timers.push(Reverse((until, sequence)));
+        }
+    }
+
+    /// The attempt failed for a reason that is not the pod's: try again after its back-off.
+    pub fn retry(&mut self, key: &ObjectKey, now: Instant) {
+        self.wake(key, now);
+    }
+
+    /// Something happened in the cluster.
+    pub fn event(&mut self, event: Events, now: Instant) {
+        let mut woken = Vec::new();
+        for (key, entry) in &mut self.entries {
+            match &mut entry.place {
+                Place::Unschedulable(wanted, _) if wanted.any_of(event) => woken.push(key.clone()),
+                Place::InFlight(seen) => *seen = seen.and(event),
+                _ => {}
+            }
+        }
+        for key in woken {
+            self.wake(&key, now);
+        }
+    }
+
+    /// When the next waiting pod becomes ready.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Whether a pod may be ready.
+    pub fn has_active(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// How many pods wait in each place: active, backing off, unschedulable, gated.
+    pub fn depths(&self) -> [usize; 4] {
+        let mut out = [0; 4];
+        for entry in self.entries.values() {
+            match entry.place {
+                Place::Active => out[0] += 1,
+                Place::BackingOff(_) => out[1] += 1,
+                Place::Unschedulable(..) => out[2] += 1,
+                Place::Gated => out[3] += 1,
+                Place::InFlight(_) => {}
+            }
+        }
+        out
+    }
+
+    fn activate(&mut self, key: &ObjectKey) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.place = Place::Active;
+        self.active.push(Rank {
+            priority: entry.pod.priority,
+            sequence: Reverse(entry.sequence),
+            key: key.clone(),
+        });
+    }
+
+    fn wake(&mut self, key: &ObjectKey, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let doublings = entry.attempts.saturating_sub(1).min(10);
+        let until = entry.tried.unwrap_or(now) + (BACKOFF.0 * 2_u32.pow(doublings)).min(BACKOFF.1);
+        if until <= now {
+            return self.activate(key);
+        }
+        entry.place = Place::BackingOff(until);
+        let sequence = entry.sequence;
+        self.timers.push(Reverse((until, sequence)));
+    }
+
+    fn fire(&mut self, now: Instant) {
+        while let Some(Reverse((at, sequence))) = self.timers.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            let Some(key) = self.by_sequence.get(&sequence).cloned() else { continue };
+            let due = self.entries.get(&key).is_some_and(|entry| match entry.place {
+                Place::BackingOff(until) | Place::Unschedulable(_, until) => until <= now,
+                _ => false,
+            });
+            if due {
+                self.activate(&key);
+            }
+        }
+    }
+}
+
+/// `metadata.generation` is not among the hot fields; what matters is whether anything but status changed,
+/// and labels, gates and requests are all that can.
+fn generation(pod: &PodInfo) -> (bool, &crate::pod::Amounts, &crate::selector::Labels, usize) {
+    (pod.gated, &pod.requests, pod.object.labels(), pod.tolerations.len())
+}

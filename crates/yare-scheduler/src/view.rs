@@ -1,0 +1,300 @@
+//! The fields of pods and nodes that scheduling reads, decoded straight from their JSON.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// A pod.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// What should run.
+    pub spec: PodSpec,
+    /// What became of it.
+    pub status: PodStatus,
+}
+
+/// `PodStatus`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, …
+    pub phase: String,
+}
+
+/// `PodSpec`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// The node, once there is one.
+    pub node_name: String,
+    /// Who schedules it.
+    pub scheduler_name: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Keep the pod out of the queue while there are any.
+    pub scheduling_gates: Vec<Gate>,
+    /// Labels that the node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Affinities.
+    pub affinity: Affinity,
+    /// Taints that do not matter.
+    pub tolerations: Vec<Toleration>,
+    /// How pods are spread.
+    pub topology_spread_constraints: Vec<SpreadConstraint>,
+    /// Containers.
+    pub containers: Vec<Container>,
+    /// Init containers, sidecars among them.
+    pub init_containers: Vec<Container>,
+    /// What the sandbox itself takes.
+    pub overhead: BTreeMap<String, String>,
+    /// Requests of the pod as a whole.
+    pub resources: Option<Resources>,
+    /// Uses the node's network: container ports are host ports.
+    pub host_network: bool,
+}
+
+/// A scheduling gate.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Gate {
+    /// Its name.
+    pub name: String,
+}
+
+/// A container.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// Image.
+    pub image: String,
+    /// `Always` makes an init container a sidecar.
+    pub restart_policy: String,
+    /// Requests.
+    pub resources: Resources,
+    /// Ports.
+    pub ports: Vec<Port>,
+}
+
+/// Resource requests.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Quantities by resource name.
+    pub requests: BTreeMap<String, String>,
+}
+
+/// A container port.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Port {
+    /// Port on the node, 0 for none.
+    pub host_port: u16,
+    /// Address on the node, empty for all.
+    #[serde(rename = "hostIP")]
+    pub host_ip: String,
+    /// `TCP`, `UDP`, `SCTP`
+    pub protocol: String,
+}
+
+/// `Affinity`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Affinity {
+    /// To nodes.
+    pub node_affinity: NodeAffinity,
+    /// To pods.
+    pub pod_affinity: PodAffinity,
+    /// Away from pods.
+    pub pod_anti_affinity: PodAffinity,
+}
+
+/// `NodeAffinity`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeAffinity {
+    /// Must hold.
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    pub required: Option<NodeSelector>,
+    /// Should hold.
+    #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution")]
+    pub preferred: Vec<PreferredTerm>,
+}
+
+/// `NodeSelector`: one of the terms must match.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSelector {
+    /// The terms.
+    pub node_selector_terms: Vec<NodeSelectorTerm>,
+}
+
+/// `NodeSelectorTerm`: all requirements must hold.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSelectorTerm {
+    /// On labels.
+    pub match_expressions: Vec<Expression>,
+    /// On fields (`metadata.name`).
+    pub match_fields: Vec<Expression>,
+}
+
+/// A requirement.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Expression {
+    /// Label or field.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists`, `DoesNotExist`, `Gt`, `Lt`
+    pub operator: String,
+    /// Values.
+    pub values: Vec<String>,
+}
+
+/// `PreferredSchedulingTerm`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PreferredTerm {
+    /// 1–100
+    pub weight: i64,
+    /// The term.
+    pub preference: NodeSelectorTerm,
+}
+
+/// `PodAffinity` or `PodAntiAffinity`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodAffinity {
+    /// Must hold.
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    pub required: Vec<PodAffinityTerm>,
+    /// Should hold.
+    #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution")]
+    pub preferred: Vec<WeightedTerm>,
+}
+
+/// `PodAffinityTerm`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodAffinityTerm {
+    /// Which pods.
+    pub label_selector: Option<LabelSelector>,
+    /// In which namespaces; the pod's own where neither this nor the selector is given.
+    pub namespaces: Vec<String>,
+    /// In namespaces with these labels.
+    pub namespace_selector: Option<LabelSelector>,
+    /// The label that makes a topology.
+    pub topology_key: String,
+    /// Labels whose values are taken from the incoming pod.
+    pub match_label_keys: Vec<String>,
+    /// Labels whose values must differ from the incoming pod's.
+    pub mismatch_label_keys: Vec<String>,
+}
+
+/// `WeightedPodAffinityTerm`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WeightedTerm {
+    /// 1–100
+    pub weight: i64,
+    /// The term.
+    pub pod_affinity_term: PodAffinityTerm,
+}
+
+/// `LabelSelector`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LabelSelector {
+    /// Equalities.
+    pub match_labels: BTreeMap<String, String>,
+    /// Requirements.
+    pub match_expressions: Vec<Expression>,
+}
+
+/// `Toleration`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Toleration {
+    /// Taint key; empty with `Exists` tolerates everything.
+    pub key: String,
+    /// `Equal` (default), `Exists`, `Lt`, `Gt`
+    pub operator: String,
+    /// Taint value.
+    pub value: String,
+    /// Effect; empty is all.
+    pub effect: String,
+}
+
+/// `TopologySpreadConstraint`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SpreadConstraint {
+    /// How uneven it may be.
+    pub max_skew: i64,
+    /// The label that makes a topology.
+    pub topology_key: String,
+    /// `DoNotSchedule` or `ScheduleAnyway`
+    pub when_unsatisfiable: String,
+    /// Which pods count.
+    pub label_selector: Option<LabelSelector>,
+    /// Topologies that count as existing at least.
+    pub min_domains: Option<i64>,
+    /// `Honor` (default) or `Ignore`
+    pub node_affinity_policy: String,
+    /// `Honor` or `Ignore` (default)
+    pub node_taints_policy: String,
+    /// Labels whose values are taken from the incoming pod.
+    pub match_label_keys: Vec<String>,
+}
+
+/// A node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Taints and the like.
+    pub spec: NodeSpec,
+    /// What it has.
+    pub status: NodeStatus,
+}
+
+/// `NodeSpec`
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// Cordoned.
+    pub unschedulable: bool,
+    /// Taints.
+    pub taints: Vec<Taint>,
+}
+
+/// `Taint`
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule`, `NoExecute`
+    pub effect: String,
+}
+
+/// `NodeStatus`
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// What pods may use.
+    pub allocatable: BTreeMap<String, String>,
+    /// Images that are there.
+    pub images: Vec<Image>,
+}
+
+/// `ContainerImage`
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Image {
+    /// Its names.
+    pub names: Vec<String>,
+    /// Its size.
+    pub size_bytes: i64,
+}

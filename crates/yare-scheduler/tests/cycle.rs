@@ -1,0 +1,234 @@
+//! Which node a pod gets, or which reasons it is told, as data.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use yare_client::Cached;
+use yare_scheduler::{cluster::Cluster, cycle, pod::PodInfo};
+
+fn cached(value: &Value) -> Cached {
+    Cached::new(Bytes::from(value.to_string())).unwrap()
+}
+
+fn node(name: &str, extra: Value) -> Value {
+    let mut node = json!({
+        "metadata": {"name": name, "uid": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}},
+    });
+    merge(&mut node, &extra);
+    node
+}
+
+fn pod(name: &str, extra: Value) -> Value {
+    let mut pod = json!({
+        "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": "a"}},
+        "spec": {"schedulerName": "default-scheduler", "containers": [{"name": "c", "image": "i"}]},
+    });
+    merge(&mut pod, &extra);
+    pod
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+fn cluster(nodes: &[Value], pods: &[Value]) -> Cluster {
+    let mut cluster = Cluster::default();
+    for node in nodes {
+        cluster.set_node(cached(node)).unwrap();
+    }
+    for pod in pods {
+        cluster.set_pod(PodInfo::new(cached(pod)).unwrap());
+    }
+    cluster
+}
+
+/// The node, or the message.
+fn place(cluster: &Cluster, pod: Value) -> String {
+    let pod = PodInfo::new(cached(&pod)).unwrap();
+    cycle::schedule(&pod, cluster, &mut 0, 7).unwrap_or_else(|why| why.message())
+}
+
+fn request(cpu: &str) -> Value {
+    json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}})
+}
+
+#[test]
+fn filters() {
+    let zone = |z: &str| json!({"metadata": {"labels": {"zone": z}}});
+    let required = |operator: &str, values: Value| {
+        json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "zone", "operator": operator, "values": values}]}]}}}}})
+    };
+    let anti = json!({"spec": {"affinity": {"podAntiAffinity":
+        {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"labelSelector": {"matchLabels": {"app": "a"}}, "topologyKey": "kubernetes.io/hostname"}]}}}});
+    let near = json!({"spec": {"affinity": {"podAffinity":
+        {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"labelSelector": {"matchLabels": {"app": "b"}}, "topologyKey": "zone"}]}}}});
+    let spread = json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "a"}}}]}});
+    let taint = |effect: &str| json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": effect}]}});
+    let on = |name: &str, node: &str, extra: Value| {
+        let mut out = pod(name, extra);
+        out["spec"]["nodeName"] = node.into();
+        out
+    };
+    let port = json!({"spec": {"containers": [{"name": "c", "ports": [{"hostPort": 80}]}]}});
+    let tolerant = json!({"spec": {"tolerations": [{"key": "k", "operator": "Exists"}]}});
+    let cases: Vec<(&str, Vec<Value>, Vec<Value>, Value, &str)> = vec![
+        ("no nodes", vec![], vec![], json!({}), "no nodes available to schedule pods"),
+        ("any node", vec![node("n", json!({}))], vec![], json!({}), "n"),
+        (
+            "cpu",
+            vec![node("n", json!({}))],
+            vec![on("p", "n", request("3"))],
+            request("2"),
+            "0/1 nodes are available: 1 Insufficient cpu.",
+        ),
+        ("exactly full", vec![node("n", json!({}))], vec![on("p", "n", request("3"))], request("1"), "n"),
+        (
+            "two reasons",
+            vec![
+                node("a", json!({"spec": {"unschedulable": true}})),
+                node("b", taint("NoSchedule")),
+                node("c", taint("NoExecute")),
+            ],
+            vec![],
+            json!({}),
+            "0/3 nodes are available: 1 node(s) were unschedulable, 2 node(s) had untolerated taint(s).",
+        ),
+        ("tolerated", vec![node("n", taint("NoSchedule"))], vec![], tolerant, "n"),
+        (
+            "preferred taint",
+            vec![node("a", taint("PreferNoSchedule")), node("b", json!({}))],
+            vec![],
+            json!({}),
+            "b",
+        ),
+        (
+            "too many pods",
+            vec![node("n", json!({"status": {"allocatable": {"pods": "1"}}}))],
+            vec![on("p", "n", json!({}))],
+            json!({}),
+            "0/1 nodes are available: 1 Too many pods.",
+        ),
+        (
+            "extended resource",
+            vec![node("n", json!({}))],
+            vec![],
+            json!({"spec": {"containers": [{"resources": {"requests": {"example.com/gpu": "1"}}}]}}),
+            "0/1 nodes are available: 1 Insufficient example.com/gpu.",
+        ),
+        (
+            "selector",
+            vec![node("a", zone("1")), node("b", zone("2"))],
+            vec![],
+            json!({"spec": {"nodeSelector": {"zone": "2"}}}),
+            "b",
+        ),
+        (
+            "affinity",
+            vec![node("a", zone("1")), node("b", zone("2"))],
+            vec![],
+            required("NotIn", json!(["1"])),
+            "b",
+        ),
+        (
+            "no such zone",
+            vec![node("a", zone("1"))],
+            vec![],
+            required("In", json!(["3"])),
+            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
+        ),
+        (
+            "host port",
+            vec![node("n", json!({}))],
+            vec![on("p", "n", port.clone())],
+            port,
+            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.",
+        ),
+        (
+            "anti-affinity",
+            vec![node("n", json!({}))],
+            vec![on("p", "n", json!({}))],
+            anti.clone(),
+            "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.",
+        ),
+        (
+            "anti-affinity of those there",
+            vec![node("n", json!({}))],
+            vec![on("p", "n", anti)],
+            json!({}),
+            "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.",
+        ),
+        (
+            "affinity to pods",
+            vec![node("a", zone("1")), node("b", zone("2"))],
+            vec![on("p", "b", json!({"metadata": {"labels": {"app": "b"}}}))],
+            near,
+            "b",
+        ),
+        (
+            "spread",
+            vec![node("a", zone("1")), node("b", zone("2"))],
+            vec![on("p", "a", json!({}))],
+            spread.clone(),
+            "b",
+        ),
+        (
+            "spread without label",
+            vec![node("a", json!({}))],
+            vec![],
+            spread,
+            "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label).",
+        ),
+        (
+            "least allocated",
+            vec![node("a", json!({})), node("b", json!({}))],
+            vec![on("p", "a", request("2"))],
+            request("1"),
+            "b",
+        ),
+    ];
+    for (what, nodes, pods, extra, expected) in cases {
+        assert_eq!(place(&cluster(&nodes, &pods), pod("new", extra)), expected, "{what}");
+    }
+}
+
+#[test]
+fn init_containers_and_sidecars_count_as_they_run() {
+    let sidecar = |cpu: &str| json!({"restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
+    let plain = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
+    let cases = [
+        (json!({"containers": [plain("1"), plain("500m")]}), 1500),
+        (json!({"initContainers": [plain("2")], "containers": [plain("1")]}), 2000),
+        (json!({"initContainers": [sidecar("1"), plain("2")], "containers": [plain("1")]}), 3000),
+        (json!({"initContainers": [plain("2"), sidecar("1")], "containers": [plain("1")]}), 2000),
+        (json!({"containers": [plain("1")], "overhead": {"cpu": "250m"}}), 1250),
+        (json!({"containers": [plain("1")], "resources": {"requests": {"cpu": "3"}}}), 3000),
+    ];
+    for (spec, expected) in cases {
+        let info = PodInfo::new(cached(&pod("p", json!({"spec": spec})))).unwrap();
+        assert_eq!(info.requests.cpu_milli, expected, "{spec}");
+    }
+}
+
+#[test]
+fn pods_of_a_node_that_comes_later_are_counted() {
+    let mut placed = pod("p", request("4"));
+    placed["spec"]["nodeName"] = "late".into();
+    let mut cluster = cluster(&[], &[placed]);
+    cluster.set_node(cached(&node("late", json!({})))).unwrap();
+    assert_eq!(place(&cluster, pod("new", request("1"))), "0/1 nodes are available: 1 Insufficient cpu.");
+    cluster.remove_pod(&yare_client::ObjectKey::new("default", "p"));
+    assert_eq!(place(&cluster, pod("new", request("1"))), "late");
+}
