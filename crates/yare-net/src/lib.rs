@@ -1,1 +1,16 @@
-//! Pod network, service proxy on nftables, cluster DNS
+//! The network of a node.
+//!
+//! * [`pods`]: addresses and interfaces of pods; in flow sandboxes with their network namespaces, out flow
+//!   addresses.
+//! * [`netlink`]: how the kernel is told: one small codec for both routing and nftables messages.
+//!
+//! Pods are *routed*, not bridged: each has a veth pair whose end on the node carries a host route to the
+//! pod's one address, and the pod's only neighbour is that end. So every packet passes the node's IP layer,
+//! where the service proxy's nftables rules see it, and neither a bridge nor `br_netfilter` is needed.
+
+pub mod ipam;
+mod link;
+pub mod netlink;
+pub mod pods;
+
+pub use pods::{NetError, PodNetwork};

@@ -1,0 +1,231 @@
+//! The pod network of a node: an address, a veth pair and a route for each pod.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    ipam::{Cidr, Ipam, IpamError},
+    link::{self, Mac, Route},
+    netlink::{self, Socket},
+};
+
+/// The link that carries the node's own address in the pod range: always there, and no packet leaves by it.
+const NODE_LINK: &str = "lo";
+/// The name of a pod's interface, as everywhere.
+const POD_LINK: &str = "eth0";
+/// The address that pods send everything to. It exists nowhere: a permanent neighbour entry stands for it.
+const NEXT_HOP_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+const NEXT_HOP_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+
+/// Why a pod has no network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// No address.
+    #[error(transparent)]
+    Ipam(#[from] IpamError),
+    /// The kernel refused.
+    #[error("{what}: {source}")]
+    Netlink {
+        /// What was being done.
+        what: String,
+        /// Why not.
+        source: netlink::Error,
+    },
+    /// A file could not be opened or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The node has no range yet.
+    #[error("the node has no podCIDR yet: it is given one by the controller manager")]
+    NoRange,
+}
+
+fn doing(what: impl Into<String>) -> impl FnOnce(netlink::Error) -> NetError {
+    move |source| NetError::Netlink { what: what.into(), source }
+}
+
+struct State {
+    socket: Socket,
+    ipam: Ipam,
+    mtu: u32,
+}
+
+/// The pod network. Its calls take microseconds to a millisecond and may block: call them where that is fine.
+pub struct PodNetwork {
+    directory: PathBuf,
+    state: Mutex<Option<State>>,
+}
+
+impl PodNetwork {
+    /// A network that keeps its addresses under `directory` and waits for its range.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), state: Mutex::new(None) }
+    }
+
+    /// Sets the node's range, its own address in it, and forwarding. Repeatable.
+    pub fn configure(&self, range: Cidr) -> Result<(), NetError> {
+        let mut socket = Socket::open(netlink::ROUTE).map_err(doing("netlink"))?;
+        let ipam = Ipam::open(&self.directory, range)?;
+        let node = link::find(&mut socket, NODE_LINK)
+            .map_err(doing(format!("link {NODE_LINK}")))?
+            .map(|l| l.index)
+            .unwrap_or_default();
+        let gateway = ipam.gateway();
+        let prefix = if gateway.is_ipv4() { 32 } else { 128 };
+        link::set_up(&mut socket, node).map_err(doing(format!("link {NODE_LINK}")))?;
+        link::add_address(&mut socket, node, gateway, prefix).map_err(doing(format!("address {gateway}")))?;
+        forward(gateway)?;
+        let mtu = uplink_mtu(&mut socket, gateway).map_err(doing("route to the outside"))?;
+        *self.state.lock() = Some(State { socket, ipam, mtu });
+        Ok(())
+    }
+
+    /// Whether pods can be attached.
+    pub fn ready(&self) -> bool {
+        self.state.lock().is_some()
+    }
+
+    /// The node's own address in the pod range.
+    pub fn gateway(&self) -> Option<IpAddr> {
+        self.state.lock().as_ref().map(|s| s.ipam.gateway())
+    }
+
+    /// Gives the sandbox `id`, whose network namespace is at `namespace`, an address and an interface. A
+    /// sandbox that is attached already keeps what it has.
+    pub fn attach(&self, id: &str, namespace: &Path) -> Result<IpAddr, NetError> {
+        let file =
+            File::open(namespace).map_err(|source| NetError::Io { path: namespace.to_owned(), source })?;
+        let mut guard = self.state.lock();
+        let state = guard.as_mut().ok_or(NetError::NoRange)?;
+        let ip = state.ipam.take(id)?;
+        let result = attach(state, id, &file, ip);
+        if result.is_err() {
+            // The error that matters is the first one; a link that stays behind is removed at the next try.
+            let _ = link::remove(&mut state.socket, &link_name(id));
+            let _ = state.ipam.release(id);
+        }
+        result.map(|()| ip)
+    }
+
+    /// Takes the sandbox's interface and address away. Repeatable; a sandbox never attached is fine.
+    pub fn detach(&self, id: &str) -> Result<(), NetError> {
+        let mut guard = self.state.lock();
+        let Some(state) = guard.as_mut() else { return Ok(()) };
+        let name = link_name(id);
+        link::remove(&mut state.socket, &name).map_err(doing(format!("link {name}")))?;
+        state.ipam.release(id)?;
+        Ok(())
+    }
+
+    /// Takes back what belongs to sandboxes that do not exist any more.
+    pub fn retain(&self, alive: impl Fn(&str) -> bool) -> Result<(), NetError> {
+        let gone: Vec<String> = match self.state.lock().as_ref() {
+            Some(state) => state.ipam.owners().filter(|o| !alive(o)).map(str::to_owned).collect(),
+            None => Vec::new(),
+        };
+        gone.iter().try_for_each(|id| self.detach(id))
+    }
+}
+
+fn attach(state: &mut State, id: &str, namespace: &File, ip: IpAddr) -> Result<(), NetError> {
+    let name = link_name(id);
+    let socket = &mut state.socket;
+    let mac = pod_mac(ip);
+    if link::find(socket, &name).map_err(doing(format!("link {name}")))?.is_some() {
+        link::remove(socket, &name).map_err(doing(format!("link {name}")))?;
+    }
+    link::create_veth(socket, &name, POD_LINK, mac, namespace.as_raw_fd(), state.mtu)
+        .map_err(doing(format!("veth {name}")))?;
+    let node = link::find(socket, &name)
+        .map_err(doing(format!("link {name}")))?
+        .ok_or_else(|| doing(format!("link {name}"))(io::Error::from(io::ErrorKind::NotFound).into()))?;
+    let (prefix, next_hop, v6) = match ip {
+        IpAddr::V4(_) => (32, NEXT_HOP_V4, false),
+        IpAddr::V6(_) => (128, NEXT_HOP_V6, true),
+    };
+    link::set_neighbour(socket, node.index, ip, mac).map_err(doing(format!("neighbour {ip}")))?;
+    let source = Some(state.ipam.gateway());
+    Route { to: Some((ip, prefix)), via: None, link: node.index, source, v6 }
+        .set(socket)
+        .map_err(doing(format!("route to {ip}")))?;
+    let mut inside =
+        Socket::open_in(namespace.as_fd(), netlink::ROUTE).map_err(doing("pod's network namespace"))?;
+    let inside = &mut inside;
+    let lo = link::find(inside, "lo").map_err(doing("pod's lo"))?;
+    if let Some(lo) = lo {
+        link::set_up(inside, lo.index).map_err(doing("pod's lo"))?;
+    }
+    let eth = link::find(inside, POD_LINK)
+        .map_err(doing("pod's eth0"))?
+        .ok_or_else(|| doing("pod's eth0")(io::Error::from(io::ErrorKind::NotFound).into()))?;
+    link::set_up(inside, eth.index).map_err(doing("pod's eth0"))?;
+    link::add_address(inside, eth.index, ip, prefix).map_err(doing("pod's address"))?;
+    link::set_neighbour(inside, eth.index, next_hop, node.mac).map_err(doing("pod's next hop"))?;
+    Route { to: Some((next_hop, prefix)), via: None, link: eth.index, source: None, v6 }
+        .set(inside)
+        .map_err(doing("pod's route to its next hop"))?;
+    Route { to: None, via: Some(next_hop), link: eth.index, source: None, v6 }
+        .set(inside)
+        .map_err(doing("pod's default route"))
+}
+
+/// The name of the node's end: at most 15 bytes, unique per sandbox.
+fn link_name(id: &str) -> String {
+    let tail: String = id.chars().filter(char::is_ascii_alphanumeric).take(11).collect();
+    format!("yare{tail}")
+}
+
+/// A locally administered Ethernet address that follows from the pod's address.
+fn pod_mac(ip: IpAddr) -> Mac {
+    let tail = match ip {
+        IpAddr::V4(ip) => ip.octets(),
+        IpAddr::V6(ip) => {
+            let o = ip.octets();
+            [o[12], o[13], o[14], o[15]]
+        }
+    };
+    [0x0a, 0x58, tail[0], tail[1], tail[2], tail[3]]
+}
+
+fn forward(gateway: IpAddr) -> Result<(), NetError> {
+    let path = if gateway.is_ipv4() {
+        "/proc/sys/net/ipv4/ip_forward"
+    } else {
+        "/proc/sys/net/ipv6/conf/all/forwarding"
+    };
+    let on = fs::read_to_string(path).is_ok_and(|v| v.trim() == "1");
+    if on {
+        return Ok(());
+    }
+    fs::write(path, "1").map_err(|source| NetError::Io { path: path.into(), source })
+}
+
+/// The MTU of the link to the outside; 1500 where there is none.
+fn uplink_mtu(socket: &mut Socket, gateway: IpAddr) -> Result<u32, netlink::Error> {
+    // Documentation addresses: never local, so the answer is the default route.
+    let outside: IpAddr = if gateway.is_ipv4() {
+        Ipv4Addr::new(203, 0, 113, 1).into()
+    } else {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()
+    };
+    let Some((index, _)) = link::route_to(socket, outside)? else { return Ok(1500) };
+    Ok(link::by_index(socket, index)?.map_or(1500, |l| l.mtu.min(9000)))
+}
+
+/// The address that this machine has towards the outside; `None` where it has no route there.
+pub fn outside_address() -> Result<Option<IpAddr>, NetError> {
+    let mut socket = Socket::open(netlink::ROUTE).map_err(doing("netlink"))?;
+    let route = link::route_to(&mut socket, Ipv4Addr::new(203, 0, 113, 1).into());
+    Ok(route.map_err(doing("route to the outside"))?.and_then(|(_, source)| source))
+}
