@@ -2,6 +2,7 @@
 //!
 //! * [`pods`]: addresses and interfaces of pods; in flow sandboxes with their network namespaces, out flow
 //!   addresses.
+//! * [`proxy`]: services; in flow Services and EndpointSlices, out flow elements of nftables maps ([`nft`]).
 //! * [`netlink`]: how the kernel is told: one small codec for both routing and nftables messages.
 //!
 //! Pods are *routed*, not bridged: each has a veth pair whose end on the node carries a host route to the
@@ -11,6 +12,8 @@
 pub mod ipam;
 mod link;
 pub mod netlink;
+pub mod nft;
 pub mod pods;
+pub mod proxy;
 
 pub use pods::{NetError, PodNetwork};

@@ -10,6 +10,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
@@ -252,4 +253,17 @@ pub fn set_neighbour(socket: &mut Socket, link: u32, ip: IpAddr, mac: Mac) -> Re
     let message =
         Message::new(RTM_NEWNEIGH, REPLACE).raw(&head).attr(NDA_DST, &octets(ip)).attr(NDA_LLADDR, &mac);
     socket.request(message)
+}
+
+/// All addresses in this network namespace.
+pub fn addresses(socket: &mut Socket) -> Result<Vec<IpAddr>, Error> {
+    let mut out = Vec::new();
+    socket.dump(Message::new(RTM_GETADDR, 0).raw(&[0; 8]), |kind, body| {
+        if kind == RTM_NEWADDR
+            && let Some(ip) = body.get(8..).and_then(|b| Attributes(b).find(IFA_ADDRESS)).and_then(address)
+        {
+            out.push(ip);
+        }
+    })?;
+    Ok(out)
 }
