@@ -28,18 +28,6 @@ pub struct Shapes {
     pub to_storage: fn(&mut Map<String, Value>),
 }
 
-/// A resource whose objects are those of another one.
-pub struct Alias {
-    /// Group and plural served.
-    pub served: (&'static str, &'static str),
-    /// Group and plural under which they rest.
-    pub storage: (&'static str, &'static str),
-}
-
-/// Resources that share another's objects.
-pub const ALIASES: &[Alias] =
-    &[Alias { served: ("events.k8s.io", "events"), storage: ("", "events") }];
-
 /// Versions whose shape is not that of the storage version.
 pub const SHAPES: &[Shapes] = &[
     Shapes {
@@ -53,11 +41,6 @@ pub const SHAPES: &[Shapes] = &[
         to_storage: hpa_from_v1,
     },
 ];
-
-/// The alias of a resource, if it is one.
-pub fn alias(group: &str, plural: &str) -> Option<&'static Alias> {
-    ALIASES.iter().find(|a| a.served == (group, plural))
-}
 
 /// How `version` of the resource relates to how it is stored.
 pub fn of(group: &str, plural: &str, version: &str, stored: &Stored) -> Convert {

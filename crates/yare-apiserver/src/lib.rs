@@ -1,1 +1,48 @@
-//! The Kubernetes API over HTTP
+//! The Kubernetes API over HTTP, generic for every kind.
+//!
+//! Shape comes from `yare-schema`, the list of resources and their rules from `yare-kinds`, identities and
+//! permissions from `yare-auth`; objects rest in `yare-store` as the JSON that is served. There is no code per
+//! kind here but in tables: admission ([`admission::TABLE`]), hooks, subresources, conversions, reviews.
+//!
+//! Start one with [`ApiServer::start`]; talk to it over [`ApiServer::serve`] or, in the same process, over
+//! [`ApiServer::service`].
+
+pub mod admission;
+pub mod alloc;
+pub mod auth;
+pub mod body;
+pub mod bootstrap;
+pub mod codec;
+pub mod convert;
+pub mod core;
+pub mod crd;
+pub mod discovery;
+pub mod health;
+pub mod hooks;
+pub mod index;
+pub mod jsonpath;
+pub mod managed;
+pub mod metrics;
+pub mod negotiate;
+pub mod openapi;
+pub mod options;
+pub mod path;
+pub mod pipeline;
+pub mod registry;
+pub mod render;
+pub mod review;
+pub mod selection;
+pub mod server;
+pub mod span;
+pub mod status;
+pub mod subresource;
+pub mod tables;
+pub mod verbs;
+pub mod wire;
+pub mod yaml;
+
+pub use auth::{Auth, User};
+pub use body::Body;
+pub use core::{Clock, Config, Random, SystemClock, SystemRandom};
+pub use index::indexer;
+pub use server::{ApiServer, LocalService, StartError};

@@ -198,11 +198,11 @@ impl Registry {
         let mut registry = Self::default();
         let mut stored_of: HashMap<(&str, &str), Arc<Stored>> = HashMap::new();
         // Aliases look their storage up, so what they point at comes first.
-        let (aliases, plain): (Vec<&Resource>, Vec<&Resource>) =
-            RESOURCES.iter().copied().partition(|r| convert::alias(r.group, r.plural).is_some());
+        let (aliases, plain): (Vec<&'static Resource>, Vec<&'static Resource>) =
+            RESOURCES.iter().partition(|r| r.stored_as.is_some());
         for row in plain.into_iter().chain(aliases) {
-            let stored = match convert::alias(row.group, row.plural) {
-                Some(target) => stored_of.get(&target.storage).cloned(),
+            let stored = match row.stored_as {
+                Some(target) => stored_of.get(&target).cloned(),
                 None => builtin_stored(row).map(Arc::new),
             };
             let Some(stored) = stored else {

@@ -21,6 +21,8 @@ pub struct ApiError {
     pub message: String,
     /// The rest of `details`.
     pub details: Box<Details>,
+    /// `metadata.continue`: where an expired list can be continued, inconsistently.
+    pub continue_token: Option<String>,
 }
 
 /// `StatusDetails`.
@@ -80,7 +82,7 @@ pub fn quote(text: &str) -> String {
 impl ApiError {
     /// An error without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Box::default() }
+        Self { code, reason, message: message.into(), details: Box::default(), continue_token: None }
     }
 
     fn about(mut self, what: GroupResource<'_>, name: &str) -> Self {
@@ -294,7 +296,11 @@ impl ApiError {
         let mut status = Map::new();
         status.insert("kind".into(), "Status".into());
         status.insert("apiVersion".into(), "v1".into());
-        status.insert("metadata".into(), json!({}));
+        let metadata = match &self.continue_token {
+            Some(token) => json!({ "continue": token }),
+            None => json!({}),
+        };
+        status.insert("metadata".into(), metadata);
         status.insert("status".into(), "Failure".into());
         status.insert("message".into(), self.message.clone().into());
         if !self.reason.is_empty() {

@@ -26,6 +26,7 @@ struct State {
     subscribers: Vec<Weak<Mailbox>>,
     synced: bool,
     closed: bool,
+    version: u64,
 }
 
 impl Cache {
@@ -73,21 +74,34 @@ impl Cache {
         Subscription::new(mailbox)
     }
 
+    pub(crate) fn version(&self) -> u64 {
+        self.state.read().version
+    }
+
+    /// Everything up to `version` has been seen.
+    pub(crate) fn advance(&self, version: u64) {
+        let mut state = self.state.write();
+        state.version = state.version.max(version);
+    }
+
     /// Stores a newer state of an object. Older ones are ignored: they come twice when a watch resumes.
     pub(crate) fn put(&self, object: Cached) {
         let mut state = self.state.write();
-        state.put(object);
+        state.version = state.version.max(object.resource_version());
+        state.put(object, false);
     }
 
     /// Removes an object; `last` is its final state.
     pub(crate) fn remove(&self, last: Cached) {
         let mut state = self.state.write();
+        state.version = state.version.max(last.resource_version());
         state.remove(last);
     }
 
-    /// Replaces everything by a complete state; what is not in it has been deleted.
-    pub(crate) fn replace(&self, objects: Vec<Cached>) {
+    /// Replaces everything by the complete state at `version`; what is not in it has been deleted.
+    pub(crate) fn replace(&self, objects: Vec<Cached>, version: u64) {
         let mut state = self.state.write();
+        state.version = version;
         let complete: BTreeSet<ByKey> = objects.into_iter().map(ByKey).collect();
         let gone: Vec<Cached> =
             state.objects.iter().filter(|o| !complete.contains(*o)).map(|o| o.0.clone()).collect();
@@ -95,7 +109,7 @@ impl Cache {
             state.remove(object);
         }
         for object in complete {
-            state.put(object.0);
+            state.put(object.0, true);
         }
         state.synced = true;
         state.each(Mailbox::resynced);
@@ -109,10 +123,12 @@ impl Cache {
 }
 
 impl State {
-    fn put(&mut self, object: Cached) {
+    /// `complete`: the state is known to be current, even if its version is lower (a restored store).
+    fn put(&mut self, object: Cached, complete: bool) {
         let old = self.objects.get(object.key()).map(|o| o.0.clone());
         if let Some(old) = &old {
-            if old.uid() == object.uid() && old.resource_version() >= object.resource_version() {
+            let (had, has) = (old.resource_version(), object.resource_version());
+            if old.uid() == object.uid() && has != 0 && (had == has || (had > has && !complete)) {
                 return;
             }
             self.unindex(old);
@@ -192,7 +208,7 @@ mod tests {
         cache.put(object("", "y", 2, None));
         let mut changes = cache.subscribe();
         while changes.try_recv().is_some() {}
-        cache.replace(vec![object("", "y", 2, None), object("", "z", 3, None)]);
+        cache.replace(vec![object("", "y", 2, None), object("", "z", 3, None)], 3);
         let seen: Vec<_> = std::iter::from_fn(|| changes.try_recv())
             .map(|c| (c.kind, c.object().map(|o| o.name().to_owned())))
             .collect();

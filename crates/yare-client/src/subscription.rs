@@ -76,6 +76,14 @@ impl Mailbox {
         self.notify.notify_one();
     }
 
+    fn take(&self) -> Option<Change> {
+        let mut pending = self.pending.lock();
+        if let Some(key) = pending.order.pop_front() {
+            return pending.changes.remove(&key);
+        }
+        std::mem::take(&mut pending.resynced).then_some(Change { kind: ChangeKind::Resynced, new: None, old: None })
+    }
+
     pub(crate) fn resynced(&self) {
         self.pending.lock().resynced = true;
         self.notify.notify_one();
@@ -115,27 +123,19 @@ impl Subscription {
     /// The next change; `None` when the informer has been stopped. Cancel safe.
     pub async fn recv(&mut self) -> Option<Change> {
         loop {
-            let notified = self.mailbox.notify.notified();
-            if let Some(change) = self.try_recv() {
-                return Some(change);
+            // What arrives after this look leaves a permit with `notify`, so the wait below ends at once.
+            let closed = self.mailbox.pending.lock().closed;
+            match self.mailbox.take() {
+                Some(change) => return Some(change),
+                None if closed => return None,
+                None => self.mailbox.notify.notified().await,
             }
-            if self.mailbox.pending.lock().closed {
-                return None;
-            }
-            notified.await;
         }
     }
 
     /// The next change if there is one now.
     pub fn try_recv(&mut self) -> Option<Change> {
-        let mut pending = self.mailbox.pending.lock();
-        if let Some(key) = pending.order.pop_front() {
-            return pending.changes.remove(&key);
-        }
-        if std::mem::take(&mut pending.resynced) {
-            return Some(Change { kind: ChangeKind::Resynced, new: None, old: None });
-        }
-        None
+        self.mailbox.take()
     }
 }
 

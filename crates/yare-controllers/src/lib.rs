@@ -1,1 +1,31 @@
-//! The controllers, one file each, and the table of them
+//! The controllers, one file each, and the table of them.
+//!
+//! In flow watches, out flow writes, both through `yare-client` and nothing else. [`Controllers::start`]
+//! runs every row of [`table::CONTROLLERS`]: a change becomes keys, a key is reconciled, a failure is
+//! retried with back-off. A controller reads the current state from caches, decides in pure functions
+//! where there is something to decide, and writes. It keeps no state that a restart would lose.
+//!
+//! To add one: write its file, add its row.
+
+pub mod api;
+mod context;
+mod deployment;
+mod discovery;
+mod endpointslice;
+mod expectations;
+mod garbage;
+mod harness;
+mod namespace;
+mod ownership;
+mod ranking;
+mod replicaset;
+mod root_ca;
+mod selector;
+mod service_pods;
+mod serviceaccount;
+pub mod table;
+mod template;
+mod views;
+
+pub use context::{Clock, Config, Context, Error, Observer, Writers};
+pub use harness::{Controllers, Keys, Next, Reconcile, Watch};

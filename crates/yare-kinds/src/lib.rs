@@ -1,4 +1,16 @@
-//! The table of built-in resources and the strategy of each.
+//! The table of built-in resources and the strategy of each: defaults, validation, update rules, columns.
+//!
+//! [`table::RESOURCES`] is the list; [`strategy::Strategy`] is what a kind does beyond its shape;
+//! [`printers`] and [`selectors`] are what clients see and ask; [`meta`] and [`names`] are the rules that all
+//! kinds share; [`view`] is how all of it reads JSON. No I/O, no async.
 
+pub mod check;
+pub mod meta;
+pub mod names;
+pub mod net;
+pub mod pod;
+pub mod printers;
+pub mod selectors;
 pub mod strategy;
 pub mod table;
+pub mod view;

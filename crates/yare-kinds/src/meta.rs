@@ -243,6 +243,25 @@ fn validate_finalizers(finalizers: &Value, path: &Path<'_>) -> Vec<FieldError> {
     errs
 }
 
+/// Errors in the finalizers of built-in kinds, which are of the project's own or have a domain.
+pub fn validate_kube_finalizers(object: &Value) -> Vec<FieldError> {
+    let path = Path::new("metadata");
+    let path = path.child("finalizers");
+    object
+        .strings("metadata.finalizers")
+        .iter()
+        .enumerate()
+        .filter(|(_, f)| !f.contains('/') && !matches!(**f, "kubernetes" | "orphan" | "foregroundDeletion"))
+        .map(|(i, f)| {
+            FieldError::invalid(
+                &path.index(i),
+                *f,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            )
+        })
+        .collect()
+}
+
 fn validate_managed_fields(entries: &[Value], path: &Path<'_>) -> Vec<FieldError> {
     let mut errs = Vec::new();
     for (i, entry) in entries.iter().enumerate() {

@@ -31,7 +31,7 @@ selectors! {
     /// Nodes.
     NODE = ["spec.unschedulable" => |o| o.bool_at("spec.unschedulable").to_string()];
     /// Namespaces.
-    NAMESPACE = ["status.phase", "name" => name];
+    NAMESPACE = ["status.phase"];
     /// Events.
     EVENT = [
         "involvedObject.kind",
@@ -51,7 +51,7 @@ selectors! {
     SECRET = ["type"];
     /// Services.
     SERVICE = ["spec.clusterIP", "spec.type"];
-    /// ReplicationControllers and ReplicaSets.
+    /// ReplicationControllers.
     REPLICATION_CONTROLLER = ["status.replicas" => |o| o.int_at("status.replicas").to_string()];
     /// Jobs.
     JOB = ["status.successful" => |o| o.int_at("status.succeeded").to_string()];
@@ -61,12 +61,6 @@ selectors! {
     POD_CERTIFICATE_REQUEST = ["spec.signerName", "spec.podName", "spec.nodeName"];
     /// ResourceSlices.
     RESOURCE_SLICE = ["spec.nodeName", "spec.driver"];
-    /// Kinds that know their name under its old selector too.
-    NAME = ["name" => name];
-}
-
-fn name(object: &Value) -> String {
-    object.str_at("metadata.name").to_owned()
 }
 
 fn pod_ip(pod: &Value) -> &str {

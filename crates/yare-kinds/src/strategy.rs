@@ -82,6 +82,31 @@ pub trait Strategy: Sync + Send {
         Vec::new()
     }
 
+    /// [`Strategy::prepare_for_status_update`] for any subresource that is a view of the object (`status`,
+    /// `resize`, `ephemeralcontainers`, `finalize`, `approval`).
+    fn prepare_for_subresource_update(
+        &self,
+        subresource: &str,
+        new: &mut Value,
+        old: &Value,
+        ctx: &Context<'_>,
+    ) {
+        if subresource == "status" {
+            self.prepare_for_status_update(new, old, ctx);
+        } else {
+            self.prepare_for_update(new, old, ctx);
+        }
+    }
+
+    /// [`Strategy::validate_status_update`] for any subresource that is a view of the object.
+    fn validate_subresource_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+        if subresource == "status" {
+            self.validate_status_update(new, old)
+        } else {
+            self.validate_update(new, old)
+        }
+    }
+
     /// Warnings for the client (`Warning: 299`), for example of deprecated fields.
     fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()

@@ -174,6 +174,7 @@ impl Resource {
     /// Every error of a new object, metadata included.
     pub fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let mut errs = meta::validate_create(object, self.is_namespaced(), self.strategy);
+        errs.extend(meta::validate_kube_finalizers(object));
         errs.extend(self.strategy.validate(object));
         errs
     }
@@ -181,14 +182,21 @@ impl Resource {
     /// Every error of an update, metadata included.
     pub fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errs = meta::validate_update(new, old, self.is_namespaced());
+        errs.extend(meta::validate_kube_finalizers(new));
         errs.extend(self.strategy.validate_update(new, old));
         errs
     }
 
     /// Every error of an update of `status`, metadata included.
     pub fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        self.validate_subresource_update("status", new, old)
+    }
+
+    /// Every error of an update of a subresource that is a view of the object, metadata included.
+    pub fn validate_subresource_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errs = meta::validate_update(new, old, self.is_namespaced());
-        errs.extend(self.strategy.validate_status_update(new, old));
+        errs.extend(meta::validate_kube_finalizers(new));
+        errs.extend(self.strategy.validate_subresource_update(subresource, new, old));
         errs
     }
 }
@@ -347,7 +355,7 @@ mod tests {
             assert!(sorted(r.verbs) && r.subresources.iter().all(|s| sorted(s.verbs)), "{}: verbs", r.plural);
             let cells = (r.row)(&serde_json::json!({"metadata": {"name": "x"}}), 0);
             assert_eq!(cells.len(), r.columns.len(), "{}: cells and columns", r.plural);
-            assert_eq!(r.columns.iter().filter(|c| c.format == "name").count().min(1), usize::from(!r.is_virtual() || r.plural == "componentstatuses"), "{}: name column", r.plural);
+            assert!(r.columns.iter().any(|c| c.format == "name"), "{}: name column", r.plural);
             assert_eq!(r.strategy.has_status(), r.subresource("status").is_some(), "{}: status", r.plural);
         }
     }

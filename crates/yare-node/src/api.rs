@@ -56,11 +56,15 @@ impl Api {
     }
 
     pub(crate) async fn patch(&self, path: &str, kind: PatchKind, patch: &Value) -> Result<()> {
+        self.patch_for::<IgnoredAny>(path, kind, patch).await.map(drop)
+    }
+
+    pub(crate) async fn patch_for<T: DeserializeOwned>(&self, path: &str, kind: PatchKind, patch: &Value) -> Result<T> {
         let content_type = match kind {
             PatchKind::Strategic => "application/strategic-merge-patch+json",
             PatchKind::Merge => "application/merge-patch+json",
         };
-        self.send::<IgnoredAny>(Method::PATCH, path, content_type, patch.to_string().into_bytes()).await.map(drop)
+        self.send(Method::PATCH, path, content_type, patch.to_string().into_bytes()).await
     }
 
     /// The last word on a pod: gone at once, if it is still the one we mean.

@@ -1,1 +1,216 @@
-//! The node agent: pod lifecycle, probes, volumes, logs, its HTTP API
+//! The node agent: pod lifecycle, probes, volumes, logs, its HTTP API.
+//!
+//! [`Node::start`] registers a node and runs the pods that are bound to it, on any [`Runtime`]. Pods come by a
+//! watch on this node's pods, the runtime's events say when something ends, and one task per pod ([`pod`])
+//! drives it from what is to what should be. Nothing here is kept on disk that could not be found again: after
+//! a restart the agent takes over what the runtime still runs, without touching it.
+//!
+//! ```no_run
+//! # async fn example(client: yare_client::Client, runtime: std::sync::Arc<dyn yare_runtime::Runtime>) {
+//! let mut config = yare_node::NodeConfig::new(client, runtime, "node-1", "10.0.0.1".parse().unwrap(), "/var/lib/yare/agent");
+//! config.cluster_dns = vec!["10.43.0.10".parse().unwrap()];
+//! let node = yare_node::Node::start(config).await.unwrap();
+//! // Containers go on when the agent stops.
+//! node.shutdown().await;
+//! # }
+//! ```
+
+mod api;
+mod clock;
+mod error;
+mod hooks;
+mod http;
+mod kubelet;
+mod logs;
+mod metrics;
+mod node;
+mod objects;
+mod pod;
+mod probe;
+pub mod quantity;
+pub mod streaming;
+pub mod view;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use yare_client::{Client, Selection};
+use yare_runtime::Runtime;
+
+pub use clock::Seams;
+pub use error::{Error, Result};
+pub use http::{Authorize, KubeletServer, allow_api_server};
+pub use node::NetworkReadiness;
+pub use node::capacity::Capacity;
+pub use view::Taint;
+
+use kubelet::{Kubelet, Parts};
+use node::heartbeat::Heartbeat;
+use pod::admission::Offer;
+use pod::manager::Manager;
+
+/// The version of Kubernetes whose kubelet this is.
+pub const KUBERNETES_VERSION: &str = "v1.36.0";
+
+/// How a node is set up.
+pub struct NodeConfig {
+    /// The API server.
+    pub client: Client,
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// The node's name; lower case, a DNS subdomain.
+    pub node_name: String,
+    /// The node's addresses, the primary first; at most one of each family.
+    pub node_ips: Vec<IpAddr>,
+    /// Labels beyond those every node has.
+    pub labels: BTreeMap<String, String>,
+    /// Taints to register with.
+    pub taints: Vec<Taint>,
+    /// `spec.providerID`.
+    pub provider_id: Option<String>,
+    /// Where pods' files are kept: `<data dir>/pods/<uid>`.
+    pub data_dir: PathBuf,
+    /// Where logs are kept: `<log dir>/pods/…`.
+    pub log_dir: PathBuf,
+    /// Addresses of the cluster's DNS.
+    pub cluster_dns: Vec<IpAddr>,
+    /// The cluster's domain.
+    pub cluster_domain: String,
+    /// The node's own resolver configuration.
+    pub resolv_conf: PathBuf,
+    /// The kubelet's HTTPS API; none: it is not served.
+    pub server: Option<KubeletServer>,
+    /// Pods that may run.
+    pub max_pods: u32,
+    /// Processes per container; none: unlimited.
+    pub pids_limit: Option<i64>,
+    /// Sysctls beyond the safe ones that pods may set; a trailing `*` matches any rest.
+    pub allowed_sysctls: Vec<String>,
+    /// What the node offers; none: the machine is asked.
+    pub capacity: Option<Capacity>,
+    /// Whether pods can get a network.
+    pub network: watch::Receiver<NetworkReadiness>,
+    /// Clock and chance.
+    pub seams: Seams,
+}
+
+impl NodeConfig {
+    /// A configuration with upstream's defaults, the network ready, no HTTPS API.
+    pub fn new(
+        client: Client,
+        runtime: Arc<dyn Runtime>,
+        node_name: impl Into<String>,
+        node_ip: IpAddr,
+        data_dir: impl Into<PathBuf>,
+    ) -> Self {
+        NodeConfig {
+            client,
+            runtime,
+            node_name: node_name.into(),
+            node_ips: vec![node_ip],
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            provider_id: None,
+            data_dir: data_dir.into(),
+            log_dir: "/var/log".into(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            server: None,
+            max_pods: 110,
+            pids_limit: None,
+            allowed_sysctls: Vec::new(),
+            capacity: None,
+            network: watch::channel(NetworkReadiness::Ready).1,
+            seams: Seams::default(),
+        }
+    }
+}
+
+/// A node agent.
+pub struct Node;
+
+impl Node {
+    /// Takes over what runs, registers the node and begins to run pods. Returns once the agent's own parts are
+    /// up; the API server may still be on its way.
+    pub async fn start(config: NodeConfig) -> Result<NodeHandle> {
+        let version = config.runtime.version().await?;
+        let capacity = config.capacity.unwrap_or_else(|| Capacity::detect(&config.data_dir, config.max_pods));
+        let labels = node::object::labels(&config.node_name, &config.labels);
+        let offer = Offer {
+            name: config.node_name.clone(),
+            labels: labels.clone(),
+            taints: Vec::new(),
+            allocatable: capacity.allocatable(),
+            allowed_sysctls: config.allowed_sysctls,
+        };
+        let client = config.client;
+        let kubelet = Kubelet::new(Parts {
+            node_name: config.node_name.clone(),
+            node_ips: config.node_ips,
+            data_dir: config.data_dir,
+            log_dir: config.log_dir,
+            cluster_dns: config.cluster_dns,
+            cluster_domain: config.cluster_domain,
+            resolv_conf: config.resolv_conf,
+            pids_limit: config.pids_limit,
+            seams: config.seams,
+            client: client.clone(),
+            runtime: config.runtime,
+            runtime_name: version.name.clone(),
+            capacity,
+            network: config.network,
+            offer,
+        });
+        let select = |field: &str| Selection { fields: Some(format!("{field}={}", config.node_name)), ..Selection::default() };
+        let pods = client.informers().select(yare_client::PODS, select("spec.nodeName"));
+        let node = client.informers().select(yare_client::NODES, select("metadata.name"));
+        let manager = Manager::new(kubelet.clone(), pods).await?;
+        let mut tasks = JoinSet::new();
+        let address = match config.server {
+            Some(server) => Some(http::serve(kubelet.clone(), server, &mut tasks)?),
+            None => None,
+        };
+        tasks.spawn(manager.run());
+        let heartbeat = Heartbeat {
+            kubelet,
+            node,
+            labels,
+            taints: config.taints,
+            provider_id: config.provider_id,
+            port: address.map_or(10250, |a| a.port()),
+            runtime_version: format!("{}://{}", version.name, version.version),
+        };
+        tasks.spawn(heartbeat.run());
+        Ok(NodeHandle { tasks, address })
+    }
+}
+
+/// A running node agent.
+pub struct NodeHandle {
+    tasks: JoinSet<()>,
+    address: Option<SocketAddr>,
+}
+
+impl NodeHandle {
+    /// Where the kubelet's API listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Stops the agent. Containers go on.
+    pub async fn shutdown(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Binds the listener of the kubelet's API.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|source| Error::Io { context: format!("listen on {address}"), source })
+}

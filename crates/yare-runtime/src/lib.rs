@@ -6,7 +6,13 @@
 //! `<data-dir>/images`, sockets and namespaces under a run directory (`/run/yare`).
 
 mod api;
+mod cgroup;
+mod engine;
 mod error;
+mod image;
+mod proto;
+pub mod shim;
+mod sys;
 
 use std::time::Duration;
 
@@ -14,7 +20,29 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 pub use api::*;
+pub use engine::{Engine, EngineConfig};
 pub use error::{Result, RuntimeError};
+pub use image::{ImageStore, Reference};
+
+/// What `procMount: Default` hides.
+pub const DEFAULT_MASKED_PATHS: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// What `procMount: Default` makes read-only.
+pub const DEFAULT_READONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// A container runtime with the semantics of CRI v1.
 ///

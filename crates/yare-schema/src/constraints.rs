@@ -1,5 +1,289 @@
 //! Value constraints of a structural CustomResourceDefinition schema (JSON Schema's validation keywords).
+//!
+//! A type carries only the constraints it has, as a short list of rules in the order in which upstream
+//! reports them; most types have none, so a definition stays small. [`crate::validate`] runs them.
+
+use std::sync::OnceLock;
+
+use regex::{Regex, RegexBuilder};
+use serde_json::{Number, Value};
 
 /// Constraints on the values of one type.
 #[derive(Debug, Default, Clone)]
-pub struct Constraints {}
+pub struct Constraints {
+    /// What a value must satisfy.
+    pub rules: Rules,
+    /// `x-kubernetes-validations`, as written.
+    pub validations: Vec<Value>,
+    /// The schema gives no type, so none is demanded (members of `additionalProperties: true`).
+    pub untyped: bool,
+}
+
+/// Rules, all of which must hold.
+pub type Rules = Vec<Rule>;
+
+/// JSON types by their names in schemas.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JsonType {
+    /// `object`
+    Object,
+    /// `array`
+    Array,
+    /// `string`
+    String,
+    /// `integer`
+    Integer,
+    /// `number`
+    Number,
+    /// `boolean`
+    Boolean,
+    /// `x-kubernetes-int-or-string`
+    IntOrString,
+}
+
+impl JsonType {
+    /// The type of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "object" => Self::Object,
+            "array" => Self::Array,
+            "string" => Self::String,
+            "integer" => Self::Integer,
+            "number" => Self::Number,
+            "boolean" => Self::Boolean,
+            _ => return None,
+        })
+    }
+
+    /// The name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Array => "array",
+            Self::String => "string",
+            Self::Integer => "integer",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+            Self::IntOrString => "integer,string",
+        }
+    }
+}
+
+/// One keyword of a schema.
+#[derive(Debug, Clone)]
+pub enum Rule {
+    /// `type` of a clause of a junctor; types of values proper are in the model. `nullable` beside it.
+    Type(JsonType, bool),
+    /// `anyOf`
+    AnyOf(Box<[Rules]>),
+    /// `oneOf`
+    OneOf(Box<[Rules]>),
+    /// `allOf`
+    AllOf(Box<[Rules]>),
+    /// `not`
+    Not(Rules),
+    /// `maxLength`, in characters
+    MaxLength(u64),
+    /// `minLength`, in characters
+    MinLength(u64),
+    /// `pattern`
+    Pattern(Box<Pattern>),
+    /// `format`, one of those that are checked
+    Format(Box<str>),
+    /// `multipleOf`
+    MultipleOf(Number),
+    /// `maximum`, and whether it is itself excluded
+    Maximum(Number, bool),
+    /// `minimum`, and whether it is itself excluded
+    Minimum(Number, bool),
+    /// `items` of a clause of a junctor
+    Items(Rules),
+    /// `minItems`
+    MinItems(u64),
+    /// `maxItems`
+    MaxItems(u64),
+    /// `uniqueItems`
+    UniqueItems,
+    /// `enum`
+    Enum(Box<[Value]>),
+    /// `minProperties`
+    MinProperties(u64),
+    /// `maxProperties`
+    MaxProperties(u64),
+    /// `additionalProperties: false`: only these may be present
+    OnlyProperties(Box<[Box<str>]>),
+    /// `properties` of a clause of a junctor, or of metadata
+    Properties(Box<[(Box<str>, Rules)]>),
+    /// `required`
+    Required(Box<[Box<str>]>),
+}
+
+impl Constraints {
+    /// Whether there is nothing to hold on to.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty() && self.validations.is_empty() && !self.untyped
+    }
+
+    /// `maxLength`, `maxItems` or `maxProperties`, whichever the type has: what bounds the cost of walking it.
+    pub fn max_size(&self) -> Option<u64> {
+        self.rules.iter().find_map(|rule| match rule {
+            Rule::MaxLength(n) | Rule::MaxItems(n) | Rule::MaxProperties(n) => Some(*n),
+            _ => None,
+        })
+    }
+
+    /// The allowed values.
+    pub fn enumeration(&self) -> Option<&[Value]> {
+        self.rules.iter().find_map(|rule| match rule {
+            Rule::Enum(values) => Some(&**values),
+            _ => None,
+        })
+    }
+
+    /// The format.
+    pub fn format(&self) -> Option<&str> {
+        self.rules.iter().find_map(|rule| match rule {
+            Rule::Format(format) => Some(&**format),
+            _ => None,
+        })
+    }
+}
+
+/// A regular expression in Go's syntax, compiled when it is first used.
+#[derive(Debug)]
+pub struct Pattern {
+    source: Box<str>,
+    compiled: OnceLock<Option<Regex>>,
+}
+
+impl Clone for Pattern {
+    fn clone(&self) -> Self {
+        Self::new(&self.source)
+    }
+}
+
+/// Bytes that one compiled expression may take; Go has a bound of its own on repetitions.
+const REGEX_BYTES: usize = 1024 * 1024;
+/// Bytes that matching may cache.
+const REGEX_CACHE_BYTES: usize = 128 * 1024;
+
+impl Pattern {
+    /// An expression that is not compiled yet.
+    pub fn new(source: &str) -> Self {
+        Self { source: source.into(), compiled: OnceLock::new() }
+    }
+
+    /// As written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Compiles the expression to see whether it is one.
+    pub fn check(source: &str) -> Result<(), String> {
+        compile(source).map(drop)
+    }
+
+    /// Whether it matches somewhere in `text`; `None` if it is no expression.
+    pub fn matches(&self, text: &str) -> Option<bool> {
+        self.compiled.get_or_init(|| compile(&self.source).ok()).as_ref().map(|regex| regex.is_match(text))
+    }
+}
+
+fn compile(source: &str) -> Result<Regex, String> {
+    RegexBuilder::new(&to_ascii_classes(source))
+        .size_limit(REGEX_BYTES)
+        .dfa_size_limit(REGEX_CACHE_BYTES)
+        .build()
+        .map_err(|e| e.to_string().lines().last().unwrap_or_default().trim().to_owned())
+}
+
+/// Go's `\d`, `\w`, `\s` and `\b` know ASCII only; Rust's know Unicode. Rewrites the former.
+fn to_ascii_classes(source: &str) -> String {
+    let mut out = String::with_capacity(source.len() + 8);
+    let mut chars = source.chars();
+    let mut in_class = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some('d') => out.push_str(if in_class { "0-9" } else { "[0-9]" }),
+                Some('w') => out.push_str(if in_class { "0-9A-Za-z_" } else { "[0-9A-Za-z_]" }),
+                Some('s') => out.push_str(if in_class { "\\t\\n\\f\\r " } else { "[\\t\\n\\f\\r ]" }),
+                Some('D') => out.push_str("[^0-9]"),
+                Some('W') => out.push_str("[^0-9A-Za-z_]"),
+                Some('S') => out.push_str("[^\\t\\n\\f\\r ]"),
+                Some('b') if !in_class => out.push_str("(?-u:\\b)"),
+                Some(other) => {
+                    out.push('\\');
+                    out.push(other);
+                }
+                None => out.push('\\'),
+            },
+            '[' if in_class && !chars.as_str().starts_with(':') => out.push_str("\\["),
+            '[' => {
+                let nested = in_class;
+                in_class = true;
+                out.push('[');
+                if nested {
+                    // A class by name, such as [:alpha:], up to its own end.
+                    for c in chars.by_ref() {
+                        out.push(c);
+                        if c == ']' {
+                            break;
+                        }
+                    }
+                } else {
+                    // A bracket that comes first stands for itself.
+                    if chars.as_str().starts_with('^') {
+                        chars.next();
+                        out.push('^');
+                    }
+                    if chars.as_str().starts_with(']') {
+                        chars.next();
+                        out.push_str("\\]");
+                    }
+                }
+            }
+            ']' => {
+                in_class = false;
+                out.push(']');
+            }
+            // Set operations of Rust's classes, which Go has not.
+            '&' | '~' if in_class => {
+                out.push('\\');
+                out.push(c);
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_go_s() {
+        for (pattern, text, expect) in [
+            (r"^\d+$", "123", true),
+            (r"^\d+$", "١٢٣", false),
+            (r"^[\w.-]+$", "a_b.c-1", true),
+            (r"^[\w]+$", "é", false),
+            (r"^\S+$", "a b", false),
+            (r"^[^\s]+$", "ab", true),
+            (r"\bfoo\b", "a foo b", true),
+            (r"^[]a]+$", "]a", true),
+            (r"^[[:alpha:]]+$", "abc", true),
+            (r"^[a&&b]+$", "a&b", true),
+            (r"^[a[]+$", "a[", true),
+            (r"(?i)^ABC$", "abc", true),
+            (r"^\p{L}+$", "é", true),
+            (r"^\.\\\[$", ".\\[", true),
+        ] {
+            assert_eq!(Pattern::new(pattern).matches(text), Some(expect), "{pattern} on {text}");
+        }
+        assert!(Pattern::check("(").is_err());
+        assert!(Pattern::check("a{1000}{1000}{1000}").is_err());
+        assert_eq!(Pattern::new("(").matches("x"), None);
+    }
+}

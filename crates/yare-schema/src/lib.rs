@@ -2,6 +2,21 @@
 //!
 //! No I/O, no async. Built-in kinds and CustomResourceDefinitions go through the very same code.
 
+pub mod builtin;
 pub mod constraints;
+pub mod content;
+pub mod decode;
+pub mod encode;
 pub mod field;
+pub mod fixtures;
+mod goprint;
+pub mod gotime;
+pub mod managed;
 pub mod model;
+pub mod openapi;
+pub mod patch;
+pub mod proto;
+pub mod quantity;
+pub mod selector;
+#[cfg(test)]
+mod testing;

@@ -4,7 +4,7 @@
 //! end up here, so every algorithm of this crate (decoding, pruning, defaulting, patching, managed
 //! fields, protobuf, OpenAPI) is written once. A [`Schema`] is immutable after construction.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -17,6 +17,9 @@ pub struct TypeId(pub u32);
 pub struct Schema {
     /// The types; [`TypeId`] indexes here.
     pub types: Vec<Type>,
+    /// Values are read and written as upstream's Go structs are (built-in kinds). Otherwise they are free
+    /// JSON that a schema is held against (CustomResourceDefinitions).
+    pub typed: bool,
 }
 
 /// One type.
@@ -123,8 +126,10 @@ pub struct Slot {
 pub struct Struct {
     /// Fields in upstream's declaration order, which is also their order in written JSON.
     pub fields: Vec<Field>,
-    /// Field name to index in `fields`.
-    pub by_name: HashMap<Box<str>, u16>,
+    /// Indexes of `fields`, sorted by field name; [`Struct::index`] makes them.
+    pub by_name: Box<[u16]>,
+    /// Indexes of the `fields` that protobuf has, sorted by their numbers; [`Struct::index`] makes them.
+    pub by_number: Box<[u16]>,
     /// `x-kubernetes-map-type: atomic`: server-side apply owns the object as a whole.
     pub atomic: bool,
     /// Fields not listed are kept instead of pruned, and have this type if one is given.
@@ -191,6 +196,8 @@ pub struct PatchStrategy {
     pub merge: bool,
     /// `retainKeys`: only the keys present in the patch stay.
     pub retain_keys: bool,
+    /// `replace`: the object is replaced as a whole instead of being merged.
+    pub replace: bool,
 }
 
 /// An array.
@@ -302,12 +309,27 @@ impl<'a> TypeRef<'a> {
 impl Struct {
     /// The field with this JSON name.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.by_name.get(name).map(|&i| &self.fields[usize::from(i)])
+        self.position(name).map(|i| &self.fields[i])
     }
 
-    /// Builds the name index; call once after `fields` is complete.
+    /// Where in `fields` the field with this JSON name stands.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.by_name
+            .binary_search_by(|&i| (*self.fields[usize::from(i)].name).cmp(name))
+            .ok()
+            .map(|at| usize::from(self.by_name[at]))
+    }
+
+    /// Builds the indexes; call once after `fields` is complete.
     pub fn index(mut self) -> Self {
-        self.by_name = self.fields.iter().enumerate().map(|(i, f)| (f.name.clone(), i as u16)).collect();
+        let count = u16::try_from(self.fields.len()).expect("schemas are bounded far below 65,536 fields");
+        let mut order: Vec<u16> = (0..count).collect();
+        order.sort_by(|&a, &b| self.fields[usize::from(a)].name.cmp(&self.fields[usize::from(b)].name));
+        self.by_name = order.into_boxed_slice();
+        let mut order: Vec<u16> =
+            (0..count).filter(|&i| !self.fields[usize::from(i)].proto.is_empty()).collect();
+        order.sort_by(|&a, &b| self.fields[usize::from(a)].proto.cmp(&self.fields[usize::from(b)].proto));
+        self.by_number = order.into_boxed_slice();
         self
     }
 }

@@ -194,10 +194,15 @@ fn fields<'a>(
 ) -> Vec<GoField> {
     let mut fields = Vec::new();
     let mut comments = Vec::new();
+    let mut in_comment = false;
     for raw in lines.by_ref() {
         let line = raw.trim();
-        if line == "}" {
+        if line == "}" && !in_comment {
             break;
+        }
+        if in_comment || line.starts_with("/*") {
+            in_comment = !line.contains("*/");
+            continue;
         }
         if line.is_empty() {
             comments.clear();

@@ -37,6 +37,7 @@ const SPECIAL: &[(&str, &str, &str)] = &[
     ("k8s.io/apimachinery/pkg/api/resource", "Quantity", "quantity"),
     ("k8s.io/apimachinery/pkg/util/intstr", "IntOrString", "intOrString"),
     ("k8s.io/apimachinery/pkg/runtime", "RawExtension", "rawExtension"),
+    ("k8s.io/apimachinery/pkg/runtime", "Unknown", "rawExtension"),
     ("k8s.io/apimachinery/pkg/types", "UID", "uid"),
     ("k8s.io/apimachinery/pkg/types", "NodeName", "nodeName"),
     ("k8s.io/apimachinery/pkg/types", "NamespacedName", "any"),
@@ -73,12 +74,19 @@ pub struct Sources {
     /// Import path to file stem and reference.
     api: BTreeMap<String, (String, String)>,
     register: BTreeMap<String, String>,
+    /// Package and kind to what its generated lifecycle methods say, such as `("removed", "1.25")`.
+    lifecycle: BTreeMap<(String, String), Vec<(&'static str, String)>>,
 }
 
 impl Sources {
     /// Reads the packages below `root`.
     pub fn read(root: &Path) -> Result<Self> {
-        let mut out = Self { packages: BTreeMap::new(), api: BTreeMap::new(), register: BTreeMap::new() };
+        let mut out = Self {
+            packages: BTreeMap::new(),
+            api: BTreeMap::new(),
+            register: BTreeMap::new(),
+            lifecycle: BTreeMap::new(),
+        };
         let api = root.join(GOPATH).join("k8s.io/api");
         for group in sorted(&api)? {
             let Some(name) = group.file_name().and_then(|n| n.to_str()).map(str::to_owned) else { continue };
@@ -100,6 +108,9 @@ impl Sources {
             let mut package = GoPackage::default();
             for file in sorted(&dir).with_context(|| format!("no package {path} in {}", root.display()))? {
                 let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+                if name == "zz_generated.prerelease-lifecycle.go" {
+                    lifecycle(&path, &fs::read_to_string(&file)?, &mut out.lifecycle);
+                }
                 if !name.ends_with(".go")
                     || name.starts_with("zz_")
                     || name.ends_with("_test.go")
@@ -148,7 +159,9 @@ impl Sources {
         }
         for (path, (file, reference)) in &self.api {
             let package = &self.packages[path];
-            let text = files.entry(file.clone()).or_default();
+            let text = files
+                .entry(file.clone())
+                .or_insert_with(|| "# Written by `cargo xtask schema` from upstream's packages: change it there.\n".into());
             let kinds = &kinds[path];
             if path == META {
                 writeln!(text, "package {reference} {}", openapi(path))?;
@@ -157,7 +170,6 @@ impl Sources {
             }
             for name in &package.order {
                 if kinds.names.contains(name.as_str()) && !self.is_plain_list(path, name, &kinds.names) {
-                    let decl = &package.decls[name];
                     write!(text, "kind {name}")?;
                     if path == META {
                         let at = MACHINERY.iter().find(|(kind, _)| kind == name).map_or("*", |(_, gv)| gv);
@@ -167,10 +179,8 @@ impl Sources {
                     if kinds.names.contains(&list) && self.is_plain_list(path, &list, &kinds.names) {
                         write!(text, " list")?;
                     }
-                    for part in ["introduced", "deprecated", "removed", "replacement"] {
-                        if let Some(v) = decl.markers.get(&format!("k8s:prerelease-lifecycle-gen:{part}")) {
-                            write!(text, " {part}={}", v.replace(',', "/"))?;
-                        }
+                    for (part, value) in self.lifecycle.get(&(path.clone(), name.clone())).into_iter().flatten() {
+                        write!(text, " {part}={value}")?;
                     }
                     text.push('\n');
                 }
@@ -288,6 +298,16 @@ impl Sources {
                 }
                 Ok(())
             }
+            // `type List metav1.List`: the same fields under a new name.
+            GoBody::Alias(GoType::Named(of, target))
+                if matches!(self.decl(of, target), Some(GoDecl { body: GoBody::Struct(_), .. })) =>
+            {
+                let Some(GoDecl { body: GoBody::Struct(fields), .. }) = self.decl(of, target) else {
+                    unreachable!("matched above");
+                };
+                writeln!(text, "struct {name}")?;
+                self.write_fields(text, path, fields, &mut Vec::new(), true)
+            }
             GoBody::Alias(ty) | GoBody::Same(ty) => {
                 let items = if decl.markers.has("protobuf.nullable") { "items" } else { "alias" };
                 writeln!(text, "{items} {name} {}", self.spell(path, ty, &Markers::default())?)?;
@@ -358,6 +378,7 @@ impl Sources {
             }
             match field.tags.get("patchStrategy").map(String::as_str) {
                 None => {}
+                Some("replace") => text.push_str(" replace"),
                 Some("merge") => text.push_str(" merge"),
                 Some("retainKeys") => text.push_str(" retainKeys"),
                 Some("merge,retainKeys") => text.push_str(" merge retainKeys"),
@@ -461,6 +482,28 @@ fn unpointer(ty: &GoType) -> &GoType {
 
 fn special(path: &str, name: &str) -> Option<&'static str> {
     SPECIAL.iter().find(|(p, n, _)| *p == path && *n == name).map(|(.., s)| *s)
+}
+
+/// Reads `func (in *Kind) APILifecycleRemoved() … {` and the `return` below it.
+fn lifecycle(path: &str, text: &str, out: &mut BTreeMap<(String, String), Vec<(&'static str, String)>>) {
+    let mut current: Option<(&str, &'static str)> = None;
+    for line in text.lines() {
+        if let Some((kind, method)) = line.strip_prefix("func (in *").and_then(|l| l.split_once(") APILifecycle")) {
+            current = ["Introduced", "Deprecated", "Removed", "Replacement"]
+                .into_iter()
+                .zip(["introduced", "deprecated", "removed", "replacement"])
+                .find(|(m, _)| method.starts_with(m))
+                .map(|(_, part)| (kind, part));
+        } else if let (Some((kind, part)), Some(value)) = (current, line.trim().strip_prefix("return ")) {
+            let value = match part {
+                // schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Scale"}
+                "replacement" => value.split('"').skip(1).step_by(2).collect::<Vec<_>>().join("/"),
+                _ => value.replace(", ", "."),
+            };
+            out.entry((path.to_owned(), kind.to_owned())).or_default().push((part, value));
+            current = None;
+        }
+    }
 }
 
 /// The field number in a protobuf struct tag.

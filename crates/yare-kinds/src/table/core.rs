@@ -43,13 +43,11 @@ pub(super) const ROWS: &[Resource] = &[
         .short(&["pvc"])
         .sub(&[STATUS])
         .print(printers::PERSISTENT_VOLUME_CLAIM)
-        .select(selectors::NAME)
         .does(core::PERSISTENT_VOLUME_CLAIM),
     cluster("", V1, "PersistentVolume", "persistentvolumes", "persistentvolume")
         .short(&["pv"])
         .sub(&[STATUS])
         .print(printers::PERSISTENT_VOLUME)
-        .select(selectors::NAME)
         .does(core::PERSISTENT_VOLUME),
     namespaced("", V1, "Pod", "pods", "pod")
         .short(&["po"])
@@ -104,6 +102,6 @@ pub(super) const ROWS: &[Resource] = &[
         .short(&["ev"])
         .print(printers::EVENT)
         .select(selectors::EVENT)
-        .does(core::EVENT)
+        .does(core::NEW_EVENT)
         .stored_as("", "events"),
 ];

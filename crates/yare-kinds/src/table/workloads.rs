@@ -32,7 +32,6 @@ pub(super) const ROWS: &[Resource] = &[
         .in_category(ALL)
         .sub(&[SCALE, STATUS])
         .print(printers::REPLICA_SET)
-        .select(selectors::REPLICATION_CONTROLLER)
         .does(apps::REPLICA_SET),
     namespaced("apps", V1, "StatefulSet", "statefulsets", "statefulset")
         .short(&["sts"])

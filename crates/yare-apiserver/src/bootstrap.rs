@@ -1,0 +1,127 @@
+//! Objects that every cluster has from the start: namespaces, priority classes, the API server's own service,
+//! and what the binary adds (RBAC). Each is created where it is absent; what is there stays as it is.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use serde_json::{Value, json};
+use yare_kinds::view::View;
+
+use crate::{
+    auth::User,
+    core::{Call, Core},
+    options::{FieldValidation, WriteOptions},
+    path::{Query, RequestInfo},
+    server::StartError,
+    status::ApiError,
+    verbs::create,
+};
+
+/// Makes the objects that are absent, and takes in the addresses that services have.
+pub async fn run(core: &Arc<Core>) -> Result<(), StartError> {
+    let snapshot = core.store().snapshot("services");
+    for service in snapshot.range(std::ops::Bound::Unbounded, "") {
+        if let Ok(service) = serde_json::from_slice::<Value>(&service.bytes) {
+            core.allocators.restore(&service);
+        }
+    }
+    for object in objects(core).into_iter().chain(core.config.objects.iter().cloned()) {
+        ensure(core, object).await?;
+    }
+    Ok(())
+}
+
+fn objects(core: &Core) -> Vec<Value> {
+    let mut all: Vec<Value> = ["kube-system", "kube-public", "kube-node-lease", "default"]
+        .iter()
+        .map(|name| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }))
+        .collect();
+    for (name, value, what) in [
+        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+    ] {
+        all.push(json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": { "name": name },
+            "value": value, "description": what,
+        }));
+    }
+    all.push(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": core.config.service_cidrs },
+    }));
+    if let (Some(first), Some((ip, port))) = (core.allocators.first_address(), core.config.advertise) {
+        let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
+        all.push(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "kubernetes", "namespace": "default", "labels": labels },
+            "spec": {
+                "type": "ClusterIP", "clusterIP": first.to_string(), "sessionAffinity": "None",
+                "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }],
+            },
+        }));
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        all.push(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": { "kubernetes.io/service-name": "kubernetes" },
+            },
+            "addressType": family,
+            "endpoints": [{ "addresses": [ip.to_string()], "conditions": { "ready": true } }],
+            "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
+        }));
+        all.push(json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+            },
+            "subsets": [{ "addresses": [{ "ip": ip.to_string() }], "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] }],
+        }));
+    }
+    all
+}
+
+/// Creates an object where it is absent, with the same rules as everybody's objects.
+pub async fn ensure(core: &Arc<Core>, object: Value) -> Result<(), StartError> {
+    let (api_version, kind) = (object.str_at("apiVersion"), object.str_at("kind"));
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let name = object.str_at("metadata.name").to_owned();
+    let what = format!("{kind} {name}");
+    let failed = |why: String| StartError::Bootstrap { what: what.clone(), why };
+    let registry = core.registry.load_full();
+    let found = registry.groups().get(group).and_then(|v| v.get(version)).and_then(|list| {
+        list.iter().find(|s| &*s.kind == kind && s.has_verb("create"))
+    });
+    let Some(served) = found else { return Err(failed(format!("{api_version} {kind} is not served"))) };
+    let namespace = object.str_at("metadata.namespace").to_owned();
+    if core.store().get(&served.stored.kind_key, &served.stored.key(&namespace, &name)).is_some() {
+        return Ok(());
+    }
+    let call = internal_call(core, "create", served.group_resource().resource, &namespace, "");
+    let options = WriteOptions {
+        dry_run: false,
+        field_manager: "kube-apiserver".into(),
+        field_validation: FieldValidation::Strict,
+        force: false,
+    };
+    match create::object_of(&call, served, object, &options, false).await {
+        Ok(_) => Ok(()),
+        Err(ApiError { reason: "AlreadyExists", .. }) => Ok(()),
+        Err(error) => Err(failed(error.message)),
+    }
+}
+
+/// A request of the server itself.
+pub fn internal_call(core: &Arc<Core>, verb: &'static str, resource: &str, namespace: &str, name: &str) -> Call {
+    let info = RequestInfo {
+        is_resource: true,
+        verb,
+        resource: resource.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+        ..RequestInfo::default()
+    };
+    let user = User::new("system:apiserver", &["system:masters"]);
+    Call::new(core.clone(), Method::POST, info, Query::default(), HeaderMap::new(), user, true)
+}

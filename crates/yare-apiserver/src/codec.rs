@@ -1,0 +1,266 @@
+//! Between bytes and JSON values: the one place where the server calls the schema's readers and writers.
+
+use bytes::{Bytes, BytesMut};
+use serde_json::Value;
+use yare_kinds::view::View;
+use yare_schema::{
+    builtin::builtin,
+    decode::{self, DecodeError, Mode, Syntax},
+    encode,
+    model::TypeRef,
+    proto,
+};
+use yare_store::Draft;
+
+use crate::{
+    core::Call,
+    negotiate::{self, Encoding},
+    options::FieldValidation,
+    registry::TypeHandle,
+    status::{ApiError, ApiResult, quote},
+};
+
+/// The built-in type of a kind.
+pub fn builtin_type(group: &str, version: &str, kind: &str) -> Option<TypeRef<'static>> {
+    builtin().lookup(group, version, kind)
+}
+
+/// What a body should be.
+pub struct Expected<'a> {
+    /// API group.
+    pub group: &'a str,
+    /// Version.
+    pub version: &'a str,
+    /// Kind.
+    pub kind: &'a str,
+    /// A custom resource, whose `apiVersion` and `kind` must be there.
+    pub custom: bool,
+}
+
+impl Expected<'_> {
+    fn api_version(&self) -> Box<str> {
+        crate::registry::api_version(self.group, self.version)
+    }
+}
+
+/// `Pod in version "v1" cannot be handled as a Pod: …`
+pub fn cannot_be_handled(expected: &Expected<'_>, why: &str) -> String {
+    format!("{} in version {} cannot be handled as a {}: {why}", expected.kind, quote(expected.version), expected.kind)
+}
+
+/// Refuses a body of another version or kind. Absent ones are fine for built-in kinds.
+pub fn check_identity(value: &Value, expected: &Expected<'_>) -> ApiResult<()> {
+    check_type(value.str_at("apiVersion"), value.str_at("kind"), expected)
+}
+
+fn check_type(api_version: &str, kind: &str, expected: &Expected<'_>) -> ApiResult<()> {
+    let wanted = expected.api_version();
+    if expected.custom && kind.is_empty() {
+        return Err(ApiError::bad_request("Object 'Kind' is missing in the request body"));
+    }
+    if !kind.is_empty() && kind != expected.kind {
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        return Err(ApiError::bad_request(format!(
+            "{kind} in version {} cannot be handled as a {}: no kind {} is registered for the resource",
+            quote(version),
+            expected.kind,
+            quote(kind),
+        )));
+    }
+    if (!api_version.is_empty() || expected.custom) && *api_version != *wanted {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({wanted})"
+        )));
+    }
+    Ok(())
+}
+
+fn mode(validation: FieldValidation) -> Mode {
+    match validation {
+        FieldValidation::Ignore => Mode::Ignore,
+        FieldValidation::Warn => Mode::Warn,
+        FieldValidation::Strict => Mode::Strict,
+    }
+}
+
+/// A request's body as an object of the type. Its `apiVersion` and `kind` are set.
+pub fn decode_body(
+    call: &Call,
+    ty: &TypeHandle,
+    expected: &Expected<'_>,
+    body: &[u8],
+    validation: FieldValidation,
+) -> ApiResult<Value> {
+    let encoding = negotiate::content_type(&call.headers)?;
+    if body.is_empty() && encoding != Encoding::Protobuf {
+        return Err(unrecognized(expected, "couldn't get version/kind; json parse error: unexpected end of JSON input", body));
+    }
+    let json;
+    let syntax = match encoding {
+        Encoding::Json => {
+            let (api_version, kind) = decode::type_meta(body).map_err(|e| unrecognized(expected, &e.to_string(), body))?;
+            check_type(&api_version, &kind, expected)?;
+            json = body;
+            Syntax::Json
+        }
+        Encoding::Yaml => {
+            json = body;
+            Syntax::Yaml
+        }
+        Encoding::Protobuf => return decode_protobuf(call, ty, expected, body),
+    };
+    let decoded = decode::decode_as(ty.at(), json, syntax, mode(validation)).map_err(|error| match error {
+        DecodeError::Syntax(text) => unrecognized(expected, &text, body),
+        other => ApiError::bad_request(cannot_be_handled(expected, &other.to_string())),
+    })?;
+    if syntax == Syntax::Yaml {
+        check_identity(&decoded.value, expected)?;
+    }
+    if validation == FieldValidation::Warn {
+        decoded.warnings.iter().for_each(|w| call.warn(w.clone()));
+    }
+    identified(decoded.value, expected)
+}
+
+fn identified(mut value: Value, expected: &Expected<'_>) -> ApiResult<Value> {
+    let Some(map) = value.as_object_mut() else {
+        return Err(ApiError::bad_request(cannot_be_handled(expected, "the body is not an object")));
+    };
+    map.insert("apiVersion".into(), expected.api_version().into_string().into());
+    map.insert("kind".into(), expected.kind.into());
+    if !map.get("metadata").is_some_and(Value::is_object) {
+        map.insert("metadata".into(), Value::Object(serde_json::Map::new()));
+    }
+    Ok(value)
+}
+
+fn unrecognized(expected: &Expected<'_>, why: &str, body: &[u8]) -> ApiError {
+    // Upstream shows the first bytes so that a user sees what was sent.
+    let mut head: String = String::from_utf8_lossy(&body[..body.len().min(30)]).into_owned();
+    if body.len() > 30 {
+        head.push_str(" ...");
+    }
+    ApiError::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {why} ({head})",
+        expected.kind
+    ))
+}
+
+fn decode_protobuf(call: &Call, ty: &TypeHandle, expected: &Expected<'_>, body: &[u8]) -> ApiResult<Value> {
+    let _ = call;
+    if expected.custom {
+        return Err(ApiError::unsupported_media_type(&[negotiate::JSON, negotiate::YAML]));
+    }
+    let (api_version, kind, value) = crate::wire::decode(ty.at(), body)
+        .map_err(|e| ApiError::bad_request(cannot_be_handled(expected, &e)))?;
+    check_type(&api_version, &kind, expected)?;
+    identified(value, expected)
+}
+
+/// A body of a built-in kind, unknown fields dropped (`DeleteOptions` and the like).
+pub fn decode_loose(call: &Call, group: &str, version: &str, kind: &str, body: &[u8]) -> ApiResult<Value> {
+    let Some(ty) = builtin_type(group, version, kind) else {
+        return Err(ApiError::internal(format!("no type for {kind}")));
+    };
+    let encoding = negotiate::content_type(&call.headers)?;
+    let bad = |e: &dyn std::fmt::Display| ApiError::bad_request(e.to_string());
+    match encoding {
+        Encoding::Json => decode::decode(ty, body, Mode::Ignore).map(|d| d.value).map_err(|e| bad(&e)),
+        Encoding::Yaml => {
+            decode::decode_as(ty, body, Syntax::Yaml, Mode::Ignore).map(|d| d.value).map_err(|e| bad(&e))
+        }
+        Encoding::Protobuf => crate::wire::decode(ty, body).map(|(_, _, value)| value).map_err(|e| bad(&e)),
+    }
+}
+
+/// A value that was put together (by a patch, say) brought into its type's form.
+pub struct Conformed {
+    /// The object.
+    pub value: Value,
+    /// Unknown and duplicate fields, which are gone from the object.
+    pub problems: Vec<String>,
+}
+
+/// Brings a value into its type's form. The error is what is of the wrong type.
+pub fn conform(ty: &TypeHandle, value: Value) -> Result<Conformed, String> {
+    let decoded = decode::normalize(ty.at(), value, Mode::Warn).map_err(|e| e.to_string())?;
+    Ok(Conformed { value: decoded.value, problems: decoded.warnings })
+}
+
+/// YAML (or JSON) of no known type.
+pub fn from_yaml(bytes: &[u8]) -> Result<Value, String> {
+    decode::decode_untyped_as(bytes, Syntax::Yaml, Mode::Ignore).map(|d| d.value).map_err(|e| e.to_string())
+}
+
+/// A value as YAML.
+pub fn to_yaml(value: &Value) -> String {
+    crate::yaml::emit(value)
+}
+
+/// A value as JSON in its type's field order.
+pub fn to_json(ty: &TypeHandle, value: &Value) -> Vec<u8> {
+    encode::json(ty.at(), value)
+}
+
+/// An object of the storage version, ready for the store.
+pub fn draft(ty: &TypeHandle, object: &mut Value) -> ApiResult<Draft> {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".into(), "".into());
+    }
+    let (json, rv_at) = encode::at_rest_as(ty.at(), object);
+    Ok(Draft { json, rv_at })
+}
+
+/// An object in protobuf with its envelope.
+pub fn protobuf(ty: &TypeHandle, api_version: &str, kind: &str, value: &Value) -> ApiResult<Bytes> {
+    Ok(proto::wrap(api_version, kind, &proto::encode(ty.at(), value)).into())
+}
+
+/// `PartialObjectMetadata` in protobuf with its envelope.
+pub fn partial_protobuf(version: &str, kind: &str, value: &Value) -> ApiResult<Bytes> {
+    let ty = partial_type(version)?;
+    Ok(proto::wrap(&format!("meta.k8s.io/{version}"), kind, &proto::encode(ty, value)).into())
+}
+
+fn partial_type(version: &str) -> ApiResult<TypeRef<'static>> {
+    builtin_type("meta.k8s.io", version, "PartialObjectMetadata")
+        .or_else(|| builtin().definition("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata"))
+        .ok_or_else(|| ApiError::not_acceptable(&[negotiate::JSON]))
+}
+
+/// A list of `PartialObjectMetadata` in protobuf with its envelope.
+pub fn partial_list_protobuf(
+    version: &str,
+    metadata: &Value,
+    items: impl Iterator<Item = ApiResult<Value>>,
+) -> ApiResult<Bytes> {
+    let ty = partial_type(version)?;
+    list(ty, &format!("meta.k8s.io/{version}"), "PartialObjectMetadataList", metadata, items)
+}
+
+/// A list in protobuf with its envelope.
+pub fn list_protobuf(
+    ty: &TypeHandle,
+    api_version: &str,
+    list_kind: &str,
+    metadata: &Value,
+    items: impl Iterator<Item = ApiResult<Value>>,
+) -> ApiResult<Bytes> {
+    list(ty.at(), api_version, list_kind, metadata, items)
+}
+
+/// Every list message is `metadata = 1` and `repeated items = 2`.
+fn list(
+    ty: TypeRef<'_>,
+    api_version: &str,
+    list_kind: &str,
+    metadata: &Value,
+    items: impl Iterator<Item = ApiResult<Value>>,
+) -> ApiResult<Bytes> {
+    let mut raw = BytesMut::new();
+    crate::wire::field(&mut raw, 1, &proto::encode(builtin().list_meta(), metadata));
+    for item in items {
+        crate::wire::field(&mut raw, 2, &proto::encode(ty, &item?));
+    }
+    Ok(proto::wrap(api_version, list_kind, &raw).into())
+}

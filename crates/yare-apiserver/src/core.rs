@@ -1,0 +1,260 @@
+//! What every request needs: the store, what is served, who may, clock and randomness; and [`Call`], one
+//! request on its way through the pipeline.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, Method, header};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use yare_store::Store;
+
+use crate::{
+    auth::{Auth, User},
+    path::{Query, RequestInfo},
+    registry::Registry,
+};
+
+/// Tells the time.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// Gives random bytes.
+pub trait Random: Send + Sync {
+    /// Fills the buffer.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// The machine's randomness.
+pub struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&self, bytes: &mut [u8]) {
+        use ring::rand::SecureRandom;
+        if ring::rand::SystemRandom::new().fill(bytes).is_err() {
+            // Without randomness names and UIDs would repeat, which is worse than stopping this request.
+            panic!("the operating system gives no random bytes");
+        }
+    }
+}
+
+/// How a server is set up.
+pub struct Config {
+    /// Where objects rest; opened with [`crate::index::indexer`].
+    pub store: Store,
+    /// Who may come in and what they may do.
+    pub auth: Auth,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for UIDs and generated names.
+    pub random: Arc<dyn Random>,
+    /// TLS for [`crate::ApiServer::serve`]; absent: plain HTTP (tests on loopback only).
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// TLS towards kubelets, with the API server's client certificate.
+    pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// Ranges of service addresses, the first one preferred.
+    pub service_cidrs: Vec<String>,
+    /// Range of node ports, both ends included.
+    pub node_ports: (u16, u16),
+    /// Where clients inside the cluster reach this server: behind the `kubernetes` service.
+    pub advertise: Option<(IpAddr, u16)>,
+    /// Objects that must exist: created at start where absent, in this order (RBAC bootstrap and the like).
+    pub objects: Vec<Value>,
+    /// Concurrent requests that read.
+    pub max_readonly_in_flight: usize,
+    /// Concurrent requests that write.
+    pub max_mutating_in_flight: usize,
+    /// Documents of `/.well-known/openid-configuration` and `/openid/v1/jwks`.
+    pub openid: Option<(Value, Value)>,
+    /// Names of admission rows that are switched off.
+    pub disabled_admission: Vec<String>,
+}
+
+impl Config {
+    /// A server on `store` with permissive auth and defaults in everything else.
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            auth: Auth::permissive(),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            tls: None,
+            kubelet_tls: None,
+            service_cidrs: vec!["10.43.0.0/16".into()],
+            node_ports: (30000, 32767),
+            advertise: None,
+            objects: Vec::new(),
+            max_readonly_in_flight: 400,
+            max_mutating_in_flight: 200,
+            openid: None,
+            disabled_admission: Vec::new(),
+        }
+    }
+}
+
+/// The parts of a running server that requests share.
+pub struct Core {
+    /// How it was set up.
+    pub config: Config,
+    /// What is served now.
+    pub registry: ArcSwap<Registry>,
+    /// The built-in part of it.
+    pub builtin: Registry,
+    /// Service addresses and node ports.
+    pub allocators: crate::alloc::Allocators,
+    /// Counters and histograms.
+    pub metrics: crate::metrics::Metrics,
+    /// OpenAPI documents while hot.
+    pub openapi: crate::openapi::Cache,
+    /// Ready once bootstrap is done.
+    pub ready: std::sync::atomic::AtomicBool,
+    /// Tells long-running requests to end.
+    pub stop: tokio_util::sync::CancellationToken,
+    /// Bounds on what is in flight.
+    pub readonly: Semaphore,
+    /// Bounds on what is in flight.
+    pub mutating: Semaphore,
+}
+
+impl Core {
+    /// The shared parts of a new server.
+    pub fn new(config: Config) -> Arc<Self> {
+        let builtin = Registry::builtin();
+        Arc::new(Self {
+            registry: ArcSwap::from_pointee(builtin.with_custom([])),
+            builtin,
+            allocators: crate::alloc::Allocators::new(&config),
+            metrics: crate::metrics::Metrics::default(),
+            openapi: crate::openapi::Cache::default(),
+            ready: std::sync::atomic::AtomicBool::new(false),
+            stop: tokio_util::sync::CancellationToken::new(),
+            readonly: Semaphore::new(config.max_readonly_in_flight),
+            mutating: Semaphore::new(config.max_mutating_in_flight),
+            config,
+        })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.config.store
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        self.config.clock.now()
+    }
+
+    /// Now as `metadata.creationTimestamp` has it.
+    pub fn now_rfc3339(&self) -> String {
+        rfc3339(self.now())
+    }
+
+    /// A new UID: a random (version 4) UUID.
+    pub fn new_uid(&self) -> String {
+        let mut b = [0u8; 16];
+        self.config.random.fill(&mut b);
+        b[6] = (b[6] & 0x0f) | 0x40;
+        b[8] = (b[8] & 0x3f) | 0x80;
+        let hex: String = b.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    }
+
+    /// Random letters and digits that spell no words.
+    pub fn random_suffix(&self, length: usize) -> String {
+        const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+        let mut bytes = vec![0u8; length];
+        self.config.random.fill(&mut bytes);
+        bytes.iter().map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()])).collect()
+    }
+
+    /// A name from `metadata.generateName`.
+    pub fn generate_name(&self, base: &str) -> String {
+        const MAX: usize = 63 - 5;
+        let mut end = base.len().min(MAX);
+        while !base.is_char_boundary(end) {
+            end -= 1;
+        }
+        format!("{}{}", &base[..end], self.random_suffix(5))
+    }
+
+    /// A stored object as JSON value.
+    pub fn read(&self, kind: &str, key: &str) -> Option<Value> {
+        let object = self.store().get(kind, key)?;
+        serde_json::from_slice(&object.bytes).ok()
+    }
+}
+
+/// RFC 3339 with seconds, as `metav1.Time` is written.
+pub fn rfc3339(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// One request.
+pub struct Call {
+    /// The server.
+    pub core: Arc<Core>,
+    /// HTTP method.
+    pub method: Method,
+    /// What is asked for.
+    pub info: RequestInfo,
+    /// Query parameters.
+    pub query: Query,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Who asks.
+    pub user: User,
+    /// The client is in this process: pieces of bodies are handed over shared instead of coalesced.
+    pub in_process: bool,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Call {
+    /// A request that has been authenticated.
+    pub fn new(
+        core: Arc<Core>,
+        method: Method,
+        info: RequestInfo,
+        query: Query,
+        headers: HeaderMap,
+        user: User,
+        in_process: bool,
+    ) -> Self {
+        Self { core, method, info, query, headers, user, in_process, warnings: Mutex::default() }
+    }
+
+    /// Tells the client something in a `Warning` header.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.warnings.lock();
+        // Upstream bounds all warnings together to 4 KiB and sends each one once.
+        if warnings.len() < 64 && !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// The warnings so far.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock())
+    }
+
+    /// The `User-Agent`.
+    pub fn user_agent(&self) -> &str {
+        self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+}

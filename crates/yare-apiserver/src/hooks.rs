@@ -1,0 +1,131 @@
+//! What the server itself does around writes of a few kinds, because it cannot be done afterwards by a
+//! controller: addresses that must be unique, and objects that hold themselves while they are taken down.
+//!
+//! [`TABLE`] has one row per resource; absent columns mean nothing happens.
+
+use serde_json::{Value, json};
+use yare_kinds::view::{View, ViewMut};
+
+use crate::{
+    alloc::{self, Reserved},
+    core::Call,
+    registry::Served,
+    status::ApiResult,
+};
+
+/// One resource with something of its own.
+struct Row {
+    resource: (&'static str, &'static str),
+    /// Before a new object is validated: may take what must be unique.
+    create: Option<for<'a> fn(&'a Call, &mut Value, bool) -> ApiResult<Reserved<'a>>>,
+    /// Before a changed object is validated.
+    update: Option<fn(&Call, &mut Value, &Value, bool) -> ApiResult<()>>,
+    /// After an object changed.
+    updated: Option<fn(&Call, &Value, &Value)>,
+    /// When an object's deletion starts.
+    deleting: Option<fn(&mut Value)>,
+    /// Whether something beside finalizers holds the object.
+    held: Option<fn(&Value) -> bool>,
+    /// After an object is gone.
+    deleted: Option<fn(&Call, &Value)>,
+}
+
+const NOTHING: Row =
+    Row { resource: ("", ""), create: None, update: None, updated: None, deleting: None, held: None, deleted: None };
+
+const TABLE: &[Row] = &[
+    Row {
+        resource: ("", "namespaces"),
+        deleting: Some(|namespace| namespace.set("status.phase", "Terminating")),
+        held: Some(|namespace| !namespace.items("spec.finalizers").is_empty()),
+        ..NOTHING
+    },
+    Row {
+        resource: ("", "services"),
+        create: Some(alloc::create),
+        update: Some(alloc::update),
+        updated: Some(alloc::updated),
+        deleted: Some(alloc::deleted),
+        ..NOTHING
+    },
+    Row { resource: ("apiextensions.k8s.io", "customresourcedefinitions"), deleting: Some(hold_definition), ..NOTHING },
+];
+
+fn row(served: &Served) -> Option<&'static Row> {
+    TABLE.iter().find(|r| r.resource == (&*served.stored.group, &*served.stored.plural))
+}
+
+/// Before a new object is validated.
+pub fn before_create<'a>(
+    call: &'a Call,
+    served: &Served,
+    object: &mut Value,
+    dry_run: bool,
+) -> ApiResult<Reserved<'a>> {
+    match row(served).and_then(|r| r.create) {
+        Some(create) => create(call, object, dry_run),
+        None => Ok(Reserved::nothing()),
+    }
+}
+
+/// Before a changed object is validated.
+pub fn before_update(
+    call: &Call,
+    served: &Served,
+    new: &mut Value,
+    old: &Value,
+    dry_run: bool,
+) -> ApiResult<()> {
+    row(served).and_then(|r| r.update).map_or(Ok(()), |update| update(call, new, old, dry_run))
+}
+
+/// After an object was created.
+pub fn after_create(call: &Call, served: &Served, _object: &Value) {
+    call.core.metrics.written(served, "create");
+}
+
+/// After an object changed.
+pub fn after_update(call: &Call, served: &Served, new: &Value, old: &Value) {
+    call.core.metrics.written(served, "update");
+    if let Some(updated) = row(served).and_then(|r| r.updated) {
+        updated(call, new, old);
+    }
+}
+
+/// When a deletion starts: marks the object, and says whether something beside finalizers holds it.
+pub fn before_delete(served: &Served, object: &mut Value) -> bool {
+    let Some(row) = row(served) else { return false };
+    if let Some(deleting) = row.deleting {
+        deleting(object);
+    }
+    row.held.is_some_and(|held| held(object))
+}
+
+/// Whether something beside finalizers holds the object.
+pub fn is_held(served: &Served, object: &Value) -> bool {
+    row(served).and_then(|r| r.held).is_some_and(|held| held(object))
+}
+
+/// After an object is gone.
+pub fn after_delete(call: &Call, served: &Served, object: &Value) {
+    call.core.metrics.written(served, "delete");
+    if let Some(deleted) = row(served).and_then(|r| r.deleted) {
+        deleted(call, object);
+    }
+}
+
+/// The finalizer under which the instances of a definition are removed first.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+fn hold_definition(definition: &mut Value) {
+    if definition.has("metadata.deletionTimestamp") && !definition.strings("metadata.finalizers").contains(&CLEANUP)
+    {
+        // The cleanup is done already, or under way.
+        return;
+    }
+    let mut finalizers = definition.items("metadata.finalizers").to_vec();
+    if !finalizers.iter().any(|f| f == CLEANUP) {
+        finalizers.push(json!(CLEANUP));
+        definition.set("metadata.finalizers", finalizers);
+    }
+}

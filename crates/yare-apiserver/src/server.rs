@@ -1,0 +1,227 @@
+//! The server as others hold it: over a listener with TLS, and as a `tower` service in this process.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    auth::{self, User},
+    bootstrap,
+    body::{Body, BoxError, box_request},
+    core::{Config, Core},
+    pipeline::{self, Identity},
+};
+
+/// Open connections; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 20_000;
+/// How long a client may take over the TLS handshake and over a request's headers.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long requests in flight may take to end when the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", if .source.kind() == std::io::ErrorKind::AddrInUse { " (another process uses this port: stop it, or choose another port)" } else { "" })]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// An object that must exist could not be made.
+    #[error("bootstrap object {what}: {why}")]
+    Bootstrap {
+        /// Which object.
+        what: String,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+/// A running API server. Cheap to clone; all clones are the same server.
+#[derive(Clone)]
+pub struct ApiServer {
+    core: Arc<Core>,
+    address: Arc<OnceLock<SocketAddr>>,
+    tasks: TaskTracker,
+}
+
+impl ApiServer {
+    /// Starts a server: the objects that must exist are made, custom resources are served, the authorizers
+    /// know the store. Nothing listens yet.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let core = Core::new(config);
+        bootstrap::run(&core).await?;
+        auth::feed(&core);
+        crate::crd::start(&core).await;
+        core.ready.store(true, std::sync::atomic::Ordering::Release);
+        Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
+    }
+
+    /// Shared parts, for what runs in the same process (tests, reconcilers of the server itself).
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// The server as a service for callers in this process, who all are `user`.
+    pub fn service(&self, user: User) -> LocalService {
+        LocalService { core: self.core.clone(), user: Arc::new(user) }
+    }
+
+    /// Where the server listens, once it does.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.address.get().copied()
+    }
+
+    /// A listener on the address, with an error that names it.
+    pub async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+        TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+    }
+
+    /// Serves connections until [`ApiServer::shutdown`].
+    pub async fn serve(&self, listener: TcpListener) {
+        if let Ok(address) = listener.local_addr() {
+            let _ = self.address.set(address);
+        }
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let acceptor = self.core.config.tls.clone().map(tokio_rustls::TlsAcceptor::from);
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.core.stop.cancelled() => return,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some to close.
+                    tracing::warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let (core, acceptor) = (self.core.clone(), acceptor.clone());
+            self.tasks.spawn(async move {
+                let _place = place;
+                if let Err(error) = connection(core, stream, acceptor).await {
+                    tracing::debug!(%error, "connection ended");
+                }
+            });
+        }
+    }
+
+    /// Stops: watches end, requests in flight finish, listeners close.
+    pub async fn shutdown(&self) {
+        self.core.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait()).await;
+    }
+}
+
+async fn connection(
+    core: Arc<Core>,
+    stream: TcpStream,
+    acceptor: Option<tokio_rustls::TlsAcceptor>,
+) -> Result<(), BoxError> {
+    stream.set_nodelay(true)?;
+    match acceptor {
+        None => http(core, TokioIo::new(stream), Arc::default()).await,
+        Some(acceptor) => {
+            let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+            let certificates: Vec<CertificateDer<'static>> = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect())
+                .unwrap_or_default();
+            http(core, TokioIo::new(stream), Arc::new(certificates)).await
+        }
+    }
+}
+
+async fn http<I>(core: Arc<Core>, io: I, certificates: Arc<Vec<CertificateDer<'static>>>) -> Result<(), BoxError>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let stop = core.stop.clone();
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (core, certificates) = (core.clone(), certificates.clone());
+        async move {
+            let request = request.map(box_request);
+            Ok::<_, Infallible>(pipeline::handle(core, request, Identity::Remote(certificates)).await)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .max_buf_size(256 * 1024);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1000)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(15));
+    let connection = builder.serve_connection_with_upgrades(io, service);
+    tokio::pin!(connection);
+    tokio::select! {
+        done = connection.as_mut() => return done,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// The server for callers in this process.
+#[derive(Clone)]
+pub struct LocalService {
+    core: Arc<Core>,
+    user: Arc<User>,
+}
+
+impl<B> tower::Service<Request<B>> for LocalService
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let core = self.core.clone();
+        // A caller may act for somebody else by putting that identity into the request.
+        let user = request.extensions().get::<User>().cloned().unwrap_or_else(|| (*self.user).clone());
+        let request = request.map(box_request);
+        Box::pin(async move { Ok(pipeline::handle(core, request, Identity::Local(user)).await) })
+    }
+}

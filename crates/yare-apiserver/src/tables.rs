@@ -1,0 +1,127 @@
+//! `meta.k8s.io` tables: what `kubectl get` shows. Columns come from the resource table, or from a
+//! CustomResourceDefinition's `additionalPrinterColumns`.
+
+use serde_json::{Value, json};
+
+use crate::{jsonpath, registry::Served};
+
+/// A table in JSON up to the opening bracket of its rows. `metadata`: JSON of its ListMeta. `columns`:
+/// definitions are left out of all but a watch's first table.
+pub fn head(served: &Served, version: &str, metadata: &str, columns: bool) -> String {
+    let definitions = if columns { definitions(served) } else { Value::Null };
+    format!(
+        "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\"columnDefinitions\":{definitions},\"rows\":["
+    )
+}
+
+fn definitions(served: &Served) -> Value {
+    let column = |name: &str, kind: &str, format: &str, description: &str, priority: i32| {
+        json!({ "name": name, "type": kind, "format": format, "description": description, "priority": priority })
+    };
+    if let Some(custom) = &served.stored.custom {
+        let mut out = vec![column("Name", "string", "name", "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names", 0)];
+        out.extend(
+            custom.columns(&served.version).iter().map(|c| {
+                column(&c.name, &c.kind, &c.format, &c.description, c.priority)
+            }),
+        );
+        return Value::Array(out);
+    }
+    let row = served.stored.builtin.map_or(&[][..], |row| row.columns);
+    row.iter().map(|c| column(c.name, c.kind, c.format, c.description, c.priority)).collect()
+}
+
+/// The cells of an object (of the storage version).
+pub fn cells(served: &Served, stored: &Value, now_s: i64) -> Vec<Value> {
+    if let Some(row) = served.stored.builtin {
+        return (row.row)(stored, now_s);
+    }
+    let Some(custom) = &served.stored.custom else { return Vec::new() };
+    let mut object = stored.clone();
+    served.from_storage(&mut object);
+    let mut out = vec![object["metadata"]["name"].clone()];
+    out.extend(custom.columns(&served.version).iter().map(|c| {
+        let found = jsonpath::find(&object, &c.json_path);
+        let Some(first) = found.first() else { return Value::Null };
+        match c.kind.as_str() {
+            "date" => age(first, now_s),
+            "integer" => first.as_i64().map_or(Value::Null, Value::from),
+            "number" => first.as_f64().map_or(Value::Null, Value::from),
+            "boolean" => first.as_bool().map_or(Value::Null, Value::from),
+            _ if found.len() > 1 => found.iter().map(|v| text(v)).collect::<Vec<_>>().join(",").into(),
+            _ => text(first).into(),
+        }
+    }));
+    out
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(s) => s.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn age(value: &Value, now_s: i64) -> Value {
+    let Some(text) = value.as_str() else { return Value::Null };
+    match text.parse::<jiff::Timestamp>() {
+        Ok(then) => human_duration(now_s - then.as_second()).into(),
+        Err(_) => "<invalid>".into(),
+    }
+}
+
+/// A duration as `kubectl` shows ages: two units where they matter, one where not.
+pub fn human_duration(seconds: i64) -> String {
+    if seconds < -1 {
+        return "<invalid>".into();
+    }
+    let s = seconds.max(0);
+    let (minutes, hours, days) = (s / 60, s / 3600, s / 86400);
+    let two = |big: i64, unit: &str, small: i64, small_unit: &str| {
+        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{small_unit}") }
+    };
+    if s < 120 {
+        format!("{s}s")
+    } else if minutes < 10 {
+        two(minutes, "m", s % 60, "s")
+    } else if minutes < 180 {
+        format!("{minutes}m")
+    } else if hours < 8 {
+        two(hours, "h", minutes % 60, "m")
+    } else if hours < 48 {
+        format!("{hours}h")
+    } else if hours < 24 * 8 {
+        two(days, "d", hours % 24, "h")
+    } else if hours < 24 * 365 * 2 {
+        format!("{days}d")
+    } else if hours < 24 * 365 * 8 {
+        two(days / 365, "y", days % 365, "d")
+    } else {
+        format!("{}y", days / 365)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (seconds, want) in [
+            (-5, "<invalid>"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (600, "10m"),
+            (10_800, "3h"),
+            (11_000, "3h3m"),
+            (100_000, "27h"),
+            (200_000, "2d7h"),
+            (864_000, "10d"),
+        ] {
+            assert_eq!(human_duration(seconds), want, "{seconds}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `create`: from a body to a stored object.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+use yare_kinds::{
+    meta,
+    view::{View, ViewMut},
+};
+use yare_store::{CommitError, Expect, Op, Write};
+
+use crate::{
+    admission::{self, Operation},
+    body::Reply,
+    codec,
+    core::Call,
+    hooks, managed,
+    options::WriteOptions,
+    registry::Served,
+    status::{ApiError, ApiResult},
+    verbs::write::{self, Written},
+};
+
+/// How often a generated name that is taken is replaced by another.
+const MAX_GENERATED: usize = 8;
+/// How often a create is tried while its namespace changes.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Creates from a request's body.
+pub async fn create(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult<Reply> {
+    let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
+    let object = write::decode(call, served, &body, options.field_validation)?;
+    let written = object_of(call, served, object, &options, false).await?;
+    write::answer(call, served, &written)
+}
+
+/// Creates an object given in the served version. `apply`: its managed fields are set already.
+pub async fn object_of(
+    call: &Call,
+    served: &Arc<Served>,
+    mut object: Value,
+    options: &WriteOptions,
+    apply: bool,
+) -> ApiResult<Written> {
+    let namespace = &call.info.namespace;
+    if served.namespaced && namespace.is_empty() {
+        return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
+    }
+    let version = object.str_at("metadata.resourceVersion");
+    if !version.is_empty() && version != "0" {
+        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    write::settle_namespace(served, &mut object, namespace)?;
+    served.to_storage(&mut object);
+    fill_system_fields(call, &mut object);
+    let generated = object.str_at("metadata.name").is_empty() && object.is_set("metadata.generateName");
+    for _ in 0..MAX_GENERATED {
+        let mut attempt = object.clone();
+        if generated {
+            let name = call.core.generate_name(object.str_at("metadata.generateName"));
+            attempt.set("metadata.name", name);
+        }
+        match commit(call, served, attempt, options, apply).await {
+            Err(error) if generated && error.reason == "AlreadyExists" => {}
+            done => return done,
+        }
+    }
+    Err(ApiError::generate_name_conflict(served.group_resource(), object.str_at("metadata.generateName")))
+}
+
+fn fill_system_fields(call: &Call, object: &mut Value) {
+    for path in [
+        "metadata.resourceVersion",
+        "metadata.selfLink",
+        "metadata.deletionTimestamp",
+        "metadata.deletionGracePeriodSeconds",
+        "metadata.generation",
+    ] {
+        object.remove(path);
+    }
+    object.set("metadata.creationTimestamp", call.core.now_rfc3339());
+    object.set("metadata.uid", call.core.new_uid());
+}
+
+async fn commit(
+    call: &Call,
+    served: &Arc<Served>,
+    object: Value,
+    options: &WriteOptions,
+    apply: bool,
+) -> ApiResult<Written> {
+    let stored = &served.stored;
+    let store = call.core.store();
+    let name = object.str_at("metadata.name").to_owned();
+    let what = served.group_resource();
+    let now = call.core.now_rfc3339();
+    let ctx = write::context(&now, call);
+    let attributes = admission::Attributes {
+        call,
+        served,
+        operation: Operation::Create,
+        name: &name,
+        namespace: &call.info.namespace,
+        subresource: "",
+        dry_run: options.dry_run,
+    };
+    for _ in 0..MAX_ATTEMPTS {
+        let mut new = object.clone();
+        stored.strategy.default(&mut new);
+        if !apply {
+            // A status that will be cleared is nobody's.
+            let status = if stored.strategy.has_status() { new.remove("status") } else { None };
+            managed::update(served, None, &mut new, &options.field_manager, "", &now);
+            if let Some(status) = status {
+                new.set("status", status);
+            }
+        }
+        let namespace = admission::mutate(&attributes, &mut new, None).await?;
+        stored.strategy.prepare_for_create(&mut new, &ctx);
+        let reserved = hooks::before_create(call, served, &mut new, options.dry_run)?;
+        let mut errors = stored.strategy.validate(&new);
+        if errors.is_empty() {
+            errors = meta::validate_create(&new, stored.namespaced, &*stored.strategy);
+        }
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(served.group_kind(), &name, &errors));
+        }
+        admission::validate(&attributes, Some(&new), None).await?;
+        for warning in stored.strategy.warnings(&new, None) {
+            call.warn(warning);
+        }
+        let key = stored.key(&call.info.namespace, &name);
+        let draft = codec::draft(&stored.ty, &mut new)?;
+        if options.dry_run {
+            if store.get(&stored.kind_key, &key).is_some() {
+                return Err(ApiError::already_exists(what, &name));
+            }
+            return Ok(Written { bytes: write::dry(draft, None), created: true });
+        }
+        let mut writes =
+            vec![Write { kind: stored.kind_key.clone(), key, expect: Expect::Absent, op: Op::Put(draft) }];
+        // The namespace must still be what admission saw when the object appears in it.
+        if let Some(namespace) = namespace {
+            writes.push(Write {
+                kind: namespace.kind.clone(),
+                key: namespace.key.to_string(),
+                expect: Expect::Revision(namespace.revision),
+                op: Op::Check,
+            });
+        }
+        match store.commit(writes).await {
+            Ok(objects) => {
+                reserved.keep();
+                let bytes = objects.first().map(|o| o.bytes.clone()).unwrap_or_default();
+                hooks::after_create(call, served, &new);
+                return Ok(Written { bytes, created: true });
+            }
+            Err(CommitError::Conflict { kind, .. } | CommitError::Missing { kind, .. })
+                if *kind != *stored.kind_key || *kind == *"namespaces" => {}
+            Err(error) => return Err(ApiError::from_commit(error, what, &name)),
+        }
+    }
+    Err(ApiError::modified(what, &name))
+}

@@ -1,0 +1,306 @@
+//! `delete` and `deletecollection`: preconditions, grace periods, finalizers, propagation.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use yare_kinds::view::{View, ViewMut};
+use yare_store::{CommitError, Expect, Object, Op, Write};
+
+use crate::{
+    admission::{self, Operation},
+    body::{self, Reply},
+    codec,
+    core::{Call, rfc3339},
+    hooks,
+    negotiate::JSON,
+    options::{DeleteOptions, ListOptions, Propagation},
+    registry::Served,
+    render::Renderer,
+    selection::Selection,
+    status::{ApiError, ApiResult, GroupResource, success},
+    verbs::{list::page, write},
+};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+const MAX_ATTEMPTS: usize = 64;
+
+/// Resources whose deletion answers with the object instead of a `Status`.
+const RETURN_OBJECT: [(&str, &str); 11] = [
+    ("", "pods"),
+    ("", "podtemplates"),
+    ("", "services"),
+    ("", "serviceaccounts"),
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "resourcequotas"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "volumeattachments"),
+];
+
+/// What a deletion comes to.
+pub struct Deleted {
+    /// The object's bytes, at its end or on its way there.
+    pub bytes: Bytes,
+    /// It is gone.
+    pub gone: bool,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// Deletes the object that the request names.
+pub async fn delete(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
+    let options = options(call, body)?;
+    let deleted = object(call, served, &call.info.namespace, &call.info.name, &options).await?;
+    let returns = RETURN_OBJECT.contains(&(&*served.stored.group, &*served.stored.plural));
+    if deleted.gone && !returns {
+        let status = success(served.group_resource(), &call.info.name, &deleted.uid);
+        return crate::render::document(call, StatusCode::OK, &status);
+    }
+    Renderer::new(call, served, false)?.reply(StatusCode::OK, &deleted.bytes)
+}
+
+fn options(call: &Call, body: &[u8]) -> ApiResult<DeleteOptions> {
+    if body.is_empty() {
+        return DeleteOptions::parse(&call.query, None);
+    }
+    let value = codec::decode_loose(call, "", "v1", "DeleteOptions", body)?;
+    DeleteOptions::parse(&call.query, Some(&value))
+}
+
+/// Deletes every object of a selection.
+pub async fn collection(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
+    let options = options(call, body)?;
+    let selectors = ListOptions::parse(&call.query, false)?;
+    let selection =
+        Selection::new(served, &call.info.namespace, &selectors.label_selector, &selectors.field_selector)?;
+    let snapshot = call.core.store().snapshot(&served.stored.kind_key);
+    let found = page(&snapshot, &selection, None, selectors.limit).objects;
+    let renderer = Renderer::new(call, served, true)?;
+    let metadata = json!({ "resourceVersion": snapshot.revision().to_string() });
+    let mut out = BytesMut::from(renderer.list_head(&metadata).as_bytes());
+    let mut first = true;
+    for target in found {
+        let (namespace, name) = target.key.split_once('/').unwrap_or(("", &target.key));
+        match self::object(call, served, namespace, name, &options).await {
+            Ok(deleted) => {
+                if !first {
+                    out.extend_from_slice(b",");
+                }
+                first = false;
+                out.extend_from_slice(&renderer.item(&deleted.bytes)?);
+            }
+            // Somebody else deleted it in between.
+            Err(error) if error.reason == "NotFound" => {}
+            Err(error) => return Err(error),
+        }
+    }
+    out.extend_from_slice(b"]}");
+    Ok(body::reply(StatusCode::OK, JSON, out.freeze()))
+}
+
+/// Deletes one object, or starts its deletion.
+pub async fn object(
+    call: &Call,
+    served: &Arc<Served>,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+) -> ApiResult<Deleted> {
+    let stored = &served.stored;
+    let what = served.group_resource();
+    let key = stored.key(namespace, name);
+    let store = call.core.store();
+    let attributes = admission::Attributes {
+        call,
+        served,
+        operation: Operation::Delete,
+        name,
+        namespace,
+        subresource: "",
+        dry_run: options.dry_run,
+    };
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(current) = store.get(&stored.kind_key, &key) else {
+            return Err(ApiError::not_found(what, name));
+        };
+        let old: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
+        check_preconditions(served, name, &old, &current, options)?;
+        admission::validate(&attributes, None, Some(&old)).await?;
+        let uid = old.str_at("metadata.uid").to_owned();
+        let plan = plan(served, &old, options, call.core.now());
+        let (op, new) = match plan {
+            Plan::Pending => return Ok(Deleted { bytes: current.bytes.clone(), gone: false, uid }),
+            Plan::Mark(new) => {
+                let mut new = *new;
+                let draft = codec::draft(&stored.ty, &mut new)?;
+                if options.dry_run {
+                    return Ok(Deleted { bytes: write::dry(draft, Some(current.revision)), gone: false, uid });
+                }
+                (Op::Put(draft), Some(new))
+            }
+            Plan::Delete => {
+                if options.dry_run {
+                    return Ok(Deleted { bytes: current.bytes.clone(), gone: true, uid });
+                }
+                (Op::Delete, None)
+            }
+        };
+        let gone = new.is_none();
+        let write =
+            Write { kind: stored.kind_key.clone(), key: key.clone(), expect: Expect::Revision(current.revision), op };
+        match store.commit(vec![write]).await {
+            Ok(objects) => {
+                let bytes = objects.first().map_or_else(|| current.bytes.clone(), |o| o.bytes.clone());
+                match &new {
+                    Some(new) => hooks::after_update(call, served, new, &old),
+                    None => hooks::after_delete(call, served, &old),
+                }
+                return Ok(Deleted { bytes, gone, uid });
+            }
+            Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => {}
+            Err(error) => return Err(ApiError::from_commit(error, what, name)),
+        }
+    }
+    Err(ApiError::modified(what, name))
+}
+
+fn check_preconditions(
+    served: &Served,
+    name: &str,
+    old: &Value,
+    current: &Object,
+    options: &DeleteOptions,
+) -> ApiResult<()> {
+    let kind = GroupResource { group: &served.group, resource: &served.kind };
+    if let Some(wanted) = &options.uid {
+        let have = old.str_at("metadata.uid");
+        if wanted != have {
+            return Err(ApiError::conflict(kind, name, format!(
+                "the UID in the precondition ({wanted}) does not match the UID in record ({have}). The object might have been deleted and then recreated"
+            )));
+        }
+    }
+    if let Some(wanted) = &options.resource_version {
+        let have = current.revision.to_string();
+        if *wanted != have {
+            return Err(ApiError::conflict(kind, name, format!(
+                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({have}). The object might have been modified"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What a deletion does to an object.
+enum Plan {
+    /// It is on its way already.
+    Pending,
+    /// It stays for now, marked.
+    Mark(Box<Value>),
+    /// It goes.
+    Delete,
+}
+
+fn plan(served: &Served, old: &Value, options: &DeleteOptions, now: Timestamp) -> Plan {
+    let mut new = old.clone();
+    let deleting = old.has("metadata.deletionTimestamp");
+    // Grace: only kinds that end in their own time have one, and a second request can only shorten it.
+    let mut grace_s = 0;
+    let mut graceful = false;
+    if let Some(default_s) = served.stored.strategy.graceful_deletion_s(old) {
+        if deleting {
+            let left_s = old.int_at("metadata.deletionGracePeriodSeconds");
+            if left_s > 0 {
+                let Some(wanted_s) = options.grace_period_s.filter(|s| *s < left_s) else { return Plan::Pending };
+                graceful = true;
+                grace_s = shorten(&mut new, old, left_s, wanted_s, now);
+            }
+        } else {
+            graceful = true;
+            grace_s = options.grace_period_s.unwrap_or(default_s).max(0);
+            new.set("metadata.deletionTimestamp", later(now, grace_s));
+            new.set("metadata.deletionGracePeriodSeconds", grace_s);
+            bump_generation(&mut new);
+        }
+    }
+    let finalizers = finalizers(old, options);
+    if finalizers.is_empty() {
+        if old.has("metadata.finalizers") {
+            new.remove("metadata.finalizers");
+        }
+    } else {
+        new.set("metadata.finalizers", finalizers.clone());
+    }
+    let held = hooks::before_delete(served, &mut new);
+    let pending = held || !new.items("metadata.finalizers").is_empty();
+    if graceful && grace_s > 0 {
+        return Plan::Mark(Box::new(new));
+    }
+    if !pending {
+        return Plan::Delete;
+    }
+    // Finalizers hold it: whoever set them sees the mark and acts.
+    if !deleting && !graceful {
+        bump_generation(&mut new);
+    }
+    let marked = new.str_at("metadata.deletionTimestamp").parse::<Timestamp>().ok();
+    if marked.is_none_or(|at| at > now) {
+        new.set("metadata.deletionTimestamp", rfc3339(now));
+    }
+    new.set("metadata.deletionGracePeriodSeconds", 0);
+    if new == *old { Plan::Pending } else { Plan::Mark(Box::new(new)) }
+}
+
+fn bump_generation(object: &mut Value) {
+    let generation = object.int_at("metadata.generation");
+    if generation > 0 {
+        object.set("metadata.generation", generation + 1);
+    }
+}
+
+fn later(now: Timestamp, seconds: i64) -> String {
+    rfc3339(now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now))
+}
+
+/// Moves a deletion forward in time, never into the past.
+fn shorten(new: &mut Value, old: &Value, left_s: i64, wanted_s: i64, now: Timestamp) -> i64 {
+    let mut grace_s = wanted_s;
+    let at = old.str_at("metadata.deletionTimestamp").parse::<Timestamp>().unwrap_or(now);
+    let mut moved =
+        at.checked_add(jiff::SignedDuration::from_secs(wanted_s - left_s)).unwrap_or(now);
+    if moved < now {
+        moved = now;
+        if grace_s != 0 {
+            grace_s = 1;
+        }
+    }
+    new.set("metadata.deletionTimestamp", rfc3339(moved));
+    new.set("metadata.deletionGracePeriodSeconds", grace_s);
+    grace_s
+}
+
+/// The finalizers after the request's propagation policy has had its say.
+fn finalizers(old: &Value, options: &DeleteOptions) -> Vec<String> {
+    let have = old.strings("metadata.finalizers");
+    let (orphan, foreground) = match options.propagation {
+        Some(Propagation::Orphan) => (true, false),
+        Some(Propagation::Foreground) => (false, true),
+        Some(Propagation::Background) => (false, false),
+        None => (have.contains(&ORPHAN), have.contains(&FOREGROUND)),
+    };
+    let mut out: Vec<String> =
+        have.iter().filter(|f| **f != ORPHAN && **f != FOREGROUND).map(|f| (*f).to_owned()).collect();
+    if orphan {
+        out.push(ORPHAN.into());
+    }
+    if foreground {
+        out.push(FOREGROUND.into());
+    }
+    out
+}

@@ -1,0 +1,327 @@
+//! `get` and `list`: bytes at rest copied out. A list is sent while it is read from an immutable snapshot, so
+//! it costs no memory beyond a page of pointers.
+
+use std::{collections::VecDeque, ops::Bound, sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use http::{Response, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use yare_store::{Object, Snapshot, SnapshotError};
+
+use crate::{
+    body::{Body, Reply},
+    codec,
+    core::{Call, Core},
+    negotiate::{Encoding, Shape},
+    options::{ListOptions, VersionMatch},
+    registry::Served,
+    render::Renderer,
+    selection::Selection,
+    status::{ApiError, ApiResult},
+};
+
+/// How long a read waits for a revision that is not there yet.
+const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pieces of a list that go over a network are coalesced to about this size.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Reads one object.
+pub async fn get(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
+    let renderer = Renderer::new(call, served, false)?;
+    let object = find(call, served).await?;
+    renderer.reply(StatusCode::OK, &object.bytes)
+}
+
+/// The object that the request names.
+pub async fn find(call: &Call, served: &Served) -> ApiResult<Arc<Object>> {
+    if let Some(wanted) = call.query.get("resourceVersion").and_then(|v| v.parse::<u64>().ok()) {
+        fresh(&call.core, wanted).await?;
+    }
+    let key = served.stored.key(&call.info.namespace, &call.info.name);
+    call.core
+        .store()
+        .get(&served.stored.kind_key, &key)
+        .ok_or_else(|| ApiError::not_found(served.group_resource(), &call.info.name))
+}
+
+/// Waits until the revision is visible.
+pub async fn fresh(core: &Core, wanted: u64) -> ApiResult<()> {
+    let current = core.store().revision();
+    if wanted <= current || core.store().wait_for(wanted, FRESH_TIMEOUT).await {
+        return Ok(());
+    }
+    Err(ApiError::too_large(wanted, current))
+}
+
+/// Where the next page starts. The form is upstream's, so that tokens look alike; clients must not read it.
+#[derive(Serialize, Deserialize)]
+struct Continue {
+    v: String,
+    rv: i64,
+    start: String,
+}
+
+const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
+
+fn encode_continue(revision: i64, start: &str) -> String {
+    let token = Continue { v: CONTINUE_VERSION.into(), rv: revision, start: start.into() };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+}
+
+fn decode_continue(token: &str) -> ApiResult<Continue> {
+    let invalid = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
+    let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| invalid(&e.to_string()))?;
+    let token: Continue = serde_json::from_slice(&bytes).map_err(|e| invalid(&e.to_string()))?;
+    if token.v != CONTINUE_VERSION {
+        return Err(invalid("server does not recognize this encoded version"));
+    }
+    if token.start.is_empty() || token.rv == 0 {
+        return Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+    }
+    Ok(token)
+}
+
+/// The state that a list shows, and the key behind which it starts.
+async fn state(core: &Core, kind: &str, options: &ListOptions) -> ApiResult<(Snapshot, Option<String>)> {
+    let store = core.store();
+    if !options.continue_token.is_empty() {
+        let token = decode_continue(&options.continue_token)?;
+        if !options.resource_version.is_empty() && options.resource_version != "0" {
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        let Ok(revision) = u64::try_from(token.rv) else {
+            return Ok((store.snapshot(kind), Some(token.start)));
+        };
+        return match store.snapshot_at(kind, revision) {
+            Ok(snapshot) => Ok((snapshot, Some(token.start))),
+            Err(_) => Err(continue_expired(&token.start)),
+        };
+    }
+    let revision = match options.revision() {
+        Ok(r) => r,
+        Err(e) => return Err(ApiError::bad_request(format!("invalid resource version: {}", e.message))),
+    };
+    match revision {
+        None | Some(0) => Ok((store.snapshot(kind), None)),
+        Some(wanted) => {
+            fresh(core, wanted).await?;
+            // A page at a revision is that revision exactly, unless the client says any newer one will do.
+            let exact = options.version_match == VersionMatch::Exact
+                || (options.version_match == VersionMatch::Unset && options.limit > 0);
+            if !exact {
+                return Ok((store.snapshot(kind), None));
+            }
+            match store.snapshot_at(kind, wanted) {
+                Ok(snapshot) => Ok((snapshot, None)),
+                Err(SnapshotError::Compacted { .. }) => {
+                    Err(ApiError::expired("The resourceVersion for the provided list is too old."))
+                }
+                Err(_) => Err(ApiError::too_large(wanted, store.revision())),
+            }
+        }
+    }
+}
+
+fn continue_expired(start: &str) -> ApiError {
+    // The token that comes with the error continues at the present state instead.
+    let mut error = ApiError::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    error.continue_token = Some(encode_continue(-1, start));
+    error
+}
+
+/// Lists a collection.
+pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
+    let options = ListOptions::parse(&call.query, false)?;
+    let renderer = Renderer::new(call, served, true)?;
+    let selection =
+        Selection::new(served, &call.info.namespace, &options.label_selector, &options.field_selector)?;
+    let (snapshot, after) = state(&call.core, &served.stored.kind_key, &options).await?;
+    let page = page(&snapshot, &selection, after.as_deref(), options.limit);
+    let mut metadata = Map::new();
+    metadata.insert("resourceVersion".into(), snapshot.revision().to_string().into());
+    if let Some(last) = &page.next {
+        let revision = i64::try_from(snapshot.revision()).unwrap_or(i64::MAX);
+        metadata.insert("continue".into(), encode_continue(revision, last).into());
+        if selection.is_open() {
+            let rest = snapshot.count_from(Bound::Excluded(last), &selection.prefix);
+            metadata.insert("remainingItemCount".into(), rest.into());
+        }
+    }
+    respond(call, renderer, Value::Object(metadata), page.objects)
+}
+
+/// One page.
+pub struct Page {
+    /// Its objects.
+    pub objects: Vec<Arc<Object>>,
+    /// The last key, where more follow.
+    pub next: Option<String>,
+}
+
+/// The objects of a page: at most `limit` (0: all) that match, behind the key `after`.
+pub fn page(snapshot: &Snapshot, selection: &Selection, after: Option<&str>, limit: usize) -> Page {
+    if let Some(key) = &selection.only {
+        let found = snapshot.get(key).filter(|o| {
+            after.is_none_or(|a| &*o.key > a) && selection.has_key(&o.key) && selection.matches(o)
+        });
+        return Page { objects: found.cloned().into_iter().collect(), next: None };
+    }
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let mut objects: Vec<Arc<Object>> = Vec::new();
+    if selection.is_open() && limit == 0 {
+        objects.reserve(snapshot.count(&selection.prefix));
+    }
+    for object in snapshot.range(from, &selection.prefix) {
+        if !selection.matches(object) {
+            continue;
+        }
+        if limit > 0 && objects.len() == limit {
+            let next = objects.last().map(|o| o.key.to_string());
+            return Page { objects, next };
+        }
+        objects.push(object.clone());
+    }
+    Page { objects, next: None }
+}
+
+fn respond(call: &Call, renderer: Renderer, metadata: Value, objects: Vec<Arc<Object>>) -> ApiResult<Reply> {
+    let encoding = renderer.accepted.encoding;
+    let body = match encoding {
+        Encoding::Json if !renderer.accepted.pretty => {
+            Body::stream(json_list(renderer, &metadata, objects, call.in_process))
+        }
+        Encoding::Json | Encoding::Yaml => {
+            let mut json = BytesMut::from(renderer.list_head(&metadata).as_bytes());
+            for (i, object) in objects.iter().enumerate() {
+                if i > 0 {
+                    json.extend_from_slice(b",");
+                }
+                json.extend_from_slice(&renderer.item(&object.bytes)?);
+            }
+            json.extend_from_slice(b"]}");
+            Body::full(crate::render::finish(json.freeze(), encoding, renderer.accepted.pretty)?)
+        }
+        Encoding::Protobuf => Body::full(protobuf_list(&renderer, &metadata, &objects)?),
+    };
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(encoding.media_type()));
+    Ok(response)
+}
+
+fn protobuf_list(renderer: &Renderer, metadata: &Value, objects: &[Arc<Object>]) -> ApiResult<Bytes> {
+    let served = &renderer.served;
+    match renderer.accepted.shape {
+        Shape::Partial(version) => {
+            let items = objects.iter().map(|o| {
+                let json = crate::render::partial(&o.bytes, version);
+                serde_json::from_slice(&json).map_err(ApiError::internal)
+            });
+            codec::partial_list_protobuf(version, metadata, items)
+        }
+        _ => {
+            let items = objects.iter().map(|o| renderer.value(&o.bytes));
+            codec::list_protobuf(&served.ty, &served.api_version, &served.list_kind, metadata, items)
+        }
+    }
+}
+
+/// The pieces of a list in JSON. In this process every object is a piece of its own, shared with the store;
+/// for a network they are copied together, since many small writes cost more than the copy.
+fn json_list(
+    renderer: Renderer,
+    metadata: &Value,
+    objects: Vec<Arc<Object>>,
+    shared: bool,
+) -> impl futures::Stream<Item = Bytes> + Send + 'static {
+    let head = Bytes::from(renderer.list_head(metadata));
+    let state = ListState { renderer, objects, at: 0, pending: VecDeque::from([head]), done: false, shared };
+    stream::unfold(state, |mut state| async move {
+        let piece = state.next();
+        piece.map(|p| (p, state))
+    })
+}
+
+struct ListState {
+    renderer: Renderer,
+    objects: Vec<Arc<Object>>,
+    at: usize,
+    pending: VecDeque<Bytes>,
+    done: bool,
+    shared: bool,
+}
+
+impl ListState {
+    fn next(&mut self) -> Option<Bytes> {
+        if self.shared {
+            if let Some(piece) = self.pending.pop_front() {
+                return Some(piece);
+            }
+            if self.done {
+                return None;
+            }
+            if self.at == self.objects.len() {
+                self.done = true;
+                return Some(Bytes::from_static(b"]}"));
+            }
+            let item = self.item();
+            if self.at == 1 {
+                return Some(item);
+            }
+            self.pending.push_back(item);
+            return Some(Bytes::from_static(b","));
+        }
+        if self.done {
+            return None;
+        }
+        let head = self.pending.pop_front().unwrap_or_default();
+        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES.min(head.len() + 4096 + self.remaining_estimate()));
+        chunk.extend_from_slice(&head);
+        while self.at < self.objects.len() && chunk.len() < CHUNK_BYTES {
+            if self.at > 0 {
+                chunk.extend_from_slice(b",");
+            }
+            let item = self.item();
+            chunk.extend_from_slice(&item);
+        }
+        if self.at == self.objects.len() {
+            chunk.extend_from_slice(b"]}");
+            self.done = true;
+        }
+        Some(chunk.freeze())
+    }
+
+    fn remaining_estimate(&self) -> usize {
+        self.objects.get(self.at).map_or(0, |o| (self.objects.len() - self.at) * o.bytes.len())
+    }
+
+    fn item(&mut self) -> Bytes {
+        let raw = &self.objects[self.at].bytes;
+        self.at += 1;
+        // What the store holds was written by this server and parses; should it not, the list shows null
+        // there rather than breaking off.
+        self.renderer.item(raw).unwrap_or_else(|_| Bytes::from_static(b"null"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn continue_tokens() {
+        let token = decode_continue(&encode_continue(7, "ns/a")).unwrap();
+        assert_eq!((token.rv, token.start.as_str()), (7, "ns/a"));
+        for bad in ["%%%", "e30", "bnVsbA", &encode_continue(0, "a"), &encode_continue(1, "")] {
+            assert_eq!(decode_continue(bad).err().map(|e| e.code), Some(400), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! `patch`: JSON patch, merge patch, strategic merge patch and server-side apply.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header;
+use serde_json::Value;
+use yare_kinds::view::{View, ViewMut};
+use yare_schema::{
+    field::{FieldError, Path},
+    patch,
+};
+
+use crate::{
+    body::Reply,
+    codec,
+    core::Call,
+    managed,
+    options::{APPLY_PATCH, FieldValidation, WriteOptions},
+    registry::Served,
+    status::{ApiError, ApiResult},
+    verbs::{
+        create,
+        write::{self, Target, Update},
+    },
+};
+
+const JSON_PATCH: &str = "application/json-patch+json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
+
+/// Patches an object, or one of its subresources.
+pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Bytes) -> ApiResult<Reply> {
+    let media = call
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.split(';').next())
+        .unwrap_or_default()
+        .trim();
+    let custom = served.stored.custom.is_some();
+    let accepted: &[&str] = if custom {
+        &[JSON_PATCH, MERGE_PATCH, APPLY_PATCH]
+    } else {
+        &[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH]
+    };
+    if !accepted.contains(&media) {
+        return Err(ApiError::unsupported_media_type(accepted));
+    }
+    let options = WriteOptions::parse(&call.query, "PatchOptions", Some(media), call.user_agent())?;
+    let name = call.info.name.as_str();
+    let run = async |make: &write::Make<'_>, apply: bool| {
+        let update = Update { call, served, name, target, options: &options, make, apply, retry: true };
+        write::update(&update).await
+    };
+    if media == APPLY_PATCH {
+        let config = applied(call, served, &body, &options)?;
+        let make = |current: &Value| apply(call, served, target, Some(current), &config, &options);
+        let written = match run(&make, true).await {
+            Err(error) if error.reason == "NotFound" && target.subresource.is_empty() => {
+                if config.is_set("metadata.uid") {
+                    return Err(ApiError::conflict(
+                        served.group_resource(),
+                        name,
+                        format!(
+                            "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                            config.str_at("metadata.uid")
+                        ),
+                    ));
+                }
+                let new = apply(call, served, target, None, &config, &options)?;
+                create::object_of(call, served, new, &options, true).await?
+            }
+            done => done?,
+        };
+        return write::answer(call, served, &written);
+    }
+    let document: Value = serde_json::from_slice(&body)
+        .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+    let make = |current: &Value| {
+        let patched = patched(served, media, current.clone(), &document)?;
+        checked(call, served, patched, &options, media)
+    };
+    let written = run(&make, false).await?;
+    write::answer(call, served, &written)
+}
+
+fn patched(served: &Served, media: &str, current: Value, document: &Value) -> ApiResult<Value> {
+    let bad = |e: &dyn std::fmt::Display| ApiError::bad_request(e.to_string());
+    match media {
+        JSON_PATCH => {
+            if !document.is_array() {
+                return Err(ApiError::bad_request(
+                    "json: cannot unmarshal object into Go value of type jsonpatch.Patch",
+                ));
+            }
+            patch::json::apply(current, document).map_err(|e| {
+                ApiError::new(422, "Invalid", format!(
+                    "the server rejected our request due to an error in our request: {e}"
+                ))
+            })
+        }
+        MERGE_PATCH => patch::merge::apply(current, document.clone()).map_err(|e| bad(&e)),
+        _ => patch::strategic::apply(served.ty.at(), current, document.clone()).map_err(|e| bad(&e)),
+    }
+}
+
+/// A patched object must still have its type's shape.
+fn checked(call: &Call, served: &Served, patched: Value, options: &WriteOptions, media: &str) -> ApiResult<Value> {
+    let name = call.info.name.as_str();
+    if !patched.is_object() {
+        let error = FieldError::invalid(&Path::new("patch"), patched, "the patched document is not an object");
+        return Err(ApiError::invalid(served.group_kind(), name, &[error]));
+    }
+    for (field, have) in [("apiVersion", &*served.api_version), ("kind", &*served.kind)] {
+        let given = patched.str_at(field);
+        if given != have {
+            return Err(ApiError::bad_request(format!(
+                "the {field} of the patched object ({given}) does not match the expected one ({have})"
+            )));
+        }
+    }
+    let decoded = codec::conform(&served.ty, patched).map_err(|message| {
+        let error = FieldError::invalid(&Path::new("patch"), message.clone(), message);
+        ApiError::invalid(served.group_kind(), name, &[error])
+    })?;
+    if !decoded.problems.is_empty() {
+        match options.field_validation {
+            FieldValidation::Strict => {
+                let text = format!("strict decoding error: {}", decoded.problems.join(", "));
+                if media == JSON_PATCH || media == MERGE_PATCH || media == STRATEGIC_PATCH {
+                    let error = FieldError::invalid(&Path::new("patch"), text.clone(), text);
+                    return Err(ApiError::invalid(served.group_kind(), name, &[error]));
+                }
+            }
+            FieldValidation::Warn => decoded.problems.iter().for_each(|p| call.warn(p.clone())),
+            FieldValidation::Ignore => {}
+        }
+    }
+    Ok(decoded.value)
+}
+
+/// The configuration of a server-side apply.
+fn applied(call: &Call, served: &Served, body: &[u8], options: &WriteOptions) -> ApiResult<Value> {
+    let value = codec::from_yaml(body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+    let expected = codec::Expected {
+        group: &served.group,
+        version: &served.version,
+        kind: &served.kind,
+        custom: served.stored.custom.is_some(),
+    };
+    if !value.is_object() {
+        return Err(ApiError::bad_request("the applied configuration is not an object"));
+    }
+    if value.str_at("kind").is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "error unmarshaling applied configuration: Object 'Kind' is missing in '{value}'"
+        )));
+    }
+    codec::check_identity(&value, &expected)?;
+    let decoded = codec::conform(&served.ty, value)
+        .map_err(|e| ApiError::bad_request(codec::cannot_be_handled(&expected, &e)))?;
+    if !decoded.problems.is_empty() {
+        match options.field_validation {
+            FieldValidation::Strict => {
+                let text = format!("strict decoding error: {}", decoded.problems.join(", "));
+                return Err(ApiError::bad_request(codec::cannot_be_handled(&expected, &text)));
+            }
+            FieldValidation::Warn => decoded.problems.iter().for_each(|p| call.warn(p.clone())),
+            FieldValidation::Ignore => {}
+        }
+    }
+    let mut value = decoded.value;
+    if value.is_set("metadata.managedFields") {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    if value.str_at("metadata.name").is_empty() {
+        value.set("metadata.name", call.info.name.as_str());
+    }
+    write::settle_namespace(served, &mut value, &call.info.namespace)?;
+    Ok(value)
+}
+
+fn apply(
+    call: &Call,
+    served: &Served,
+    target: &Target,
+    current: Option<&Value>,
+    config: &Value,
+    options: &WriteOptions,
+) -> ApiResult<Value> {
+    let now = call.core.now_rfc3339();
+    let mut new = managed::apply(served, current, config, options, target.subresource, &now)?;
+    // A revision in the configuration is a condition on the object.
+    if config.is_set("metadata.resourceVersion") {
+        new.copy_from(config, "metadata.resourceVersion");
+    }
+    if config.is_set("metadata.uid") {
+        new.copy_from(config, "metadata.uid");
+    }
+    Ok(new)
+}

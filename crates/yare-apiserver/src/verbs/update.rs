@@ -1,0 +1,60 @@
+//! `update`: a whole object in the place of another.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use yare_kinds::view::View;
+
+use crate::{
+    body::Reply,
+    core::Call,
+    options::WriteOptions,
+    registry::Served,
+    status::{ApiError, ApiResult},
+    verbs::{
+        create,
+        write::{self, Target, Update},
+    },
+};
+
+/// Replaces an object, or one of its subresources.
+pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: Bytes) -> ApiResult<Reply> {
+    let options = WriteOptions::parse(&call.query, "UpdateOptions", None, call.user_agent())?;
+    let mut object = write::decode(call, served, &body, options.field_validation)?;
+    let name = call.info.name.as_str();
+    write::settle_namespace(served, &mut object, &call.info.namespace).map_err(|_| {
+        ApiError::bad_request(format!(
+            "the namespace of the object ({}) does not match the namespace on the request ({})",
+            object.str_at("metadata.namespace"),
+            call.info.namespace,
+        ))
+    })?;
+    let make = |_: &serde_json::Value| Ok(object.clone());
+    let update = Update {
+        call,
+        served,
+        name,
+        target,
+        options: &options,
+        make: &make,
+        apply: false,
+        retry: true,
+    };
+    let written = match write::update(&update).await {
+        Err(error)
+            if error.reason == "NotFound"
+                && target.subresource.is_empty()
+                && served.stored.strategy.allow_create_on_update() =>
+        {
+            let given = object.str_at("metadata.name");
+            if given != name {
+                return Err(ApiError::bad_request(format!(
+                    "the name of the object ({given}) does not match the name on the URL ({name})"
+                )));
+            }
+            create::object_of(call, served, object.clone(), &options, false).await?
+        }
+        done => done?,
+    };
+    write::answer(call, served, &written)
+}

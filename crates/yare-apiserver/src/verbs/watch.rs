@@ -1,0 +1,354 @@
+//! `watch`: a stream of events from the store. What a watcher gets of a JSON event is a static prefix, the
+//! object's shared bytes, and a static suffix; nothing is decoded or encoded for it.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
+use http::{Response, header};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+use yare_store::{Event, EventKind, Object, Watcher};
+
+use crate::{
+    body::{Body, Reply},
+    codec,
+    core::Call,
+    negotiate::{Encoding, Shape},
+    options::ListOptions,
+    registry::Served,
+    render::{self, Renderer},
+    selection::Selection,
+    span,
+    status::{ApiError, ApiResult},
+    wire,
+    verbs::list::{fresh, page},
+};
+
+/// How often a watcher that understands bookmarks gets one while nothing else happens.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Watches without a timeout of their own end after this, plus up to as much again, so that they spread out.
+const MIN_TIMEOUT_S: u64 = 1800;
+
+/// Starts a watch.
+pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
+    let options = ListOptions::parse(&call.query, true)?;
+    let mut renderer = Renderer::new(call, served, false)?;
+    renderer.accepted.pretty = false;
+    let fields = if !call.info.name.is_empty() && options.field_selector.is_empty() {
+        format!("metadata.name={}", call.info.name)
+    } else {
+        options.field_selector.clone()
+    };
+    let selection = Selection::new(served, &call.info.namespace, &options.label_selector, &fields)?;
+    let store = call.core.store();
+    let kind = &served.stored.kind_key;
+    let wanted = options.revision()?;
+    let mut pending: VecDeque<Bytes> = VecDeque::new();
+    let initial = match options.send_initial_events {
+        Some(initial) => initial,
+        // Without a revision a watch starts with the present state, as it always has.
+        None => matches!(wanted, None | Some(0)),
+    };
+    let mut stream = Watch {
+        core: call.core.clone(),
+        encoder: Encoder { renderer, columns_sent: false, shared: call.in_process },
+        selection,
+        watcher: None,
+        queue: VecDeque::new(),
+        initial: VecDeque::new(),
+        initial_end: None,
+        bookmarks: options.bookmarks,
+        deadline: deadline(call, &options),
+        next_bookmark: Instant::now() + BOOKMARK_EVERY,
+        ended: false,
+    };
+    let from = if initial {
+        if let Some(wanted) = wanted {
+            fresh(&call.core, wanted).await?;
+        }
+        let snapshot = store.snapshot(kind);
+        stream.initial = page(&snapshot, &stream.selection, None, 0).objects.into();
+        if options.send_initial_events == Some(true) && options.bookmarks {
+            stream.initial_end = Some(snapshot.revision());
+        }
+        snapshot.revision()
+    } else {
+        match wanted {
+            None | Some(0) => store.revision(),
+            Some(wanted) => {
+                fresh(&call.core, wanted).await?;
+                wanted
+            }
+        }
+    };
+    match store.watch(kind, from) {
+        Ok(watcher) => stream.watcher = Some(watcher),
+        Err(_) => {
+            let error = ApiError::too_old(from, store.oldest());
+            stream.encoder.error(&error, &mut pending);
+            stream.queue = pending;
+            stream.ended = true;
+        }
+    }
+    let media = match stream.encoder.renderer.accepted.encoding {
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    };
+    let body = stream::unfold(Box::new(stream), |mut watch| async move { watch.next().await.map(|b| (b, watch)) });
+    let mut response = Response::new(Body::stream(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media));
+    Ok(response)
+}
+
+fn deadline(call: &Call, options: &ListOptions) -> Instant {
+    let seconds = options.timeout_s.unwrap_or_else(|| {
+        let mut byte = [0u8; 2];
+        call.core.config.random.fill(&mut byte);
+        MIN_TIMEOUT_S + u64::from(u16::from_le_bytes(byte)) % MIN_TIMEOUT_S
+    });
+    Instant::now() + Duration::from_secs(seconds.min(24 * 3600))
+}
+
+struct Watch {
+    core: Arc<crate::core::Core>,
+    encoder: Encoder,
+    selection: Selection,
+    watcher: Option<Watcher>,
+    /// Pieces ready to be sent.
+    queue: VecDeque<Bytes>,
+    /// Objects still to be sent as the state at the start.
+    initial: VecDeque<Arc<Object>>,
+    /// Revision of the bookmark that ends the initial state.
+    initial_end: Option<u64>,
+    bookmarks: bool,
+    deadline: Instant,
+    next_bookmark: Instant,
+    ended: bool,
+}
+
+/// Initial objects that are encoded at a time.
+const INITIAL_BATCH: usize = 64;
+
+impl Watch {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(piece) = self.queue.pop_front() {
+                return Some(piece);
+            }
+            if !self.initial.is_empty() {
+                let mut batch = Batch::new(self.encoder.shared);
+                for _ in 0..INITIAL_BATCH {
+                    let Some(object) = self.initial.pop_front() else { break };
+                    self.encoder.event("ADDED", &object.bytes, &mut batch);
+                }
+                batch.finish(&mut self.queue);
+                continue;
+            }
+            if let Some(revision) = self.initial_end.take() {
+                self.bookmark(revision, true);
+                continue;
+            }
+            if self.ended {
+                return None;
+            }
+            let watcher = self.watcher.as_mut()?;
+            let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+            tokio::select! {
+                events = watcher.next() => match events {
+                    Ok(events) => self.events(&events),
+                    Err(_) => {
+                        let seen = watcher.seen();
+                        let error = ApiError::too_old(seen, self.core.store().oldest());
+                        self.encoder.error(&error, &mut self.queue);
+                        self.ended = true;
+                    }
+                },
+                () = sleep_until(wake) => {
+                    let seen = watcher.seen();
+                    if self.bookmarks {
+                        self.bookmark(seen, false);
+                    }
+                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                    self.ended = Instant::now() >= self.deadline;
+                }
+                () = self.core.stop.cancelled() => self.ended = true,
+            }
+        }
+    }
+
+    fn bookmark(&mut self, revision: u64, initial_end: bool) {
+        self.encoder.bookmark(revision, initial_end, &mut self.queue);
+    }
+
+    fn events(&mut self, events: &[Arc<Event>]) {
+        let mut batch = Batch::new(self.encoder.shared);
+        for event in events {
+            if !self.selection.has_key(&event.object.key) {
+                continue;
+            }
+            let open = self.selection.is_open();
+            let before = event.previous.as_deref().is_some_and(|o| open || self.selection.matches(o));
+            match event.kind {
+                EventKind::Put => {
+                    let now = open || self.selection.matches(&event.object);
+                    match (before, now) {
+                        (false, true) => self.encoder.event("ADDED", &event.object.bytes, &mut batch),
+                        (true, true) => self.encoder.event("MODIFIED", &event.object.bytes, &mut batch),
+                        (true, false) => {
+                            // It left the selection: the watcher sees its last matching state go.
+                            let last = event.previous.as_ref().map_or(&event.object.bytes, |o| &o.bytes);
+                            let last = span::with_revision(last, event.revision);
+                            self.encoder.event("DELETED", &last, &mut batch);
+                        }
+                        (false, false) => {}
+                    }
+                }
+                EventKind::Delete => {
+                    if open || before || self.selection.matches(&event.object) {
+                        self.encoder.event("DELETED", &event.object.bytes, &mut batch);
+                    }
+                }
+            }
+        }
+        batch.finish(&mut self.queue);
+    }
+}
+
+/// Pieces of events: kept apart and shared in this process, copied together for a network.
+struct Batch {
+    shared: bool,
+    pieces: VecDeque<Bytes>,
+    joined: BytesMut,
+}
+
+impl Batch {
+    fn new(shared: bool) -> Self {
+        Self { shared, pieces: VecDeque::new(), joined: BytesMut::new() }
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        if self.shared {
+            self.pieces.push_back(piece);
+        } else {
+            self.joined.extend_from_slice(&piece);
+        }
+    }
+
+    fn finish(self, queue: &mut VecDeque<Bytes>) {
+        queue.extend(self.pieces);
+        if !self.joined.is_empty() {
+            queue.push_back(self.joined.freeze());
+        }
+    }
+}
+
+struct Encoder {
+    renderer: Renderer,
+    columns_sent: bool,
+    shared: bool,
+}
+
+impl Encoder {
+    fn event(&mut self, kind: &'static str, raw: &Bytes, batch: &mut Batch) {
+        let accepted = self.renderer.accepted;
+        if accepted.encoding == Encoding::Json {
+            let object = match accepted.shape {
+                Shape::Table(version) => self.table(version, raw),
+                _ => self.renderer.item(raw),
+            };
+            // Bytes at rest always render; should they not, the event would be lost, so it says so instead.
+            let object = object.unwrap_or_else(|e| e.to_json().to_string().into());
+            let prefix: &'static [u8] = match kind {
+                "ADDED" => b"{\"type\":\"ADDED\",\"object\":",
+                "MODIFIED" => b"{\"type\":\"MODIFIED\",\"object\":",
+                "DELETED" => b"{\"type\":\"DELETED\",\"object\":",
+                _ => b"{\"type\":\"ERROR\",\"object\":",
+            };
+            batch.push(Bytes::from_static(prefix));
+            batch.push(object);
+            batch.push(Bytes::from_static(b"}\n"));
+            return;
+        }
+        match self.renderer.object(raw) {
+            Ok(object) => batch.push(self.frame(kind, object)),
+            Err(error) => tracing::error!(%error, "an object at rest cannot be encoded for a watcher"),
+        }
+    }
+
+    fn table(&mut self, version: &'static str, raw: &Bytes) -> ApiResult<Bytes> {
+        let columns = !std::mem::replace(&mut self.columns_sent, true);
+        let revision = span::member(raw, "metadata")
+            .and_then(|at| span::member(&raw[at.clone()], "resourceVersion").map(|v| raw[at].to_vec()[v].to_vec()))
+            .unwrap_or_else(|| b"\"\"".to_vec());
+        let metadata = format!("{{\"resourceVersion\":{}}}", String::from_utf8_lossy(&revision));
+        let mut out = BytesMut::from(
+            crate::tables::head(&self.renderer.served, version, &metadata, columns).as_bytes(),
+        );
+        out.extend_from_slice(&self.renderer.item(raw)?);
+        out.extend_from_slice(b"]}");
+        Ok(out.freeze())
+    }
+
+    fn bookmark(&mut self, revision: u64, initial_end: bool, queue: &mut VecDeque<Bytes>) {
+        let accepted = self.renderer.accepted;
+        let object = render::bookmark(&self.renderer.served, accepted.shape, revision, initial_end);
+        if accepted.encoding == Encoding::Protobuf {
+            let served = &self.renderer.served;
+            let bytes = match accepted.shape {
+                Shape::Partial(version) => codec::partial_protobuf(version, "PartialObjectMetadata", &object),
+                _ => codec::protobuf(&served.ty, &served.api_version, &served.kind, &object),
+            };
+            if let Ok(bytes) = bytes {
+                queue.push_back(self.frame("BOOKMARK", bytes));
+            }
+            return;
+        }
+        queue.push_back(self.json_event("BOOKMARK", &object));
+    }
+
+    fn error(&self, error: &ApiError, queue: &mut VecDeque<Bytes>) {
+        let status = error.to_json();
+        if self.renderer.accepted.encoding == Encoding::Protobuf {
+            if let Some(ty) = codec::builtin_type("", "v1", "Status") {
+                let ty = crate::registry::TypeHandle::Static(ty);
+                if let Ok(bytes) = codec::protobuf(&ty, "v1", "Status", &status) {
+                    queue.push_back(self.frame("ERROR", bytes));
+                }
+            }
+            return;
+        }
+        queue.push_back(self.json_event("ERROR", &status));
+    }
+
+    fn json_event(&self, kind: &str, object: &Value) -> Bytes {
+        if self.renderer.accepted.encoding == Encoding::Yaml {
+            let event = json!({ "type": kind, "object": object });
+            return Bytes::from(format!("---\n{}", codec::to_yaml(&event)));
+        }
+        Bytes::from(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n"))
+    }
+
+    /// One event in YAML or protobuf around an encoded object.
+    fn frame(&self, kind: &str, object: Bytes) -> Bytes {
+        if self.renderer.accepted.encoding == Encoding::Yaml {
+            let text = String::from_utf8_lossy(&object);
+            let indented: String = text.lines().map(|l| format!("  {l}\n")).collect();
+            return Bytes::from(format!("---\nobject:\n{indented}type: {kind}\n"));
+        }
+        // metav1.WatchEvent{type = 1, object = 2: RawExtension{raw = 1}}, behind a 32-bit length.
+        let mut raw = BytesMut::with_capacity(object.len() + 16);
+        wire::field(&mut raw, 1, &object);
+        let mut event = BytesMut::with_capacity(raw.len() + 32);
+        wire::field(&mut event, 1, kind.as_bytes());
+        wire::field(&mut event, 2, &raw);
+        let mut out = BytesMut::with_capacity(event.len() + 4);
+        out.put_u32(u32::try_from(event.len()).unwrap_or(u32::MAX));
+        out.extend_from_slice(&event);
+        out.freeze()
+    }
+}

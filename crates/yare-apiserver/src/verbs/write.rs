@@ -1,0 +1,291 @@
+//! What every write has in common: decoding bodies, the transaction with its retries, and the answer.
+//!
+//! A write is described by a [`Target`] (the object itself or one of its subresources) and a function from
+//! the present object to the wanted one; [`update`] runs it until it commits or must fail.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::Value;
+use yare_kinds::{
+    meta,
+    strategy::Context,
+    view::{View, ViewMut},
+};
+use yare_schema::field::{FieldError, Path};
+use yare_store::{CommitError, Draft, Expect, Object, Op, Write};
+
+use crate::{
+    admission::{self, Operation},
+    body::Reply,
+    codec,
+    core::Call,
+    hooks, managed,
+    options::{FieldValidation, WriteOptions},
+    registry::Served,
+    render::Renderer,
+    span,
+    status::{ApiError, ApiResult},
+};
+
+/// What of an object a write is about.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Subresource, empty for the object itself.
+    pub subresource: &'static str,
+    /// Puts back what this write must not change.
+    pub prepare: fn(&Served, &mut Value, &Value, &Context<'_>),
+    /// Errors of the prepared object.
+    pub validate: fn(&Served, &Value, &Value) -> Vec<FieldError>,
+}
+
+/// The object itself.
+pub const MAIN: Target = Target {
+    subresource: "",
+    prepare: |served, new, old, ctx| served.stored.strategy.prepare_for_update(new, old, ctx),
+    validate: |served, new, old| served.stored.strategy.validate_update(new, old),
+};
+
+/// Its `status`.
+pub const STATUS: Target = Target {
+    subresource: "status",
+    prepare: |served, new, old, ctx| served.stored.strategy.prepare_for_status_update(new, old, ctx),
+    validate: |served, new, old| served.stored.strategy.validate_status_update(new, old),
+};
+
+/// How often a write without a revision of its own is tried against an object that keeps changing.
+const MAX_ATTEMPTS: usize = 64;
+
+/// What a write left behind.
+pub struct Written {
+    /// The object's bytes as they rest (or would, in a dry run).
+    pub bytes: Bytes,
+    /// It was not there before.
+    pub created: bool,
+}
+
+/// A body as an object of the resource's version, checked against its schema.
+pub fn decode(call: &Call, served: &Served, body: &[u8], validation: FieldValidation) -> ApiResult<Value> {
+    let expected = codec::Expected {
+        group: &served.group,
+        version: &served.version,
+        kind: &served.kind,
+        custom: served.stored.custom.is_some(),
+    };
+    codec::decode_body(call, &served.ty, &expected, body, validation)
+}
+
+/// The namespace of an object must be the request's; an absent one becomes it.
+pub fn settle_namespace(served: &Served, object: &mut Value, namespace: &str) -> ApiResult<()> {
+    let given = object.str_at("metadata.namespace");
+    let wanted = if served.namespaced { namespace } else { "" };
+    if given.is_empty() {
+        if !wanted.is_empty() {
+            object.set("metadata.namespace", wanted);
+        }
+        return Ok(());
+    }
+    if given != wanted {
+        return Err(ApiError::bad_request(format!(
+            "the namespace of the provided object does not match the namespace sent on the request ({given} != {wanted})"
+        )));
+    }
+    Ok(())
+}
+
+/// Context for strategies.
+pub fn context<'a>(now: &'a str, call: &'a Call) -> Context<'a> {
+    Context { now, namespace: &call.info.namespace, user: &call.user.name }
+}
+
+/// Bytes of a draft that is not stored. `revision`: of the present object, none where there is none.
+pub fn dry(draft: Draft, revision: Option<u64>) -> Bytes {
+    let mut json = draft.json;
+    match revision {
+        Some(revision) => {
+            json.splice(draft.rv_at..draft.rv_at, revision.to_string().into_bytes());
+        }
+        None => {
+            const KEY: usize = "\"resourceVersion\":\"".len();
+            let (mut from, mut to) = (draft.rv_at - KEY, draft.rv_at + 1);
+            if json.get(to) == Some(&b',') {
+                to += 1;
+            } else if from > 0 && json[from - 1] == b',' {
+                from -= 1;
+            }
+            json.drain(from..to);
+        }
+    }
+    json.into()
+}
+
+/// Whether a draft says nothing that the present object does not say already.
+fn is_same(draft: &Draft, current: &Object) -> bool {
+    let old = &current.bytes;
+    let digits = current.revision.to_string().len();
+    let (head, tail) = draft.json.split_at(draft.rv_at);
+    old.len() == draft.json.len() + digits && old.starts_with(head) && old[draft.rv_at + digits..] == *tail
+}
+
+/// What the object is to become, from what it is (in the served version).
+pub type Make<'a> = dyn Fn(&Value) -> ApiResult<Value> + Send + Sync + 'a;
+
+/// One update, patch or apply of an object.
+pub struct Update<'a> {
+    /// The request.
+    pub call: &'a Call,
+    /// The resource in the request's version.
+    pub served: &'a Arc<Served>,
+    /// The object's name.
+    pub name: &'a str,
+    /// What of it is written.
+    pub target: &'a Target,
+    /// The request's options.
+    pub options: &'a WriteOptions,
+    /// From what is to what shall be.
+    pub make: &'a Make<'a>,
+    /// Server-side apply keeps its own record of who owns what.
+    pub apply: bool,
+    /// For metrics, authorization and admission: how the object is changed.
+    pub retry: bool,
+}
+
+/// Runs an update of an object that exists.
+pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
+    let Update { call, served, name, target, options, make, apply, retry } = *update;
+    let stored = &served.stored;
+    let what = served.group_resource();
+    let key = stored.key(&call.info.namespace, name);
+    let store = call.core.store();
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(current) = store.get(&stored.kind_key, &key) else {
+            return Err(ApiError::not_found(what, name));
+        };
+        let old: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
+        let mut new = if served.is_storage() {
+            make(&old)?
+        } else {
+            let mut shown = old.clone();
+            served.from_storage(&mut shown);
+            make(&shown)?
+        };
+        check_identity(&new, &old, name, call, served)?;
+        let wanted = new.str_at("metadata.resourceVersion").to_owned();
+        let conditional = !wanted.is_empty() && wanted != "0";
+        if conditional && wanted != current.revision.to_string() {
+            return Err(ApiError::modified(what, name));
+        }
+        if wanted.is_empty() && !stored.strategy.allow_unconditional_update() && !apply {
+            let path = Path::new("metadata");
+            let error = FieldError::invalid(&path.child("resourceVersion"), 0, "must be specified for an update");
+            return Err(ApiError::invalid(served.group_kind(), name, &[error]));
+        }
+        served.to_storage(&mut new);
+        stored.strategy.default(&mut new);
+        let now = call.core.now_rfc3339();
+        let ctx = context(&now, call);
+        (target.prepare)(served, &mut new, &old, &ctx);
+        if !apply {
+            // What prepare put back is not this writer's doing; ownership is read off the prepared object.
+            managed::update(served, Some(&old), &mut new, &options.field_manager, target.subresource, &now);
+        }
+        let attributes = admission::Attributes {
+            call,
+            served,
+            operation: Operation::Update,
+            name,
+            namespace: &call.info.namespace,
+            subresource: target.subresource,
+            dry_run: options.dry_run,
+        };
+        admission::mutate(&attributes, &mut new, Some(&old)).await?;
+        hooks::before_update(call, served, &mut new, &old, options.dry_run)?;
+        let mut errors = meta::validate_update(&new, &old, stored.namespaced);
+        errors.extend((target.validate)(served, &new, &old));
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(served.group_kind(), name, &errors));
+        }
+        admission::validate(&attributes, Some(&new), Some(&old)).await?;
+        for warning in stored.strategy.warnings(&new, Some(&old)) {
+            call.warn(warning);
+        }
+        let finished = is_finished(&new, &old, served);
+        let draft = codec::draft(&stored.ty, &mut new)?;
+        if !finished && is_same(&draft, &current) {
+            return Ok(Written { bytes: current.bytes.clone(), created: false });
+        }
+        if options.dry_run {
+            return Ok(Written { bytes: dry(draft, Some(current.revision)), created: false });
+        }
+        let op = if finished { Op::Delete } else { Op::Put(draft.clone()) };
+        let write =
+            Write { kind: stored.kind_key.clone(), key: key.clone(), expect: Expect::Revision(current.revision), op };
+        match store.commit(vec![write]).await {
+            Ok(objects) => {
+                let revision = objects.first().map_or(current.revision, |o| o.revision);
+                let bytes = match objects.into_iter().next() {
+                    Some(object) if !finished => object.bytes.clone(),
+                    _ => dry(draft, Some(revision)),
+                };
+                if finished {
+                    hooks::after_delete(call, served, &new);
+                } else {
+                    hooks::after_update(call, served, &new, &old);
+                }
+                return Ok(Written { bytes, created: false });
+            }
+            Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) if retry && !conditional => {}
+            Err(error) => return Err(ApiError::from_commit(error, what, name)),
+        }
+    }
+    Err(ApiError::modified(what, name))
+}
+
+/// An update that takes the last finalizer off an object that is being deleted deletes it.
+fn is_finished(new: &Value, old: &Value, served: &Served) -> bool {
+    old.has("metadata.deletionTimestamp")
+        && new.items("metadata.finalizers").is_empty()
+        && old.int_at("metadata.deletionGracePeriodSeconds") == 0
+        && !hooks::is_held(served, new)
+}
+
+fn check_identity(new: &Value, old: &Value, name: &str, call: &Call, served: &Served) -> ApiResult<()> {
+    let given = new.str_at("metadata.name");
+    if given != name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        )));
+    }
+    let namespace = if served.namespaced { call.info.namespace.as_str() } else { "" };
+    let given = new.str_at("metadata.namespace");
+    if !given.is_empty() && given != namespace {
+        return Err(ApiError::bad_request(format!(
+            "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
+        )));
+    }
+    let (given, have) = (new.str_at("metadata.uid"), old.str_at("metadata.uid"));
+    if !given.is_empty() && given != have {
+        return Err(ApiError::conflict(
+            served.group_resource(),
+            name,
+            format!("Precondition failed: UID in precondition: {given}, UID in object meta: {have}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The answer to a write.
+pub fn answer(call: &Call, served: &Arc<Served>, written: &Written) -> ApiResult<Reply> {
+    let renderer = Renderer::new(call, served, false)?;
+    let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    renderer.reply(code, &written.bytes)
+}
+
+/// `metadata.resourceVersion` of an object at rest.
+pub fn revision_of(bytes: &[u8]) -> Option<u64> {
+    let metadata = span::member(bytes, "metadata")?;
+    let metadata = &bytes[metadata];
+    let version = span::member(metadata, "resourceVersion")?;
+    std::str::from_utf8(&metadata[version]).ok()?.trim_matches('"').parse().ok()
+}

@@ -1,0 +1,144 @@
+//! What a controller is given: reads, writes, events, time and configuration.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use yare_client::{Cached, Client, EventKind, Informer, ObjectRef, Recorder, Resource};
+
+use crate::api::{Api, ApiError};
+
+/// Reads the time; a simulation gives its own.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The client a controller writes with, by the controller's name: each has an identity of its own.
+pub type Writers = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
+
+/// Configuration of all controllers.
+#[derive(Clone)]
+pub struct Config {
+    /// Names of controllers that do not run.
+    pub disabled: Vec<String>,
+    /// The certificates (PEM) that `kube-root-ca.crt` publishes in every namespace; empty: not published.
+    pub root_ca: String,
+    /// Where pod CIDRs come from, one per address family; empty: nodes get none.
+    pub cluster_cidrs: Vec<String>,
+    /// Length of a node's IPv4 pod CIDR.
+    pub node_cidr_mask_size_ipv4: u8,
+    /// Length of a node's IPv6 pod CIDR.
+    pub node_cidr_mask_size_ipv6: u8,
+    /// How long a node may be silent before its conditions become unknown.
+    pub node_monitor_grace_period: Duration,
+    /// Evictions per second from unreachable nodes of one zone.
+    pub node_eviction_rate: f64,
+    /// Terminated pods that may stay before the oldest are deleted; 0: all may.
+    pub terminated_pod_gc_threshold: usize,
+    /// Reads the time.
+    pub clock: Clock,
+    /// The client of each controller; absent: all write with the shared client.
+    pub writers: Option<Writers>,
+    /// Is told of every reconciliation.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            disabled: Vec::new(),
+            root_ca: String::new(),
+            cluster_cidrs: Vec::new(),
+            node_cidr_mask_size_ipv4: 24,
+            node_cidr_mask_size_ipv6: 64,
+            node_monitor_grace_period: Duration::from_secs(50),
+            node_eviction_rate: 0.1,
+            terminated_pod_gc_threshold: 12_500,
+            clock: Arc::new(Timestamp::now),
+            writers: None,
+            observer: Arc::new(Silent),
+        }
+    }
+}
+
+/// Metrics of controllers.
+pub trait Observer: Send + Sync {
+    /// A key was reconciled.
+    fn reconciled(&self, controller: &'static str, ok: bool, took: Duration);
+    /// Keys that are ready in a controller's queue, after one was taken out.
+    fn queued(&self, controller: &'static str, keys: usize);
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn reconciled(&self, _: &'static str, _: bool, _: Duration) {}
+    fn queued(&self, _: &'static str, _: usize) {}
+}
+
+/// What one controller is given.
+#[derive(Clone)]
+pub struct Context {
+    /// Name of the controller.
+    pub name: &'static str,
+    /// Shared reads.
+    pub client: Client,
+    /// Writes with the controller's identity.
+    pub api: Api,
+    /// Events.
+    pub recorder: Recorder,
+    /// Configuration of all controllers.
+    pub config: Arc<Config>,
+}
+
+impl Context {
+    /// For the controller `name`. Must be called within a tokio runtime.
+    pub fn new(name: &'static str, client: &Client, config: Arc<Config>) -> Self {
+        let writer = config.writers.as_ref().map_or_else(|| client.kube(), |w| w(name));
+        Self {
+            name,
+            client: client.clone(),
+            api: Api::new(writer.clone()),
+            recorder: Recorder::new(writer, name, None),
+            config,
+        }
+    }
+
+    /// The shared informer of a resource.
+    pub fn informer(&self, resource: Resource) -> Informer {
+        self.client.informers().of(resource)
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        (self.config.clock)()
+    }
+
+    /// Records a `Normal` event.
+    pub fn normal(&self, resource: &Resource, object: &Cached, reason: &str, message: impl Into<String>) {
+        self.recorder.event(ObjectRef::of(resource, object), EventKind::Normal, reason, message);
+    }
+
+    /// Records a `Warning` event.
+    pub fn warning(&self, resource: &Resource, object: &Cached, reason: &str, message: impl Into<String>) {
+        self.recorder.event(ObjectRef::of(resource, object), EventKind::Warning, reason, message);
+    }
+}
+
+/// Why a reconciliation failed. The key is retried with back-off.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API said no.
+    #[error("{0}")]
+    Api(#[from] ApiError),
+    /// An object has a form it should not have.
+    #[error("{0}")]
+    View(#[from] yare_client::ViewError),
+    /// Something else; one line that names the object.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Error {
+    /// Another writer was faster or a cache is behind: normal, and not worth a warning.
+    pub fn is_race(&self) -> bool {
+        matches!(self, Self::Api(e) if e.is_conflict() || e.is_not_found() || e.is_already_exists())
+    }
+}

@@ -1,0 +1,168 @@
+//! Starting a pod or a container is an ordered list of small hooks, one file per concern.
+//!
+//! Pod hooks run before the sandbox is made and fill in its configuration; on the way out they undo, in
+//! reverse order, what has to be undone. Container hooks run before each start of a container and fill in
+//! its configuration. Adding a concern is: write the file, add the row.
+
+mod command;
+mod credentials;
+mod directories;
+mod dns;
+mod environment;
+mod hosts;
+mod identity;
+mod image;
+mod labels;
+mod mounts;
+mod namespaces;
+mod network;
+mod resources;
+mod security;
+mod termination;
+mod volumes;
+
+pub(crate) use labels::{GRACE_PERIOD_ANNOTATION, MESSAGE_POLICY_ANNOTATION as MESSAGE_POLICY};
+pub(crate) use mounts::release_subpaths;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use yare_runtime::{ContainerConfig, ImageStatus, RegistryAuth, SandboxConfig, SandboxStatus};
+
+use crate::kubelet::Kubelet;
+use crate::pod::backoff::Backoffs;
+use crate::pod::dirs::PodDirs;
+use crate::pod::fields::Facts;
+use crate::pod::mailbox::Mailbox;
+use crate::view::{Container, Pod};
+use crate::volumes::Volumes;
+
+/// Before the sandbox, in this order.
+pub(crate) const POD_HOOKS: &[&dyn PodHook] = &[
+    &network::NetworkReady,
+    &directories::Directories,
+    &credentials::Credentials,
+    &volumes::MountVolumes,
+    &identity::Identity,
+    &dns::Dns,
+    &namespaces::Namespaces,
+];
+
+/// Before each container, in this order.
+pub(crate) const CONTAINER_HOOKS: &[&dyn ContainerHook] = &[
+    &image::Image,
+    &labels::Labels,
+    &environment::Environment,
+    &command::Command,
+    &resources::ContainerResources,
+    &security::Security,
+    &mounts::Mounts,
+    &hosts::Hosts,
+    &termination::Termination,
+];
+
+/// What a pod hook works on.
+pub(crate) struct PodStart<'a> {
+    pub(crate) kubelet: &'a Arc<Kubelet>,
+    pub(crate) mailbox: &'a Arc<Mailbox>,
+    pub(crate) pod: &'a Arc<Pod>,
+    pub(crate) dirs: &'a PodDirs,
+    pub(crate) facts: &'a Facts,
+    /// A sandbox is about to be made; otherwise the pod runs and only what can change is looked at.
+    pub(crate) fresh: bool,
+    pub(crate) volumes: &'a mut Volumes,
+    pub(crate) credentials: &'a mut Vec<Credential>,
+    pub(crate) sandbox: &'a mut SandboxConfig,
+}
+
+/// A registry login from a pull secret: for which images, and what to say.
+#[derive(Clone)]
+pub(crate) struct Credential {
+    pub(crate) registry: String,
+    pub(crate) auth: RegistryAuth,
+}
+
+/// Why a pod cannot start now: an event's reason and message.
+#[derive(Debug, Clone)]
+pub(crate) struct PodFailure {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// One step before a sandbox.
+#[async_trait]
+pub(crate) trait PodHook: Send + Sync {
+    /// For logs.
+    fn name(&self) -> &'static str;
+    /// Prepares; may run again and again, also for a pod that runs.
+    async fn set_up(&self, start: &mut PodStart<'_>) -> Result<(), PodFailure>;
+    /// Undoes, after the sandbox has stopped; may run again and again.
+    async fn tear_down(&self, _kubelet: &Arc<Kubelet>, _dirs: &PodDirs) -> crate::error::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a container hook works on.
+pub(crate) struct ContainerStart<'a> {
+    pub(crate) kubelet: &'a Arc<Kubelet>,
+    pub(crate) mailbox: &'a Arc<Mailbox>,
+    pub(crate) pod: &'a Arc<Pod>,
+    pub(crate) container: &'a Container,
+    pub(crate) attempt: u32,
+    pub(crate) sandbox: &'a SandboxStatus,
+    pub(crate) dirs: &'a PodDirs,
+    pub(crate) facts: &'a Facts,
+    pub(crate) volumes: &'a Volumes,
+    pub(crate) credentials: &'a [Credential],
+    pub(crate) pulls: &'a mut Pulls,
+    /// Filled in by the image hook.
+    pub(crate) image: Option<ImageStatus>,
+    /// Filled in by the environment hook; by name, for expansion.
+    pub(crate) env: BTreeMap<String, String>,
+    /// What is being built.
+    pub(crate) config: ContainerConfig,
+}
+
+/// Image pulls of one pod that failed: when to try again, and what was said.
+#[derive(Default)]
+pub(crate) struct Pulls {
+    pub(crate) backoffs: Backoffs,
+    pub(crate) errors: HashMap<String, String>,
+}
+
+/// Why a container cannot start now.
+#[derive(Debug, Clone)]
+pub(crate) struct StartFailure {
+    /// `waiting.reason` in the status.
+    pub(crate) reason: String,
+    /// `waiting.message` in the status.
+    pub(crate) message: String,
+    /// Text of the `Failed` event.
+    pub(crate) event: String,
+    /// When to try again, if the failure knows.
+    pub(crate) retry_at: Option<Timestamp>,
+}
+
+impl StartFailure {
+    /// The configuration cannot be made: a missing key, an impossible user.
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        let message = message.into();
+        StartFailure {
+            reason: "CreateContainerConfigError".into(),
+            event: format!("Error: {message}"),
+            message,
+            retry_at: None,
+        }
+    }
+}
+
+/// One step before a container.
+#[async_trait]
+pub(crate) trait ContainerHook: Send + Sync {
+    /// For logs.
+    fn name(&self) -> &'static str;
+    /// Adds its part to `start.config`.
+    async fn apply(&self, start: &mut ContainerStart<'_>) -> Result<(), StartFailure>;
+}

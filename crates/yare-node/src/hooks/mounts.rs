@@ -1,0 +1,193 @@
+//! A container's volume mounts; `subPath` is resolved inside the volume and never outside of it.
+//!
+//! A sub-path is opened below the volume's root by the kernel itself (`openat2`, `RESOLVE_IN_ROOT`), and that
+//! open file is bind-mounted to a place of our own, which the runtime then mounts. A container that swaps a
+//! directory for a symbolic link meanwhile cannot make it point elsewhere.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+use nix::mount::{MntFlags, MsFlags};
+use nix::sys::stat::Mode;
+use yare_runtime::{Mount, MountPropagation};
+
+use super::{ContainerHook, ContainerStart, StartFailure};
+use crate::error::{Context, Error, Result};
+use crate::pod::dirs::PodDirs;
+use crate::pod::expand::expand_strict;
+use crate::view::VolumeMount;
+
+pub(crate) struct Mounts;
+
+#[async_trait]
+impl ContainerHook for Mounts {
+    fn name(&self) -> &'static str {
+        "mounts"
+    }
+
+    async fn apply(&self, start: &mut ContainerStart<'_>) -> std::result::Result<(), StartFailure> {
+        for (index, mount) in start.container.volume_mounts.iter().enumerate() {
+            let made = make(start, index, mount)?;
+            start.config.mounts.push(made);
+        }
+        Ok(())
+    }
+}
+
+fn make(start: &ContainerStart<'_>, index: usize, mount: &VolumeMount) -> std::result::Result<Mount, StartFailure> {
+    let container = &start.container.name;
+    let volume = start.volumes.get(&mount.name).ok_or_else(|| {
+        StartFailure::config(format!("cannot find volume {:?} to mount into container {container:?}", mount.name))
+    })?;
+    let sub_path = if mount.sub_path_expr.is_empty() {
+        mount.sub_path.clone()
+    } else {
+        expand_strict(&mount.sub_path_expr, |name| start.env.get(name).cloned()).map_err(StartFailure::config)?
+    };
+    let host_path = if sub_path.is_empty() || volume.image.is_some() {
+        volume.path.clone()
+    } else {
+        check_relative(&sub_path).map_err(StartFailure::config)?;
+        let target = start.dirs.subpaths().join(&mount.name).join(container).join(index.to_string());
+        bind_subpath(&volume.path, &sub_path, &target).map_err(|e| {
+            StartFailure::config(format!("failed to prepare subPath for volumeMount {:?} of container {container:?}: {e}", mount.name))
+        })?
+    };
+    let container_path =
+        if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
+    let readonly = mount.read_only || volume.read_only;
+    Ok(Mount {
+        container_path: container_path.into(),
+        host_path,
+        readonly,
+        recursive_readonly: readonly && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+        propagation: match mount.mount_propagation.as_deref() {
+            Some("HostToContainer") => MountPropagation::HostToContainer,
+            Some("Bidirectional") => MountPropagation::Bidirectional,
+            _ => MountPropagation::Private,
+        },
+        image: volume.image.clone(),
+        image_sub_path: (volume.image.is_some() && !sub_path.is_empty()).then(|| sub_path.into()),
+        ..Mount::default()
+    })
+}
+
+fn check_relative(path: &str) -> std::result::Result<(), String> {
+    if path.starts_with('/') {
+        return Err(format!("error SubPath `{path}` must not be an absolute path"));
+    }
+    if path.split('/').any(|part| part == "..") {
+        return Err(format!("unable to provision SubPath `{path}`: must not contain '..'"));
+    }
+    Ok(())
+}
+
+fn open_below(root: &OwnedFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    nix::fcntl::openat2(root, path, how)
+}
+
+/// Opens `sub_path` below `volume`, making missing directories, and mounts it at `target`.
+fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf> {
+    let context = || format!("subPath {sub_path:?} of {}", volume.display());
+    let root = nix::fcntl::open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .context(context)?;
+    let found = match open_below(&root, sub_path, OFlag::O_PATH) {
+        Ok(found) => found,
+        Err(nix::Error::ENOENT) => {
+            let mut at = String::new();
+            for part in sub_path.split('/').filter(|p| !p.is_empty() && *p != ".") {
+                let parent = open_below(&root, if at.is_empty() { "." } else { &at }, OFlag::O_PATH | OFlag::O_DIRECTORY)
+                    .context(context)?;
+                let mode = Mode::from_bits_truncate(0o750);
+                match nix::sys::stat::mkdirat(&parent, part, mode) {
+                    Ok(()) | Err(nix::Error::EEXIST) => {}
+                    Err(error) => return Err(error).context(context),
+                }
+                if !at.is_empty() {
+                    at.push('/');
+                }
+                at.push_str(part);
+            }
+            open_below(&root, sub_path, OFlag::O_PATH).context(context)?
+        }
+        Err(error) => return Err(error).context(context),
+    };
+    let directory = nix::sys::stat::fstat(&found).context(context)?.st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR;
+    let made = (|| {
+        unmount_if_mounted(target)?;
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent).context(|| format!("make {}", parent.display()))?;
+        }
+        if directory {
+            if target.is_file() {
+                std::fs::remove_file(target).context(|| format!("remove {}", target.display()))?;
+            }
+            std::fs::create_dir_all(target).context(|| format!("make {}", target.display()))?;
+        } else if !target.is_file() {
+            std::fs::File::create(target).context(|| format!("make {}", target.display()))?;
+        }
+        let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+        nix::mount::mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+            .context(|| format!("bind {} to {}", context(), target.display()))
+    })();
+    made.map(|()| target.to_path_buf())
+}
+
+fn unmount_if_mounted(target: &Path) -> Result<()> {
+    match nix::mount::umount2(target, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
+        // Without privileges nothing can have been mounted there.
+        Err(nix::Error::EPERM) => Ok(()),
+        Err(error) => Err(Error::Io { context: format!("unmount {}", target.display()), source: error.into() }),
+    }
+}
+
+/// Unmounts and removes what sub-paths of a pod were mounted to.
+pub(crate) fn release_subpaths(dirs: &PodDirs) -> Result<()> {
+    let root = dirs.subpaths();
+    let children = |path: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect()
+    };
+    for volume in children(&root) {
+        for container in children(&volume) {
+            for target in children(&container) {
+                unmount_if_mounted(&target)?;
+                // Only ever the empty mount point: `remove_dir` and `remove_file` cannot reach into a volume.
+                let removed = if target.is_dir() { std::fs::remove_dir(&target) } else { std::fs::remove_file(&target) };
+                removed.context(|| format!("remove {}", target.display()))?;
+            }
+            std::fs::remove_dir(&container).context(|| format!("remove {}", container.display()))?;
+        }
+        std::fs::remove_dir(&volume).context(|| format!("remove {}", volume.display()))?;
+    }
+    if root.is_dir() {
+        std::fs::remove_dir(&root).context(|| format!("remove {}", root.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("v");
+        std::fs::create_dir_all(volume.join("inside")).unwrap();
+        std::fs::create_dir_all(dir.path().join("outside")).unwrap();
+        std::os::unix::fs::symlink("../outside", volume.join("escape")).unwrap();
+        std::os::unix::fs::symlink("inside", volume.join("fine")).unwrap();
+        let root = nix::fcntl::open(&volume, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        assert!(open_below(&root, "fine", OFlag::O_PATH).is_ok());
+        assert!(open_below(&root, "escape", OFlag::O_PATH).is_err());
+        assert!(check_relative("a/../b").is_err());
+        assert!(check_relative("/a").is_err());
+        assert!(check_relative("a/b").is_ok());
+    }
+}

@@ -1,0 +1,22 @@
+//! A container's limits, from its resource requests and limits.
+
+use async_trait::async_trait;
+
+use super::{ContainerHook, ContainerStart, StartFailure};
+use crate::pod::qos;
+
+pub(crate) struct ContainerResources;
+
+#[async_trait]
+impl ContainerHook for ContainerResources {
+    fn name(&self) -> &'static str {
+        "resources"
+    }
+
+    async fn apply(&self, start: &mut ContainerStart<'_>) -> Result<(), StartFailure> {
+        let kubelet = start.kubelet;
+        start.config.resources =
+            qos::container(start.pod, start.container, kubelet.capacity.memory_bytes, kubelet.pids_limit);
+        Ok(())
+    }
+}

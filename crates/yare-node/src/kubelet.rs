@@ -1,0 +1,223 @@
+//! What every part of a node agent shares: configuration, clients, the runtime, registries.
+//!
+//! One of these exists per node. Pods, the HTTP API and the node's own status hold it by `Arc`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use yare_client::{Client, EventKind, Informer, ObjectRef, Recorder};
+use yare_runtime::Runtime;
+
+use crate::api::Api;
+use crate::clock::Seams;
+use crate::logs::rotate::Rotator;
+use crate::metrics::Metrics;
+use crate::node::NetworkReadiness;
+use crate::node::capacity::Capacity;
+use crate::objects::Objects;
+use crate::pod::admission::{self, Offer, Rejection};
+use crate::pod::mailbox::Mailbox;
+use crate::pod::qos;
+use crate::pod::writer::StatusWriter;
+use crate::view::Pod;
+
+pub(crate) struct Kubelet {
+    pub(crate) node_name: String,
+    pub(crate) node_ips: Vec<IpAddr>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    pub(crate) cluster_domain: String,
+    pub(crate) resolv_conf: PathBuf,
+    pub(crate) pids_limit: Option<i64>,
+    pub(crate) seams: Seams,
+    pub(crate) api: Api,
+    pub(crate) client: Client,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) runtime_name: String,
+    pub(crate) recorder: Recorder,
+    pub(crate) objects: Objects,
+    pub(crate) services: Informer,
+    pub(crate) writer: StatusWriter,
+    pub(crate) capacity: Capacity,
+    pub(crate) network: watch::Receiver<NetworkReadiness>,
+    pub(crate) rotator: Rotator,
+    pub(crate) metrics: Metrics,
+    /// What the node offers to pods, as last read from its own object.
+    pub(crate) offer: Mutex<Offer>,
+    /// Requests of the pods that were admitted, by uid.
+    admitted: Mutex<HashMap<String, BTreeMap<String, i128>>>,
+    /// Which pod to wake for a sandbox's events.
+    routes: Mutex<HashMap<String, Arc<Mailbox>>>,
+    /// What the HTTP API may know of each pod, by uid.
+    pub(crate) published: Mutex<HashMap<String, Arc<Published>>>,
+}
+
+/// The parts of a kubelet that its constructor takes as they are.
+pub(crate) struct Parts {
+    pub(crate) node_name: String,
+    pub(crate) node_ips: Vec<IpAddr>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    pub(crate) cluster_domain: String,
+    pub(crate) resolv_conf: PathBuf,
+    pub(crate) pids_limit: Option<i64>,
+    pub(crate) seams: Seams,
+    pub(crate) client: Client,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) runtime_name: String,
+    pub(crate) capacity: Capacity,
+    pub(crate) network: watch::Receiver<NetworkReadiness>,
+    pub(crate) offer: Offer,
+}
+
+/// One pod's state for readers outside its task.
+#[derive(Default)]
+pub(crate) struct Published(pub(crate) Mutex<PodState>);
+
+/// See [`Published`].
+#[derive(Clone, Default)]
+pub(crate) struct PodState {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) status: crate::view::PodStatus,
+    pub(crate) containers: Vec<yare_runtime::ContainerStatus>,
+    pub(crate) sandbox: Option<String>,
+}
+
+impl Kubelet {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let api = Api::new(parts.client.kube());
+        Arc::new(Kubelet {
+            recorder: Recorder::new(parts.client.kube(), "kubelet", Some(&parts.node_name)),
+            objects: Objects::new(parts.client.clone()),
+            services: parts.client.informers().of(yare_client::SERVICES),
+            writer: StatusWriter::new(api.clone()),
+            rotator: Rotator::new(parts.runtime.clone()),
+            metrics: Metrics::default(),
+            node_name: parts.node_name,
+            node_ips: parts.node_ips,
+            data_dir: parts.data_dir,
+            log_dir: parts.log_dir,
+            cluster_dns: parts.cluster_dns,
+            cluster_domain: parts.cluster_domain,
+            resolv_conf: parts.resolv_conf,
+            pids_limit: parts.pids_limit,
+            seams: parts.seams,
+            api,
+            client: parts.client,
+            runtime: parts.runtime,
+            runtime_name: parts.runtime_name,
+            capacity: parts.capacity,
+            network: parts.network,
+            offer: Mutex::new(parts.offer),
+            admitted: Mutex::default(),
+            routes: Mutex::default(),
+            published: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn host_ips(&self) -> Vec<String> {
+        self.node_ips.iter().map(ToString::to_string).collect()
+    }
+
+    /// An event about a pod, or about one of its containers.
+    pub(crate) fn pod_event(&self, pod: &Pod, container: Option<&str>, kind: EventKind, reason: &str, message: String) {
+        let mut regarding = ObjectRef {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            resource_version: pod.metadata.resource_version.clone(),
+            field_path: String::new(),
+        };
+        if let Some(name) = container {
+            let list = if pod.spec.init_containers.iter().any(|c| c.name == name) {
+                "initContainers"
+            } else if pod.spec.ephemeral_containers.iter().any(|c| c.common.name == name) {
+                "ephemeralContainers"
+            } else {
+                "containers"
+            };
+            regarding = regarding.with_field_path(&format!("spec.{list}{{{name}}}"));
+        }
+        self.recorder.event(regarding, kind, reason, message);
+    }
+
+    /// An event about the node.
+    pub(crate) fn node_event(&self, kind: EventKind, reason: &str, message: String) {
+        let regarding = ObjectRef {
+            api_version: String::new(),
+            kind: "Node".into(),
+            namespace: String::new(),
+            name: self.node_name.clone(),
+            uid: self.node_name.clone(),
+            resource_version: String::new(),
+            field_path: String::new(),
+        };
+        self.recorder.event(regarding, kind, reason, message);
+    }
+
+    /// Admits a pod and reserves its requests, or says why not. A pod that runs already is not judged again.
+    pub(crate) fn admit(&self, pod: &Pod, runs_already: bool) -> Result<(), Rejection> {
+        let mut admitted = self.admitted.lock();
+        if !admitted.contains_key(&pod.metadata.uid) && !runs_already {
+            let mut used: BTreeMap<String, i128> = BTreeMap::new();
+            for requests in admitted.values() {
+                for (name, amount) in requests {
+                    *used.entry(name.clone()).or_default() += amount;
+                }
+            }
+            let pods = u64::try_from(admitted.len()).unwrap_or(u64::MAX);
+            admission::admit(pod, &used, pods, &self.offer.lock())?;
+        }
+        admitted.insert(pod.metadata.uid.clone(), qos::requests(pod));
+        Ok(())
+    }
+
+    /// Gives a pod's requests back.
+    pub(crate) fn release(&self, uid: &str) {
+        self.admitted.lock().remove(uid);
+    }
+
+    pub(crate) fn route(&self, sandbox: &str, mailbox: &Arc<Mailbox>) {
+        self.routes.lock().insert(sandbox.to_owned(), mailbox.clone());
+    }
+
+    pub(crate) fn unroute(&self, sandbox: &str) {
+        self.routes.lock().remove(sandbox);
+    }
+
+    /// Wakes the pod of a sandbox.
+    pub(crate) fn wake(&self, sandbox: &str) {
+        let mailbox = self.routes.lock().get(sandbox).cloned();
+        if let Some(mailbox) = mailbox {
+            mailbox.wake();
+        }
+    }
+
+    /// Wakes every pod: after events were lost.
+    pub(crate) fn wake_all(&self) {
+        let all: Vec<_> = self.routes.lock().values().cloned().collect();
+        for mailbox in all {
+            mailbox.wake();
+        }
+    }
+
+    /// The pod of this name as the HTTP API sees it; with a uid, only that one.
+    pub(crate) fn find_pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<PodState> {
+        let published = self.published.lock();
+        published
+            .values()
+            .map(|p| p.0.lock().clone())
+            .filter(|s| s.pod.metadata.name == name && s.pod.metadata.namespace == namespace)
+            .filter(|s| uid.is_none_or(|uid| s.pod.metadata.uid == uid))
+            // Of two generations under one name the one that is not going away is meant.
+            .min_by_key(|s| s.pod.is_deleting())
+    }
+}

@@ -1,0 +1,41 @@
+//! File changes, told by the kernel: a small asynchronous inotify.
+
+use std::io;
+use std::path::Path;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use tokio::io::unix::AsyncFd;
+
+/// An inotify instance on tokio's reactor.
+pub(crate) struct Watch {
+    fd: AsyncFd<Inotify>,
+}
+
+impl Watch {
+    pub(crate) fn new() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        Ok(Watch { fd: AsyncFd::new(inotify)? })
+    }
+
+    pub(crate) fn add(&self, path: &Path, flags: AddWatchFlags) -> io::Result<WatchDescriptor> {
+        Ok(self.fd.get_ref().add_watch(path, flags)?)
+    }
+
+    pub(crate) fn remove(&self, descriptor: WatchDescriptor) {
+        // Fails only for a watch that ended by itself.
+        let _ = self.fd.get_ref().rm_watch(descriptor);
+    }
+
+    /// The next events, at least one.
+    pub(crate) async fn next(&self) -> io::Result<Vec<InotifyEvent>> {
+        loop {
+            let mut ready = self.fd.readable().await?;
+            match self.fd.get_ref().read_events() {
+                Ok(events) if !events.is_empty() => return Ok(events),
+                Ok(_) => {}
+                Err(nix::Error::EAGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What the machine is and has: processors, memory, disk, kernel, identity.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::quantity;
+
+/// What a node has to offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capacity {
+    /// Thousandths of processors.
+    pub cpu_milli: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Bytes of the file system that holds the data directory.
+    pub ephemeral_storage_bytes: u64,
+    /// Bytes of huge pages by resource name (`hugepages-2Mi`).
+    pub hugepages: BTreeMap<String, u64>,
+    /// Pods that may run.
+    pub pods: u32,
+    /// What is kept for the system, taken off the allocatable resources.
+    pub reserved: BTreeMap<String, String>,
+}
+
+impl Capacity {
+    /// Reads the machine. `data_dir` tells which file system counts.
+    pub fn detect(data_dir: &Path, pods: u32) -> Self {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Capacity {
+            cpu_milli: processors() * 1000,
+            memory_bytes: meminfo_bytes(&meminfo, "MemTotal").unwrap_or(0),
+            ephemeral_storage_bytes: disk(data_dir).map_or(0, |d| d.total_bytes),
+            hugepages: hugepages(Path::new("/sys/kernel/mm/hugepages")),
+            pods,
+            reserved: BTreeMap::new(),
+        }
+    }
+
+    /// `status.capacity`.
+    pub(crate) fn capacity(&self) -> BTreeMap<String, String> {
+        let mut out = BTreeMap::from([
+            ("cpu".to_owned(), quantity::from_milli(i64::try_from(self.cpu_milli).unwrap_or(i64::MAX))),
+            ("memory".to_owned(), quantity::from_bytes(self.memory_bytes)),
+            ("ephemeral-storage".to_owned(), quantity::from_bytes(self.ephemeral_storage_bytes)),
+            ("pods".to_owned(), self.pods.to_string()),
+        ]);
+        out.extend(self.hugepages.iter().map(|(name, bytes)| (name.clone(), quantity::from_bytes(*bytes))));
+        out
+    }
+
+    /// `status.allocatable`: capacity without what is reserved and without the eviction thresholds.
+    pub(crate) fn allocatable(&self) -> BTreeMap<String, String> {
+        let mut out = self.capacity();
+        for (name, amount) in &mut out {
+            let reserved = self.reserved.get(name).map_or(0, |t| if name == "cpu" { quantity::milli(t) } else { quantity::value(t) });
+            match name.as_str() {
+                "cpu" => *amount = quantity::from_milli((quantity::milli(amount) - reserved).max(0)),
+                "ephemeral-storage" => {
+                    // A tenth of the disk stays free before pods are evicted.
+                    let bytes = quantity::value(amount);
+                    let left = u64::try_from((bytes - bytes / 10 - reserved).max(0)).unwrap_or(0);
+                    *amount = left.to_string();
+                }
+                "pods" => {}
+                name => {
+                    let hard = if name == "memory" { super::conditions::MEMORY_AVAILABLE_MIN_BYTES } else { 0 };
+                    let hard = i64::try_from(hard).unwrap_or(0);
+                    let left = (quantity::value(amount) - reserved - hard).max(0);
+                    *amount = quantity::from_bytes(u64::try_from(left).unwrap_or(0));
+                }
+            }
+        }
+        out
+    }
+}
+
+/// A file system's space.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Disk {
+    pub(crate) total_bytes: u64,
+    pub(crate) available_bytes: u64,
+    pub(crate) inodes: u64,
+    pub(crate) inodes_free: u64,
+}
+
+/// The file system that holds `path`, or the nearest directory above it that exists.
+pub(crate) fn disk(path: &Path) -> Option<Disk> {
+    let existing = path.ancestors().find(|p| p.exists())?;
+    let stat = nix::sys::statvfs::statvfs(existing).ok()?;
+    let fragment = stat.fragment_size();
+    Some(Disk {
+        total_bytes: stat.blocks() * fragment,
+        available_bytes: stat.blocks_available() * fragment,
+        inodes: stat.files(),
+        inodes_free: stat.files_available(),
+    })
+}
+
+fn processors() -> u64 {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let listed = text.lines().filter(|l| l.starts_with("processor")).count();
+    let count = if listed > 0 { listed } else { std::thread::available_parallelism().map_or(1, usize::from) };
+    u64::try_from(count).unwrap_or(1)
+}
+
+/// A line of `/proc/meminfo` in bytes.
+pub(crate) fn meminfo_bytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(':')))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+fn hugepages(root: &Path) -> BTreeMap<String, u64> {
+    std::fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let kib: u64 = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let pages: u64 = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+            let size = match kib {
+                k if k % (1 << 20) == 0 => format!("{}Gi", k >> 20),
+                k if k % (1 << 10) == 0 => format!("{}Mi", k >> 10),
+                k => format!("{k}Ki"),
+            };
+            Some((format!("hugepages-{size}"), pages * kib * 1024))
+        })
+        .collect()
+}
+
+/// `status.nodeInfo`.
+pub(crate) fn node_info(runtime_version: &str) -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).map(|t| t.trim().to_owned()).unwrap_or_default();
+    let release = read("/etc/os-release");
+    let os_image = release
+        .lines()
+        .find_map(|l| l.strip_prefix("PRETTY_NAME="))
+        .map_or_else(|| "Linux".to_owned(), |v| v.trim_matches('"').to_owned());
+    json!({
+        "machineID": read("/etc/machine-id"),
+        "systemUUID": read("/sys/class/dmi/id/product_uuid"),
+        "bootID": read("/proc/sys/kernel/random/boot_id"),
+        "kernelVersion": read("/proc/sys/kernel/osrelease"),
+        "osImage": os_image,
+        "containerRuntimeVersion": runtime_version,
+        "kubeletVersion": crate::KUBERNETES_VERSION,
+        "kubeProxyVersion": "",
+        "operatingSystem": "linux",
+        "architecture": architecture(),
+    })
+}
+
+/// The machine's architecture by Go's name.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocatable_leaves_room() {
+        let capacity = Capacity {
+            cpu_milli: 2000,
+            memory_bytes: 1 << 30,
+            ephemeral_storage_bytes: 100_000,
+            hugepages: BTreeMap::from([("hugepages-2Mi".into(), 4 << 20)]),
+            pods: 110,
+            reserved: BTreeMap::from([("cpu".into(), "500m".into())]),
+        };
+        let got = capacity.allocatable();
+        assert_eq!(got["cpu"], "1500m");
+        assert_eq!(got["memory"], format!("{}Ki", (1024 - 100) * 1024));
+        assert_eq!(got["ephemeral-storage"], "90000");
+        assert_eq!(got["hugepages-2Mi"], "4096Ki");
+        assert_eq!(got["pods"], "110");
+    }
+
+    #[test]
+    fn reads_meminfo() {
+        assert_eq!(meminfo_bytes("MemTotal:       100 kB\nMemAvailable: 5 kB\n", "MemAvailable"), Some(5120));
+        assert_eq!(meminfo_bytes("MemTotal: 1 kB\n", "Mem"), None);
+    }
+}

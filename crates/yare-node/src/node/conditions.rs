@@ -1,0 +1,139 @@
+//! Node conditions: Ready and the pressures, with upstream's reasons and messages.
+//!
+//! In: what was observed, and the conditions before. Out: the conditions now, and the events of those that
+//! changed. A condition keeps its transition time while its status stays.
+
+use std::path::Path;
+
+use crate::node::NetworkReadiness;
+use crate::node::capacity::{disk, meminfo_bytes};
+use crate::view::NodeCondition;
+
+/// `memory.available` below this is memory pressure.
+pub(crate) const MEMORY_AVAILABLE_MIN_BYTES: u64 = 100 << 20;
+/// Free space and inodes below these shares are disk pressure.
+const DISK_AVAILABLE_MIN_PERCENT: u64 = 10;
+const INODES_FREE_MIN_PERCENT: u64 = 5;
+/// A share of free process ids below this is pressure.
+const PIDS_FREE_MIN_PERCENT: u64 = 5;
+
+/// What was observed.
+#[derive(Debug, Clone)]
+pub(crate) struct Observed {
+    pub(crate) memory_pressure: bool,
+    pub(crate) disk_pressure: bool,
+    pub(crate) pid_pressure: bool,
+    /// The runtime's error, if it does not answer.
+    pub(crate) runtime: Result<(), String>,
+    pub(crate) network: NetworkReadiness,
+}
+
+/// Rows: type, event and reason and message when True, the same when False.
+const PRESSURES: &[(&str, [&str; 3], [&str; 3])] = &[
+    (
+        "MemoryPressure",
+        ["NodeHasInsufficientMemory", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
+        ["NodeHasSufficientMemory", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
+    ),
+    (
+        "DiskPressure",
+        ["NodeHasDiskPressure", "KubeletHasDiskPressure", "kubelet has disk pressure"],
+        ["NodeHasNoDiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
+    ),
+    (
+        "PIDPressure",
+        ["NodeHasInsufficientPID", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
+        ["NodeHasSufficientPID", "KubeletHasSufficientPID", "kubelet has sufficient PID available"],
+    ),
+];
+
+/// The conditions now, and the names of events for what changed.
+pub(crate) fn compute(before: &[NodeCondition], observed: &Observed, now: &str) -> (Vec<NodeCondition>, Vec<&'static str>) {
+    let mut conditions = Vec::new();
+    let mut events = Vec::new();
+    let mut add = |kind: &str, holds: bool, event: &'static str, reason: &str, message: String| {
+        let status = if holds { "True" } else { "False" };
+        let old = before.iter().find(|c| c.kind == kind);
+        let stays = old.is_some_and(|c| c.status == status);
+        if !stays {
+            events.push(event);
+        }
+        conditions.push(NodeCondition {
+            kind: kind.to_owned(),
+            status: status.to_owned(),
+            last_heartbeat_time: Some(now.to_owned()),
+            last_transition_time: old.filter(|_| stays).and_then(|c| c.last_transition_time.clone()).or_else(|| Some(now.to_owned())),
+            reason: reason.to_owned(),
+            message,
+        });
+    };
+    for (kind, on, off) in PRESSURES {
+        let holds = match *kind {
+            "MemoryPressure" => observed.memory_pressure,
+            "DiskPressure" => observed.disk_pressure,
+            _ => observed.pid_pressure,
+        };
+        let [event, reason, message] = if holds { on } else { off };
+        add(kind, holds, event, reason, (*message).to_owned());
+    }
+    let mut problems = Vec::new();
+    if let Err(error) = &observed.runtime {
+        problems.push(format!("container runtime is down: {error}"));
+    }
+    if let NetworkReadiness::NotReady(why) = &observed.network {
+        problems.push(format!(
+            "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{why}"
+        ));
+    }
+    if problems.is_empty() {
+        add("Ready", true, "NodeReady", "KubeletReady", "kubelet is posting ready status".to_owned());
+    } else {
+        let message = if problems.len() == 1 { problems.remove(0) } else { format!("[{}]", problems.join(", ")) };
+        add("Ready", false, "NodeNotReady", "KubeletNotReady", message);
+    }
+    (conditions, events)
+}
+
+/// Reads the machine's pressures.
+pub(crate) fn pressures(data_dir: &Path) -> (bool, bool, bool) {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = meminfo_bytes(&meminfo, "MemAvailable").is_some_and(|bytes| bytes < MEMORY_AVAILABLE_MIN_BYTES);
+    let storage = disk(data_dir).is_some_and(|d| {
+        let low = |free: u64, all: u64, percent: u64| all > 0 && free.saturating_mul(100) < all.saturating_mul(percent);
+        low(d.available_bytes, d.total_bytes, DISK_AVAILABLE_MIN_PERCENT) || low(d.inodes_free, d.inodes, INODES_FREE_MIN_PERCENT)
+    });
+    (memory, storage, pids_scarce().unwrap_or(false))
+}
+
+fn pids_scarce() -> Option<bool> {
+    let limit: u64 = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()?;
+    let load = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let used: u64 = load.split_whitespace().nth(3)?.split('/').nth(1)?.parse().ok()?;
+    Some(limit.saturating_sub(used).saturating_mul(100) < limit.saturating_mul(PIDS_FREE_MIN_PERCENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_transition_times() {
+        let mut observed = Observed {
+            memory_pressure: false,
+            disk_pressure: false,
+            pid_pressure: false,
+            runtime: Ok(()),
+            network: NetworkReadiness::NotReady("cni".into()),
+        };
+        let (first, events) = compute(&[], &observed, "t1");
+        assert_eq!(events, ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeNotReady"]);
+        assert_eq!(first[3].status, "False");
+        observed.network = NetworkReadiness::Ready;
+        let (second, events) = compute(&first, &observed, "t2");
+        assert_eq!(events, ["NodeReady"]);
+        assert_eq!(second[0].last_transition_time.as_deref(), Some("t1"));
+        assert_eq!(second[0].last_heartbeat_time.as_deref(), Some("t2"));
+        assert_eq!(second[3].last_transition_time.as_deref(), Some("t2"));
+        assert_eq!(second[3].reason, "KubeletReady");
+    }
+}

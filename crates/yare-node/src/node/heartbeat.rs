@@ -1,0 +1,211 @@
+//! The node's life signs: registration, a lease every ten seconds, its status when it changes or is five
+//! minutes old.
+//!
+//! In: runtime, pod network, pressures, the node's own object by watch. Out: writes to the API server. The
+//! lease's rhythm is also when the machine's pressures are looked at; a change of the network comes by itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use yare_client::{EventKind, Informer};
+
+use super::conditions::{self, Observed};
+use super::object;
+use crate::api::PatchKind;
+use crate::clock;
+use crate::error::Result;
+use crate::kubelet::Kubelet;
+use crate::view::{NodeCondition, NodeView, Taint};
+
+/// Between renewals of the lease, and how long one holds.
+const LEASE_PERIOD: Duration = Duration::from_secs(10);
+const LEASE_SECONDS: u32 = 40;
+/// An unchanged status is written again after this.
+const STATUS_PERIOD: Duration = Duration::from_secs(300);
+/// Between attempts while the API server is away.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(7);
+
+/// What the heartbeat needs beyond the kubelet.
+pub(crate) struct Heartbeat {
+    pub(crate) kubelet: Arc<Kubelet>,
+    pub(crate) node: Informer,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) taints: Vec<Taint>,
+    pub(crate) provider_id: Option<String>,
+    pub(crate) port: u16,
+    pub(crate) runtime_version: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Registered {
+    metadata: crate::view::Metadata,
+    status: crate::view::NodeStatusView,
+}
+
+impl Heartbeat {
+    /// Runs for as long as the node.
+    pub(crate) async fn run(self) {
+        self.kubelet.node_event(EventKind::Normal, "Starting", "Starting kubelet.".to_owned());
+        let (uid, mut held) = self.register().await;
+        let mut network = self.kubelet.network.clone();
+        let mut changes = self.node.subscribe();
+        let mut written: Option<Value> = None;
+        let mut written_at = Instant::now();
+        let mut lease_at = Instant::now();
+        loop {
+            let (conditions, events) = conditions::compute(&held, &self.observe().await, &self.kubelet.seams.now_text());
+            let images = match self.kubelet.runtime.images().await {
+                Ok(list) => object::images(list),
+                Err(_) => json!([]),
+            };
+            let status = object::status(&self.kubelet, self.port, &self.runtime_version, &conditions, images);
+            let news = written.as_ref().is_none_or(|before| !same(before, &status));
+            if news || written_at.elapsed() >= STATUS_PERIOD {
+                match self.write_status(&status, written.as_ref()).await {
+                    Ok(()) => {
+                        for event in events {
+                            let text = format!("Node {} status is now: {event}", self.kubelet.node_name);
+                            self.kubelet.node_event(EventKind::Normal, event, text);
+                        }
+                        held = conditions;
+                        written = Some(status);
+                        written_at = Instant::now();
+                    }
+                    Err(error) => tracing::warn!(%error, "writing the node's status"),
+                }
+            }
+            if Instant::now() >= lease_at {
+                let renewed = self.renew(&uid).await;
+                if let Err(error) = &renewed {
+                    tracing::warn!(%error, "renewing the node's lease");
+                }
+                lease_at = Instant::now() + if renewed.is_ok() { LEASE_PERIOD } else { Duration::from_secs(1) };
+            }
+            // Wait for the next renewal or for news; a change of the node's own object is only taken in.
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(lease_at) => break,
+                    changed = network.changed() => {
+                        if changed.is_err() {
+                            // Nobody will report any more: keep the last word, and the rhythm.
+                            tokio::time::sleep_until(lease_at).await;
+                        }
+                        break;
+                    }
+                    Some(change) = changes.recv() => {
+                        if let Some(node) = change.new.and_then(|c| c.view::<NodeView>().ok()) {
+                            self.take_in(node);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What pods may count on: the node's labels and taints as they are now.
+    fn take_in(&self, node: NodeView) {
+        let mut offer = self.kubelet.offer.lock();
+        offer.labels = node.metadata.labels;
+        offer.taints = node.spec.taints;
+    }
+
+    async fn observe(&self) -> Observed {
+        let (memory_pressure, disk_pressure, pid_pressure) = conditions::pressures(&self.kubelet.data_dir);
+        Observed {
+            memory_pressure,
+            disk_pressure,
+            pid_pressure,
+            runtime: self.kubelet.runtime.version().await.map(drop).map_err(|e| e.to_string()),
+            network: self.kubelet.network.borrow().clone(),
+        }
+    }
+
+    /// Creates the Node, or brings an existing one's labels up to date. Answers its uid and conditions.
+    async fn register(&self) -> (String, Vec<NodeCondition>) {
+        let mut wait = RETRY_MIN;
+        loop {
+            match self.try_register().await {
+                Ok(registered) => return registered,
+                Err(error) => {
+                    tracing::debug!(%error, "registering the node, will retry");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    async fn try_register(&self) -> Result<(String, Vec<NodeCondition>)> {
+        let kubelet = &self.kubelet;
+        let observed = Observed {
+            network: super::NetworkReadiness::NotReady("the node is starting".to_owned()),
+            ..self.observe().await
+        };
+        let (conditions, _) = conditions::compute(&[], &observed, &kubelet.seams.now_text());
+        let status = object::status(kubelet, self.port, &self.runtime_version, &conditions, json!([]));
+        let node = object::registration(kubelet, &self.labels, &self.taints, self.provider_id.as_deref(), status);
+        match kubelet.api.create::<Registered>("/api/v1/nodes", &node).await {
+            Ok(made) => return Ok((made.metadata.uid, made.status.conditions)),
+            Err(error) if error.status_code() == Some(409) => {}
+            Err(error) => return Err(error),
+        }
+        let path = format!("/api/v1/nodes/{}", kubelet.node_name);
+        let patch = json!({ "metadata": { "labels": self.labels } });
+        let found: Registered = kubelet.api.patch_for(&path, PatchKind::Merge, &patch).await?;
+        Ok((found.metadata.uid, found.status.conditions))
+    }
+
+    /// Writes what differs from the last status, or everything.
+    async fn write_status(&self, status: &Value, before: Option<&Value>) -> Result<()> {
+        let mut patch = serde_json::Map::new();
+        for (name, value) in status.as_object().into_iter().flatten() {
+            if name == "conditions" || before.is_none_or(|b| b.get(name) != Some(value)) {
+                patch.insert(name.clone(), value.clone());
+            }
+        }
+        let path = format!("/api/v1/nodes/{}/status", self.kubelet.node_name);
+        self.kubelet.api.patch(&path, PatchKind::Strategic, &json!({ "status": patch })).await
+    }
+
+    async fn renew(&self, uid: &str) -> Result<()> {
+        let name = &self.kubelet.node_name;
+        let now = clock::rfc3339_micro(self.kubelet.seams.now());
+        let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+        let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now });
+        match self.kubelet.api.patch(&format!("{path}/{name}"), PatchKind::Merge, &json!({ "spec": spec })).await {
+            Err(error) if error.is_not_found() => {}
+            outcome => return outcome,
+        }
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": name,
+                "namespace": "kube-node-lease",
+                "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": name, "uid": uid }],
+            },
+            "spec": spec,
+        });
+        self.kubelet.api.create::<serde::de::IgnoredAny>(path, &lease).await.map(drop)
+    }
+}
+
+/// Whether two statuses differ in nothing but heartbeat times.
+fn same(a: &Value, b: &Value) -> bool {
+    let strip = |status: &Value| {
+        let mut status = status.clone();
+        for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(map) = condition.as_object_mut() {
+                map.remove("lastHeartbeatTime");
+            }
+        }
+        status
+    };
+    strip(a) == strip(b)
+}

@@ -1,0 +1,87 @@
+//! The Node object: as it is registered, and the status that is kept up.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use yare_runtime::ImageStatus;
+
+use crate::kubelet::Kubelet;
+use crate::node::capacity;
+use crate::view::{NodeCondition, Taint};
+
+/// Images that are listed in a node's status.
+const IMAGES_MAX: usize = 50;
+/// Names of one image that are listed.
+const NAMES_MAX: usize = 5;
+
+/// Labels every node has, and those it was given.
+pub(crate) fn labels(node_name: &str, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([
+        ("kubernetes.io/hostname".to_owned(), node_name.to_owned()),
+        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("kubernetes.io/arch".to_owned(), capacity::architecture().to_owned()),
+        ("beta.kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("beta.kubernetes.io/arch".to_owned(), capacity::architecture().to_owned()),
+    ]);
+    labels.extend(given.clone());
+    labels
+}
+
+/// The object to create. It is not ready, so it says so with a taint that the node controller takes away.
+pub(crate) fn registration(
+    kubelet: &Kubelet,
+    labels: &BTreeMap<String, String>,
+    taints: &[Taint],
+    provider_id: Option<&str>,
+    status: Value,
+) -> Value {
+    let mut all = vec![Taint { key: "node.kubernetes.io/not-ready".into(), value: String::new(), effect: "NoSchedule".into() }];
+    all.extend(taints.iter().cloned());
+    let mut spec = json!({ "taints": all });
+    if let Some(id) = provider_id {
+        spec["providerID"] = json!(id);
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": kubelet.node_name,
+            "labels": labels,
+            "annotations": { "volumes.kubernetes.io/controller-managed-attach-detach": "true" },
+        },
+        "spec": spec,
+        "status": status,
+    })
+}
+
+/// The whole status.
+pub(crate) fn status(kubelet: &Kubelet, port: u16, runtime_version: &str, conditions: &[NodeCondition], images: Value) -> Value {
+    let mut addresses: Vec<Value> =
+        kubelet.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
+    addresses.push(json!({"type": "Hostname", "address": kubelet.node_name}));
+    json!({
+        "capacity": kubelet.capacity.capacity(),
+        "allocatable": kubelet.capacity.allocatable(),
+        "conditions": conditions,
+        "addresses": addresses,
+        "daemonEndpoints": { "kubeletEndpoint": { "Port": port } },
+        "nodeInfo": capacity::node_info(runtime_version),
+        "images": images,
+    })
+}
+
+/// `status.images`, the largest first.
+pub(crate) fn images(mut list: Vec<ImageStatus>) -> Value {
+    list.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.id.cmp(&b.id)));
+    let images: Vec<Value> = list
+        .into_iter()
+        .map(|image| {
+            let names: Vec<String> = image.repo_digests.into_iter().chain(image.repo_tags).take(NAMES_MAX).collect();
+            (names, image.size_bytes)
+        })
+        .filter(|(names, _)| !names.is_empty())
+        .take(IMAGES_MAX)
+        .map(|(names, size)| json!({ "names": names, "sizeBytes": size }))
+        .collect();
+    Value::Array(images)
+}

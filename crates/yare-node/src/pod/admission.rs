@@ -1,0 +1,231 @@
+//! Whether this node takes a pod: the checks a kubelet repeats after the scheduler.
+//!
+//! In: the pod, the pods admitted before, the node's labels and allocatable resources.
+//! Out: nothing, or the reason and message that go into the rejected pod's status.
+
+use std::collections::BTreeMap;
+
+use super::qos;
+use crate::quantity;
+use crate::view::{Pod, Taint};
+
+/// Why a pod was turned away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// What the node offers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Offer {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) taints: Vec<Taint>,
+    pub(crate) allocatable: BTreeMap<String, String>,
+    /// Sysctls a pod may set beyond the safe ones.
+    pub(crate) allowed_sysctls: Vec<String>,
+}
+
+/// Checks in the order their reasons are reported. A check is a row.
+const CHECKS: &[fn(&Pod, &BTreeMap<String, i128>, u64, &Offer) -> Option<Rejection>] =
+    &[os_label, os_field, sysctls, resources, node_affinity, no_execute_taints];
+
+/// Decides. `used` sums the requests of the pods admitted before (billionths), `pods` counts them.
+pub(crate) fn admit(pod: &Pod, used: &BTreeMap<String, i128>, pods: u64, offer: &Offer) -> Result<(), Rejection> {
+    match CHECKS.iter().find_map(|check| check(pod, used, pods, offer)) {
+        Some(rejection) => Err(rejection),
+        None => Ok(()),
+    }
+}
+
+fn reject(reason: &str, message: impl Into<String>) -> Option<Rejection> {
+    Some(Rejection { reason: reason.to_owned(), message: message.into() })
+}
+
+fn os_label(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, _: &Offer) -> Option<Rejection> {
+    match pod.metadata.labels.get("kubernetes.io/os") {
+        Some(os) if os != "linux" => reject(
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+        ),
+        _ => None,
+    }
+}
+
+fn os_field(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, _: &Offer) -> Option<Rejection> {
+    match &pod.spec.os {
+        Some(os) if os.name != "linux" => {
+            reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
+        }
+        _ => None,
+    }
+}
+
+/// Sysctls that are namespaced and harmless to neighbours.
+const SAFE_SYSCTLS: &[&str] = &[
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+fn sysctls(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offer) -> Option<Rejection> {
+    let context = pod.spec.security_context.as_ref()?;
+    for sysctl in &context.sysctls {
+        let name = sysctl.name.replace('/', ".");
+        let allowed = SAFE_SYSCTLS.contains(&name.as_str())
+            || offer.allowed_sysctls.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => *pattern == name,
+            });
+        let host = (name.starts_with("net.") && pod.spec.host_network)
+            || ((name.starts_with("kernel.shm") || name.starts_with("kernel.msg") || name.starts_with("fs.mqueue."))
+                && pod.spec.host_ipc);
+        if !allowed || host {
+            return reject("SysctlForbidden", format!("forbidden sysctl: {:?} not allowlisted", sysctl.name));
+        }
+    }
+    None
+}
+
+fn resources(pod: &Pod, used: &BTreeMap<String, i128>, pods: u64, offer: &Offer) -> Option<Rejection> {
+    if qos::is_critical(pod) {
+        return None;
+    }
+    let capacity_pods = offer.allocatable.get("pods").map_or(i64::MAX, |t| quantity::value(t));
+    if i128::from(pods) + 1 > i128::from(capacity_pods) {
+        return insufficient("pods", 1, i128::from(pods), i128::from(capacity_pods));
+    }
+    let requests = qos::requests(pod);
+    // cpu, memory, ephemeral-storage first, as upstream reports them.
+    let first = ["cpu", "memory", "ephemeral-storage"];
+    let others = requests.keys().map(String::as_str).filter(|name| !first.contains(name));
+    for name in first.into_iter().chain(others) {
+        let Some(want) = requests.get(name).copied().filter(|n| *n > 0) else { continue };
+        // A resource the node does not know is a cluster-level one: not the kubelet's to judge.
+        let Some(capacity) = offer.allocatable.get(name).and_then(|t| quantity::nanos(t)) else { continue };
+        let before = used.get(name).copied().unwrap_or(0);
+        if want + before > capacity {
+            let unit = if name == "cpu" { 1_000_000 } else { 1_000_000_000 };
+            return insufficient(name, want / unit, before / unit, capacity / unit);
+        }
+    }
+    None
+}
+
+fn insufficient(name: &str, want: i128, used: i128, capacity: i128) -> Option<Rejection> {
+    reject(
+        &format!("OutOf{name}"),
+        format!("Node didn't have enough resource: {name}, requested: {want}, used: {used}, capacity: {capacity}"),
+    )
+}
+
+fn node_affinity(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offer) -> Option<Rejection> {
+    let selected = pod.spec.node_selector.iter().all(|(k, v)| offer.labels.get(k) == Some(v));
+    let required = pod
+        .spec
+        .affinity
+        .as_ref()
+        .and_then(|a| a.pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms"))
+        .and_then(serde_json::Value::as_array)
+        .is_none_or(|terms| terms.iter().any(|term| term_matches(term, offer)));
+    if selected && required { None } else { reject("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector") }
+}
+
+fn term_matches(term: &serde_json::Value, offer: &Offer) -> bool {
+    let list = |name: &str| term.get(name).and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+    let (expressions, fields) = (list("matchExpressions"), list("matchFields"));
+    if expressions.is_empty() && fields.is_empty() {
+        return false;
+    }
+    expressions.iter().all(|e| requirement_matches(e, |key| offer.labels.get(key).map(String::as_str)))
+        && fields.iter().all(|e| requirement_matches(e, |key| (key == "metadata.name").then_some(offer.name.as_str())))
+}
+
+fn requirement_matches<'a>(requirement: &serde_json::Value, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
+    let text = |name: &str| requirement.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let values: Vec<&str> = requirement
+        .get("values")
+        .and_then(serde_json::Value::as_array)
+        .map(|list| list.iter().filter_map(serde_json::Value::as_str).collect())
+        .unwrap_or_default();
+    let actual = lookup(text("key"));
+    let compare = |greater: bool| {
+        let wanted = values.first().and_then(|v| v.parse::<i64>().ok());
+        match (actual.and_then(|a| a.parse::<i64>().ok()), wanted) {
+            (Some(a), Some(w)) => if greater { a > w } else { a < w },
+            _ => false,
+        }
+    };
+    match text("operator") {
+        "In" => actual.is_some_and(|a| values.contains(&a)),
+        "NotIn" => !actual.is_some_and(|a| values.contains(&a)),
+        "Exists" => actual.is_some(),
+        "DoesNotExist" => actual.is_none(),
+        "Gt" => compare(true),
+        "Lt" => compare(false),
+        _ => false,
+    }
+}
+
+fn no_execute_taints(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offer) -> Option<Rejection> {
+    let tolerated = |taint: &Taint| {
+        pod.spec.tolerations.iter().any(|t| {
+            (t.effect.is_empty() || t.effect == taint.effect)
+                && (t.key.is_empty() || t.key == taint.key)
+                && (t.operator == "Exists" || (!t.key.is_empty() && t.value == taint.value))
+        })
+    };
+    // Only NoExecute counts here: NoSchedule is the scheduler's, and static or bound pods pass it.
+    match offer.taints.iter().find(|t| t.effect == "NoExecute" && !tolerated(t)) {
+        Some(_) => reject("TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table() {
+        let offer = Offer {
+            name: "n1".into(),
+            labels: BTreeMap::from([("disk".into(), "ssd".into()), ("gen".into(), "4".into())]),
+            taints: vec![Taint { key: "gone".into(), value: String::new(), effect: "NoExecute".into() }],
+            allocatable: BTreeMap::from([("cpu".into(), "2".into()), ("memory".into(), "1Gi".into()), ("pods".into(), "3".into())]),
+            allowed_sysctls: vec!["net.core.*".into()],
+        };
+        let tolerant = serde_json::json!([{"operator": "Exists"}]);
+        let request = |cpu: &str| serde_json::json!([{"name": "a", "resources": {"requests": {"cpu": cpu}}}]);
+        let affinity = |expr: serde_json::Value| serde_json::json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [expr]}]}}});
+        for (spec, pods, want) in [
+            (serde_json::json!({"tolerations": tolerant, "containers": request("1")}), 0, ""),
+            (serde_json::json!({"tolerations": tolerant, "containers": request("1500m")}), 0, "OutOfcpu"),
+            (serde_json::json!({"tolerations": tolerant, "containers": request("1")}), 3, "OutOfpods"),
+            (serde_json::json!({"tolerations": tolerant, "priority": 2_000_000_000, "containers": request("9")}), 3, ""),
+            (serde_json::json!({"tolerations": tolerant, "nodeSelector": {"disk": "ssd"}}), 0, ""),
+            (serde_json::json!({"tolerations": tolerant, "nodeSelector": {"disk": "hdd"}}), 0, "NodeAffinity"),
+            (serde_json::json!({"tolerations": tolerant, "affinity": affinity(serde_json::json!({"key": "gen", "operator": "Gt", "values": ["3"]}))}), 0, ""),
+            (serde_json::json!({"tolerations": tolerant, "affinity": affinity(serde_json::json!({"key": "disk", "operator": "NotIn", "values": ["ssd"]}))}), 0, "NodeAffinity"),
+            (serde_json::json!({}), 0, "TaintToleration"),
+            (serde_json::json!({"tolerations": tolerant, "os": {"name": "windows"}}), 0, "PodOSNotSupported"),
+            (serde_json::json!({"tolerations": tolerant, "securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}]}}), 0, ""),
+            (serde_json::json!({"tolerations": tolerant, "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}), 0, "SysctlForbidden"),
+        ] {
+            let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
+            let used = BTreeMap::from([("cpu".to_owned(), 1_000_000_000)]);
+            let got = admit(&pod, &used, pods, &offer).err().map(|r| r.reason).unwrap_or_default();
+            assert_eq!(got, want, "{spec}");
+        }
+    }
+}

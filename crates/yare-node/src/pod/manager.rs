@@ -1,0 +1,214 @@
+//! Where pods come from and go to: the watch on this node's pods, the runtime's events, and what an earlier
+//! life of the agent left running.
+//!
+//! In: changes of pods, runtime events. Out: one [`Worker`] task per pod, woken.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::{Id, JoinSet};
+use yare_client::{Cached, Change, Informer};
+use yare_runtime::{ContainerStatus, RuntimeEvent, SandboxStatus};
+
+use super::dirs::PodDirs;
+use super::mailbox::Mailbox;
+use super::worker::Worker;
+use crate::error::Result;
+use crate::hooks::POD_HOOKS;
+use crate::kubelet::Kubelet;
+use crate::view::{Metadata, Pod};
+
+/// Everything the runtime holds, by pod uid.
+type Found = HashMap<String, (Vec<SandboxStatus>, Vec<ContainerStatus>)>;
+
+pub(crate) struct Manager {
+    kubelet: Arc<Kubelet>,
+    pods: Informer,
+    found: Found,
+    mailboxes: HashMap<String, Arc<Mailbox>>,
+    workers: JoinSet<()>,
+    uids: HashMap<Id, String>,
+}
+
+impl Manager {
+    /// Finds what runs already. The pods' tasks start with [`Manager::run`].
+    pub(crate) async fn new(kubelet: Arc<Kubelet>, pods: Informer) -> Result<Self> {
+        let found = inventory(&kubelet).await?;
+        Ok(Manager {
+            kubelet,
+            pods,
+            found,
+            mailboxes: HashMap::new(),
+            workers: JoinSet::new(),
+            uids: HashMap::new(),
+        })
+    }
+
+    /// Runs for as long as the node.
+    pub(crate) async fn run(mut self) {
+        // Subscribe before looking, so that nothing falls between.
+        let mut events = self.kubelet.runtime.events();
+        self.pods.synced().await;
+        let mut changes = self.pods.subscribe();
+        for cached in self.pods.list() {
+            self.upsert(&cached);
+        }
+        self.adopt_orphans();
+        loop {
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => self.change(&change),
+                    None => return,
+                },
+                event = events.recv() => match event {
+                    Ok(event) => self.event(&event),
+                    Err(RecvError::Lagged(missed)) => {
+                        tracing::debug!(missed, "runtime events were missed, looking at every pod");
+                        self.kubelet.wake_all();
+                    }
+                    Err(RecvError::Closed) => {
+                        events = self.kubelet.runtime.events();
+                        self.kubelet.wake_all();
+                        // A runtime that hands out closed channels must not make this loop spin.
+                        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    }
+                },
+                Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => {
+                    let id = match &ended {
+                        Ok((id, ())) => *id,
+                        Err(error) => error.id(),
+                    };
+                    if let Some(uid) = self.uids.remove(&id) {
+                        if ended.is_err() {
+                            tracing::error!(uid, "a pod's task failed; it is started again");
+                            self.restart(&uid).await;
+                        } else {
+                            self.mailboxes.remove(&uid);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&self, event: &RuntimeEvent) {
+        match event {
+            // Creation and start are this agent's own doing.
+            RuntimeEvent::ContainerCreated { .. } | RuntimeEvent::ContainerStarted { .. } => {}
+            RuntimeEvent::ContainerExited { sandbox, .. } | RuntimeEvent::SandboxGone { sandbox } => {
+                self.kubelet.wake(sandbox);
+            }
+        }
+    }
+
+    fn change(&mut self, change: &Change) {
+        let (new, old) = (change.new.as_ref(), change.old.as_ref());
+        if let Some(old) = old
+            && new.is_none_or(|new| new.uid() != old.uid())
+            && let Some(mailbox) = self.mailboxes.get(old.uid())
+        {
+            mailbox.remove();
+        }
+        if let Some(new) = new {
+            self.upsert(new);
+        }
+    }
+
+    fn upsert(&mut self, cached: &Cached) {
+        let pod = match cached.view::<Pod>() {
+            Ok(pod) => Arc::new(pod),
+            Err(error) => {
+                tracing::error!(%error, "a pod that cannot be read is left alone");
+                return;
+            }
+        };
+        match self.mailboxes.get(cached.uid()) {
+            Some(mailbox) => mailbox.update(pod),
+            None => self.start(Mailbox::new(pod, false)),
+        }
+    }
+
+    fn start(&mut self, mailbox: Arc<Mailbox>) {
+        let uid = mailbox.pod().metadata.uid.clone();
+        let (sandboxes, containers) = self.found.remove(&uid).unwrap_or_default();
+        let worker = Worker::new(self.kubelet.clone(), mailbox.clone(), sandboxes, containers);
+        let handle = self.workers.spawn(worker.run());
+        self.uids.insert(handle.id(), uid.clone());
+        self.mailboxes.insert(uid, mailbox);
+    }
+
+    async fn restart(&mut self, uid: &str) {
+        let Some(mailbox) = self.mailboxes.remove(uid) else { return };
+        if let Ok(mut found) = inventory(&self.kubelet).await
+            && let Some(of_pod) = found.remove(uid)
+        {
+            self.found.insert(uid.to_owned(), of_pod);
+        }
+        self.start(mailbox);
+    }
+
+    /// Pods that were deleted while the agent was away: what runs is stopped, what lies around is removed.
+    fn adopt_orphans(&mut self) {
+        let orphans: Vec<String> = self.found.keys().cloned().collect();
+        for uid in orphans {
+            let Some((sandboxes, containers)) = self.found.get(&uid) else { continue };
+            let label = |key: &str| {
+                sandboxes
+                    .iter()
+                    .map(|s| &s.labels)
+                    .chain(containers.iter().map(|c| &c.labels))
+                    .find_map(|labels| labels.get(key).cloned())
+                    .unwrap_or_default()
+            };
+            let metadata = Metadata {
+                name: label("io.kubernetes.pod.name"),
+                namespace: label("io.kubernetes.pod.namespace"),
+                uid: uid.clone(),
+                ..Metadata::default()
+            };
+            tracing::info!(pod = metadata.name, namespace = metadata.namespace, uid, "stopping a pod that was deleted");
+            self.start(Mailbox::new(Arc::new(Pod { metadata, ..Pod::default() }), true));
+        }
+        self.remove_orphaned_directories();
+    }
+
+    fn remove_orphaned_directories(&self) {
+        let root = self.kubelet.data_dir.join("pods");
+        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+            let Some(uid) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            if self.mailboxes.contains_key(&uid) {
+                continue;
+            }
+            let pod = Pod { metadata: Metadata { uid: uid.clone(), ..Metadata::default() }, ..Pod::default() };
+            let dirs = PodDirs::new(&self.kubelet.data_dir, &self.kubelet.log_dir, &pod);
+            let kubelet = self.kubelet.clone();
+            tokio::spawn(async move {
+                for hook in POD_HOOKS.iter().rev() {
+                    if let Err(error) = hook.tear_down(&kubelet, &dirs).await {
+                        tracing::warn!(%error, uid, "cleaning up after an orphaned pod");
+                        return;
+                    }
+                }
+                if let Err(error) = std::fs::remove_dir_all(&dirs.root) {
+                    tracing::warn!(%error, path = %dirs.root.display(), "removing an orphaned pod's directory");
+                }
+            });
+        }
+    }
+}
+
+/// Groups what the runtime holds by the pod it belongs to.
+async fn inventory(kubelet: &Kubelet) -> Result<Found> {
+    let mut found: Found = HashMap::new();
+    for sandbox in kubelet.runtime.sandboxes().await? {
+        found.entry(sandbox.uid.clone()).or_default().0.push(sandbox);
+    }
+    for container in kubelet.runtime.containers().await? {
+        let Some(uid) = container.labels.get("io.kubernetes.pod.uid").cloned() else { continue };
+        found.entry(uid).or_default().1.push(container);
+    }
+    // Not a pod of ours: a sandbox without a uid belongs to somebody else.
+    found.remove("");
+    Ok(found)
+}

@@ -1,0 +1,657 @@
+//! A pod's status, computed: container statuses, phase, conditions, addresses.
+//!
+//! In: the pod, a [`Snapshot`] of the runtime, what the worker knows (why containers wait, probe outcomes,
+//! the status before). Out: the [`PodStatus`] to publish. Pure, so that every rule has a row in a test.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+use yare_runtime::{ContainerState as RuntimeState, ContainerStatus as RuntimeContainer};
+
+use super::qos;
+use super::snapshot::{Snapshot, restarts_after, should_start};
+use crate::clock;
+use crate::view::{
+    Container, ContainerState, ContainerStatus, Ip, Pod, PodCondition, PodStatus, Running, Terminated,
+    VolumeMountStatus,
+};
+
+/// Why a container has not started, for its `waiting` state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WaitReason {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// What goes into a status beyond the pod and the runtime's state.
+pub(crate) struct Inputs<'a> {
+    /// The status published before, or the API server's.
+    pub(crate) previous: &'a PodStatus,
+    pub(crate) waiting: &'a HashMap<String, WaitReason>,
+    /// (started, ready) of a running container instance.
+    pub(crate) health: &'a dyn Fn(&Container, &RuntimeContainer) -> (bool, bool),
+    /// What exited containers left in their termination message file, by container id.
+    pub(crate) messages: &'a HashMap<String, String>,
+    /// A phase decided from outside: rejected, deadline exceeded.
+    pub(crate) verdict: Option<&'a Verdict>,
+    /// Containers are not started any more: the pod is finished or being deleted.
+    pub(crate) terminal: bool,
+    pub(crate) host_ips: &'a [String],
+    pub(crate) runtime_name: &'a str,
+    pub(crate) now: Timestamp,
+}
+
+/// A final failure that does not come from the containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// Conditions that the kubelet owns; all others on a pod are kept as they are.
+const OWNED: &[&str] = &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Computes the status.
+pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>) -> PodStatus {
+    let has_init = !pod.spec.init_containers.is_empty();
+    let init: Vec<ContainerStatus> = pod
+        .spec
+        .init_containers
+        .iter()
+        .map(|c| container_status(pod, snapshot, inputs, c, Kind { has_init, is_init: true }))
+        .collect();
+    let main: Vec<ContainerStatus> = pod
+        .spec
+        .containers
+        .iter()
+        .map(|c| container_status(pod, snapshot, inputs, c, Kind { has_init, is_init: false }))
+        .collect();
+    let ephemeral: Vec<ContainerStatus> = pod
+        .spec
+        .ephemeral_containers
+        .iter()
+        .map(|c| container_status(pod, snapshot, inputs, &c.common, Kind { has_init: false, is_init: false }))
+        .collect();
+
+    let mut status = PodStatus {
+        observed_generation: pod.metadata.generation,
+        init_container_statuses: init,
+        container_statuses: main,
+        ephemeral_container_statuses: ephemeral,
+        qos_class: qos::class(pod).to_owned(),
+        start_time: inputs.previous.start_time.clone().or_else(|| Some(clock::rfc3339(inputs.now))),
+        ..PodStatus::default()
+    };
+    status.phase = phase(pod, &status, inputs.terminal).to_owned();
+    for held in [&inputs.previous.phase, &pod.status.phase] {
+        // A final phase is never left.
+        if matches!(held.as_str(), "Succeeded" | "Failed") {
+            status.phase.clone_from(held);
+        }
+    }
+    if status.phase == inputs.previous.phase {
+        status.reason.clone_from(&inputs.previous.reason);
+        status.message.clone_from(&inputs.previous.message);
+    }
+    if let Some(verdict) = inputs.verdict {
+        "Failed".clone_into(&mut status.phase);
+        status.reason.clone_from(&verdict.reason);
+        status.message.clone_from(&verdict.message);
+    }
+    addresses(pod, snapshot, inputs, &mut status);
+    status.conditions = conditions(pod, snapshot, inputs, &status);
+    status
+}
+
+fn addresses(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>, status: &mut PodStatus) {
+    let ip = |text: &String| Ip { ip: text.clone() };
+    status.host_ip = inputs.host_ips.first().cloned().unwrap_or_default();
+    status.host_ips = inputs.host_ips.iter().map(ip).collect();
+    let sandbox_ips: Vec<Ip> = snapshot
+        .ready_sandbox()
+        .map(|s| s.ips.iter().map(|a| Ip { ip: a.to_string() }).collect())
+        .unwrap_or_default();
+    status.pod_ips = if pod.spec.host_network {
+        status.host_ips.clone()
+    } else if sandbox_ips.is_empty() {
+        // A stopped pod keeps the address it had.
+        inputs.previous.pod_ips.clone()
+    } else {
+        sandbox_ips
+    };
+    status.pod_ip = status.pod_ips.first().map(|i| i.ip.clone()).unwrap_or_default();
+}
+
+#[derive(Clone, Copy)]
+struct Kind {
+    has_init: bool,
+    is_init: bool,
+}
+
+fn container_status(
+    pod: &Pod,
+    snapshot: &Snapshot,
+    inputs: &Inputs<'_>,
+    container: &Container,
+    kind: Kind,
+) -> ContainerStatus {
+    let old = inputs.previous.container(&container.name);
+    let default_reason = if kind.has_init { "PodInitializing" } else { "ContainerCreating" };
+    let mut instances = snapshot.containers.iter().filter(|c| c.name == container.name);
+    let newest = instances.next();
+    let mut status = match newest {
+        Some(newest) => from_runtime(container, newest, old, inputs),
+        None => match old {
+            Some(old) if old.state.terminated.is_some() => old.clone(),
+            _ => ContainerStatus {
+                state: ContainerState::waiting(default_reason, ""),
+                restart_count: old.map_or(0, |o| o.restart_count),
+                last_state: old.map(|o| o.last_state.clone()).unwrap_or_default(),
+                image: container.image.clone(),
+                ..ContainerStatus::default()
+            },
+        },
+    };
+    status.name.clone_from(&container.name);
+    status.volume_mounts = volume_mounts(container);
+    if newest.is_none() {
+        lost_container(pod, snapshot, container, kind, old, &mut status);
+    }
+    if let Some(before) = instances.next() {
+        status.last_state = state_of(before, inputs);
+    } else if status.last_state == ContainerState::default()
+        && let Some(old) = old
+    {
+        // The earlier instance is gone from the runtime; what was said of it stays true.
+        if !old.container_id.is_empty() && old.container_id != status.container_id && old.state.terminated.is_some() {
+            status.last_state = old.state.clone();
+        } else {
+            status.last_state = old.last_state.clone();
+        }
+    }
+    let finished_init = kind.is_init
+        && newest.is_some_and(|s| s.state == RuntimeState::Exited && s.exit_code == 0)
+        && !container.is_sidecar();
+    if !finished_init
+        && !inputs.terminal
+        && should_start(container, pod, snapshot)
+        && let Some(wait) = inputs.waiting.get(&container.name)
+    {
+        if status.state.terminated.is_some() {
+            status.last_state = std::mem::take(&mut status.state);
+        }
+        status.state = ContainerState::waiting(&wait.reason, &wait.message);
+    }
+    health(container, newest, inputs, kind, &mut status);
+    status
+}
+
+/// A container the runtime no longer knows although it once ran or must have run.
+fn lost_container(
+    pod: &Pod,
+    snapshot: &Snapshot,
+    container: &Container,
+    kind: Kind,
+    old: Option<&ContainerStatus>,
+    status: &mut ContainerStatus,
+) {
+    if status.state.terminated.is_some() {
+        return;
+    }
+    if kind.is_init && !container.is_sidecar() && snapshot.any_main_created(&pod.spec) {
+        status.state = ContainerState {
+            terminated: Some(Terminated {
+                reason: "Completed".into(),
+                message: "Unable to get init container status from container runtime and pod has been initialized, \
+                          treat it as exited normally"
+                    .into(),
+                ..Terminated::default()
+            }),
+            ..ContainerState::default()
+        };
+        return;
+    }
+    if old.is_some_and(|o| o.state.running.is_some()) && status.last_state.terminated.is_none() {
+        status.last_state.terminated = Some(Terminated {
+            exit_code: 137,
+            reason: "ContainerStatusUnknown".into(),
+            message: "The container could not be located when the pod was deleted.  The container used to be Running"
+                .into(),
+            ..Terminated::default()
+        });
+        if !pod.is_deleting() {
+            status.restart_count += 1;
+        }
+    }
+}
+
+fn from_runtime(
+    container: &Container,
+    newest: &RuntimeContainer,
+    old: Option<&ContainerStatus>,
+    inputs: &Inputs<'_>,
+) -> ContainerStatus {
+    let resources = (!container.resources.is_empty()).then(|| container.resources.clone());
+    ContainerStatus {
+        state: match newest.state {
+            RuntimeState::Unknown if old.is_some_and(|o| o.state.running.is_some()) => ContainerState {
+                terminated: Some(Terminated {
+                    exit_code: 137,
+                    reason: "ContainerStatusUnknown".into(),
+                    message: "The container could not be located when the pod was terminated".into(),
+                    ..Terminated::default()
+                }),
+                ..ContainerState::default()
+            },
+            _ => state_of(newest, inputs),
+        },
+        restart_count: newest.attempt,
+        image: if newest.image.is_empty() { container.image.clone() } else { newest.image.clone() },
+        image_id: newest.image_id.clone(),
+        container_id: format!("{}://{}", inputs.runtime_name, newest.id),
+        allocated_resources: container.resources.requests.clone(),
+        resources: Some(resources.unwrap_or_default()),
+        user: newest.user.as_ref().map(|u| {
+            serde_json::json!({"linux": {"uid": u.uid, "gid": u.gid, "supplementalGroups": u.supplemental_groups}})
+        }),
+        ..ContainerStatus::default()
+    }
+}
+
+fn state_of(container: &RuntimeContainer, inputs: &Inputs<'_>) -> ContainerState {
+    let time = |ns| clock::from_ns(ns).map(clock::rfc3339);
+    match container.state {
+        RuntimeState::Running => ContainerState {
+            running: Some(Running { started_at: time(container.started_at_ns) }),
+            ..ContainerState::default()
+        },
+        RuntimeState::Exited => {
+            let own = inputs.messages.get(&container.id).filter(|m| !m.is_empty());
+            ContainerState {
+                terminated: Some(Terminated {
+                    exit_code: container.exit_code,
+                    reason: match container.reason.as_str() {
+                        "" if container.exit_code == 0 => "Completed".into(),
+                        "" => "Error".into(),
+                        reason => reason.to_owned(),
+                    },
+                    message: match (own, container.message.as_str()) {
+                        (Some(own), "") => own.clone(),
+                        (Some(own), runtime) => format!("{runtime}: {own}"),
+                        (None, runtime) => runtime.to_owned(),
+                    },
+                    started_at: time(container.started_at_ns),
+                    finished_at: time(container.finished_at_ns),
+                    container_id: format!("{}://{}", inputs.runtime_name, container.id),
+                }),
+                ..ContainerState::default()
+            }
+        }
+        RuntimeState::Created | RuntimeState::Unknown => ContainerState::waiting("", ""),
+    }
+}
+
+fn volume_mounts(container: &Container) -> Vec<VolumeMountStatus> {
+    container
+        .volume_mounts
+        .iter()
+        .map(|m| VolumeMountStatus {
+            name: m.name.clone(),
+            mount_path: m.mount_path.clone(),
+            read_only: m.read_only,
+            recursive_read_only: m.read_only.then(|| {
+                let enabled = matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+                if enabled { "Enabled".to_owned() } else { "Disabled".to_owned() }
+            }),
+        })
+        .collect()
+}
+
+fn health(
+    container: &Container,
+    newest: Option<&RuntimeContainer>,
+    inputs: &Inputs<'_>,
+    kind: Kind,
+    status: &mut ContainerStatus,
+) {
+    let regular_init = kind.is_init && !container.is_sidecar();
+    if regular_init {
+        status.started = Some(status.state.running.is_some());
+        status.ready = status.state.terminated.as_ref().is_some_and(|t| t.exit_code == 0);
+        return;
+    }
+    let (started, ready) = match (newest, &status.state.running) {
+        (Some(newest), Some(_)) => (inputs.health)(container, newest),
+        _ => (false, false),
+    };
+    status.started = Some(started);
+    status.ready = started && ready;
+}
+
+/// The phase, from the container statuses.
+fn phase(pod: &Pod, status: &PodStatus, terminal: bool) -> &'static str {
+    let mut pending_init = 0;
+    let mut pending_sidecars = 0;
+    let mut failed_for_good = false;
+    let (mut unknown, mut running, mut waiting, mut stopped, mut stopped_for_good, mut succeeded) = (0, 0, 0, 0, 0, 0);
+    for container in &pod.spec.init_containers {
+        let Some(s) = status.container(&container.name) else { continue };
+        if container.is_sidecar() {
+            if s.state.running.is_some() {
+                running += 1;
+                if s.started != Some(true) {
+                    pending_sidecars += 1;
+                }
+            } else if s.state.waiting.is_some() && s.last_state.terminated.is_none() {
+                pending_sidecars += 1;
+                waiting += 1;
+            }
+            continue;
+        }
+        let ended = match (&s.state.terminated, &s.state.waiting) {
+            (Some(ended), _) => Some(ended),
+            (None, Some(_)) => s.last_state.terminated.as_ref(),
+            _ => None,
+        };
+        match ended {
+            None => pending_init += 1,
+            Some(ended) if ended.exit_code != 0 => {
+                failed_for_good |= !restarts_after(container, pod, ended.exit_code);
+            }
+            Some(_) => {}
+        }
+    }
+    for container in &pod.spec.containers {
+        let Some(s) = status.container(&container.name) else { continue };
+        let ended = match (&s.state.terminated, &s.state.waiting) {
+            (Some(ended), _) => Some(ended),
+            (None, Some(_)) => s.last_state.terminated.as_ref(),
+            _ => None,
+        };
+        if s.state.running.is_some() {
+            running += 1;
+        } else if let Some(ended) = ended {
+            stopped += 1;
+            stopped_for_good += i32::from(!restarts_after(container, pod, ended.exit_code));
+            succeeded += i32::from(ended.exit_code == 0 && s.state.terminated.is_some());
+        } else if s.state.waiting.is_some() {
+            waiting += 1;
+        } else {
+            unknown += 1;
+        }
+    }
+    let main_started = pod
+        .spec
+        .containers
+        .iter()
+        .filter_map(|c| status.container(&c.name))
+        .any(|s| s.state.running.is_some() || s.state.terminated.is_some() || s.last_state.terminated.is_some());
+    if failed_for_good {
+        return "Failed";
+    }
+    if pending_init > 0 || (pending_sidecars > 0 && !main_started) || waiting > 0 {
+        return "Pending";
+    }
+    if running > 0 && unknown == 0 {
+        return "Running";
+    }
+    if running == 0 && stopped > 0 && unknown == 0 {
+        let restarting = !terminal && stopped != stopped_for_good;
+        return match (restarting, stopped == succeeded) {
+            (true, _) => "Running",
+            (false, true) => "Succeeded",
+            (false, false) => "Failed",
+        };
+    }
+    "Pending"
+}
+
+fn conditions(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>, status: &PodStatus) -> Vec<PodCondition> {
+    let foreign = || pod.status.conditions.iter().filter(|c| !OWNED.contains(&c.kind.as_str()));
+    let containers_ready = containers_ready(pod, status);
+    let ready = match &containers_ready {
+        Err(_) => containers_ready.clone(),
+        Ok(()) => {
+            let unmet: Vec<String> = pod
+                .spec
+                .readiness_gates
+                .iter()
+                .filter_map(|gate| match foreign().find(|c| c.kind == gate.condition_type) {
+                    None => Some(format!(
+                        "corresponding condition of pod readiness gate {:?} does not exist.",
+                        gate.condition_type
+                    )),
+                    Some(c) if c.status != "True" => Some(format!(
+                        "the status of pod readiness gate {:?} is not \"True\", but {}",
+                        gate.condition_type, c.status
+                    )),
+                    Some(_) => None,
+                })
+                .collect();
+            if unmet.is_empty() { Ok(()) } else { Err(("ReadinessGatesNotReady".to_owned(), unmet.join(", "))) }
+        }
+    };
+    let sandbox = match snapshot.usable_sandbox(pod) {
+        Ok(_) => Ok(()),
+        Err(_) => Err((String::new(), String::new())),
+    };
+    let mut conditions: Vec<PodCondition> = foreign().cloned().collect();
+    let owned = [
+        ("PodReadyToStartContainers", sandbox),
+        ("Initialized", initialized(pod, status)),
+        ("Ready", ready),
+        ("ContainersReady", containers_ready),
+        ("PodScheduled", Ok(())),
+    ];
+    for (kind, outcome) in owned {
+        let (value, reason, message) = match outcome {
+            Ok(()) if kind == "Initialized" && status.phase == "Succeeded" => {
+                ("True", "PodCompleted".to_owned(), String::new())
+            }
+            Ok(()) => ("True", String::new(), String::new()),
+            Err((reason, message)) => ("False", reason, message),
+        };
+        let before = inputs.previous.condition(kind).or_else(|| pod.status.condition(kind));
+        let since = match before {
+            Some(before) if before.status == value => before.last_transition_time.clone(),
+            _ => None,
+        };
+        let text = |s: String| if s.is_empty() { None } else { Some(s) };
+        conditions.push(PodCondition {
+            kind: kind.to_owned(),
+            status: value.to_owned(),
+            observed_generation: pod.metadata.generation,
+            last_probe_time: None,
+            last_transition_time: since.or_else(|| Some(clock::rfc3339(inputs.now))),
+            reason: text(reason),
+            message: text(message),
+        });
+    }
+    conditions
+}
+
+type Outcome = Result<(), (String, String)>;
+
+fn list(names: &[&str]) -> String {
+    format!("[{}]", names.join(" "))
+}
+
+fn containers_ready(pod: &Pod, status: &PodStatus) -> Outcome {
+    match status.phase.as_str() {
+        "Succeeded" => return Err(("PodCompleted".into(), String::new())),
+        "Failed" => return Err(("PodFailed".into(), String::new())),
+        _ => {}
+    }
+    let watched = pod.spec.init_containers.iter().filter(|c| c.is_sidecar()).chain(&pod.spec.containers);
+    let unready: Vec<&str> = watched
+        .filter(|c| status.container(&c.name).is_none_or(|s| !s.ready))
+        .map(|c| c.name.as_str())
+        .collect();
+    if unready.is_empty() {
+        return Ok(());
+    }
+    Err(("ContainersNotReady".into(), format!("containers with unready status: {}", list(&unready))))
+}
+
+fn initialized(pod: &Pod, status: &PodStatus) -> Outcome {
+    let main_started = pod
+        .spec
+        .containers
+        .iter()
+        .filter_map(|c| status.container(&c.name))
+        .any(|s| s.started == Some(true) || s.state.terminated.is_some() || s.last_state.terminated.is_some() || s.state.running.is_some());
+    if status.phase == "Succeeded" || main_started {
+        return Ok(());
+    }
+    let incomplete: Vec<&str> = pod
+        .spec
+        .init_containers
+        .iter()
+        .filter(|c| {
+            status.container(&c.name).is_none_or(|s| if c.is_sidecar() { s.started != Some(true) } else { !s.ready })
+        })
+        .map(|c| c.name.as_str())
+        .collect();
+    if incomplete.is_empty() {
+        return Ok(());
+    }
+    Err(("ContainersNotInitialized".into(), format!("containers with incomplete status: {}", list(&incomplete))))
+}
+
+/// The strategic merge patch that turns the server's status into ours; `None` when nothing differs.
+pub(crate) fn patch(uid: &str, server: &PodStatus, ours: &PodStatus) -> Option<serde_json::Value> {
+    let as_map = |status: &PodStatus| match serde_json::to_value(status) {
+        Ok(serde_json::Value::Object(map)) => map.into_iter().collect::<BTreeMap<_, _>>(),
+        _ => BTreeMap::new(),
+    };
+    let (before, after) = (as_map(server), as_map(ours));
+    let mut changed = serde_json::Map::new();
+    for (name, value) in &after {
+        if before.get(name) == Some(value) {
+            continue;
+        }
+        let value = match name.as_str() {
+            // Merged by type: only what changed, so that others' conditions are left alone.
+            "conditions" => {
+                let old = before.get(name).and_then(|v| v.as_array()).cloned().unwrap_or_default();
+                let new: Vec<_> = value.as_array().into_iter().flatten().filter(|c| !old.contains(c)).cloned().collect();
+                serde_json::Value::Array(new)
+            }
+            // Merged by address: an old address has to be replaced, not added to.
+            "podIPs" | "hostIPs" if before.contains_key(name) => {
+                let mut list = vec![serde_json::json!({"$patch": "replace"})];
+                list.extend(value.as_array().into_iter().flatten().cloned());
+                serde_json::Value::Array(list)
+            }
+            _ => value.clone(),
+        };
+        changed.insert(name.clone(), value);
+    }
+    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+        changed.insert(name.clone(), serde_json::Value::Null);
+    }
+    if changed.is_empty() {
+        return None;
+    }
+    Some(serde_json::json!({"metadata": {"uid": uid}, "status": changed}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::testing::{container_status, sandbox_status};
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1}, "spec": spec})).unwrap()
+    }
+
+    fn status_of(pod: &Pod, containers: Vec<RuntimeContainer>, waiting: &[(&str, &str)], terminal: bool) -> PodStatus {
+        let snapshot = Snapshot::new(vec![sandbox_status("s", 0, true)], containers);
+        let waiting = waiting
+            .iter()
+            .map(|(n, r)| ((*n).to_owned(), WaitReason { reason: (*r).to_owned(), message: "m".into() }))
+            .collect();
+        generate(
+            pod,
+            &snapshot,
+            &Inputs {
+                previous: &pod.status,
+                waiting: &waiting,
+                health: &|_, _| (true, true),
+                messages: &HashMap::new(),
+                verdict: None,
+                terminal,
+                host_ips: &["10.0.0.1".to_owned()],
+                runtime_name: "yare",
+                now: Timestamp::from_second(1_000_000).unwrap(),
+            },
+        )
+    }
+
+    #[test]
+    fn phases() {
+        use RuntimeState::{Created, Exited, Running};
+        let always = serde_json::json!({"containers": [{"name": "a"}, {"name": "b"}]});
+        let never = serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
+        let init = serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
+        let sidecar = serde_json::json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]});
+        let cases: Vec<(&serde_json::Value, Vec<RuntimeContainer>, bool, &str)> = vec![
+            (&always, vec![], false, "Pending"),
+            (&always, vec![container_status("a", 0, Running, 0)], false, "Pending"),
+            (&always, vec![container_status("a", 0, Running, 0), container_status("b", 0, Created, 0)], false, "Pending"),
+            (&always, vec![container_status("a", 0, Running, 0), container_status("b", 0, Running, 0)], false, "Running"),
+            (&always, vec![container_status("a", 0, Exited, 1), container_status("b", 0, Exited, 0)], false, "Running"),
+            (&always, vec![container_status("a", 0, Exited, 1), container_status("b", 0, Exited, 0)], true, "Failed"),
+            (&never, vec![container_status("a", 0, Exited, 0), container_status("b", 0, Exited, 0)], false, "Succeeded"),
+            (&never, vec![container_status("a", 0, Exited, 0), container_status("b", 0, Exited, 3)], false, "Failed"),
+            (&never, vec![container_status("a", 0, Exited, 0), container_status("b", 0, Running, 0)], false, "Running"),
+            (&init, vec![container_status("i", 0, Running, 0)], false, "Pending"),
+            (&init, vec![container_status("i", 0, Exited, 1)], false, "Failed"),
+            (&init, vec![container_status("i", 1, Exited, 0), container_status("a", 0, Running, 0)], false, "Running"),
+            (&sidecar, vec![container_status("s", 1, Running, 0)], false, "Pending"),
+            (&sidecar, vec![container_status("s", 1, Running, 0), container_status("a", 0, Running, 0)], false, "Running"),
+        ];
+        for (spec, containers, terminal, want) in cases {
+            let text = format!("{spec} {:?}", containers.iter().map(|c| (&c.name, c.state)).collect::<Vec<_>>());
+            assert_eq!(status_of(&pod(spec.clone()), containers, &[], terminal).phase, want, "{text}");
+        }
+    }
+
+    #[test]
+    fn crash_loop_reads_like_upstream() {
+        let pod = pod(serde_json::json!({"containers": [{"name": "a"}]}));
+        let status =
+            status_of(&pod, vec![container_status("a", 0, RuntimeState::Exited, 1)], &[("a", "CrashLoopBackOff")], false);
+        let a = &status.container_statuses[0];
+        assert_eq!(a.state.waiting.as_ref().unwrap().reason, "CrashLoopBackOff");
+        assert_eq!(a.last_state.terminated.as_ref().unwrap().reason, "Error");
+        assert_eq!(status.phase, "Running");
+        assert_eq!(status.condition("Ready").unwrap().message.as_deref(), Some("containers with unready status: [a]"));
+        assert_eq!(status.pod_ip, "10.42.0.5");
+        assert_eq!(status.host_ip, "10.0.0.1");
+    }
+
+    #[test]
+    fn readiness_gates_hold_ready_back() {
+        let mut pod = pod(serde_json::json!({"containers": [{"name": "a"}], "readinessGates": [{"conditionType": "x/y"}]}));
+        let running = || vec![container_status("a", 0, RuntimeState::Running, 0)];
+        let status = status_of(&pod, running(), &[], false);
+        assert_eq!(status.condition("Ready").unwrap().reason.as_deref(), Some("ReadinessGatesNotReady"));
+        assert_eq!(status.condition("ContainersReady").unwrap().status, "True");
+        pod.status.conditions.push(PodCondition { kind: "x/y".into(), status: "True".into(), ..Default::default() });
+        assert_eq!(status_of(&pod, running(), &[], false).condition("Ready").unwrap().status, "True");
+    }
+
+    #[test]
+    fn patches_say_only_what_changed() {
+        let pod = pod(serde_json::json!({"containers": [{"name": "a"}]}));
+        let before = status_of(&pod, vec![], &[], false);
+        assert_eq!(patch("u", &before, &before), None);
+        let after = status_of(&pod, vec![container_status("a", 0, RuntimeState::Running, 0)], &[], false);
+        let patch = patch("u", &before, &after).unwrap();
+        let kinds: Vec<&str> = patch["status"]["conditions"].as_array().unwrap().iter().map(|c| c["type"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["Ready", "ContainersReady"]);
+        assert_eq!(patch["status"]["phase"], "Running");
+        assert!(patch["status"].get("podIP").is_none());
+    }
+}

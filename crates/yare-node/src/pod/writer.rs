@@ -1,0 +1,174 @@
+//! Writes pod statuses to the API server: one request per pod at a time, the newest status only.
+//!
+//! In: the status a pod's task wants to be known. Out: a patch of the `status` subresource with what differs
+//! from the server's. While a patch is on its way newer statuses replace each other, so an older one can
+//! never overwrite a newer one, and a pod costs no task while nothing changes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::status;
+use crate::api::{Api, PatchKind};
+use crate::view::{Pod, PodStatus};
+
+/// Waits between retries while the server is away.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub(crate) struct StatusWriter {
+    api: Api,
+    slots: Arc<Mutex<HashMap<String, Slot>>>,
+}
+
+struct Slot {
+    namespace: String,
+    name: String,
+    /// What the server holds, as far as we know, and its resource version.
+    server: PodStatus,
+    server_version: u64,
+    pending: Option<PodStatus>,
+    busy: bool,
+    /// Counts finished rounds, for those who wait.
+    rounds: watch::Sender<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Written {
+    metadata: WrittenMetadata,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct WrittenMetadata {
+    resource_version: String,
+}
+
+impl StatusWriter {
+    pub(crate) fn new(api: Api) -> Self {
+        StatusWriter { api, slots: Arc::default() }
+    }
+
+    /// Makes `status` what the server should hold for `pod`.
+    pub(crate) fn submit(&self, pod: &Pod, status: PodStatus) {
+        let uid = pod.metadata.uid.clone();
+        let version = pod.metadata.resource_version.parse().unwrap_or(0);
+        let start = {
+            let mut slots = self.slots.lock();
+            let slot = slots.entry(uid.clone()).or_insert_with(|| Slot {
+                namespace: pod.metadata.namespace.clone(),
+                name: pod.metadata.name.clone(),
+                server: pod.status.clone(),
+                server_version: version,
+                pending: None,
+                busy: false,
+                rounds: watch::Sender::new(0),
+            });
+            if version > slot.server_version {
+                slot.server = pod.status.clone();
+                slot.server_version = version;
+            }
+            slot.pending = Some(status);
+            !std::mem::replace(&mut slot.busy, true)
+        };
+        if start {
+            let writer = self.clone();
+            tokio::spawn(async move { writer.drain(uid).await });
+        }
+    }
+
+    /// Returns once nothing is on its way for the pod.
+    pub(crate) async fn flush(&self, uid: &str) {
+        loop {
+            let mut rounds = {
+                let slots = self.slots.lock();
+                match slots.get(uid) {
+                    Some(slot) if slot.busy => slot.rounds.subscribe(),
+                    _ => return,
+                }
+            };
+            if rounds.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Forgets a pod that is gone.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.slots.lock().remove(uid);
+    }
+
+    async fn drain(&self, uid: String) {
+        let mut wait = RETRY_MIN;
+        loop {
+            let Some((path, patch, sent)) = self.next(&uid) else { return };
+            let answer = match patch {
+                None => Ok(None),
+                Some(patch) => self.api.patch_for::<Written>(&path, PatchKind::Strategic, &patch).await.map(Some),
+            };
+            match answer {
+                Ok(written) => {
+                    wait = RETRY_MIN;
+                    self.acknowledge(&uid, sent, written);
+                }
+                Err(error) if matches!(error.status_code(), Some(404 | 409)) => {
+                    // Gone, or another pod under the same name: there is nobody left to tell.
+                    self.finish(&uid);
+                    return;
+                }
+                Err(error) if matches!(error.status_code(), Some(400 | 403 | 422)) => {
+                    tracing::warn!(%error, "the API server refuses a pod status");
+                    self.acknowledge(&uid, sent, None);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "writing a pod status, will retry");
+                    self.restore(&uid, sent);
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    /// The next patch to send; `None` when there is nothing (more) to do.
+    fn next(&self, uid: &str) -> Option<(String, Option<serde_json::Value>, PodStatus)> {
+        let mut slots = self.slots.lock();
+        let slot = slots.get_mut(uid)?;
+        let Some(status) = slot.pending.take() else {
+            slot.busy = false;
+            slot.rounds.send_modify(|n| *n += 1);
+            return None;
+        };
+        let path = format!("/api/v1/namespaces/{}/pods/{}/status", slot.namespace, slot.name);
+        Some((path, status::patch(uid, &slot.server, &status), status))
+    }
+
+    fn acknowledge(&self, uid: &str, sent: PodStatus, written: Option<Written>) {
+        if let Some(slot) = self.slots.lock().get_mut(uid) {
+            slot.server = sent;
+            if let Some(version) = written.and_then(|w| w.metadata.resource_version.parse().ok()) {
+                slot.server_version = slot.server_version.max(version);
+            }
+        }
+    }
+
+    fn restore(&self, uid: &str, status: PodStatus) {
+        if let Some(slot) = self.slots.lock().get_mut(uid) {
+            slot.pending.get_or_insert(status);
+        }
+    }
+
+    fn finish(&self, uid: &str) {
+        if let Some(slot) = self.slots.lock().get_mut(uid) {
+            slot.pending = None;
+            slot.busy = false;
+            slot.rounds.send_modify(|n| *n += 1);
+        }
+    }
+}

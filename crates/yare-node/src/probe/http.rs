@@ -1,0 +1,257 @@
+//! HTTP probes and hooks: a GET; any status from 200 to 399 is success.
+//!
+//! Certificates are not verified (a probe asks whether something answers, not who), redirects are followed
+//! on the same host only, bodies are read up to 10 KiB.
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Uri};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+
+use super::{Attempt, tcp};
+use crate::view::{Container, HttpGetAction, HttpHeader};
+
+/// Body that is read.
+const BODY_MAX_BYTES: usize = 10 << 10;
+/// Redirects that are followed.
+const REDIRECTS_MAX: usize = 10;
+const USER_AGENT: &str = "kube-probe/1.36";
+
+/// A GET to make.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) tls: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<HttpHeader>,
+    pub(crate) user_agent: &'static str,
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+}
+
+/// Why nothing came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Failed {
+    pub(crate) message: String,
+    /// The server spoke plain HTTP where TLS was expected.
+    pub(crate) plain_http: bool,
+}
+
+impl Request {
+    /// The request of an action, to the pod's address unless it names a host.
+    pub(crate) fn for_action(
+        action: &HttpGetAction,
+        container: &Container,
+        ip: Option<IpAddr>,
+        user_agent: &'static str,
+    ) -> Result<Self, String> {
+        let host = if action.host.is_empty() { ip.map(|i| i.to_string()).unwrap_or_default() } else { action.host.clone() };
+        let path = if action.path.starts_with('/') { action.path.clone() } else { format!("/{}", action.path) };
+        Ok(Request {
+            tls: action.scheme.eq_ignore_ascii_case("https"),
+            host,
+            port: container.resolve_port(&action.port)?,
+            path,
+            headers: action.http_headers.clone(),
+            user_agent,
+        })
+    }
+
+    fn url(&self) -> String {
+        format!("{}://{}{}", if self.tls { "https" } else { "http" }, tcp::authority(&self.host, self.port), self.path)
+    }
+}
+
+pub(crate) async fn probe(
+    action: &HttpGetAction,
+    container: &Container,
+    ip: Option<IpAddr>,
+    timeout: Duration,
+) -> Attempt {
+    let mut request = match Request::for_action(action, container, ip, USER_AGENT) {
+        Ok(request) => request,
+        Err(error) => return Attempt::Error(error),
+    };
+    let first = request.url();
+    let ask = async {
+        for _ in 0..REDIRECTS_MAX {
+            let response = match get(&request, timeout).await {
+                Ok(response) => response,
+                Err(failed) => return Attempt::Failure(failed.message),
+            };
+            match response.status {
+                200..300 => return Attempt::Success,
+                300..400 => match response.location.as_deref().and_then(|to| redirect(&request, to)) {
+                    Some(next) if next.host == request.host => request = next,
+                    Some(_) => return Attempt::Warning("Probe terminated redirects".to_owned()),
+                    None => return Attempt::Success,
+                },
+                status => return Attempt::Failure(format!("HTTP probe failed with statuscode: {status}")),
+            }
+        }
+        Attempt::Failure(format!("Get {first:?}: stopped after {REDIRECTS_MAX} redirects"))
+    };
+    match tokio::time::timeout(timeout, ask).await {
+        Ok(attempt) => attempt,
+        Err(_) => Attempt::Failure(format!(
+            "Get {first:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+        )),
+    }
+}
+
+fn redirect(from: &Request, to: &str) -> Option<Request> {
+    let uri: Uri = to.parse().ok()?;
+    let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+    let mut next = Request { path, ..from.clone() };
+    if let Some(authority) = uri.authority() {
+        next.tls = uri.scheme_str() == Some("https");
+        authority.host().trim_matches(['[', ']']).clone_into(&mut next.host);
+        next.port = authority.port_u16().unwrap_or(if next.tls { 443 } else { 80 });
+    }
+    Some(next)
+}
+
+/// Makes one request.
+pub(crate) async fn get(request: &Request, timeout: Duration) -> Result<Response, Failed> {
+    let failed = |message: String| Failed { message: format!("Get {:?}: {message}", request.url()), plain_http: false };
+    let run = async {
+        let stream = tcp::connect(&request.host, request.port, timeout).await.map_err(failed)?;
+        if !request.tls {
+            return exchange(request, stream).await.map_err(failed);
+        }
+        let name = ServerName::try_from(request.host.clone()).map_err(|e| failed(e.to_string()))?;
+        match TlsConnector::from(tls_config()).connect(name, stream).await {
+            Ok(stream) => exchange(request, stream).await.map_err(failed),
+            Err(error) if error.to_string().contains("corrupt message") => Err(Failed {
+                plain_http: true,
+                ..failed("http: server gave HTTP response to HTTPS client".to_owned())
+            }),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    };
+    match tokio::time::timeout(timeout, run).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(failed(
+            "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned(),
+        )),
+    }
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(request: &Request, stream: S) -> Result<Response, String> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let connection = tokio::spawn(connection);
+    let mut builder = http::Request::builder().method(Method::GET).uri(request.path.as_str());
+    let mut host = tcp::authority(&request.host, request.port);
+    let mut agent_given = false;
+    let mut accept_given = false;
+    let headers = builder.headers_mut().ok_or("invalid path")?;
+    for header in &request.headers {
+        if header.name.eq_ignore_ascii_case("host") {
+            host.clone_from(&header.value);
+            continue;
+        }
+        agent_given |= header.name.eq_ignore_ascii_case("user-agent");
+        accept_given |= header.name.eq_ignore_ascii_case("accept");
+        // An empty value asks for the header not to be sent.
+        if header.value.is_empty() && (header.name.eq_ignore_ascii_case("user-agent") || header.name.eq_ignore_ascii_case("accept")) {
+            continue;
+        }
+        let name = HeaderName::try_from(header.name.as_str()).map_err(|e| e.to_string())?;
+        let value = HeaderValue::try_from(header.value.as_str()).map_err(|e| e.to_string())?;
+        headers.append(name, value);
+    }
+    headers.insert(http::header::HOST, HeaderValue::try_from(host).map_err(|e| e.to_string())?);
+    if !agent_given {
+        headers.insert(http::header::USER_AGENT, HeaderValue::from_static(request.user_agent));
+    }
+    if !accept_given {
+        headers.insert(http::header::ACCEPT, HeaderValue::from_static("*/*"));
+    }
+    headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    let get = builder.body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+    let response = sender.send_request(get).await.map_err(|e| e.to_string());
+    let outcome = match response {
+        Ok(response) => {
+            let location = response.headers().get(http::header::LOCATION);
+            let location = location.and_then(|l| l.to_str().ok()).map(str::to_owned);
+            let status = response.status().as_u16();
+            // Read some of it, so that the server sees its answer taken.
+            let _ = Limited::new(response.into_body(), BODY_MAX_BYTES).collect().await;
+            Ok(Response { status, location })
+        }
+        Err(error) => Err(error),
+    };
+    connection.abort();
+    outcome
+}
+
+fn tls_config() -> Arc<rustls::ClientConfig> {
+    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    CONFIG
+        .get_or_init(|| {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let verifier = Arc::new(AcceptAny(provider.clone()));
+            let config = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("ring supports the default protocol versions")
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth();
+            Arc::new(config)
+        })
+        .clone()
+}
+
+/// Takes any certificate: probes do not authenticate their target.
+#[derive(Debug)]
+struct AcceptAny(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

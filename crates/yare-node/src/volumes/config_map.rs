@@ -1,0 +1,78 @@
+//! `configMap`: keys of a ConfigMap as files.
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::atomic::{self, File, Payload};
+use super::{Mounted, VolumeContext, VolumeKind, ownership, token::Tokens};
+use crate::objects::Missing;
+use crate::view::{ConfigMap, ConfigMapSource, KeyToPath, Volume};
+
+pub(super) struct ConfigMapVolume;
+
+#[async_trait]
+impl VolumeKind for ConfigMapVolume {
+    fn supports(&self, volume: &Volume) -> bool {
+        volume.config_map.is_some()
+    }
+
+    fn live(&self) -> bool {
+        true
+    }
+
+    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume, _: &mut Tokens) -> Result<Mounted, String> {
+        let source = volume.config_map.as_ref().ok_or("no configMap source")?;
+        let payload = payload(context, source, source.default_mode.unwrap_or(0o644)).await?;
+        let dir = context.dirs.volume("kubernetes.io/configmap", &volume.name);
+        ownership::make_directory(&dir)?;
+        atomic::write(&dir, &payload, ownership::fs_group(context.pod), context.kubelet.seams.now())?;
+        Ok(Mounted { path: dir, ..Mounted::default() })
+    }
+}
+
+/// The files of a ConfigMap source, also as a part of `projected`.
+pub(super) async fn payload(context: &VolumeContext<'_>, source: &ConfigMapSource, mode: u32) -> Result<Payload, String> {
+    let m = &context.pod.metadata;
+    let optional = source.optional == Some(true);
+    let found: Result<ConfigMap, Missing> = context
+        .kubelet
+        .objects
+        .get(&yare_client::CONFIGMAPS, &m.namespace, &source.name, &m.uid, context.mailbox)
+        .await;
+    let map = match found {
+        Ok(map) => map,
+        Err(Missing::NotFound(_)) if optional => ConfigMap::default(),
+        Err(missing) => return Err(missing.to_string()),
+    };
+    let mut data: Vec<(String, Vec<u8>)> = map.data.into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
+    for (key, value) in map.binary_data {
+        let bytes = STANDARD.decode(value).map_err(|e| format!("configmap {} key {key}: {e}", source.name))?;
+        data.push((key, bytes));
+    }
+    select(data, &source.items, mode, optional).map_err(|key| format!("configmap references non-existent config key: {key}"))
+}
+
+/// All keys under their own names, or the items under theirs. The error is a key that is missing.
+pub(super) fn select(
+    data: Vec<(String, Vec<u8>)>,
+    items: &[KeyToPath],
+    mode: u32,
+    optional: bool,
+) -> Result<Payload, String> {
+    let file = |bytes: Vec<u8>, mode: u32| File { bytes, mode, uid: None };
+    if items.is_empty() {
+        return Ok(data.into_iter().map(|(key, bytes)| (key, file(bytes, mode))).collect());
+    }
+    let mut payload = Payload::new();
+    for item in items {
+        match data.iter().find(|(key, _)| *key == item.key) {
+            Some((_, bytes)) => {
+                payload.insert(item.path.clone(), file(bytes.clone(), item.mode.unwrap_or(mode)));
+            }
+            None if optional => {}
+            None => return Err(item.key.clone()),
+        }
+    }
+    Ok(payload)
+}

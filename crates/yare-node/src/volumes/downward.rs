@@ -1,0 +1,46 @@
+//! `downwardAPI`: what the pod may know of itself, as files.
+
+use async_trait::async_trait;
+
+use super::atomic::{self, File, Payload};
+use super::{Mounted, VolumeContext, VolumeKind, ownership, secret_directory, token::Tokens};
+use crate::pod::fields;
+use crate::view::{DownwardApi, Volume};
+
+pub(super) struct DownwardVolume;
+
+#[async_trait]
+impl VolumeKind for DownwardVolume {
+    fn supports(&self, volume: &Volume) -> bool {
+        volume.downward_api.is_some()
+    }
+
+    fn live(&self) -> bool {
+        true
+    }
+
+    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume, _: &mut Tokens) -> Result<Mounted, String> {
+        let source = volume.downward_api.as_ref().ok_or("no downwardAPI source")?;
+        let payload = payload(context, source, source.default_mode.unwrap_or(0o644))?;
+        let dir = context.dirs.volume("kubernetes.io/downward-api", &volume.name);
+        ownership::make_directory(&dir)?;
+        secret_directory(&dir)?;
+        atomic::write(&dir, &payload, ownership::fs_group(context.pod), context.kubelet.seams.now())?;
+        Ok(Mounted { path: dir, ..Mounted::default() })
+    }
+}
+
+/// The files of a downward API source, also as a part of `projected`.
+pub(super) fn payload(context: &VolumeContext<'_>, source: &DownwardApi, mode: u32) -> Result<Payload, String> {
+    let mut payload = Payload::new();
+    for item in &source.items {
+        let text = match (&item.field_ref, &item.resource_field_ref) {
+            (Some(field), _) => fields::field(context.pod, context.facts, &field.field_path)?,
+            (None, Some(resource)) => fields::resource(context.pod, context.facts, resource, "")?,
+            (None, None) => return Err(format!("downward API file {:?} names no field", item.path)),
+        };
+        let file = File { bytes: text.into_bytes(), mode: item.mode.unwrap_or(mode), uid: None };
+        payload.insert(item.path.clone(), file);
+    }
+    Ok(payload)
+}

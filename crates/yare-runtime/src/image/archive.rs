@@ -1,0 +1,1 @@
+//! Images from files: OCI layouts and docker archives.

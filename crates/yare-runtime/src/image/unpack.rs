@@ -1,0 +1,1 @@
+//! Layers: a tar stream becomes a directory that overlayfs can use.

@@ -1,0 +1,469 @@
+//! A container's filesystem, made inside its own new mount namespace, so that nothing of it ever shows on the host
+//! and nothing has to be unmounted.
+//!
+//! The order matters: first every host path is taken hold of as a detached mount ([`Sources::collect`]), then the
+//! overlay becomes the root ([`enter`]), and from there on all paths are the container's own: no symbolic link in
+//! an image can point outside ([`populate`]).
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+use crate::api::{MountPropagation, NamespaceMode};
+use crate::cgroup::{Access, Cgroups, DeviceRule};
+use crate::proto::{Spec, SpecMount};
+use crate::sys::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr};
+
+type Result<T> = std::result::Result<T, String>;
+
+/// Detached mounts of everything that comes from the host.
+pub(super) struct Sources {
+    /// Target, mount, whether it is a directory.
+    mounts: Vec<(PathBuf, OwnedFd, bool)>,
+    cgroups: Vec<(String, OwnedFd)>,
+    shm: Option<OwnedFd>,
+    devices: Vec<DeviceNode>,
+    /// Whether a userns forbids making device nodes: then the host's are bound.
+    bound_devices: Vec<(PathBuf, OwnedFd)>,
+}
+
+/// A device to make: where, kind, number, mode, owner.
+struct DeviceNode {
+    path: PathBuf,
+    kind: SFlag,
+    device: u64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+/// The devices of every container: name and number.
+const DEVICES: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+fn text(path: &Path, e: impl std::fmt::Display) -> String {
+    format!("{}: {e}", path.display())
+}
+
+fn device_node(host: &Path, target: PathBuf) -> Result<DeviceNode> {
+    let meta = fs::metadata(host).map_err(|e| text(host, e))?;
+    let kind = if meta.file_type().is_block_device() {
+        SFlag::S_IFBLK
+    } else if meta.file_type().is_char_device() {
+        SFlag::S_IFCHR
+    } else {
+        return Err(format!("{} is not a device", host.display()));
+    };
+    Ok(DeviceNode {
+        path: target,
+        kind,
+        device: meta.rdev(),
+        mode: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+    })
+}
+
+/// Devices a container asked for: a single one, or all below a directory.
+fn devices_of(host: &Path, target: &Path, depth: u32, nodes: &mut Vec<DeviceNode>) -> Result<()> {
+    let meta = fs::metadata(host).map_err(|e| format!("error gathering device information: {}", text(host, e)))?;
+    if !meta.is_dir() {
+        nodes.push(device_node(host, target.to_path_buf())?);
+        return Ok(());
+    }
+    for entry in fs::read_dir(host).map_err(|e| text(host, e))?.flatten() {
+        let name = entry.file_name();
+        let skip = ["pts", "shm", "fd", "mqueue", ".udev", ".lxc", ".lxd-mounts", "console"];
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_symlink() || skip.iter().any(|s| name == *s) || depth > 8 {
+            continue;
+        }
+        if kind.is_dir() {
+            devices_of(&entry.path(), &target.join(&name), depth + 1, nodes)?;
+        } else if kind.is_block_device() || kind.is_char_device() {
+            nodes.push(device_node(&entry.path(), target.join(&name))?);
+        }
+    }
+    Ok(())
+}
+
+/// The device rules for a container's cgroup.
+pub(super) fn device_rules(spec: &Spec) -> Result<Vec<DeviceRule>> {
+    if spec.privileged {
+        return Ok(DeviceRule::everything());
+    }
+    let mut rules = DeviceRule::defaults();
+    for device in &spec.devices {
+        let mut nodes = Vec::new();
+        devices_of(&device.host_path, &device.container_path, 0, &mut nodes)?;
+        for node in nodes {
+            let kind = if node.kind == SFlag::S_IFBLK { 'b' } else { 'c' };
+            let (major, minor) = (nix::sys::stat::major(node.device), nix::sys::stat::minor(node.device));
+            let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
+            rules.push(DeviceRule::new(kind, Some(major as u32), Some(minor as u32), Access::parse(access)));
+        }
+    }
+    Ok(rules)
+}
+
+impl Sources {
+    /// Takes hold of everything the container needs from the host.
+    pub(super) fn collect(spec: &Spec, cgroups: &Cgroups, userns: bool) -> Result<Self> {
+        let mut mounts = Vec::with_capacity(spec.mounts.len());
+        for m in &spec.mounts {
+            let tree = open_source(spec, m)?;
+            let directory = fs::File::from(tree.try_clone().map_err(|e| e.to_string())?)
+                .metadata()
+                .map_err(|e| text(&m.source, e))?
+                .is_dir();
+            mounts.push((m.target.clone(), tree, directory));
+        }
+        mounts.sort_by_key(|(target, _, _)| target.components().count());
+        let shm = match spec.shm.as_os_str().is_empty() {
+            true => None,
+            false => Some(sys::open_tree_clone(&spec.shm, false).map_err(|e| text(&spec.shm, e))?),
+        };
+        let mut groups = Vec::new();
+        if !cgroups.unified() {
+            for (name, dir) in cgroups.mounts(&spec.cgroup) {
+                groups.push((name, sys::open_tree_clone(&dir, false).map_err(|e| text(&dir, e))?));
+            }
+        }
+        let mut devices = Vec::new();
+        if spec.privileged {
+            devices_of(Path::new("/dev"), Path::new("/dev"), 0, &mut devices)?;
+        }
+        for device in &spec.devices {
+            devices_of(&device.host_path, &device.container_path, 0, &mut devices)?;
+        }
+        let mut bound_devices = Vec::new();
+        if userns {
+            let names = DEVICES.iter().map(|(name, _, _)| Path::new("/dev").join(name));
+            for path in names.chain(devices.drain(..).map(|d| d.path)) {
+                let tree = sys::open_tree_clone(&path, false).map_err(|e| text(&path, e))?;
+                bound_devices.push((path, tree));
+            }
+        }
+        Ok(Self { mounts, cgroups: groups, shm, devices, bound_devices })
+    }
+}
+
+fn open_source(spec: &Spec, m: &SpecMount) -> Result<OwnedFd> {
+    let context = |e: &dyn std::fmt::Display| {
+        format!("error mounting {:?} to rootfs at {:?}: {e}", m.source.display(), m.target.display())
+    };
+    if !m.layers.is_empty() {
+        let tree = overlay(&spec.layer_root, &m.layers, None).map_err(|e| context(&e))?;
+        let tree = if m.source.as_os_str().is_empty() {
+            tree
+        } else {
+            sub_tree(&tree, &m.source).map_err(|e| context(&e))?
+        };
+        let attr = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+        sys::mount_setattr(tree.as_fd(), false, MountAttr { set: attr, ..MountAttr::default() })
+            .map_err(|e| context(&e))?;
+        return Ok(tree);
+    }
+    if m.create_source && !m.source.exists() {
+        fs::create_dir_all(&m.source).map_err(|e| context(&e))?;
+    }
+    let tree = sys::open_tree_clone(&m.source, true).map_err(|e| context(&e))?;
+    let propagation = match m.propagation {
+        MountPropagation::Private => libc::MS_PRIVATE,
+        MountPropagation::HostToContainer => libc::MS_SLAVE,
+        MountPropagation::Bidirectional => libc::MS_SHARED,
+    };
+    let attr = MountAttr { propagation, ..MountAttr::default() };
+    sys::mount_setattr(tree.as_fd(), true, attr).map_err(|e| context(&e))?;
+    if m.readonly || m.recursive_readonly {
+        let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        sys::mount_setattr(tree.as_fd(), m.recursive_readonly, attr).map_err(|e| context(&e))?;
+    }
+    Ok(tree)
+}
+
+/// A directory or file of a detached filesystem as a mount of its own.
+fn sub_tree(tree: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+    // Only attached mounts can be cloned on older kernels, so attach it for a moment, in our own namespace.
+    let inside = sys::open_in_root(tree.as_fd(), path, libc::O_PATH)?;
+    let magic = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&inside)));
+    match sys::open_tree_clone(&magic, false) {
+        Ok(sub) => Ok(sub),
+        Err(_) => {
+            let holder = fs::File::open("/mnt").or_else(|_| fs::File::open("/tmp"))?;
+            sys::move_mount(tree.as_fd(), holder.as_fd())?;
+            sys::open_tree_clone(&magic, false)
+        }
+    }
+}
+
+/// An overlay as a detached mount. Layer names are relative, so that many fit.
+fn overlay(layer_root: &Path, layers: &[String], writable: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
+    let c = |s: &std::ffi::OsStr| std::ffi::CString::new(s.as_encoded_bytes()).map_err(io::Error::other);
+    let mut options: Vec<(std::ffi::CString, std::ffi::CString)> = Vec::new();
+    for layer in layers {
+        options.push((c"lowerdir+".to_owned(), c(layer_root.join(layer).as_os_str())?));
+    }
+    if let Some((upper, work)) = writable {
+        options.push((c"upperdir".to_owned(), c(upper.as_os_str())?));
+        options.push((c"workdir".to_owned(), c(work.as_os_str())?));
+    } else if layers.len() == 1 {
+        // An overlay needs two layers; a bind of the only one is the same.
+        return sys::open_tree_clone(&layer_root.join(&layers[0]), false);
+    }
+    let refs: Vec<_> = options.iter().map(|(k, v)| (k.as_c_str(), v.as_c_str())).collect();
+    sys::new_filesystem(c"overlay", &refs, 0)
+}
+
+/// Mounts the overlay with `mount(2)`: one call, and known to every kernel.
+fn mount_overlay(spec: &Spec, dir: &Path) -> Result<()> {
+    std::env::set_current_dir(&spec.layer_root).map_err(|e| text(&spec.layer_root, e))?;
+    let base = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        spec.layers.join(":"),
+        dir.join("upper").display(),
+        dir.join("work").display()
+    );
+    if base.len() > 4000 {
+        // Over a page: only the newer interface takes it.
+        let tree = overlay(&spec.layer_root, &spec.layers, Some((&dir.join("upper"), &dir.join("work"))))
+            .map_err(|e| format!("mount overlay: {e}"))?;
+        let target = open_path(&dir.join("rootfs")).map_err(|e| text(dir, e))?;
+        return sys::move_mount(tree.as_fd(), target.as_fd()).map_err(|e| format!("mount overlay: {e}"));
+    }
+    // The writable layer dies with the container, so it need not reach the disk ("volatile"): without this, the
+    // unmount of every container would sync the whole filesystem.
+    for options in [format!("{base},index=off,volatile"), format!("{base},index=off"), base.clone()] {
+        match mount(Some("overlay"), &dir.join("rootfs"), Some("overlay"), MsFlags::empty(), Some(options.as_str())) {
+            Ok(()) => return Ok(()),
+            Err(nix::errno::Errno::EINVAL) => {}
+            Err(e) => return Err(format!("mount overlay at {}: {e}", dir.display())),
+        }
+    }
+    Err(format!("mount overlay at {} ({base}): invalid argument", dir.display()))
+}
+
+fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+    Ok(file.into())
+}
+
+/// Makes the overlay the root. Nothing of the host is visible afterwards.
+pub(super) fn enter(spec: &Spec, dir: &Path) -> Result<()> {
+    // Mounts made here stay here, while unmounts on the host still arrive.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(|e| format!("make / a slave: {e}"))?;
+    mount_overlay(spec, dir)?;
+    let root = dir.join("rootfs");
+    std::env::set_current_dir(&root).map_err(|e| text(&root, e))?;
+    nix::unistd::pivot_root(".", ".").map_err(|e| format!("pivot_root: {e}"))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(|e| format!("unmount the old root: {e}"))?;
+    std::env::set_current_dir("/").map_err(|e| format!("chdir /: {e}"))
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(_) => fs::create_dir_all(path).map_err(|e| format!("create mountpoint {}", text(path, e))),
+    }
+}
+
+/// Makes sure there is something to mount on.
+fn make_target(path: &Path, directory: bool) -> Result<()> {
+    if fs::metadata(path).is_ok() {
+        return Ok(());
+    }
+    if directory {
+        return make_dir(path);
+    }
+    if let Some(parent) = path.parent() {
+        make_dir(parent)?;
+    }
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(path)
+        .map(drop)
+        .map_err(|e| format!("create mountpoint {}", text(path, e)))
+}
+
+fn attach(tree: &OwnedFd, target: &Path, directory: bool) -> Result<()> {
+    make_target(target, directory)?;
+    let fd = open_path(target).map_err(|e| text(target, e))?;
+    // A link in the image must not let a volume hide /proc, which our own protection needs.
+    let kind = nix::sys::statfs::fstatfs(&fd).map_err(|e| text(target, e))?.filesystem_type();
+    if kind == nix::sys::statfs::PROC_SUPER_MAGIC && target != Path::new("/proc") {
+        return Err(format!("{} is inside /proc, where nothing can be mounted", target.display()));
+    }
+    sys::move_mount(tree.as_fd(), fd.as_fd())
+        .map_err(|e| format!("error mounting to rootfs at {:?}: {e}", target.display()))
+}
+
+fn mount_new(fstype: &str, target: &str, flags: MsFlags, data: Option<&str>) -> Result<()> {
+    make_dir(Path::new(target))?;
+    mount(Some(fstype), target, Some(fstype), flags, data).map_err(|e| format!("mount {fstype} at {target}: {e}"))
+}
+
+const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// Mounts and makes everything inside the new root.
+pub(super) fn populate(spec: &Spec, cgroups: &Cgroups, sources: Sources, userns: bool) -> Result<()> {
+    let given = |path: &str| spec.mounts.iter().any(|m| m.target == Path::new(path));
+    // A write to /dev/… of an image directory must never reach the host's devices.
+    if !given("/proc") {
+        mount_new("proc", "/proc", SAFE, None)?;
+    }
+    if !given("/sys") {
+        make_dir(Path::new("/sys"))?;
+        let flags = if spec.privileged { SAFE } else { SAFE | MsFlags::MS_RDONLY };
+        let result = mount(Some("sysfs"), "/sys", Some("sysfs"), flags, None::<&str>);
+        match result {
+            // A user namespace with the node's network may not mount its own; it then has none.
+            Err(nix::errno::Errno::EPERM) if userns => {}
+            other => other.map_err(|e| format!("mount sysfs at /sys: {e}"))?,
+        }
+        mount_cgroups(spec, cgroups, &sources)?;
+    }
+    if !given("/dev") {
+        make_dev(spec, &sources, userns)?;
+    }
+    for (target, tree, directory) in &sources.mounts {
+        attach(tree, target, *directory)?;
+    }
+    for path in &spec.readonly_paths {
+        readonly(path)?;
+    }
+    for path in &spec.masked_paths {
+        mask(path)?;
+    }
+    if spec.readonly_rootfs {
+        let root = open_path(Path::new("/")).map_err(|e| text(Path::new("/"), e))?;
+        sys::mount_setattr(root.as_fd(), false, MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })
+            .map_err(|e| format!("make the root filesystem read-only: {e}"))?;
+    }
+    Ok(())
+}
+
+fn mount_cgroups(spec: &Spec, cgroups: &Cgroups, sources: &Sources) -> Result<()> {
+    let base = Path::new("/sys/fs/cgroup");
+    let readonly = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_RDONLY };
+    if cgroups.unified() {
+        return match mount(Some("cgroup2"), base, Some("cgroup2"), SAFE | readonly, None::<&str>) {
+            Err(nix::errno::Errno::EPERM | nix::errno::Errno::EBUSY) => Ok(()),
+            other => other.map_err(|e| format!("mount cgroup2: {e}")),
+        };
+    }
+    if sources.cgroups.is_empty() {
+        return Ok(());
+    }
+    mount(Some("tmpfs"), base, Some("tmpfs"), SAFE, Some("mode=755")).map_err(|e| format!("mount {base:?}: {e}"))?;
+    for (name, tree) in &sources.cgroups {
+        let target = base.join(name);
+        make_dir(&target)?;
+        let attr = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+        let attr = if spec.privileged { attr } else { attr | MOUNT_ATTR_RDONLY };
+        sys::mount_setattr(tree.as_fd(), false, MountAttr { set: attr, ..MountAttr::default() })
+            .map_err(|e| text(&target, e))?;
+        attach(tree, &target, true)?;
+    }
+    for (link, to) in cgroups.links() {
+        let _ = std::os::unix::fs::symlink(to, base.join(link));
+    }
+    if !spec.privileged {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | SAFE | MsFlags::MS_RDONLY;
+        mount(None::<&str>, base, None::<&str>, flags, None::<&str>).map_err(|e| text(base, e))?;
+    }
+    Ok(())
+}
+
+fn make_dev(spec: &Spec, sources: &Sources, userns: bool) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_STRICTATIME;
+    mount_new("tmpfs", "/dev", flags, Some("mode=755,size=65536k"))?;
+    mount_new(
+        "devpts",
+        "/dev/pts",
+        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+        Some("newinstance,ptmxmode=0666,mode=0620,gid=5"),
+    )
+    .or_else(|_| mount_new("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("newinstance,ptmxmode=0666,mode=0620")))?;
+    mount_new("mqueue", "/dev/mqueue", SAFE, None)?;
+    if let Some(shm) = &sources.shm {
+        attach(shm, Path::new("/dev/shm"), true)?;
+    } else {
+        mount_new("tmpfs", "/dev/shm", SAFE, Some("mode=1777,size=65536k"))?;
+    }
+    let before = nix::sys::stat::umask(Mode::empty());
+    for (path, tree) in &sources.bound_devices {
+        attach(tree, path, false)?;
+    }
+    if !userns {
+        for (name, major, minor) in DEVICES {
+            let path = Path::new("/dev").join(name);
+            mknod(&path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))
+                .map_err(|e| text(&path, e))?;
+        }
+    }
+    for node in &sources.devices {
+        if let Some(parent) = node.path.parent() {
+            make_dir(parent)?;
+        }
+        match mknod(&node.path, node.kind, Mode::from_bits_truncate(node.mode), node.device) {
+            Ok(()) => {
+                let _ = std::os::unix::fs::chown(&node.path, Some(node.uid), Some(node.gid));
+            }
+            Err(nix::errno::Errno::EEXIST) => {}
+            Err(e) => return Err(text(&node.path, e)),
+        }
+    }
+    nix::sys::stat::umask(before);
+    for (to, link) in [
+        ("/proc/self/fd", "/dev/fd"),
+        ("/proc/self/fd/0", "/dev/stdin"),
+        ("/proc/self/fd/1", "/dev/stdout"),
+        ("/proc/self/fd/2", "/dev/stderr"),
+        ("pts/ptmx", "/dev/ptmx"),
+    ] {
+        match std::os::unix::fs::symlink(to, link) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(text(Path::new(link), e)),
+            _ => {}
+        }
+    }
+    if spec.pid == NamespaceMode::Node && Path::new("/proc/kcore").exists() {
+        let _ = std::os::unix::fs::symlink("/proc/kcore", "/dev/core");
+    }
+    Ok(())
+}
+
+fn readonly(path: &Path) -> Result<()> {
+    let tree = match sys::open_tree_clone(path, true) {
+        Ok(tree) => tree,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(format!("readonly path {}", text(path, e))),
+    };
+    sys::mount_setattr(tree.as_fd(), true, MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })
+        .map_err(|e| format!("readonly path {}", text(path, e)))?;
+    let fd = open_path(path).map_err(|e| text(path, e))?;
+    sys::move_mount(tree.as_fd(), fd.as_fd()).map_err(|e| format!("readonly path {}", text(path, e)))
+}
+
+fn mask(path: &Path) -> Result<()> {
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES)) => return Ok(()),
+        Err(e) => return Err(format!("masked path {}", text(path, e))),
+    };
+    let result = if meta.is_dir() {
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, Some("size=0k,nr_inodes=2"))
+    } else {
+        mount(Some("/dev/null"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+    };
+    result.map_err(|e| format!("masked path {}", text(path, e)))
+}

@@ -1,0 +1,66 @@
+//! Containers from creation to removal, with real kernel objects.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use yare_runtime::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_runs_logs_and_ends() {
+    let rig = Rig::new().await;
+    let e = rig.engine();
+    let sandbox = e.run_sandbox(rig.pod("a")).await.unwrap();
+    assert_eq!(e.run_sandbox(rig.pod("a")).await.unwrap(), sandbox, "same uid and attempt");
+    let status = e.sandbox(&sandbox).await.unwrap();
+    assert_eq!(status.state, SandboxState::Ready);
+    assert_eq!(status.ips, ["10.42.0.7".parse::<std::net::IpAddr>().unwrap()]);
+    assert!(status.netns.unwrap().exists() && status.shim_pid > 1);
+
+    let id = e.create_container(&sandbox, sh("echo out; echo err >&2; exit 3")).await.unwrap();
+    assert_eq!(e.create_container(&sandbox, sh("other")).await.unwrap(), id, "same name and attempt");
+    assert_eq!(e.container(&id).await.unwrap().state, ContainerState::Created);
+    let mut events = e.events();
+    e.start_container(&id).await.unwrap();
+    let status = rig.wait(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
+    assert!(status.started_at_ns >= status.created_at_ns && status.finished_at_ns >= status.started_at_ns);
+    let log = std::fs::read_to_string(&status.log_path).unwrap();
+    assert!(log.contains(" stdout F out\n") && log.contains(" stderr F err\n"), "{log}");
+    assert!(matches!(events.recv().await.unwrap(), RuntimeEvent::ContainerStarted { .. }));
+    assert!(matches!(events.recv().await.unwrap(), RuntimeEvent::ContainerExited { exit_code: 3, .. }));
+    assert!(e.start_container(&id).await.is_err(), "a container runs once");
+    e.remove_container(&id).await.unwrap();
+    e.remove_container(&id).await.unwrap();
+    assert!(e.container(&id).await.unwrap_err().is_not_found());
+    e.stop_sandbox(&sandbox).await.unwrap();
+    e.stop_sandbox(&sandbox).await.unwrap();
+    assert_eq!(e.sandbox(&sandbox).await.unwrap().state, SandboxState::NotReady);
+    e.remove_sandbox(&sandbox).await.unwrap();
+    e.remove_sandbox(&sandbox).await.unwrap();
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn starting_is_quick() {
+    let rig = Rig::new().await;
+    let e = rig.engine();
+    let mut times = Vec::new();
+    for i in 0..20 {
+        let t = Instant::now();
+        let (s, c) = rig.run(rig.pod(&format!("q{i}")), sh("exec /yare sleep 100")).await;
+        times.push(t.elapsed());
+        let t = Instant::now();
+        e.stop_container(&c, Duration::ZERO).await.unwrap();
+        let a = t.elapsed();
+        e.remove_sandbox(&s).await.unwrap();
+        if i == 19 {
+            eprintln!("stop container {a:?}, remove sandbox {:?}", t.elapsed() - a);
+        }
+    }
+    times.sort();
+    eprintln!("sandbox and container: {:?} median, {:?} slowest", times[10], times[19]);
+    rig.finish().await;
+}

@@ -1,0 +1,119 @@
+//! Extracts the API's documentation from the `k8s-openapi` crate's doc comments into one compressed blob.
+//!
+//! In: the sources of that crate, wherever cargo keeps them. Out: `OUT_DIR/docs.z` (deflate), a text whose
+//! lines are `=DEFINITION`, then the type's own documentation, then `.FIELD documentation` for each field.
+//! So prose for `kubectl explain` is in the binary without a copy of it in the repository.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    env, fs, io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=../../Cargo.lock");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("docs.z");
+    let mut text = String::new();
+    match sources() {
+        Some(dir) => {
+            let mut docs = BTreeMap::new();
+            read_dir(&dir, &mut docs);
+            for (definition, doc) in docs {
+                text.push_str(&format!("={definition}\n{doc}"));
+            }
+        }
+        None => println!("cargo::warning=no k8s-openapi sources found: `kubectl explain` will have no prose"),
+    }
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(text.as_bytes()).expect("writing to memory cannot fail");
+    let bytes = encoder.finish().expect("writing to memory cannot fail");
+    fs::write(out, bytes).expect("OUT_DIR is writable");
+}
+
+/// The newest `src/v1_NN` of the crate that the workspace resolves to.
+fn sources() -> Option<PathBuf> {
+    let output = Command::new(env::var_os("CARGO")?)
+        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform"])
+        .arg(env::var("HOST").ok()?)
+        .output()
+        .ok()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let package = metadata["packages"].as_array()?.iter().find(|p| p["name"] == "k8s-openapi")?;
+    let src = Path::new(package["manifest_path"].as_str()?).parent()?.join("src");
+    fs::read_dir(src)
+        .ok()?
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let minor: u32 = path.file_name()?.to_str()?.strip_prefix("v1_")?.parse().ok()?;
+            path.is_dir().then_some((minor, path))
+        })
+        .max()
+        .map(|(_, path)| path)
+}
+
+fn read_dir(dir: &Path, docs: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            read_dir(&path, docs);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            if let Ok(text) = fs::read_to_string(&path) {
+                read_file(&text, docs);
+            }
+        }
+    }
+}
+
+fn read_file(text: &str, docs: &mut BTreeMap<String, String>) {
+    // Rust's names of fields to JSON's.
+    let names: HashMap<&str, &str> = text
+        .lines()
+        .filter_map(|line| {
+            let (json, rust) = line.trim().split_once(" => Field::Key_")?;
+            Some((rust.trim_end_matches(','), json.trim_matches('"')))
+        })
+        .collect();
+    let mut definition = None;
+    let mut comment: Vec<&str> = Vec::new();
+    let mut out = String::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("// Generated from definition ") {
+            definition = Some(name.trim().to_owned());
+            continue;
+        }
+        let trimmed = line.trim();
+        if let Some(doc) = trimmed.strip_prefix("///") {
+            comment.push(doc.strip_prefix(' ').unwrap_or(doc));
+            continue;
+        }
+        if trimmed.starts_with("#[") {
+            continue;
+        }
+        if line.starts_with("pub struct ") || line.starts_with("pub enum ") {
+            out.push_str(&format!("{}\n", joined(&comment)));
+        } else if let Some((name, _)) = trimmed.strip_prefix("pub ").and_then(|l| l.split_once(':')) {
+            if line.starts_with("    pub ") {
+                let name = name.trim_start_matches("r#");
+                let json = names.get(name).copied().unwrap_or(name);
+                out.push_str(&format!(".{json} {}\n", joined(&comment)));
+            }
+        } else if line == "}" && !out.is_empty() {
+            break;
+        }
+        comment.clear();
+    }
+    if let Some(definition) = definition.filter(|_| !out.is_empty()) {
+        docs.insert(definition, out);
+    }
+}
+
+/// One line; line breaks inside as `\n`. What is escaped for rustdoc is unescaped.
+fn joined(comment: &[&str]) -> String {
+    let mut text = comment.join("\n").trim().to_owned();
+    for punctuation in ["[", "]", "<", ">", "\\"] {
+        text = text.replace(&format!("\\{punctuation}"), punctuation);
+    }
+    text.replace('\\', "\\\\").replace('\n', "\\n")
+}

@@ -1,0 +1,621 @@
+//! Decoding: bytes of JSON or YAML into a value that fits a type, in one pass.
+//!
+//! Built-in kinds are read as upstream's Go types read them: names are case-sensitive, unknown fields are
+//! dropped (and reported), `null` means absent, times and quantities become canonical, and what
+//! `omitempty` would not write is not kept. Values of CustomResourceDefinitions are read as they are:
+//! pruning and validation are theirs ([`crate::prune`]).
+//!
+//! Errors and warnings carry upstream's words, since users and tests know them.
+
+mod read;
+mod yaml;
+
+use std::borrow::Cow;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde_json::{Map, Value};
+
+use self::read::{Outcome, Reader};
+use crate::{
+    gotime,
+    model::{Additional, Field, List, Scalar, Shape, Struct, TypeId, TypeRef, Wire},
+    quantity::{Quantity, QuantityError},
+};
+
+pub use self::yaml::to_json as yaml_to_json;
+
+/// How deep arrays and objects may nest. Upstream allows 10,000; no kind needs a fiftieth of that, and
+/// every walk over a value recurses.
+pub const MAX_DEPTH: usize = 200;
+
+/// How many strict errors are reported at most.
+const MAX_REPORTS: usize = 100;
+
+/// What to do about unknown and duplicate fields (`fieldValidation`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// Fail.
+    #[default]
+    Strict,
+    /// Drop them, and warn.
+    Warn,
+    /// Drop them.
+    Ignore,
+}
+
+/// How the bytes are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Syntax {
+    /// JSON.
+    Json,
+    /// YAML; of several documents only the first is read.
+    Yaml,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The object.
+    pub value: Value,
+    /// In [`Mode::Warn`]: `unknown field "spec.foo"`, `duplicate field "spec.bar"`.
+    pub warnings: Vec<String>,
+}
+
+/// Why bytes could not be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Not JSON, or not YAML.
+    #[error("{0}")]
+    Syntax(String),
+    /// A value of the wrong type.
+    #[error("{0}")]
+    Type(String),
+    /// Unknown or duplicate fields, in [`Mode::Strict`].
+    #[error("strict decoding error: {}", .0.join(", "))]
+    Strict(Vec<String>),
+    /// Nested deeper than [`MAX_DEPTH`].
+    #[error("exceeded max depth")]
+    Depth,
+}
+
+/// Reads JSON as a value of the type `ty`.
+pub fn decode(ty: TypeRef<'_>, bytes: &[u8], mode: Mode) -> Result<Decoded, DecodeError> {
+    if !ty.schema.typed {
+        return decode_untyped(bytes, mode);
+    }
+    let mut decoder = Decoder::new(bytes, mode);
+    let value = decoder.value(ty)?;
+    decoder.reader.end()?;
+    let value = value.unwrap_or_else(|| Value::Object(Map::new()));
+    decoder.finish(value)
+}
+
+/// Reads JSON or YAML as a value of the type `ty`.
+pub fn decode_as(ty: TypeRef<'_>, bytes: &[u8], syntax: Syntax, mode: Mode) -> Result<Decoded, DecodeError> {
+    with_syntax(bytes, syntax, mode, |json, mode| decode(ty, json, mode))
+}
+
+/// Reads JSON of no known type: only duplicate fields can be wrong with it.
+pub fn decode_untyped(bytes: &[u8], mode: Mode) -> Result<Decoded, DecodeError> {
+    let mut decoder = Decoder::new(bytes, mode);
+    let value = decoder.any()?;
+    decoder.reader.end()?;
+    decoder.finish(value)
+}
+
+/// Reads JSON or YAML of no known type.
+pub fn decode_untyped_as(bytes: &[u8], syntax: Syntax, mode: Mode) -> Result<Decoded, DecodeError> {
+    with_syntax(bytes, syntax, mode, decode_untyped)
+}
+
+fn with_syntax(
+    bytes: &[u8],
+    syntax: Syntax,
+    mode: Mode,
+    read: impl FnOnce(&[u8], Mode) -> Result<Decoded, DecodeError>,
+) -> Result<Decoded, DecodeError> {
+    match syntax {
+        Syntax::Json => read(bytes, mode),
+        Syntax::Yaml => {
+            let (json, duplicates) = yaml_to_json(bytes)?;
+            // What YAML itself has to say comes first, as upstream reads the YAML strictly first.
+            let inner = if mode == Mode::Strict { Mode::Warn } else { mode };
+            let mut decoded = read(&json, inner)?;
+            if mode != Mode::Ignore {
+                decoded.warnings.splice(0..0, duplicates);
+                if mode == Mode::Strict && !decoded.warnings.is_empty() {
+                    return Err(DecodeError::Strict(decoded.warnings));
+                }
+            }
+            Ok(decoded)
+        }
+    }
+}
+
+/// Makes a value that was put together by hand (by a patch, say) what [`decode`] would have made of it.
+pub fn normalize(ty: TypeRef<'_>, value: Value, mode: Mode) -> Result<Decoded, DecodeError> {
+    let bytes = crate::encode::any(&value);
+    decode(ty, &bytes, mode)
+}
+
+/// `apiVersion` and `kind` of a JSON object, without reading the rest into memory; empty where absent.
+pub fn type_meta(bytes: &[u8]) -> Result<(String, String), DecodeError> {
+    let mut reader = Reader::new(bytes);
+    let (mut api_version, mut kind) = (String::new(), String::new());
+    if reader.peek() != Some(b'{') {
+        reader.skip()?;
+        return Err(DecodeError::Type(
+            "couldn't get version/kind; json parse error: the body is not a JSON object".into(),
+        ));
+    }
+    reader.begin_object()?;
+    let mut first = true;
+    while let Some(key) = reader.next_key(first)? {
+        first = false;
+        let target = match &*key {
+            "apiVersion" => &mut api_version,
+            "kind" => &mut kind,
+            _ => {
+                reader.skip()?;
+                continue;
+            }
+        };
+        match reader.peek() {
+            Some(b'"') => *target = reader.string()?.into_owned(),
+            Some(b'n') => reader.skip()?,
+            other => {
+                reader.skip()?;
+                return Err(DecodeError::Type(format!(
+                    "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go struct field .{key} of type string",
+                    json_type(other)
+                )));
+            }
+        }
+    }
+    reader.end()?;
+    Ok((api_version, kind))
+}
+
+fn json_type(first: Option<u8>) -> &'static str {
+    match first {
+        Some(b'{') => "object",
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "bool",
+        Some(b'n') => "null",
+        _ => "number",
+    }
+}
+
+struct Decoder<'a> {
+    reader: Reader<'a>,
+    mode: Mode,
+    reports: Vec<String>,
+    /// Path for reports: `spec.containers[0]`.
+    path: String,
+    /// Path for type errors, without indexes, and the struct at hand: what Go calls the error context.
+    fields: Vec<Cow<'a, str>>,
+    owner: Option<TypeId>,
+    /// The first type error; later ones are not reported.
+    failure: Option<String>,
+    /// An error of a type that reads itself; it goes before `failure`.
+    fatal: Option<String>,
+}
+
+impl<'a> Decoder<'a> {
+    fn new(bytes: &'a [u8], mode: Mode) -> Self {
+        Self {
+            reader: Reader::new(bytes),
+            mode,
+            reports: Vec::new(),
+            path: String::new(),
+            fields: Vec::new(),
+            owner: None,
+            failure: None,
+            fatal: None,
+        }
+    }
+
+    fn finish(self, value: Value) -> Result<Decoded, DecodeError> {
+        if let Some(message) = self.fatal.or(self.failure) {
+            return Err(DecodeError::Type(message));
+        }
+        if self.mode == Mode::Strict && !self.reports.is_empty() {
+            return Err(DecodeError::Strict(self.reports));
+        }
+        Ok(Decoded { value, warnings: self.reports })
+    }
+
+    fn report(&mut self, what: &str, field: &str) {
+        if self.mode == Mode::Ignore || self.reports.len() >= MAX_REPORTS {
+            return;
+        }
+        let dot = if self.path.is_empty() { "" } else { "." };
+        let message = format!("{what} {}", quote(&format!("{}{dot}{field}", self.path)));
+        if !self.reports.contains(&message) {
+            self.reports.push(message);
+        }
+    }
+
+    /// Remembers a value of the wrong type.
+    fn mismatch(&mut self, ty: TypeRef<'_>, found: &str) {
+        if self.failure.is_none() {
+            self.failure = Some(self.unmarshal_error(ty, found, &go_type(ty)));
+        }
+    }
+
+    fn unmarshal_error(&self, ty: TypeRef<'_>, found: &str, wanted: &str) -> String {
+        let Some(owner) = self.owner else {
+            return format!("json: cannot unmarshal {found} into Go value of type {wanted}");
+        };
+        let owner = ty.schema.at(owner).ty().name.rsplit('.').next().unwrap_or_default();
+        let path = self.fields.join(".");
+        format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {wanted}")
+    }
+
+    fn fail(&mut self, message: String) {
+        self.fatal.get_or_insert(message);
+    }
+
+    /// The value at hand; `None` where it is null or of a wrong type.
+    fn value(&mut self, ty: TypeRef<'_>) -> Outcome<Option<Value>> {
+        let first = self.reader.peek();
+        if first == Some(b'n') {
+            self.reader.word("null")?;
+            return Ok(None);
+        }
+        match ty.shape() {
+            Shape::Scalar(scalar) => self.scalar(ty, *scalar, first),
+            Shape::Any => self.free(ty, first),
+            Shape::Struct(s) if first == Some(b'{') => self.object(ty, s).map(Some),
+            Shape::Map(m) if first == Some(b'{') => self.map(ty.to(&m.value)).map(Some),
+            Shape::List(l) if first == Some(b'[') => self.list(ty, l).map(Some),
+            _ => {
+                self.skip_mismatch(ty, first)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn skip_mismatch(&mut self, ty: TypeRef<'_>, first: Option<u8>) -> Outcome<()> {
+        self.reader.skip()?;
+        self.mismatch(ty, json_type(first));
+        Ok(())
+    }
+
+    fn object(&mut self, ty: TypeRef<'_>, s: &Struct) -> Outcome<Value> {
+        self.reader.begin_object()?;
+        let mut map = Map::new();
+        // No struct of the API has more fields than this has bits; a field beyond would go unchecked.
+        let mut seen = [0_u64; 4];
+        let outer = self.owner;
+        let (path_length, depth) = (self.path.len(), self.fields.len());
+        let mut first = true;
+        while let Some(key) = self.reader.next_key(first)? {
+            first = false;
+            let Some(at) = s.position(&key) else {
+                if matches!(s.additional, Additional::Preserve) {
+                    self.push_path(&key);
+                    let value = self.any()?;
+                    map.insert(key.into_owned(), value);
+                    self.path.truncate(path_length);
+                } else {
+                    self.report("unknown field", &key);
+                    self.reader.skip()?;
+                }
+                continue;
+            };
+            let field = &s.fields[at];
+            if let Some(word) = seen.get_mut(at / 64) {
+                let bit = 1 << (at % 64);
+                if *word & bit != 0 {
+                    self.report("duplicate field", &key);
+                }
+                *word |= bit;
+            }
+            self.push_path(&key);
+            self.fields.push(key);
+            self.owner = Some(ty.id);
+            let value = self.value(ty.to(&field.slot))?;
+            self.fields.truncate(depth);
+            self.path.truncate(path_length);
+            self.owner = outer;
+            match value {
+                Some(value) if kept(ty, field, &value) => {
+                    map.insert(String::from(&*field.name), value);
+                }
+                // A null sets a pointer, list or map to nil but leaves other values as they are.
+                _ => {
+                    map.remove(&*field.name);
+                }
+            }
+        }
+        Ok(Value::Object(map))
+    }
+
+    fn push_path(&mut self, key: &str) {
+        if self.mode != Mode::Ignore {
+            if !self.path.is_empty() {
+                self.path.push('.');
+            }
+            self.path.push_str(key);
+        }
+    }
+
+    fn map(&mut self, value_type: TypeRef<'_>) -> Outcome<Value> {
+        self.reader.begin_object()?;
+        let mut map = Map::new();
+        let length = self.path.len();
+        let mut first = true;
+        while let Some(key) = self.reader.next_key(first)? {
+            first = false;
+            self.push_path(&key);
+            let value = self.value(value_type)?;
+            self.path.truncate(length);
+            let value = value.unwrap_or_else(|| crate::encode::zero(value_type));
+            if map.contains_key(&*key) {
+                self.report("duplicate field", &key);
+            }
+            map.insert(key.into_owned(), value);
+        }
+        Ok(Value::Object(map))
+    }
+
+    fn list(&mut self, ty: TypeRef<'_>, list: &List) -> Outcome<Value> {
+        self.reader.begin_array()?;
+        let item_type = ty.to(&list.item);
+        let mut items = Vec::new();
+        let length = self.path.len();
+        while self.reader.next_item(items.is_empty())? {
+            if self.mode != Mode::Ignore {
+                self.path.push_str(&format!("[{}]", items.len()));
+            }
+            let item = self.value(item_type)?;
+            self.path.truncate(length);
+            items.push(item.unwrap_or_else(|| crate::encode::zero(item_type)));
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn any(&mut self) -> Outcome<Value> {
+        let mut path = std::mem::take(&mut self.path);
+        let mut found: Vec<String> = Vec::new();
+        let value = self.reader.any(&mut path, &mut |p| {
+            if found.len() < MAX_REPORTS {
+                found.push(p.to_owned());
+            }
+        });
+        self.path = path;
+        for path in found {
+            if self.mode != Mode::Ignore && self.reports.len() < MAX_REPORTS {
+                let message = format!("duplicate field {}", quote(&path));
+                if !self.reports.contains(&message) {
+                    self.reports.push(message);
+                }
+            }
+        }
+        value
+    }
+
+    /// Free JSON, and the unions of CustomResourceDefinition schemas.
+    fn free(&mut self, ty: TypeRef<'_>, first: Option<u8>) -> Outcome<Option<Value>> {
+        let schema = match ty.ty().wire {
+            Wire::SchemaOrBool(schema) | Wire::SchemaOrArray(schema) | Wire::SchemaOrStrings(schema) => schema,
+            Wire::Plain => return self.any().map(Some),
+            // Upstream keeps these as text: duplicates inside are nobody's concern.
+            Wire::Raw | Wire::Items => {
+                let mut path = String::new();
+                return self.reader.any(&mut path, &mut |_| {}).map(Some);
+            }
+        };
+        let schema = ty.schema.at(schema);
+        match (ty.ty().wire, first) {
+            (_, Some(b'{')) => {
+                // Upstream reads these by themselves: unknown fields inside go unreported.
+                let mode = std::mem::replace(&mut self.mode, Mode::Ignore);
+                let value = self.value(schema);
+                self.mode = mode;
+                value
+            }
+            (Wire::SchemaOrBool(_), Some(b't' | b'f')) => self.any().map(Some),
+            (Wire::SchemaOrBool(_), _) => {
+                self.reader.skip()?;
+                self.fail("boolean or JSON schema expected".into());
+                Ok(None)
+            }
+            (Wire::SchemaOrArray(_), Some(b'[')) => {
+                self.reader.begin_array()?;
+                let mut items = Vec::new();
+                while self.reader.next_item(items.is_empty())? {
+                    let item = self.value(schema)?;
+                    items.push(item.unwrap_or_else(|| Value::Object(Map::new())));
+                }
+                Ok(Some(Value::Array(items)))
+            }
+            (Wire::SchemaOrStrings(_), Some(b'[')) => self.any().map(Some),
+            _ => {
+                self.reader.skip()?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn scalar(&mut self, ty: TypeRef<'_>, scalar: Scalar, first: Option<u8>) -> Outcome<Option<Value>> {
+        match (scalar, first) {
+            (Scalar::String, Some(b'"')) => Ok(Some(Value::String(self.reader.string()?.into_owned()))),
+            (Scalar::Bool, Some(b't')) => self.reader.word("true").map(|()| Some(Value::Bool(true))),
+            (Scalar::Bool, Some(b'f')) => self.reader.word("false").map(|()| Some(Value::Bool(false))),
+            (Scalar::Int32, Some(b'-' | b'0'..=b'9')) => {
+                let text = self.reader.number()?;
+                Ok(self.number(ty, text, text.parse::<i32>().ok().map(Into::into)))
+            }
+            (Scalar::Int64, Some(b'-' | b'0'..=b'9')) => {
+                let text = self.reader.number()?;
+                Ok(self.number(ty, text, text.parse::<i64>().ok().map(Into::into)))
+            }
+            (Scalar::Float64, Some(b'-' | b'0'..=b'9')) => {
+                let text = self.reader.number()?;
+                Ok(self.number(ty, text, read::float(text)))
+            }
+            (Scalar::Bytes, Some(b'"')) => {
+                let text = self.reader.string()?;
+                Ok(self.bytes(&text))
+            }
+            (Scalar::IntOrString, Some(b'"')) => Ok(Some(Value::String(self.reader.string()?.into_owned()))),
+            (Scalar::IntOrString, Some(b'-' | b'0'..=b'9')) => {
+                let text = self.reader.number()?;
+                match text.parse::<i32>() {
+                    Ok(n) => Ok(Some(n.into())),
+                    Err(_) => {
+                        self.fail(self.unmarshal_error(ty, &format!("number {text}"), "int32"));
+                        Ok(None)
+                    }
+                }
+            }
+            (Scalar::Quantity, Some(b'-' | b'0'..=b'9')) => {
+                let text = self.reader.number()?;
+                Ok(self.quantity(text))
+            }
+            (Scalar::Quantity, Some(b'"')) => {
+                let text = self.reader.string()?;
+                Ok(self.quantity(&text))
+            }
+            (Scalar::Time | Scalar::MicroTime | Scalar::Duration, Some(b'"')) => {
+                let text = self.reader.string()?;
+                match canonical_time(scalar, &text) {
+                    Ok(value) => Ok(value),
+                    Err(message) => {
+                        self.fail(message);
+                        Ok(None)
+                    }
+                }
+            }
+            (Scalar::Time | Scalar::MicroTime | Scalar::Duration, _) => {
+                self.reader.skip()?;
+                self.fail(self.unmarshal_error(ty, json_type(first), "string"));
+                Ok(None)
+            }
+            (Scalar::IntOrString, _) => {
+                self.reader.skip()?;
+                self.fail(self.unmarshal_error(ty, json_type(first), "int32"));
+                Ok(None)
+            }
+            (Scalar::Quantity, _) => {
+                self.reader.skip()?;
+                self.fail(QuantityError::Format.to_string());
+                Ok(None)
+            }
+            _ => {
+                self.skip_mismatch(ty, first)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn number(&mut self, ty: TypeRef<'_>, text: &str, value: Option<serde_json::Number>) -> Option<Value> {
+        if value.is_none() {
+            self.mismatch(ty, &format!("number {text}"));
+        }
+        value.map(Value::Number)
+    }
+
+    fn quantity(&mut self, text: &str) -> Option<Value> {
+        match Quantity::canonicalize(text.trim()) {
+            Ok(text) => Some(Value::String(text.into_owned())),
+            Err(e) => {
+                self.fail(e.to_string());
+                None
+            }
+        }
+    }
+
+    fn bytes(&mut self, text: &str) -> Option<Value> {
+        // Go skips line breaks inside base64.
+        let text: Cow<'_, str> =
+            if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "").into() } else { text.into() };
+        match BASE64.decode(text.as_bytes()) {
+            Ok(_) => Some(Value::String(text.into_owned())),
+            Err(e) => {
+                let at = match e {
+                    base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                    base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => text.len() / 4 * 4,
+                };
+                self.failure.get_or_insert_with(|| format!("illegal base64 data at input byte {at}"));
+                None
+            }
+        }
+    }
+}
+
+/// Whether a field that was read keeps its value: what Go would not write back is absent to begin with.
+fn kept(ty: TypeRef<'_>, field: &Field, value: &Value) -> bool {
+    field.pointer || !field.omit_empty || !crate::encode::is_omitted(ty, field, value)
+}
+
+fn canonical_time(scalar: Scalar, text: &str) -> Result<Option<Value>, String> {
+    let text = match scalar {
+        Scalar::Duration => gotime::format_duration(gotime::parse_duration(text)?),
+        Scalar::MicroTime => {
+            let instant = gotime::parse_micro_time(text)?;
+            if instant.seconds == gotime::ZERO_TIME_S && instant.nanos == 0 {
+                return Ok(None);
+            }
+            gotime::format_micro_time(instant)
+        }
+        _ => {
+            let instant = gotime::parse_time(text)?;
+            if instant.seconds == gotime::ZERO_TIME_S && instant.nanos == 0 {
+                return Ok(None);
+            }
+            gotime::format_time(instant.seconds)
+        }
+    };
+    Ok(Some(Value::String(text)))
+}
+
+/// How Go names the type, for messages.
+fn go_type(ty: TypeRef<'_>) -> String {
+    let name = &ty.ty().name;
+    if !name.is_empty() {
+        let mut parts = name.rsplit('.');
+        let (last, package) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        return format!("{package}.{last}");
+    }
+    match ty.shape() {
+        Shape::Scalar(scalar) => match scalar {
+            Scalar::Bool => "bool".into(),
+            Scalar::Int32 => "int32".into(),
+            Scalar::Int64 => "int64".into(),
+            Scalar::Float64 => "float64".into(),
+            Scalar::Bytes => "[]uint8".into(),
+            _ => "string".into(),
+        },
+        Shape::List(l) => format!("[]{}", go_type(ty.to(&l.item))),
+        Shape::Map(m) => format!("map[string]{}", go_type(ty.to(&m.value))),
+        Shape::Struct(_) => "struct".into(),
+        Shape::Any => "interface {}".into(),
+    }
+}
+
+/// Go's `strconv.Quote`.
+fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() && (c as u32) < 0x80 => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,627 @@
+//! `resource.Quantity`: exact decimal amounts such as `100m`, `1.5Gi` and `12e6`.
+//!
+//! In: the string (or JSON number) of an API object. Out: an exact number that compares, adds and rounds,
+//! and upstream's canonical form of it. A quantity is a mantissa of at most 128 bits times a power of ten;
+//! upstream's numbers are unbounded, but nothing that measures a resource needs more, and here the bound
+//! keeps hostile input cheap.
+
+use std::{
+    borrow::Cow,
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    ops::{Add, AddAssign, Neg, Sub, SubAssign},
+    str::FromStr,
+};
+
+use serde_json::Value;
+
+/// Why a string is no quantity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum QuantityError {
+    /// Not a number with a suffix.
+    #[error(
+        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+    )]
+    Format,
+    /// The number is out of bounds.
+    #[error("unable to parse numeric part of quantity")]
+    Numeric,
+    /// The suffix is none of the known ones.
+    #[error("unable to parse quantity's suffix")]
+    Suffix,
+}
+
+/// The family of suffixes a quantity was written with, and is written with again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Format {
+    /// `m`, `k`, `M`, …
+    #[default]
+    DecimalSi,
+    /// `Ki`, `Mi`, …
+    BinarySi,
+    /// `e3`, `E6`, …
+    DecimalExponent,
+}
+
+/// The smallest power of ten that a quantity represents; smaller amounts are rounded up to it.
+const NANO: i32 = -9;
+/// Decimals of an amount with a binary suffix that can matter: `2^60` times any further one is below nano.
+const MAX_BINARY_DECIMALS: usize = 28;
+/// Largest amount that binary suffixes can say; more is capped.
+const MAX_BINARY: i128 = i64::MAX as i128;
+
+const DECIMAL: [(&str, i32); 10] = [
+    ("n", -9),
+    ("u", -6),
+    ("m", -3),
+    ("", 0),
+    ("k", 3),
+    ("M", 6),
+    ("G", 9),
+    ("T", 12),
+    ("P", 15),
+    ("E", 18),
+];
+/// The n-th stands for 1024 to the n+1.
+const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+
+/// An amount: `mantissa × 10^scale`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quantity {
+    mantissa: i128,
+    scale: i32,
+    format: Format,
+}
+
+struct Parts<'a> {
+    negative: bool,
+    /// Digits before the point, without leading zeros.
+    whole: &'a str,
+    /// Digits after the point.
+    fraction: &'a str,
+    suffix: &'a str,
+}
+
+fn digits_len(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|b| b.is_ascii_digit()).count()
+}
+
+fn split(text: &str) -> Result<Parts<'_>, QuantityError> {
+    let (negative, rest) = match text.as_bytes().first() {
+        Some(b'-') => (true, &text[1..]),
+        Some(b'+') => (false, &text[1..]),
+        Some(_) => (false, text),
+        None => return Err(QuantityError::Format),
+    };
+    let rest = rest.trim_start_matches('0');
+    let (whole, mut rest) = rest.split_at(digits_len(rest.as_bytes()));
+    let mut fraction = "";
+    if let Some(after) = rest.strip_prefix('.') {
+        (fraction, rest) = after.split_at(digits_len(after.as_bytes()));
+    }
+    // The suffix: letters, then perhaps a signed number, then the end.
+    let tail = rest.trim_start_matches(|c| "eEinumkKMGTP".contains(c));
+    let tail = tail.strip_prefix(['+', '-']).unwrap_or(tail);
+    if digits_len(tail.as_bytes()) != tail.len() {
+        return Err(QuantityError::Format);
+    }
+    Ok(Parts { negative, whole, fraction, suffix: rest })
+}
+
+/// `(power of ten, power of two, format)` of a suffix.
+fn interpret(suffix: &str) -> Option<(i32, u32, Format)> {
+    if let Some(&(_, exponent)) = DECIMAL.iter().find(|(s, _)| *s == suffix) {
+        return Some((exponent, 0, Format::DecimalSi));
+    }
+    if let Some(i) = BINARY.iter().position(|s| *s == suffix) {
+        return Some((0, 10 * (i as u32 + 1), Format::BinarySi));
+    }
+    let exponent = suffix.strip_prefix(['e', 'E'])?;
+    // Bounded far beyond sense, so that arithmetic on scales cannot overflow.
+    let exponent = exponent.parse::<i32>().ok().filter(|e| e.abs() <= 1_000_000)?;
+    Some((exponent, 0, Format::DecimalExponent))
+}
+
+fn pow10(exponent: u32) -> Option<i128> {
+    10i128.checked_pow(exponent)
+}
+
+/// `value / 10^by`, rounded away from zero, and whether that was exact.
+fn divide_up(value: i128, by: u32) -> (i128, bool) {
+    match pow10(by) {
+        Some(divisor) => {
+            let (quotient, rest) = (value / divisor, value % divisor);
+            (quotient + rest.signum(), rest == 0)
+        }
+        None => (value.signum(), value == 0),
+    }
+}
+
+impl Quantity {
+    /// Zero.
+    pub const ZERO: Self = Self { mantissa: 0, scale: 0, format: Format::DecimalSi };
+
+    /// A whole amount.
+    pub const fn new(value: i64, format: Format) -> Self {
+        Self { mantissa: value as i128, scale: 0, format }
+    }
+
+    /// An amount in thousandths.
+    pub const fn from_milli(value: i64, format: Format) -> Self {
+        Self { mantissa: value as i128, scale: -3, format }
+    }
+
+    /// An amount in units of `10^scale`. Below nano it is rounded up.
+    pub fn from_scaled(value: i64, scale: i32, format: Format) -> Self {
+        Self { mantissa: i128::from(value), scale: scale.clamp(-1_000_000, 1_000_000), format }.round_up(NANO).0
+    }
+
+    /// Parses a quantity.
+    pub fn parse(text: &str) -> Result<Self, QuantityError> {
+        Self::parse_written(text).map(|(quantity, _)| quantity)
+    }
+
+    /// Parses a quantity; also says whether upstream considers `text` canonical as written, and so repeats
+    /// it instead of normalizing it.
+    fn parse_written(text: &str) -> Result<(Self, bool), QuantityError> {
+        let Parts { negative, whole, fraction, suffix } = split(text)?;
+        let (exponent, shift, format) = interpret(suffix).ok_or(QuantityError::Suffix)?;
+        let digits = whole.len().max(1) + fraction.len();
+
+        // What is below nano only matters in whether there is any of it.
+        let keep = if shift == 0 {
+            usize::try_from(i64::from(exponent) - i64::from(NANO)).unwrap_or(0).min(fraction.len())
+        } else {
+            fraction.len().min(MAX_BINARY_DECIMALS)
+        };
+        let (kept, dropped) = fraction.split_at(keep);
+        let mut any_dropped = dropped.bytes().any(|b| b != b'0');
+        let mut mantissa = 0i128;
+        for digit in whole.bytes().chain(kept.bytes()) {
+            mantissa = mantissa
+                .checked_mul(10)
+                .and_then(|m| m.checked_add(i128::from(digit - b'0')))
+                .ok_or(QuantityError::Numeric)?;
+        }
+        let mut scale = exponent - i32::try_from(keep).map_err(|_| QuantityError::Numeric)?;
+        if shift > 0 {
+            mantissa = match mantissa.checked_mul(1i128 << shift) {
+                Some(product) => product,
+                // Far over the cap, or with so many decimals that shedding some changes nothing but nanos.
+                None if keep == 0 => MAX_BINARY + 1,
+                None => {
+                    let shed = (keep as u32).min(18);
+                    let (less, exact) = (mantissa / 10i128.pow(shed), mantissa % 10i128.pow(shed) == 0);
+                    any_dropped |= !exact;
+                    scale += shed as i32;
+                    less.checked_mul(1i128 << shift).ok_or(QuantityError::Numeric)?
+                }
+            };
+        }
+        if scale < NANO {
+            let (rounded, exact) = divide_up(mantissa, scale.abs_diff(NANO));
+            // Where a remainder was left, it is rounded up already.
+            mantissa = if exact && any_dropped { rounded + 1 } else { rounded };
+            scale = NANO;
+        } else if any_dropped {
+            // Everything dropped lies below nano, so the mantissa counts nanos here.
+            mantissa += 1;
+        }
+        if shift > 0 && compare(mantissa, scale, MAX_BINARY, 0) == Ordering::Greater {
+            (mantissa, scale) = (MAX_BINARY, 0);
+        }
+        // Binary amounts below one are written with decimal suffixes.
+        let below_one = mantissa > 0 && compare(mantissa, scale, 1, 0) == Ordering::Less;
+        let format = if shift > 0 && below_one { Format::DecimalSi } else { format };
+
+        let exact_scale = i64::from(exponent) - fraction.len() as i64;
+        let written = match shift {
+                0 => {
+                    let significant =
+                        digits <= 18 && !whole.is_empty() && exact_scale >= i64::from(NANO);
+                    let zeros = {
+                        let last = whole.bytes().chain(fraction.bytes()).rev().take(3);
+                        digits >= 3 && last.filter(|b| *b == b'0').count() == 3
+                    };
+                    significant && exact_scale % 3 == 0 && !zeros
+                }
+                shift => {
+                    let precision = 15 - whole.len().max(1) as i32 - (shift * 3 / 10) as i32 - 1;
+                    let odd = whole.bytes().fold(0u8, |n, b| n.wrapping_mul(10).wrapping_add(b - b'0')) & 7;
+                    fraction.is_empty() && precision >= 0 && odd != 0
+                }
+            };
+        if negative {
+            mantissa = -mantissa;
+        }
+        Ok((Self { mantissa, scale, format }, written))
+    }
+
+    /// The form in which the API server writes what a client sent as `text`.
+    pub fn canonicalize(text: &str) -> Result<Cow<'_, str>, QuantityError> {
+        let (quantity, written) = Self::parse_written(text)?;
+        Ok(if written { Cow::Borrowed(text) } else { Cow::Owned(quantity.to_string()) })
+    }
+
+    /// Reads a quantity from JSON: a string, a number, or `null` for zero.
+    pub fn from_value(value: &Value) -> Result<Self, QuantityError> {
+        match value {
+            Value::Null => Ok(Self::ZERO),
+            Value::String(text) => Self::parse(text.trim()),
+            Value::Number(number) => Self::parse(&number.to_string()),
+            _ => Err(QuantityError::Format),
+        }
+    }
+
+    /// The suffix family.
+    pub fn format(self) -> Format {
+        self.format
+    }
+
+    /// The same amount with another suffix family.
+    pub fn with_format(self, format: Format) -> Self {
+        Self { format, ..self }
+    }
+
+    /// Whether the amount is zero.
+    pub fn is_zero(self) -> bool {
+        self.mantissa == 0
+    }
+
+    /// -1, 0 or 1.
+    pub fn signum(self) -> i32 {
+        self.mantissa.signum() as i32
+    }
+
+    /// The amount as a whole number, if it is one that fits.
+    pub fn as_i64(self) -> Option<i64> {
+        let (value, exact) = self.scaled(0);
+        (exact && (i128::from(i64::MIN)..=i128::from(i64::MAX)).contains(&value)).then_some(value as i64)
+    }
+
+    /// The amount in units of `10^scale`, rounded away from zero, and whether that was exact; saturates.
+    fn scaled(self, scale: i32) -> (i128, bool) {
+        if self.mantissa == 0 {
+            return (0, true);
+        }
+        if self.scale < scale {
+            return divide_up(self.mantissa, self.scale.abs_diff(scale));
+        }
+        let up = pow10(self.scale.abs_diff(scale)).and_then(|p| self.mantissa.checked_mul(p));
+        match up {
+            Some(value) => (value, true),
+            None if self.mantissa < 0 => (i128::MIN, false),
+            None => (i128::MAX, false),
+        }
+    }
+
+    /// The amount in units of `10^scale`, rounded away from zero; saturates at 64 bits.
+    pub fn scaled_value(self, scale: i32) -> i64 {
+        let (value, _) = self.scaled(scale);
+        value.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64
+    }
+
+    /// The amount in units, rounded away from zero.
+    pub fn value(self) -> i64 {
+        self.scaled_value(0)
+    }
+
+    /// The amount in thousandths, rounded away from zero.
+    pub fn milli_value(self) -> i64 {
+        self.scaled_value(-3)
+    }
+
+    /// The amount rounded away from zero to a multiple of `10^scale`, and whether that was exact.
+    pub fn round_up(self, scale: i32) -> (Self, bool) {
+        if self.scale >= scale {
+            return (self, true);
+        }
+        let (mantissa, exact) = divide_up(self.mantissa, self.scale.abs_diff(scale));
+        (Self { mantissa, scale, format: self.format }, exact)
+    }
+
+    /// The nearest double.
+    pub fn as_f64(self) -> f64 {
+        if self.scale == 0 {
+            return self.mantissa as f64;
+        }
+        if self.scale < 0 && self.scale >= -22 {
+            return self.mantissa as f64 / 10f64.powi(-self.scale);
+        }
+        self.mantissa as f64 * 10f64.powi(self.scale)
+    }
+
+    /// The sum; saturates. Adding to zero takes over the other's suffix family.
+    pub fn plus(self, other: Self) -> Self {
+        let format = if self.mantissa == 0 { other.format } else { self.format };
+        let (mantissa, scale) = match (self.mantissa, other.mantissa) {
+            (_, 0) => (self.mantissa, self.scale),
+            (0, _) => (other.mantissa, other.scale),
+            _ => {
+                let scale = self.scale.min(other.scale);
+                (self.scaled(scale).0.saturating_add(other.scaled(scale).0), scale)
+            }
+        };
+        Self { mantissa, scale, format }
+    }
+
+    /// The product with a whole number; saturates.
+    pub fn times(self, factor: i64) -> Self {
+        Self { mantissa: self.mantissa.saturating_mul(i128::from(factor)), ..self }
+    }
+
+    /// Mantissa and exponent with the exponent the largest multiple of three that loses nothing.
+    fn canonical_decimal(self) -> (i128, i32) {
+        let (mut mantissa, mut exponent) = (self.mantissa, self.scale);
+        while mantissa % 10 == 0 && mantissa != 0 {
+            mantissa /= 10;
+            exponent += 1;
+        }
+        let limit = if self.format == Format::DecimalExponent { i32::MAX } else { 18 };
+        while exponent.rem_euclid(3) != 0 || exponent > limit {
+            match mantissa.checked_mul(10) {
+                Some(more) => mantissa = more,
+                None => break,
+            }
+            exponent -= 1;
+        }
+        (mantissa, exponent)
+    }
+
+    /// The number as binary suffixes write it, where they can without losing anything.
+    fn canonical_binary(self) -> Option<(i128, usize)> {
+        let (mut value, exact) = self.scaled(0);
+        if !exact || value.abs() < 1024 {
+            return None;
+        }
+        let mut times = 0;
+        while value.abs() >= 1024 && value % 1024 == 0 && times < BINARY.len() {
+            value /= 1024;
+            times += 1;
+        }
+        Some((value, times))
+    }
+}
+
+/// Compares `a × 10^sa` with `b × 10^sb`.
+fn compare(a: i128, sa: i32, b: i128, sb: i32) -> Ordering {
+    if a.signum() != b.signum() || a == 0 || sa == sb {
+        return a.cmp(&b);
+    }
+    // Same sign, different scales: scale the one with the larger scale up; if that overflows, it is the
+    // one that is larger in magnitude.
+    let (larger, other, difference, flip) =
+        if sa > sb { (a, b, sa.abs_diff(sb), false) } else { (b, a, sb.abs_diff(sa), true) };
+    let order = match pow10(difference).and_then(|p| larger.checked_mul(p)) {
+        Some(scaled) => scaled.cmp(&other),
+        None if larger > 0 => Ordering::Greater,
+        None => Ordering::Less,
+    };
+    if flip { order.reverse() } else { order }
+}
+
+impl Ord for Quantity {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare(self.mantissa, self.scale, other.mantissa, other.scale)
+    }
+}
+
+impl PartialOrd for Quantity {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Equal amounts are equal, whatever their suffixes.
+impl PartialEq for Quantity {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Quantity {}
+
+impl Hash for Quantity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (mut mantissa, mut scale) = (self.mantissa, self.scale);
+        while mantissa != 0 && mantissa % 10 == 0 {
+            mantissa /= 10;
+            scale += 1;
+        }
+        (mantissa, if mantissa == 0 { 0 } else { scale }).hash(state);
+    }
+}
+
+impl Add for Quantity {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        self.plus(other)
+    }
+}
+
+impl AddAssign for Quantity {
+    fn add_assign(&mut self, other: Self) {
+        *self = self.plus(other);
+    }
+}
+
+impl Neg for Quantity {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        Self { mantissa: self.mantissa.saturating_neg(), ..self }
+    }
+}
+
+impl Sub for Quantity {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self.plus(-other)
+    }
+}
+
+impl SubAssign for Quantity {
+    fn sub_assign(&mut self, other: Self) {
+        *self = self.plus(-other);
+    }
+}
+
+impl FromStr for Quantity {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        Self::parse(text)
+    }
+}
+
+impl From<Quantity> for Value {
+    fn from(quantity: Quantity) -> Self {
+        Value::String(quantity.to_string())
+    }
+}
+
+/// The canonical form.
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.mantissa == 0 {
+            return f.write_str("0");
+        }
+        if self.format == Format::BinarySi
+            && let Some((value, times)) = self.canonical_binary()
+        {
+            let suffix = times.checked_sub(1).map_or("", |i| BINARY[i]);
+            return write!(f, "{value}{suffix}");
+        }
+        let (mantissa, exponent) = self.canonical_decimal();
+        match DECIMAL.iter().find(|(_, e)| *e == exponent) {
+            Some((suffix, _)) if self.format != Format::DecimalExponent => write!(f, "{mantissa}{suffix}"),
+            _ if exponent == 0 => write!(f, "{mantissa}"),
+            _ => write!(f, "{mantissa}e{exponent}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn canonical_form() {
+        #[rustfmt::skip]
+        let cases = [
+            ("0", "0"), ("0m", "0"), ("0Ki", "0"), ("+", "0"), ("-", "0"), (".", "0"), ("00", "0"), ("-0", "0"),
+            ("1", "1"), ("100m", "100m"), ("1000m", "1"), ("1500m", "1500m"), ("1.5", "1500m"), (".5", "500m"),
+            ("0.1", "100m"), ("0.001", "1m"), ("0.0001", "100u"), ("1n", "1n"), ("0.1n", "1n"), ("1.1n", "2n"),
+            ("-0.1n", "-1n"), ("-1.1n", "-2n"), ("1e-100", "1e-9"), ("1000", "1k"), ("1000k", "1M"), ("10000", "10k"),
+            ("1234567", "1234567"), ("1.5M", "1500k"), ("1.500", "1.500"), ("1.5000", "1500m"),
+            ("1Ki", "1Ki"), ("1024", "1024"), ("1024Ki", "1Mi"), ("1536Mi", "1536Mi"), ("1.5Gi", "1536Mi"),
+            ("2048Mi", "2Gi"), ("1025Ki", "1025Ki"), ("0.5Ki", "512"), ("0.1Ki", "102400m"), ("8Ei", "9223372036854775807"),
+            ("-8Ei", "-9223372036854775807"), ("1e3", "1e3"), ("1E3", "1E3"), ("12e6", "12e6"), ("1000e3", "1e6"),
+            ("1.5e3", "1500"), ("1.5e4", "1.5e4"), ("1.5e5", "150e3"), ("100e1", "1e3"), ("1E", "1E"), ("10E", "10E"), ("1000E", "1000E"),
+            ("0.0000000001Ki", "103n"), ("9223372036854775807", "9223372036854775807"),
+            ("9223372036854775808", "9223372036854775808"), ("-1.5Gi", "-1536Mi"), ("0.000000000000000000001", "1n"),
+            ("1.0000000000000000000000000000000000000000000001", "1000000001n"), ("999999999999999999Ki", "9223372036854775807"),
+        ];
+        for (text, expect) in cases {
+            assert_eq!(Quantity::canonicalize(text).unwrap(), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn errors() {
+        use QuantityError::{Format, Numeric, Suffix};
+        for (text, error) in [
+            ("", Format),
+            ("abc", Format),
+            ("1.2.3", Format),
+            ("1 ", Format),
+            ("--1", Suffix),
+            ("1e3m", Format),
+            ("1ki", Suffix),
+            ("1K", Suffix),
+            ("1e", Suffix),
+            ("1Kii", Suffix),
+            ("1e99999999999", Suffix),
+            (&"9".repeat(60), Numeric),
+        ] {
+            assert_eq!(Quantity::parse(text).unwrap_err(), error, "{text}");
+        }
+    }
+
+    #[test]
+    fn rounding_and_values() {
+        let q = |text| Quantity::parse(text).unwrap();
+        assert_eq!(q("1.1").value(), 2);
+        assert_eq!(q("-1.1").value(), -2);
+        assert_eq!(q("1500m").milli_value(), 1500);
+        assert_eq!(q("1u").milli_value(), 1);
+        assert_eq!(q("1Gi").value(), 1 << 30);
+        assert_eq!(q("1e30").value(), i64::MAX);
+        assert_eq!(q("2k").as_i64(), Some(2000));
+        assert_eq!(q("1m").as_i64(), None);
+        assert_eq!(q("0.25").as_f64(), 0.25);
+        assert_eq!((q("1Gi") + q("1")).to_string(), "1073741825");
+        assert_eq!((q("0") + q("1Gi")).to_string(), "1Gi");
+        assert_eq!((q("1") - q("100m")).to_string(), "900m");
+        assert_eq!(q("100m").times(15).to_string(), "1500m");
+        assert_eq!(q("1500m").round_up(0), (q("2"), false));
+        assert!(q("1Ki") > q("1k") && q("1e100") > q("1E") && q("-1e100") < q("-1E"));
+        assert_eq!(q("1024"), q("1Ki"));
+        assert_eq!(Quantity::from_value(&serde_json::json!(0.5)).unwrap().to_string(), "500m");
+    }
+
+    prop_compose! {
+        fn quantity()(mantissa in -1_000_000_000_000i64..1_000_000_000_000, scale in -9i32..10,
+                      format in prop_oneof![Just(Format::DecimalSi), Just(Format::BinarySi), Just(Format::DecimalExponent)])
+                     -> Quantity {
+            Quantity::from_scaled(mantissa, scale, format)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn printing_loses_nothing(q in quantity()) {
+            // Binary suffixes end at 2^63.
+            prop_assume!(q.format() != Format::BinarySi || q.value().unsigned_abs() < i64::MAX as u64);
+            let text = q.to_string();
+            let again = Quantity::parse(&text).unwrap();
+            prop_assert_eq!(again, q);
+            if q.format() != Format::BinarySi {
+                prop_assert_eq!(Quantity::canonicalize(&text).unwrap().into_owned(), text);
+            }
+        }
+
+        #[test]
+        fn addition_is_a_group(a in quantity(), b in quantity(), c in quantity()) {
+            prop_assert_eq!(a + b, b + a);
+            prop_assert_eq!((a + b) + c, a + (b + c));
+            prop_assert_eq!(a - a, Quantity::ZERO);
+            prop_assert_eq!((a + b) - b, a);
+        }
+
+        #[test]
+        fn order_agrees_with_subtraction(a in quantity(), b in quantity()) {
+            prop_assert_eq!(a.cmp(&b) as i32, (a - b).signum());
+        }
+
+        #[test]
+        fn rounding_is_away_from_zero_and_near(q in quantity()) {
+            let up = Quantity::new(q.value(), Format::DecimalSi);
+            let distance = if q.signum() < 0 { q - up } else { up - q };
+            prop_assume!(q.value() != i64::MAX && q.value() != i64::MIN);
+            prop_assert!(distance.signum() >= 0 && distance < Quantity::new(1, Format::DecimalSi));
+        }
+
+        #[test]
+        fn never_panics(text in "[-+]?[0-9.]{0,50}[eEinumkKMGTP]{0,3}[-+]?[0-9]{0,12}") {
+            if let Ok(text) = Quantity::canonicalize(&text) {
+                prop_assert!(Quantity::parse(&text).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! Validation against a structural schema, with the errors of upstream's OpenAPI validation.
+//!
+//! In: a type with [`Constraints`](crate::constraints::Constraints) and a value that has been pruned and
+//! defaulted. Out: field errors. Built-in types have no constraints; their rules are in their strategies.
+
+pub(crate) mod formats;
+
+use std::collections::HashSet;
+
+use serde_json::{Number, Value};
+
+use crate::{
+    constraints::{Constraints, JsonType, Rule},
+    field::{ErrorKind, FieldError, Path},
+    goprint::GoFloat,
+    managed::same_value,
+    model::{ListKind, Scalar, Shape, TypeRef},
+};
+
+/// Most errors that are told at once.
+const MAX_ERRORS: usize = 200;
+
+/// What is wrong with `object`: values against the schema first, then lists against their list types.
+pub fn validate(ty: TypeRef<'_>, object: &Value) -> Vec<FieldError> {
+    validate_at(ty, object, &Path::ROOT)
+}
+
+/// [`validate`] for a value that stands at `path`.
+pub fn validate_at(ty: TypeRef<'_>, value: &Value, path: &Path<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    values(ty, false, value, path, &mut errors);
+    list_types(ty, value, path, &mut errors);
+    errors.truncate(MAX_ERRORS);
+    errors
+}
+
+/// The path as messages show it, where the root is nothing.
+fn shown(path: &Path<'_>) -> String {
+    let text = path.to_string();
+    if text == "<nil>" { String::new() } else { text }
+}
+
+/// The JSON type that a type demands; `None` if any will do.
+fn demanded(ty: TypeRef<'_>) -> Option<JsonType> {
+    if ty.ty().constraints.as_ref().is_some_and(|c| c.untyped) {
+        return None;
+    }
+    Some(match ty.shape() {
+        Shape::Any => return None,
+        Shape::Struct(_) | Shape::Map(_) => JsonType::Object,
+        Shape::List(_) => JsonType::Array,
+        Shape::Scalar(scalar) => match scalar {
+            Scalar::Bool => JsonType::Boolean,
+            Scalar::Int32 | Scalar::Int64 => JsonType::Integer,
+            Scalar::Float64 => JsonType::Number,
+            Scalar::IntOrString | Scalar::Quantity => JsonType::IntOrString,
+            _ => JsonType::String,
+        },
+    })
+}
+
+fn values(ty: TypeRef<'_>, nullable: bool, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    if errors.len() >= MAX_ERRORS {
+        return;
+    }
+    let constraints = ty.ty().constraints.as_deref();
+    let format = constraints.and_then(Constraints::format);
+    if let Some(wanted) = demanded(ty) {
+        check_type(wanted, nullable, format, value, path, errors);
+    }
+    if let Some(constraints) = constraints {
+        rules(&constraints.rules, value, path, demanded(ty), errors);
+    }
+    match (ty.shape(), value) {
+        (Shape::Struct(s), Value::Object(map)) => {
+            for (name, member) in map {
+                // Metadata is not the schema's to judge.
+                let meta = s.embedded && name == "metadata";
+                if let Some(field) = s.field(name).filter(|_| !meta) {
+                    values(ty.to(&field.slot), field.slot.nullable, member, &path.child(name), errors);
+                }
+            }
+        }
+        (Shape::Map(m), Value::Object(map)) => {
+            for (name, member) in map {
+                values(ty.to(&m.value), m.value.nullable, member, &path.child(name), errors);
+            }
+        }
+        (Shape::List(l), Value::Array(items)) => {
+            for (i, item) in items.iter().enumerate() {
+                values(ty.to(&l.item), l.item.nullable, item, &path.index(i), errors);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn type_name(value: &Value) -> (&'static str, &'static str) {
+    match value {
+        Value::Null => ("null", ""),
+        Value::Bool(_) => ("boolean", ""),
+        Value::Number(n) if n.is_f64() => ("number", "float64"),
+        Value::Number(_) => ("integer", "int64"),
+        Value::String(_) => ("string", ""),
+        Value::Array(_) => ("array", ""),
+        Value::Object(_) => ("object", ""),
+    }
+}
+
+fn wrong_type(path: &Path<'_>, wanted: &str, have: &str) -> FieldError {
+    let detail = format!("{} in body must be of type {wanted}: {have:?}", shown(path));
+    FieldError::type_invalid(path, have, detail)
+}
+
+fn check_type(
+    wanted: JsonType,
+    nullable: bool,
+    format: Option<&str>,
+    value: &Value,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
+    if value.is_null() {
+        if !nullable {
+            errors.push(wrong_type(path, wanted.name(), "null"));
+        }
+        return;
+    }
+    let (have, have_format) = type_name(value);
+    let whole = value.as_f64().is_some_and(|x| x.fract() == 0.0);
+    let fits = match wanted {
+        JsonType::Number => value.is_number(),
+        JsonType::Integer => value.is_number() && (have == "integer" || whole),
+        JsonType::IntOrString => value.is_string() || (value.is_number() && (have == "integer" || whole)),
+        other => other.name() == have,
+    };
+    if fits {
+        return;
+    }
+    match format {
+        Some(format) if !value.is_string() && !value.is_array() => {
+            errors.push(wrong_type(path, format, have_format));
+        }
+        // Upstream leaves strings and lists with a format to the format's own check.
+        Some(_) if !matches!(wanted, JsonType::Number | JsonType::Integer | JsonType::IntOrString) => {}
+        _ => errors.push(wrong_type(path, wanted.name(), have)),
+    }
+}
+
+fn invalid(path: &Path<'_>, value: impl Into<Value>, what: &str) -> FieldError {
+    FieldError::invalid(path, value, format!("{} in body {what}", shown(path)))
+}
+
+/// An error that upstream cannot tie to a field.
+fn loose(message: String) -> FieldError {
+    FieldError::invalid(&Path::ROOT, "", message)
+}
+
+fn run_clause(clause: &[Rule], value: &Value, path: &Path<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let wanted = clause.iter().find_map(|r| match r {
+        Rule::Type(t, _) => Some(*t),
+        _ => None,
+    });
+    rules(clause, value, path, wanted, &mut errors);
+    errors
+}
+
+fn rules(
+    rules: &[Rule],
+    value: &Value,
+    path: &Path<'_>,
+    wanted: Option<JsonType>,
+    errors: &mut Vec<FieldError>,
+) {
+    for rule in rules {
+        if errors.len() >= MAX_ERRORS {
+            return;
+        }
+        match rule {
+            Rule::Type(wanted, nullable) => check_type(*wanted, *nullable, None, value, path, errors),
+            Rule::Enum(allowed) => check_enum(allowed, value, path, errors),
+            // `null` is checked for its type and against enumerations only.
+            _ if value.is_null() => {}
+            Rule::AnyOf(clauses) => {
+                let mut first = None;
+                let mut found = false;
+                for clause in clauses {
+                    let wrong = run_clause(clause, value, path);
+                    if wrong.is_empty() {
+                        found = true;
+                        break;
+                    }
+                    first.get_or_insert(wrong);
+                }
+                if !found {
+                    errors.push(loose(format!("{:?} must validate at least one schema (anyOf)", shown(path))));
+                    errors.extend(first.into_iter().flatten());
+                }
+            }
+            Rule::OneOf(clauses) => {
+                let mut first = None;
+                let mut valid = 0;
+                for clause in clauses {
+                    let wrong = run_clause(clause, value, path);
+                    if wrong.is_empty() {
+                        valid += 1;
+                    } else {
+                        first.get_or_insert(wrong);
+                    }
+                }
+                if valid != 1 {
+                    let found = if valid == 0 {
+                        "Found none valid".to_owned()
+                    } else {
+                        format!("Found {valid} valid alternatives")
+                    };
+                    errors.push(loose(format!(
+                        "{:?} must validate one and only one schema (oneOf). {found}",
+                        shown(path)
+                    )));
+                    if valid == 0 {
+                        errors.extend(first.into_iter().flatten());
+                    }
+                }
+            }
+            Rule::AllOf(clauses) => {
+                let mut valid = 0;
+                for clause in clauses {
+                    let wrong = run_clause(clause, value, path);
+                    valid += usize::from(wrong.is_empty());
+                    errors.extend(wrong);
+                }
+                if valid != clauses.len() {
+                    let none = if valid == 0 { ". None validated" } else { "" };
+                    errors.push(loose(format!("{:?} must validate all the schemas (allOf){none}", shown(path))));
+                }
+            }
+            Rule::Not(clause) => {
+                if run_clause(clause, value, path).is_empty() {
+                    errors.push(loose(format!("{:?} must not validate the schema (not)", shown(path))));
+                }
+            }
+            _ => match value {
+                Value::String(text) => check_string(rule, text, wanted, path, errors),
+                Value::Number(number) => check_number(rule, number, wanted, path, errors),
+                Value::Array(items) => check_list(rule, items, path, errors),
+                Value::Object(map) => check_object(rule, map, path, errors),
+                _ => {}
+            },
+        }
+    }
+}
+
+fn check_enum(allowed: &[Value], value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    if !value.is_null() && allowed.iter().any(|a| same_value(a, value)) {
+        return;
+    }
+    let texts: Vec<String> =
+        allowed.iter().map(|a| a.as_str().map_or_else(|| a.to_string(), str::to_owned)).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    errors.push(FieldError::not_supported(path, value.clone(), &texts));
+}
+
+fn check_string(rule: &Rule, text: &str, wanted: Option<JsonType>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let length = || text.chars().count() as u64;
+    match rule {
+        // The byte length bounds the number of characters, and mostly decides.
+        Rule::MaxLength(max) if text.len() as u64 > *max && length() > *max => {
+            errors.push(FieldError::too_long(path, usize::try_from(*max).unwrap_or(usize::MAX)));
+        }
+        Rule::MinLength(min) if length() < *min => {
+            errors.push(invalid(path, text, &format!("should be at least {min} chars long")));
+        }
+        Rule::Pattern(pattern) if pattern.matches(text) != Some(true) => {
+            errors.push(invalid(path, text, &format!("should match '{}'", pattern.source())));
+        }
+        Rule::Format(format)
+            if !matches!(wanted, Some(JsonType::Integer | JsonType::Number))
+                && !formats::matches(format, text) =>
+        {
+            let detail = format!("{} in body must be of type {format}: {text:?}", shown(path));
+            errors.push(FieldError::type_invalid(path, text, detail));
+        }
+        _ => {}
+    }
+}
+
+fn number_text(number: &Number) -> String {
+    match number.as_f64() {
+        Some(x) if number.is_f64() => GoFloat(x).to_string(),
+        _ => number.to_string(),
+    }
+}
+
+fn compare(a: &Number, b: &Number) -> Option<std::cmp::Ordering> {
+    match (a.as_i64(), b.as_i64()) {
+        (Some(a), Some(b)) => Some(a.cmp(&b)),
+        _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
+    }
+}
+
+fn is_multiple(number: &Number, factor: &Number) -> bool {
+    match (number.as_i64(), factor.as_i64()) {
+        (Some(n), Some(f)) if f != 0 => n.checked_rem(f) == Some(0),
+        _ => {
+            let (Some(n), Some(f)) = (number.as_f64(), factor.as_f64()) else { return false };
+            let times = if f < 1.0 { 1.0 / f * n } else { n / f };
+            // As near to a whole number as doubles get.
+            (times - times.round()).abs() < 1e-9 * times.abs().max(1.0)
+        }
+    }
+}
+
+fn check_number(
+    rule: &Rule,
+    number: &Number,
+    wanted: Option<JsonType>,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
+    use std::cmp::Ordering::{Equal, Greater, Less};
+    let value = || Value::Number(number.clone());
+    match rule {
+        Rule::Format(format) => {
+            let in_range = match (&**format, wanted) {
+                ("int32", Some(JsonType::Integer)) => number.as_f64().is_some_and(|x| x.abs() <= 2_147_483_648.0 && x != 2_147_483_648.0),
+                ("float", Some(JsonType::Number)) => number.as_f64().is_some_and(|x| x.abs() <= f64::from(f32::MAX)),
+                _ => true,
+            };
+            if !in_range {
+                let name = wanted.map_or("", JsonType::name);
+                errors.push(loose(format!(
+                    "Checked value must be of type {name} with format {format} in {}",
+                    shown(path)
+                )));
+            }
+        }
+        Rule::MultipleOf(factor) if !is_multiple(number, factor) => {
+            errors.push(invalid(path, value(), &format!("should be a multiple of {}", number_text(factor))));
+        }
+        Rule::Maximum(max, exclusive) => {
+            let over = compare(number, max);
+            if over == Some(Greater) || (*exclusive && over == Some(Equal)) {
+                let or = if *exclusive { "" } else { " or equal to" };
+                errors.push(invalid(path, value(), &format!("should be less than{or} {}", number_text(max))));
+            }
+        }
+        Rule::Minimum(min, exclusive) => {
+            let under = compare(number, min);
+            if under == Some(Less) || (*exclusive && under == Some(Equal)) {
+                let or = if *exclusive { "" } else { " or equal to" };
+                errors.push(invalid(path, value(), &format!("should be greater than{or} {}", number_text(min))));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn check_list(rule: &Rule, items: &[Value], path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let count = items.len() as u64;
+    match rule {
+        Rule::Items(clause) => {
+            for (i, item) in items.iter().enumerate() {
+                errors.extend(run_clause(clause, item, &path.index(i)));
+            }
+        }
+        Rule::MinItems(min) if count < *min => {
+            errors.push(invalid(path, count, &format!("should have at least {min} items")));
+        }
+        Rule::MaxItems(max) if count > *max => {
+            errors.push(FieldError::too_many(path, items.len(), usize::try_from(*max).unwrap_or(usize::MAX)));
+        }
+        Rule::UniqueItems => {
+            let mut seen = HashSet::new();
+            if !items.iter().all(|item| seen.insert(item.to_string())) {
+                errors.push(invalid(path, "", "shouldn't contain duplicates"));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn check_object(
+    rule: &Rule,
+    map: &serde_json::Map<String, Value>,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
+    let count = map.len() as u64;
+    match rule {
+        Rule::MinProperties(min) if count < *min => {
+            errors.push(invalid(path, count, &format!("should have at least {min} properties")));
+        }
+        Rule::MaxProperties(max) if count > *max => {
+            errors.push(FieldError::too_many(path, map.len(), usize::try_from(*max).unwrap_or(usize::MAX)));
+        }
+        Rule::OnlyProperties(known) => {
+            for name in map.keys().filter(|n| !known.iter().any(|k| **k == **n)) {
+                let detail = format!("{}.{name} in body is a forbidden property", shown(path));
+                errors.push(FieldError::invalid(path, name.as_str(), detail));
+            }
+        }
+        Rule::Properties(clauses) => {
+            for (name, clause) in clauses {
+                if let Some(member) = map.get(&**name) {
+                    errors.extend(run_clause(clause, member, &path.child(name)));
+                }
+            }
+        }
+        Rule::Required(names) => {
+            for name in names.iter().filter(|n| !map.contains_key(&***n)) {
+                errors.push(FieldError::required(&path.child(name), ""));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Items of sets and of lists with keys must differ.
+fn list_types(ty: TypeRef<'_>, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    if errors.len() >= MAX_ERRORS {
+        return;
+    }
+    match (ty.shape(), value) {
+        (Shape::Struct(s), Value::Object(map)) => {
+            for (name, member) in map {
+                if let Some(field) = s.field(name) {
+                    list_types(ty.to(&field.slot), member, &path.child(name), errors);
+                }
+            }
+        }
+        (Shape::Map(m), Value::Object(map)) => {
+            for (name, member) in map {
+                list_types(ty.to(&m.value), member, &path.key(name), errors);
+            }
+        }
+        (Shape::List(list), Value::Array(items)) => {
+            match &list.kind {
+                ListKind::Atomic => {}
+                ListKind::Set => report_duplicates(items.iter().cloned(), path, errors),
+                ListKind::Map(keys) => {
+                    if let Some(i) = items.iter().position(|v| !v.is_object() && !v.is_null()) {
+                        errors.push(FieldError::invalid(
+                            &path.index(i),
+                            items[i].clone(),
+                            "must be an object for an array of list-type map",
+                        ));
+                        return;
+                    }
+                    let of = |item: &Value| {
+                        let picked =
+                            keys.iter().filter_map(|k| item.get(&**k).map(|v| (k.to_string(), v.clone())));
+                        Value::Object(picked.collect())
+                    };
+                    report_duplicates(items.iter().map(of), path, errors);
+                }
+            }
+            for (i, item) in items.iter().enumerate() {
+                list_types(ty.to(&list.item), item, &path.index(i), errors);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Reports the second of each group of equal items.
+fn report_duplicates(items: impl Iterator<Item = Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let mut seen: std::collections::HashMap<String, u32> = std::collections::HashMap::new();
+    for (i, item) in items.enumerate() {
+        let times = seen.entry(item.to_string()).or_default();
+        *times += 1;
+        if *times == 2 {
+            errors.push(FieldError {
+                kind: ErrorKind::Duplicate,
+                field: path.index(i).to_string(),
+                value: Some(item),
+                detail: String::new(),
+            });
+        }
+    }
+}

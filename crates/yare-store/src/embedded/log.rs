@@ -1,0 +1,168 @@
+//! The log's newest segment: appending a frame so that it is either durable or as if it had never been tried.
+//! In: finished frames. Out: bytes on disk, or why not.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::codec::{FILE_HEADER, FileKind, file_header};
+use crate::disk::{Disk, DiskFile, is_full, write_all_at};
+
+/// Why an append did not happen.
+#[derive(Clone, Debug)]
+pub(crate) enum AppendError {
+    /// No room; the segment is as it was before.
+    Full(String),
+    /// The disk cannot be trusted any more: what is on it is unknown until the log is read again.
+    Broken(String),
+}
+
+/// The name of the segment whose first frame is at `revision`.
+pub(crate) fn segment_name(revision: u64) -> String {
+    format!("log-{revision:020}")
+}
+
+/// The name of the checkpoint that shows `revision`.
+pub(crate) fn checkpoint_name(revision: u64) -> String {
+    format!("checkpoint-{revision:020}")
+}
+
+/// The revision in a file name made by one of the two above.
+pub(crate) fn revision_in(name: &str, prefix: &str) -> Option<u64> {
+    let digits = name.strip_prefix(prefix)?;
+    (digits.len() == 20).then(|| digits.parse().ok())?
+}
+
+/// The segment that is written to.
+pub(crate) struct Log {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    /// Where the next frame goes: everything before is durable.
+    size: u64,
+    segment_bytes: u64,
+    /// Set when a failure left the disk in an unknown state.
+    broken: Option<String>,
+}
+
+impl Log {
+    /// Continues an existing segment, of which the first `size` bytes are intact.
+    pub fn resume(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        size: u64,
+        segment_bytes: u64,
+    ) -> std::io::Result<Self> {
+        let file = disk.open(&path)?;
+        let dir = path.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Log { disk, dir, file, path, size, segment_bytes, broken: None })
+    }
+
+    /// Starts a segment whose first frame will be at `revision`.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        revision: u64,
+        segment_bytes: u64,
+    ) -> std::io::Result<Self> {
+        let path = dir.join(segment_name(revision));
+        let file = new_segment(&*disk, dir, &path, revision)?;
+        Ok(Log {
+            disk,
+            dir: dir.to_owned(),
+            file,
+            path,
+            size: FILE_HEADER as u64,
+            segment_bytes,
+            broken: None,
+        })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Why the log takes no more, if it does not.
+    pub fn broken(&self) -> Option<&String> {
+        self.broken.as_ref()
+    }
+
+    /// Whether the segment holds no frame yet.
+    pub fn is_fresh(&self) -> bool {
+        self.size <= FILE_HEADER as u64
+    }
+
+    /// Appends a frame that starts at `revision` and makes it durable.
+    pub fn append(&mut self, frame: &[u8], revision: u64) -> Result<(), AppendError> {
+        if let Some(broken) = &self.broken {
+            return Err(AppendError::Broken(broken.clone()));
+        }
+        if !self.is_fresh() && self.size + frame.len() as u64 > self.segment_bytes {
+            self.roll(revision)?;
+        }
+        if let Err(error) = write_all_at(&mut *self.file, frame, self.size) {
+            let why = format!("{}: {error}", self.path.display());
+            if !is_full(&error) {
+                return Err(self.give_up(why));
+            }
+            // What was written of the frame must not be found by a later reader behind a later, shorter frame.
+            let undone = self.file.set_len(self.size).and_then(|()| self.file.sync());
+            return Err(match undone {
+                Ok(()) => AppendError::Full(why),
+                Err(error) => self.give_up(format!("{}: {error}", self.path.display())),
+            });
+        }
+        // After a failed sync the kernel may have dropped the pages: a second sync that succeeds proves nothing.
+        if let Err(error) = self.file.sync() {
+            return Err(self.give_up(format!("{}: sync: {error}", self.path.display())));
+        }
+        self.size += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Goes on in a new segment whose first frame will be at `revision`. On failure the old one stays.
+    pub fn roll(&mut self, revision: u64) -> Result<(), AppendError> {
+        let path = self.dir.join(segment_name(revision));
+        match new_segment(&*self.disk, &self.dir, &path, revision) {
+            Ok(file) => {
+                self.file = file;
+                self.path = path;
+                self.size = FILE_HEADER as u64;
+                Ok(())
+            }
+            Err(error) => {
+                let why = format!("{}: {error}", path.display());
+                if !is_full(&error) {
+                    return Err(self.give_up(why));
+                }
+                // Best effort: what stays is a segment without frames, which the next start ignores.
+                let removed = self.disk.remove(&path).and_then(|()| self.disk.sync_dir(&self.dir));
+                if let Err(error) = removed {
+                    warn!("{}: {error}; the empty segment is removed at the next start", path.display());
+                }
+                Err(AppendError::Full(why))
+            }
+        }
+    }
+
+    fn give_up(&mut self, why: String) -> AppendError {
+        self.broken = Some(why.clone());
+        AppendError::Broken(why)
+    }
+}
+
+/// Creates a segment and makes it and its name durable before anything relies on it.
+fn new_segment(
+    disk: &dyn Disk,
+    dir: &Path,
+    path: &Path,
+    revision: u64,
+) -> std::io::Result<Box<dyn DiskFile>> {
+    let mut file = disk.create(path)?;
+    write_all_at(&mut *file, &file_header(FileKind::Log, revision), 0)?;
+    file.sync()?;
+    disk.sync_dir(dir)?;
+    Ok(file)
+}
