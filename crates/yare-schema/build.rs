@@ -1,12 +1,14 @@
-//! Extracts the API's documentation from the `k8s-openapi` crate's doc comments into one compressed blob.
+//! Lists the schema tables, and extracts the API's documentation from the `k8s-openapi` crate's doc comments
+//! into one compressed blob.
 //!
-//! In: the sources of that crate, wherever cargo keeps them. Out: `OUT_DIR/docs.z` (deflate), a text whose
-//! lines are `=DEFINITION`, then the type's own documentation, then `.FIELD documentation` for each field.
+//! In: `tables/*.txt`, and the sources of that crate, wherever cargo keeps them. Out: `OUT_DIR/tables.rs`,
+//! an array of the tables' texts; and `OUT_DIR/docs.z` (deflate), a text whose lines are `=DEFINITION`, then the type's own documentation, then `.FIELD documentation` for each field.
 //! So prose for `kubectl explain` is in the binary without a copy of it in the repository.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    env, fs, io::Write as _,
+    env, fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -14,7 +16,9 @@ use std::{
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../../Cargo.lock");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("docs.z");
+    println!("cargo::rerun-if-changed=tables");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    fs::write(out.join("tables.rs"), tables()).expect("OUT_DIR is writable");
     let mut text = String::new();
     match sources() {
         Some(dir) => {
@@ -29,19 +33,26 @@ fn main() {
     let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(text.as_bytes()).expect("writing to memory cannot fail");
     let bytes = encoder.finish().expect("writing to memory cannot fail");
-    fs::write(out, bytes).expect("OUT_DIR is writable");
+    fs::write(out.join("docs.z"), bytes).expect("OUT_DIR is writable");
+}
+
+/// `&[include_str!("…/apps.txt"), …]`
+fn tables() -> String {
+    let dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("tables");
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .expect("the tables are part of the crate")
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
+        .collect();
+    paths.sort();
+    let rows: Vec<String> = paths.iter().map(|path| format!("include_str!({path:?}),\n")).collect();
+    format!("&[\n{}]", rows.concat())
 }
 
 /// The newest `src/v1_NN` of the crate that the workspace resolves to.
 fn sources() -> Option<PathBuf> {
-    let output = Command::new(env::var_os("CARGO")?)
-        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform"])
-        .arg(env::var("HOST").ok()?)
-        .output()
-        .ok()?;
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-    let package = metadata["packages"].as_array()?.iter().find(|p| p["name"] == "k8s-openapi")?;
-    let src = Path::new(package["manifest_path"].as_str()?).parent()?.join("src");
+    let src = by_metadata().or_else(by_lock_file)?.join("src");
     fs::read_dir(src)
         .ok()?
         .filter_map(|entry| {
@@ -53,15 +64,40 @@ fn sources() -> Option<PathBuf> {
         .map(|(_, path)| path)
 }
 
+/// The crate's directory, asked of cargo.
+fn by_metadata() -> Option<PathBuf> {
+    let output = Command::new(env::var_os("CARGO")?)
+        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform"])
+        .arg(env::var("HOST").ok()?)
+        .output()
+        .ok()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let package = metadata["packages"].as_array()?.iter().find(|p| p["name"] == "k8s-openapi")?;
+    Some(Path::new(package["manifest_path"].as_str()?).parent()?.to_path_buf())
+}
+
+/// The crate's directory in cargo's registry, for when cargo cannot say: it wants every package at hand,
+/// also those that this build does not need.
+fn by_lock_file() -> Option<PathBuf> {
+    let lock = fs::read_to_string("../../Cargo.lock").ok()?;
+    let (_, rest) = lock.split_once("name = \"k8s-openapi\"\nversion = \"")?;
+    let name = format!("k8s-openapi-{}", rest.split('"').next()?);
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
+    let registries = fs::read_dir(home.join("registry/src")).ok()?;
+    registries.filter_map(|entry| Some(entry.ok()?.path().join(&name))).find(|path| path.is_dir())
+}
+
 fn read_dir(dir: &Path, docs: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
             read_dir(&path, docs);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            if let Ok(text) = fs::read_to_string(&path) {
-                read_file(&text, docs);
-            }
+        } else if path.extension().is_some_and(|e| e == "rs")
+            && let Ok(text) = fs::read_to_string(&path)
+        {
+            read_file(&text, docs);
         }
     }
 }
@@ -93,12 +129,10 @@ fn read_file(text: &str, docs: &mut BTreeMap<String, String>) {
         }
         if line.starts_with("pub struct ") || line.starts_with("pub enum ") {
             out.push_str(&format!("{}\n", joined(&comment)));
-        } else if let Some((name, _)) = trimmed.strip_prefix("pub ").and_then(|l| l.split_once(':')) {
-            if line.starts_with("    pub ") {
-                let name = name.trim_start_matches("r#");
-                let json = names.get(name).copied().unwrap_or(name);
-                out.push_str(&format!(".{json} {}\n", joined(&comment)));
-            }
+        } else if let Some((name, _)) = line.strip_prefix("    pub ").and_then(|l| l.split_once(':')) {
+            let name = name.trim_start_matches("r#");
+            let json = names.get(name).copied().unwrap_or(name);
+            out.push_str(&format!(".{json} {}\n", joined(&comment)));
         } else if line == "}" && !out.is_empty() {
             break;
         }

@@ -59,7 +59,9 @@ impl Cidr {
             IpAddr::V4(a) => (u128::from(u32::from(a)), false),
             IpAddr::V6(a) => (u128::from(a), true),
         };
-        v6 == self.v6 && value >= self.base && value - self.base < 1u128.checked_shl(self.bits.into()).unwrap_or(u128::MAX)
+        v6 == self.v6
+            && value >= self.base
+            && value - self.base < 1u128.checked_shl(self.bits.into()).unwrap_or(u128::MAX)
     }
 
     /// Addresses that can be given out: without the first, and for IPv4 without the last. Bounded for IPv6.
@@ -130,7 +132,9 @@ impl Allocators {
             let mut bytes = [0u8; 8];
             random.fill(&mut bytes);
             let start = u128::from(u64::from_le_bytes(bytes)) % span;
-            (0..span).map(|i| range.address(1 + from + (start + i) % span)).find(|a| !taken.addresses.contains(a))
+            (0..span)
+                .map(|i| range.address(1 + from + (start + i) % span))
+                .find(|a| !taken.addresses.contains(a))
         };
         let found = pick(band, size, &taken).or_else(|| pick(0, band, &taken))?;
         taken.addresses.insert(found);
@@ -158,7 +162,8 @@ impl Allocators {
 }
 
 fn addresses(service: &Value) -> Vec<IpAddr> {
-    let mut all: Vec<IpAddr> = service.strings("spec.clusterIPs").iter().filter_map(|a| a.parse().ok()).collect();
+    let mut all: Vec<IpAddr> =
+        service.strings("spec.clusterIPs").iter().filter_map(|a| a.parse().ok()).collect();
     if all.is_empty() {
         all.extend(service.str_at("spec.clusterIP").parse::<IpAddr>().ok());
     }
@@ -204,7 +209,8 @@ impl Drop for Reserved<'_> {
 
 /// Gives a new service its addresses and ports.
 pub fn create<'a>(call: &'a Call, service: &mut Value, dry_run: bool) -> ApiResult<Reserved<'a>> {
-    let mut reserved = Reserved { allocators: Some(&call.core.allocators), addresses: Vec::new(), ports: Vec::new() };
+    let mut reserved =
+        Reserved { allocators: Some(&call.core.allocators), addresses: Vec::new(), ports: Vec::new() };
     assign(call, service, &Value::Null, &mut reserved)?;
     if dry_run {
         // Dropped at once: nothing stays taken.
@@ -216,7 +222,8 @@ pub fn create<'a>(call: &'a Call, service: &mut Value, dry_run: bool) -> ApiResu
 /// Gives a changed service what it needs now and keeps what it had.
 pub fn update(call: &Call, new: &mut Value, old: &Value, dry_run: bool) -> ApiResult<()> {
     keep_allocated(new, old);
-    let mut reserved = Reserved { allocators: Some(&call.core.allocators), addresses: Vec::new(), ports: Vec::new() };
+    let mut reserved =
+        Reserved { allocators: Some(&call.core.allocators), addresses: Vec::new(), ports: Vec::new() };
     assign(call, new, old, &mut reserved)?;
     if !dry_run {
         // Should the write fail for another reason, the next start gives these back.
@@ -264,13 +271,16 @@ fn keep_allocated(new: &mut Value, old: &Value) {
         if !new.is_set("spec.clusterIP") && !new.is_set("spec.clusterIPs") {
             new.copy_from(old, "spec.clusterIP");
             new.copy_from(old, "spec.clusterIPs");
-        } else if !new.is_set("spec.clusterIPs") && new.str_at("spec.clusterIP") == old.str_at("spec.clusterIP") {
+        } else if !new.is_set("spec.clusterIPs")
+            && new.str_at("spec.clusterIP") == old.str_at("spec.clusterIP")
+        {
             new.copy_from(old, "spec.clusterIPs");
         }
     }
     if needs_node_ports(new) && needs_node_ports(old) {
         let before: Vec<Value> = old.items("spec.ports").to_vec();
-        let used: Vec<i64> = new.items("spec.ports").iter().map(|p| p.int_at("nodePort")).filter(|p| *p != 0).collect();
+        let used: Vec<i64> =
+            new.items("spec.ports").iter().map(|p| p.int_at("nodePort")).filter(|p| *p != 0).collect();
         for port in new.items_mut("spec.ports") {
             if port.int_at("nodePort") != 0 {
                 continue;
@@ -307,12 +317,14 @@ fn assign(call: &Call, service: &mut Value, old: &Value, reserved: &mut Reserved
         families(service, &allocators.ranges).map_err(invalid)?;
     }
     if needs_address(service) {
-        let mut wanted: Vec<String> = service.strings("spec.clusterIPs").iter().map(|s| (*s).to_owned()).collect();
+        let mut wanted: Vec<String> =
+            service.strings("spec.clusterIPs").iter().map(|s| (*s).to_owned()).collect();
         if wanted.is_empty() && service.is_set("spec.clusterIP") {
             wanted.push(service.str_at("spec.clusterIP").to_owned());
         }
         let had = addresses(old);
-        let families: Vec<String> = service.strings("spec.ipFamilies").iter().map(|s| (*s).to_owned()).collect();
+        let families: Vec<String> =
+            service.strings("spec.ipFamilies").iter().map(|s| (*s).to_owned()).collect();
         let mut given: Vec<String> = Vec::new();
         for (i, family) in families.iter().enumerate() {
             let Some(range) = allocators.ranges.iter().find(|r| r.family() == family) else { continue };
@@ -331,7 +343,9 @@ fn assign(call: &Call, service: &mut Value, old: &Value, reserved: &mut Reserved
                             )));
                         }
                         if !allocators.taken.lock().addresses.insert(address) {
-                            return Err(refuse(format!("failed to allocate IP {text}: provided IP is already allocated")));
+                            return Err(refuse(format!(
+                                "failed to allocate IP {text}: provided IP is already allocated"
+                            )));
                         }
                         reserved.addresses.push(address);
                     }
@@ -364,7 +378,8 @@ fn families(service: &mut Value, ranges: &[Cidr]) -> Result<(), FieldError> {
     let primary = known.first().copied().unwrap_or("IPv4");
     let dual = known.len() > 1;
     let policy = service.str_at("spec.ipFamilyPolicy").to_owned();
-    let mut families: Vec<String> = service.strings("spec.ipFamilies").iter().map(|s| (*s).to_owned()).collect();
+    let mut families: Vec<String> =
+        service.strings("spec.ipFamilies").iter().map(|s| (*s).to_owned()).collect();
     if families.is_empty() {
         families = service
             .strings("spec.clusterIPs")
@@ -421,7 +436,9 @@ fn ports(call: &Call, service: &mut Value, old: &Value, reserved: &mut Reserved<
             |why: String| ApiError::invalid(SERVICE, &name, &[FieldError::invalid(path, wanted, why)]);
         let port = u16::try_from(wanted).ok().filter(|p| (low..=high).contains(p));
         let Some(port) = port else {
-            return Err(refuse(format!("provided port is not in the valid range. The range of valid ports is {low}-{high}")));
+            return Err(refuse(format!(
+                "provided port is not in the valid range. The range of valid ports is {low}-{high}"
+            )));
         };
         // One port may serve several protocols of the same service.
         if had.contains(&port) || reserved.ports.contains(&port) {

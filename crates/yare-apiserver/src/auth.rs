@@ -8,13 +8,13 @@ use std::{collections::HashSet, sync::Arc};
 use http::{HeaderMap, header};
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
+pub use yare_auth::User;
 use yare_auth::{
     Action, Decision,
     node::NodeAuthorizer,
     rbac::{self, Rbac},
     token::{Bound, Claims, Reference, Signer, TokenError, secrets_equal},
 };
-pub use yare_auth::User;
 use yare_kinds::view::View;
 use yare_store::EventKind;
 
@@ -174,9 +174,8 @@ pub fn authenticate(core: &Core, credentials: &Credentials<'_>) -> ApiResult<Use
 fn websocket_token(headers: &HeaderMap) -> Option<String> {
     use base64::Engine as _;
     let protocols = headers.get("sec-websocket-protocol")?.to_str().ok()?;
-    let encoded = protocols
-        .split(',')
-        .find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    let encoded =
+        protocols.split(',').find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
     String::from_utf8(bytes).ok()
 }
@@ -255,7 +254,8 @@ pub fn issue(core: &Core, spec: TokenSpec) -> ApiResult<(String, Vec<String>, i6
     };
     let audiences = if spec.audiences.is_empty() { signer.audiences().to_vec() } else { spec.audiences };
     let now_s = core.now().as_second();
-    let mut bound = Bound { namespace: spec.namespace.clone(), serviceaccount: spec.account.clone(), ..Bound::default() };
+    let mut bound =
+        Bound { namespace: spec.namespace.clone(), serviceaccount: spec.account.clone(), ..Bound::default() };
     match spec.bound {
         Some((kind, reference)) if kind == "Pod" => {
             bound.pod = Some(reference);
@@ -300,8 +300,11 @@ pub fn action(info: &RequestInfo) -> Action<'_> {
 pub fn authorize_request(core: &Core, user: &User, info: &RequestInfo, query: &Query) -> ApiResult<()> {
     let mut wanted = action(info);
     let selector = query.get("fieldSelector").unwrap_or_default();
-    wanted.selected_node =
-        selector.split(',').find_map(|c| c.strip_prefix("spec.nodeName=")).unwrap_or_default().trim_start_matches('=');
+    wanted.selected_node = selector
+        .split(',')
+        .find_map(|c| c.strip_prefix("spec.nodeName="))
+        .unwrap_or_default()
+        .trim_start_matches('=');
     authorize(core, user, &wanted)
 }
 
@@ -355,15 +358,23 @@ pub fn forbidden(user: &User, wanted: &Action<'_>, reason: &str) -> ApiError {
     if !reason.is_empty() {
         message = format!("{message}: {reason}");
     }
-    ApiError::forbidden(GroupResource { group: wanted.group, resource: wanted.resource }, wanted.name, message)
+    ApiError::forbidden(
+        GroupResource { group: wanted.group, resource: wanted.resource },
+        wanted.name,
+        message,
+    )
 }
 
 /// The identity that `Impersonate-*` headers ask for, where the caller may take it on.
 pub fn impersonate(core: &Core, user: User, headers: &HeaderMap) -> ApiResult<User> {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let name = text("impersonate-user");
-    let groups: Vec<String> =
-        headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
+    let groups: Vec<String> = headers
+        .get_all("impersonate-group")
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .map(str::to_owned)
+        .collect();
     let uid = text("impersonate-uid");
     let extra: Vec<(String, String)> = headers
         .iter()
@@ -381,15 +392,19 @@ pub fn impersonate(core: &Core, user: User, headers: &HeaderMap) -> ApiResult<Us
         return Ok(user);
     }
     let may = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
-        authorize(core, &user, &Action {
-            verb: "impersonate",
-            group,
-            resource,
-            subresource,
-            namespace,
-            name,
-            ..Action::default()
-        })
+        authorize(
+            core,
+            &user,
+            &Action {
+                verb: "impersonate",
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                ..Action::default()
+            },
+        )
     };
     let account = name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':'));
     let mut out = match account {
@@ -416,7 +431,8 @@ pub fn impersonate(core: &Core, user: User, headers: &HeaderMap) -> ApiResult<Us
         may("authentication.k8s.io", "userextras", &key, "", &value)?;
         out.extra.entry(key).or_default().push(value);
     }
-    let everybody = if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
+    let everybody =
+        if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
     if !out.in_group(everybody) {
         out.groups.push(everybody.into());
     }

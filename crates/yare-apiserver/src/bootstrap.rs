@@ -37,8 +37,16 @@ fn objects(core: &Core) -> Vec<Value> {
         .map(|name| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }))
         .collect();
     for (name, value, what) in [
-        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
-        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
     ] {
         all.push(json!({
             "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": { "name": name },
@@ -59,6 +67,10 @@ fn objects(core: &Core) -> Vec<Value> {
                 "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }],
             },
         }));
+        if ip.is_loopback() {
+            // Nobody but this machine could use it, and validation says so.
+            return all;
+        }
         let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
         all.push(json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -90,9 +102,11 @@ pub async fn ensure(core: &Arc<Core>, object: Value) -> Result<(), StartError> {
     let what = format!("{kind} {name}");
     let failed = |why: String| StartError::Bootstrap { what: what.clone(), why };
     let registry = core.registry.load_full();
-    let found = registry.groups().get(group).and_then(|v| v.get(version)).and_then(|list| {
-        list.iter().find(|s| &*s.kind == kind && s.has_verb("create"))
-    });
+    let found = registry
+        .groups()
+        .get(group)
+        .and_then(|v| v.get(version))
+        .and_then(|list| list.iter().find(|s| &*s.kind == kind && s.has_verb("create")));
     let Some(served) = found else { return Err(failed(format!("{api_version} {kind} is not served"))) };
     let namespace = object.str_at("metadata.namespace").to_owned();
     if core.store().get(&served.stored.kind_key, &served.stored.key(&namespace, &name)).is_some() {
@@ -113,7 +127,13 @@ pub async fn ensure(core: &Arc<Core>, object: Value) -> Result<(), StartError> {
 }
 
 /// A request of the server itself.
-pub fn internal_call(core: &Arc<Core>, verb: &'static str, resource: &str, namespace: &str, name: &str) -> Call {
+pub fn internal_call(
+    core: &Arc<Core>,
+    verb: &'static str,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+) -> Call {
     let info = RequestInfo {
         is_resource: true,
         verb,

@@ -8,7 +8,7 @@ use yare_schema::{
     decode::{self, DecodeError, Mode, Syntax},
     encode,
     model::TypeRef,
-    proto,
+    proto, prune,
 };
 use yare_store::Draft;
 
@@ -45,7 +45,12 @@ impl Expected<'_> {
 
 /// `Pod in version "v1" cannot be handled as a Pod: …`
 pub fn cannot_be_handled(expected: &Expected<'_>, why: &str) -> String {
-    format!("{} in version {} cannot be handled as a {}: {why}", expected.kind, quote(expected.version), expected.kind)
+    format!(
+        "{} in version {} cannot be handled as a {}: {why}",
+        expected.kind,
+        quote(expected.version),
+        expected.kind
+    )
 }
 
 /// Refuses a body of another version or kind. Absent ones are fine for built-in kinds.
@@ -93,12 +98,17 @@ pub fn decode_body(
 ) -> ApiResult<Value> {
     let encoding = negotiate::content_type(&call.headers)?;
     if body.is_empty() && encoding != Encoding::Protobuf {
-        return Err(unrecognized(expected, "couldn't get version/kind; json parse error: unexpected end of JSON input", body));
+        return Err(unrecognized(
+            expected,
+            "couldn't get version/kind; json parse error: unexpected end of JSON input",
+            body,
+        ));
     }
     let json;
     let syntax = match encoding {
         Encoding::Json => {
-            let (api_version, kind) = decode::type_meta(body).map_err(|e| unrecognized(expected, &e.to_string(), body))?;
+            let (api_version, kind) =
+                decode::type_meta(body).map_err(|e| unrecognized(expected, &e.to_string(), body))?;
             check_type(&api_version, &kind, expected)?;
             json = body;
             Syntax::Json
@@ -109,17 +119,41 @@ pub fn decode_body(
         }
         Encoding::Protobuf => return decode_protobuf(call, ty, expected, body),
     };
-    let decoded = decode::decode_as(ty.at(), json, syntax, mode(validation)).map_err(|error| match error {
-        DecodeError::Syntax(text) => unrecognized(expected, &text, body),
-        other => ApiError::bad_request(cannot_be_handled(expected, &other.to_string())),
-    })?;
+    let mut decoded =
+        decode::decode_as(ty.at(), json, syntax, mode(validation)).map_err(|error| match error {
+            DecodeError::Syntax(text) => unrecognized(expected, &text, body),
+            other => ApiError::bad_request(cannot_be_handled(expected, &other.to_string())),
+        })?;
     if syntax == Syntax::Yaml {
         check_identity(&decoded.value, expected)?;
+    }
+    if expected.custom {
+        let unknown = fit_custom(ty, &mut decoded.value)
+            .map_err(|why| ApiError::bad_request(cannot_be_handled(expected, &why)))?;
+        if validation == FieldValidation::Strict && !unknown.is_empty() {
+            let why = format!("strict decoding error: {}", unknown.join(", "));
+            return Err(ApiError::bad_request(cannot_be_handled(expected, &why)));
+        }
+        decoded.warnings.extend(unknown);
     }
     if validation == FieldValidation::Warn {
         decoded.warnings.iter().for_each(|w| call.warn(w.clone()));
     }
     identified(decoded.value, expected)
+}
+
+/// Prunes a custom resource and brings its metadata into form. Gives what was unknown.
+fn fit_custom(ty: &TypeHandle, value: &mut Value) -> Result<Vec<String>, String> {
+    let mut unknown: Vec<String> =
+        prune::prune(ty.at(), value).iter().map(|path| format!("unknown field {}", quote(path))).collect();
+    if let Some(metadata) = value.get_mut("metadata") {
+        let decoded = decode::normalize(builtin().object_meta(), metadata.take(), Mode::Warn)
+            .map_err(|e| e.to_string())?;
+        *metadata = decoded.value;
+        // What is said of `x` is said of `metadata.x`.
+        unknown.extend(decoded.warnings.iter().map(|w| w.replacen(" \"", " \"metadata.", 1)));
+    }
+    Ok(unknown)
 }
 
 fn identified(mut value: Value, expected: &Expected<'_>) -> ApiResult<Value> {
@@ -183,6 +217,11 @@ pub struct Conformed {
 
 /// Brings a value into its type's form. The error is what is of the wrong type.
 pub fn conform(ty: &TypeHandle, value: Value) -> Result<Conformed, String> {
+    if !ty.at().schema.typed {
+        let mut value = value;
+        let problems = fit_custom(ty, &mut value)?;
+        return Ok(Conformed { value, problems });
+    }
     let decoded = decode::normalize(ty.at(), value, Mode::Warn).map_err(|e| e.to_string())?;
     Ok(Conformed { value: decoded.value, problems: decoded.warnings })
 }

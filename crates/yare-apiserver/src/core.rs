@@ -1,10 +1,7 @@
 //! What every request needs: the store, what is served, who may, clock and randomness; and [`Call`], one
 //! request on its way through the pipeline.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, header};
@@ -122,6 +119,8 @@ pub struct Core {
     pub metrics: crate::metrics::Metrics,
     /// OpenAPI documents while hot.
     pub openapi: crate::openapi::Cache,
+    /// Custom resource definitions whose objects are being removed.
+    pub cleaning: Mutex<std::collections::HashSet<String>>,
     /// Ready once bootstrap is done.
     pub ready: std::sync::atomic::AtomicBool,
     /// Tells long-running requests to end.
@@ -137,11 +136,12 @@ impl Core {
     pub fn new(config: Config) -> Arc<Self> {
         let builtin = Registry::builtin();
         Arc::new(Self {
-            registry: ArcSwap::from_pointee(builtin.with_custom([])),
+            registry: ArcSwap::from_pointee(builtin.with_custom(std::iter::empty())),
             builtin,
             allocators: crate::alloc::Allocators::new(&config),
             metrics: crate::metrics::Metrics::default(),
             openapi: crate::openapi::Cache::default(),
+            cleaning: Mutex::default(),
             ready: std::sync::atomic::AtomicBool::new(false),
             stop: tokio_util::sync::CancellationToken::new(),
             readonly: Semaphore::new(config.max_readonly_in_flight),
@@ -215,6 +215,8 @@ pub struct Call {
     pub info: RequestInfo,
     /// Query parameters.
     pub query: Query,
+    /// The query as sent.
+    pub raw_query: Option<String>,
     /// Headers.
     pub headers: HeaderMap,
     /// Who asks.
@@ -235,7 +237,17 @@ impl Call {
         user: User,
         in_process: bool,
     ) -> Self {
-        Self { core, method, info, query, headers, user, in_process, warnings: Mutex::default() }
+        Self {
+            core,
+            method,
+            info,
+            query,
+            raw_query: None,
+            headers,
+            user,
+            in_process,
+            warnings: Mutex::default(),
+        }
     }
 
     /// Tells the client something in a `Warning` header.
@@ -251,6 +263,11 @@ impl Call {
     /// The warnings so far.
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut *self.warnings.lock())
+    }
+
+    /// The query as sent.
+    pub fn query_text(&self) -> Option<&str> {
+        self.raw_query.as_deref()
     }
 
     /// The `User-Agent`.

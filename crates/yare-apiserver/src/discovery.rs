@@ -65,10 +65,8 @@ fn parse_version(text: &str) -> Option<(u8, u32, u32)> {
     if tail.is_empty() {
         return Some((2, major, 0));
     }
-    let (stability, minor) = tail
-        .strip_prefix("beta")
-        .map(|m| (1, m))
-        .or_else(|| tail.strip_prefix("alpha").map(|m| (0, m)))?;
+    let (stability, minor) =
+        tail.strip_prefix("beta").map(|m| (1, m)).or_else(|| tail.strip_prefix("alpha").map(|m| (0, m)))?;
     Some((stability, major, minor.parse().ok()?))
 }
 
@@ -88,7 +86,9 @@ fn sorted_versions(versions: &BTreeMap<String, Vec<Arc<Served>>>) -> Vec<&String
 pub fn root(call: &Call, legacy: bool) -> ApiResult<Reply> {
     let registry = call.core.registry.load();
     for clause in negotiate::clauses(&call.headers) {
-        if clause.param("as") == Some("APIGroupDiscoveryList") && clause.param("g") == Some("apidiscovery.k8s.io") {
+        if clause.param("as") == Some("APIGroupDiscoveryList")
+            && clause.param("g") == Some("apidiscovery.k8s.io")
+        {
             let version = match clause.param("v") {
                 Some("v2") => "v2",
                 Some("v2beta1") => "v2beta1",
@@ -133,10 +133,8 @@ fn address(call: &Call) -> String {
 
 fn group_document(registry: &Registry, group: &str, alone: bool) -> Value {
     let versions = registry.groups().get(group).map(sorted_versions).unwrap_or_default();
-    let versions: Vec<Value> = versions
-        .iter()
-        .map(|v| json!({ "groupVersion": api_version(group, v), "version": v }))
-        .collect();
+    let versions: Vec<Value> =
+        versions.iter().map(|v| json!({ "groupVersion": api_version(group, v), "version": v })).collect();
     let mut out = Map::new();
     if alone {
         out.insert("kind".into(), "APIGroup".into());
@@ -235,7 +233,8 @@ fn aggregated(call: &Call, registry: &Registry, legacy: bool, version: &str) -> 
                 .unwrap_or_default()
                 .into_iter()
                 .map(|v| {
-                    let resources = versions.and_then(|all| all.get(v)).map(Vec::as_slice).unwrap_or_default();
+                    let resources =
+                        versions.and_then(|all| all.get(v)).map(Vec::as_slice).unwrap_or_default();
                     json!({
                         "version": v, "freshness": "Current",
                         "resources": resources.iter().map(|r| aggregated_resource(r)).collect::<Vec<_>>(),
@@ -271,7 +270,8 @@ fn aggregated(call: &Call, registry: &Registry, legacy: bool, version: &str) -> 
 }
 
 fn aggregated_resource(served: &Served) -> Value {
-    let response_kind = |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
+    let response_kind =
+        |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
     let mut out = json!({
         "resource": &*served.plural,
         "responseKind": response_kind(&served.group, &served.version, &served.kind),
@@ -290,8 +290,10 @@ fn aggregated_resource(served: &Served) -> Value {
             .subresources
             .iter()
             .map(|sub| {
-                let (group, version, kind) =
-                    sub.kind.as_ref().map_or((&*served.group, &*served.version, &*served.kind), |(g, v, k)| (g, v, k));
+                let (group, version, kind) = sub
+                    .kind
+                    .as_ref()
+                    .map_or((&*served.group, &*served.version, &*served.kind), |(g, v, k)| (g, v, k));
                 json!({
                     "subresource": &*sub.name, "responseKind": response_kind(group, version, kind),
                     "verbs": strings(&sub.verbs),

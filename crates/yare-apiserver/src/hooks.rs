@@ -9,6 +9,7 @@ use yare_kinds::view::{View, ViewMut};
 use crate::{
     alloc::{self, Reserved},
     core::Call,
+    escalation,
     registry::Served,
     status::ApiResult,
 };
@@ -30,8 +31,15 @@ struct Row {
     deleted: Option<fn(&Call, &Value)>,
 }
 
-const NOTHING: Row =
-    Row { resource: ("", ""), create: None, update: None, updated: None, deleting: None, held: None, deleted: None };
+const NOTHING: Row = Row {
+    resource: ("", ""),
+    create: None,
+    update: None,
+    updated: None,
+    deleting: None,
+    held: None,
+    deleted: None,
+};
 
 const TABLE: &[Row] = &[
     Row {
@@ -48,7 +56,41 @@ const TABLE: &[Row] = &[
         deleted: Some(alloc::deleted),
         ..NOTHING
     },
-    Row { resource: ("apiextensions.k8s.io", "customresourcedefinitions"), deleting: Some(hold_definition), ..NOTHING },
+    Row {
+        resource: ("apiextensions.k8s.io", "customresourcedefinitions"),
+        create: Some(|_, definition, _| {
+            crate::crd::admit(definition)?;
+            crate::crd::record_storage_version(definition);
+            Ok(Reserved::nothing())
+        }),
+        update: Some(|_, definition, _, _| crate::crd::admit(definition)),
+        deleting: Some(hold_definition),
+        ..NOTHING
+    },
+    Row {
+        resource: ("rbac.authorization.k8s.io", "roles"),
+        create: Some(|call, object, _| escalation::role(call, object, None).map(|()| Reserved::nothing())),
+        update: Some(|call, new, old, _| escalation::role(call, new, Some(old))),
+        ..NOTHING
+    },
+    Row {
+        resource: ("rbac.authorization.k8s.io", "clusterroles"),
+        create: Some(|call, object, _| escalation::role(call, object, None).map(|()| Reserved::nothing())),
+        update: Some(|call, new, old, _| escalation::role(call, new, Some(old))),
+        ..NOTHING
+    },
+    Row {
+        resource: ("rbac.authorization.k8s.io", "rolebindings"),
+        create: Some(|call, object, _| escalation::binding(call, object, None).map(|()| Reserved::nothing())),
+        update: Some(|call, new, old, _| escalation::binding(call, new, Some(old))),
+        ..NOTHING
+    },
+    Row {
+        resource: ("rbac.authorization.k8s.io", "clusterrolebindings"),
+        create: Some(|call, object, _| escalation::binding(call, object, None).map(|()| Reserved::nothing())),
+        update: Some(|call, new, old, _| escalation::binding(call, new, Some(old))),
+        ..NOTHING
+    },
 ];
 
 fn row(served: &Served) -> Option<&'static Row> {
@@ -118,7 +160,8 @@ pub fn after_delete(call: &Call, served: &Served, object: &Value) {
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 fn hold_definition(definition: &mut Value) {
-    if definition.has("metadata.deletionTimestamp") && !definition.strings("metadata.finalizers").contains(&CLEANUP)
+    if definition.has("metadata.deletionTimestamp")
+        && !definition.strings("metadata.finalizers").contains(&CLEANUP)
     {
         // The cleanup is done already, or under way.
         return;

@@ -1,6 +1,9 @@
 //! What the store extracts from objects for selectors: labels, and the fields that the resource table names.
 
-use std::{collections::{BTreeMap, HashMap}, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use serde::Deserialize;
 use serde_json::Value;

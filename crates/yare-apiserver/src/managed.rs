@@ -1,35 +1,147 @@
-//! Managed fields: who owns which field, kept by the schema's field sets. Updates record what changed;
-//! server-side apply merges what is applied and refuses what others own.
+//! Managed fields: who owns which field of an object. The rules are the schema's (`yare_schema::managed`);
+//! here they meet the versions a resource is served in.
 
 use serde_json::Value;
 use yare_kinds::view::ViewMut;
+use yare_schema::{
+    managed::{self, ApplyError, Kind, ManagerInfo, ResetFields, Set},
+    model::TypeRef,
+};
 
-use crate::{options::WriteOptions, registry::Served, status::ApiResult};
+use crate::{
+    core::Call,
+    options::WriteOptions,
+    registry::{Registry, Served},
+    status::{ApiError, ApiResult, Cause},
+};
 
-/// Records an update or create in `new`'s managed fields.
-pub fn update(
-    _served: &Served,
-    old: Option<&Value>,
-    new: &mut Value,
-    _manager: &str,
-    _subresource: &str,
-    _now: &str,
-) {
-    if let Some(old) = old {
-        new.copy_from(old, "metadata.managedFields");
+/// A resource in all its versions.
+struct Versions<'a> {
+    registry: &'a Registry,
+    served: &'a Served,
+}
+
+impl Versions<'_> {
+    fn version(&self, api_version: &str) -> Option<&Served> {
+        if *self.served.api_version == *api_version {
+            return Some(self.served);
+        }
+        self.registry
+            .versions_of(&self.served.stored.kind_key)
+            .iter()
+            .find(|s| *s.api_version == *api_version)
+            .map(|s| &**s)
     }
 }
 
-/// The object that applying `config` (both of the served version) to `current` makes.
+impl Kind for Versions<'_> {
+    fn type_in(&self, api_version: &str) -> Option<TypeRef<'_>> {
+        self.version(api_version).map(|s| s.ty.at())
+    }
+
+    fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
+        let from = self.version(object.get("apiVersion")?.as_str()?)?;
+        let to = self.version(api_version)?;
+        let mut object = object.clone();
+        from.to_storage(&mut object);
+        to.from_storage(&mut object);
+        Some(object)
+    }
+
+    fn evolves(&self) -> bool {
+        self.served.stored.custom.is_some()
+    }
+}
+
+fn info<'a>(
+    served: &'a Served,
+    options: &'a WriteOptions,
+    subresource: &'a str,
+    now: &'a str,
+) -> ManagerInfo<'a> {
+    ManagerInfo { manager: &options.field_manager, api_version: &served.api_version, subresource, time: now }
+}
+
+/// Fields that a request cannot set, and so does not own.
+fn reset(served: &Served, subresource: &str) -> Option<ResetFields> {
+    match subresource {
+        "" if served.stored.strategy.has_status() => {
+            Some(ResetFields::Exclude(Set::of_fields(&[&["status"]])))
+        }
+        "status" => Some(ResetFields::Only(&[&["status"]])),
+        "scale" => Some(ResetFields::Only(&[&["spec", "replicas"], &["spec", "replicas", "*"]])),
+        _ => None,
+    }
+}
+
+/// Records an update or create in `new`'s managed fields. Both objects are of the storage version.
+pub fn update(
+    call: &Call,
+    served: &Served,
+    old: Option<&Value>,
+    new: &mut Value,
+    options: &WriteOptions,
+    subresource: &str,
+    now: &str,
+) {
+    let registry = call.core.registry.load();
+    let versions = Versions { registry: &registry, served };
+    let info = info(served, options, subresource, now);
+    let reset = if old.is_none() { reset(served, subresource) } else { None };
+    if served.is_storage() {
+        managed::update(&versions, old, new, &info, reset.as_ref());
+    } else {
+        let shown = |object: &Value| {
+            let mut object = object.clone();
+            served.from_storage(&mut object);
+            object
+        };
+        let mut copy = shown(new);
+        managed::update(&versions, old.map(shown).as_ref(), &mut copy, &info, reset.as_ref());
+        new.copy_from(&copy, "metadata.managedFields");
+    }
+}
+
+/// Leaves the old record where only its times would change.
+pub fn settle(old: &Value, new: &mut Value) {
+    managed::ignore_timestamps(old, new);
+}
+
+/// The object that applying `config` to `current` makes; both are of the served version.
 pub fn apply(
-    _served: &Served,
+    call: &Call,
+    served: &Served,
     current: Option<&Value>,
     config: &Value,
-    _options: &WriteOptions,
-    _subresource: &str,
-    _now: &str,
+    options: &WriteOptions,
+    subresource: &str,
+    now: &str,
 ) -> ApiResult<Value> {
-    let base = current.cloned().unwrap_or_else(|| serde_json::json!({}));
-    yare_schema::patch::merge::apply(base, config.clone())
-        .map_err(|e| crate::status::ApiError::bad_request(e.to_string()))
+    let registry = call.core.registry.load();
+    let versions = Versions { registry: &registry, served };
+    let info = info(served, options, subresource, now);
+    let reset = reset(served, subresource);
+    managed::apply(&versions, current, config, &info, options.force, reset.as_ref())
+        .map(|applied| applied.object)
+        .map_err(refused)
+}
+
+fn refused(error: ApplyError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        ApplyError::Conflicts(conflicts) => ApiError::apply_conflict(
+            message,
+            conflicts
+                .iter()
+                .map(|c| Cause {
+                    reason: "FieldManagerConflict".into(),
+                    message: c.message(),
+                    field: c.field.clone(),
+                })
+                .collect(),
+        ),
+        ApplyError::BadRequest(message) => ApiError::bad_request(message),
+        ApplyError::Typed { .. } => ApiError::new(500, "", message),
+        ApplyError::ManagedFields(_) => ApiError::internal(message),
+    }
 }

@@ -65,7 +65,13 @@ impl Metrics {
         };
         let mut requests = self.requests.lock();
         if requests.len() >= MAX_SERIES && !requests.contains_key(&key) {
-            key = Key { group: String::new(), version: String::new(), resource: String::new(), subresource: String::new(), ..key };
+            key = Key {
+                group: String::new(),
+                version: String::new(),
+                resource: String::new(),
+                subresource: String::new(),
+                ..key
+            };
         }
         let series = requests.entry(key).or_default();
         let seconds = took.as_secs_f64();
@@ -90,11 +96,27 @@ impl Metrics {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
         };
         let requests = self.requests.lock();
-        head("apiserver_request_total", "counter", "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.", &mut out);
+        head(
+            "apiserver_request_total",
+            "counter",
+            "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+            &mut out,
+        );
         for (key, series) in requests.iter() {
-            let _ = writeln!(out, "apiserver_request_total{{code=\"{}\",{}}} {}", key.code, key.labels(), series.count);
+            let _ = writeln!(
+                out,
+                "apiserver_request_total{{code=\"{}\",{}}} {}",
+                key.code,
+                key.labels(),
+                series.count
+            );
         }
-        head("apiserver_request_duration_seconds", "histogram", "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.", &mut out);
+        head(
+            "apiserver_request_duration_seconds",
+            "histogram",
+            "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+            &mut out,
+        );
         let name = "apiserver_request_duration_seconds";
         let mut merged: BTreeMap<String, Series> = BTreeMap::new();
         for (key, series) in requests.iter() {
@@ -110,18 +132,47 @@ impl Metrics {
                 let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
             }
             let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", series.count);
-            let _ = writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}", series.sum_s, series.count);
+            let _ = writeln!(
+                out,
+                "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}",
+                series.sum_s, series.count
+            );
         }
         drop(requests);
-        head("apiserver_current_inflight_requests", "gauge", "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.", &mut out);
-        for (kind, value) in [("readOnly", &self.in_flight_readonly), ("mutating", &self.in_flight_mutating)] {
-            let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {}", value.load(Ordering::Relaxed));
+        head(
+            "apiserver_current_inflight_requests",
+            "gauge",
+            "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+            &mut out,
+        );
+        for (kind, value) in [("readOnly", &self.in_flight_readonly), ("mutating", &self.in_flight_mutating)]
+        {
+            let _ = writeln!(
+                out,
+                "apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {}",
+                value.load(Ordering::Relaxed)
+            );
         }
-        head("apiserver_longrunning_requests", "gauge", "[STABLE] Gauge of all active long-running apiserver requests.", &mut out);
+        head(
+            "apiserver_longrunning_requests",
+            "gauge",
+            "[STABLE] Gauge of all active long-running apiserver requests.",
+            &mut out,
+        );
         let _ = writeln!(out, "apiserver_longrunning_requests {}", self.long_running.load(Ordering::Relaxed));
-        head("apiserver_dropped_requests_total", "counter", "Number of requests refused because too many were in flight.", &mut out);
+        head(
+            "apiserver_dropped_requests_total",
+            "counter",
+            "Number of requests refused because too many were in flight.",
+            &mut out,
+        );
         let _ = writeln!(out, "apiserver_dropped_requests_total {}", self.dropped.load(Ordering::Relaxed));
-        head("apiserver_storage_objects", "gauge", "[STABLE] Number of stored objects at the time of last check split by kind.", &mut out);
+        head(
+            "apiserver_storage_objects",
+            "gauge",
+            "[STABLE] Number of stored objects at the time of last check split by kind.",
+            &mut out,
+        );
         for (kind, count) in core.store().kinds() {
             let (group, plural) = kind.split_once('/').unwrap_or(("", &kind));
             let dot = if group.is_empty() { "" } else { "." };
@@ -161,10 +212,18 @@ fn verb_label(verb: &str) -> &'static str {
 fn process(out: &mut String) {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     if let Some(pages) = text.split_whitespace().nth(1).and_then(|p| p.parse::<u64>().ok()) {
-        let _ = writeln!(out, "# HELP process_resident_memory_bytes Resident memory size in bytes.\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}", pages * 4096);
+        let _ = writeln!(
+            out,
+            "# HELP process_resident_memory_bytes Resident memory size in bytes.\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}",
+            pages * 4096
+        );
     }
     let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
-    let _ = writeln!(out, "# HELP process_cpu_seconds_total Total user and system CPU time spent in seconds.\n# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total {}", ticks as f64 / 100.0);
+    let _ = writeln!(
+        out,
+        "# HELP process_cpu_seconds_total Total user and system CPU time spent in seconds.\n# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total {}",
+        ticks as f64 / 100.0
+    );
 }

@@ -201,7 +201,11 @@ mod tests {
             ("application/json", false, Some((Encoding::Json, Shape::Full))),
             ("*/*", false, Some((Encoding::Json, Shape::Full))),
             ("application/yaml", true, Some((Encoding::Yaml, Shape::Full))),
-            ("application/vnd.kubernetes.protobuf,application/json", false, Some((Encoding::Protobuf, Shape::Full))),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                false,
+                Some((Encoding::Protobuf, Shape::Full)),
+            ),
             (
                 "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
                 true,

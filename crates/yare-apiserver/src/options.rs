@@ -76,8 +76,7 @@ impl ListOptions {
             "Exact" => VersionMatch::Exact,
             "NotOlderThan" => VersionMatch::NotOlderThan,
             other => {
-                let allowed: &[&str] =
-                    if watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan", ""] };
+                let allowed: &[&str] = if watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan", ""] };
                 errors.push(FieldError::not_supported(&match_path, other, allowed));
                 VersionMatch::Unset
             }
@@ -153,9 +152,11 @@ impl ListOptions {
         }
         self.resource_version.parse().map(Some).map_err(|_| {
             let path = Path::new("resourceVersion");
-            let error = FieldError::invalid(&path, self.resource_version.as_str(), format!(
-                "strconv.ParseUint: parsing {:?}: invalid syntax", self.resource_version
-            ));
+            let error = FieldError::invalid(
+                &path,
+                self.resource_version.as_str(),
+                format!("strconv.ParseUint: parsing {:?}: invalid syntax", self.resource_version),
+            );
             ApiError::bad_request(format!("resourceVersion: {}", error.body()))
         })
     }
@@ -188,7 +189,12 @@ pub struct WriteOptions {
 impl WriteOptions {
     /// Reads and checks the options of a write. `kind`: what messages call them. `user_agent`: the default
     /// field manager.
-    pub fn parse(query: &Query, kind: &'static str, patch_type: Option<&str>, user_agent: &str) -> ApiResult<Self> {
+    pub fn parse(
+        query: &Query,
+        kind: &'static str,
+        patch_type: Option<&str>,
+        user_agent: &str,
+    ) -> ApiResult<Self> {
         let mut errors = Vec::new();
         let field_manager = query.get("fieldManager").unwrap_or_default();
         errors.extend(meta::validate_field_manager(field_manager, &Path::new("fieldManager")));
@@ -198,9 +204,11 @@ impl WriteOptions {
             Some("Ignore") => FieldValidation::Ignore,
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
-                errors.push(FieldError::not_supported(&Path::new("fieldValidation"), other, &[
-                    "Ignore", "Strict", "Warn",
-                ]));
+                errors.push(FieldError::not_supported(
+                    &Path::new("fieldValidation"),
+                    other,
+                    &["Ignore", "Strict", "Warn"],
+                ));
                 FieldValidation::Warn
             }
         };
@@ -210,12 +218,16 @@ impl WriteOptions {
             }
             Some(APPLY_PATCH) | None => {}
             Some(_) if query.has("force") => {
-                errors.push(FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+                errors.push(FieldError::forbidden(
+                    &Path::new("force"),
+                    "may not be specified for non-apply patch",
+                ));
             }
             Some(_) => {}
         }
         invalid(kind, &errors)?;
-        let field_manager = if field_manager.is_empty() { default_manager(user_agent) } else { field_manager.into() };
+        let field_manager =
+            if field_manager.is_empty() { default_manager(user_agent) } else { field_manager.into() };
         Ok(Self { dry_run, field_manager, field_validation, force: query.flag("force") })
     }
 }
@@ -292,10 +304,19 @@ impl DeleteOptions {
                     )));
                 }
                 for (path, ok) in [
-                    ("gracePeriodSeconds", body.at("gracePeriodSeconds").is_i64() || !body.has("gracePeriodSeconds")),
-                    ("propagationPolicy", body.at("propagationPolicy").is_string() || !body.has("propagationPolicy")),
+                    (
+                        "gracePeriodSeconds",
+                        body.at("gracePeriodSeconds").is_i64() || !body.has("gracePeriodSeconds"),
+                    ),
+                    (
+                        "propagationPolicy",
+                        body.at("propagationPolicy").is_string() || !body.has("propagationPolicy"),
+                    ),
                     ("preconditions", body.at("preconditions").is_object() || !body.has("preconditions")),
-                    ("orphanDependents", body.at("orphanDependents").is_boolean() || !body.has("orphanDependents")),
+                    (
+                        "orphanDependents",
+                        body.at("orphanDependents").is_boolean() || !body.has("orphanDependents"),
+                    ),
                     ("dryRun", body.at("dryRun").is_array() || !body.has("dryRun")),
                 ] {
                     if !ok {

@@ -214,17 +214,29 @@ mod tests {
         for (method, uri, want) in [
             ("GET", "/api/v1/namespaces", ["list", "", "v1", "", "namespaces", "", "", ""]),
             ("GET", "/api/v1/namespaces/x", ["get", "", "v1", "x", "namespaces", "x", "", ""]),
-            ("PUT", "/api/v1/namespaces/x/finalize", ["update", "", "v1", "x", "namespaces", "x", "finalize", ""]),
+            (
+                "PUT",
+                "/api/v1/namespaces/x/finalize",
+                ["update", "", "v1", "x", "namespaces", "x", "finalize", ""],
+            ),
             ("GET", "/api/v1/namespaces/x/pods?watch=true", ["watch", "", "v1", "x", "pods", "", "", ""]),
             ("GET", "/api/v1/watch/namespaces/x/pods", ["watch", "", "v1", "x", "pods", "", "", ""]),
             ("GET", "/api/v1/namespaces/x/pods/p/log", ["get", "", "v1", "x", "pods", "p", "log", ""]),
-            ("DELETE", "/apis/apps/v1/namespaces/x/deployments", [
-                "deletecollection", "apps", "v1", "x", "deployments", "", "", "",
-            ]),
-            ("GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dn1", ["list", "", "v1", "", "nodes", "n1", "", ""]),
-            ("POST", "/api/v1/namespaces/x/services/s:80/proxy/a/b%20c/", [
-                "create", "", "v1", "x", "services", "s:80", "proxy", "a/b%20c/",
-            ]),
+            (
+                "DELETE",
+                "/apis/apps/v1/namespaces/x/deployments",
+                ["deletecollection", "apps", "v1", "x", "deployments", "", "", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/nodes?fieldSelector=metadata.name%3Dn1",
+                ["list", "", "v1", "", "nodes", "n1", "", ""],
+            ),
+            (
+                "POST",
+                "/api/v1/namespaces/x/services/s:80/proxy/a/b%20c/",
+                ["create", "", "v1", "x", "services", "s:80", "proxy", "a/b%20c/"],
+            ),
         ] {
             let got = parse(method, uri);
             assert!(got.is_resource, "{uri}");
@@ -240,7 +252,9 @@ mod tests {
             ];
             assert_eq!(got, want, "{method} {uri}");
         }
-        for uri in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/version", "/healthz/ping"] {
+        for uri in
+            ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/version", "/healthz/ping"]
+        {
             assert!(!parse("GET", uri).is_resource, "{uri}");
         }
     }

@@ -38,13 +38,15 @@ pub async fn handle(core: Arc<Core>, request: Request<RequestBody>, identity: Id
         Ok(reply) => reply,
         Err(_) => {
             tracing::error!(path = seen.path, verb = seen.verb, "a request panicked");
-            render::error(&ApiError::internal("this request caused apiserver to panic. Look in the logs for details."))
+            render::error(&ApiError::internal(
+                "this request caused apiserver to panic. Look in the logs for details.",
+            ))
         }
     };
     let headers = reply.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-    let known = seen.is_resource
-        && core.registry.load().find(&seen.group, &seen.version, &seen.resource).is_some();
+    let known =
+        seen.is_resource && core.registry.load().find(&seen.group, &seen.version, &seen.resource).is_some();
     core.metrics.request(&seen, known, reply.status().as_u16(), started.elapsed());
     reply
 }
@@ -63,7 +65,8 @@ async fn answer(
         Ok(user) => user,
         Err(error) => return render::error(&error),
     };
-    let call = Call::new(core, parts.method, info, query, parts.headers, user, in_process);
+    let mut call = Call::new(core, parts.method, info, query, parts.headers, user, in_process);
+    call.raw_query = parts.uri.query().map(str::to_owned);
     let result = admitted(&call, body, &mut upgrade).await;
     let mut reply = result.unwrap_or_else(|error| render::error(&error));
     for text in call.take_warnings() {
@@ -130,7 +133,9 @@ async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extensions
     let Some(served) = registry.find(&info.group, &info.version, &info.resource) else {
         return Err(ApiError::unknown_resource());
     };
-    if served.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch" | "deletecollection")
+    if served.namespaced
+        && info.namespace.is_empty()
+        && !matches!(info.verb, "list" | "watch" | "deletecollection")
         && (info.verb != "create" || served.has_verb("get"))
     {
         return Err(ApiError::unknown_resource());
@@ -143,6 +148,9 @@ async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extensions
     }
     if !served.has_verb(info.verb) {
         return Err(ApiError::method_not_supported(served.group_resource(), info.verb));
+    }
+    if info.name.is_empty() && matches!(info.verb, "update" | "patch") {
+        return Err(ApiError::method_not_allowed());
     }
     main(call, served, body).await
 }
@@ -224,9 +232,22 @@ fn openid(
 
 /// The paths that `/` lists.
 fn paths(call: &Call) -> serde_json::Value {
-    let mut all: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut all: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     for (group, versions) in call.core.registry.load().groups().iter().filter(|(g, _)| !g.is_empty()) {
         all.push(format!("/apis/{group}"));
         all.extend(versions.keys().map(|v| format!("/apis/{group}/{v}")));

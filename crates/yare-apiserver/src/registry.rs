@@ -3,7 +3,10 @@
 //! A registry is immutable; a CRD coming or going makes a new one, swapped in whole. One [`Served`] is a
 //! resource in one version; all versions of a resource share one [`Stored`], which says how its objects rest.
 
-use std::{collections::{BTreeMap, HashMap}, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use serde_json::Value;
 use yare_kinds::{
@@ -13,7 +16,11 @@ use yare_kinds::{
 use yare_schema::model::{Schema, TypeId, TypeRef};
 use yare_store::Kind;
 
-use crate::{convert::{self, Convert}, crd::Custom, status::GroupResource};
+use crate::{
+    convert::{self, Convert},
+    crd::Custom,
+    status::GroupResource,
+};
 
 /// A type that lives as long as it is held.
 #[derive(Clone)]
@@ -170,12 +177,12 @@ impl Served {
 
     /// Turns an object at rest into this version, in place.
     pub fn from_storage(&self, object: &mut Value) {
-        self.convert.from_storage(&self.api_version, &self.kind, object);
+        self.convert.from_storage(&self.api_version, object);
     }
 
     /// Turns an object of this version into the storage version, in place.
     pub fn to_storage(&self, object: &mut Value) {
-        self.convert.to_storage(&self.stored.api_version, &self.stored.kind, object);
+        self.convert.to_storage(&self.stored.api_version, object);
     }
 
     /// Whether two versions rest as the same objects.
@@ -188,8 +195,8 @@ impl Served {
 #[derive(Default)]
 pub struct Registry {
     versions: BTreeMap<String, BTreeMap<String, Vec<Arc<Served>>>>,
-    by_path: HashMap<(Box<str>, Box<str>, Box<str>), Arc<Served>>,
     by_store: HashMap<Kind, Arc<Served>>,
+    all_of: HashMap<Kind, Vec<Arc<Served>>>,
 }
 
 impl Registry {
@@ -206,13 +213,17 @@ impl Registry {
                 None => builtin_stored(row).map(Arc::new),
             };
             let Some(stored) = stored else {
-                tracing::error!(group = row.group, resource = row.plural, "no type in the schema tables; not served");
+                tracing::error!(
+                    group = row.group,
+                    resource = row.plural,
+                    "no type in the schema tables; not served"
+                );
                 continue;
             };
             stored_of.insert((row.group, row.plural), stored.clone());
             for version in row.versions.iter().filter(|v| v.served) {
                 if let Some(served) = builtin_served(row, version.name, &stored) {
-                    registry.insert(served);
+                    registry.insert(Arc::new(served));
                 }
             }
         }
@@ -220,11 +231,11 @@ impl Registry {
     }
 
     /// A copy with custom resources beside the built-in ones.
-    pub fn with_custom(&self, custom: impl IntoIterator<Item = Served>) -> Self {
+    pub fn with_custom(&self, custom: impl IntoIterator<Item = Arc<Served>>) -> Self {
         let mut out = Self {
             versions: self.versions.clone(),
-            by_path: self.by_path.clone(),
             by_store: self.by_store.clone(),
+            all_of: self.all_of.clone(),
         };
         for served in custom {
             // A definition never hides a built-in resource.
@@ -235,18 +246,17 @@ impl Registry {
         out
     }
 
-    fn insert(&mut self, served: Served) {
-        let served = Arc::new(served);
+    fn insert(&mut self, served: Arc<Served>) {
         self.versions
             .entry(served.group.to_string())
             .or_default()
             .entry(served.version.to_string())
             .or_default()
             .push(served.clone());
+        self.all_of.entry(served.stored.kind_key.clone()).or_default().push(served.clone());
         if served.is_storage() || !self.by_store.contains_key(&served.stored.kind_key) {
-            self.by_store.insert(served.stored.kind_key.clone(), served.clone());
+            self.by_store.insert(served.stored.kind_key.clone(), served);
         }
-        self.by_path.insert((served.group.clone(), served.version.clone(), served.plural.clone()), served);
     }
 
     /// The resource at `/apis/GROUP/VERSION/PLURAL`.
@@ -257,6 +267,11 @@ impl Registry {
     /// The resource whose objects rest under this kind of the store.
     pub fn stored(&self, kind: &str) -> Option<&Arc<Served>> {
         self.by_store.get(kind)
+    }
+
+    /// All versions (of all groups) in which the objects of this kind of the store are served.
+    pub fn versions_of(&self, kind: &str) -> &[Arc<Served>] {
+        self.all_of.get(kind).map_or(&[], Vec::as_slice)
     }
 
     /// The resource of a group with this kind, in its most preferred version.
@@ -310,7 +325,7 @@ fn builtin_stored(row: &'static Resource) -> Option<Stored> {
     })
 }
 
-fn builtin_served(row: &'static Resource, version: &str, stored: &Arc<Stored>) -> Option<Served> {
+fn builtin_served(row: &'static Resource, version: &'static str, stored: &Arc<Stored>) -> Option<Served> {
     let boxed = |list: &[&str]| list.iter().map(|s| Box::from(*s)).collect::<Vec<Box<str>>>();
     Some(Served {
         group: row.group.into(),
@@ -335,6 +350,6 @@ fn builtin_served(row: &'static Resource, version: &str, stored: &Arc<Stored>) -
             .collect(),
         ty: TypeHandle::Static(crate::codec::builtin_type(row.group, version, row.kind)?),
         stored: stored.clone(),
-        convert: convert::of(row.group, row.plural, version, stored),
+        convert: convert::of(row, version, stored),
     })
 }

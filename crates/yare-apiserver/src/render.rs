@@ -62,7 +62,8 @@ impl Renderer {
 
     /// Whether JSON at rest is what the client gets, byte for byte.
     pub fn is_raw(&self) -> bool {
-        self.accepted == Accepted { pretty: self.accepted.pretty, ..Accepted::PLAIN } && self.served.is_storage()
+        self.accepted == Accepted { pretty: self.accepted.pretty, ..Accepted::PLAIN }
+            && self.served.is_storage()
     }
 
     /// The object as JSON value of the served version.
@@ -92,14 +93,19 @@ impl Renderer {
                 let value = self.value(raw)?;
                 codec::protobuf(&self.served.ty, &self.served.api_version, &self.served.kind, &value)
             }
-            (Shape::Partial(version), encoding) => partial_encoded(raw, version, encoding, self.accepted.pretty),
+            (Shape::Partial(version), encoding) => {
+                partial_encoded(raw, version, encoding, self.accepted.pretty)
+            }
             (Shape::Table(version), encoding) => {
                 let metadata = span::member(raw, "metadata")
                     .and_then(|at| span::member(&raw[at.clone()], "resourceVersion").map(|v| &raw[at][v]))
                     .unwrap_or(b"\"\"");
-                let head = tables::head(&self.served, version, &format!(
-                    "{{\"resourceVersion\":{}}}", String::from_utf8_lossy(metadata)
-                ), true);
+                let head = tables::head(
+                    &self.served,
+                    version,
+                    &format!("{{\"resourceVersion\":{}}}", String::from_utf8_lossy(metadata)),
+                    true,
+                );
                 let mut out = BytesMut::from(head.as_bytes());
                 out.extend_from_slice(&self.row(raw)?);
                 out.extend_from_slice(b"]}");
@@ -295,7 +301,9 @@ pub fn bookmark(served: &Served, shape: Shape, revision: u64, initial_end: bool)
             "rows": [{ "cells": [], "object": {
                 "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata } }],
         }),
-        Shape::Full => json!({ "kind": &*served.kind, "apiVersion": &*served.api_version, "metadata": metadata }),
+        Shape::Full => {
+            json!({ "kind": &*served.kind, "apiVersion": &*served.api_version, "metadata": metadata })
+        }
     }
 }
 
@@ -307,6 +315,9 @@ mod tests {
     fn indents() {
         let json = br#"{"a":{"b":[1,"x\":{"]},"c":{},"d":[]}"#;
         let out = String::from_utf8(pretty(json).to_vec()).unwrap();
-        assert_eq!(out, "{\n  \"a\": {\n    \"b\": [\n      1,\n      \"x\\\":{\"\n    ]\n  },\n  \"c\": {},\n  \"d\": []\n}");
+        assert_eq!(
+            out,
+            "{\n  \"a\": {\n    \"b\": [\n      1,\n      \"x\\\":{\"\n    ]\n  },\n  \"c\": {},\n  \"d\": []\n}"
+        );
     }
 }

@@ -44,7 +44,8 @@ impl Selection {
                 }
             }
         }
-        let prefix = if served.namespaced && !namespace.is_empty() { format!("{namespace}/") } else { String::new() };
+        let prefix =
+            if served.namespaced && !namespace.is_empty() { format!("{namespace}/") } else { String::new() };
         let only = fields.exact_match("metadata.name").and_then(|name| {
             if served.namespaced {
                 let namespace =

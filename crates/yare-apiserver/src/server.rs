@@ -27,8 +27,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     auth::{self, User},
-    bootstrap,
     body::{Body, BoxError, box_request},
+    bootstrap,
     core::{Config, Core},
     pipeline::{self, Identity},
 };
@@ -162,7 +162,11 @@ async fn connection(
     }
 }
 
-async fn http<I>(core: Arc<Core>, io: I, certificates: Arc<Vec<CertificateDer<'static>>>) -> Result<(), BoxError>
+async fn http<I>(
+    core: Arc<Core>,
+    io: I,
+    certificates: Arc<Vec<CertificateDer<'static>>>,
+) -> Result<(), BoxError>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -175,11 +179,7 @@ where
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
-        .max_buf_size(256 * 1024);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT).max_buf_size(256 * 1024);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -188,7 +188,8 @@ impl ApiError {
             [one] => format!(": {one}"),
             many => format!(": [{}]", many.join(", ")),
         };
-        let mut e = Self::new(422, "Invalid", format!("{what} {} is invalid{all}", quote(name))).about(what, name);
+        let mut e =
+            Self::new(422, "Invalid", format!("{what} {} is invalid{all}", quote(name))).about(what, name);
         e.details.causes = errors
             .iter()
             .map(|e| Cause { reason: e.kind.reason().to_owned(), message: e.body(), field: e.field.clone() })
@@ -254,11 +255,7 @@ impl ApiError {
 
     /// The body is over the limit.
     pub fn too_big(limit_bytes: usize) -> Self {
-        Self::new(
-            413,
-            "RequestEntityTooLarge",
-            format!("Request entity too large: limit is {limit_bytes}"),
-        )
+        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit_bytes}"))
     }
 
     /// Too much in flight.
@@ -317,7 +314,8 @@ impl ApiError {
 impl Details {
     fn to_json(&self) -> Value {
         let mut out = Map::new();
-        for (key, value) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)]
+        for (key, value) in
+            [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)]
         {
             if !value.is_empty() {
                 out.insert(key.into(), value.as_str().into());
@@ -376,7 +374,10 @@ mod tests {
                 ApiError::invalid(
                     GroupResource { group: "apps", resource: "Deployment" },
                     "d",
-                    &[FieldError::required(&Path::new("spec"), ""), FieldError::forbidden(&Path::new("x"), "y")],
+                    &[
+                        FieldError::required(&Path::new("spec"), ""),
+                        FieldError::forbidden(&Path::new("x"), "y"),
+                    ],
                 ),
                 422,
                 r#"Deployment.apps "d" is invalid: [spec: Required value, x: Forbidden: y]"#,

@@ -15,15 +15,20 @@ pub fn head(served: &Served, version: &str, metadata: &str, columns: bool) -> St
 }
 
 fn definitions(served: &Served) -> Value {
-    let column = |name: &str, kind: &str, format: &str, description: &str, priority: i32| {
-        json!({ "name": name, "type": kind, "format": format, "description": description, "priority": priority })
-    };
+    let column = |name: &str, kind: &str, format: &str, description: &str, priority: i32| json!({ "name": name, "type": kind, "format": format, "description": description, "priority": priority });
     if let Some(custom) = &served.stored.custom {
-        let mut out = vec![column("Name", "string", "name", "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names", 0)];
+        let mut out = vec![column(
+            "Name",
+            "string",
+            "name",
+            "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names",
+            0,
+        )];
         out.extend(
-            custom.columns(&served.version).iter().map(|c| {
-                column(&c.name, &c.kind, &c.format, &c.description, c.priority)
-            }),
+            custom
+                .columns(&served.version)
+                .iter()
+                .map(|c| column(&c.name, &c.kind, &c.format, &c.description, c.priority)),
         );
         return Value::Array(out);
     }

@@ -119,15 +119,51 @@ fn is_plain(text: &str) -> bool {
     let Some(first) = text.chars().next() else { return false };
     let reserved = matches!(
         text.to_ascii_lowercase().as_str(),
-        "null" | "~" | "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n" | ".inf" | "-.inf" | ".nan" | "<<" | "="
+        "null"
+            | "~"
+            | "true"
+            | "false"
+            | "yes"
+            | "no"
+            | "on"
+            | "off"
+            | "y"
+            | "n"
+            | ".inf"
+            | "-.inf"
+            | ".nan"
+            | "<<"
+            | "="
     );
     let numeric = first.is_ascii_digit() || matches!(first, '-' | '+' | '.');
     let looks_numeric = numeric
         && (text.parse::<f64>().is_ok()
-            || text.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | '-' | '+' | ':' | '_' | 'x' | 'o' | 'T' | 'Z')));
+            || text.chars().all(|c| {
+                c.is_ascii_hexdigit() || matches!(c, '.' | '-' | '+' | ':' | '_' | 'x' | 'o' | 'T' | 'Z')
+            }));
     !reserved
         && !looks_numeric
-        && !matches!(first, '!' | '&' | '*' | '?' | '|' | '>' | '@' | '`' | '%' | '{' | '}' | '[' | ']' | ',' | '#' | '\'' | '"' | ' ' | ':')
+        && !matches!(
+            first,
+            '!' | '&'
+                | '*'
+                | '?'
+                | '|'
+                | '>'
+                | '@'
+                | '`'
+                | '%'
+                | '{'
+                | '}'
+                | '['
+                | ']'
+                | ','
+                | '#'
+                | '\''
+                | '"'
+                | ' '
+                | ':'
+        )
         && !(first == '-' && (text.len() == 1 || text.starts_with("- ")))
         && !text.starts_with("---")
         && !text.ends_with([' ', ':'])

@@ -10,7 +10,8 @@ const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 #[tokio::test]
 async fn create_get_update_delete() {
     let server = Server::start().await;
-    let made = server.post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await.expect(201);
+    let made =
+        server.post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await.expect(201);
     assert_eq!((&made["kind"], &made["apiVersion"]), (&json!("ConfigMap"), &json!("v1")));
     for field in ["uid", "creationTimestamp", "resourceVersion"] {
         assert!(made["metadata"][field].as_str().is_some_and(|s| !s.is_empty()), "{made}");
@@ -18,7 +19,10 @@ async fn create_get_update_delete() {
     assert_eq!(made["metadata"]["namespace"], "default");
     let path = format!("{CONFIG_MAPS}/a");
     assert_eq!(server.get(&path).await.expect(200), made);
-    let message = server.post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}})).await.expect_reason(409, "AlreadyExists");
+    let message = server
+        .post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}}))
+        .await
+        .expect_reason(409, "AlreadyExists");
     assert_eq!(message, "configmaps \"a\" already exists");
 
     let mut changed = made.clone();
@@ -27,7 +31,10 @@ async fn create_get_update_delete() {
     assert_eq!(updated["data"]["k"], "w");
     assert_ne!(updated["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
     let message = server.put(&path, &changed).await.expect_reason(409, "Conflict");
-    assert_eq!(message, "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again");
+    assert_eq!(
+        message,
+        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again"
+    );
     // The same once more changes nothing, not even the revision.
     assert_eq!(server.put(&path, &updated).await.expect(200), updated);
 
@@ -50,9 +57,15 @@ async fn patches() {
     ] {
         assert_eq!(server.patch(kind, &path, &patch).await.expect(200)["data"], want, "{kind}");
     }
-    server.patch("json", &path, &json!([{"op": "remove", "path": "/data/none"}])).await.expect_reason(422, "Invalid");
+    server
+        .patch("json", &path, &json!([{"op": "remove", "path": "/data/none"}]))
+        .await
+        .expect_reason(422, "Invalid");
     server.patch("text/plain", &path, &json!({})).await.expect_reason(415, "UnsupportedMediaType");
-    server.patch("merge", &path, &json!({"metadata": {"resourceVersion": "1"}})).await.expect_reason(409, "Conflict");
+    server
+        .patch("merge", &path, &json!({"metadata": {"resourceVersion": "1"}}))
+        .await
+        .expect_reason(409, "Conflict");
     server.patch("merge", &path, &json!({"metadata": {"name": "b"}})).await.expect_reason(400, "BadRequest");
     server.patch("merge", &path, &json!({"data": 7})).await.expect_reason(422, "Invalid");
     server.patch("merge", &format!("{CONFIG_MAPS}/none"), &json!({})).await.expect_reason(404, "NotFound");
@@ -107,7 +120,9 @@ async fn watches() {
     let list = server.get(CONFIG_MAPS).await.expect(200);
     let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
     let mut plain = server.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion={revision}")).await;
-    let mut selected = server.watch(&format!("{CONFIG_MAPS}?watch=1&labelSelector=on%3Dyes&resourceVersion={revision}")).await;
+    let mut selected = server
+        .watch(&format!("{CONFIG_MAPS}?watch=1&labelSelector=on%3Dyes&resourceVersion={revision}"))
+        .await;
     let mut state = server
         .watch(&format!("{CONFIG_MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1"))
         .await;
@@ -117,8 +132,14 @@ async fn watches() {
     assert_eq!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
 
     server.post(CONFIG_MAPS, &json!({"metadata": {"name": "b"}})).await.expect(201);
-    server.patch("merge", &format!("{CONFIG_MAPS}/b"), &json!({"metadata": {"labels": {"on": "yes"}}})).await.expect(200);
-    let changed = server.patch("merge", &format!("{CONFIG_MAPS}/a"), &json!({"metadata": {"labels": null}})).await.expect(200);
+    server
+        .patch("merge", &format!("{CONFIG_MAPS}/b"), &json!({"metadata": {"labels": {"on": "yes"}}}))
+        .await
+        .expect(200);
+    let changed = server
+        .patch("merge", &format!("{CONFIG_MAPS}/a"), &json!({"metadata": {"labels": null}}))
+        .await
+        .expect(200);
     server.delete(&format!("{CONFIG_MAPS}/b")).await.expect(200);
     for want in ["ADDED b", "MODIFIED b", "MODIFIED a", "DELETED b"] {
         assert_eq!(plain.brief().await, want);
@@ -140,7 +161,12 @@ async fn tables_and_other_forms() {
     let server = Server::start().await;
     server.post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await.expect(201);
     let table = server
-        .send("GET", CONFIG_MAPS, &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")], "")
+        .send(
+            "GET",
+            CONFIG_MAPS,
+            &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")],
+            "",
+        )
         .await
         .expect(200);
     assert_eq!(table["kind"], "Table");
@@ -148,7 +174,12 @@ async fn tables_and_other_forms() {
     assert_eq!(table["rows"][0]["cells"][0], "a");
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
     let partial = server
-        .send("GET", CONFIG_MAPS, &[("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")], "")
+        .send(
+            "GET",
+            CONFIG_MAPS,
+            &[("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")],
+            "",
+        )
         .await
         .expect(200);
     assert_eq!(partial["items"][0]["metadata"]["name"], "a");
@@ -163,7 +194,12 @@ async fn tables_and_other_forms() {
     server.delete(&format!("{CONFIG_MAPS}/a")).await.expect(200);
     // What was read as protobuf can be sent as protobuf (once its revision is gone).
     let again = server
-        .send("PUT", &format!("{CONFIG_MAPS}/a"), &[("content-type", "application/vnd.kubernetes.protobuf")], sent)
+        .send(
+            "PUT",
+            &format!("{CONFIG_MAPS}/a"),
+            &[("content-type", "application/vnd.kubernetes.protobuf")],
+            sent,
+        )
         .await;
     again.expect_reason(404, "NotFound");
     server.send("GET", CONFIG_MAPS, &[("accept", "text/html")], "").await.expect_reason(406, "NotAcceptable");
@@ -176,12 +212,21 @@ async fn discovery() {
     let groups = server.get("/apis").await.expect(200);
     assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "apps"));
     let core = server.get("/api/v1").await.expect(200);
-    let names: Vec<&str> = core["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        core["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
     for name in ["pods", "pods/log", "pods/status", "namespaces/finalize", "nodes/proxy", "services"] {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
     let all = server
-        .send("GET", "/apis", &[("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json")], "")
+        .send(
+            "GET",
+            "/apis",
+            &[(
+                "accept",
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json",
+            )],
+            "",
+        )
         .await
         .expect(200);
     assert_eq!(all["kind"], "APIGroupDiscoveryList");
@@ -197,20 +242,29 @@ async fn discovery() {
 #[tokio::test]
 async fn dry_run_and_generated_names() {
     let server = Server::start().await;
-    let dry = server.post(&format!("{CONFIG_MAPS}?dryRun=All"), &json!({"metadata": {"name": "dry"}})).await.expect(201);
+    let dry = server
+        .post(&format!("{CONFIG_MAPS}?dryRun=All"), &json!({"metadata": {"name": "dry"}}))
+        .await
+        .expect(201);
     assert!(dry["metadata"].get("resourceVersion").is_none(), "{dry}");
     server.get(&format!("{CONFIG_MAPS}/dry")).await.expect_reason(404, "NotFound");
     let made = server.post(CONFIG_MAPS, &json!({"metadata": {"generateName": "gen-"}})).await.expect(201);
     let name = made["metadata"]["name"].as_str().unwrap();
     assert!(name.starts_with("gen-") && name.len() == 9, "{name}");
-    server.post(&format!("{CONFIG_MAPS}?dryRun=Some"), &json!({"metadata": {"name": "x"}})).await.expect_reason(422, "Invalid");
+    server
+        .post(&format!("{CONFIG_MAPS}?dryRun=Some"), &json!({"metadata": {"name": "x"}}))
+        .await
+        .expect_reason(422, "Invalid");
 }
 
 #[tokio::test]
 async fn finalizers_and_grace() {
     let server = Server::start().await;
     let path = format!("{CONFIG_MAPS}/a");
-    server.post(CONFIG_MAPS, &json!({"metadata": {"name": "a", "finalizers": ["example.com/wait"]}})).await.expect(201);
+    server
+        .post(CONFIG_MAPS, &json!({"metadata": {"name": "a", "finalizers": ["example.com/wait"]}}))
+        .await
+        .expect(201);
     let marked = server.delete(&path).await.expect(200);
     assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
     server
@@ -253,7 +307,10 @@ async fn namespaces() {
         .await
         .expect_reason(403, "Forbidden");
     assert!(message.contains("because it is being terminated"), "{message}");
-    server.post("/api/v1/namespaces/none/configmaps", &json!({"metadata": {"name": "a"}})).await.expect_reason(404, "NotFound");
+    server
+        .post("/api/v1/namespaces/none/configmaps", &json!({"metadata": {"name": "a"}}))
+        .await
+        .expect_reason(404, "NotFound");
 }
 
 #[tokio::test]
@@ -263,7 +320,8 @@ async fn service_addresses() {
     let kubernetes = server.get(&format!("{services}/kubernetes")).await.expect(200);
     assert_eq!(kubernetes["spec"]["clusterIP"], "10.43.0.1");
     let service = |name: &str, more: serde_json::Value| {
-        let mut s = json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}});
+        let mut s =
+            json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}});
         for (k, v) in more.as_object().unwrap() {
             s["spec"][k] = v.clone();
         }

@@ -114,6 +114,13 @@ impl Informers {
         };
         drop(gone);
     }
+
+    /// Lets go of one informer, which stops when its last other holder lets go too.
+    pub fn release(&self, resource: &Resource, selection: &Selection) {
+        let gone = self.running.lock().remove(&(resource.clone(), selection.clone()));
+        // Dropped after the lock: ending an informer is not this table's business.
+        drop(gone);
+    }
 }
 
 impl Informer {

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use yare_client::{
-    CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, NAMESPACES, NODES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS,
+    CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, NAMESPACES, NODES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS,
     SERVICE_ACCOUNTS, SERVICES,
 };
 
 use crate::{
     context::Context,
-    deployment, endpointslice, garbage,
+    deployment, endpoints, endpointslice, garbage,
     harness::{
         Keys::{ControllerOrSelector, Own, With},
         Reconcile, Watch,
     },
-    namespace, replicaset, root_ca, service_pods, serviceaccount,
+    job, namespace, node_ipam, node_lifecycle, podgc, replicaset, root_ca, service_pods, serviceaccount, taint_eviction,
 };
 
 /// One controller.
@@ -35,6 +35,9 @@ const fn watch(resource: yare_client::Resource, keys: crate::harness::Keys) -> W
     Watch { resource, keys }
 }
 
+/// For what a controller reads but is not woken by: the cache has to be complete before it starts.
+fn none(_: &Context, _: &yare_client::Change, _: &mut dyn FnMut(yare_client::ObjectKey)) {}
+
 /// All controllers, in alphabetical order.
 pub const CONTROLLERS: &[Row] = &[
     Row {
@@ -46,6 +49,17 @@ pub const CONTROLLERS: &[Row] = &[
             watch(PODS, With(deployment::deleted_pod)),
         ],
         make: deployment::new,
+        workers: 5,
+    },
+    Row {
+        name: "endpoints-controller",
+        description: "Keeps the addresses of the pods behind each Service in Endpoints.",
+        watches: &[
+            watch(SERVICES, Own),
+            watch(PODS, With(service_pods::services_of_pod)),
+            watch(ENDPOINTS, Own),
+        ],
+        make: endpoints::new,
         workers: 5,
     },
     Row {
@@ -68,6 +82,13 @@ pub const CONTROLLERS: &[Row] = &[
         workers: 0,
     },
     Row {
+        name: "job-controller",
+        description: "Runs the pods of Jobs to completion.",
+        watches: &[watch(JOBS, Own), watch(PODS, ControllerOrSelector(JOBS))],
+        make: job::new,
+        workers: 5,
+    },
+    Row {
         name: "namespace-controller",
         description: "Empties namespaces that are being deleted, then lets them go.",
         watches: &[
@@ -76,6 +97,27 @@ pub const CONTROLLERS: &[Row] = &[
         ],
         make: namespace::new,
         workers: 10,
+    },
+    Row {
+        name: "node-ipam-controller",
+        description: "Gives every node address ranges for its pods.",
+        watches: &[watch(NODES, Own)],
+        make: node_ipam::new,
+        workers: 1,
+    },
+    Row {
+        name: "node-lifecycle-controller",
+        description: "Notices nodes that fall silent, and turns conditions into taints.",
+        watches: &[watch(NODES, Own), watch(PODS, With(none))],
+        make: node_lifecycle::new,
+        workers: 4,
+    },
+    Row {
+        name: "pod-garbage-collector-controller",
+        description: "Removes pods that nobody else will: of lost nodes, never scheduled, or too many finished.",
+        watches: &[watch(PODS, With(podgc::changed_pod)), watch(NODES, With(podgc::changed_node))],
+        make: podgc::new,
+        workers: 2,
     },
     Row {
         name: "replicaset-controller",
@@ -107,5 +149,15 @@ pub const CONTROLLERS: &[Row] = &[
         watches: &[watch(NAMESPACES, Own), watch(SERVICE_ACCOUNTS, With(serviceaccount::deleted_account))],
         make: serviceaccount::new,
         workers: 1,
+    },
+    Row {
+        name: "taint-eviction-controller",
+        description: "Evicts pods that do not tolerate a NoExecute taint of their node.",
+        watches: &[
+            watch(PODS, With(taint_eviction::changed_pod)),
+            watch(NODES, With(taint_eviction::changed_node)),
+        ],
+        make: taint_eviction::new,
+        workers: 4,
     },
 ];

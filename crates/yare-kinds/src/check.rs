@@ -143,7 +143,12 @@ pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
 
 /// What stands twice in `items`, in order, without the first.
 pub fn repeated<'a>(items: &[&'a str]) -> Vec<(usize, &'a str)> {
-    items.iter().enumerate().filter(|(i, item)| items[..*i].contains(item)).map(|(i, item)| (i, *item)).collect()
+    items
+        .iter()
+        .enumerate()
+        .filter(|(i, item)| items[..*i].contains(item))
+        .map(|(i, item)| (i, *item))
+        .collect()
 }
 
 /// Errors in the name of a certificate signer: `example.com/signer`.
@@ -162,7 +167,8 @@ pub fn check_signer_name(errs: &mut Errors, path: &Path<'_>, name: &str) {
         errs.push(FieldError::too_long(path, names::SUBDOMAIN_MAX));
     }
     let mut labels = |part: &str, rule: fn(&str) -> Vec<String>| {
-        let bad = part.split('.').map(|label| (label, rule(label))).find(|(_, messages)| !messages.is_empty());
+        let bad =
+            part.split('.').map(|label| (label, rule(label))).find(|(_, messages)| !messages.is_empty());
         if let Some((label, messages)) = bad {
             let messages = messages.iter().map(|m| format!("validating label {label:?}: {m}")).collect();
             errs.each(path, part, messages);

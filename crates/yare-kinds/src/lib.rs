@@ -5,11 +5,13 @@
 //! kinds share; [`view`] is how all of it reads JSON. No I/O, no async.
 
 pub mod check;
+pub mod convert;
 pub mod meta;
 pub mod names;
 pub mod net;
 pub mod pod;
 pub mod printers;
+pub mod scale;
 pub mod selectors;
 pub mod strategy;
 pub mod table;

@@ -124,8 +124,14 @@ pub fn validate_update(new: &Value, old: &Value, namespaced: bool) -> Vec<FieldE
     if generation < old.int_at("metadata.generation") {
         errs.push(FieldError::invalid(&path.child("generation"), generation, "must not be decremented"));
     }
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
-        errs.extend(immutable(new.at("metadata").at(field), old.at("metadata").at(field), &path.child(field)));
+    for field in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
+        errs.extend(immutable(
+            new.at("metadata").at(field),
+            old.at("metadata").at(field),
+            &path.child(field),
+        ));
     }
     errs.extend(validate_common(new, namespaced, &path));
     errs
@@ -198,7 +204,11 @@ fn validate_owner_references(owners: &[Value], path: &Path<'_>) -> Vec<FieldErro
     for owner in owners {
         let api_version = owner.str_at("apiVersion");
         if api_version.rsplit('/').next().is_none_or(str::is_empty) {
-            errs.push(FieldError::invalid(&path.child("apiVersion"), api_version, "version must not be empty"));
+            errs.push(FieldError::invalid(
+                &path.child("apiVersion"),
+                api_version,
+                "version must not be empty",
+            ));
         }
         for field in ["kind", "name", "uid"] {
             if owner.str_at(field).is_empty() {
@@ -383,7 +393,11 @@ pub fn validate_label_selector(selector: &Value, path: &Path<'_>) -> Vec<FieldEr
                     ));
                 }
             }
-            _ => errs.push(FieldError::invalid(&p.child("operator"), operator, "not a valid selector operator")),
+            _ => errs.push(FieldError::invalid(
+                &p.child("operator"),
+                operator,
+                "not a valid selector operator",
+            )),
         }
         let key = requirement.str_at("key");
         errs.extend(invalid_each(&p.child("key"), key, names::qualified_name(key)));
@@ -411,14 +425,20 @@ mod tests {
     #[test]
     fn create() {
         check(json!({"metadata": {"name": "a", "namespace": "b"}}), &[]);
-        check(json!({"metadata": {}}), &[
-            "metadata.name: Required value: name or generateName is required",
-            "metadata.namespace: Required value",
-        ]);
-        check(json!({"metadata": {"name": "a", "namespace": "b", "labels": {"a/b/c": "x y"}}}), &[
-            "metadata.labels: Invalid value: \"a/b/c\": a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName', or 'my.name', or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
-            "metadata.labels: Invalid value: \"x y\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue', or 'my_value', or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
-        ]);
+        check(
+            json!({"metadata": {}}),
+            &[
+                "metadata.name: Required value: name or generateName is required",
+                "metadata.namespace: Required value",
+            ],
+        );
+        check(
+            json!({"metadata": {"name": "a", "namespace": "b", "labels": {"a/b/c": "x y"}}}),
+            &[
+                "metadata.labels: Invalid value: \"a/b/c\": a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+                "metadata.labels: Invalid value: \"x y\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+            ],
+        );
         check(
             json!({"metadata": {"name": "a", "namespace": "b", "annotations": {"x": "y".repeat(TOTAL_ANNOTATION_SIZE_LIMIT_B)}}}),
             &["metadata.annotations: Too long: may not be more than 262144 bytes"],
@@ -444,11 +464,18 @@ mod tests {
         assert_eq!(new.str_at("metadata.uid"), "u");
         assert_eq!(new.int_at("status.s"), 1);
         let errs: Vec<String> = validate_update(&new, &old, true).iter().map(ToString::to_string).collect();
-        assert_eq!(errs, [
-            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"x/y\"}"
-        ]);
-        let mut new = json!({"metadata": {"name": "a", "labels": {"l": "v"}}, "spec": {"x": 5}, "status": {"s": 2}});
+        assert_eq!(
+            errs,
+            [
+                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"x/y\"}"
+            ]
+        );
+        let mut new =
+            json!({"metadata": {"name": "a", "labels": {"l": "v"}}, "spec": {"x": 5}, "status": {"s": 2}});
         prepare_for_status_update(&mut new, &old);
-        assert_eq!((new.int_at("spec.x"), new.int_at("status.s"), new.int_at("metadata.generation")), (1, 2, 3));
+        assert_eq!(
+            (new.int_at("spec.x"), new.int_at("status.s"), new.int_at("metadata.generation")),
+            (1, 2, 3)
+        );
     }
 }

@@ -3,9 +3,10 @@
 //! Every function gives the list of what is wrong, in upstream's words (`k8s.io/apimachinery/pkg/util/validation`),
 //! and an empty list for a good name.
 
+use yare_schema::content;
+
 const LABEL_FMT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN_FMT: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
-const QUALIFIED_FMT: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 
 /// The longest DNS label.
 pub const LABEL_MAX: usize = 63;
@@ -16,17 +17,13 @@ fn chars(max: usize) -> String {
     format!("must be no more than {max} characters")
 }
 
-fn bytes(max: usize) -> String {
-    format!("must be no more than {max} bytes")
-}
-
 /// Upstream's wording of a mismatch with a regular expression.
 pub fn regex_message(message: &str, regex: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
         return format!("{message} (regex used for validation is '{regex}')");
     }
     let examples: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
-    format!("{message} (e.g. {}regex used for validation is '{regex}')", examples.join("or "))
+    format!("{message} (e.g. {}regex used for validation is '{regex}')", examples.join(" or "))
 }
 
 /// `lo..=hi` in upstream's words.
@@ -39,7 +36,12 @@ fn lower(b: u8) -> bool {
 }
 
 /// Whether `s` is `first (middle* last)?` by byte class.
-fn framed(s: &str, first: impl Fn(u8) -> bool, middle: impl Fn(u8) -> bool, last: impl Fn(u8) -> bool) -> bool {
+fn framed(
+    s: &str,
+    first: impl Fn(u8) -> bool,
+    middle: impl Fn(u8) -> bool,
+    last: impl Fn(u8) -> bool,
+) -> bool {
     let b = s.as_bytes();
     match b {
         [] => false,
@@ -76,10 +78,11 @@ pub fn dns1123_label(value: &str) -> Vec<String> {
     errs
 }
 
-fn subdomain(value: &str, too_long: fn(usize) -> String) -> Vec<String> {
+/// A lowercase RFC 1123 subdomain: `example.com`.
+pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if value.len() > SUBDOMAIN_MAX {
-        errs.push(too_long(SUBDOMAIN_MAX));
+        errs.push(chars(SUBDOMAIN_MAX));
     }
     if !is_subdomain(value) {
         errs.push(regex_message(
@@ -91,18 +94,15 @@ fn subdomain(value: &str, too_long: fn(usize) -> String) -> Vec<String> {
     errs
 }
 
-/// A lowercase RFC 1123 subdomain: `example.com`.
-pub fn dns1123_subdomain(value: &str) -> Vec<String> {
-    subdomain(value, chars)
-}
-
 /// An RFC 1123 subdomain whose labels may hold underscores and start with one (DNS search paths).
 pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if value.len() > SUBDOMAIN_MAX {
         errs.push(chars(SUBDOMAIN_MAX));
     }
-    let label = |s: &str| framed(s.strip_prefix('_').unwrap_or(s), lower, |b| lower(b) || b == b'-' || b == b'_', lower);
+    let label = |s: &str| {
+        framed(s.strip_prefix('_').unwrap_or(s), lower, |b| lower(b) || b == b'-' || b == b'_', lower)
+    };
     if !value.split('.').all(label) {
         errs.push(regex_message(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
@@ -147,69 +147,17 @@ pub fn dns1035_label(value: &str) -> Vec<String> {
 
 /// A name with an optional DNS subdomain prefix, as of labels and finalizers: `example.com/my.name`.
 pub fn qualified_name(value: &str) -> Vec<String> {
-    const MESSAGE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
-    const EXAMPLES: &[&str] = &["MyName", "my.name", "123-abc"];
-    let mut errs = Vec::new();
-    let name = match value.split('/').collect::<Vec<_>>()[..] {
-        [name] => name,
-        [prefix, name] => {
-            if prefix.is_empty() {
-                errs.push("prefix part must be non-empty".to_owned());
-            } else {
-                errs.extend(subdomain(prefix, bytes).into_iter().map(|m| format!("prefix part {m}")));
-            }
-            name
-        }
-        _ => {
-            return vec![format!(
-                "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
-                regex_message(MESSAGE, QUALIFIED_FMT, EXAMPLES)
-            )];
-        }
-    };
-    if name.is_empty() {
-        errs.push("name part must be non-empty".to_owned());
-    } else if name.len() > LABEL_MAX {
-        errs.push(format!("name part {}", bytes(LABEL_MAX)));
-    }
-    if !is_qualified_part(name) {
-        errs.push(format!("name part {}", regex_message(MESSAGE, QUALIFIED_FMT, EXAMPLES)));
-    }
-    errs
-}
-
-fn is_qualified_part(s: &str) -> bool {
-    let alnum = |b: u8| b.is_ascii_alphanumeric();
-    framed(s, alnum, |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'), alnum)
+    content::label_key(value)
 }
 
 /// The value of a label.
 pub fn label_value(value: &str) -> Vec<String> {
-    let mut errs = Vec::new();
-    if value.len() > LABEL_MAX {
-        errs.push(bytes(LABEL_MAX));
-    }
-    if !value.is_empty() && !is_qualified_part(value) {
-        errs.push(regex_message(
-            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
-            &format!("({QUALIFIED_FMT})?"),
-            &["MyValue", "my_value", "12345"],
-        ));
-    }
-    errs
+    content::label_value(value)
 }
 
 /// A name that can be one segment of a URL path: RBAC objects and many cluster-scoped kinds.
 pub fn path_segment(value: &str) -> Vec<String> {
-    if value == "." || value == ".." {
-        return vec![format!("may not be '{value}'")];
-    }
-    path_segment_prefix(value)
-}
-
-/// What [`path_segment`] asks of a `generateName`.
-pub fn path_segment_prefix(value: &str) -> Vec<String> {
-    ["/", "%"].iter().filter(|c| value.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
+    content::path_segment(value, false)
 }
 
 /// A C identifier.
@@ -261,7 +209,9 @@ pub fn config_map_key(value: &str) -> Vec<String> {
     if value.len() > SUBDOMAIN_MAX {
         errs.push(chars(SUBDOMAIN_MAX));
     }
-    if value.is_empty() || !value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+    if value.is_empty()
+        || !value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    {
         errs.push(regex_message(
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
             "[-._a-zA-Z0-9]+",
@@ -327,7 +277,8 @@ pub fn user_or_group_id(id: i64) -> Vec<String> {
 
 /// `25%`
 pub fn percent(value: &str) -> Vec<String> {
-    let good = value.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let good =
+        value.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     if good {
         return Vec::new();
     }
@@ -390,7 +341,7 @@ mod tests {
         assert_eq!(
             dns1123_label("A"),
             [
-                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name', or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
             ]
         );
         assert_eq!(mask_trailing_dash("abc-"), "aba");

@@ -18,7 +18,11 @@ pub fn parse_ip_sloppy(value: &str) -> Option<IpAddr> {
         if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        *octet = part.trim_start_matches('0').parse().or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) }).ok()?;
+        *octet = part
+            .trim_start_matches('0')
+            .parse()
+            .or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) })
+            .ok()?;
     }
     parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
 }

@@ -19,7 +19,7 @@ mod workloads;
 pub use access::*;
 pub use core::*;
 pub use extension::*;
-pub use format::{format_label_selector, human_duration};
+pub use format::{format_label_selector, human_duration, selector as selector_text};
 pub use network::*;
 pub use pod::POD;
 pub use storage::*;

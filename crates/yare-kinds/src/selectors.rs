@@ -47,6 +47,19 @@ selectors! {
             .into_iter().find(|s| !s.is_empty()).unwrap_or_default().to_owned(),
         "type",
     ];
+    /// Events of `events.k8s.io`, read as they are stored.
+    NEW_EVENT = [
+        "regarding.kind" => |o| o.str_at("involvedObject.kind").to_owned(),
+        "regarding.namespace" => |o| o.str_at("involvedObject.namespace").to_owned(),
+        "regarding.name" => |o| o.str_at("involvedObject.name").to_owned(),
+        "regarding.uid" => |o| o.str_at("involvedObject.uid").to_owned(),
+        "regarding.apiVersion" => |o| o.str_at("involvedObject.apiVersion").to_owned(),
+        "regarding.resourceVersion" => |o| o.str_at("involvedObject.resourceVersion").to_owned(),
+        "regarding.fieldPath" => |o| o.str_at("involvedObject.fieldPath").to_owned(),
+        "reason",
+        "reportingController" => |o| o.str_at("reportingComponent").to_owned(),
+        "type",
+    ];
     /// Secrets.
     SECRET = ["type"];
     /// Services.
@@ -78,7 +91,10 @@ mod tests {
         let pod = json!({"spec": {"nodeName": "n", "hostNetwork": true}, "status": {"podIPs": [{"ip": "1.2.3.4"}]}});
         let got: Vec<String> = POD.iter().map(|s| format!("{}={}", s.name, (s.read)(&pod))).collect();
         assert_eq!(got[0], "spec.nodeName=n");
-        assert!(got.contains(&"spec.hostNetwork=true".to_owned()) && got.contains(&"status.podIP=1.2.3.4".to_owned()));
+        assert!(
+            got.contains(&"spec.hostNetwork=true".to_owned())
+                && got.contains(&"status.podIP=1.2.3.4".to_owned())
+        );
         let job = json!({"status": {"succeeded": 2}});
         assert_eq!((JOB[0].read)(&job), "2");
     }

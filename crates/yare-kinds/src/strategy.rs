@@ -27,8 +27,12 @@ pub mod node;
 pub mod policy;
 pub mod rbac;
 pub mod resource;
+mod rules;
 pub mod scheduling;
 pub mod storage;
+#[cfg(test)]
+mod testing;
+mod workload;
 
 /// What is known about the request beside the object.
 pub struct Context<'a> {
@@ -133,6 +137,7 @@ pub trait Strategy: Sync + Send {
     }
 
     /// The default grace period of a graceful deletion in seconds; `None`: the kind is deleted at once.
+    /// `Some(0)`: the kind has graceful deletion, but this object is deleted at once, whatever the client asks.
     fn graceful_deletion_s(&self, _object: &Value) -> Option<i64> {
         None
     }

@@ -171,8 +171,11 @@ impl Resource {
         self.subresources.iter().find(|s| s.name == name)
     }
 
-    /// Every error of a new object, metadata included.
+    /// Every error of a new object, metadata included (what is not stored needs none).
     pub fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        if self.is_virtual() {
+            return self.strategy.validate(object);
+        }
         let mut errs = meta::validate_create(object, self.is_namespaced(), self.strategy);
         errs.extend(meta::validate_kube_finalizers(object));
         errs.extend(self.strategy.validate(object));
@@ -193,7 +196,12 @@ impl Resource {
     }
 
     /// Every error of an update of a subresource that is a view of the object, metadata included.
-    pub fn validate_subresource_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    pub fn validate_subresource_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+    ) -> Vec<FieldError> {
         let mut errs = meta::validate_update(new, old, self.is_namespaced());
         errs.extend(meta::validate_kube_finalizers(new));
         errs.extend(self.strategy.validate_subresource_update(subresource, new, old));
@@ -349,7 +357,12 @@ mod tests {
         let mut seen = HashSet::new();
         for r in RESOURCES {
             assert!(seen.insert((r.group, r.plural)), "{} {} stands twice", r.group, r.plural);
-            assert_eq!(r.versions.iter().filter(|v| v.storage).count(), 1, "{}: versions of storage", r.plural);
+            assert_eq!(
+                r.versions.iter().filter(|v| v.storage).count(),
+                1,
+                "{}: versions of storage",
+                r.plural
+            );
             assert_eq!(r.singular, r.kind.to_lowercase(), "{}", r.plural);
             let sorted = |v: &[&str]| v.is_sorted();
             assert!(sorted(r.verbs) && r.subresources.iter().all(|s| sorted(s.verbs)), "{}: verbs", r.plural);
@@ -364,7 +377,10 @@ mod tests {
     fn finds() {
         assert_eq!(find("apps", "deployments").map(|r| r.kind), Some("Deployment"));
         assert_eq!(find_kind("", "Pod").map(|r| r.plural), Some("pods"));
-        assert_eq!(find("autoscaling", "horizontalpodautoscalers").map(Resource::storage_version), Some("v2"));
+        assert_eq!(
+            find("autoscaling", "horizontalpodautoscalers").map(Resource::storage_version),
+            Some("v2")
+        );
         assert!(find("authentication.k8s.io", "tokenreviews").is_some_and(Resource::is_virtual));
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::{Pod, on_a_node};
 use yare_net::{
     PodNetwork,
-    proxy::{Config, Plan, Rules},
+    proxy::{Config, Plan, Rules, remove_rules},
 };
 
 const SERVICE: &str = "10.43.0.5";
@@ -231,7 +231,8 @@ fn rules_are_made_anew_and_removed_whole() {
         node.applied = None;
         node.expose(&json!({}), &[0]);
         assert!(ask("10.43.0.5:80").is_ok());
-        node.rules.remove().unwrap();
+        remove_rules().unwrap();
+        remove_rules().unwrap();
         let removed = thread::spawn(|| ask("10.43.0.5:80"));
         // This thread is in the node's namespace, the other inherits it.
         assert!(removed.join().unwrap().is_err());

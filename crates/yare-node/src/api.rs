@@ -1,4 +1,4 @@
-//! The writes and one-off reads of a node, as plain requests.
+//! The writes of a node, as plain requests.
 //!
 //! In: paths and JSON. Out: JSON views. Typed `Api<Pod>` calls would decode whole pods to throw them away;
 //! a node only ever needs small views or nothing at all of an answer.
@@ -43,16 +43,8 @@ impl Api {
         self.kube.request::<T>(request).await.map_err(|e| Error::Api { context: context(), source: Box::new(e) })
     }
 
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.send(Method::GET, path, "", Vec::new()).await
-    }
-
     pub(crate) async fn create<T: DeserializeOwned>(&self, path: &str, object: &Value) -> Result<T> {
         self.send(Method::POST, path, "application/json", object.to_string().into_bytes()).await
-    }
-
-    pub(crate) async fn replace(&self, path: &str, object: &Value) -> Result<()> {
-        self.send::<IgnoredAny>(Method::PUT, path, "application/json", object.to_string().into_bytes()).await.map(drop)
     }
 
     pub(crate) async fn patch(&self, path: &str, kind: PatchKind, patch: &Value) -> Result<()> {

@@ -36,12 +36,13 @@ pub(crate) struct Kubelet {
     pub(crate) pids_limit: Option<i64>,
     pub(crate) seams: Seams,
     pub(crate) api: Api,
-    pub(crate) client: Client,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) runtime_name: String,
     pub(crate) recorder: Recorder,
     pub(crate) objects: Objects,
     pub(crate) services: Informer,
+    /// The pods bound to this node, as the API server has them.
+    pub(crate) pods: Informer,
     pub(crate) writer: StatusWriter,
     pub(crate) capacity: Capacity,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
@@ -74,6 +75,7 @@ pub(crate) struct Parts {
     pub(crate) capacity: Capacity,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
     pub(crate) offer: Offer,
+    pub(crate) pods: Informer,
 }
 
 /// One pod's state for readers outside its task.
@@ -99,6 +101,7 @@ impl Kubelet {
             writer: StatusWriter::new(api.clone()),
             rotator: Rotator::new(parts.runtime.clone()),
             metrics: Metrics::default(),
+            pods: parts.pods,
             node_name: parts.node_name,
             node_ips: parts.node_ips,
             data_dir: parts.data_dir,
@@ -109,7 +112,6 @@ impl Kubelet {
             pids_limit: parts.pids_limit,
             seams: parts.seams,
             api,
-            client: parts.client,
             runtime: parts.runtime,
             runtime_name: parts.runtime_name,
             capacity: parts.capacity,

@@ -151,6 +151,9 @@ impl Node {
             allowed_sysctls: config.allowed_sysctls,
         };
         let client = config.client;
+        let select = |field: &str| Selection { fields: Some(format!("{field}={}", config.node_name)), ..Selection::default() };
+        let pods = client.informers().select(yare_client::PODS, select("spec.nodeName"));
+        let node = client.informers().select(yare_client::NODES, select("metadata.name"));
         let kubelet = Kubelet::new(Parts {
             node_name: config.node_name.clone(),
             node_ips: config.node_ips,
@@ -167,11 +170,9 @@ impl Node {
             capacity,
             network: config.network,
             offer,
+            pods,
         });
-        let select = |field: &str| Selection { fields: Some(format!("{field}={}", config.node_name)), ..Selection::default() };
-        let pods = client.informers().select(yare_client::PODS, select("spec.nodeName"));
-        let node = client.informers().select(yare_client::NODES, select("metadata.name"));
-        let manager = Manager::new(kubelet.clone(), pods).await?;
+        let manager = Manager::new(kubelet.clone()).await?;
         let mut tasks = JoinSet::new();
         let address = match config.server {
             Some(server) => Some(http::serve(kubelet.clone(), server, &mut tasks)?),

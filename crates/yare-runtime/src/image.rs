@@ -15,6 +15,8 @@
 mod archive;
 mod builtin;
 mod elf;
+mod http;
+mod manifest;
 mod registry;
 mod reference;
 mod unpack;

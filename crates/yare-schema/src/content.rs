@@ -7,6 +7,8 @@ const LABEL_VALUE_RULE: &str = "a valid label must be an empty string or consist
 const DNS1123_LABEL_RULE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const DNS1123_SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 
+const DNS1035_LABEL_RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+
 /// Longest label value, and longest name part of a label key, in bytes.
 pub const LABEL_MAX_BYTES: usize = 63;
 /// Longest DNS label in bytes (RFC 1123).
@@ -34,9 +36,7 @@ fn is_dns1123_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     let edge = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     match (bytes.first(), bytes.last()) {
-        (Some(first), Some(last)) => {
-            edge(first) && edge(last) && bytes.iter().all(|b| edge(b) || *b == b'-')
-        }
+        (Some(first), Some(last)) => edge(first) && edge(last) && bytes.iter().all(|b| edge(b) || *b == b'-'),
         _ => false,
     }
 }
@@ -98,9 +98,33 @@ pub fn dns1123_label(value: &str) -> Vec<String> {
     }
     if !is_dns1123_label(value) {
         let dots_only = is_dns1123_subdomain(value);
-        errors.push(if dots_only { "must not contain dots".to_owned() } else { DNS1123_LABEL_RULE.to_owned() });
+        errors.push(if dots_only {
+            "must not contain dots".to_owned()
+        } else {
+            DNS1123_LABEL_RULE.to_owned()
+        });
     }
     errors
+}
+
+/// What is wrong with a DNS label that starts with a letter (RFC 1035).
+pub fn dns1035_label(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > DNS1123_LABEL_MAX_BYTES {
+        errors.push(too_long(DNS1123_LABEL_MAX_BYTES));
+    }
+    if !is_dns1123_label(value) || value.starts_with(|c: char| c.is_ascii_digit()) {
+        errors.push(DNS1035_LABEL_RULE.to_owned());
+    }
+    errors
+}
+
+/// What is wrong with a name that becomes a segment of a URL's path, or the start of one.
+pub fn path_segment(name: &str, is_prefix: bool) -> Vec<String> {
+    if !is_prefix && (name == "." || name == "..") {
+        return vec![format!("may not be '{name}'")];
+    }
+    ['/', '%'].into_iter().filter(|c| name.contains(*c)).map(|c| format!("may not contain '{c}'")).collect()
 }
 
 /// What is wrong with a DNS subdomain (RFC 1123).

@@ -29,7 +29,9 @@ pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
             }
         }
         (Shape::Map(m), Value::Object(map)) => {
-            map.retain(|_, v| !v.is_null() || m.value.nullable || m.value.default.is_some() || is_untyped(ty, &m.value));
+            map.retain(|_, v| {
+                !v.is_null() || m.value.nullable || m.value.default.is_some() || is_untyped(ty, &m.value)
+            });
             for member in map.values_mut() {
                 replace_null(&m.value, member);
                 apply(ty.to(&m.value), member);

@@ -237,14 +237,15 @@ impl Writer {
             }
             let value = map.get(&*field.name).filter(|v| !v.is_null());
             let field_type = ty.to(&field.slot);
-            if role == Role::Top && &*field.name == "metadata" {
-                if let Some(meta) = field_type.as_struct() {
-                    self.key(&mut first, &field.name);
-                    let empty = Map::new();
-                    let map = value.and_then(Value::as_object).unwrap_or(&empty);
-                    self.object(field_type, meta, map, Role::Meta);
-                    continue;
-                }
+            if role == Role::Top
+                && &*field.name == "metadata"
+                && let Some(meta) = field_type.as_struct()
+            {
+                self.key(&mut first, &field.name);
+                let empty = Map::new();
+                let map = value.and_then(Value::as_object).unwrap_or(&empty);
+                self.object(field_type, meta, map, Role::Meta);
+                continue;
             }
             match value {
                 Some(value) if is_omitted(ty, field, value) => {}
@@ -493,7 +494,8 @@ mod tests {
 
     #[test]
     fn doubles_are_written_as_in_go() {
-        for (value, text) in [(0.5, "0.5"), (1e21, "1e+21"), (1e-7, "1e-7"), (123456789.125, "123456789.125")] {
+        for (value, text) in [(0.5, "0.5"), (1e21, "1e+21"), (1e-7, "1e-7"), (123456789.125, "123456789.125")]
+        {
             assert_eq!(String::from_utf8(any(&json!(value))).unwrap(), text);
         }
     }

@@ -113,7 +113,7 @@ impl Generator {
             }
             Scalar::Duration => Value::String(crate::gotime::format_duration(1_000_000 * (n as i64 + 1))),
             Scalar::Quantity => Value::String(format!("{}m", n * 1000 + 1)),
-            Scalar::IntOrString if n % 2 == 0 => Value::from(n as i64),
+            Scalar::IntOrString if n.is_multiple_of(2) => Value::from(n as i64),
             Scalar::IntOrString => Value::String(format!("{n}%")),
         }
     }
@@ -123,10 +123,9 @@ impl Generator {
             (Wire::SchemaOrBool(_), 0) => Value::Bool(true),
             (Wire::SchemaOrArray(schema), 0) => json!([self.value(ty.schema.at(schema))]),
             (Wire::SchemaOrStrings(_), 0) => json!(["a", "b"]),
-            (
-                Wire::SchemaOrBool(schema) | Wire::SchemaOrArray(schema) | Wire::SchemaOrStrings(schema),
-                _,
-            ) => self.value(ty.schema.at(schema)),
+            (Wire::SchemaOrBool(schema) | Wire::SchemaOrArray(schema) | Wire::SchemaOrStrings(schema), _) => {
+                self.value(ty.schema.at(schema))
+            }
             (Wire::Plain | Wire::Raw | Wire::Items, n) => {
                 json!({"apiVersion": "example.com/v1", "kind": "Custom", "spec": {"list": [n, null, 1.5, "<>"]}})
             }

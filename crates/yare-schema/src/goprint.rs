@@ -59,7 +59,7 @@ impl fmt::Display for GoFloat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let x = self.0;
         let size = x.abs();
-        if size != 0.0 && (size < 1e-4 || size >= 1e21) {
+        if size != 0.0 && !(1e-4..1e21).contains(&size) {
             // Go writes at least two digits of exponent, and its sign.
             let text = format!("{x:e}");
             let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));

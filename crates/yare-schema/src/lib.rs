@@ -5,7 +5,9 @@
 pub mod builtin;
 pub mod constraints;
 pub mod content;
+pub mod crd;
 pub mod decode;
+pub mod defaults;
 pub mod encode;
 pub mod field;
 pub mod fixtures;
@@ -16,7 +18,9 @@ pub mod model;
 pub mod openapi;
 pub mod patch;
 pub mod proto;
+pub mod prune;
 pub mod quantity;
 pub mod selector;
+pub mod validate;
 #[cfg(test)]
 mod testing;

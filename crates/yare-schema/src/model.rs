@@ -40,13 +40,7 @@ pub struct Type {
 impl Type {
     /// A type of this name (empty: anonymous) and shape, with nothing special about it.
     pub fn new(name: impl Into<Box<str>>, shape: Shape) -> Self {
-        Self {
-            name: name.into(),
-            shape,
-            constraints: None,
-            enumeration: Box::default(),
-            wire: Wire::Plain,
-        }
+        Self { name: name.into(), shape, constraints: None, enumeration: Box::default(), wire: Wire::Plain }
     }
 }
 
@@ -130,6 +124,8 @@ pub struct Struct {
     pub by_name: Box<[u16]>,
     /// Indexes of the `fields` that protobuf has, sorted by their numbers; [`Struct::index`] makes them.
     pub by_number: Box<[u16]>,
+    /// Go structs that are inlined here: from which of `fields` to (not with) which, and their names.
+    pub inlined: Box<[(u16, u16, Box<str>)]>,
     /// `x-kubernetes-map-type: atomic`: server-side apply owns the object as a whole.
     pub atomic: bool,
     /// Fields not listed are kept instead of pruned, and have this type if one is given.
@@ -268,6 +264,12 @@ impl<'a> TypeRef<'a> {
     /// What values look like.
     pub fn shape(self) -> &'a Shape {
         &self.ty().shape
+    }
+
+    /// Whether values are free JSON that is owned as a whole (`RawExtension`): upstream publishes these as
+    /// objects of nothing known, and apiextensions' `JSON` as anything at all.
+    pub fn is_opaque(self) -> bool {
+        self.ty().wire == Wire::Raw && !self.ty().name.ends_with(".JSON")
     }
 
     /// The struct, where the type is one.

@@ -50,22 +50,17 @@ impl Run {
             (Shape::Struct(s), Value::Object(map)) => {
                 let keep_all = matches!(s.additional, Additional::Preserve);
                 let meta = |name: &str| (root || s.embedded) && META_FIELDS.contains(&name);
-                map.retain(|name, member| {
-                    if meta(name) {
-                        return true;
+                map.retain(|name, member| match s.field(name) {
+                    Some(field) => {
+                        self.within(name, |run| run.visit(ty.to(&field.slot), member));
+                        true
                     }
-                    match s.field(name) {
-                        Some(field) => {
-                            self.within(name, |run| run.visit(ty.to(&field.slot), member));
-                            true
+                    None if keep_all || meta(name) => true,
+                    None => {
+                        if self.unknown.len() < MAX_NAMED {
+                            self.within(name, |run| run.unknown.push(run.path.clone()));
                         }
-                        None if keep_all => true,
-                        None => {
-                            if self.unknown.len() < MAX_NAMED {
-                                self.within(name, |run| run.unknown.push(run.path.clone()));
-                            }
-                            false
-                        }
+                        false
                     }
                 });
             }
@@ -80,7 +75,9 @@ impl Run {
                 }
             }
             // Where no type is demanded, a list may stand in the place of an object.
-            (Shape::Struct(_), Value::Array(items)) if ty.ty().constraints.as_ref().is_some_and(|c| c.untyped) => {
+            (Shape::Struct(_), Value::Array(items))
+                if ty.ty().constraints.as_ref().is_some_and(|c| c.untyped) =>
+            {
                 for (i, item) in items.iter_mut().enumerate() {
                     self.within(&format!("[{i}]"), |run| run.visit(ty, item));
                 }

@@ -20,9 +20,7 @@ use serde_json::Value;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum QuantityError {
     /// Not a number with a suffix.
-    #[error(
-        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-    )]
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format,
     /// The number is out of bounds.
     #[error("unable to parse numeric part of quantity")]
@@ -51,18 +49,8 @@ const MAX_BINARY_DECIMALS: usize = 28;
 /// Largest amount that binary suffixes can say; more is capped.
 const MAX_BINARY: i128 = i64::MAX as i128;
 
-const DECIMAL: [(&str, i32); 10] = [
-    ("n", -9),
-    ("u", -6),
-    ("m", -3),
-    ("", 0),
-    ("k", 3),
-    ("M", 6),
-    ("G", 9),
-    ("T", 12),
-    ("P", 15),
-    ("E", 18),
-];
+const DECIMAL: [(&str, i32); 10] =
+    [("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
 /// The n-th stands for 1024 to the n+1.
 const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
@@ -154,7 +142,9 @@ impl Quantity {
 
     /// An amount in units of `10^scale`. Below nano it is rounded up.
     pub fn from_scaled(value: i64, scale: i32, format: Format) -> Self {
-        Self { mantissa: i128::from(value), scale: scale.clamp(-1_000_000, 1_000_000), format }.round_up(NANO).0
+        Self { mantissa: i128::from(value), scale: scale.clamp(-1_000_000, 1_000_000), format }
+            .round_up(NANO)
+            .0
     }
 
     /// Parses a quantity.
@@ -217,21 +207,20 @@ impl Quantity {
 
         let exact_scale = i64::from(exponent) - fraction.len() as i64;
         let written = match shift {
-                0 => {
-                    let significant =
-                        digits <= 18 && !whole.is_empty() && exact_scale >= i64::from(NANO);
-                    let zeros = {
-                        let last = whole.bytes().chain(fraction.bytes()).rev().take(3);
-                        digits >= 3 && last.filter(|b| *b == b'0').count() == 3
-                    };
-                    significant && exact_scale % 3 == 0 && !zeros
-                }
-                shift => {
-                    let precision = 15 - whole.len().max(1) as i32 - (shift * 3 / 10) as i32 - 1;
-                    let odd = whole.bytes().fold(0u8, |n, b| n.wrapping_mul(10).wrapping_add(b - b'0')) & 7;
-                    fraction.is_empty() && precision >= 0 && odd != 0
-                }
-            };
+            0 => {
+                let significant = digits <= 18 && !whole.is_empty() && exact_scale >= i64::from(NANO);
+                let zeros = {
+                    let last = whole.bytes().chain(fraction.bytes()).rev().take(3);
+                    digits >= 3 && last.filter(|b| *b == b'0').count() == 3
+                };
+                significant && exact_scale % 3 == 0 && !zeros
+            }
+            shift => {
+                let precision = 15 - whole.len().max(1) as i32 - (shift * 3 / 10) as i32 - 1;
+                let odd = whole.bytes().fold(0u8, |n, b| n.wrapping_mul(10).wrapping_add(b - b'0')) & 7;
+                fraction.is_empty() && precision >= 0 && odd != 0
+            }
+        };
         if negative {
             mantissa = -mantissa;
         }

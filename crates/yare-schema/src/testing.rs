@@ -84,7 +84,10 @@ impl Builder {
                     .collect();
                 let additional = if flag("preserve") { Additional::Preserve } else { Additional::Prune };
                 let embedded = flag("embedded");
-                Shape::Struct(Struct { fields, atomic: flag("atomic"), additional, embedded, ..Default::default() }.index())
+                Shape::Struct(
+                    Struct { fields, atomic: flag("atomic"), additional, embedded, ..Default::default() }
+                        .index(),
+                )
             }
             _ if ty.get("map").is_some() => {
                 let value = self.slot(&ty["map"]);
@@ -93,7 +96,9 @@ impl Builder {
             _ if ty.get("list").is_some() => {
                 let item = self.slot(&ty["list"]);
                 let kind = match ty.get("keys").and_then(Value::as_array) {
-                    Some(keys) => ListKind::Map(keys.iter().map(|k| k.as_str().expect("key").into()).collect()),
+                    Some(keys) => {
+                        ListKind::Map(keys.iter().map(|k| k.as_str().expect("key").into()).collect())
+                    }
                     None if flag("set") => ListKind::Set,
                     None => ListKind::Atomic,
                 };

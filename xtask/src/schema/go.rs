@@ -274,3 +274,69 @@ fn type_expr(path: &str, imports: &HashMap<String, String>, text: &str) -> GoTyp
         None => GoType::Named(path.to_owned(), text.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declarations_are_read() {
+        let mut package = GoPackage::default();
+        parse(
+            "example.com/api/v1",
+            r#"package v1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Phase of a thing.
+// +enum
+type Phase string
+
+const (
+	// First.
+	PhaseOne Phase = "One"
+	PhaseTwo       = Phase("Two")
+)
+
+// +structType=atomic
+type Thing struct {
+	metav1.TypeMeta `json:",inline"`
+	/* A block
+	   comment. */
+	// Names of it.
+	// +listType=map
+	// +listMapKey=a
+	// +listMapKey=b
+	Names []*Other `json:"names,omitempty" protobuf:"bytes,2,rep,name=names"` // trailing
+
+	Raw map[string]runtime.RawExtension `json:"raw"`
+}
+
+type Other = Thing
+type Ignored interface {
+	Do()
+}
+"#,
+            &mut package,
+        );
+        assert_eq!(package.order, ["Phase", "Thing", "Other"]);
+        assert!(package.decls["Phase"].markers.has("enum"));
+        let consts: Vec<_> = package.consts.iter().map(|(n, t, v)| (&**n, &**t, &**v)).collect();
+        assert_eq!(consts, [("PhaseOne", "Phase", "One"), ("PhaseTwo", "Phase", "Two")]);
+        let thing = &package.decls["Thing"];
+        assert_eq!(thing.markers.get("structType"), Some("atomic"));
+        let GoBody::Struct(fields) = &thing.body else { panic!("Thing is a struct") };
+        assert_eq!(fields.iter().map(|f| &*f.name).collect::<Vec<_>>(), ["TypeMeta", "Names", "Raw"]);
+        assert!(fields[0].embedded);
+        assert_eq!(fields[1].markers.all("listMapKey").collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(fields[1].tags["json"], "names,omitempty");
+        let other = GoType::Named("example.com/api/v1".into(), "Other".into());
+        assert_eq!(fields[1].ty, GoType::Slice(Box::new(GoType::Pointer(Box::new(other)))));
+        let raw = GoType::Named("k8s.io/apimachinery/pkg/runtime".into(), "RawExtension".into());
+        assert_eq!(fields[2].ty, GoType::Map(Box::new(raw)));
+        assert!(matches!(package.decls["Other"].body, GoBody::Same(_)));
+    }
+}

@@ -1,5 +1,6 @@
 //! `cargo xtask schema` and `schema-check`: from upstream's packages to the tables of `yare-schema`.
 
+mod crosscheck;
 mod fetch;
 mod go;
 mod golden;
@@ -60,7 +61,14 @@ pub fn check(packages: Option<PathBuf>, scratch: Option<PathBuf>) -> Result<()> 
     }
     let (fixtures, wrong) = golden::check(&packages)?;
     problems.extend(wrong);
-    println!("{fixtures} fixtures");
+    let (merge_types, wrong) = crosscheck::merge_schema(&packages)?;
+    problems.extend(wrong);
+    let (definitions, wrong) = match fetch::openapi(&packages)? {
+        Some(document) => crosscheck::openapi(&document["$defs"]),
+        None => (0, Vec::new()),
+    };
+    problems.extend(wrong);
+    println!("{fixtures} fixtures, {merge_types} merge types, {definitions} OpenAPI definitions");
     for problem in &problems {
         println!("{problem}");
     }

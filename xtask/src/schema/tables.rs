@@ -1,7 +1,7 @@
 //! From Go declarations to the schema tables of `yare-schema`.
 //!
 //! In: a directory of unpacked `golang-k8s-*-dev` packages. Out: one text file per API group, whose
-//! format `crates/yare-schema/src/builtin.rs` describes. Facts only: names, types, numbers, markers.
+//! format `crates/yare-schema/src/builtin/read.rs` describes. Facts only: names, types, numbers, markers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +26,8 @@ const EXTRA: &[(&str, &str, &str)] = &[
     ("k8s.io/apimachinery/pkg/apis/meta/v1beta1", "meta", "meta/v1beta1"),
     (APIEXTENSIONS, "apiextensions", "apiextensions/v1"),
     ("k8s.io/apiserver/pkg/apis/audit/v1", "audit", "audit/v1"),
+    // Configuration files: encryption at rest, authentication, authorization, admission.
+    ("k8s.io/apiserver/pkg/apis/apiserver/v1", "apiserver", "apiserver/v1"),
 ];
 
 /// Types with JSON or protobuf forms of their own: import path, name, spelling in the tables.
@@ -159,9 +161,9 @@ impl Sources {
         }
         for (path, (file, reference)) in &self.api {
             let package = &self.packages[path];
-            let text = files
-                .entry(file.clone())
-                .or_insert_with(|| "# Written by `cargo xtask schema` from upstream's packages: change it there.\n".into());
+            let text = files.entry(file.clone()).or_insert_with(|| {
+                "# Written by `cargo xtask schema` from upstream's packages: change it there.\n".into()
+            });
             let kinds = &kinds[path];
             if path == META {
                 writeln!(text, "package {reference} {}", openapi(path))?;
@@ -179,7 +181,9 @@ impl Sources {
                     if kinds.names.contains(&list) && self.is_plain_list(path, &list, &kinds.names) {
                         write!(text, " list")?;
                     }
-                    for (part, value) in self.lifecycle.get(&(path.clone(), name.clone())).into_iter().flatten() {
+                    for (part, value) in
+                        self.lifecycle.get(&(path.clone(), name.clone())).into_iter().flatten()
+                    {
                         write!(text, " {part}={value}")?;
                     }
                     text.push('\n');
@@ -260,6 +264,8 @@ impl Sources {
             names.retain(|n| n == "PartialObjectMetadataList");
             return Ok(Kinds { group: "meta.k8s.io".into(), version, names });
         }
+        // Embeds a type of component-base, which is in none of the packages.
+        names.remove("TracingConfiguration");
         let group = group.with_context(|| format!("{path}/register.go names no GroupName"))?;
         Ok(Kinds { group, version, names })
     }
@@ -342,6 +348,7 @@ impl Sources {
                 let Some(GoDecl { body: GoBody::Struct(inner), .. }) = self.decl(of, name) else {
                     bail!("embeds {of}.{name}, which is no known struct");
                 };
+                writeln!(text, "  inline {}", field.name)?;
                 if let Some(n) = number {
                     numbers.push(n);
                 }
@@ -350,21 +357,26 @@ impl Sources {
                 if number.is_some() {
                     numbers.pop();
                 }
+                writeln!(text, "  end")?;
                 continue;
             }
             let json_name = if json_name.is_empty() { &field.name } else { json_name };
             let omit_empty = options.contains(&"omitempty");
             let omit_zero = options.contains(&"omitzero");
-            let required = !field.markers.has("optional")
-                && !field.markers.has("k8s:optional")
-                && !omit_empty
-                && !omit_zero;
+            // As openapi-gen decides it: markers go before `omitempty`.
+            let required = field.markers.has("required")
+                || (!field.markers.has("optional")
+                    && !field.markers.has("k8s:optional")
+                    && !omit_empty
+                    && !omit_zero);
             write!(text, "  {json_name}")?;
+            if required {
+                text.push('!');
+            }
             match (omit_empty, omit_zero) {
                 (_, true) => text.push_str("??"),
                 (true, false) => text.push('?'),
-                _ if required => text.push('!'),
-                _ => {}
+                (false, false) => {}
             }
             write!(text, " {} ", self.spell(path, &field.ty, &field.markers)?)?;
             match number {
@@ -404,8 +416,10 @@ impl Sources {
             return Ok(value.to_string());
         };
         let consts = &self.packages[path].consts;
-        let (.., value) =
-            consts.iter().find(|(n, ..)| n == name).with_context(|| format!("no constant {name} in {path}"))?;
+        let (.., value) = consts
+            .iter()
+            .find(|(n, ..)| n == name)
+            .with_context(|| format!("no constant {name} in {path}"))?;
         Ok(serde_json::Value::from(value.as_str()).to_string())
     }
 
@@ -420,10 +434,8 @@ impl Sources {
             },
             GoType::Named(of, name) => {
                 let (of, name) = self.resolve(of, name);
-                if let Some(spelling) = special(of, name) {
-                    if !spelling.starts_with("schemaOr") {
-                        return Ok(spelling.to_owned());
-                    }
+                if let Some(spelling) = special(of, name).filter(|s| !s.starts_with("schemaOr")) {
+                    return Ok(spelling.to_owned());
                 }
                 let Some((_, reference)) = self.api.get(of) else { bail!("refers to {of}.{name}") };
                 let relation = match markers.get("mapType") {
@@ -488,7 +500,9 @@ fn special(path: &str, name: &str) -> Option<&'static str> {
 fn lifecycle(path: &str, text: &str, out: &mut BTreeMap<(String, String), Vec<(&'static str, String)>>) {
     let mut current: Option<(&str, &'static str)> = None;
     for line in text.lines() {
-        if let Some((kind, method)) = line.strip_prefix("func (in *").and_then(|l| l.split_once(") APILifecycle")) {
+        if let Some((kind, method)) =
+            line.strip_prefix("func (in *").and_then(|l| l.split_once(") APILifecycle"))
+        {
             current = ["Introduced", "Deprecated", "Removed", "Replacement"]
                 .into_iter()
                 .zip(["introduced", "deprecated", "removed", "replacement"])

@@ -38,7 +38,9 @@ pub fn ingress(attributes: &Attributes<'_>, ingress: &mut Value, _old: Option<&V
     let chosen = ingress.has("spec.ingressClassName")
         || ingress.at("metadata.annotations").get("kubernetes.io/ingress.class").is_some();
     let annotations = ["ingressclass.kubernetes.io/is-default-class"];
-    if !chosen && let Some(class) = default_class(attributes, "networking.k8s.io/ingressclasses", &annotations) {
+    if !chosen
+        && let Some(class) = default_class(attributes, "networking.k8s.io/ingressclasses", &annotations)
+    {
         ingress.set("spec.ingressClassName", class);
     }
     Ok(())

@@ -26,7 +26,8 @@ pub fn mutate(attributes: &Attributes<'_>, pod: &mut Value, _old: Option<&Value>
         return Ok(());
     }
     let ranges = ranges(attributes);
-    let items = || ranges.iter().flat_map(|r| r.items("spec.limits")).filter(|l| l.str_at("type") == "Container");
+    let items =
+        || ranges.iter().flat_map(|r| r.items("spec.limits")).filter(|l| l.str_at("type") == "Container");
     let mut notes: Vec<String> = Vec::new();
     for limit in items() {
         for path in CONTAINERS {
@@ -123,16 +124,23 @@ fn check(limit: &Value, kind: &str, resources: &Value, wrong: &mut Vec<String>) 
     for (resource, bound) in limit.entries("min") {
         let Some(min) = amount(bound) else { continue };
         match get("requests", resource) {
-            None => wrong.push(format!("minimum {resource} usage per {kind} is {bound}.  No request is specified", bound = text(bound))),
+            None => wrong.push(format!(
+                "minimum {resource} usage per {kind} is {bound}.  No request is specified",
+                bound = text(bound)
+            )),
             Some(have) if have < min => {
-                wrong.push(format!("minimum {resource} usage per {kind} is {}, but request is {have}", text(bound)));
+                wrong.push(format!(
+                    "minimum {resource} usage per {kind} is {}, but request is {have}",
+                    text(bound)
+                ));
             }
             Some(_) => {}
         }
         if let Some(have) = get("limits", resource)
             && have < min
         {
-            wrong.push(format!("minimum {resource} usage per {kind} is {}, but limit is {have}", text(bound)));
+            wrong
+                .push(format!("minimum {resource} usage per {kind} is {}, but limit is {have}", text(bound)));
         }
     }
     for (resource, bound) in limit.entries("max") {
@@ -141,21 +149,33 @@ fn check(limit: &Value, kind: &str, resources: &Value, wrong: &mut Vec<String>) 
             if let Some(have) = get("requests", resource)
                 && have > max
             {
-                wrong.push(format!("maximum {resource} usage per {kind} is {}, but request is {have}", text(bound)));
+                wrong.push(format!(
+                    "maximum {resource} usage per {kind} is {}, but request is {have}",
+                    text(bound)
+                ));
             }
             continue;
         }
         match get("limits", resource) {
-            None => wrong.push(format!("maximum {resource} usage per {kind} is {}.  No limit is specified", text(bound))),
+            None => wrong.push(format!(
+                "maximum {resource} usage per {kind} is {}.  No limit is specified",
+                text(bound)
+            )),
             Some(have) if have > max => {
-                wrong.push(format!("maximum {resource} usage per {kind} is {}, but limit is {have}", text(bound)));
+                wrong.push(format!(
+                    "maximum {resource} usage per {kind} is {}, but limit is {have}",
+                    text(bound)
+                ));
             }
             Some(_) => {}
         }
         if let Some(have) = get("requests", resource)
             && have > max
         {
-            wrong.push(format!("maximum {resource} usage per {kind} is {}, but request is {have}", text(bound)));
+            wrong.push(format!(
+                "maximum {resource} usage per {kind} is {}, but request is {have}",
+                text(bound)
+            ));
         }
     }
     for (resource, bound) in limit.entries("maxLimitRequestRatio") {

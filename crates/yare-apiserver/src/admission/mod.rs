@@ -187,7 +187,11 @@ pub async fn mutate(
 }
 
 /// Runs what may refuse the object. `object` is absent for deletions.
-pub async fn validate(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+pub async fn validate(
+    attributes: &Attributes<'_>,
+    object: Option<&Value>,
+    old: Option<&Value>,
+) -> ApiResult<()> {
     for row in TABLE.iter().filter(|row| row.validate.is_some() && row.sees(attributes)) {
         if let Some(validate) = row.validate {
             validate(attributes, object, old)?;

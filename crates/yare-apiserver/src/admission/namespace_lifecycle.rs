@@ -27,8 +27,9 @@ pub fn namespace(attributes: &Attributes<'_>) -> ApiResult<Option<Arc<Object>>> 
     };
     let metadata = span::member(&namespace.bytes, "metadata").map_or(&b"{}"[..], |at| &namespace.bytes[at]);
     if span::member(metadata, "deletionTimestamp").is_some() {
-        let mut error = attributes
-            .forbidden(format!("unable to create new content in namespace {name} because it is being terminated"));
+        let mut error = attributes.forbidden(format!(
+            "unable to create new content in namespace {name} because it is being terminated"
+        ));
         error.details.causes.push(Cause {
             reason: "NamespaceTerminating".into(),
             message: format!("namespace {name} is being terminated"),

@@ -37,17 +37,31 @@ pub fn validate(attributes: &Attributes<'_>, object: Option<&Value>, old: Option
         ("", "nodes") => nodes(attributes, node, object, old),
         ("coordination.k8s.io", "leases") if attributes.namespace == "kube-node-lease" => {
             let name = object.map_or(attributes.name, |o| o.str_at("metadata.name"));
-            if name == node { Ok(()) } else { Err(attributes.forbidden("can only access node lease with the same name as the requesting node")) }
+            if name == node {
+                Ok(())
+            } else {
+                Err(attributes
+                    .forbidden("can only access node lease with the same name as the requesting node"))
+            }
         }
         ("storage.k8s.io", "csinodes") => {
             let name = object.map_or(attributes.name, |o| o.str_at("metadata.name"));
-            if name == node { Ok(()) } else { Err(attributes.forbidden("can only access CSINode with the same name as the requesting node")) }
+            if name == node {
+                Ok(())
+            } else {
+                Err(attributes.forbidden("can only access CSINode with the same name as the requesting node"))
+            }
         }
         _ => Ok(()),
     }
 }
 
-fn pods(attributes: &Attributes<'_>, node: &str, object: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+fn pods(
+    attributes: &Attributes<'_>,
+    node: &str,
+    object: Option<&Value>,
+    old: Option<&Value>,
+) -> ApiResult<()> {
     match (attributes.operation, attributes.subresource) {
         (Operation::Create, "") => {
             let Some(pod) = object else { return Ok(()) };
@@ -55,27 +69,37 @@ fn pods(attributes: &Attributes<'_>, node: &str, object: Option<&Value>, old: Op
                 return Err(attributes.forbidden(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods")));
             }
             if pod.str_at("spec.nodeName") != node {
-                return Err(attributes.forbidden(format!("node {node:?} can only create pods with spec.nodeName set to itself")));
+                return Err(attributes.forbidden(format!(
+                    "node {node:?} can only create pods with spec.nodeName set to itself"
+                )));
             }
             if pod.is_set("spec.serviceAccountName") {
-                return Err(attributes.forbidden(format!("node {node:?} can not create pods that reference a service account")));
+                return Err(attributes.forbidden(format!(
+                    "node {node:?} can not create pods that reference a service account"
+                )));
             }
             Ok(())
         }
         (Operation::Update, "status") => {
             if old.is_some_and(|p| p.str_at("spec.nodeName") != node) {
-                return Err(attributes.forbidden(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself")));
+                return Err(attributes.forbidden(format!(
+                    "node {node:?} can only update pod status for pods with spec.nodeName set to itself"
+                )));
             }
             if let (Some(new), Some(old)) = (object, old)
                 && new.at("metadata.labels") != old.at("metadata.labels")
             {
-                return Err(attributes.forbidden(format!("node {node:?} cannot update labels through pod status")));
+                return Err(
+                    attributes.forbidden(format!("node {node:?} cannot update labels through pod status"))
+                );
             }
             Ok(())
         }
         (Operation::Delete, "") | (Operation::Create, "eviction") => {
             if old.is_some_and(|p| p.str_at("spec.nodeName") != node) {
-                return Err(attributes.forbidden(format!("node {node:?} can only delete pods with spec.nodeName set to itself")));
+                return Err(attributes.forbidden(format!(
+                    "node {node:?} can only delete pods with spec.nodeName set to itself"
+                )));
             }
             Ok(())
         }
@@ -83,7 +107,12 @@ fn pods(attributes: &Attributes<'_>, node: &str, object: Option<&Value>, old: Op
     }
 }
 
-fn nodes(attributes: &Attributes<'_>, node: &str, object: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+fn nodes(
+    attributes: &Attributes<'_>,
+    node: &str,
+    object: Option<&Value>,
+    old: Option<&Value>,
+) -> ApiResult<()> {
     let name = object.map_or(attributes.name, |o| o.str_at("metadata.name"));
     if name != node {
         return Err(attributes.forbidden(format!("node {node:?} is not allowed to modify node {name:?}")));
@@ -108,10 +137,7 @@ fn nodes(attributes: &Attributes<'_>, node: &str, object: Option<&Value>, old: O
         .collect();
     changed.sort_unstable();
     if !changed.is_empty() {
-        return Err(attributes.forbidden(format!(
-            "is not allowed to modify labels: {}",
-            changed.join(", ")
-        )));
+        return Err(attributes.forbidden(format!("is not allowed to modify labels: {}", changed.join(", "))));
     }
     Ok(())
 }

@@ -48,9 +48,9 @@ pub fn mutate(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Valu
             None => return Err(attributes.forbidden(format!("no PriorityClass with name {name} was found"))),
         }
     };
-    let (value, policy) = class.as_ref().map_or((0, None), |c| {
-        (c.int_at("value"), c.str_opt("preemptionPolicy").map(str::to_owned))
-    });
+    let (value, policy) = class
+        .as_ref()
+        .map_or((0, None), |c| (c.int_at("value"), c.str_opt("preemptionPolicy").map(str::to_owned)));
     if object.has("spec.priority") && object.int_at("spec.priority") != value {
         return Err(attributes.forbidden(format!(
             "the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name",

@@ -23,7 +23,8 @@ pub fn mutate(attributes: &Attributes<'_>, pod: &mut Value, _old: Option<&Value>
         return Ok(());
     }
     if !pod.is_set("spec.serviceAccountName") {
-        let name = if pod.is_set("spec.serviceAccount") { pod.str_at("spec.serviceAccount") } else { "default" };
+        let name =
+            if pod.is_set("spec.serviceAccount") { pod.str_at("spec.serviceAccount") } else { "default" };
         pod.set("spec.serviceAccountName", name.to_owned());
     }
     let name = pod.str_at("spec.serviceAccountName").to_owned();
@@ -36,7 +37,10 @@ pub fn mutate(attributes: &Attributes<'_>, pod: &mut Value, _old: Option<&Value>
         )));
     };
     if !pod.is_set("spec.imagePullSecrets") && account.is_set("imagePullSecrets") {
-        pod.copy_from(&json!({ "spec": { "imagePullSecrets": account["imagePullSecrets"] } }), "spec.imagePullSecrets");
+        pod.copy_from(
+            &json!({ "spec": { "imagePullSecrets": account["imagePullSecrets"] } }),
+            "spec.imagePullSecrets",
+        );
     }
     let automount = pod
         .bool_opt("spec.automountServiceAccountToken")

@@ -1,39 +1,163 @@
-//! Subresources: [`TABLE`] says what each one does; a row is found by name and, where it matters, resource.
+//! Subresources. [`TABLE`] says what each one does; a row is found by the name and, where it matters, the
+//! resource. What is only another way to update an object is a [`Target`]; the rest has a file of its own.
 
 use std::sync::Arc;
 
 use http::Extensions;
+use serde_json::Value;
+use yare_kinds::view::{View, ViewMut};
 
 use crate::{
     body::{self, Reply, RequestBody},
     core::Call,
     registry::Served,
     status::{ApiError, ApiResult},
-    verbs::{list, patch, update, write},
+    verbs::{list, patch, update, write, write::Target},
 };
+
+pub mod binding;
+mod eviction;
+mod kubelet;
+mod proxy;
+mod scale;
+mod token;
+
+/// What a subresource does.
+enum Does {
+    /// Reads and writes a part of the object.
+    Writes(Target),
+    /// Answers with something else.
+    Scale,
+    /// Assigns a pod to a node.
+    Binding,
+    /// Deletes a pod if its disruption budget allows.
+    Eviction,
+    /// Issues a token.
+    Token,
+    /// Connects to the kubelet of the pod's node.
+    Kubelet(kubelet::Stream),
+    /// Connects to a pod, service or node.
+    Proxy,
+}
+
+/// Resource (empty: any), subresource, and what it does.
+const TABLE: &[((&str, &str), &str, Does)] = &[
+    (("", "pods"), "attach", Does::Kubelet(kubelet::Stream::Attach)),
+    (("", "pods"), "binding", Does::Binding),
+    (("", "pods"), "ephemeralcontainers", Does::Writes(part("ephemeralcontainers", ephemeral_containers))),
+    (("", "pods"), "eviction", Does::Eviction),
+    (("", "pods"), "exec", Does::Kubelet(kubelet::Stream::Exec)),
+    (("", "pods"), "log", Does::Kubelet(kubelet::Stream::Log)),
+    (("", "pods"), "portforward", Does::Kubelet(kubelet::Stream::PortForward)),
+    (("", "pods"), "resize", Does::Writes(part("resize", resize))),
+    (("", "serviceaccounts"), "token", Does::Token),
+    (("", "namespaces"), "finalize", Does::Writes(part("finalize", finalize))),
+    (
+        ("certificates.k8s.io", "certificatesigningrequests"),
+        "approval",
+        Does::Writes(part("approval", approval)),
+    ),
+    (("", ""), "proxy", Does::Proxy),
+    (("", ""), "scale", Does::Scale),
+    (("", ""), "status", Does::Writes(write::STATUS)),
+];
+
+type Prepare = fn(&Served, &mut Value, &Value, &yare_kinds::strategy::Context<'_>);
+
+const fn part(subresource: &'static str, prepare: Prepare) -> Target {
+    Target { subresource, prepare, validate: |_, _, _| Vec::new() }
+}
+
+/// Replaces `new` by `old` with some paths (and what clients own of metadata) taken from `new`.
+fn only(new: &mut Value, old: &Value, paths: &[&str]) {
+    let mut out = old.clone();
+    for path in paths.iter().chain(&["metadata.managedFields"]) {
+        out.copy_from(new, path);
+    }
+    *new = out;
+}
+
+fn ephemeral_containers(_: &Served, new: &mut Value, old: &Value, _: &yare_kinds::strategy::Context<'_>) {
+    only(new, old, &["spec.ephemeralContainers"]);
+    bump_if_changed(new, old);
+}
+
+fn resize(_: &Served, new: &mut Value, old: &Value, _: &yare_kinds::strategy::Context<'_>) {
+    let wanted = new.clone();
+    only(new, old, &[]);
+    for path in ["spec.containers", "spec.initContainers"] {
+        for container in new.items_mut(path) {
+            let name = container.str_at("name").to_owned();
+            if let Some(from) = wanted.items(path).iter().find(|c| c.str_at("name") == name) {
+                container.copy_from(from, "resources");
+                container.copy_from(from, "resizePolicy");
+            }
+        }
+    }
+    bump_if_changed(new, old);
+}
+
+fn bump_if_changed(new: &mut Value, old: &Value) {
+    if new.at("spec") != old.at("spec") {
+        yare_kinds::meta::bump_generation(new, old);
+    }
+}
+
+fn finalize(_: &Served, new: &mut Value, old: &Value, _: &yare_kinds::strategy::Context<'_>) {
+    only(new, old, &["spec.finalizers"]);
+}
+
+fn approval(_: &Served, new: &mut Value, old: &Value, ctx: &yare_kinds::strategy::Context<'_>) {
+    only(new, old, &["status.conditions"]);
+    // The server says when a condition came and when it changed.
+    let before = old.items("status.conditions").to_vec();
+    for condition in new.items_mut("status.conditions") {
+        let same = before.iter().find(|b| b.str_at("type") == condition.str_at("type"));
+        condition.default_zero("lastUpdateTime", ctx.now);
+        let changed = same.is_none_or(|b| b.str_at("status") != condition.str_at("status"));
+        if changed {
+            condition.default_zero("lastTransitionTime", ctx.now);
+        } else if let Some(same) = same {
+            condition.copy_from(same, "lastTransitionTime");
+        }
+    }
+}
 
 /// Answers a request for a subresource.
 pub async fn handle(
     call: &Call,
     served: &Arc<Served>,
     body: RequestBody,
-    _upgrade: &mut Extensions,
+    upgrade: &mut Extensions,
 ) -> ApiResult<Reply> {
     let info = &call.info;
     let Some(sub) = served.sub(&info.subresource) else { return Err(ApiError::unknown_resource()) };
-    if !sub.verbs.iter().any(|v| **v == *info.verb) {
+    // A proxied request may have any method.
+    let proxied = info.subresource == "proxy";
+    if !proxied && !sub.verbs.iter().any(|v| **v == *info.verb) {
         return Err(ApiError::method_not_supported(served.group_resource(), info.verb));
     }
-    match (info.subresource.as_str(), info.verb) {
-        ("status", "get") => list::get(call, served).await,
-        ("status", verb) => {
-            let bytes = body::read(&call.headers, body).await?;
-            if verb == "update" {
-                update::update(call, served, &write::STATUS, bytes).await
-            } else {
-                patch::patch(call, served, &write::STATUS, bytes).await
-            }
-        }
-        _ => Err(ApiError::unknown_resource()),
+    let here = (&*served.stored.group, &*served.stored.plural);
+    let row = TABLE.iter().find(|(resource, name, _)| {
+        (*resource == here || resource.1.is_empty()) && *name == info.subresource
+    });
+    let Some((_, _, does)) = row else { return Err(ApiError::unknown_resource()) };
+    match does {
+        Does::Kubelet(stream) => return kubelet::handle(call, *stream, body, upgrade).await,
+        Does::Proxy => return proxy::handle(call, served, body, upgrade).await,
+        _ => {}
+    }
+    let bytes = body::read(&call.headers, body).await?;
+    match does {
+        Does::Writes(target) => match info.verb {
+            "get" => list::get(call, served).await,
+            "update" => update::update(call, served, target, bytes).await,
+            _ => patch::patch(call, served, target, bytes).await,
+        },
+        Does::Scale => scale::handle(call, served, bytes).await,
+        Does::Binding => binding::create(call, served, &bytes).await,
+        Does::Eviction => eviction::create(call, served, &bytes).await,
+        Does::Token => token::create(call, served, &bytes).await,
+        Does::Kubelet(_) | Does::Proxy => Err(ApiError::unknown_resource()),
     }
 }

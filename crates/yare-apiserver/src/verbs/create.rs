@@ -47,6 +47,7 @@ pub async fn object_of(
     if served.namespaced && namespace.is_empty() {
         return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
     }
+    crate::crd::check_create(call, served)?;
     let version = object.str_at("metadata.resourceVersion");
     if !version.is_empty() && version != "0" {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
@@ -111,7 +112,7 @@ async fn commit(
         if !apply {
             // A status that will be cleared is nobody's.
             let status = if stored.strategy.has_status() { new.remove("status") } else { None };
-            managed::update(served, None, &mut new, &options.field_manager, "", &now);
+            managed::update(call, served, None, &mut new, options, "", &now);
             if let Some(status) = status {
                 new.set("status", status);
             }

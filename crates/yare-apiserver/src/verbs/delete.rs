@@ -140,7 +140,11 @@ pub async fn object(
                 let mut new = *new;
                 let draft = codec::draft(&stored.ty, &mut new)?;
                 if options.dry_run {
-                    return Ok(Deleted { bytes: write::dry(draft, Some(current.revision)), gone: false, uid });
+                    return Ok(Deleted {
+                        bytes: write::dry(draft, Some(current.revision)),
+                        gone: false,
+                        uid,
+                    });
                 }
                 (Op::Put(draft), Some(new))
             }
@@ -152,8 +156,12 @@ pub async fn object(
             }
         };
         let gone = new.is_none();
-        let write =
-            Write { kind: stored.kind_key.clone(), key: key.clone(), expect: Expect::Revision(current.revision), op };
+        let write = Write {
+            kind: stored.kind_key.clone(),
+            key: key.clone(),
+            expect: Expect::Revision(current.revision),
+            op,
+        };
         match store.commit(vec![write]).await {
             Ok(objects) => {
                 let bytes = objects.first().map_or_else(|| current.bytes.clone(), |o| o.bytes.clone());
@@ -170,6 +178,42 @@ pub async fn object(
     Err(ApiError::modified(what, name))
 }
 
+/// Takes a finalizer off an object that is being deleted, in the server's own name; the last one off deletes it.
+pub async fn finish(
+    call: &Call,
+    served: &Arc<Served>,
+    namespace: &str,
+    name: &str,
+    finalizer: &str,
+) -> ApiResult<()> {
+    let stored = &served.stored;
+    let key = stored.key(namespace, name);
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(current) = call.core.store().get(&stored.kind_key, &key) else { return Ok(()) };
+        let mut object: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
+        let left: Vec<Value> =
+            object.items("metadata.finalizers").iter().filter(|f| *f != finalizer).cloned().collect();
+        let op = if left.is_empty() && !hooks::is_held(served, &object) {
+            Op::Delete
+        } else {
+            object.set("metadata.finalizers", left);
+            Op::Put(codec::draft(&stored.ty, &mut object)?)
+        };
+        let write = Write {
+            kind: stored.kind_key.clone(),
+            key: key.clone(),
+            expect: Expect::Revision(current.revision),
+            op,
+        };
+        match call.core.store().commit(vec![write]).await {
+            Ok(_) => return Ok(()),
+            Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => {}
+            Err(error) => return Err(ApiError::from_commit(error, served.group_resource(), name)),
+        }
+    }
+    Err(ApiError::modified(served.group_resource(), name))
+}
+
 fn check_preconditions(
     served: &Served,
     name: &str,
@@ -181,17 +225,25 @@ fn check_preconditions(
     if let Some(wanted) = &options.uid {
         let have = old.str_at("metadata.uid");
         if wanted != have {
-            return Err(ApiError::conflict(kind, name, format!(
-                "the UID in the precondition ({wanted}) does not match the UID in record ({have}). The object might have been deleted and then recreated"
-            )));
+            return Err(ApiError::conflict(
+                kind,
+                name,
+                format!(
+                    "the UID in the precondition ({wanted}) does not match the UID in record ({have}). The object might have been deleted and then recreated"
+                ),
+            ));
         }
     }
     if let Some(wanted) = &options.resource_version {
         let have = current.revision.to_string();
         if *wanted != have {
-            return Err(ApiError::conflict(kind, name, format!(
-                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({have}). The object might have been modified"
-            )));
+            return Err(ApiError::conflict(
+                kind,
+                name,
+                format!(
+                    "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({have}). The object might have been modified"
+                ),
+            ));
         }
     }
     Ok(())
@@ -217,7 +269,9 @@ fn plan(served: &Served, old: &Value, options: &DeleteOptions, now: Timestamp) -
         if deleting {
             let left_s = old.int_at("metadata.deletionGracePeriodSeconds");
             if left_s > 0 {
-                let Some(wanted_s) = options.grace_period_s.filter(|s| *s < left_s) else { return Plan::Pending };
+                let Some(wanted_s) = options.grace_period_s.filter(|s| *s < left_s) else {
+                    return Plan::Pending;
+                };
                 graceful = true;
                 grace_s = shorten(&mut new, old, left_s, wanted_s, now);
             }
@@ -272,8 +326,7 @@ fn later(now: Timestamp, seconds: i64) -> String {
 fn shorten(new: &mut Value, old: &Value, left_s: i64, wanted_s: i64, now: Timestamp) -> i64 {
     let mut grace_s = wanted_s;
     let at = old.str_at("metadata.deletionTimestamp").parse::<Timestamp>().unwrap_or(now);
-    let mut moved =
-        at.checked_add(jiff::SignedDuration::from_secs(wanted_s - left_s)).unwrap_or(now);
+    let mut moved = at.checked_add(jiff::SignedDuration::from_secs(wanted_s - left_s)).unwrap_or(now);
     if moved < now {
         moved = now;
         if grace_s != 0 {

@@ -283,7 +283,8 @@ impl ListState {
             return None;
         }
         let head = self.pending.pop_front().unwrap_or_default();
-        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES.min(head.len() + 4096 + self.remaining_estimate()));
+        let mut chunk =
+            BytesMut::with_capacity(CHUNK_BYTES.min(head.len() + 4096 + self.remaining_estimate()));
         chunk.extend_from_slice(&head);
         while self.at < self.objects.len() && chunk.len() < CHUNK_BYTES {
             if self.at > 0 {

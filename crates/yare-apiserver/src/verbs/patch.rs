@@ -95,9 +95,11 @@ fn patched(served: &Served, media: &str, current: Value, document: &Value) -> Ap
                 ));
             }
             patch::json::apply(current, document).map_err(|e| {
-                ApiError::new(422, "Invalid", format!(
-                    "the server rejected our request due to an error in our request: {e}"
-                ))
+                ApiError::new(
+                    422,
+                    "Invalid",
+                    format!("the server rejected our request due to an error in our request: {e}"),
+                )
             })
         }
         MERGE_PATCH => patch::merge::apply(current, document.clone()).map_err(|e| bad(&e)),
@@ -106,10 +108,17 @@ fn patched(served: &Served, media: &str, current: Value, document: &Value) -> Ap
 }
 
 /// A patched object must still have its type's shape.
-fn checked(call: &Call, served: &Served, patched: Value, options: &WriteOptions, media: &str) -> ApiResult<Value> {
+fn checked(
+    call: &Call,
+    served: &Served,
+    patched: Value,
+    options: &WriteOptions,
+    media: &str,
+) -> ApiResult<Value> {
     let name = call.info.name.as_str();
     if !patched.is_object() {
-        let error = FieldError::invalid(&Path::new("patch"), patched, "the patched document is not an object");
+        let error =
+            FieldError::invalid(&Path::new("patch"), patched, "the patched document is not an object");
         return Err(ApiError::invalid(served.group_kind(), name, &[error]));
     }
     for (field, have) in [("apiVersion", &*served.api_version), ("kind", &*served.kind)] {
@@ -142,7 +151,8 @@ fn checked(call: &Call, served: &Served, patched: Value, options: &WriteOptions,
 
 /// The configuration of a server-side apply.
 fn applied(call: &Call, served: &Served, body: &[u8], options: &WriteOptions) -> ApiResult<Value> {
-    let value = codec::from_yaml(body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+    let value =
+        codec::from_yaml(body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
     let expected = codec::Expected {
         group: &served.group,
         version: &served.version,
@@ -190,7 +200,7 @@ fn apply(
     options: &WriteOptions,
 ) -> ApiResult<Value> {
     let now = call.core.now_rfc3339();
-    let mut new = managed::apply(served, current, config, options, target.subresource, &now)?;
+    let mut new = managed::apply(call, served, current, config, options, target.subresource, &now)?;
     // A revision in the configuration is a condition on the object.
     if config.is_set("metadata.resourceVersion") {
         new.copy_from(config, "metadata.resourceVersion");

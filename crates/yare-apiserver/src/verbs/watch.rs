@@ -1,11 +1,7 @@
 //! `watch`: a stream of events from the store. What a watcher gets of a JSON event is a static prefix, the
 //! object's shared bytes, and a static suffix; nothing is decoded or encoded for it.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
@@ -25,8 +21,8 @@ use crate::{
     selection::Selection,
     span,
     status::{ApiError, ApiResult},
-    wire,
     verbs::list::{fresh, page},
+    wire,
 };
 
 /// How often a watcher that understands bookmarks gets one while nothing else happens.
@@ -99,7 +95,8 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => "application/json",
     };
-    let body = stream::unfold(Box::new(stream), |mut watch| async move { watch.next().await.map(|b| (b, watch)) });
+    let body =
+        stream::unfold(Box::new(stream), |mut watch| async move { watch.next().await.map(|b| (b, watch)) });
     let mut response = Response::new(Body::stream(body));
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media));
     Ok(response)
@@ -283,7 +280,9 @@ impl Encoder {
     fn table(&mut self, version: &'static str, raw: &Bytes) -> ApiResult<Bytes> {
         let columns = !std::mem::replace(&mut self.columns_sent, true);
         let revision = span::member(raw, "metadata")
-            .and_then(|at| span::member(&raw[at.clone()], "resourceVersion").map(|v| raw[at].to_vec()[v].to_vec()))
+            .and_then(|at| {
+                span::member(&raw[at.clone()], "resourceVersion").map(|v| raw[at].to_vec()[v].to_vec())
+            })
             .unwrap_or_else(|| b"\"\"".to_vec());
         let metadata = format!("{{\"resourceVersion\":{}}}", String::from_utf8_lossy(&revision));
         let mut out = BytesMut::from(

@@ -178,7 +178,8 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         }
         if wanted.is_empty() && !stored.strategy.allow_unconditional_update() && !apply {
             let path = Path::new("metadata");
-            let error = FieldError::invalid(&path.child("resourceVersion"), 0, "must be specified for an update");
+            let error =
+                FieldError::invalid(&path.child("resourceVersion"), 0, "must be specified for an update");
             return Err(ApiError::invalid(served.group_kind(), name, &[error]));
         }
         served.to_storage(&mut new);
@@ -188,7 +189,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         (target.prepare)(served, &mut new, &old, &ctx);
         if !apply {
             // What prepare put back is not this writer's doing; ownership is read off the prepared object.
-            managed::update(served, Some(&old), &mut new, &options.field_manager, target.subresource, &now);
+            managed::update(call, served, Some(&old), &mut new, options, target.subresource, &now);
         }
         let attributes = admission::Attributes {
             call,
@@ -210,6 +211,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         for warning in stored.strategy.warnings(&new, Some(&old)) {
             call.warn(warning);
         }
+        managed::settle(&old, &mut new);
         let finished = is_finished(&new, &old, served);
         let draft = codec::draft(&stored.ty, &mut new)?;
         if !finished && is_same(&draft, &current) {
@@ -219,8 +221,12 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             return Ok(Written { bytes: dry(draft, Some(current.revision)), created: false });
         }
         let op = if finished { Op::Delete } else { Op::Put(draft.clone()) };
-        let write =
-            Write { kind: stored.kind_key.clone(), key: key.clone(), expect: Expect::Revision(current.revision), op };
+        let write = Write {
+            kind: stored.kind_key.clone(),
+            key: key.clone(),
+            expect: Expect::Revision(current.revision),
+            op,
+        };
         match store.commit(vec![write]).await {
             Ok(objects) => {
                 let revision = objects.first().map_or(current.revision, |o| o.revision);
@@ -235,7 +241,9 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
                 }
                 return Ok(Written { bytes, created: false });
             }
-            Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) if retry && !conditional => {}
+            // A patch that does not name a version carries that of the object it was applied to: it is applied
+            // again to the newer one. One that does name a version fails in the next round.
+            Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) if retry => {}
             Err(error) => return Err(ApiError::from_commit(error, what, name)),
         }
     }
@@ -273,6 +281,47 @@ fn check_identity(new: &Value, old: &Value, name: &str, call: &Call, served: &Se
         ));
     }
     Ok(())
+}
+
+/// Changes an object in the server's own name (a binding, say): no admission, no validation beyond `change`
+/// itself, tried again while others write.
+pub async fn modify(
+    call: &Call,
+    served: &Served,
+    namespace: &str,
+    name: &str,
+    dry_run: bool,
+    change: impl Fn(&mut Value) -> ApiResult<()>,
+) -> ApiResult<()> {
+    let stored = &served.stored;
+    let key = stored.key(namespace, name);
+    let store = call.core.store();
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(current) = store.get(&stored.kind_key, &key) else {
+            return Err(ApiError::not_found(served.group_resource(), name));
+        };
+        let mut object: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
+        change(&mut object)?;
+        if dry_run {
+            return Ok(());
+        }
+        let draft = codec::draft(&stored.ty, &mut object)?;
+        if is_same(&draft, &current) {
+            return Ok(());
+        }
+        let write = Write {
+            kind: stored.kind_key.clone(),
+            key: key.clone(),
+            expect: Expect::Revision(current.revision),
+            op: Op::Put(draft),
+        };
+        match store.commit(vec![write]).await {
+            Ok(_) => return Ok(()),
+            Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => {}
+            Err(error) => return Err(ApiError::from_commit(error, served.group_resource(), name)),
+        }
+    }
+    Err(ApiError::modified(served.group_resource(), name))
 }
 
 /// The answer to a write.

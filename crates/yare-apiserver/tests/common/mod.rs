@@ -70,7 +70,10 @@ impl Server {
         // The service account controller is not here: pods need this one.
         for namespace in ["default", "kube-system"] {
             server
-                .post(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &serde_json::json!({"metadata": {"name": "default"}}))
+                .post(
+                    &format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
+                    &serde_json::json!({"metadata": {"name": "default"}}),
+                )
                 .await
                 .expect(201);
         }
@@ -81,7 +84,13 @@ impl Server {
         self.api.service(User::admin()).oneshot(request).await.unwrap()
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -146,7 +155,8 @@ impl Events {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let frame = tokio::time::timeout(Duration::from_secs(20), self.body.frame()).await.expect("an event")?;
+            let frame =
+                tokio::time::timeout(Duration::from_secs(20), self.body.frame()).await.expect("an event")?;
             self.rest.extend_from_slice(&frame.unwrap().into_data().unwrap());
         }
     }
@@ -154,6 +164,10 @@ impl Events {
     /// Type and name of the next event.
     pub async fn brief(&mut self) -> String {
         let event = self.next().await.expect("an event");
-        format!("{} {}", event["type"].as_str().unwrap(), event["object"]["metadata"]["name"].as_str().unwrap_or_default())
+        format!(
+            "{} {}",
+            event["type"].as_str().unwrap(),
+            event["object"]["metadata"]["name"].as_str().unwrap_or_default()
+        )
     }
 }

@@ -64,7 +64,13 @@ pub fn check_containers(errs: &mut Errors, path: &Path<'_>, containers: &[Value]
         }
         seen.push(name);
         if container.has("lifecycle") {
-            handlers::check_lifecycle(errs, &p.child("lifecycle"), container.at("lifecycle"), pod.grace_s, pod.os);
+            handlers::check_lifecycle(
+                errs,
+                &p.child("lifecycle"),
+                container.at("lifecycle"),
+                pod.grace_s,
+                pod.os,
+            );
         }
         handlers::check_probes(errs, &p, container, pod.grace_s);
         check_restart_policy(errs, &p, container);
@@ -150,7 +156,9 @@ pub fn check_ephemeral_containers(errs: &mut Errors, path: &Path<'_>, spec: &Val
             errs.not_found(&p.child("targetContainerName"), target);
         }
         for (field, value) in container.entries("") {
-            if !EPHEMERAL_FIELDS.contains(&field) && !value.is_null() && value.as_object().is_none_or(|o| !o.is_empty())
+            if !EPHEMERAL_FIELDS.contains(&field)
+                && !value.is_null()
+                && value.as_object().is_none_or(|o| !o.is_empty())
             {
                 errs.forbidden(&p.child(field), "cannot be set for an Ephemeral Container");
             }
@@ -276,10 +284,8 @@ fn check_restart_policy(errs: &mut Errors, path: &Path<'_>, container: &Value) {
     let rules = container.items("restartPolicyRules");
     match container.str_opt("restartPolicy") {
         None if rules.is_empty() => return,
-        None => errs.required(
-            &path.child("restartPolicy"),
-            "must specify restartPolicy when restart rules are used",
-        ),
+        None => errs
+            .required(&path.child("restartPolicy"), "must specify restartPolicy when restart rules are used"),
         Some(policy) => {
             errs.one_of(&path.child("restartPolicy"), policy, &["Always", "Never", "OnFailure"]);
         }

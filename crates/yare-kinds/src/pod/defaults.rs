@@ -107,9 +107,12 @@ fn container(container: &mut Value) {
     }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.at_mut(name) {
-            for (field, value) in
-                [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
-            {
+            for (field, value) in [
+                ("timeoutSeconds", 1),
+                ("periodSeconds", 10),
+                ("successThreshold", 1),
+                ("failureThreshold", 3),
+            ] {
                 probe.default_zero(field, value);
             }
             http_get(probe);
@@ -288,7 +291,9 @@ mod tests {
                 "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "0.1m"}}}],
             "volumes": [{"name": "v"}, {"name": "s", "secret": {"secretName": "x"}}]}});
         self::pod(&mut pod);
-        assert_eq!(pod, json!({"spec": {
+        assert_eq!(
+            pod,
+            json!({"spec": {
             "serviceAccountName": "sa", "serviceAccount": "sa", "hostNetwork": true,
             "dnsPolicy": "ClusterFirst", "restartPolicy": "Always", "securityContext": {}, "schedulerName": "default-scheduler",
             "terminationGracePeriodSeconds": 30, "enableServiceLinks": true,
@@ -298,7 +303,8 @@ mod tests {
                 "livenessProbe": {"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1,
                     "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3},
                 "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1m", "memory": "1Gi"}}}],
-            "volumes": [{"name": "v", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "x", "defaultMode": 420}}]}}));
+            "volumes": [{"name": "v", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "x", "defaultMode": 420}}]}})
+        );
     }
 
     #[test]

@@ -146,9 +146,18 @@ pub fn check_resource_ref(errs: &mut Errors, path: &Path<'_>, selector: &Value, 
     let divisor = divisor.to_string();
     let (allowed, what) = match resource.split_once('.').map_or("", |(_, r)| r) {
         "cpu" => (&["1m", "1"][..], "divisor's values 1m and 1 are supported with the cpu"),
-        "memory" => (DIVISORS, "divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory"),
-        "ephemeral-storage" => (DIVISORS, "divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the local ephemeral storage"),
-        _ if huge_page => (DIVISORS, "divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the hugepages"),
+        "memory" => (
+            DIVISORS,
+            "divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory",
+        ),
+        "ephemeral-storage" => (
+            DIVISORS,
+            "divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the local ephemeral storage",
+        ),
+        _ if huge_page => (
+            DIVISORS,
+            "divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the hugepages",
+        ),
         _ => return,
     };
     if !allowed.contains(&divisor.as_str()) {

@@ -347,7 +347,10 @@ pub fn qos_class(spec: &Value) -> &'static str {
     if own.is_set("limits") || own.is_set("requests") {
         take(own);
     } else {
-        spec.items("containers").iter().chain(spec.items("initContainers")).for_each(|c| take(c.at("resources")));
+        spec.items("containers")
+            .iter()
+            .chain(spec.items("initContainers"))
+            .for_each(|c| take(c.at("resources")));
     }
     if requests.is_empty() && limits.is_empty() {
         "BestEffort"
@@ -370,9 +373,22 @@ mod tests {
         for (spec, class) in [
             (pod(json!({})), "BestEffort"),
             (pod(json!({"requests": {"cpu": "1"}})), "Burstable"),
-            (pod(json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1Gi"}})), "Guaranteed"),
-            (pod(json!({"requests": {"cpu": "1", "memory": "1Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}})), "Burstable"),
-            (json!({"containers": [{}], "resources": {"requests": {"cpu": "1", "memory": "1"}, "limits": {"cpu": "1", "memory": "1"}}}), "Guaranteed"),
+            (
+                pod(
+                    json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1Gi"}}),
+                ),
+                "Guaranteed",
+            ),
+            (
+                pod(
+                    json!({"requests": {"cpu": "1", "memory": "1Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}),
+                ),
+                "Burstable",
+            ),
+            (
+                json!({"containers": [{}], "resources": {"requests": {"cpu": "1", "memory": "1"}, "limits": {"cpu": "1", "memory": "1"}}}),
+                "Guaranteed",
+            ),
         ] {
             assert_eq!(qos_class(&spec), class, "{spec}");
         }
@@ -393,18 +409,24 @@ mod tests {
             check_container(&mut errs, &Path::new("resources"), &requirements, &[]);
             errs.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(check(json!({"limits": {"cpu": "1"}, "requests": {"cpu": "2"}})), [
-            "resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"
-        ]);
-        assert_eq!(check(json!({"requests": {"example.com/gpu": "1"}})), [
-            "resources.limits: Required value: Limit must be set for non overcommitable resources"
-        ]);
-        assert_eq!(check(json!({"limits": {"disk": "1"}})), [
-            "resources.limits[disk]: Invalid value: \"disk\": must be a standard resource type or fully qualified",
-            "resources.limits[disk]: Invalid value: \"disk\": must be a standard resource for containers",
-        ]);
-        assert_eq!(check(json!({"limits": {"cpu": "-1"}})), [
-            "resources.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"
-        ]);
+        assert_eq!(
+            check(json!({"limits": {"cpu": "1"}, "requests": {"cpu": "2"}})),
+            ["resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"]
+        );
+        assert_eq!(
+            check(json!({"requests": {"example.com/gpu": "1"}})),
+            ["resources.limits: Required value: Limit must be set for non overcommitable resources"]
+        );
+        assert_eq!(
+            check(json!({"limits": {"disk": "1"}})),
+            [
+                "resources.limits[disk]: Invalid value: \"disk\": must be a standard resource type or fully qualified",
+                "resources.limits[disk]: Invalid value: \"disk\": must be a standard resource for containers",
+            ]
+        );
+        assert_eq!(
+            check(json!({"limits": {"cpu": "-1"}})),
+            ["resources.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"]
+        );
     }
 }

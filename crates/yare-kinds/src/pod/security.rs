@@ -6,10 +6,7 @@ use regex::Regex;
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::{
-    defaults::CONTAINER_LISTS,
-    volumes::check_descending_path,
-};
+use super::{defaults::CONTAINER_LISTS, volumes::check_descending_path};
 use crate::{
     check::{Check, Errors},
     names,
@@ -123,7 +120,8 @@ fn check_sysctls(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         if spec.bool_at("hostNetwork") && dotted.starts_with("net.") {
             errs.invalid(&p, name, "may not be specified when 'hostNetwork' is true");
         }
-        let ipc = ["kernel.sem", "kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|s| dotted.starts_with(s));
+        let ipc =
+            ["kernel.sem", "kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|s| dotted.starts_with(s));
         if spec.bool_at("hostIPC") && ipc {
             errs.invalid(&p, name, "may not be specified when 'hostIPC' is true");
         }
@@ -163,7 +161,9 @@ fn check_app_armor(errs: &mut Errors, path: &Path<'_>, profile: &Value) {
         "Localhost" => {
             match file {
                 None => errs.required(&p, "must be set when AppArmor type is Localhost"),
-                Some(file) if file.trim() != file => errs.invalid(&p, file, "must not be padded with whitespace"),
+                Some(file) if file.trim() != file => {
+                    errs.invalid(&p, file, "must not be padded with whitespace")
+                }
                 Some("") => errs.required(&p, "must be set when AppArmor type is Localhost"),
                 Some(_) => {}
             }
@@ -185,7 +185,8 @@ fn check_host_users(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         return;
     }
     const DETAIL: &str = "when `hostUsers` is false";
-    for (field, reported) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+    for (field, reported) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
+    {
         if spec.bool_at(field) {
             errs.forbidden(&path.child(reported), DETAIL);
         }

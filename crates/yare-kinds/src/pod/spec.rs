@@ -200,8 +200,10 @@ fn check_dns(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
             return errs.required(path, "must provide `dnsConfig` when `dnsPolicy` is None");
         }
         if servers.is_empty() {
-            return errs
-                .required(&servers_path, "must provide at least one DNS nameserver when `dnsPolicy` is None");
+            return errs.required(
+                &servers_path,
+                "must provide at least one DNS nameserver when `dnsPolicy` is None",
+            );
         }
     }
     if servers.len() > 3 {
@@ -315,8 +317,8 @@ pub fn check_annotations(errs: &mut Errors, path: &Path<'_>, owner: &Value) {
             "controller.kubernetes.io/pod-deletion-cost" => {
                 // Go's parser would take a sign and leading zeros; only the plain form sorts without surprise.
                 let plain = value.parse::<i32>().is_ok() && !value.starts_with('+');
-                let padded = value.trim_start_matches('-').len() > 1
-                    && value.trim_start_matches('-').starts_with('0');
+                let padded =
+                    value.trim_start_matches('-').len() > 1 && value.trim_start_matches('-').starts_with('0');
                 if !plain || padded {
                     errs.invalid(&p, value, "must be a 32bit integer");
                 }
@@ -330,7 +332,13 @@ pub fn check_annotations(errs: &mut Errors, path: &Path<'_>, owner: &Value) {
     }
 }
 
-fn check_app_armor_annotation(errs: &mut Errors, path: &Path<'_>, owner: &Value, container: &str, profile: &str) {
+fn check_app_armor_annotation(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    owner: &Value,
+    container: &str,
+    profile: &str,
+) {
     let mut found = false;
     each_container(owner.at("spec"), &Path::ROOT, |c, _| found |= c.str_at("name") == container);
     if !found {

@@ -151,9 +151,8 @@ fn check_gates_update(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Val
 
 /// A pod behind a scheduling gate may still narrow where it runs (KEP-3838).
 fn check_gated_update(errs: &mut Errors, path: &Path<'_>, rest: &mut Value, old: &Value) {
-    let widened = old
-        .entries("nodeSelector")
-        .any(|(key, value)| rest.at("nodeSelector").get(key) != Some(value));
+    let widened =
+        old.entries("nodeSelector").any(|(key, value)| rest.at("nodeSelector").get(key) != Some(value));
     if widened {
         errs.invalid(
             &path.child("nodeSelector"),
@@ -163,7 +162,8 @@ fn check_gated_update(errs: &mut Errors, path: &Path<'_>, rest: &mut Value, old:
     }
     rest.copy_from(old, "nodeSelector");
 
-    const TERMS: &str = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    const TERMS: &str =
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
     if same(rest.at("affinity.nodeAffinity"), old.at("affinity.nodeAffinity")) {
         return;
     }
@@ -181,7 +181,11 @@ fn check_gated_update(errs: &mut Errors, path: &Path<'_>, rest: &mut Value, old:
     } else {
         for (i, (now, before)) in now.iter().zip(before).enumerate() {
             if !only_adds(now, before) {
-                errs.invalid(&p.index(i), now.clone(), "only additions are allowed (no mutations or deletions)");
+                errs.invalid(
+                    &p.index(i),
+                    now.clone(),
+                    "only additions are allowed (no mutations or deletions)",
+                );
             }
         }
     }
@@ -245,11 +249,7 @@ pub fn check_status_update(errs: &mut Errors, new: &Value, old: &Value) {
         let name = status.str_at("name");
         let p = p.index(i);
         if !claims.contains(&name) {
-            errs.invalid(
-                &p.child("name"),
-                name,
-                "must match the name of an entry in `spec.resourceClaims`",
-            );
+            errs.invalid(&p.child("name"), name, "must match the name of an entry in `spec.resourceClaims`");
         }
         if seen.contains(&name) {
             errs.duplicate(&p.child("name"), name);
@@ -271,10 +271,8 @@ fn check_transitions(errs: &mut Errors, path: &Path<'_>, list: &str, new: &Value
         }
         let name = before.str_at("name");
         let exit_code = before.int_at("state.terminated.exitCode");
-        let revived = new
-            .items(&statuses)
-            .iter()
-            .any(|now| now.str_at("name") == name && !now.has("state.terminated"));
+        let revived =
+            new.items(&statuses).iter().any(|now| now.str_at("name") == name && !now.has("state.terminated"));
         if revived && !may_restart(spec, list, name, exit_code) {
             errs.forbidden(&path.index(i).child("state"), "may not be transitioned to non-terminated state");
         }
@@ -399,8 +397,7 @@ pub fn prepare_resize(new: &mut Value, old: &Value) {
     let comparable = lists.iter().all(|list| {
         let path = format!("spec.{list}");
         let (now, before) = (new.items(&path), old.items(&path));
-        now.len() == before.len()
-            && now.iter().zip(before).all(|(n, b)| n.str_at("name") == b.str_at("name"))
+        now.len() == before.len() && now.iter().zip(before).all(|(n, b)| n.str_at("name") == b.str_at("name"))
     });
     if comparable {
         let wanted = new.at("spec").clone();

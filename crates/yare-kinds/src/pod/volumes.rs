@@ -22,10 +22,36 @@ pub use sources::{SourceOf, check_network_source, check_secret_reference};
 /// Every kind of volume, in the order in which upstream looks for them: the first is the volume's kind, any
 /// other is an error.
 const KINDS: &[&str] = &[
-    "emptyDir", "hostPath", "gitRepo", "gcePersistentDisk", "awsElasticBlockStore", "secret", "nfs", "iscsi",
-    "glusterfs", "flocker", "persistentVolumeClaim", "rbd", "cinder", "cephfs", "quobyte", "downwardAPI", "fc",
-    "flexVolume", "configMap", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume",
-    "azureDisk", "storageos", "projected", "scaleIO", "csi", "ephemeral", "image",
+    "emptyDir",
+    "hostPath",
+    "gitRepo",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "secret",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "flocker",
+    "persistentVolumeClaim",
+    "rbd",
+    "cinder",
+    "cephfs",
+    "quobyte",
+    "downwardAPI",
+    "fc",
+    "flexVolume",
+    "configMap",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "storageos",
+    "projected",
+    "scaleIO",
+    "csi",
+    "ephemeral",
+    "image",
 ];
 
 const DOWNWARD_FIELDS: &[&str] =
@@ -83,7 +109,10 @@ fn check_source(errs: &mut Errors, path: &Path<'_>, volume: &Value, pod_name: &s
         match *kind {
             "emptyDir" => {
                 if quantity(source.at("sizeLimit")).signum() < 0 {
-                    errs.forbidden(&p.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
+                    errs.forbidden(
+                        &p.child("sizeLimit"),
+                        "SizeLimit field must be a valid resource quantity",
+                    );
                 }
             }
             "gitRepo" => {
@@ -122,7 +151,13 @@ fn check_source(errs: &mut Errors, path: &Path<'_>, volume: &Value, pod_name: &s
                 }
                 check_pull_policy(errs, &p.child("pullPolicy"), source.str_at("pullPolicy"));
             }
-            _ => check_network_source(errs, path, kind, source, SourceOf::Pod { volume: volume.str_at("name") }),
+            _ => check_network_source(
+                errs,
+                path,
+                kind,
+                source,
+                SourceOf::Pod { volume: volume.str_at("name") },
+            ),
         }
     }
     if first {
@@ -181,7 +216,11 @@ fn check_downward_file(errs: &mut Errors, path: &Path<'_>, item: &Value) {
     if item.has("fieldRef") {
         check_field_ref(errs, &path.child("fieldRef"), item.at("fieldRef"), DOWNWARD_FIELDS);
         if item.has("resourceFieldRef") {
-            errs.invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
+            errs.invalid(
+                path,
+                "resource",
+                "fieldRef and resourceFieldRef can not be specified simultaneously",
+            );
         }
     } else if item.has("resourceFieldRef") {
         check_resource_ref(errs, &path.child("resourceFieldRef"), item.at("resourceFieldRef"), true);
@@ -343,7 +382,10 @@ fn check_certificate(errs: &mut Errors, path: &Path<'_>, certificate: &Value) {
         check_file_path(errs, &path.child(field), certificate.str_at(field));
     }
     if files.iter().all(|f| certificate.str_at(f).is_empty()) {
-        errs.required(path, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath");
+        errs.required(
+            path,
+            "specify at least one of credentialBundlePath, keyPath, and certificateChainPath",
+        );
     }
 }
 
@@ -439,10 +481,7 @@ fn check_propagation(errs: &mut Errors, path: &Path<'_>, mount: &Value, privileg
                 errs.forbidden(&p, "may only be specified when readOnly is true");
             }
             if propagation.is_some_and(|m| m != "None") {
-                errs.forbidden(
-                    &p,
-                    "may only be specified when mountPropagation is None or not specified",
-                );
+                errs.forbidden(&p, "may only be specified when mountPropagation is None or not specified");
             }
         }
         Some(other) => errs.one_of(&p, other, &["Disabled", "Enabled", "IfPossible"]),

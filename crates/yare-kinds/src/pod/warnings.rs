@@ -29,10 +29,7 @@ const DEPRECATED_ANNOTATIONS: &[(&str, &str)] = &[
         "scheduler.alpha.kubernetes.io/critical-pod",
         "non-functional in v1.16+; use the \"priorityClassName\" field instead",
     ),
-    (
-        "security.alpha.kubernetes.io/sysctls",
-        "non-functional in v1.11+; use the \"sysctls\" field instead",
-    ),
+    ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
     (
         "security.alpha.kubernetes.io/unsafe-sysctls",
         "non-functional in v1.11+; use the \"sysctls\" field instead",
@@ -120,6 +117,20 @@ fn affinity(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
         }
     }
     let affinity = path.child("affinity");
+    let node = affinity.child("nodeAffinity");
+    let required = node.child("requiredDuringSchedulingIgnoredDuringExecution");
+    let terms = required.child("nodeSelectorTerms");
+    let own = spec.at("affinity.nodeAffinity");
+    for (i, term) in
+        own.items("requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms").iter().enumerate()
+    {
+        node_term(out, &terms.index(i), term);
+    }
+    let preferred = node.child("preferredDuringSchedulingIgnoredDuringExecution");
+    for (i, term) in own.items("preferredDuringSchedulingIgnoredDuringExecution").iter().enumerate() {
+        let p = preferred.index(i);
+        node_term(out, &p.child("preference"), term.at("preference"));
+    }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let p = affinity.child(kind);
         for (field, inner) in [
@@ -138,6 +149,17 @@ fn affinity(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
                     out.push(format!("{place}: {NULL_SELECTOR}"));
                 }
             }
+        }
+    }
+}
+
+/// Warnings about old names of labels in a `NodeSelectorTerm`.
+pub fn node_term(out: &mut Vec<String>, path: &Path<'_>, term: &Value) {
+    let list = path.child("matchExpressions");
+    for (i, requirement) in term.items("matchExpressions").iter().enumerate() {
+        let key = requirement.str_at("key");
+        if let Some(text) = deprecated_label(key) {
+            out.push(format!("{}: {key} is {text}", list.index(i).child("key")));
         }
     }
 }

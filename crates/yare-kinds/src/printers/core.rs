@@ -136,7 +136,10 @@ fn node(o: &Value, now_s: i64) -> Vec<Value> {
     roles.dedup();
     let roles = if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") };
     let address = |kind: &str| {
-        o.items("status.addresses").iter().find(|a| a.str_at("type") == kind).map_or("<none>", |a| a.str_at("address"))
+        o.items("status.addresses")
+            .iter()
+            .find(|a| a.str_at("type") == kind)
+            .map_or("<none>", |a| a.str_at("address"))
     };
     let info = o.at("status.nodeInfo");
     let mut kernel = format::or(info, "kernelVersion", "<unknown>").to_owned();

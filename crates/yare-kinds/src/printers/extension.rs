@@ -23,7 +23,10 @@ pub const WEBHOOK_CONFIGURATION: Printer = Printer {
 pub const VALIDATING_ADMISSION_POLICY: Printer = Printer {
     columns: &[
         NAME,
-        integer("Validations", "Validations indicates the number of validation rules defined in this configuration"),
+        integer(
+            "Validations",
+            "Validations indicates the number of validation rules defined in this configuration",
+        ),
         text("ParamKind", "ParamKind specifies the kind of resources used to parameterize this policy"),
         AGE,
     ],
@@ -34,7 +37,10 @@ pub const VALIDATING_ADMISSION_POLICY: Printer = Printer {
 pub const MUTATING_ADMISSION_POLICY: Printer = Printer {
     columns: &[
         NAME,
-        integer("Mutations", "Mutation indicates the number of mutations rules defined in this configuration"),
+        integer(
+            "Mutations",
+            "Mutation indicates the number of mutations rules defined in this configuration",
+        ),
         text("ParamKind", "ParamKind specifies the kind of resources used to parameterize this policy"),
         AGE,
     ],
@@ -172,11 +178,7 @@ pub const STORAGE_VERSION: Printer = Printer {
 
 /// `StorageVersionMigration`
 pub const STORAGE_VERSION_MIGRATION: Printer = Printer {
-    columns: &[
-        NAME,
-        text("Resource", "GroupResource to migrate"),
-        text("Status", "Status of the migration"),
-    ],
+    columns: &[NAME, text("Resource", "GroupResource to migrate"), text("Status", "Status of the migration")],
     row: |o, _| {
         let mut resource = o.str_at("spec.resource.resource").to_owned();
         if o.is_set("spec.resource.group") {

@@ -57,7 +57,7 @@ pub(super) fn labels(map: &Value) -> String {
 }
 
 /// A label selector in the notation of `kubectl -l`; `None` where an operator is unknown.
-pub(super) fn selector(selector: &Value) -> Option<String> {
+pub fn selector(selector: &Value) -> Option<String> {
     let mut parts: Vec<(&str, String)> = selector
         .entries("matchLabels")
         .map(|(k, v)| (k, format!("{k}={}", v.as_str().unwrap_or_default())))
@@ -67,13 +67,16 @@ pub(super) fn selector(selector: &Value) -> Option<String> {
         let mut values = requirement.strings("values");
         values.sort_unstable();
         let values = values.join(",");
-        parts.push((key, match requirement.str_at("operator") {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "Exists" => key.to_owned(),
-            "DoesNotExist" => format!("!{key}"),
-            _ => return None,
-        }));
+        parts.push((
+            key,
+            match requirement.str_at("operator") {
+                "In" => format!("{key} in ({values})"),
+                "NotIn" => format!("{key} notin ({values})"),
+                "Exists" => key.to_owned(),
+                "DoesNotExist" => format!("!{key}"),
+                _ => return None,
+            },
+        ));
     }
     parts.sort_by(|a, b| a.0.cmp(b.0));
     Some(parts.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(","))
@@ -169,6 +172,9 @@ mod tests {
                 {"key": "a", "operator": "In", "values": ["y", "x"]}, {"key": "c", "operator": "DoesNotExist"}]})),
             "a in (x,y),b=1,!c"
         );
-        assert_eq!(format_label_selector(&json!({"matchExpressions": [{"key": "a", "operator": "?"}]})), "<error>");
+        assert_eq!(
+            format_label_selector(&json!({"matchExpressions": [{"key": "a", "operator": "?"}]})),
+            "<error>"
+        );
     }
 }

@@ -104,7 +104,11 @@ pub const ENDPOINT_SLICE: Printer = Printer {
         let ports: Vec<String> = o
             .items("ports")
             .iter()
-            .map(|p| format::plain(p.at("port")).or_else(|| format::plain(p.at("name"))).unwrap_or_else(|| "*".to_owned()))
+            .map(|p| {
+                format::plain(p.at("port"))
+                    .or_else(|| format::plain(p.at("name")))
+                    .unwrap_or_else(|| "*".to_owned())
+            })
             .collect();
         let addresses: Vec<String> =
             o.items("endpoints").iter().flat_map(|e| e.strings("addresses")).map(str::to_owned).collect();
@@ -122,7 +126,10 @@ pub const ENDPOINT_SLICE: Printer = Printer {
 pub const INGRESS: Printer = Printer {
     columns: &[
         NAME,
-        text("Class", "The name of the IngressClass resource that should be used for additional configuration"),
+        text(
+            "Class",
+            "The name of the IngressClass resource that should be used for additional configuration",
+        ),
         text("Hosts", "Hosts that incoming requests are matched against before the ingress rule"),
         text("Address", "Address is a list containing ingress points for the load-balancer"),
         text("Ports", "Ports of TLS configurations that open"),
@@ -227,8 +234,10 @@ mod tests {
     use super::*;
 
     fn check(printer: Printer, object: Value, expected: &str) {
-        let cells: Vec<String> =
-            (printer.row)(&object, 60).iter().map(|c| c.as_str().map_or_else(|| c.to_string(), str::to_owned)).collect();
+        let cells: Vec<String> = (printer.row)(&object, 60)
+            .iter()
+            .map(|c| c.as_str().map_or_else(|| c.to_string(), str::to_owned))
+            .collect();
         assert_eq!(cells.join(" | "), expected, "{object}");
     }
 

@@ -55,7 +55,10 @@ fn row(pod: &Value, now_s: i64) -> Vec<Value> {
 
     let phase = pod.str_at("status.phase");
     let mut reason = format::or(pod, "status.reason", phase).to_owned();
-    if conditions.iter().any(|c| c.str_at("type") == "PodScheduled" && c.str_at("reason") == "SchedulingGated") {
+    if conditions
+        .iter()
+        .any(|c| c.str_at("type") == "PodScheduled" && c.str_at("reason") == "SchedulingGated")
+    {
         reason = "SchedulingGated".to_owned();
     }
 
@@ -180,11 +183,15 @@ mod tests {
 
     #[test]
     fn status() {
-        let pod = |status: Value| json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}],
-            "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]}, "status": status});
+        let pod = |status: Value| {
+            json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}],
+            "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]}, "status": status})
+        };
         check(pod(json!({"phase": "Pending"})), "p | 0/3 | Pending | 0");
         check(
-            pod(json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]})),
+            pod(
+                json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]}),
+            ),
             "p | 0/3 | SchedulingGated | 0",
         );
         check(
@@ -193,7 +200,9 @@ mod tests {
             "p | 0/3 | Init:CrashLoopBackOff | 2 (5m ago)",
         );
         check(
-            pod(json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 3}}}]})),
+            pod(
+                json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 3}}}]}),
+            ),
             "p | 0/3 | Init:ExitCode:3 | 0",
         );
         let ready_inits = json!([

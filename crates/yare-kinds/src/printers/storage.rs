@@ -176,10 +176,12 @@ pub const STORAGE_CLASS: Printer = Printer {
         AGE,
     ],
     row: |o, now_s| {
-        let default =
-            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
-                .iter()
-                .any(|key| annotation(o, key) == "true");
+        let default = [
+            "storageclass.kubernetes.io/is-default-class",
+            "storageclass.beta.kubernetes.io/is-default-class",
+        ]
+        .iter()
+        .any(|key| annotation(o, key) == "true");
         cells![
             or_default(name(o), default),
             o.str_at("provisioner"),

@@ -11,13 +11,19 @@ use crate::view::View;
 
 /// `ControllerRevision`
 pub const CONTROLLER_REVISION: Printer = Printer {
-    columns: &[NAME, text("Controller", "Controller of the object"), text("Revision", "Number of the revision."), AGE],
+    columns: &[
+        NAME,
+        text("Controller", "Controller of the object"),
+        text("Revision", "Number of the revision."),
+        AGE,
+    ],
     row: |o, now_s| {
         let controller = o.items("metadata.ownerReferences").iter().find(|r| r.bool_at("controller"));
         let controller = controller.map_or_else(
             || "<none>".to_owned(),
             |r| {
-                let group = r.str_at("apiVersion").split_once('/').map_or(String::new(), |(g, _)| format!(".{g}"));
+                let group =
+                    r.str_at("apiVersion").split_once('/').map_or(String::new(), |(g, _)| format!(".{g}"));
                 format!("{}{group}/{}", r.str_at("kind"), r.str_at("name")).to_lowercase()
             },
         );
@@ -259,7 +265,10 @@ fn metric(spec: &Value, status: &Value) -> String {
         let resource = spec.at(source).str_at("name");
         return match format::plain(target.at("averageValue")) {
             Some(wanted) => {
-                format!("{resource}: {}/{wanted}", format::plain(current.at("averageValue")).unwrap_or_else(unknown))
+                format!(
+                    "{resource}: {}/{wanted}",
+                    format::plain(current.at("averageValue")).unwrap_or_else(unknown)
+                )
             }
             None => {
                 let percent = |v: &Value, otherwise: &str| {

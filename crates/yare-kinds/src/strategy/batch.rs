@@ -1,9 +1,18 @@
 //! Strategies of the kinds of `batch`.
 
-use super::{Flags, Strategy};
+use super::Strategy;
+
+mod cron;
+mod cron_job;
+mod indexes;
+mod job;
+mod job_spec;
+mod job_status;
+#[cfg(test)]
+mod tests;
 
 /// `CronJob`
-pub const CRON_JOB: &dyn Strategy = &Flags::new().status().generation();
+pub const CRON_JOB: &dyn Strategy = &cron_job::CronJob;
 
 /// `Job`
-pub const JOB: &dyn Strategy = &Flags::new().status().generation();
+pub const JOB: &dyn Strategy = &job::Job;

@@ -1,6 +1,61 @@
 //! Strategies of the kinds of `node.k8s.io`.
 
-use super::{Flags, Strategy};
+use serde_json::Value;
+use yare_schema::field::{FieldError, Path};
+
+use super::Strategy;
+use crate::{
+    check::{Check, Errors, quantity},
+    meta::validate_labels,
+    names,
+    pod::{affinity::check_tolerations, defaults::round_up_resources, resources},
+    view::View,
+};
 
 /// `RuntimeClass`
-pub const RUNTIME_CLASS: &dyn Strategy = &Flags::new().create_on_update().conditional_update();
+pub const RUNTIME_CLASS: &dyn Strategy = &RuntimeClass;
+
+struct RuntimeClass;
+
+impl Strategy for RuntimeClass {
+    fn default(&self, object: &mut Value) {
+        round_up_resources(object, "overhead.podFixed");
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        errs.name(&Path::new("handler"), object.str_at("handler"), names::dns1123_label);
+        let path = Path::new("overhead");
+        let path = path.child("limits");
+        for (name, amount) in object.entries("overhead.podFixed") {
+            resources::check_container_name(&mut errs, &path.key(name), name);
+            resources::check_amount(&mut errs, &path.key(name), name, quantity(amount));
+        }
+        let path = Path::new("scheduling");
+        errs.extend(validate_labels(object.at("scheduling.nodeSelector"), &path.child("nodeSelector")));
+        let path = path.child("tolerations");
+        let tolerations = object.items("scheduling.tolerations");
+        check_tolerations(&mut errs, &path, tolerations);
+        let key = |t: &Value| ["key", "operator", "value", "effect"].map(|f| t.str_at(f).to_owned());
+        for (i, toleration) in tolerations.iter().enumerate() {
+            if tolerations[..i].iter().any(|other| key(other) == key(toleration)) {
+                errs.duplicate(&path.index(i), toleration.clone());
+            }
+        }
+        errs
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        errs.immutable(&Path::new("handler"), new.at("handler"), old.at("handler"));
+        errs
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}

@@ -1,6 +1,88 @@
 //! Strategies of the kinds of `policy`.
 
-use super::{Flags, Strategy};
+use serde_json::Value;
+use yare_schema::field::{FieldError, Path};
+
+use super::{
+    Strategy,
+    workload::{check_at_most_all, check_count_or_percent, check_counts},
+};
+use crate::{
+    check::{Check, Errors},
+    meta::{validate_conditions, validate_label_selector},
+    view::View,
+};
 
 /// `PodDisruptionBudget`
-pub const POD_DISRUPTION_BUDGET: &dyn Strategy = &Flags::new().status().generation().conditional_update();
+pub const POD_DISRUPTION_BUDGET: &dyn Strategy = &PodDisruptionBudget;
+
+struct PodDisruptionBudget;
+
+impl Strategy for PodDisruptionBudget {
+    fn validate(&self, budget: &Value) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let (path, spec) = (Path::new("spec"), budget.at("spec"));
+        if spec.has("minAvailable") && spec.has("maxUnavailable") {
+            errs.invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set");
+        }
+        for field in ["minAvailable", "maxUnavailable"].into_iter().filter(|f| spec.has(f)) {
+            check_count_or_percent(&mut errs, &path.child(field), spec.at(field));
+            check_at_most_all(&mut errs, &path.child(field), spec.at(field));
+        }
+        errs.extend(validate_label_selector(spec.at("selector"), &path.child("selector")));
+        if let Some(policy) = spec.str_opt("unhealthyPodEvictionPolicy") {
+            errs.one_of(&path.child("unhealthyPodEvictionPolicy"), policy, &["IfHealthyBudget", "AlwaysAllow"]);
+        }
+        errs
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        let (path, status) = (Path::new("status"), new.at("status"));
+        let mut errs = validate_conditions(status.items("conditions"), &path.child("conditions"));
+        check_counts(&mut errs, &path, status, &[
+            "disruptionsAllowed",
+            "currentHealthy",
+            "desiredHealthy",
+            "expectedPods",
+        ]);
+        errs
+    }
+
+    fn has_status(&self) -> bool {
+        true
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::strategy::testing::{check_create, named, status_errors};
+
+    #[test]
+    fn budgets() {
+        let base = named(json!({"spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}}}));
+        check_create("policy", "PodDisruptionBudget", &base, &[
+            (json!({}), &[]),
+            (json!({"spec": {"minAvailable": "101%"}}), &[
+                "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%",
+            ]),
+            (json!({"spec": {"maxUnavailable": 1, "selector": null}}), &[
+                "spec: Invalid value: {\"maxUnavailable\":1,\"minAvailable\":1}: minAvailable and maxUnavailable cannot be both set",
+            ]),
+            (json!({"spec": {"unhealthyPodEvictionPolicy": "X"}}), &[
+                "spec.unhealthyPodEvictionPolicy: Unsupported value: \"X\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\"",
+            ]),
+        ]);
+        let errs = status_errors("policy", "PodDisruptionBudget", json!({}), json!({"status": {"expectedPods": -1}}));
+        assert_eq!(errs, ["status.expectedPods: Invalid value: -1: must be greater than or equal to 0"]);
+    }
+}

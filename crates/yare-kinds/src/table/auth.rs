@@ -1,7 +1,7 @@
 //! Rows of who may do what: `authentication.k8s.io`, `authorization.k8s.io`, `rbac.authorization.k8s.io`,
 //! `certificates.k8s.io`.
 
-use super::{CREATE, Resource, STATUS, V1, WRITE_STATUS, cluster, namespaced, off, off_stored, stored, sub};
+use super::{CREATE, Resource, STATUS, V1, WRITE_STATUS, cluster, namespaced, off, off_stored, sub};
 use crate::{
     printers, selectors,
     strategy::{authentication, authorization, certificates, rbac},
@@ -13,24 +13,30 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 const CERTIFICATES: &str = "certificates.k8s.io";
 
 pub(super) const ROWS: &[Resource] = &[
-    cluster(
-        AUTHENTICATION,
-        &[stored("v1"), off("v1beta1"), off("v1alpha1")],
-        "SelfSubjectReview",
-        "selfsubjectreviews",
-        "selfsubjectreview",
-    )
-    .verbs(CREATE)
-    .does(authentication::SELF_SUBJECT_REVIEW),
+    cluster(AUTHENTICATION, V1, "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview")
+        .verbs(CREATE)
+        .does(authentication::SELF_SUBJECT_REVIEW),
     cluster(AUTHENTICATION, V1, "TokenReview", "tokenreviews", "tokenreview")
         .verbs(CREATE)
         .does(authentication::TOKEN_REVIEW),
-    namespaced(AUTHORIZATION, V1, "LocalSubjectAccessReview", "localsubjectaccessreviews", "localsubjectaccessreview")
-        .verbs(CREATE)
-        .does(authorization::LOCAL_SUBJECT_ACCESS_REVIEW),
-    cluster(AUTHORIZATION, V1, "SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview")
-        .verbs(CREATE)
-        .does(authorization::SELF_SUBJECT_ACCESS_REVIEW),
+    namespaced(
+        AUTHORIZATION,
+        V1,
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        "localsubjectaccessreview",
+    )
+    .verbs(CREATE)
+    .does(authorization::LOCAL_SUBJECT_ACCESS_REVIEW),
+    cluster(
+        AUTHORIZATION,
+        V1,
+        "SelfSubjectAccessReview",
+        "selfsubjectaccessreviews",
+        "selfsubjectaccessreview",
+    )
+    .verbs(CREATE)
+    .does(authorization::SELF_SUBJECT_ACCESS_REVIEW),
     cluster(AUTHORIZATION, V1, "SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview")
         .verbs(CREATE)
         .does(authorization::SELF_SUBJECT_RULES_REVIEW),

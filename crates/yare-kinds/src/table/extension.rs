@@ -45,11 +45,17 @@ pub(super) const ROWS: &[Resource] = &[
     .in_category(API_EXTENSIONS)
     .print(printers::WEBHOOK_CONFIGURATION)
     .does(admission::MUTATING_WEBHOOK_CONFIGURATION),
-    cluster(ADMISSION, V1, "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "validatingadmissionpolicy")
-        .in_category(API_EXTENSIONS)
-        .sub(&[STATUS])
-        .print(printers::VALIDATING_ADMISSION_POLICY)
-        .does(admission::VALIDATING_ADMISSION_POLICY),
+    cluster(
+        ADMISSION,
+        V1,
+        "ValidatingAdmissionPolicy",
+        "validatingadmissionpolicies",
+        "validatingadmissionpolicy",
+    )
+    .in_category(API_EXTENSIONS)
+    .sub(&[STATUS])
+    .print(printers::VALIDATING_ADMISSION_POLICY)
+    .does(admission::VALIDATING_ADMISSION_POLICY),
     cluster(
         ADMISSION,
         V1,
@@ -100,10 +106,16 @@ pub(super) const ROWS: &[Resource] = &[
     .sub(&[STATUS])
     .print(printers::PRIORITY_LEVEL_CONFIGURATION)
     .does(flowcontrol::PRIORITY_LEVEL_CONFIGURATION),
-    cluster("internal.apiserver.k8s.io", &[off_stored("v1alpha1")], "StorageVersion", "storageversions", "storageversion")
-        .sub(&[STATUS])
-        .print(printers::STORAGE_VERSION)
-        .does(internal::STORAGE_VERSION),
+    cluster(
+        "internal.apiserver.k8s.io",
+        &[off_stored("v1alpha1")],
+        "StorageVersion",
+        "storageversions",
+        "storageversion",
+    )
+    .sub(&[STATUS])
+    .print(printers::STORAGE_VERSION)
+    .does(internal::STORAGE_VERSION),
     cluster(
         "storagemigration.k8s.io",
         &[off_stored("v1beta1")],

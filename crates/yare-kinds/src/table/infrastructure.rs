@@ -51,10 +51,16 @@ pub(super) const ROWS: &[Resource] = &[
         .sub(&[STATUS])
         .print(printers::VOLUME_ATTACHMENT)
         .does(storage::VOLUME_ATTACHMENT),
-    cluster(STORAGE, V1_AND_BETA, "VolumeAttributesClass", "volumeattributesclasses", "volumeattributesclass")
-        .short(&["vac"])
-        .print(printers::VOLUME_ATTRIBUTES_CLASS)
-        .does(storage::VOLUME_ATTRIBUTES_CLASS),
+    cluster(
+        STORAGE,
+        V1_AND_BETA,
+        "VolumeAttributesClass",
+        "volumeattributesclasses",
+        "volumeattributesclass",
+    )
+    .short(&["vac"])
+    .print(printers::VOLUME_ATTRIBUTES_CLASS)
+    .does(storage::VOLUME_ATTRIBUTES_CLASS),
     cluster("node.k8s.io", V1, "RuntimeClass", "runtimeclasses", "runtimeclass")
         .print(printers::RUNTIME_CLASS)
         .does(node::RUNTIME_CLASS),

@@ -1,7 +1,9 @@
 //! Rows of what runs and scales workloads: `apps`, `batch`, `autoscaling`, `policy`, `scheduling.k8s.io`,
 //! `resource.k8s.io`.
 
-use super::{ALL, Resource, SCALE, STATUS, V1, Version, cluster, namespaced, off, off_stored, served, stored};
+use super::{
+    ALL, Resource, SCALE, STATUS, V1, Version, cluster, namespaced, off, off_stored, served, stored,
+};
 use crate::{
     printers, selectors,
     strategy::{apps, autoscaling, batch, policy, resource, scheduling},
@@ -96,9 +98,15 @@ pub(super) const ROWS: &[Resource] = &[
         .sub(&[STATUS])
         .print(printers::RESOURCE_CLAIM)
         .does(resource::RESOURCE_CLAIM),
-    namespaced(RESOURCE, RESOURCE_VERSIONS, "ResourceClaimTemplate", "resourceclaimtemplates", "resourceclaimtemplate")
-        .print(printers::NAME_AND_AGE)
-        .does(resource::RESOURCE_CLAIM_TEMPLATE),
+    namespaced(
+        RESOURCE,
+        RESOURCE_VERSIONS,
+        "ResourceClaimTemplate",
+        "resourceclaimtemplates",
+        "resourceclaimtemplate",
+    )
+    .print(printers::NAME_AND_AGE)
+    .does(resource::RESOURCE_CLAIM_TEMPLATE),
     cluster(
         RESOURCE,
         &[off_stored("v1alpha3")],

@@ -6,6 +6,7 @@
 //! TCP.
 
 mod forward;
+mod publish;
 mod server;
 mod view;
 pub mod zone;
@@ -20,6 +21,7 @@ use tokio::{
 use yare_client::{Change, Client, ENDPOINT_SLICES, NAMESPACES, SERVICES};
 
 pub use forward::upstreams;
+pub use publish::publish;
 use zone::Zone;
 
 /// How the server runs.

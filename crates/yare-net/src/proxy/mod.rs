@@ -185,20 +185,24 @@ impl Rules {
         })
     }
 
-    /// Removes everything.
-    pub fn remove(mut self) -> Result<(), ProxyError> {
-        for family in [Family::V4, Family::V6] {
-            let mut batch = Batch::new(family, rules::TABLE);
-            batch.delete_table();
-            batch.commit(&mut self.socket).map_err(doing("removal"))?;
-        }
-        Ok(())
-    }
-
     /// This node's plan for a service.
     pub fn plan(&self, service: &Service, slices: &[EndpointSlice]) -> Plan {
         plan(&self.config.node_name, service, slices)
     }
+}
+
+/// Removes all rules, of whichever agent; that there are none is fine.
+pub fn remove_rules() -> Result<(), ProxyError> {
+    let mut socket = nft::socket().map_err(doing("netlink"))?;
+    for family in [Family::V4, Family::V6] {
+        let mut batch = Batch::new(family, rules::TABLE);
+        batch.delete_table();
+        match batch.commit(&mut socket) {
+            Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => {}
+            other => other.map_err(doing("removal"))?,
+        }
+    }
+    Ok(())
 }
 
 /// Gives the node itself a route to services, so that a connection from here finds a way even where there is

@@ -61,7 +61,7 @@ impl ContainerHook for Environment {
 
 async fn config_map(start: &ContainerStart<'_>, name: &str) -> Result<ConfigMap, Missing> {
     let m = &start.pod.metadata;
-    start.kubelet.objects.get(&yare_client::CONFIGMAPS, &m.namespace, name, &m.uid, start.mailbox).await
+    start.kubelet.objects.get(&yare_client::CONFIG_MAPS, &m.namespace, name, &m.uid, start.mailbox).await
 }
 
 async fn secret(start: &ContainerStart<'_>, name: &str) -> Result<Secret, Missing> {

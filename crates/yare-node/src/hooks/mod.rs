@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use yare_runtime::{ContainerConfig, ImageStatus, RegistryAuth, SandboxConfig, SandboxStatus};
+use yare_runtime::{ContainerConfig, ImageStatus, RegistryAuth, SandboxConfig};
 
 use crate::kubelet::Kubelet;
 use crate::pod::backoff::Backoffs;
@@ -111,7 +111,6 @@ pub(crate) struct ContainerStart<'a> {
     pub(crate) pod: &'a Arc<Pod>,
     pub(crate) container: &'a Container,
     pub(crate) attempt: u32,
-    pub(crate) sandbox: &'a SandboxStatus,
     pub(crate) dirs: &'a PodDirs,
     pub(crate) facts: &'a Facts,
     pub(crate) volumes: &'a Volumes,

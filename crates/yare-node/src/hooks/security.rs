@@ -8,25 +8,6 @@ use crate::view::SeccompProfile;
 
 pub(crate) struct Security;
 
-/// Hidden from containers whose `procMount` is the default.
-const MASKED_PATHS: &[&str] = &[
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-
-/// Read-only in containers whose `procMount` is the default.
-const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
 #[async_trait]
 impl ContainerHook for Security {
     fn name(&self) -> &'static str {
@@ -76,8 +57,8 @@ impl ContainerHook for Security {
             drop_caps: capabilities.drop,
             seccomp: seccomp(start, own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()), privileged),
             apparmor: apparmor(own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref())),
-            masked_paths: paths(MASKED_PATHS),
-            readonly_paths: paths(READONLY_PATHS),
+            masked_paths: paths(&yare_runtime::DEFAULT_MASKED_PATHS),
+            readonly_paths: paths(&yare_runtime::DEFAULT_READONLY_PATHS),
             ..RuntimeContext::default()
         };
         Ok(())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{Id, JoinSet};
-use yare_client::{Cached, Change, Informer};
+use yare_client::{Cached, Change};
 use yare_runtime::{ContainerStatus, RuntimeEvent, SandboxStatus};
 
 use super::dirs::PodDirs;
@@ -24,7 +24,6 @@ type Found = HashMap<String, (Vec<SandboxStatus>, Vec<ContainerStatus>)>;
 
 pub(crate) struct Manager {
     kubelet: Arc<Kubelet>,
-    pods: Informer,
     found: Found,
     mailboxes: HashMap<String, Arc<Mailbox>>,
     workers: JoinSet<()>,
@@ -33,11 +32,10 @@ pub(crate) struct Manager {
 
 impl Manager {
     /// Finds what runs already. The pods' tasks start with [`Manager::run`].
-    pub(crate) async fn new(kubelet: Arc<Kubelet>, pods: Informer) -> Result<Self> {
+    pub(crate) async fn new(kubelet: Arc<Kubelet>) -> Result<Self> {
         let found = inventory(&kubelet).await?;
         Ok(Manager {
             kubelet,
-            pods,
             found,
             mailboxes: HashMap::new(),
             workers: JoinSet::new(),
@@ -49,9 +47,9 @@ impl Manager {
     pub(crate) async fn run(mut self) {
         // Subscribe before looking, so that nothing falls between.
         let mut events = self.kubelet.runtime.events();
-        self.pods.synced().await;
-        let mut changes = self.pods.subscribe();
-        for cached in self.pods.list() {
+        self.kubelet.pods.synced().await;
+        let mut changes = self.kubelet.pods.subscribe();
+        for cached in self.kubelet.pods.list() {
             self.upsert(&cached);
         }
         self.adopt_orphans();

@@ -134,8 +134,9 @@ impl Worker {
     }
 
     async fn start_container(&mut self, pod: &Arc<Pod>, container: &Container) -> Result<(), StartFailure> {
+        let kubelet = self.kubelet.clone();
         let event = |kind, reason: &str, text: String| {
-            self.kubelet.pod_event(pod, Some(&container.name), kind, reason, text);
+            kubelet.pod_event(pod, Some(&container.name), kind, reason, text);
         };
         if let Some(held) = self.crash_backoff(pod, container) {
             let text = format!("Back-off restarting failed container {} in pod {}", container.name, pod.full_name());
@@ -156,7 +157,6 @@ impl Worker {
             pod,
             container,
             attempt,
-            sandbox: &sandbox,
             dirs: &self.dirs,
             facts: &facts,
             volumes: &self.volumes,

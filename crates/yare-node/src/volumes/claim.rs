@@ -23,14 +23,14 @@ impl VolumeKind for ClaimVolume {
         };
         let objects = &context.kubelet.objects;
         let claim: Claim = objects
-            .get(&yare_client::PERSISTENTVOLUMECLAIMS, &m.namespace, &name, &m.uid, context.mailbox)
+            .get(&yare_client::PERSISTENT_VOLUME_CLAIMS, &m.namespace, &name, &m.uid, context.mailbox)
             .await
             .map_err(|e| format!("error processing PVC {}/{name}: {e}", m.namespace))?;
         if claim.spec.volume_name.is_empty() || claim.status.phase != "Bound" {
             return Err(format!("error processing PVC {}/{name}: PVC is not bound", m.namespace));
         }
         let bound: PersistentVolume = objects
-            .get(&yare_client::PERSISTENTVOLUMES, "", &claim.spec.volume_name, &m.uid, context.mailbox)
+            .get(&yare_client::PERSISTENT_VOLUMES, "", &claim.spec.volume_name, &m.uid, context.mailbox)
             .await
             .map_err(|e| e.to_string())?;
         let source = match (&bound.spec.host_path, &bound.spec.local) {

@@ -38,7 +38,7 @@ pub(super) async fn payload(context: &VolumeContext<'_>, source: &ConfigMapSourc
     let found: Result<ConfigMap, Missing> = context
         .kubelet
         .objects
-        .get(&yare_client::CONFIGMAPS, &m.namespace, &source.name, &m.uid, context.mailbox)
+        .get(&yare_client::CONFIG_MAPS, &m.namespace, &source.name, &m.uid, context.mailbox)
         .await;
     let map = match found {
         Ok(map) => map,

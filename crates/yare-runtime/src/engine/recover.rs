@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::Inner;
-use super::sandbox::unmount;
+use super::sandbox::{follow, unmount};
 use super::shim_client::ShimClient;
 use super::state::{ContainerEntry, ContainerLive, ContainerRecord, SandboxPhase, SandboxRecord};
 use crate::api::*;
@@ -109,7 +109,7 @@ impl Inner {
             None
         });
         let entry = self.entry(id, record, shim.clone());
-        self.state.lock().sandboxes.insert(id.to_owned(), Arc::clone(&entry));
+        self.state.lock().sandboxes.insert(id.to_owned(), entry);
         let Some(shim) = shim else {
             if let Err(e) = self.stop_sandbox(id).await {
                 tracing::warn!(sandbox = %id, error = %e, "cleaning up after a dead shim");
@@ -126,7 +126,7 @@ impl Inner {
                 self.settle_dead(&c);
             }
         }
-        tokio::spawn(Arc::clone(self).follow(entry, shim, rx));
+        tokio::spawn(follow(Arc::downgrade(self), id.to_owned(), rx));
     }
 
     /// Mounts and sockets that no sandbox has.

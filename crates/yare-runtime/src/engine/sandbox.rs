@@ -1,7 +1,7 @@
 //! Sandboxes: made, stopped, removed.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -130,7 +130,7 @@ impl Inner {
         record.phase = SandboxPhase::Ready;
         save(dir, record)?;
         let entry = self.entry(id, record.clone(), Some(Arc::clone(&shim)));
-        tokio::spawn(Arc::clone(self).follow(Arc::clone(&entry), shim, rx));
+        tokio::spawn(follow(Arc::downgrade(self), id.to_owned(), rx));
         Ok(entry)
     }
 
@@ -146,29 +146,18 @@ impl Inner {
         })
     }
 
-    /// Listens to a shim until it is gone.
-    pub(super) async fn follow(
-        self: Arc<Self>,
-        sandbox: Arc<SandboxEntry>,
-        shim: Arc<ShimClient>,
-        mut events: mpsc::UnboundedReceiver<ShimEvent>,
-    ) {
-        while let Some(event) = events.recv().await {
-            match event {
-                ShimEvent::Exited { id } => self.container_exited(&id),
-                ShimEvent::Gone => break,
-            }
-        }
-        drop(shim);
+    /// A shim's connection closed. If nobody wanted that, its sandbox is stopped.
+    async fn shim_gone(self: &Arc<Self>, id: &str) {
+        let Ok(sandbox) = self.sandbox_entry(id) else { return };
         let unexpected = {
             let mut live = sandbox.live.lock();
             live.shim = None;
             live.phase == SandboxPhase::Ready
         };
         if unexpected {
-            tracing::warn!(sandbox = %sandbox.id, pod = %sandbox.record.config.name, "the shim died; stopping its sandbox");
-            if let Err(e) = self.stop_sandbox(&sandbox.id).await {
-                tracing::warn!(sandbox = %sandbox.id, error = %e, "cleaning up after a dead shim");
+            tracing::warn!(sandbox = %id, pod = %sandbox.record.config.name, "the shim died; stopping its sandbox");
+            if let Err(e) = self.stop_sandbox(id).await {
+                tracing::warn!(sandbox = %id, error = %e, "cleaning up after a dead shim");
             }
         }
     }
@@ -306,6 +295,17 @@ impl Inner {
         };
         let _ = write_json(&self.container_dir(&c.id).join("exit.json"), &exit);
         self.read_exit(c);
+    }
+}
+
+/// Listens to a shim until it is gone, or the engine is.
+pub(super) async fn follow(inner: Weak<Inner>, sandbox: String, mut events: mpsc::UnboundedReceiver<ShimEvent>) {
+    while let Some(event) = events.recv().await {
+        let Some(inner) = inner.upgrade() else { return };
+        match event {
+            ShimEvent::Exited { id } => inner.container_exited(&id),
+            ShimEvent::Gone => return inner.shim_gone(&sandbox).await,
+        }
     }
 }
 

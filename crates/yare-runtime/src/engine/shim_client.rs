@@ -34,14 +34,26 @@ pub(super) enum ShimEvent {
     Gone,
 }
 
-/// A connected shim.
+/// A connected shim. Dropping it closes the connection.
 pub(super) struct ShimClient {
     pub sandbox: String,
     pub pid: i32,
-    socket: AsyncFd<OwnedFd>,
     sequence: AtomicU64,
+    shared: Arc<Shared>,
+    listener: tokio::task::AbortHandle,
+}
+
+/// What the listening task needs, too.
+struct Shared {
+    socket: AsyncFd<OwnedFd>,
     waiting: Mutex<Waiting>,
     gone: watch::Sender<bool>,
+}
+
+impl Drop for ShimClient {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
 }
 
 #[derive(Default)]
@@ -102,18 +114,13 @@ impl ShimClient {
             }
             _ => return Err(RuntimeError::ShimGone(sandbox.to_owned())),
         };
-        let client = Arc::new(Self {
-            sandbox: sandbox.to_owned(),
-            pid,
-            socket,
-            sequence: AtomicU64::new(1),
-            waiting: Mutex::default(),
-            gone: watch::channel(false).0,
-        });
-        tokio::spawn(Arc::clone(&client).listen(events));
-        Ok(client)
+        let shared = Arc::new(Shared { socket, waiting: Mutex::default(), gone: watch::channel(false).0 });
+        let listener = tokio::spawn(Arc::clone(&shared).listen(events)).abort_handle();
+        Ok(Arc::new(Self { sandbox: sandbox.to_owned(), pid, sequence: AtomicU64::new(1), shared, listener }))
     }
+}
 
+impl Shared {
     async fn listen(self: Arc<Self>, events: mpsc::UnboundedSender<ShimEvent>) {
         while let Ok(Some((message, fds))) = receive(&self.socket).await {
             match message {
@@ -137,7 +144,9 @@ impl ShimClient {
         *self.waiting.lock() = Waiting::default();
         let _ = events.send(ShimEvent::Gone);
     }
+}
 
+impl ShimClient {
     /// Asks, and waits for the answer.
     pub(super) async fn ask(&self, body: Ask, fds: Vec<OwnedFd>) -> Result<Reply> {
         let gone = || RuntimeError::ShimGone(self.sandbox.clone());
@@ -149,8 +158,9 @@ impl ShimClient {
             return Err(RuntimeError::InvalidArgument("the command line is too long".into()));
         }
         let (tx, rx) = oneshot::channel();
-        self.waiting.lock().replies.insert(seq, tx);
+        self.shared.waiting.lock().replies.insert(seq, tx);
         let sent = self
+            .shared
             .socket
             .async_io(Interest::WRITABLE, |fd| {
                 let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -158,14 +168,14 @@ impl ShimClient {
             })
             .await;
         drop(fds);
-        if sent.is_err() || *self.gone.borrow() {
-            self.waiting.lock().replies.remove(&seq);
+        if sent.is_err() || *self.shared.gone.borrow() {
+            self.shared.waiting.lock().replies.remove(&seq);
             return Err(gone());
         }
         match tokio::time::timeout(ANSWER_PATIENCE, rx).await {
             Ok(reply) => reply.map_err(|_| gone()),
             Err(_) => {
-                self.waiting.lock().replies.remove(&seq);
+                self.shared.waiting.lock().replies.remove(&seq);
                 Err(RuntimeError::DeadlineExceeded(format!("the shim of sandbox {}", self.sandbox)))
             }
         }
@@ -174,17 +184,17 @@ impl ShimClient {
     /// Will tell the exit code of an exec. Ask before starting it.
     pub(super) fn exec_exit(&self, exec: u64) -> oneshot::Receiver<i32> {
         let (tx, rx) = oneshot::channel();
-        self.waiting.lock().execs.insert(exec, tx);
+        self.shared.waiting.lock().execs.insert(exec, tx);
         rx
     }
 
     pub(super) fn forget_exec(&self, exec: u64) {
-        self.waiting.lock().execs.remove(&exec);
+        self.shared.waiting.lock().execs.remove(&exec);
     }
 
     /// Waits until the shim has ended.
     pub(super) async fn ended(&self) {
-        let mut gone = self.gone.subscribe();
+        let mut gone = self.shared.gone.subscribe();
         let _ = gone.wait_for(|g| *g).await;
     }
 }

@@ -63,7 +63,8 @@ impl Reference {
         if !repository.split('/').all(component) {
             return Err(bad("the repository must consist of lower-case letters, digits, '.', '_', '-' and '/'"));
         }
-        if !registry.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)) {
+        let ends = |c: char| c.is_ascii_alphanumeric() || "[]".contains(c);
+        if !registry.starts_with(ends) || !registry.ends_with(ends) || !registry.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)) {
             return Err(bad("bad registry"));
         }
         let tag = match (tag, &digest) {

@@ -122,9 +122,9 @@ impl Container {
         };
         let forked = match &held.pause {
             Some(pause) if spec.pid == NamespaceMode::Pod => sandbox::in_pid_namespace(pause.pidfd.as_fd(), fork),
-            _ => Ok(fork()),
+            _ => fork(),
         };
-        let (child, in_v2) = forked.and_then(|r| r).map_err(|e| format!("fork: {e}"))?;
+        let (child, in_v2) = forked.map_err(|e| format!("fork: {e}"))?;
         let Some(child) = child else {
             launch::reset_signals();
             let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0, 0, 0);

@@ -39,9 +39,9 @@ impl Exec {
         let group = cgroups.open_v2(&container.cgroup);
         // It must be a child of the shim, and a member of the container's PID namespace.
         let forked = sandbox::in_pid_namespace(container.pidfd.as_fd(), || {
-            spawn(0, group.as_ref()).or_else(|_| spawn(0, None))
+            spawn(0, group.as_ref()).or_else(|_| spawn(0, None)).map(|c| (c, ()))
         });
-        let child = forked.and_then(|r| r).map_err(|e| format!("fork: {e}"))?;
+        let (child, ()) = forked.map_err(|e| format!("fork: {e}"))?;
         let Some(child) = child else {
             launch::reset_signals();
             let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0, 0, 0);

@@ -164,11 +164,17 @@ fn pause_main() -> ! {
     }
 }
 
-/// Runs `f` with new children going to another PID namespace.
-pub(super) fn in_pid_namespace<T>(pidfd: BorrowedFd<'_>, f: impl FnOnce() -> T) -> std::io::Result<T> {
+/// Forks with `fork` into another PID namespace. `None` in the child, which must never come back here.
+pub(super) fn in_pid_namespace<T>(
+    pidfd: BorrowedFd<'_>,
+    fork: impl FnOnce() -> std::io::Result<(Option<sys::Child>, T)>,
+) -> std::io::Result<(Option<sys::Child>, T)> {
     let own = fs::File::open("/proc/self/ns/pid")?;
     sys::setns(pidfd, libc::CLONE_NEWPID)?;
-    let value = f();
-    sys::setns(own.as_fd(), libc::CLONE_NEWPID)?;
-    Ok(value)
+    let forked = fork();
+    if !matches!(forked, Ok((None, _))) {
+        // Only the parent goes back: the child is where it belongs, and could not.
+        sys::setns(own.as_fd(), libc::CLONE_NEWPID)?;
+    }
+    forked
 }

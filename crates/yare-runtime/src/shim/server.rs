@@ -216,7 +216,7 @@ impl Server {
                 }
             }
             Source::Output(id, stream) => self.pump(id, *stream, false),
-            Source::Tap(id, stream) => self.flush_taps(id, *stream),
+            Source::Tap(id, stream) => self.flush_taps(id, *stream, token),
         }
     }
 
@@ -561,21 +561,13 @@ impl Server {
         }
     }
 
-    fn flush_taps(&mut self, id: &str, stream: Stream) {
+    fn flush_taps(&mut self, id: &str, stream: Stream, woken: u64) {
         let Some(mut c) = self.containers.remove(id) else { return };
         if let Some(at) = c.outputs.iter().position(|o| o.stream == stream) {
             let output = &mut c.outputs[at];
             let before: Vec<u64> = output.taps.iter().map(|t| t.token).collect();
-            let mut gone = Vec::new();
-            output.taps.retain_mut(|tap| {
-                let hung_up = tap.pending.is_empty();
-                // Only an error wakes a tap that waits for nothing.
-                let alive = !hung_up && tap.flush().is_ok();
-                if !alive {
-                    gone.push(tap.token);
-                }
-                alive
-            });
+            // Only an error wakes a tap that waits for nothing.
+            output.taps.retain_mut(|tap| !(tap.token == woken && tap.pending.is_empty()) && tap.flush().is_ok());
             let caught_up = output.taps.iter().all(|t| t.pending.is_empty());
             if output.token == 0 && caught_up {
                 c.outputs.remove(at);

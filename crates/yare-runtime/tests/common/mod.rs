@@ -1,6 +1,8 @@
 //! A runtime of its own for each test, and checks that it leaves nothing behind.
 #![allow(dead_code, missing_docs, reason = "each test file uses a part")]
 
+pub mod image;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -12,8 +14,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use yare_runtime::*;
 
-/// The image every test can use: busybox, bound to `/yare`.
-pub const BUSYBOX: &str = "yare.local/busybox";
+/// The image every test can use.
+pub const BUSYBOX: &str = "yare.test/busybox";
 
 /// A network that only remembers who is attached.
 #[derive(Default)]
@@ -54,7 +56,9 @@ impl Rig {
         let name = format!("yrt-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut rig = Self { dir, name, network: Arc::default(), engine: None };
         rig.open().await;
-        rig.engine().images().add_builtin(BUSYBOX, Path::new("/bin/busybox")).unwrap();
+        let archive = rig.dir.path().join("busybox.tar");
+        image::docker_archive(&archive, BUSYBOX, &[image::busybox_layer()], serde_json::json!({"Cmd": ["sh"]}));
+        rig.engine().images().import(&archive, None).unwrap();
         rig
     }
 
@@ -229,13 +233,13 @@ pub fn sh(script: &str) -> ContainerConfig {
     ContainerConfig {
         name: "main".into(),
         image: BUSYBOX.into(),
-        command: vec!["/yare".into(), "sh".into(), "-c".into(), script.into()],
+        command: vec!["sh".into(), "-c".into(), script.into()],
         log_path: "main/0.log".into(),
         ..ContainerConfig::default()
     }
 }
 
-/// A busybox command as an argument vector.
+/// An argument vector.
 pub fn argv(words: &[&str]) -> Vec<String> {
-    std::iter::once("/yare").chain(words.iter().copied()).map(str::to_owned).collect()
+    words.iter().map(|w| (*w).to_owned()).collect()
 }

@@ -188,6 +188,7 @@ fn json_type(first: Option<u8>) -> &'static str {
 }
 
 struct Decoder<'a> {
+    /// What is read.
     reader: Reader<'a>,
     mode: Mode,
     reports: Vec<String>,
@@ -238,13 +239,13 @@ impl<'a> Decoder<'a> {
     }
 
     /// Remembers a value of the wrong type.
-    fn mismatch(&mut self, ty: TypeRef<'_>, found: &str) {
+    fn mismatch(&mut self, ty: TypeRef<'a>, found: &str) {
         if self.failure.is_none() {
             self.failure = Some(self.unmarshal_error(ty, found, &go_type(ty)));
         }
     }
 
-    fn unmarshal_error(&self, ty: TypeRef<'_>, found: &str, wanted: &str) -> String {
+    fn unmarshal_error(&self, ty: TypeRef<'a>, found: &str, wanted: &str) -> String {
         let Some(owner) = self.owner else {
             return format!("json: cannot unmarshal {found} into Go value of type {wanted}");
         };
@@ -258,7 +259,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The value at hand; `None` where it is null or of a wrong type.
-    fn value(&mut self, ty: TypeRef<'_>) -> Outcome<Option<Value>> {
+    fn value(&mut self, ty: TypeRef<'a>) -> Outcome<Option<Value>> {
         let first = self.reader.peek();
         if first == Some(b'n') {
             self.reader.word("null")?;
@@ -277,13 +278,13 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn skip_mismatch(&mut self, ty: TypeRef<'_>, first: Option<u8>) -> Outcome<()> {
+    fn skip_mismatch(&mut self, ty: TypeRef<'a>, first: Option<u8>) -> Outcome<()> {
         self.reader.skip()?;
         self.mismatch(ty, json_type(first));
         Ok(())
     }
 
-    fn object(&mut self, ty: TypeRef<'_>, s: &Struct) -> Outcome<Value> {
+    fn object(&mut self, ty: TypeRef<'a>, s: &'a Struct) -> Outcome<Value> {
         self.reader.begin_object()?;
         let mut map = Map::new();
         // No struct of the API has more fields than this has bits; a field beyond would go unchecked.
@@ -314,6 +315,12 @@ impl<'a> Decoder<'a> {
                 *word |= bit;
             }
             self.push_path(&key);
+            // Go's paths name the structs that a field is inlined from.
+            for (from, to, name) in &s.inlined {
+                if (usize::from(*from)..usize::from(*to)).contains(&at) {
+                    self.fields.push(Cow::Borrowed(name));
+                }
+            }
             self.fields.push(key);
             self.owner = Some(ty.id);
             let value = self.value(ty.to(&field.slot))?;
@@ -342,7 +349,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn map(&mut self, value_type: TypeRef<'_>) -> Outcome<Value> {
+    fn map(&mut self, value_type: TypeRef<'a>) -> Outcome<Value> {
         self.reader.begin_object()?;
         let mut map = Map::new();
         let length = self.path.len();
@@ -361,7 +368,7 @@ impl<'a> Decoder<'a> {
         Ok(Value::Object(map))
     }
 
-    fn list(&mut self, ty: TypeRef<'_>, list: &List) -> Outcome<Value> {
+    fn list(&mut self, ty: TypeRef<'a>, list: &List) -> Outcome<Value> {
         self.reader.begin_array()?;
         let item_type = ty.to(&list.item);
         let mut items = Vec::new();
@@ -398,9 +405,11 @@ impl<'a> Decoder<'a> {
     }
 
     /// Free JSON, and the unions of CustomResourceDefinition schemas.
-    fn free(&mut self, ty: TypeRef<'_>, first: Option<u8>) -> Outcome<Option<Value>> {
+    fn free(&mut self, ty: TypeRef<'a>, first: Option<u8>) -> Outcome<Option<Value>> {
         let schema = match ty.ty().wire {
-            Wire::SchemaOrBool(schema) | Wire::SchemaOrArray(schema) | Wire::SchemaOrStrings(schema) => schema,
+            Wire::SchemaOrBool(schema) | Wire::SchemaOrArray(schema) | Wire::SchemaOrStrings(schema) => {
+                schema
+            }
             Wire::Plain => return self.any().map(Some),
             // Upstream keeps these as text: duplicates inside are nobody's concern.
             Wire::Raw | Wire::Items => {
@@ -440,7 +449,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn scalar(&mut self, ty: TypeRef<'_>, scalar: Scalar, first: Option<u8>) -> Outcome<Option<Value>> {
+    fn scalar(&mut self, ty: TypeRef<'a>, scalar: Scalar, first: Option<u8>) -> Outcome<Option<Value>> {
         match (scalar, first) {
             (Scalar::String, Some(b'"')) => Ok(Some(Value::String(self.reader.string()?.into_owned()))),
             (Scalar::Bool, Some(b't')) => self.reader.word("true").map(|()| Some(Value::Bool(true))),
@@ -512,7 +521,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn number(&mut self, ty: TypeRef<'_>, text: &str, value: Option<serde_json::Number>) -> Option<Value> {
+    fn number(&mut self, ty: TypeRef<'a>, text: &str, value: Option<serde_json::Number>) -> Option<Value> {
         if value.is_none() {
             self.mismatch(ty, &format!("number {text}"));
         }
@@ -537,8 +546,11 @@ impl<'a> Decoder<'a> {
             Ok(_) => Some(Value::String(text.into_owned())),
             Err(e) => {
                 let at = match e {
-                    base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                    base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => text.len() / 4 * 4,
+                    base64::DecodeError::InvalidByte(at, _)
+                    | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                    base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => {
+                        text.len() / 4 * 4
+                    }
                 };
                 self.failure.get_or_insert_with(|| format!("illegal base64 data at input byte {at}"));
                 None

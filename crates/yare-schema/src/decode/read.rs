@@ -372,7 +372,9 @@ fn free_number(text: &str) -> Outcome<Number> {
 /// A double; whole ones below 2^53 as integers, which is how Go writes them back.
 pub(super) fn float(text: &str) -> Option<Number> {
     let value: f64 = text.parse().ok()?;
-    if value == value.trunc() && value.abs() < 9_007_199_254_740_992.0 && (value != 0.0 || !value.is_sign_negative())
+    if value == value.trunc()
+        && value.abs() < 9_007_199_254_740_992.0
+        && (value != 0.0 || !value.is_sign_negative())
     {
         return Some(Number::from(value as i64));
     }

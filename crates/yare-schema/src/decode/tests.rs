@@ -1,3 +1,5 @@
+//! Tests of decoding: upstream's words, canonical values, bounds.
+
 use serde_json::json;
 
 use super::*;
@@ -13,7 +15,8 @@ fn pod(text: &str, mode: Mode) -> Result<Decoded, DecodeError> {
 
 #[test]
 fn unknown_and_duplicate_fields_are_named() {
-    let text = r#"{"spec":{"foo":1,"containers":[{"name":"a","name":"b","x":{}}],"nodeName":"a","nodeName":"b"}}"#;
+    let text =
+        r#"{"spec":{"foo":1,"containers":[{"name":"a","name":"b","x":{}}],"nodeName":"a","nodeName":"b"}}"#;
     assert_eq!(
         pod(text, Mode::Strict).unwrap_err().to_string(),
         r#"strict decoding error: unknown field "spec.foo", duplicate field "spec.containers[0].name", unknown field "spec.containers[0].x", duplicate field "spec.nodeName""#
@@ -57,6 +60,12 @@ fn type_errors_read_as_in_go() {
             "Pod",
             r#"{"spec":{"containers":{}}}"#,
             "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
+        (
+            "",
+            "Pod",
+            r#"{"spec":{"containers":[{"livenessProbe":{"httpGet":{"path":5}}}]}}"#,
+            "json: cannot unmarshal number into Go struct field HTTPGetAction.spec.containers.livenessProbe.ProbeHandler.httpGet.path of type string",
         ),
         ("", "Pod", r#"[]"#, "json: cannot unmarshal array into Go value of type v1.Pod"),
         (

@@ -64,7 +64,8 @@ fn merge_items(
     }
     let in_config: HashSet<&str> = config_steps.iter().map(String::as_str).collect();
     // The items that both have, in the configuration's order: the live ones between two of them stay there.
-    let mut shared = config_steps.iter().map(String::as_str).filter(|s| live_by_step.contains_key(s)).peekable();
+    let mut shared =
+        config_steps.iter().map(String::as_str).filter(|s| live_by_step.contains_key(s)).peekable();
     let mut merged: HashSet<&str> = HashSet::with_capacity(config.len());
     let mut out = Vec::with_capacity(live.len().max(config.len()));
     let put = |at: usize| -> Option<Value> {
@@ -229,10 +230,9 @@ fn check_at(ty: Ty<'_>, value: &Value, path: &mut String, errors: &mut Vec<Strin
             let got = crate::goprint::GoValue(value);
             match scalar {
                 Scalar::Bool if !value.is_boolean() => fail(format!("expected boolean, got {got}")),
-                Scalar::Int32 | Scalar::Int64 | Scalar::Float64 if !value.is_number() => fail(format!(
-                    "expected numeric (int or float), got {}",
-                    crate::goprint::type_name(value)
-                )),
+                Scalar::Int32 | Scalar::Int64 | Scalar::Float64 if !value.is_number() => {
+                    fail(format!("expected numeric (int or float), got {}", crate::goprint::type_name(value)))
+                }
                 Scalar::String | Scalar::Bytes | Scalar::Time | Scalar::MicroTime | Scalar::Duration
                     if !value.is_string() =>
                 {

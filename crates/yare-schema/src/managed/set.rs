@@ -350,8 +350,7 @@ fn intersection(a: &Map<String, Value>, b: &Map<String, Value>) -> Map<String, V
         }
         let Some(other) = b.get(step) else { continue };
         let (Value::Object(left), Value::Object(right)) = (mine, other) else { continue };
-        let node =
-            Node { own: is_member(mine) && is_member(other), children: intersection(left, right) };
+        let node = Node { own: is_member(mine) && is_member(other), children: intersection(left, right) };
         if !node.is_empty() {
             out.insert(step.clone(), node.into_value());
         }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::testing::pod_like;
+use crate::{managed::typed::extract, testing::pod_like};
 
 const T1: &str = "2026-01-01T00:00:01Z";
 const T2: &str = "2026-01-01T00:00:02Z";
@@ -80,6 +80,67 @@ fn create_is_tracked_without_server_metadata() {
             },
         }])
     );
+}
+
+/// What upstream records for these creations.
+#[test]
+fn built_in_kinds_are_tracked_as_upstream_does() {
+    let container = json!({"name": "nginx", "image": "nginx", "imagePullPolicy": "Always", "resources": {},
+        "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+        "env": [{"name": "A", "value": "1"}], "ports": [{"containerPort": 80, "protocol": "TCP"}]});
+    let owned_container = json!({".": {}, "f:image": {}, "f:imagePullPolicy": {}, "f:name": {}, "f:resources": {},
+        "f:terminationMessagePath": {}, "f:terminationMessagePolicy": {},
+        "f:env": {".": {}, "k:{\"name\":\"A\"}": {".": {}, "f:name": {}, "f:value": {}}},
+        "f:ports": {".": {}, "k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}, "f:protocol": {}}}});
+    let pod_spec = json!({"containers": [container], "dnsPolicy": "ClusterFirst", "restartPolicy": "Always", "securityContext": {}});
+    let owned_pod_spec = json!({"f:containers": {"k:{\"name\":\"nginx\"}": owned_container}, "f:dnsPolicy": {}, "f:restartPolicy": {}, "f:securityContext": {}});
+    let cases = [
+        (
+            "",
+            "v1",
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"run": "x"}}, "spec": pod_spec}),
+            json!({"f:metadata": {"f:labels": {".": {}, "f:run": {}}}, "f:spec": owned_pod_spec}),
+        ),
+        (
+            "",
+            "v1",
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "p"}, "data": {"a": "b"}}),
+            json!({"f:data": {".": {}, "f:a": {}}}),
+        ),
+        (
+            "apps",
+            "v1",
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "p"}, "spec": {
+                "replicas": 1, "selector": {"matchLabels": {"app": "x"}},
+                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%"}},
+                "template": {"metadata": {"labels": {"app": "x"}}, "spec": pod_spec}}, "status": {}}),
+            json!({"f:spec": {"f:replicas": {}, "f:selector": {},
+                "f:strategy": {"f:rollingUpdate": {".": {}, "f:maxSurge": {}}, "f:type": {}},
+                "f:template": {"f:metadata": {"f:labels": {".": {}, "f:app": {}}}, "f:spec": owned_pod_spec}}}),
+        ),
+        (
+            "",
+            "v1",
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {
+                "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}], "selector": {"a": "b"}, "type": "ClusterIP"}}),
+            json!({"f:spec": {"f:ports": {".": {}, "k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}, "f:protocol": {}, "f:targetPort": {}}},
+                "f:selector": {}, "f:type": {}}}),
+        ),
+    ];
+    for (group, version, mut object, expect) in cases {
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        let api_version = object["apiVersion"].as_str().unwrap().to_owned();
+        let ty = crate::builtin::builtin().lookup(group, version, &kind).unwrap();
+        let one = OneType { ty, api_versions: &[&api_version], evolves: false };
+        update(
+            &one,
+            None,
+            &mut object,
+            &ManagerInfo { manager: "kubectl", api_version: &api_version, subresource: "", time: T1 },
+            None,
+        );
+        assert_eq!(object["metadata"]["managedFields"][0]["fieldsV1"], expect, "{kind}");
+    }
 }
 
 #[test]
@@ -185,7 +246,8 @@ fn apply_owns_what_it_says_and_removes_what_it_no_longer_says() {
     let mut other = live.clone();
     other["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "side", "image": "s"}));
     let live = updated(Some(&live), other, "injector", T2);
-    let smaller = pod(json!({"containers": [{"name": "c", "image": "2", "env": [{"name": "B", "value": "2"}]}]}));
+    let smaller =
+        pod(json!({"containers": [{"name": "c", "image": "2", "env": [{"name": "B", "value": "2"}]}]}));
     let live = apply_ok(Some(&live), &smaller, "kubectl", T2);
     assert_eq!(
         live["spec"],
@@ -233,7 +295,8 @@ fn conflicts_and_force() {
     // Between two appliers the operation is not shown.
     let live = apply_ok(None, &pod(json!({"replicas": 1})), "a", T1);
     with_kind(|kind| {
-        let error = apply(kind, Some(&live), &pod(json!({"replicas": 2})), &info("b", T2), false, None).unwrap_err();
+        let error =
+            apply(kind, Some(&live), &pod(json!({"replicas": 2})), &info("b", T2), false, None).unwrap_err();
         assert_eq!(error.to_string(), "Apply failed with 1 conflict: conflict with \"a\": .spec.replicas");
     });
 }
@@ -253,7 +316,8 @@ fn objects_without_entries_get_an_owner_at_the_first_apply() {
     let mut live = pod(json!({"replicas": 1}));
     live["metadata"]["uid"] = json!("u");
     with_kind(|kind| {
-        let error = apply(kind, Some(&live), &pod(json!({"replicas": 2})), &info("ci", T1), false, None).unwrap_err();
+        let error =
+            apply(kind, Some(&live), &pod(json!({"replicas": 2})), &info("ci", T1), false, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "Apply failed with 1 conflict: conflict with \"before-first-apply\" using v1: .spec.replicas"
@@ -281,19 +345,40 @@ fn kubectl_takes_over_from_client_side_apply() {
     let edited = updated(Some(&live), edited, "hpa", T2);
     with_kind(|kind| {
         let error = apply(kind, Some(&edited), &config, &info("kubectl", T2), false, None).unwrap_err();
-        assert_eq!(error.to_string(), "Apply failed with 1 conflict: conflict with \"hpa\" using v1: .spec.replicas");
+        assert_eq!(
+            error.to_string(),
+            "Apply failed with 1 conflict: conflict with \"hpa\" using v1: .spec.replicas"
+        );
     });
 }
 
 #[test]
 fn bad_configurations() {
     let cases = [
-        (json!({"apiVersion": "v2", "kind": "Pod"}), "Incorrect version specified in apply patch. Specified patch version: v2, expected: v1"),
-        (json!({"apiVersion": "v1", "metadata": {"managedFields": []}}), "metadata.managedFields must be nil"),
-        (pod(json!({"replica": 1})), "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.replica: field not declared in schema"),
-        (pod(json!({"replicas": "x"})), "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.replicas: expected numeric (int or float), got string"),
-        (pod(json!({"containers": [{"name": "a"}, {"name": "a"}]})), "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.containers: duplicate entries for key [name=\"a\"]"),
-        (pod(json!({"containers": [{"image": "a"}]})), "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.containers: element 0: associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)"),
+        (
+            json!({"apiVersion": "v2", "kind": "Pod"}),
+            "Incorrect version specified in apply patch. Specified patch version: v2, expected: v1",
+        ),
+        (
+            json!({"apiVersion": "v1", "metadata": {"managedFields": []}}),
+            "metadata.managedFields must be nil",
+        ),
+        (
+            pod(json!({"replica": 1})),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.replica: field not declared in schema",
+        ),
+        (
+            pod(json!({"replicas": "x"})),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.replicas: expected numeric (int or float), got string",
+        ),
+        (
+            pod(json!({"containers": [{"name": "a"}, {"name": "a"}]})),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.containers: duplicate entries for key [name=\"a\"]",
+        ),
+        (
+            pod(json!({"containers": [{"image": "a"}]})),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.containers: element 0: associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)",
+        ),
     ];
     for (config, message) in cases {
         with_kind(|kind| {
@@ -305,7 +390,8 @@ fn bad_configurations() {
 
 #[test]
 fn list_order_follows_the_configuration() {
-    let containers = |names: &[&str]| Value::from(names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>());
+    let containers =
+        |names: &[&str]| Value::from(names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>());
     let cases: [(&[&str], &[&str], &[&str]); 5] = [
         (&["a", "b", "c"], &["b"], &["a", "b", "c"]),
         (&["a", "b", "c"], &["c", "a"], &["b", "c", "a"]),
@@ -361,8 +447,8 @@ fn timestamps_alone_are_no_change() {
 }
 
 fn any_spec() -> impl Strategy<Value = Value> {
-    let container = ("[a-c]", prop::option::of("[xy]"), prop::collection::btree_map("[p-r]", "[01]", 0..3)).prop_map(
-        |(name, image, env)| {
+    let container = ("[a-c]", prop::option::of("[xy]"), prop::collection::btree_map("[p-r]", "[01]", 0..3))
+        .prop_map(|(name, image, env)| {
             let mut out = json!({"name": name});
             if let Some(image) = image {
                 out["image"] = json!(image);
@@ -371,8 +457,7 @@ fn any_spec() -> impl Strategy<Value = Value> {
                 out["env"] = env.iter().map(|(n, v)| json!({"name": n, "value": v})).collect();
             }
             out
-        },
-    );
+        });
     (
         prop::option::of(0..3),
         prop::collection::vec(container, 0..4),

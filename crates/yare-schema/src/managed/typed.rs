@@ -54,6 +54,7 @@ pub(crate) fn walk<'a>(ty: Ty<'a>, value: &Value) -> Walk<'a> {
         Shape::Map(m) => Walk::Members(Members::Map(Some(ty.to(&m.value)))),
         Shape::List(list) if list.kind == ListKind::Atomic => Walk::Leaf,
         Shape::List(list) => Walk::Items(list, ty.to(&list.item)),
+        Shape::Any if ty.is_opaque() => Walk::Leaf,
         Shape::Any => walk(None, value),
     }
 }
@@ -239,7 +240,8 @@ fn diff(ty: Ty<'_>, old: Option<&Value>, new: Option<&Value>) -> Option<Box<Diff
             }
             let old_items = old.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             let new_items = new.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            let inner = if old_items == new_items { None } else { diff_items(list, item_ty, old_items, new_items) };
+            let inner =
+                if old_items == new_items { None } else { diff_items(list, item_ty, old_items, new_items) };
             presence(old, new, inner)
         }
     }
@@ -260,7 +262,9 @@ fn leaf(old: Option<&Value>, new: Option<&Value>) -> Option<Box<Diff>> {
 /// Equality that takes `1` for `1.0`.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(x), Value::Number(y)) => x == y || (x.is_f64() != y.is_f64() && x.as_f64() == y.as_f64()),
+        (Value::Number(x), Value::Number(y)) => {
+            x == y || (x.is_f64() != y.is_f64() && x.as_f64() == y.as_f64())
+        }
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same(x, y)),
         (Value::Object(x), Value::Object(y)) => {
             x.len() == y.len() && x.iter().zip(y).all(|((k, x), (l, y))| k == l && same(x, y))
@@ -339,7 +343,8 @@ fn diff_members(
 
 fn diff_items(list: &List, item_ty: TypeRef<'_>, old: &[Value], new: &[Value]) -> Option<Box<Diff>> {
     let mut order: Vec<String> = Vec::new();
-    let mut by_step: HashMap<String, (Vec<&Value>, Vec<&Value>)> = HashMap::with_capacity(old.len().max(new.len()));
+    let mut by_step: HashMap<String, (Vec<&Value>, Vec<&Value>)> =
+        HashMap::with_capacity(old.len().max(new.len()));
     for (items, is_new) in [(old, false), (new, true)] {
         for item in items {
             let Ok(step) = item_step(list, item_ty, item) else { continue };
@@ -362,15 +367,19 @@ fn diff_items(list: &List, item_ty: TypeRef<'_>, old: &[Value], new: &[Value]) -
             // Items that share a key are one leaf.
             ([_, _, ..], [_, _, ..]) => {
                 let equal = old.len() == new.len() && old.iter().zip(new).all(|(a, b)| same(a, b));
-                (!equal).then(|| Box::new(Diff { modified: Node { own: true, ..Node::default() }, ..Diff::default() }))
+                (!equal).then(|| {
+                    Box::new(Diff { modified: Node { own: true, ..Node::default() }, ..Diff::default() })
+                })
             }
             ([_, _, ..], rest) => {
-                let mut child = rest.first().and_then(|item| diff(Some(item_ty), None, Some(item))).unwrap_or_default();
+                let mut child =
+                    rest.first().and_then(|item| diff(Some(item_ty), None, Some(item))).unwrap_or_default();
                 child.removed.own = true;
                 Some(child)
             }
             (rest, _) => {
-                let mut child = rest.first().and_then(|item| diff(Some(item_ty), Some(item), None)).unwrap_or_default();
+                let mut child =
+                    rest.first().and_then(|item| diff(Some(item_ty), Some(item), None)).unwrap_or_default();
                 child.added.own = true;
                 Some(child)
             }

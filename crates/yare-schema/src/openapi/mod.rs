@@ -207,7 +207,9 @@ fn discovery(
     for (path, kind) in paths {
         let reference = definitions.reference(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}"));
         let response = match dialect {
-            Dialect::V3 => json!({"description": "OK", "content": {"application/json": {"schema": reference}}}),
+            Dialect::V3 => {
+                json!({"description": "OK", "content": {"application/json": {"schema": reference}}})
+            }
             Dialect::V2 => json!({"description": "OK", "schema": reference}),
         };
         let item = json!({"get": {
@@ -249,7 +251,9 @@ pub fn v3(group: &str, version: &str, docs: &Docs, resources: &[Resource<'_>]) -
     let mut parts = JsonParts::default();
     generate(Dialect::V3, docs, &resources, &mut parts);
     let mut out = Vec::with_capacity(1 << 20);
-    out.extend_from_slice(br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"unversioned"},"paths":"#);
+    out.extend_from_slice(
+        br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"unversioned"},"paths":"#,
+    );
     object(&parts.paths, &mut out);
     out.extend_from_slice(br#","components":{"schemas":"#);
     object(&parts.definitions, &mut out);

@@ -9,13 +9,18 @@ type Parameter = (&'static str, &'static str, &'static str);
 
 const PRETTY: Parameter = ("pretty", "string", "'true' indents the answer for people.");
 const DRY_RUN: Parameter = ("dryRun", "string", "'All' goes through every step and stores nothing.");
-const FIELD_MANAGER: Parameter = ("fieldManager", "string", "Name of who makes the change; at most 128 characters.");
+const FIELD_MANAGER: Parameter =
+    ("fieldManager", "string", "Name of who makes the change; at most 128 characters.");
 const FIELD_VALIDATION: Parameter =
     ("fieldValidation", "string", "What becomes of unknown and duplicate fields: Strict, Warn or Ignore.");
 const FORCE: Parameter = ("force", "boolean", "Apply takes over fields that others manage.");
 
 const LIST: &[Parameter] = &[
-    ("allowWatchBookmarks", "boolean", "The watch may send BOOKMARK events that only carry a resourceVersion."),
+    (
+        "allowWatchBookmarks",
+        "boolean",
+        "The watch may send BOOKMARK events that only carry a resourceVersion.",
+    ),
     ("continue", "string", "Where the next part of a list begins, as the answer before said."),
     ("fieldSelector", "string", "Only objects with these fields."),
     ("labelSelector", "string", "Only objects with these labels."),
@@ -83,29 +88,30 @@ pub(super) fn paths(
     let list = format!("{object}List");
     let verbs = |verb: &str| resource.verbs.contains(&verb);
     let gvk = (resource.group, resource.version, resource.kind);
-    let mut item = |path: String, calls: &[Call<'_>], gvk: (&str, &str, &str), name: &str, with_name: bool| {
-        if calls.is_empty() {
-            return;
-        }
-        let mut map = Map::new();
-        for call in calls {
-            let operation = operation(dialect, resource, call, gvk, name, definitions);
-            map.insert(call.method.to_owned(), operation);
-        }
-        let mut parameters = Vec::new();
-        if with_name {
-            parameters.push(path_parameter(dialect, "name", &format!("Name of the {}.", resource.kind)));
-        }
-        if path.contains("{namespace}") {
-            parameters.push(path_parameter(dialect, "namespace", "Namespace of the object."));
-        }
-        if path.contains("{path}") {
-            parameters.push(path_parameter(dialect, "path", "Path of the request that is passed on."));
-        }
-        parameters.push(query_parameter(dialect, &PRETTY));
-        map.insert("parameters".into(), parameters.into());
-        emit(path, Value::Object(map));
-    };
+    let mut item =
+        |path: String, calls: &[Call<'_>], gvk: (&str, &str, &str), name: &str, with_name: bool| {
+            if calls.is_empty() {
+                return;
+            }
+            let mut map = Map::new();
+            for call in calls {
+                let operation = operation(dialect, resource, call, gvk, name, definitions);
+                map.insert(call.method.to_owned(), operation);
+            }
+            let mut parameters = Vec::new();
+            if with_name {
+                parameters.push(path_parameter(dialect, "name", &format!("Name of the {}.", resource.kind)));
+            }
+            if path.contains("{namespace}") {
+                parameters.push(path_parameter(dialect, "namespace", "Namespace of the object."));
+            }
+            if path.contains("{path}") {
+                parameters.push(path_parameter(dialect, "path", "Path of the request that is passed on."));
+            }
+            parameters.push(query_parameter(dialect, &PRETTY));
+            map.insert("parameters".into(), parameters.into());
+            emit(path, Value::Object(map));
+        };
 
     let read_list = Call {
         method: "get",
@@ -193,7 +199,9 @@ pub(super) fn paths(
         }
         let body = match &resource.source {
             Source::Builtin => super::definition_of(sub.group, sub.version, sub.kind),
-            Source::Custom(_) if gvk == (resource.group, resource.version, resource.kind) => Some(object.clone()),
+            Source::Custom(_) if gvk == (resource.group, resource.version, resource.kind) => {
+                Some(object.clone())
+            }
             Source::Custom(_) => super::definition_of(sub.group, sub.version, sub.kind),
         };
         let body = body.unwrap_or_else(|| object.clone());
@@ -379,7 +387,11 @@ fn custom(resource: &Resource<'_>) -> bool {
 fn body_types(resource: &Resource<'_>, call: &Call<'_>) -> Vec<&'static str> {
     match call.action {
         "patch" if custom(resource) => {
-            vec!["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"]
+            vec![
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/apply-patch+yaml",
+            ]
         }
         "patch" => vec![
             "application/json-patch+json",

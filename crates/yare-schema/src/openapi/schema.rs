@@ -23,11 +23,7 @@ pub(super) struct Definitions<'a> {
 }
 
 impl<'a> Definitions<'a> {
-    pub(super) fn new(
-        dialect: Dialect,
-        docs: &'a Docs,
-        group_versions: BTreeSet<(String, String)>,
-    ) -> Self {
+    pub(super) fn new(dialect: Dialect, docs: &'a Docs, group_versions: BTreeSet<(String, String)>) -> Self {
         let mut kinds: BTreeMap<TypeId, Vec<&'static Kind>> = BTreeMap::new();
         for kind in builtin().kinds() {
             kinds.entry(kind.ty).or_default().push(kind);
@@ -44,10 +40,10 @@ impl<'a> Definitions<'a> {
 
     /// A reference to the built-in definition `name`.
     pub(super) fn reference(&mut self, name: &str) -> Value {
-        if let Some(ty) = builtin().definition(name) {
-            if self.seen.insert(ty.id) {
-                self.todo.push(ty.id);
-            }
+        if let Some(ty) = builtin().definition(name)
+            && self.seen.insert(ty.id)
+        {
+            self.todo.push(ty.id);
         }
         json!({ "$ref": format!("{}{name}", self.dialect.prefix()) })
     }
@@ -299,9 +295,7 @@ pub(super) fn custom(
         simplify(&mut out);
     }
     let meta = definitions.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
-    let text = |name: &str| {
-        json!({"type": "string", "description": definitions.docs.field("", name).unwrap_or_default()})
-    };
+    let text = |name: &str| json!({"type": "string", "description": definitions.docs.field("", name).unwrap_or_default()});
     let properties = out.entry("properties").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(properties) = properties {
         properties.insert("apiVersion".into(), text("apiVersion"));

@@ -1,3 +1,5 @@
+//! Tests of the OpenAPI documents: whole, and of the right form.
+
 use super::*;
 
 fn resources(schema: &Value) -> Vec<Resource<'_>> {
@@ -36,9 +38,21 @@ fn resources(schema: &Value) -> Vec<Resource<'_>> {
             namespaced: true,
             verbs: all.clone(),
             subresources: vec![
-                Subresource { name: "exec", group: "", version: "v1", kind: "PodExecOptions", verbs: vec!["get", "create"] },
+                Subresource {
+                    name: "exec",
+                    group: "",
+                    version: "v1",
+                    kind: "PodExecOptions",
+                    verbs: vec!["get", "create"],
+                },
                 Subresource { name: "log", group: "", version: "v1", kind: "Pod", verbs: vec!["get"] },
-                Subresource { name: "eviction", group: "policy", version: "v1", kind: "Eviction", verbs: vec!["create"] },
+                Subresource {
+                    name: "eviction",
+                    group: "policy",
+                    version: "v1",
+                    kind: "Eviction",
+                    verbs: vec!["create"],
+                },
             ],
             source: Source::Builtin,
         },
@@ -79,8 +93,7 @@ fn references_resolve(value: &Value, prefix: &str, known: &serde_json::Map<Strin
 #[test]
 fn v2_is_whole() {
     let schema = custom_schema();
-    let document: Value =
-        serde_json::from_slice(&v2("v1.36.0", &Docs::load(), &resources(&schema))).unwrap();
+    let document: Value = serde_json::from_slice(&v2("v1.36.0", &Docs::load(), &resources(&schema))).unwrap();
     let definitions = document["definitions"].as_object().unwrap();
     references_resolve(&document, "#/definitions/", definitions);
     let list = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments"];
@@ -105,15 +118,15 @@ fn v3_is_whole() {
     let schema = custom_schema();
     let resources = resources(&schema);
     for (group, version) in [("apps", "v1"), ("", "v1"), ("stable.example.com", "v1")] {
-        let document: Value =
-            serde_json::from_slice(&v3(group, version, &Docs::load(), &resources)).unwrap();
+        let document: Value = serde_json::from_slice(&v3(group, version, &Docs::load(), &resources)).unwrap();
         let schemas = document["components"]["schemas"].as_object().unwrap();
         references_resolve(&document, "#/components/schemas/", schemas);
         if group == "apps" {
             let spec = &schemas["io.k8s.api.apps.v1.Deployment"]["properties"]["spec"];
             assert_eq!(spec["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.apps.v1.DeploymentSpec");
             assert!(spec["description"].is_string());
-            let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+            let patch =
+                &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
             assert!(patch["parameters"].as_array().unwrap().iter().any(|p| p["name"] == "dryRun"));
             assert_eq!(
                 schemas["io.k8s.api.core.v1.ContainerPort"]["properties"]["protocol"]["default"],

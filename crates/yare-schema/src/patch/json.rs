@@ -54,7 +54,9 @@ pub fn apply(document: Value, patch: &Value) -> Result<Value, JsonPatchError> {
             Value::Bool(_) => "bool",
             Value::Null => "null",
         };
-        JsonPatchError::Decode(format!("json: cannot unmarshal {kind} into Go value of type jsonpatch.{into}"))
+        JsonPatchError::Decode(format!(
+            "json: cannot unmarshal {kind} into Go value of type jsonpatch.{into}"
+        ))
     };
     let operations = match patch {
         Value::Array(operations) => operations.as_slice(),
@@ -68,8 +70,7 @@ pub fn apply(document: Value, patch: &Value) -> Result<Value, JsonPatchError> {
         return Err(decode(bad, "Operation"));
     }
     let mut visits = 0;
-    let mut run =
-        Run { depth_bound: depth(&document, &mut visits), document, copied_bytes: 0, visits };
+    let mut run = Run { depth_bound: depth(&document, &mut visits), document, copied_bytes: 0, visits };
     for operation in operations {
         run.operation(operation)?;
     }
@@ -225,7 +226,10 @@ impl Run {
                         "remove operation does not apply: doc is missing path: \"{path}\": {MISSING}"
                     ));
                 };
-                target.remove().map(drop).or_else(|e| fail(format!("error in remove for path: '{path}': {e}")))
+                target
+                    .remove()
+                    .map(drop)
+                    .or_else(|e| fail(format!("error in remove for path: '{path}': {e}")))
             }
             "replace" => self.replace(path()?, value.clone()),
             "move" => self.relocate(from()?, path),
@@ -279,7 +283,9 @@ impl Run {
         path: impl Fn() -> Result<&'p str, JsonPatchError>,
     ) -> Result<(), JsonPatchError> {
         let Some(target) = find(&mut self.document, from) else {
-            return fail(format!("move operation does not apply: doc is missing from path: {from}: {MISSING}"));
+            return fail(format!(
+                "move operation does not apply: doc is missing from path: {from}: {MISSING}"
+            ));
         };
         let key = target.key.clone();
         let value = target.remove().or_else(|e| fail(format!("error in move for path: '{key}': {e}")))?;
@@ -309,7 +315,9 @@ impl Run {
         path: impl Fn() -> Result<&'p str, JsonPatchError>,
     ) -> Result<(), JsonPatchError> {
         let Some(target) = find(&mut self.document, from) else {
-            return fail(format!("copy operation does not apply: doc is missing from path: {from}: {MISSING}"));
+            return fail(format!(
+                "copy operation does not apply: doc is missing from path: {from}: {MISSING}"
+            ));
         };
         let source = target.get().or_else(|e| fail(format!("error in copy for from: '{from}': {e}")))?;
         if let Some(source) = source {

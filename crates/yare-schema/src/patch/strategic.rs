@@ -131,7 +131,10 @@ fn merge_map(
 
     for (key, change) in patch {
         let (key, deletes_items) = if key.starts_with(DELETE_FROM_LIST) {
-            (strip_directive(&key, DELETE_FROM_LIST).ok_or(StrategicPatchError::PrimitiveList)?.to_owned(), true)
+            (
+                strip_directive(&key, DELETE_FROM_LIST).ok_or(StrategicPatchError::PrimitiveList)?.to_owned(),
+                true,
+            )
         } else {
             (key, false)
         };
@@ -188,9 +191,8 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>
     };
     let retain: HashSet<&str> =
         retain.as_array().ok_or(StrategicPatchError::RetainKeys)?.iter().filter_map(Value::as_str).collect();
-    let listed = |key: &str| {
-        key.starts_with(DELETE_FROM_LIST) || key.starts_with(SET_ORDER) || retain.contains(key)
-    };
+    let listed =
+        |key: &str| key.starts_with(DELETE_FROM_LIST) || key.starts_with(SET_ORDER) || retain.contains(key);
     if patch.iter().any(|(key, value)| !value.is_null() && !listed(key)) {
         return Err(StrategicPatchError::RetainKeys);
     }
@@ -441,9 +443,7 @@ fn without_directives(value: Value) -> Option<Value> {
         Value::Object(map) => Some(Value::Object(
             map.into_iter().filter_map(|(k, v)| without_directives(v).map(|v| (k, v))).collect(),
         )),
-        Value::Array(items) => {
-            Some(Value::Array(items.into_iter().filter_map(without_directives).collect()))
-        }
+        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
         other => Some(other),
     }
 }

@@ -1,3 +1,5 @@
+//! Tests of the protobuf codec: what the golden fixtures of `cargo xtask schema-check` do not cover.
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -41,9 +43,8 @@ fn what_is_no_protobuf_fails() {
 
 #[test]
 fn nesting_is_bounded() {
-    let schema = builtin().definition(
-        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps",
-    );
+    let schema =
+        builtin().definition("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps");
     let mut bytes = Vec::new();
     for _ in 0..1000 {
         // Field 28, `not`.

@@ -122,8 +122,8 @@ impl Back {
             }
             // Go inlines a struct here that protobuf nests.
             let number = field.proto[level];
-            let first =
-                order.partition_point(|&i| s.fields[usize::from(i)].proto.get(level).is_none_or(|n| *n < number));
+            let first = order
+                .partition_point(|&i| s.fields[usize::from(i)].proto.get(level).is_none_or(|n| *n < number));
             let end = self.0.len();
             self.fields(ty, s, &order[first..], level + 1, map);
             self.close(number, end);

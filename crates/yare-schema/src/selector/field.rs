@@ -72,7 +72,11 @@ impl FieldSelector {
                 selector: selector.to_owned(),
                 term: term.to_owned(),
             })?;
-            requirements.push(FieldRequirement { field: field.into(), operator, value: unescape(value)?.into() });
+            requirements.push(FieldRequirement {
+                field: field.into(),
+                operator,
+                value: unescape(value)?.into(),
+            });
         }
         Ok(Self { requirements })
     }
@@ -106,8 +110,7 @@ impl FieldSelector {
 
     /// The one value that `field` must have, if the selector demands one.
     pub fn exact_match(&self, field: &str) -> Option<&str> {
-        let wanted =
-            |r: &&FieldRequirement| r.field.as_ref() == field && r.operator == FieldOperator::Equals;
+        let wanted = |r: &&FieldRequirement| r.field.as_ref() == field && r.operator == FieldOperator::Equals;
         self.requirements.iter().find(wanted).map(|r| r.value.as_ref())
     }
 }

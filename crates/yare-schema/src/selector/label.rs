@@ -94,7 +94,11 @@ impl Requirement {
                 "for 'in', 'notin' operators, values set can't be empty",
             )),
             Operator::Equals | Operator::DoubleEquals | Operator::NotEquals if values.len() != 1 => errors
-                .push(FieldError::invalid(&path, shown(), "exact-match compatibility requires one single value")),
+                .push(FieldError::invalid(
+                    &path,
+                    shown(),
+                    "exact-match compatibility requires one single value",
+                )),
             Operator::Exists | Operator::DoesNotExist if !values.is_empty() => errors.push(
                 FieldError::invalid(&path, shown(), "values set must be empty for exists and does not exist"),
             ),

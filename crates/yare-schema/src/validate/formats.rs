@@ -88,7 +88,7 @@ fn is_credit_card(s: &str) -> bool {
             (_, twice) => twice,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 fn is_date(s: &str) -> bool {
@@ -108,8 +108,8 @@ fn is_date_time(s: &str) -> bool {
 
 fn is_duration(s: &str) -> bool {
     const UNITS: [&str; 19] = [
-        "ns", "nano", "us", "µs", "micro", "ms", "milli", "s", "sec", "m", "min", "h", "hr", "hour", "d", "day",
-        "w", "wk", "week",
+        "ns", "nano", "us", "µs", "micro", "ms", "milli", "s", "sec", "m", "min", "h", "hr", "hour", "d",
+        "day", "w", "wk", "week",
     ];
     const LONG: [&str; 8] = ["nano", "micro", "milli", "sec", "min", "hour", "day", "week"];
     let known = |unit: &str| {
@@ -215,7 +215,8 @@ fn is_rgb_color(s: &str) -> bool {
 
 fn is_ssn(s: &str) -> bool {
     let digits: String = s.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
-    let shape = |at: usize| s.as_bytes().get(at).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b' '));
+    let shape =
+        |at: usize| s.as_bytes().get(at).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b' '));
     digits.len() == 9 && digits.bytes().all(|b| b.is_ascii_digit()) && s.len() <= 11 && shape(3)
 }
 

@@ -3,6 +3,7 @@
 //! In: a type with [`Constraints`](crate::constraints::Constraints) and a value that has been pruned and
 //! defaulted. Out: field errors. Built-in types have no constraints; their rules are in their strategies.
 
+mod embedded;
 pub(crate) mod formats;
 
 use std::collections::HashSet;
@@ -14,22 +15,29 @@ use crate::{
     field::{ErrorKind, FieldError, Path},
     goprint::GoFloat,
     managed::same_value,
-    model::{ListKind, Scalar, Shape, TypeRef},
+    model::{List, ListKind, Scalar, Shape, TypeRef},
 };
 
 /// Most errors that are told at once.
 const MAX_ERRORS: usize = 200;
 
-/// What is wrong with `object`: values against the schema first, then lists against their list types.
+/// What is wrong with `object`: values against the schema first, then embedded resources, then lists against
+/// their list types.
 pub fn validate(ty: TypeRef<'_>, object: &Value) -> Vec<FieldError> {
-    validate_at(ty, object, &Path::ROOT)
+    run(ty, object, None)
 }
 
-/// [`validate`] for a value that stands at `path`.
-pub fn validate_at(ty: TypeRef<'_>, value: &Value, path: &Path<'_>) -> Vec<FieldError> {
+/// What is wrong with `object` that was not wrong with `old` already: what an update leaves as it is may
+/// violate a schema that was tightened since (KEP-4008, ratcheting).
+pub fn validate_update(ty: TypeRef<'_>, object: &Value, old: &Value) -> Vec<FieldError> {
+    run(ty, object, Some(old))
+}
+
+fn run(ty: TypeRef<'_>, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    values(ty, false, value, path, &mut errors);
-    list_types(ty, value, path, &mut errors);
+    values(ty, false, object, old, &Path::ROOT, &mut errors);
+    embedded::check(ty, object, true, &Path::ROOT, &mut errors);
+    list_types(ty, object, old, &Path::ROOT, &mut errors);
     errors.truncate(MAX_ERRORS);
     errors
 }
@@ -59,10 +67,25 @@ fn demanded(ty: TypeRef<'_>) -> Option<JsonType> {
     })
 }
 
-fn values(ty: TypeRef<'_>, nullable: bool, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    if errors.len() >= MAX_ERRORS {
+/// The item of an old list that `item` succeeds. Only keys tell which one that is.
+fn predecessor<'v>(list: &List, old: Option<&'v Value>, item: &Value) -> Option<&'v Value> {
+    let ListKind::Map(keys) = &list.kind else { return None };
+    let same_key = |other: &&Value| keys.iter().all(|k| other.get(&**k) == item.get(&**k));
+    old?.as_array()?.iter().find(same_key)
+}
+
+fn values(
+    ty: TypeRef<'_>,
+    nullable: bool,
+    value: &Value,
+    old: Option<&Value>,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
+    if errors.len() >= MAX_ERRORS || old.is_some_and(|old| same_value(old, value)) {
         return;
     }
+    let old_member = |name: &str| old.and_then(|old| old.get(name));
     let constraints = ty.ty().constraints.as_deref();
     let format = constraints.and_then(Constraints::format);
     if let Some(wanted) = demanded(ty) {
@@ -77,18 +100,21 @@ fn values(ty: TypeRef<'_>, nullable: bool, value: &Value, path: &Path<'_>, error
                 // Metadata is not the schema's to judge.
                 let meta = s.embedded && name == "metadata";
                 if let Some(field) = s.field(name).filter(|_| !meta) {
-                    values(ty.to(&field.slot), field.slot.nullable, member, &path.child(name), errors);
+                    let slot = &field.slot;
+                    values(ty.to(slot), slot.nullable, member, old_member(name), &path.child(name), errors);
                 }
             }
         }
         (Shape::Map(m), Value::Object(map)) => {
             for (name, member) in map {
-                values(ty.to(&m.value), m.value.nullable, member, &path.child(name), errors);
+                let slot = &m.value;
+                values(ty.to(slot), slot.nullable, member, old_member(name), &path.child(name), errors);
             }
         }
         (Shape::List(l), Value::Array(items)) => {
             for (i, item) in items.iter().enumerate() {
-                values(ty.to(&l.item), l.item.nullable, item, &path.index(i), errors);
+                let before = predecessor(l, old, item);
+                values(ty.to(&l.item), l.item.nullable, item, before, &path.index(i), errors);
             }
         }
         _ => {}
@@ -194,7 +220,8 @@ fn rules(
                     first.get_or_insert(wrong);
                 }
                 if !found {
-                    errors.push(loose(format!("{:?} must validate at least one schema (anyOf)", shown(path))));
+                    errors
+                        .push(loose(format!("{:?} must validate at least one schema (anyOf)", shown(path))));
                     errors.extend(first.into_iter().flatten());
                 }
             }
@@ -233,7 +260,10 @@ fn rules(
                 }
                 if valid != clauses.len() {
                     let none = if valid == 0 { ". None validated" } else { "" };
-                    errors.push(loose(format!("{:?} must validate all the schemas (allOf){none}", shown(path))));
+                    errors.push(loose(format!(
+                        "{:?} must validate all the schemas (allOf){none}",
+                        shown(path)
+                    )));
                 }
             }
             Rule::Not(clause) => {
@@ -262,7 +292,13 @@ fn check_enum(allowed: &[Value], value: &Value, path: &Path<'_>, errors: &mut Ve
     errors.push(FieldError::not_supported(path, value.clone(), &texts));
 }
 
-fn check_string(rule: &Rule, text: &str, wanted: Option<JsonType>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn check_string(
+    rule: &Rule,
+    text: &str,
+    wanted: Option<JsonType>,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
     let length = || text.chars().count() as u64;
     match rule {
         // The byte length bounds the number of characters, and mostly decides.
@@ -324,8 +360,12 @@ fn check_number(
     match rule {
         Rule::Format(format) => {
             let in_range = match (&**format, wanted) {
-                ("int32", Some(JsonType::Integer)) => number.as_f64().is_some_and(|x| x.abs() <= 2_147_483_648.0 && x != 2_147_483_648.0),
-                ("float", Some(JsonType::Number)) => number.as_f64().is_some_and(|x| x.abs() <= f64::from(f32::MAX)),
+                ("int32", Some(JsonType::Integer)) => {
+                    number.as_f64().is_some_and(|x| x.abs() <= 2_147_483_648.0 && x != 2_147_483_648.0)
+                }
+                ("float", Some(JsonType::Number)) => {
+                    number.as_f64().is_some_and(|x| x.abs() <= f64::from(f32::MAX))
+                }
                 _ => true,
             };
             if !in_range {
@@ -350,7 +390,11 @@ fn check_number(
             let under = compare(number, min);
             if under == Some(Less) || (*exclusive && under == Some(Equal)) {
                 let or = if *exclusive { "" } else { " or equal to" };
-                errors.push(invalid(path, value(), &format!("should be greater than{or} {}", number_text(min))));
+                errors.push(invalid(
+                    path,
+                    value(),
+                    &format!("should be greater than{or} {}", number_text(min)),
+                ));
             }
         }
         _ => {}
@@ -418,21 +462,28 @@ fn check_object(
 }
 
 /// Items of sets and of lists with keys must differ.
-fn list_types(ty: TypeRef<'_>, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    if errors.len() >= MAX_ERRORS {
+fn list_types(
+    ty: TypeRef<'_>,
+    value: &Value,
+    old: Option<&Value>,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
+    if errors.len() >= MAX_ERRORS || old.is_some_and(|old| same_value(old, value)) {
         return;
     }
+    let old_member = |name: &str| old.and_then(|old| old.get(name));
     match (ty.shape(), value) {
         (Shape::Struct(s), Value::Object(map)) => {
             for (name, member) in map {
                 if let Some(field) = s.field(name) {
-                    list_types(ty.to(&field.slot), member, &path.child(name), errors);
+                    list_types(ty.to(&field.slot), member, old_member(name), &path.child(name), errors);
                 }
             }
         }
         (Shape::Map(m), Value::Object(map)) => {
             for (name, member) in map {
-                list_types(ty.to(&m.value), member, &path.key(name), errors);
+                list_types(ty.to(&m.value), member, old_member(name), &path.key(name), errors);
             }
         }
         (Shape::List(list), Value::Array(items)) => {
@@ -457,7 +508,8 @@ fn list_types(ty: TypeRef<'_>, value: &Value, path: &Path<'_>, errors: &mut Vec<
                 }
             }
             for (i, item) in items.iter().enumerate() {
-                list_types(ty.to(&list.item), item, &path.index(i), errors);
+                let before = predecessor(list, old, item);
+                list_types(ty.to(&list.item), item, before, &path.index(i), errors);
             }
         }
         _ => {}

@@ -55,7 +55,13 @@ const HOST_PATH_TYPES: &[&str] =
     &["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
 
 /// Errors in the storage `source` of this `kind`, which stands at the field of that name under `path`.
-pub fn check_network_source(errs: &mut Errors, path: &Path<'_>, kind: &str, source: &Value, of: SourceOf<'_>) {
+pub fn check_network_source(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    kind: &str,
+    source: &Value,
+    of: SourceOf<'_>,
+) {
     // Upstream reports this kind under the name it has in its own types.
     let p = path.child(if kind == "gcePersistentDisk" { "persistentDisk" } else { kind });
     let required = REQUIRED.iter().find(|(k, _)| *k == kind).map_or(&[][..], |(_, fields)| fields);
@@ -69,12 +75,10 @@ pub fn check_network_source(errs: &mut Errors, path: &Path<'_>, kind: &str, sour
                 errs.invalid(&p.child("partition"), partition, names::range_message(1, 255));
             }
         }
-        "hostPath" => {
-            if source.is_set("path") {
-                check_no_backsteps(errs, &p.child("path"), source.str_at("path"));
-                if let Some(kind) = source.str_opt("type") {
-                    errs.one_of(&p.child("type"), kind, HOST_PATH_TYPES);
-                }
+        "hostPath" if source.is_set("path") => {
+            check_no_backsteps(errs, &p.child("path"), source.str_at("path"));
+            if let Some(kind) = source.str_opt("type") {
+                errs.one_of(&p.child("type"), kind, HOST_PATH_TYPES);
             }
         }
         "local" => check_no_backsteps(errs, &p.child("path"), source.str_at("path")),
@@ -98,10 +102,8 @@ pub fn check_network_source(errs: &mut Errors, path: &Path<'_>, kind: &str, sour
             }
         }
         "azureDisk" => check_azure_disk(errs, &p, source),
-        "azureFile" => {
-            if source.str_opt("secretNamespace") == Some("") {
-                errs.required(&p.child("secretNamespace"), "");
-            }
+        "azureFile" if source.str_opt("secretNamespace") == Some("") => {
+            errs.required(&p.child("secretNamespace"), "");
         }
         "glusterfs" => {
             if let Some(namespace) = source.str_opt("endpointsNamespace") {
@@ -174,8 +176,7 @@ fn check_iscsi(errs: &mut Errors, path: &Path<'_>, source: &Value, of: SourceOf<
     }
     let Some(initiator) = source.str_opt("initiatorName") else { return };
     check_iscsi_name(errs, &p.child("initiatorname"), initiator);
-    const TOO_LONG: &str =
-        "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+    const TOO_LONG: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
     let portal = source.str_at("targetPortal");
     match of {
         SourceOf::Pod { volume } if volume.len() + 1 + portal.len() > 64 => {

@@ -109,9 +109,7 @@ fn both_data_sources(spec: &mut Value) {
     if spec.has("dataSource") && !spec.has("dataSourceRef") {
         let reference = copy(spec.at("dataSource"));
         spec.set("dataSourceRef", reference);
-    } else if spec.has("dataSourceRef")
-        && !spec.has("dataSource")
-        && !spec.is_set("dataSourceRef.namespace")
+    } else if spec.has("dataSourceRef") && !spec.has("dataSource") && !spec.is_set("dataSourceRef.namespace")
     {
         let source = copy(spec.at("dataSourceRef"));
         spec.set("dataSource", source);
@@ -209,11 +207,7 @@ fn check_update(errs: &mut Errors, new: &Value, old: &Value) {
         if old_class != new_class {
             let meta_path = Path::new("metadata");
             let p = meta_path.child("annotations");
-            errs.invalid(
-                &p.child(CLASS_ANNOTATION),
-                new_class.unwrap_or_default(),
-                "field is immutable",
-            );
+            errs.invalid(&p.child(CLASS_ANNOTATION), new_class.unwrap_or_default(), "field is immutable");
         }
         if set_once && old_class.is_none_or(|c| now.str_at("storageClassName") == c) {
             now.copy_from(old.at("spec"), "storageClassName");
@@ -231,13 +225,15 @@ fn check_update(errs: &mut Errors, new: &Value, old: &Value) {
     }
     let size = |object: &Value, at: &str| quantity(object.at(at));
     let wanted = size(new, "spec.resources.requests.storage");
-    if wanted < size(old, "spec.resources.requests.storage") && wanted <= size(old, "status.capacity.storage") {
+    if wanted < size(old, "spec.resources.requests.storage") && wanted <= size(old, "status.capacity.storage")
+    {
         let p = path.child("resources");
         let p = p.child("requests");
         errs.forbidden(&p.child("storage"), "field can not be less than status.capacity");
     }
     errs.immutable(&Path::new("volumeMode"), new.at("spec.volumeMode"), old.at("spec.volumeMode"));
-    let (class, old_class) = (new.at("spec.volumeAttributesClassName"), old.at("spec.volumeAttributesClassName"));
+    let (class, old_class) =
+        (new.at("spec.volumeAttributesClassName"), old.at("spec.volumeAttributesClassName"));
     if class != old_class && old.has("status.currentVolumeAttributesClassName") {
         let p = path.child("volumeAttributesClassName");
         const DETAIL: &str = "is forbidden when status.currentVolumeAttributesClassName is not nil";

@@ -60,7 +60,10 @@ impl Strategy for ConfigMap {
         }
         if size > MAX_SIZE_BYTES {
             // Upstream reports this at the empty path, which it writes as nothing.
-            errs.push(FieldError { field: String::new(), ..FieldError::too_long(&Path::ROOT, MAX_SIZE_BYTES) });
+            errs.push(FieldError {
+                field: String::new(),
+                ..FieldError::too_long(&Path::ROOT, MAX_SIZE_BYTES)
+            });
         }
         errs
     }
@@ -88,8 +91,7 @@ impl Strategy for Secret {
     fn default(&self, object: &mut Value) {
         object.default_zero("type", "Opaque");
         if let Some(Value::Object(plain)) = object.remove("stringData") {
-            let mut data: Map<String, Value> =
-                object.at("data").as_object().cloned().unwrap_or_default();
+            let mut data: Map<String, Value> = object.at("data").as_object().cloned().unwrap_or_default();
             for (key, value) in plain {
                 let encoded = STANDARD.encode(value.as_str().unwrap_or_default());
                 data.insert(key, Value::from(encoded));
@@ -138,11 +140,11 @@ impl Strategy for Secret {
                     errs.required(&path.child("annotations").key(KEY), "");
                 }
             }
-            "kubernetes.io/basic-auth" => {
-                if data.get("username").is_none() && data.get("password").is_none() {
-                    errs.required(&path.key("username"), "");
-                    errs.required(&path.key("password"), "");
-                }
+            "kubernetes.io/basic-auth"
+                if data.get("username").is_none() && data.get("password").is_none() =>
+            {
+                errs.required(&path.key("username"), "");
+                errs.required(&path.key("password"), "");
             }
             _ => {}
         }

@@ -53,7 +53,9 @@ impl Event {
             let name = event.str_at("reportingComponent");
             errs.non_empty(&controller, name);
             errs.each(&controller, name, names::qualified_name(name));
-            for (field, max) in [("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)] {
+            for (field, max) in
+                [("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)]
+            {
                 let (path, value) = (Path::new(field), event.str_at(field));
                 if value.is_empty() && field != "message" {
                     errs.required(&path, "");

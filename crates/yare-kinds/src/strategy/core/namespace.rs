@@ -66,7 +66,9 @@ impl Strategy for Namespace {
         let path = path.child("finalizers");
         for finalizer in object.strings("spec.finalizers") {
             errs.each(&path, finalizer, names::qualified_name(finalizer));
-            if !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+            if !finalizer.contains('/')
+                && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion")
+            {
                 errs.invalid(
                     &path,
                     finalizer,

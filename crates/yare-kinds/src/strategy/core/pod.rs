@@ -19,6 +19,8 @@ impl Strategy for Pod {
     }
 
     fn prepare_for_create(&self, pod: &mut Value, _ctx: &Context<'_>) {
+        // Admission may have added containers, volumes or the service account since the first defaults.
+        defaults::pod(pod);
         pod.set("metadata.generation", 1);
         let mut status = json!({"phase": "Pending", "qosClass": resources::qos_class(pod.at("spec"))});
         if pod.is_set("spec.schedulingGates") {

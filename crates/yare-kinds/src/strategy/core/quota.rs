@@ -111,12 +111,18 @@ fn check_limit(errs: &mut Errors, path: &Path<'_>, limit: &Value, kind: &str) {
             "either minimum or maximum storage value is required, but neither was provided",
         );
     }
-    let mut keys: Vec<&String> = [&max, &min, &default, &request, &ratio].into_iter().flat_map(Amounts::keys).collect();
+    let mut keys: Vec<&String> =
+        [&max, &min, &default, &request, &ratio].into_iter().flat_map(Amounts::keys).collect();
     keys.sort_unstable();
     keys.dedup();
     for key in keys {
         let (max, min, default, request) = (max.get(key), min.get(key), default.get(key), request.get(key));
-        let mut order = |field: &str, shown: Quantity, low: Option<&Quantity>, what: &str, high: Option<&Quantity>, than: &str| {
+        let mut order = |field: &str,
+                         shown: Quantity,
+                         low: Option<&Quantity>,
+                         what: &str,
+                         high: Option<&Quantity>,
+                         than: &str| {
             if let (Some(low), Some(high)) = (low, high)
                 && low > high
             {
@@ -258,10 +264,20 @@ fn scope_fits(scope: &str, resource: &str) -> bool {
     match scope {
         "BestEffort" => resource == "pods",
         "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
-        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+        "Terminating"
+        | "NotTerminating"
+        | "NotBestEffort"
+        | "PriorityClass"
+        | "CrossNamespacePodAffinity" => {
             matches!(
                 resource,
-                "pods" | "cpu" | "memory" | "limits.cpu" | "limits.memory" | "requests.cpu" | "requests.memory"
+                "pods"
+                    | "cpu"
+                    | "memory"
+                    | "limits.cpu"
+                    | "limits.memory"
+                    | "requests.cpu"
+                    | "requests.memory"
             )
         }
         _ => true,

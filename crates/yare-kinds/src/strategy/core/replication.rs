@@ -138,7 +138,9 @@ fn check_template(errs: &mut Errors, path: &Path<'_>, object: &Value) {
 pub fn check_replica_counts(errs: &mut Errors, status: &Value) {
     let path = Path::new("status");
     let count = |field: &str| status.int_at(field);
-    for field in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
+    for field in
+        ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"]
+    {
         errs.non_negative(&path.child(field), count(field));
     }
     for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {

@@ -63,8 +63,10 @@ impl Strategy for Service {
         if service.str_at("spec.sessionAffinity") == "None" {
             service.remove("spec.sessionAffinityConfig");
         } else if service.str_at("spec.sessionAffinity") == "ClientIP" {
-            service
-                .default_absent("spec.sessionAffinityConfig.clientIP.timeoutSeconds", DEFAULT_AFFINITY_TIMEOUT_S);
+            service.default_absent(
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+                DEFAULT_AFFINITY_TIMEOUT_S,
+            );
         }
         service.default_zero("spec.type", "ClusterIP");
         for port in service.items_mut("spec.ports") {
@@ -528,7 +530,9 @@ fn warnings(service: &Value) -> Vec<String> {
     }
     let by_name = spec.str_at("type") == "ExternalName";
     if spec.is_set("externalIPs") && !headless && !by_name {
-        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+        out.push(
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned(),
+        );
     }
     if spec.is_set("loadBalancerIP") {
         out.extend(net::ip_warnings(&path.child("loadBalancerIP"), spec.str_at("loadBalancerIP")));
@@ -544,7 +548,9 @@ fn warnings(service: &Value) -> Vec<String> {
         out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
     }
     if spec.str_at("trafficDistribution") == "PreferClose" {
-        out.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
+        out.push(
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned(),
+        );
     }
     out
 }

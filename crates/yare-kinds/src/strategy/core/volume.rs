@@ -11,7 +11,7 @@ use crate::{
         affinity::check_node_selector,
         defaults::{round_up_resources, storage_source},
         volumes::{SourceOf, check_network_source},
-        warnings::deprecated_label,
+        warnings::node_term,
     },
     strategy::{Context, Strategy},
     view::{View, ViewMut, same},
@@ -21,9 +21,28 @@ pub struct PersistentVolume;
 
 /// Every kind of storage, in the order in which upstream looks for them.
 const SOURCES: &[&str] = &[
-    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte",
-    "cephfs", "iscsi", "cinder", "fc", "flexVolume", "azureFile", "vsphereVolume", "photonPersistentDisk",
-    "portworxVolume", "azureDisk", "scaleIO", "local", "storageos", "csi",
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
 ];
 
 const RENAMED_LABELS: &[(&str, &str)] = &[
@@ -114,14 +133,7 @@ impl Strategy for PersistentVolume {
         let path = path.child("required");
         let path = path.child("nodeSelectorTerms");
         for (i, term) in new.items("spec.nodeAffinity.required.nodeSelectorTerms").iter().enumerate() {
-            let p = path.index(i);
-            let p = p.child("matchExpressions");
-            for (j, requirement) in term.items("matchExpressions").iter().enumerate() {
-                let key = requirement.str_at("key");
-                if let Some(text) = deprecated_label(key) {
-                    out.push(format!("{}: {key} is {text}", p.index(j).child("key")));
-                }
-            }
+            node_term(&mut out, &path.index(i), term);
         }
         out
     }

@@ -33,7 +33,11 @@ fn objects_merge_and_lists_without_strategy_are_replaced() {
     );
     // A value of another type replaces; nulls and directives in what is new are dropped.
     check(spec(json!({"x": 1})), spec(json!({"x": {"y": null, "z": 1}})), spec(json!({"x": {"z": 1}})));
-    check(json!({}), spec(json!({"containers": [{"$patch": "delete", "name": "a"}]})), spec(json!({"containers": []})));
+    check(
+        json!({}),
+        spec(json!({"containers": [{"$patch": "delete", "name": "a"}]})),
+        spec(json!({"containers": []})),
+    );
 }
 
 #[test]
@@ -106,7 +110,9 @@ fn element_order_is_enforced() {
             "$setElementOrder/containers": [{"name": "b"}, {"name": "n"}, {"name": "a"}],
             "containers": [{"name": "n", "image": "1"}],
         })),
-        spec(json!({"containers": [{"name": "s"}, {"name": "b"}, {"name": "n", "image": "1"}, {"name": "a"}]})),
+        spec(
+            json!({"containers": [{"name": "s"}, {"name": "b"}, {"name": "n", "image": "1"}, {"name": "a"}]}),
+        ),
     );
     check(
         live.clone(),
@@ -135,7 +141,9 @@ fn retain_keys_clears_the_rest() {
     );
     check(
         spec(json!({"volumes": [{"name": "v", "emptyDir": {}}]})),
-        spec(json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]})),
+        spec(
+            json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]}),
+        ),
         spec(json!({"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]})),
     );
 }

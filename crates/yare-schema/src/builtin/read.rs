@@ -1,4 +1,4 @@
-//! The built-in kinds: the tables in `tables/` read into one [`Schema`], once, when first asked for.
+//! Reading schema tables.
 //!
 //! A table is a text file, one per API group, written by `cargo xtask schema`. Lines:
 //!
@@ -9,7 +9,8 @@
 //!                                       as=*: registered in every group version
 //! struct NAME [atomic]                  followed by its fields:
 //!   TypeMeta                            kind and apiVersion
-//!   FIELD[!|?|??] TYPE PROTO [merge] [retainKeys] [replace] [key=K] [granular|atomic] [default=JSON]
+//!   inline NAME … end                   the fields between come from a Go struct that is inlined here
+//!   FIELD[!][?|??] TYPE PROTO [merge] [retainKeys] [replace] [key=K] [granular|atomic] [default=JSON]
 //! string NAME [VALUE…]                  a string type; the values, where it is an enumeration
 //! alias NAME TYPE | items NAME TYPE     a named list or map; items: a protobuf message of its own
 //! schemaOrBool NAME (also schemaOrArray, schemaOrStrings)
@@ -19,165 +20,12 @@
 //! protobuf nests, `-` where protobuf has no such field. TYPE: a scalar, a name, `REF.NAME`, `*TYPE`,
 //! `[]TYPE`, `map[TYPE]`; lists and maps may end in `{atomic}`, `{set}` or `{key,key}`.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, LazyLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use super::{Builtin, Kind, Release};
 use crate::model::{
-    Field, List, ListKind, Map, PatchStrategy, Scalar, Schema, Shape, Slot, Struct, Type, TypeId, TypeRef, Wire,
+    Field, List, ListKind, Map, PatchStrategy, Scalar, Schema, Shape, Slot, Struct, Type, TypeId, Wire,
 };
-
-/// The tables, by group.
-pub(crate) const TABLES: &[(&str, &str)] = &[
-    ("meta", include_str!("../tables/meta.txt")),
-    ("admission", include_str!("../tables/admission.txt")),
-    ("admissionregistration", include_str!("../tables/admissionregistration.txt")),
-    ("apidiscovery", include_str!("../tables/apidiscovery.txt")),
-    ("apiextensions", include_str!("../tables/apiextensions.txt")),
-    ("apiregistration", include_str!("../tables/apiregistration.txt")),
-    ("apiserverinternal", include_str!("../tables/apiserverinternal.txt")),
-    ("apps", include_str!("../tables/apps.txt")),
-    ("audit", include_str!("../tables/audit.txt")),
-    ("authentication", include_str!("../tables/authentication.txt")),
-    ("authorization", include_str!("../tables/authorization.txt")),
-    ("autoscaling", include_str!("../tables/autoscaling.txt")),
-    ("batch", include_str!("../tables/batch.txt")),
-    ("certificates", include_str!("../tables/certificates.txt")),
-    ("coordination", include_str!("../tables/coordination.txt")),
-    ("core", include_str!("../tables/core.txt")),
-    ("discovery", include_str!("../tables/discovery.txt")),
-    ("events", include_str!("../tables/events.txt")),
-    ("extensions", include_str!("../tables/extensions.txt")),
-    ("flowcontrol", include_str!("../tables/flowcontrol.txt")),
-    ("imagepolicy", include_str!("../tables/imagepolicy.txt")),
-    ("networking", include_str!("../tables/networking.txt")),
-    ("node", include_str!("../tables/node.txt")),
-    ("policy", include_str!("../tables/policy.txt")),
-    ("rbac", include_str!("../tables/rbac.txt")),
-    ("resource", include_str!("../tables/resource.txt")),
-    ("scheduling", include_str!("../tables/scheduling.txt")),
-    ("storage", include_str!("../tables/storage.txt")),
-    ("storagemigration", include_str!("../tables/storagemigration.txt")),
-];
-
-/// A release, such as (1, 36).
-pub type Release = (u16, u16);
-
-/// How settled a version is, read off its name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Stability {
-    /// `v1alpha1`
-    Alpha,
-    /// `v1beta1`
-    Beta,
-    /// `v1`
-    Stable,
-}
-
-/// A registered kind.
-#[derive(Clone, Copy, Debug)]
-pub struct Kind {
-    /// API group, empty for core. `*` (with version `*`): every group version has this kind.
-    pub group: &'static str,
-    /// API version.
-    pub version: &'static str,
-    /// Kind; ends in `List` for lists.
-    pub kind: &'static str,
-    /// Its type in the built-in schema.
-    pub ty: TypeId,
-    /// The type of the items, for ordinary lists.
-    pub item: Option<TypeId>,
-    /// First release with it.
-    pub introduced: Option<Release>,
-    /// First release in which its use draws a warning.
-    pub deprecated: Option<Release>,
-    /// First release without it.
-    pub removed: Option<Release>,
-    /// Group, version and kind to use instead.
-    pub replacement: Option<(&'static str, &'static str, &'static str)>,
-}
-
-impl Kind {
-    /// How settled the version is.
-    pub fn stability(&self) -> Stability {
-        if self.version.contains("alpha") {
-            Stability::Alpha
-        } else if self.version.contains("beta") {
-            Stability::Beta
-        } else {
-            Stability::Stable
-        }
-    }
-}
-
-/// The built-in kinds and their shapes.
-#[derive(Debug)]
-pub struct Builtin {
-    schema: Schema,
-    kinds: Vec<Kind>,
-    by_name: HashMap<(&'static str, &'static str, &'static str), u32>,
-    definitions: HashMap<Box<str>, TypeId>,
-}
-
-static BUILTIN: LazyLock<Builtin> = LazyLock::new(|| {
-    let mut reader = Reader::default();
-    match reader.read(TABLES.iter().map(|(_, text)| *text)) {
-        Ok(()) => reader.finish(),
-        // The tables are part of the program and a test reads them all.
-        Err(message) => unreachable!("schema tables: {message}"),
-    }
-});
-
-/// The built-in kinds, read from the tables at the first call.
-pub fn builtin() -> &'static Builtin {
-    &BUILTIN
-}
-
-impl Builtin {
-    /// The arena that all built-in types live in.
-    pub fn schema(&self) -> &Schema {
-        &self.schema
-    }
-
-    /// A walkable reference to a type of this schema.
-    pub fn at(&self, id: TypeId) -> TypeRef<'_> {
-        self.schema.at(id)
-    }
-
-    /// The shape of a kind; lists (`PodList`) and the kinds that every group version has
-    /// (`DeleteOptions`, `WatchEvent`) included.
-    pub fn lookup(&self, group: &str, version: &str, kind: &str) -> Option<TypeRef<'_>> {
-        self.kind(group, version, kind).map(|k| self.schema.at(k.ty))
-    }
-
-    /// What is known of a kind.
-    pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&Kind> {
-        let by_name: &HashMap<(&str, &str, &str), u32> = &self.by_name;
-        let at = by_name.get(&(group, version, kind)).or_else(|| by_name.get(&("*", "*", kind)))?;
-        Some(&self.kinds[*at as usize])
-    }
-
-    /// Every registered kind, group by group.
-    pub fn kinds(&self) -> &[Kind] {
-        &self.kinds
-    }
-
-    /// The type with this OpenAPI definition name, for example `io.k8s.api.core.v1.PodSpec`.
-    pub fn definition(&self, name: &str) -> Option<TypeRef<'_>> {
-        self.definitions.get(name).map(|&id| self.schema.at(id))
-    }
-
-    /// `ObjectMeta`, which CustomResourceDefinitions share.
-    pub fn object_meta(&self) -> TypeRef<'_> {
-        self.definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("meta.txt declares ObjectMeta")
-    }
-
-    /// `ListMeta`, which lists of CustomResourceDefinitions share.
-    pub fn list_meta(&self) -> TypeRef<'_> {
-        self.definition("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta").expect("meta.txt declares ListMeta")
-    }
-}
 
 /// Scalars and other types that the tables name without declaring them: spelling, definition, shape.
 const SCALARS: &[(&str, &str, Scalar)] = &[
@@ -205,16 +53,26 @@ const FREE: &[(&str, &str, Wire)] = &[
 
 type Outcome<T> = Result<T, String>;
 
+/// Reads tables; [`Reader::finish`] gives what was read.
 #[derive(Default)]
-struct Reader {
+pub(super) struct Reader {
     schema: Schema,
     kinds: Vec<Kind>,
     definitions: HashMap<Box<str>, TypeId>,
-    /// `REF.NAME`, and scalars by their spelling.
-    names: HashMap<String, TypeId>,
-    /// Lists and maps without a name, shared: `[]`, `map` or a clone's mark, of what, how.
-    anonymous: HashMap<(char, TypeId, String), TypeId>,
+    /// By REF and NAME; scalars by their spelling alone.
+    names: HashMap<(&'static str, &'static str), TypeId>,
+    /// Lists and maps without a name, shared: `[` or `m`, of what, how.
+    anonymous: HashMap<(char, TypeId, &'static str), TypeId>,
     strings: Vec<&'static str>,
+}
+
+/// A struct whose fields are being read.
+struct Open {
+    id: TypeId,
+    fields: Vec<Field>,
+    inlined: Vec<(u16, u16, Box<str>)>,
+    /// Inlined structs that have not ended: first field and name.
+    begun: Vec<(u16, &'static str)>,
 }
 
 /// Where a line belongs.
@@ -241,7 +99,8 @@ fn split_group_version(text: &'static str) -> (&'static str, &'static str) {
 }
 
 impl Reader {
-    fn read(&mut self, texts: impl Iterator<Item = &'static str> + Clone) -> Outcome<()> {
+    /// Reads all tables, which may refer to each other.
+    pub(super) fn read(&mut self, texts: impl Iterator<Item = &'static str> + Clone) -> Outcome<()> {
         self.schema.typed = true;
         for (spelling, name, scalar) in SCALARS {
             self.declare("", spelling, Type::new(*name, Shape::Scalar(*scalar)));
@@ -256,7 +115,8 @@ impl Reader {
         self.read_kinds(texts)
     }
 
-    fn finish(mut self) -> Builtin {
+    /// What was read.
+    pub(super) fn finish(mut self) -> Builtin {
         self.schema.types.shrink_to_fit();
         self.kinds.shrink_to_fit();
         let by_name =
@@ -264,14 +124,13 @@ impl Reader {
         Builtin { schema: self.schema, kinds: self.kinds, by_name, definitions: self.definitions }
     }
 
-    fn declare(&mut self, reference: &str, name: &str, ty: Type) -> TypeId {
+    fn declare(&mut self, reference: &'static str, name: &'static str, ty: Type) -> TypeId {
         let definition = ty.name.clone();
         let id = self.schema.push(ty);
         if !definition.is_empty() {
             self.definitions.insert(definition, id);
         }
-        let name = if reference.is_empty() { name.to_owned() } else { format!("{reference}.{name}") };
-        self.names.insert(name, id);
+        self.names.insert((reference, name), id);
         id
     }
 
@@ -347,13 +206,23 @@ impl Reader {
     /// Third pass: fields.
     fn fill_structs(&mut self, texts: impl Iterator<Item = &'static str>) -> Outcome<()> {
         let mut package = Package::default();
-        let mut current: Option<(TypeId, Vec<Field>)> = None;
+        let mut current: Option<Open> = None;
         let mut clones = Vec::new();
         for line in texts.flat_map(str::lines) {
             if let Some(line) = line.strip_prefix("  ") {
-                let (id, fields) = current.as_mut().ok_or_else(|| format!("field outside of a struct: {line:?}"))?;
+                let Open { id, fields, inlined, begun } =
+                    current.as_mut().ok_or_else(|| format!("field outside of a struct: {line:?}"))?;
+                if let Some(name) = line.strip_prefix("inline ").filter(|n| !n.contains(' ')) {
+                    begun.push((fields.len() as u16, name));
+                    continue;
+                }
+                if line == "end" {
+                    let (from, name) = begun.pop().ok_or("end without inline")?;
+                    inlined.push((from, fields.len() as u16, name.into()));
+                    continue;
+                }
                 if line == "TypeMeta" {
-                    let string = self.names["string"];
+                    let string = self.names[&("", "string")];
                     fields.extend(["kind", "apiVersion"].map(|name| {
                         let field = Field::new(name, Slot::new(string));
                         Field { pointer: false, ..field }
@@ -367,21 +236,22 @@ impl Reader {
                 fields.push(field);
                 continue;
             }
-            if let Some((id, fields)) = current.take() {
-                self.close(id, fields);
+            if let Some(open) = current.take() {
+                self.close(open);
             }
             let Some((word, rest)) = line.split_once(' ') else { continue };
             match word {
                 "package" => package = Package::parse(rest),
                 "struct" => {
                     let name = rest.split(' ').next().unwrap_or_default();
-                    current = Some((self.resolve(package, name)?, Vec::new()));
+                    let id = self.resolve(package, name)?;
+                    current = Some(Open { id, fields: Vec::new(), inlined: Vec::new(), begun: Vec::new() });
                 }
                 _ => {}
             }
         }
-        if let Some((id, fields)) = current.take() {
-            self.close(id, fields);
+        if let Some(open) = current.take() {
+            self.close(open);
         }
         for (id, at, atomic) in clones {
             self.relate(id, at, atomic)?;
@@ -389,10 +259,14 @@ impl Reader {
         Ok(())
     }
 
-    fn close(&mut self, id: TypeId, mut fields: Vec<Field>) {
+    fn close(&mut self, open: Open) {
+        let Open { id, mut fields, mut inlined, .. } = open;
         fields.shrink_to_fit();
+        // Outer ones first, as paths name them.
+        inlined.sort_by_key(|(from, to, _)| (*from, std::cmp::Reverse(*to)));
         if let Shape::Struct(s) = &mut self.schema.types[id.0 as usize].shape {
-            *s = Struct { fields, atomic: s.atomic, ..Struct::default() }.index();
+            let inlined = inlined.into_boxed_slice();
+            *s = Struct { fields, inlined, atomic: s.atomic, ..Struct::default() }.index();
         }
     }
 
@@ -429,7 +303,7 @@ impl Reader {
         let slot = Slot { ty: id, default, nullable: false };
         let mut field = Field {
             pointer,
-            required: name.ends_with('!'),
+            required: name.contains('!'),
             omit_empty: name.ends_with('?'),
             omit_zero: name.ends_with("??"),
             ..Field::new(bare, slot)
@@ -439,6 +313,7 @@ impl Reader {
             field.proto = numbers.map_err(|e| format!("numbers in {line:?}: {e}"))?;
         }
         let mut atomic = None;
+        let mut key = None;
         for word in words {
             match word {
                 "merge" => field.patch.merge = true,
@@ -447,41 +322,38 @@ impl Reader {
                 "atomic" => atomic = Some(true),
                 "granular" => atomic = Some(false),
                 _ => match word.strip_prefix("key=") {
-                    Some(key) => field.merge_key = Some(key.into()),
+                    Some(name) => key = Some(name),
                     None => return Err(format!("odd word {word:?} in {line:?}")),
                 },
             }
         }
-        self.associate(&mut field, ty);
+        field.merge_key = key.map(Into::into);
+        self.associate(&mut field, ty, key.unwrap_or("set"));
         Ok((field, atomic))
     }
 
     /// A list without `listType` that strategic merge patch merges is associative in server-side apply too
     /// (as upstream's OpenAPI conversion decides it).
-    fn associate(&mut self, field: &mut Field, spelled: &str) {
+    fn associate(&mut self, field: &mut Field, spelled: &str, how: &'static str) {
         let PatchStrategy { merge: true, .. } = field.patch else { return };
         let Shape::List(list) = &self.schema.types[field.slot.ty.0 as usize].shape else { return };
         if spelled.ends_with('}') {
             return;
         }
-        let (item, how) = match &field.merge_key {
-            Some(key) => (list.item.ty, key.to_string()),
-            None => (list.item.ty, "set".to_owned()),
-        };
-        field.slot.ty = self.list(item, &how);
+        let item = list.item.ty;
+        field.slot.ty = self.list(item, how);
     }
 
-    fn resolve(&self, package: Package, name: &str) -> Outcome<TypeId> {
-        let found = if name.contains('.') {
-            self.names.get(name)
-        } else {
-            self.names.get(&format!("{}.{name}", package.reference)).or_else(|| self.names.get(name))
+    fn resolve(&self, package: Package, name: &'static str) -> Outcome<TypeId> {
+        let found = match name.split_once('.') {
+            Some(qualified) => self.names.get(&qualified),
+            None => self.names.get(&("", name)).or_else(|| self.names.get(&(package.reference, name))),
         };
         found.copied().ok_or_else(|| format!("{name} is not declared in {}", package.reference))
     }
 
     /// The type that `text` spells, and whether it is a pointer to it.
-    fn type_expr(&mut self, package: Package, text: &str) -> Outcome<(TypeId, bool)> {
+    fn type_expr(&mut self, package: Package, text: &'static str) -> Outcome<(TypeId, bool)> {
         if let Some(rest) = text.strip_prefix('*') {
             return Ok((self.type_expr(package, rest)?.0, true));
         }
@@ -515,7 +387,7 @@ impl Reader {
         Ok((related, false))
     }
 
-    fn list(&mut self, item: TypeId, how: &str) -> TypeId {
+    fn list(&mut self, item: TypeId, how: &'static str) -> TypeId {
         let kind = match how {
             "" | "atomic" => ListKind::Atomic,
             "set" => ListKind::Set,
@@ -523,14 +395,15 @@ impl Reader {
         };
         let how = if how == "atomic" { "" } else { how };
         let schema = &mut self.schema;
-        *self.anonymous.entry(('[', item, how.to_owned())).or_insert_with(|| {
-            schema.push(Type::new("", Shape::List(List { item: Slot::new(item), kind })))
-        })
+        *self
+            .anonymous
+            .entry(('[', item, how))
+            .or_insert_with(|| schema.push(Type::new("", Shape::List(List { item: Slot::new(item), kind }))))
     }
 
-    fn map(&mut self, value: TypeId, how: &str) -> TypeId {
+    fn map(&mut self, value: TypeId, how: &'static str) -> TypeId {
         let schema = &mut self.schema;
-        *self.anonymous.entry(('m', value, how.to_owned())).or_insert_with(|| {
+        *self.anonymous.entry(('m', value, how)).or_insert_with(|| {
             let map = Map { value: Slot::new(value), atomic: how == "atomic" };
             schema.push(Type::new("", Shape::Map(map)))
         })
@@ -567,15 +440,16 @@ impl Reader {
                     Some(("removed", v)) => kind.removed = release(v),
                     Some(("replacement", v)) => {
                         let mut parts = v.split('/');
-                        kind.replacement = parts.next().zip(parts.next()).zip(parts.next()).map(|((g, v), k)| (g, v, k));
+                        kind.replacement =
+                            parts.next().zip(parts.next()).zip(parts.next()).map(|((g, v), k)| (g, v, k));
                     }
                     _ => return Err(format!("odd word {word:?} in {line:?}")),
                 }
             }
             self.kinds.push(kind);
             if list {
-                let ty = self.list_of(package, name, kind.ty)?;
                 let name = self.list_name(name);
+                let ty = self.list_of(package, name, kind.ty);
                 self.kinds.push(Kind { kind: name, ty, item: Some(kind.ty), ..kind });
             }
         }
@@ -593,9 +467,9 @@ impl Reader {
         name
     }
 
-    fn list_of(&mut self, package: Package, name: &str, item: TypeId) -> Outcome<TypeId> {
-        let string = self.names["string"];
-        let meta = *self.names.get("meta/v1.ListMeta").ok_or("no ListMeta")?;
+    fn list_of(&mut self, package: Package, name: &'static str, item: TypeId) -> TypeId {
+        let string = self.names[&("", "string")];
+        let meta = self.names[&("meta/v1", "ListMeta")];
         let items = self.list(item, "");
         let plain = |name: &str, ty| Field { pointer: false, ..Field::new(name, Slot::new(ty)) };
         let fields = vec![
@@ -605,69 +479,12 @@ impl Reader {
             Field { proto: Box::new([2]), required: true, omit_empty: false, ..plain("items", items) },
         ];
         let shape = Shape::Struct(Struct { fields, ..Struct::default() }.index());
-        let ty = Type::new(format!("{}.{name}List", package.openapi), shape);
-        Ok(self.declare(package.reference, &format!("{name}List"), ty))
+        let ty = Type::new(format!("{}.{name}", package.openapi), shape);
+        self.declare(package.reference, name, ty)
     }
 }
 
 fn release(text: &str) -> Option<Release> {
     let (major, minor) = text.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_table_is_read() {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tables");
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            if path.extension().is_some_and(|e| e == "txt") {
-                assert!(TABLES.iter().any(|(n, _)| *n == name), "{name} is not in TABLES");
-            }
-        }
-    }
-
-    #[test]
-    fn kinds_are_found() {
-        let b = builtin();
-        for (group, version, kind) in [
-            ("", "v1", "Pod"),
-            ("", "v1", "PodList"),
-            ("apps", "v1", "Deployment"),
-            ("apps", "v1", "DeleteOptions"),
-            ("", "v1", "Status"),
-            ("meta.k8s.io", "v1", "Table"),
-            ("apiregistration.k8s.io", "v1", "APIServiceList"),
-            ("apiextensions.k8s.io", "v1", "CustomResourceDefinition"),
-            ("autoscaling", "v1", "Scale"),
-            ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList"),
-            ("", "v1", "List"),
-        ] {
-            assert!(b.lookup(group, version, kind).is_some(), "{group}/{version} {kind}");
-        }
-        assert!(b.lookup("", "v1", "Nonsense").is_none());
-        let removed = b.kind("apps", "v1beta1", "Deployment").unwrap();
-        assert_eq!(removed.removed, Some((1, 16)));
-        assert_eq!(removed.replacement, Some(("apps", "v1", "Deployment")));
-        assert_eq!(removed.stability(), Stability::Beta);
-    }
-
-    #[test]
-    fn shapes_are_upstreams() {
-        let b = builtin();
-        let spec = b.definition("io.k8s.api.core.v1.PodSpec").unwrap();
-        let Shape::List(containers) = spec.member("containers").unwrap().shape() else { panic!() };
-        assert_eq!(containers.kind, ListKind::Map(["name".into()].into()));
-        let volume = b.definition("io.k8s.api.core.v1.Volume").unwrap();
-        assert_eq!(&*volume.field("hostPath").unwrap().proto, &[2, 1]);
-        let port = b.definition("io.k8s.api.core.v1.ContainerPort").unwrap();
-        assert_eq!(port.field("protocol").unwrap().slot.default.as_deref(), Some(&serde_json::json!("TCP")));
-        let claim = b.definition("io.k8s.api.core.v1.PersistentVolumeSpec").unwrap().member("claimRef").unwrap();
-        assert!(!claim.as_struct().unwrap().atomic);
-        assert!(b.definition("io.k8s.api.core.v1.ObjectReference").unwrap().as_struct().unwrap().atomic);
-    }
 }

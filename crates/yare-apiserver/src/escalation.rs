@@ -1,0 +1,84 @@
+//! Nobody grants what he does not have: writes of roles and bindings are checked against the writer's own
+//! permissions (`k8s.io/kubernetes/pkg/registry/rbac/validation`), unless he may `escalate` or `bind`.
+
+use serde_json::Value;
+use yare_auth::{
+    Action,
+    rbac::{Rule, describe_rules},
+};
+use yare_kinds::view::View;
+
+use crate::{
+    auth,
+    core::Call,
+    status::{ApiError, ApiResult, GroupResource},
+};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+fn exempt(call: &Call) -> bool {
+    call.core.config.auth.permissive || call.user.in_group("system:masters")
+}
+
+fn rules_of(role: &Value) -> Vec<Rule> {
+    serde_json::from_value(role.at("rules").clone()).unwrap_or_default()
+}
+
+fn check(call: &Call, what: GroupResource<'_>, name: &str, namespace: &str, rules: &[Rule]) -> ApiResult<()> {
+    let missing = call.core.config.auth.rbac.not_held(&call.user, namespace, rules);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::forbidden(
+        what,
+        name,
+        format!(
+            "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+            call.user.name,
+            call.user.groups,
+            describe_rules(&missing)
+        ),
+    ))
+}
+
+/// A role (or cluster role) that is being written.
+pub fn role(call: &Call, role: &Value, old: Option<&Value>) -> ApiResult<()> {
+    if exempt(call) || old.is_some_and(|o| o.at("rules") == role.at("rules")) {
+        return Ok(());
+    }
+    let cluster = role.str_at("kind") == "ClusterRole";
+    let resource = if cluster { "clusterroles" } else { "roles" };
+    let name = role.str_at("metadata.name");
+    let namespace = call.info.namespace.as_str();
+    let escalate = Action { verb: "escalate", group: GROUP, resource, namespace, name, ..Action::default() };
+    if auth::decide(&call.core, &call.user, &escalate).is_ok() {
+        return Ok(());
+    }
+    check(call, GroupResource { group: GROUP, resource }, name, namespace, &rules_of(role))
+}
+
+/// A role binding (or cluster role binding) that is being written.
+pub fn binding(call: &Call, binding: &Value, old: Option<&Value>) -> ApiResult<()> {
+    let same =
+        |o: &Value| o.at("subjects") == binding.at("subjects") && o.at("roleRef") == binding.at("roleRef");
+    if exempt(call) || old.is_some_and(same) {
+        return Ok(());
+    }
+    let bindings =
+        if binding.str_at("kind") == "ClusterRoleBinding" { "clusterrolebindings" } else { "rolebindings" };
+    let name = binding.str_at("metadata.name");
+    let namespace = call.info.namespace.as_str();
+    let cluster = binding.str_at("roleRef.kind") == "ClusterRole";
+    let role_name = binding.str_at("roleRef.name");
+    let resource = if cluster { "clusterroles" } else { "roles" };
+    let bind =
+        Action { verb: "bind", group: GROUP, resource, namespace, name: role_name, ..Action::default() };
+    if auth::decide(&call.core, &call.user, &bind).is_ok() {
+        return Ok(());
+    }
+    let key = if cluster { role_name.to_owned() } else { format!("{namespace}/{role_name}") };
+    let Some(rules) = call.core.config.auth.rbac.role_rules(cluster, &key) else {
+        return Err(ApiError::not_found(GroupResource { group: GROUP, resource }, role_name));
+    };
+    check(call, GroupResource { group: GROUP, resource: bindings }, name, namespace, &rules)
+}

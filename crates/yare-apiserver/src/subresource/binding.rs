@@ -1,0 +1,125 @@
+//! `pods/binding` and `bindings`: the scheduler's word on where a pod runs.
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use yare_kinds::view::{View, ViewMut};
+use yare_schema::field::{FieldError, Path};
+
+use crate::{
+    body::Reply,
+    codec,
+    core::Call,
+    options::WriteOptions,
+    registry::Served,
+    render,
+    status::{ApiError, ApiResult, GroupResource},
+    verbs::write,
+};
+
+const BINDING: GroupResource<'_> = GroupResource { group: "", resource: "Binding" };
+const BINDINGS: GroupResource<'_> = GroupResource { group: "", resource: "pods/binding" };
+
+/// Assigns a pod to a node.
+pub async fn create(call: &Call, _served: &Served, body: &[u8]) -> ApiResult<Reply> {
+    let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
+    let expected = codec::Expected { group: "", version: "v1", kind: "Binding", custom: false };
+    let ty =
+        codec::builtin_type("", "v1", "Binding").ok_or_else(|| ApiError::internal("no type for Binding"))?;
+    let binding = codec::decode_body(
+        call,
+        &crate::registry::TypeHandle::Static(ty),
+        &expected,
+        body,
+        options.field_validation,
+    )?;
+    let given = binding.str_at("metadata.name");
+    let name = if call.info.name.is_empty() { given } else { call.info.name.as_str() };
+    if !given.is_empty() && given != name {
+        return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
+    }
+    let namespace = call.info.namespace.as_str();
+    if !matches!(binding.str_at("metadata.namespace"), "")
+        && binding.str_at("metadata.namespace") != namespace
+    {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let target = Path::new("target");
+    let mut errors = Vec::new();
+    let kind = binding.str_at("target.kind");
+    if !matches!(kind, "" | "Node" | "Pod") {
+        errors.push(FieldError::not_supported(&target.child("kind"), kind, &["Node", "<empty>"]));
+    }
+    if binding.str_at("target.name").is_empty() {
+        errors.push(FieldError::required(&target.child("name"), ""));
+    }
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(BINDING, name, &errors));
+    }
+    let registry = call.core.registry.load_full();
+    let pods = registry.find("", "v1", "pods").ok_or_else(ApiError::unknown_resource)?;
+    let uid = binding.str_at("metadata.uid");
+    let version = binding.str_at("metadata.resourceVersion");
+    let now = call.core.now_rfc3339();
+    let node = binding.str_at("target.name");
+    write::modify(call, pods, namespace, name, options.dry_run, |pod| {
+        let conflict = |why: String| ApiError::conflict(BINDINGS, name, why);
+        if !uid.is_empty() && uid != pod.str_at("metadata.uid") {
+            return Err(ApiError::conflict(
+                GroupResource { group: "", resource: "pods" },
+                name,
+                format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    pod.str_at("metadata.uid")
+                ),
+            ));
+        }
+        if !version.is_empty() && version != pod.str_at("metadata.resourceVersion") {
+            return Err(ApiError::modified(GroupResource { group: "", resource: "pods" }, name));
+        }
+        if pod.has("metadata.deletionTimestamp") {
+            return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
+        }
+        let assigned = pod.str_at("spec.nodeName");
+        if !assigned.is_empty() {
+            return Err(conflict(format!("pod {name} is already assigned to node {assigned:?}")));
+        }
+        if !pod.items("spec.schedulingGates").is_empty() {
+            return Err(conflict(format!("pod {name} has non-empty .spec.schedulingGates")));
+        }
+        pod.set("spec.nodeName", node);
+        for field in ["annotations", "labels"] {
+            for (key, value) in binding.at("metadata").entries(field) {
+                let path = format!("metadata.{field}");
+                if !pod.has(&path) {
+                    pod.set(&path, Map::new());
+                }
+                if let Some(map) = pod.at_mut(&path).and_then(Value::as_object_mut) {
+                    // Labels that the pod has already stay.
+                    if field == "annotations" || !map.contains_key(key) {
+                        map.insert(key.to_owned(), value.clone());
+                    }
+                }
+            }
+        }
+        let mut conditions = pod.items("status.conditions").to_vec();
+        let scheduled = json!({
+            "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
+        });
+        match conditions.iter_mut().find(|c| c.str_at("type") == "PodScheduled") {
+            Some(condition) => {
+                if condition.str_at("status") != "True" {
+                    *condition = scheduled;
+                }
+            }
+            None => conditions.push(scheduled),
+        }
+        pod.set("status.conditions", conditions);
+        Ok(())
+    })
+    .await?;
+    let status =
+        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+    render::document(call, StatusCode::CREATED, &status)
+}

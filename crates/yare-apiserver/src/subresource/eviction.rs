@@ -1,0 +1,173 @@
+//! `pods/eviction`: a deletion that asks the pod's disruption budget first
+//! (`k8s.io/kubernetes/pkg/registry/core/pod/storage/eviction.go`).
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use yare_kinds::view::{View, ViewMut};
+use yare_schema::selector::LabelSelector;
+use yare_store::{Expect, Op, Write};
+
+use crate::{
+    body::Reply,
+    codec,
+    core::{Call, Core},
+    options::{DeleteOptions, FieldValidation, WriteOptions},
+    path::Query,
+    registry::{Served, TypeHandle},
+    render,
+    status::{ApiError, ApiResult, Cause},
+    verbs::delete,
+};
+
+const BUDGETS: &str = "policy/poddisruptionbudgets";
+const MAX_DISRUPTED: usize = 2000;
+const MAX_ATTEMPTS: usize = 32;
+
+/// Evicts a pod.
+pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
+    let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
+    let expected = codec::Expected { group: "policy", version: "v1", kind: "Eviction", custom: false };
+    let ty = codec::builtin_type("policy", "v1", "Eviction")
+        .ok_or_else(|| ApiError::internal("no type for Eviction"))?;
+    let eviction =
+        codec::decode_body(call, &TypeHandle::Static(ty), &expected, body, FieldValidation::Ignore)?;
+    let name = call.info.name.as_str();
+    let given = eviction.str_at("metadata.name");
+    if !given.is_empty() && given != name {
+        return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
+    }
+    let mut deletion = match eviction.at("deleteOptions") {
+        Value::Null => DeleteOptions::default(),
+        given => DeleteOptions::parse(&Query::default(), Some(given))?,
+    };
+    deletion.dry_run |= options.dry_run;
+    let namespace = call.info.namespace.as_str();
+    let key = format!("{namespace}/{name}");
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(pod) = call.core.read("pods", &key) else {
+            return Err(ApiError::not_found(served.group_resource(), name));
+        };
+        if ignores_budget(&pod) {
+            return finish(call, served, name, &deletion).await;
+        }
+        let mut budgets = matching(&call.core, namespace, &pod);
+        if budgets.len() > 1 {
+            return Err(ApiError::internal(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
+        let Some((budget, revision)) = budgets.pop() else {
+            return finish(call, served, name, &deletion).await;
+        };
+        if !is_ready(&pod) && unready_may_go(&budget) {
+            return finish(call, served, name, &deletion).await;
+        }
+        let taken = take(budget, name, &call.core.now_rfc3339())?;
+        if deletion.dry_run {
+            return finish(call, served, name, &deletion).await;
+        }
+        if store_budget(call, taken, revision).await? {
+            return finish(call, served, name, &deletion).await;
+        }
+    }
+    Err(ApiError::too_many_requests("the disruption budget keeps changing, please try again", 1))
+}
+
+async fn finish(call: &Call, served: &Arc<Served>, name: &str, options: &DeleteOptions) -> ApiResult<Reply> {
+    delete::object(call, served, &call.info.namespace, name, options).await?;
+    let status =
+        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+    render::document(call, StatusCode::CREATED, &status)
+}
+
+/// A pod that has ended, has not begun, or is going already disrupts nothing.
+fn ignores_budget(pod: &Value) -> bool {
+    matches!(pod.str_at("status.phase"), "Succeeded" | "Failed" | "Pending")
+        || pod.has("metadata.deletionTimestamp")
+}
+
+fn is_ready(pod: &Value) -> bool {
+    pod.items("status.conditions").iter().any(|c| c.str_at("type") == "Ready" && c.str_at("status") == "True")
+}
+
+fn unready_may_go(budget: &Value) -> bool {
+    let status = |field: &str| budget.at("status").int_at(field);
+    match budget.str_at("spec.unhealthyPodEvictionPolicy") {
+        "AlwaysAllow" => true,
+        _ => status("currentHealthy") >= status("desiredHealthy") && status("desiredHealthy") > 0,
+    }
+}
+
+fn matching(core: &Core, namespace: &str, pod: &Value) -> Vec<(Value, u64)> {
+    let snapshot = core.store().snapshot(BUDGETS);
+    snapshot
+        .range(std::ops::Bound::Unbounded, &format!("{namespace}/"))
+        .filter_map(|o| Some((serde_json::from_slice::<Value>(&o.bytes).ok()?, o.revision)))
+        .filter(|(budget, _)| {
+            LabelSelector::from_object(budget.at("spec.selector"))
+                .is_ok_and(|s| s.matches_value(pod.at("metadata.labels")))
+        })
+        .collect()
+}
+
+/// Takes one disruption out of the budget, or says why there is none.
+fn take(mut budget: Value, pod: &str, now: &str) -> ApiResult<Value> {
+    let name = budget.str_at("metadata.name").to_owned();
+    let blocked = |retry_after_s: i32, message: String| {
+        let mut error = ApiError::too_many_requests(
+            "Cannot evict pod as it would violate the pod's disruption budget.",
+            retry_after_s,
+        );
+        error.details.causes.push(Cause { reason: "DisruptionBudget".into(), message, field: String::new() });
+        error
+    };
+    if budget.int_at("status.observedGeneration") < budget.int_at("metadata.generation") {
+        return Err(blocked(
+            10,
+            format!("The disruption budget {name} is still being processed by the server."),
+        ));
+    }
+    let allowed = budget.int_at("status.disruptionsAllowed");
+    if budget.entries("status.disruptedPods").count() > MAX_DISRUPTED {
+        return Err(blocked(0, format!("The disruption budget {name} has too many evictions in progress")));
+    }
+    if allowed <= 0 {
+        return Err(blocked(
+            0,
+            format!(
+                "The disruption budget {name} needs {} healthy pods and has {} currently",
+                budget.int_at("status.desiredHealthy"),
+                budget.int_at("status.currentHealthy")
+            ),
+        ));
+    }
+    budget.set("status.disruptionsAllowed", allowed - 1);
+    if !budget.has("status.disruptedPods") {
+        budget.set("status.disruptedPods", Map::new());
+    }
+    if let Some(map) = budget.at_mut("status.disruptedPods").and_then(Value::as_object_mut) {
+        map.insert(pod.to_owned(), now.into());
+    }
+    Ok(budget)
+}
+
+/// Whether the budget was still what it was.
+async fn store_budget(call: &Call, mut budget: Value, revision: u64) -> ApiResult<bool> {
+    let registry = call.core.registry.load_full();
+    let served = registry.stored(BUDGETS).ok_or_else(ApiError::unknown_resource)?;
+    let key = served.stored.key(budget.str_at("metadata.namespace"), budget.str_at("metadata.name"));
+    let draft = codec::draft(&served.stored.ty, &mut budget)?;
+    let write = Write {
+        kind: served.stored.kind_key.clone(),
+        key,
+        expect: Expect::Revision(revision),
+        op: Op::Put(draft),
+    };
+    match call.core.store().commit(vec![write]).await {
+        Ok(_) => Ok(true),
+        Err(yare_store::CommitError::Conflict { .. } | yare_store::CommitError::Missing { .. }) => Ok(false),
+        Err(error) => Err(ApiError::internal(error)),
+    }
+}

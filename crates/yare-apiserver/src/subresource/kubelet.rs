@@ -1,0 +1,175 @@
+//! `log`, `exec`, `attach` and `portforward` of pods: forwarded to the kubelet of the pod's node, the upgrade
+//! and everything behind it untouched.
+
+use http::{Extensions, Method, Response};
+use serde_json::Value;
+use yare_kinds::view::View;
+
+use crate::{
+    body::{Body, Reply, RequestBody},
+    core::Call,
+    status::{ApiError, ApiResult, GroupResource},
+    subresource::proxy::{self, Endpoint},
+};
+
+const PODS: GroupResource<'_> = GroupResource { group: "", resource: "pods" };
+
+/// Which of the kubelet's streams.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stream {
+    /// `/containerLogs`
+    Log,
+    /// `/exec`
+    Exec,
+    /// `/attach`
+    Attach,
+    /// `/portForward`
+    PortForward,
+}
+
+/// Parameters of logs that the kubelet takes as they are.
+const LOG_PARAMETERS: [&str; 8] =
+    ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
+/// Parameters of exec and attach: the API's name and the kubelet's.
+const STREAM_PARAMETERS: [(&str, &str); 4] =
+    [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+
+/// Forwards the request.
+pub async fn handle(
+    call: &Call,
+    stream: Stream,
+    body: RequestBody,
+    upgrade: &mut Extensions,
+) -> ApiResult<Reply> {
+    let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
+    let Some(pod) = call.core.read("pods", &format!("{namespace}/{name}")) else {
+        return Err(ApiError::not_found(PODS, name));
+    };
+    if stream == Stream::Log {
+        check_log_options(call)?;
+    }
+    let container = if stream == Stream::PortForward { String::new() } else { container(call, &pod)? };
+    let node = pod.str_at("spec.nodeName");
+    if node.is_empty() {
+        if stream == Stream::Log {
+            // A pod that runs nowhere has said nothing.
+            return Ok(Response::new(Body::default()));
+        }
+        return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
+    }
+    let endpoint = node_endpoint(call, node)?;
+    let mut query: Vec<String> = Vec::new();
+    let path = match stream {
+        Stream::Log => {
+            for parameter in LOG_PARAMETERS {
+                if let Some(value) = call.query.get(parameter) {
+                    query.push(format!("{parameter}={}", proxy::encode(value)));
+                }
+            }
+            format!("/containerLogs/{namespace}/{name}/{container}")
+        }
+        Stream::Exec | Stream::Attach => {
+            for (ours, theirs) in STREAM_PARAMETERS {
+                if call.query.flag(ours) {
+                    query.push(format!("{theirs}=1"));
+                }
+            }
+            if stream == Stream::Exec {
+                query.extend(call.query.all("command").map(|c| format!("command={}", proxy::encode(c))));
+                format!("/exec/{namespace}/{name}/{container}")
+            } else {
+                format!("/attach/{namespace}/{name}/{container}")
+            }
+        }
+        Stream::PortForward => {
+            query.extend(call.query.all("ports").map(|p| format!("port={}", proxy::encode(p))));
+            format!("/portForward/{namespace}/{name}")
+        }
+    };
+    let target = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
+    let method = if stream == Stream::Log { Method::GET } else { call.method.clone() };
+    let mut reply = proxy::forward(call, &endpoint, method, &target, body, upgrade).await?;
+    if stream == Stream::Log && reply.status().is_success() {
+        // Whatever the kubelet says it is, logs are text to clients.
+        reply.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+    }
+    Ok(reply)
+}
+
+fn check_log_options(call: &Call) -> ApiResult<()> {
+    let kind = GroupResource { group: "", resource: "PodLogOptions" };
+    let mut errors = Vec::new();
+    for (name, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+        let Some(text) = call.query.get(name) else { continue };
+        let Ok(value) = text.parse::<i64>() else {
+            return Err(ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")));
+        };
+        if value < least {
+            let why =
+                if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            errors.push(yare_schema::field::FieldError::invalid(
+                &yare_schema::field::Path::new(name),
+                value,
+                why,
+            ));
+        }
+    }
+    if call.query.get("sinceSeconds").is_some() && call.query.get("sinceTime").is_some() {
+        errors.push(yare_schema::field::FieldError::forbidden(
+            &yare_schema::field::Path::ROOT,
+            "at most one of `sinceTime` or `sinceSeconds` may be specified",
+        ));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, &call.info.name, &errors)) }
+}
+
+/// The container that is meant: named, or the only one there is.
+fn container(call: &Call, pod: &Value) -> ApiResult<String> {
+    let name = call.info.name.as_str();
+    let names = |path: &str| -> Vec<&str> { pod.items(path).iter().map(|c| c.str_at("name")).collect() };
+    let main = names("spec.containers");
+    let init = names("spec.initContainers");
+    match call.query.get("container") {
+        Some(wanted) => {
+            let ephemeral = names("spec.ephemeralContainers");
+            if [&main, &init, &ephemeral].iter().any(|list| list.contains(&wanted)) {
+                return Ok(wanted.to_owned());
+            }
+            Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}")))
+        }
+        None => match main.as_slice() {
+            [one] => Ok((*one).to_owned()),
+            [] => Err(ApiError::bad_request(format!("a container name must be specified for pod {name}"))),
+            many => {
+                let mut message = format!(
+                    "a container name must be specified for pod {name}, choose one of: [{}]",
+                    many.join(" ")
+                );
+                if !init.is_empty() {
+                    message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                }
+                Err(ApiError::bad_request(message))
+            }
+        },
+    }
+}
+
+/// Where a node's kubelet listens.
+pub fn node_endpoint(call: &Call, name: &str) -> ApiResult<Endpoint> {
+    let Some(node) = call.core.read("nodes", name) else {
+        return Err(ApiError::not_found(GroupResource { group: "", resource: "nodes" }, name));
+    };
+    let address = ["InternalIP", "ExternalIP", "Hostname"].iter().find_map(|kind| {
+        node.items("status.addresses")
+            .iter()
+            .find(|a| a.str_at("type") == *kind)
+            .map(|a| a.str_at("address").to_owned())
+    });
+    let Some(host) = address else {
+        return Err(ApiError::internal(format!(
+            "no preferred addresses found; known addresses of node {name}: []"
+        )));
+    };
+    let port = u16::try_from(node.int_at("status.daemonEndpoints.kubeletEndpoint.Port")).unwrap_or(0);
+    Ok(Endpoint { host, port: if port == 0 { 10250 } else { port }, kubelet: true, tls: true })
+}

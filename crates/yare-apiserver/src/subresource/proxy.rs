@@ -1,0 +1,301 @@
+//! `proxy` of nodes, pods and services, and the forwarding that all streams share: a connection of its own per
+//! request, headers passed on, and after an upgrade bytes spliced both ways.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use yare_kinds::view::View;
+
+use crate::{
+    body::{Body, Reply, RequestBody},
+    core::Call,
+    registry::Served,
+    status::{ApiError, ApiResult, GroupResource},
+    subresource::kubelet,
+};
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Headers that are between two neighbours only (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [&str; 7] = [
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "proxy-connection",
+];
+
+/// Something to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// A kubelet: the server shows its client certificate.
+    pub kubelet: bool,
+    /// Over TLS.
+    pub tls: bool,
+}
+
+/// Percent-encodes a query value.
+pub fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// Proxies to a node's kubelet, a pod's port or a service's endpoint.
+pub async fn handle(
+    call: &Call,
+    served: &Arc<Served>,
+    body: RequestBody,
+    upgrade: &mut Extensions,
+) -> ApiResult<Reply> {
+    let info = &call.info;
+    // `…/proxy` without a slash is a page whose relative links would go astray.
+    if info.rest.is_empty() && !info.path.ends_with('/') && matches!(call.method, Method::GET | Method::HEAD)
+    {
+        let mut response = Response::new(Body::default());
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        if let Ok(location) = HeaderValue::from_str(&format!("{}/", info.path)) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        return Ok(response);
+    }
+    let (scheme, name, port) = split_name(&info.name)?;
+    let mut endpoint = match &*served.plural {
+        "nodes" => node(call, name, port)?,
+        "pods" => pod(call, name, port)?,
+        _ => service(call, name, port)?,
+    };
+    if !scheme.is_empty() {
+        endpoint.tls = scheme == "https";
+    }
+    let mut target = format!("/{}", info.rest);
+    if let Some(query) = call.query_text() {
+        target.push('?');
+        target.push_str(query);
+    }
+    forward(call, &endpoint, call.method.clone(), &target, body, upgrade).await
+}
+
+/// `[scheme:]name[:port]`
+fn split_name(text: &str) -> ApiResult<(&str, &str, &str)> {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts.as_slice() {
+        [name] => Ok(("", name, "")),
+        [name, port] => Ok(("", name, port)),
+        [scheme @ ("http" | "https" | ""), name, port] => Ok((scheme, name, port)),
+        _ => Err(ApiError::bad_request(format!("invalid proxy request {text:?}"))),
+    }
+}
+
+fn node(call: &Call, name: &str, port: &str) -> ApiResult<Endpoint> {
+    let mut endpoint = kubelet::node_endpoint(call, name)?;
+    if let Ok(port) = port.parse::<u16>()
+        && port != endpoint.port
+    {
+        endpoint.port = port;
+        endpoint.kubelet = false;
+        endpoint.tls = false;
+    }
+    Ok(endpoint)
+}
+
+fn pod(call: &Call, name: &str, port: &str) -> ApiResult<Endpoint> {
+    let namespace = &call.info.namespace;
+    let Some(pod) = call.core.read("pods", &format!("{namespace}/{name}")) else {
+        return Err(ApiError::not_found(GroupResource { group: "", resource: "pods" }, name));
+    };
+    let host = pod.str_at("status.podIP").to_owned();
+    if host.is_empty() {
+        return Err(ApiError::bad_request("address not allowed"));
+    }
+    let ports = || pod.items("spec.containers").iter().flat_map(|c| c.items("ports"));
+    let number = if port.is_empty() {
+        ports().next().map_or(80, |p| p.int_at("containerPort"))
+    } else {
+        port.parse::<i64>()
+            .ok()
+            .or_else(|| ports().find(|p| p.str_at("name") == port).map(|p| p.int_at("containerPort")))
+            .ok_or_else(|| ApiError::bad_request(format!("pod {name} has no port {port:?}")))?
+    };
+    Ok(Endpoint { host, port: u16::try_from(number).unwrap_or(0), kubelet: false, tls: false })
+}
+
+fn service(call: &Call, name: &str, port: &str) -> ApiResult<Endpoint> {
+    let core = &call.core;
+    let namespace = &call.info.namespace;
+    let unavailable = |why: &str| ApiError::unavailable(format!("{why} for service {name:?}"));
+    let Some(service) = core.read("services", &format!("{namespace}/{name}")) else {
+        return Err(ApiError::not_found(GroupResource { group: "", resource: "services" }, name));
+    };
+    let ports = service.items("spec.ports");
+    let chosen = if port.is_empty() {
+        ports.first().filter(|_| ports.len() == 1)
+    } else {
+        ports.iter().find(|p| p.str_at("name") == port || p.int_at("port").to_string() == port)
+    };
+    let Some(chosen) = chosen else { return Err(unavailable(&format!("no service port {port:?} found"))) };
+    let port_name = chosen.str_at("name");
+    let snapshot = core.store().snapshot("discovery.k8s.io/endpointslices");
+    let mut found: Vec<Endpoint> = Vec::new();
+    for slice in snapshot.range(std::ops::Bound::Unbounded, &format!("{namespace}/")) {
+        if slice.attrs.label("kubernetes.io/service-name") != Some(name) {
+            continue;
+        }
+        let Ok(slice) = serde_json::from_slice::<Value>(&slice.bytes) else { continue };
+        let Some(port) = slice
+            .items("ports")
+            .iter()
+            .find(|p| p.str_at("name") == port_name)
+            .and_then(|p| u16::try_from(p.int_at("port")).ok())
+        else {
+            continue;
+        };
+        for endpoint in slice.items("endpoints") {
+            if endpoint.bool_opt("conditions.ready").unwrap_or(true) {
+                found.extend(endpoint.strings("addresses").first().map(|a| Endpoint {
+                    host: (*a).to_owned(),
+                    port,
+                    kubelet: false,
+                    tls: false,
+                }));
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(unavailable("no endpoints available"));
+    }
+    let mut byte = [0u8; 2];
+    core.config.random.fill(&mut byte);
+    let at = usize::from(u16::from_le_bytes(byte)) % found.len();
+    Ok(found.swap_remove(at))
+}
+
+/// Sends the request on and brings the answer back. An answer of 101 connects the two ends for good.
+pub async fn forward(
+    call: &Call,
+    endpoint: &Endpoint,
+    method: Method,
+    target: &str,
+    body: RequestBody,
+    upgrade: &mut Extensions,
+) -> ApiResult<Reply> {
+    let place = format!("{}:{}", endpoint.host, endpoint.port);
+    let failed =
+        |e: &dyn std::fmt::Display| ApiError::unavailable(format!("error trying to reach {place}: {e}"));
+    let uri: Uri = target.parse().map_err(|_| ApiError::bad_request(format!("{target:?} is not a path")))?;
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    let wants_upgrade = call.headers.contains_key(header::UPGRADE);
+    copy_headers(&call.headers, request.headers_mut(), wants_upgrade);
+    let host = HeaderValue::from_str(&bracketed(&endpoint.host, endpoint.port)).map_err(|e| failed(&e))?;
+    request.headers_mut().insert(header::HOST, host);
+    let connect = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
+    let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+        Ok(stream) => stream.map_err(|e| failed(&e))?,
+        Err(_) => return Err(failed(&"timed out")),
+    };
+    let _ = stream.set_nodelay(true);
+    let mut response = if endpoint.tls {
+        let Some(tls) = call.core.config.kubelet_tls.clone() else {
+            return Err(ApiError::unavailable("this server has no client certificate for TLS endpoints"));
+        };
+        let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| failed(&e))?;
+        let handshake = tokio_rustls::TlsConnector::from(tls).connect(name, stream);
+        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
+            Ok(stream) => stream.map_err(|e| failed(&e))?,
+            Err(_) => return Err(failed(&"timed out")),
+        };
+        exchange(TokioIo::new(stream), request).await
+    } else {
+        exchange(TokioIo::new(stream), request).await
+    }
+    .map_err(|e| failed(&e))?;
+    let mut reply = Response::new(Body::default());
+    *reply.status_mut() = response.status();
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    copy_headers(response.headers(), reply.headers_mut(), switching);
+    if switching {
+        let Some(client) = upgrade.remove::<OnUpgrade>() else {
+            return Err(ApiError::bad_request("this connection cannot be upgraded"));
+        };
+        let backend = hyper::upgrade::on(&mut response);
+        tokio::spawn(splice(client, backend));
+        return Ok(reply);
+    }
+    *reply.body_mut() = Body::foreign(response.into_body());
+    Ok(reply)
+}
+
+async fn exchange<I>(
+    io: I,
+    request: Request<RequestBody>,
+) -> Result<Response<hyper::body::Incoming>, hyper::Error>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, RequestBody>(io).await?;
+    tokio::spawn(connection.with_upgrades());
+    sender.send_request(request).await
+}
+
+async fn splice(client: OnUpgrade, backend: OnUpgrade) {
+    let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else { return };
+    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+    // Either side may go at any time; that is how these streams end.
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
+}
+
+fn bracketed(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrade: bool) {
+    for (name, value) in from {
+        let skip = HOP_BY_HOP.contains(&name.as_str())
+            || *name == header::AUTHORIZATION
+            || name.as_str().starts_with("impersonate-")
+            || *name == header::HOST
+            || (!upgrade && is_connection(name));
+        if !skip {
+            to.append(name.clone(), value.clone());
+        }
+    }
+}
+
+fn is_connection(name: &HeaderName) -> bool {
+    *name == header::CONNECTION || *name == header::UPGRADE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(split_name("a").ok(), Some(("", "a", "")));
+        assert_eq!(split_name("a:80").ok(), Some(("", "a", "80")));
+        assert_eq!(split_name("https:a:443").ok(), Some(("https", "a", "443")));
+        assert!(split_name("ftp:a:1").is_err());
+        assert_eq!(encode("a b/ü"), "a%20b%2F%C3%BC");
+    }
+}

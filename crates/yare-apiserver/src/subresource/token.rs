@@ -1,0 +1,127 @@
+//! `serviceaccounts/token`: a signed token for a service account, bound to what it should die with.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use yare_auth::token::Reference;
+use yare_kinds::view::{View, ViewMut};
+use yare_schema::field::{FieldError, Path};
+
+use crate::{
+    auth::{self, TokenSpec},
+    body::Reply,
+    codec,
+    core::{Call, rfc3339},
+    options::WriteOptions,
+    registry::{Served, TypeHandle},
+    render,
+    status::{ApiError, ApiResult, GroupResource},
+};
+
+const KIND: GroupResource<'_> = GroupResource { group: "authentication.k8s.io", resource: "TokenRequest" };
+const MIN_SECONDS: i64 = 600;
+const DEFAULT_SECONDS: i64 = 3600;
+const MAX_SECONDS: i64 = 1 << 32;
+
+/// Issues a token.
+pub async fn create(call: &Call, served: &Served, body: &[u8]) -> ApiResult<Reply> {
+    let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
+    let expected = codec::Expected { group: KIND.group, version: "v1", kind: KIND.resource, custom: false };
+    let ty = codec::builtin_type(KIND.group, "v1", KIND.resource)
+        .ok_or_else(|| ApiError::internal("no type for TokenRequest"))?;
+    let mut request =
+        codec::decode_body(call, &TypeHandle::Static(ty), &expected, body, options.field_validation)?;
+    let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
+    let Some(account) = call.core.read("serviceaccounts", &format!("{namespace}/{name}")) else {
+        return Err(ApiError::not_found(served.group_resource(), name));
+    };
+    let spec_path = Path::new("spec");
+    let invalid = |error: FieldError| ApiError::invalid(KIND, "", &[error]);
+    let seconds = request.int_opt("spec.expirationSeconds").unwrap_or(DEFAULT_SECONDS);
+    let path = spec_path.child("expirationSeconds");
+    if seconds < MIN_SECONDS {
+        return Err(invalid(FieldError::invalid(
+            &path,
+            seconds,
+            "may not specify a duration less than 10 minutes",
+        )));
+    }
+    if seconds > MAX_SECONDS {
+        return Err(invalid(FieldError::invalid(
+            &path,
+            seconds,
+            "may not specify a duration larger than 2^32 seconds",
+        )));
+    }
+    let mut spec = TokenSpec {
+        namespace: namespace.to_owned(),
+        account: Reference { name: name.to_owned(), uid: account.str_at("metadata.uid").to_owned() },
+        audiences: request.strings("spec.audiences").iter().map(|a| (*a).to_owned()).collect(),
+        expiration_s: seconds,
+        ..TokenSpec::default()
+    };
+    if request.has("spec.boundObjectRef") {
+        let (kind, reference, node) = bound(call, &request, namespace, name)?;
+        spec.bound = Some((kind, reference));
+        spec.node = node;
+    }
+    let (token, audiences, expires_s) = auth::issue(&call.core, spec)?;
+    let expires = jiff::Timestamp::from_second(expires_s).map_err(ApiError::internal)?;
+    request.set("metadata.name", name);
+    request.set("metadata.namespace", namespace);
+    request.set("metadata.creationTimestamp", call.core.now_rfc3339());
+    request.set("spec.audiences", audiences);
+    request.set("spec.expirationSeconds", seconds);
+    request.set("status", json!({ "token": token, "expirationTimestamp": rfc3339(expires) }));
+    render::document(call, StatusCode::CREATED, &request)
+}
+
+/// What the token is bound to, checked against the store, and the node of a pod.
+fn bound(
+    call: &Call,
+    request: &Value,
+    namespace: &str,
+    account: &str,
+) -> ApiResult<(String, Reference, Option<Reference>)> {
+    let core = &call.core;
+    let wanted = request.at("spec.boundObjectRef");
+    let (kind, name, uid) = (wanted.str_at("kind"), wanted.str_at("name"), wanted.str_at("uid"));
+    let (plural, key) = match (wanted.str_at("apiVersion"), kind) {
+        ("v1", "Pod") => ("pods", format!("{namespace}/{name}")),
+        ("v1", "Secret") => ("secrets", format!("{namespace}/{name}")),
+        ("v1", "Node") => ("nodes", name.to_owned()),
+        (version, _) => {
+            return Err(ApiError::bad_request(format!(
+                "cannot bind token to object of type {version}, Kind={kind}"
+            )));
+        }
+    };
+    let what = GroupResource { group: "", resource: plural };
+    let Some(object) = core.read(plural, &key) else { return Err(ApiError::not_found(what, name)) };
+    let have = object.str_at("metadata.uid");
+    if !uid.is_empty() && uid != have {
+        return Err(ApiError::conflict(
+            what,
+            name,
+            format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            ),
+        ));
+    }
+    let mut node = None;
+    if kind == "Pod" {
+        if object.str_at("spec.serviceAccountName") != account {
+            return Err(ApiError::bad_request(format!(
+                "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+            )));
+        }
+        let node_name = object.str_at("spec.nodeName");
+        if !node_name.is_empty() {
+            let uid = core
+                .read("nodes", node_name)
+                .map(|n| n.str_at("metadata.uid").to_owned())
+                .unwrap_or_default();
+            node = Some(Reference { name: node_name.to_owned(), uid });
+        }
+    }
+    Ok((kind.to_owned(), Reference { name: name.to_owned(), uid: have.to_owned() }, node))
+}

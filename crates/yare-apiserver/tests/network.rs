@@ -1,0 +1,356 @@
+//! The server behind TLS: certificates, tokens, RBAC, and streams to kubelets.
+
+mod common;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use common::open;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use yare_apiserver::{ApiServer, Auth, Config, tls};
+use yare_auth::{
+    pki::{Authority, KeyPairPem, Pki, Subject, Usage},
+    token::Signer,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn issue(ca: &Authority, usage: Usage, name: &str, groups: &[&str]) -> KeyPairPem {
+    let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+    ca.issue(usage, &Subject { common_name: name, organizations: groups, alternative_names: &names }, DAY)
+        .unwrap()
+}
+
+struct Cluster {
+    api: ApiServer,
+    address: SocketAddr,
+    pki: Pki,
+    dir: tempfile::TempDir,
+}
+
+async fn cluster() -> Cluster {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::open(&dir.path().join("pki")).unwrap();
+    let ca = &pki.cluster;
+    let serving = issue(ca, Usage::Server, "kube-apiserver", &[]);
+    let client = issue(ca, Usage::Client, "kube-apiserver-kubelet-client", &["system:masters"]);
+    let mut config = Config::new(open(&dir.path().join("store")).await);
+    let signer = Signer::new(
+        &pki.service_account_key,
+        "https://kubernetes.default.svc",
+        &["https://kubernetes.default.svc".to_owned()],
+    )
+    .unwrap();
+    config.openid = Some((signer.openid_configuration("https://x/openid/v1/jwks"), signer.jwks()));
+    config.auth = Auth::new(Some(Arc::new(signer)));
+    config.objects = yare_auth::bootstrap::objects();
+    config.tls = Some(tls::server(&serving.certificate, &serving.key, &ca.certificate).unwrap());
+    config.kubelet_tls =
+        Some(tls::kubelet_client(&client.certificate, &client.key, &ca.certificate).unwrap());
+    let api = ApiServer::start(config).await.unwrap();
+    let listener = ApiServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = api.clone();
+    tokio::spawn(async move { serving.serve(listener).await });
+    Cluster { api, address, pki, dir }
+}
+
+impl Cluster {
+    async fn request(
+        &self,
+        who: Option<&KeyPairPem>,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Response<Incoming> {
+        let any = issue(&self.pki.front_proxy, Usage::Client, "nobody", &[]);
+        let pair = who.unwrap_or(&any);
+        let mut config = (*tls::kubelet_client(&pair.certificate, &pair.key, &self.pki.cluster.certificate)
+            .unwrap())
+        .clone();
+        if who.is_none() {
+            config.client_auth_cert_resolver = Arc::new(NoCertificate);
+        }
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "x");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        sender.send_request(request.body(Full::new(bytes)).unwrap()).await.unwrap()
+    }
+
+    async fn json(
+        &self,
+        who: Option<&KeyPairPem>,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> (u16, Value) {
+        let response = self.request(who, method, path, headers, body).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn who_may_what() {
+    let cluster = cluster().await;
+    let ca = &cluster.pki.cluster;
+    let admin = issue(ca, Usage::Client, "root", &["system:masters"]);
+    let jane = issue(ca, Usage::Client, "jane", &["dev"]);
+    let pods = "/api/v1/namespaces/default/pods";
+    let get = Method::GET;
+    let none = Value::Null;
+    assert_eq!(cluster.json(Some(&admin), get.clone(), pods, &[], &none).await.0, 200);
+    let (code, status) = cluster.json(Some(&jane), get.clone(), pods, &[], &none).await;
+    assert_eq!(code, 403);
+    assert_eq!(
+        status["message"],
+        "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
+    );
+    // Without credentials: only what everybody may.
+    assert_eq!(cluster.json(None, get.clone(), "/version", &[], &none).await.0, 200);
+    let (code, status) = cluster.json(None, get.clone(), pods, &[], &none).await;
+    assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")));
+    assert_eq!(
+        cluster.json(None, get.clone(), pods, &[("authorization", "Bearer nonsense")], &none).await.0,
+        401
+    );
+
+    // A binding changes it, soon.
+    let binding = json!({
+        "metadata": {"name": "jane"}, "subjects": [{"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"kind": "ClusterRole", "name": "view", "apiGroup": "rbac.authorization.k8s.io"},
+    });
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    assert_eq!(cluster.json(Some(&jane), Method::POST, bindings, &[], &binding).await.0, 403);
+    assert_eq!(cluster.json(Some(&admin), Method::POST, bindings, &[], &binding).await.0, 201);
+    let role = json!({"metadata": {"name": "view-pods"}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]});
+    assert_eq!(
+        cluster
+            .json(
+                Some(&admin),
+                Method::POST,
+                "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles",
+                &[],
+                &role
+            )
+            .await
+            .0,
+        201
+    );
+    let mut own = binding.clone();
+    own["metadata"]["name"] = "jane-pods".into();
+    own["roleRef"] = json!({"kind": "Role", "name": "view-pods", "apiGroup": "rbac.authorization.k8s.io"});
+    assert_eq!(cluster.json(Some(&admin), Method::POST, bindings, &[], &own).await.0, 201);
+    let mut code = 0;
+    for _ in 0..200 {
+        code = cluster.json(Some(&jane), get.clone(), pods, &[], &none).await.0;
+        if code == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(code, 200);
+    // Impersonation is a permission of its own.
+    assert_eq!(
+        cluster.json(Some(&jane), get.clone(), pods, &[("impersonate-user", "root")], &none).await.0,
+        403
+    );
+    assert_eq!(
+        cluster.json(Some(&admin), get.clone(), pods, &[("impersonate-user", "nobody")], &none).await.0,
+        403
+    );
+    assert_eq!(cluster.json(None, get, "/openid/v1/jwks", &[], &none).await.0, 403);
+    cluster.api.shutdown().await;
+    drop(cluster.dir);
+}
+
+#[tokio::test]
+async fn service_account_tokens() {
+    let cluster = cluster().await;
+    let admin = issue(&cluster.pki.cluster, Usage::Client, "root", &["system:masters"]);
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(
+        cluster
+            .json(Some(&admin), Method::POST, accounts, &[], &json!({"metadata": {"name": "robot"}}))
+            .await
+            .0,
+        201
+    );
+    let request = json!({"spec": {"expirationSeconds": 600}});
+    let (code, answer) =
+        cluster.json(Some(&admin), Method::POST, &format!("{accounts}/robot/token"), &[], &request).await;
+    assert_eq!(code, 201, "{answer}");
+    let token = format!("Bearer {}", answer["status"]["token"].as_str().unwrap());
+    let me = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let (code, review) = cluster.json(None, Method::POST, me, &[("authorization", &token)], &json!({})).await;
+    assert_eq!(code, 201, "{review}");
+    assert_eq!(review["status"]["userInfo"]["username"], "system:serviceaccount:default:robot");
+    let short = json!({"spec": {"expirationSeconds": 5}});
+    assert_eq!(
+        cluster.json(Some(&admin), Method::POST, &format!("{accounts}/robot/token"), &[], &short).await.0,
+        422
+    );
+    // The token dies with its account.
+    assert_eq!(
+        cluster.json(Some(&admin), Method::DELETE, &format!("{accounts}/robot"), &[], &Value::Null).await.0,
+        200
+    );
+    assert_eq!(cluster.json(None, Method::POST, me, &[("authorization", &token)], &json!({})).await.0, 401);
+    cluster.api.shutdown().await;
+}
+
+/// A kubelet that answers one request: logs as text, anything else with an upgrade that echoes.
+async fn kubelet(ca: &Authority) -> SocketAddr {
+    let pair = issue(ca, Usage::Server, "n1", &[]);
+    let config = tls::server(&pair.certificate, &pair.key, &ca.certificate).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                assert!(
+                    stream.get_ref().1.peer_certificates().is_some(),
+                    "the API server shows its certificate"
+                );
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).await.unwrap();
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let target = head.split(' ').nth(1).unwrap().to_owned();
+                if target.starts_with("/containerLogs") {
+                    let text = format!("log of {target}\n");
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    return;
+                }
+                stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: SPDY/3.1\r\n\r\n").await.unwrap();
+                stream.write_all(target.as_bytes()).await.unwrap();
+                let mut buffer = [0; 64];
+                while let Ok(n) = stream.read(&mut buffer).await {
+                    if n == 0 || stream.write_all(&buffer[..n]).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn streams_to_kubelets() {
+    let cluster = cluster().await;
+    let admin = issue(&cluster.pki.cluster, Usage::Client, "root", &["system:masters"]);
+    let address = kubelet(&cluster.pki.cluster).await;
+    let node = json!({"metadata": {"name": "n1"}});
+    assert_eq!(cluster.json(Some(&admin), Method::POST, "/api/v1/nodes", &[], &node).await.0, 201);
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": address.port()}}}});
+    let merge = [("content-type", "application/merge-patch+json")];
+    let (code, answer) =
+        cluster.json(Some(&admin), Method::PATCH, "/api/v1/nodes/n1/status", &merge, &status).await;
+    assert_eq!(code, 200, "{answer}");
+    assert_eq!(
+        cluster
+            .json(
+                Some(&admin),
+                Method::POST,
+                "/api/v1/namespaces/default/serviceaccounts",
+                &[],
+                &json!({"metadata": {"name": "default"}})
+            )
+            .await
+            .0,
+        201
+    );
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    let (code, answer) = cluster.json(Some(&admin), Method::POST, pods, &[], &pod).await;
+    assert_eq!(code, 201, "{answer}");
+
+    let logs = cluster
+        .request(
+            Some(&admin),
+            Method::GET,
+            &format!("{pods}/p/log?tailLines=5&follow=true"),
+            &[],
+            &Value::Null,
+        )
+        .await;
+    assert_eq!(logs.status(), 200);
+    let text = logs.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(text, "log of /containerLogs/default/p/c?follow=true&tailLines=5\n");
+    assert_eq!(
+        cluster
+            .json(Some(&admin), Method::GET, &format!("{pods}/p/log?container=x"), &[], &Value::Null)
+            .await
+            .0,
+        400
+    );
+
+    let upgrade = [("connection", "upgrade"), ("upgrade", "SPDY/3.1")];
+    let path = format!("{pods}/p/exec?command=echo&command=a%20b&stdout=true&tty=true");
+    let mut response = cluster.request(Some(&admin), Method::POST, &path, &upgrade, &Value::Null).await;
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(response.headers()["upgrade"], "SPDY/3.1");
+    let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+    let want = b"/exec/default/p/c?output=1&tty=1&command=echo&command=a%20b";
+    let mut got = vec![0; want.len()];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(want));
+    stream.write_all(b"ping").await.unwrap();
+    let mut echo = [0; 4];
+    stream.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"ping");
+    drop(stream);
+    cluster.api.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_one_clear_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let error = ApiServer::bind(address).await.unwrap_err().to_string();
+    assert!(
+        error.contains(&address.to_string()) && error.contains("another process uses this port"),
+        "{error}"
+    );
+    assert!(!error.contains('\n'));
+}

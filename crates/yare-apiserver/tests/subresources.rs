@@ -1,0 +1,166 @@
+//! Subresources and reviews over the in-process service.
+
+mod common;
+
+use common::Server;
+use serde_json::{Value, json};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+fn pod(name: &str, labels: Value) -> Value {
+    json!({"metadata": {"name": name, "labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+}
+
+#[tokio::test]
+async fn binding() {
+    let server = Server::start().await;
+    server.post(PODS, &pod("p", json!({}))).await.expect(201);
+    let bind = |node: &str| json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": node}});
+    server.post(&format!("{PODS}/p/binding"), &bind("")).await.expect_reason(422, "Invalid");
+    assert_eq!(server.post(&format!("{PODS}/p/binding"), &bind("n1")).await.expect(201)["status"], "Success");
+    let bound = server.get(&format!("{PODS}/p")).await.expect(200);
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    let scheduled = bound["status"]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|c| c["type"] == "PodScheduled" && c["status"] == "True");
+    assert!(scheduled, "{bound}");
+    let message = server.post(&format!("{PODS}/p/binding"), &bind("n2")).await.expect_reason(409, "Conflict");
+    assert!(message.contains("pod p is already assigned to node \"n1\""), "{message}");
+    let list = server.get(&format!("{PODS}?fieldSelector=spec.nodeName%3Dn1")).await.expect(200);
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
+    server.post(PODS, &pod("q", json!({}))).await.expect(201);
+    let mut other = bind("n1");
+    other["metadata"]["name"] = "q".into();
+    server.post("/api/v1/namespaces/default/bindings", &other).await.expect(201);
+}
+
+#[tokio::test]
+async fn eviction() {
+    let server = Server::start().await;
+    let evict =
+        |name: &str| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+    for name in ["a", "b"] {
+        server.post(PODS, &pod(name, json!({"app": "x"}))).await.expect(201);
+        let running =
+            json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        server.patch("merge", &format!("{PODS}/{name}/status"), &running).await.expect(200);
+    }
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    server.post(budgets, &json!({"metadata": {"name": "x"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "x"}}}})).await.expect(201);
+    let status = |allowed: i64| json!({"status": {"disruptionsAllowed": allowed, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2, "observedGeneration": 1}});
+    server.patch("merge", &format!("{budgets}/x/status"), &status(0)).await.expect(200);
+    let message =
+        server.post(&format!("{PODS}/a/eviction"), &evict("a")).await.expect_reason(429, "TooManyRequests");
+    assert_eq!(message, "Cannot evict pod as it would violate the pod's disruption budget.");
+    server.patch("merge", &format!("{budgets}/x/status"), &status(1)).await.expect(200);
+    server.post(&format!("{PODS}/a/eviction"), &evict("a")).await.expect(201);
+    server.get(&format!("{PODS}/a")).await.expect_reason(404, "NotFound");
+    let budget = server.get(&format!("{budgets}/x")).await.expect(200);
+    assert_eq!(budget["status"]["disruptionsAllowed"], 0);
+    assert!(budget["status"]["disruptedPods"]["a"].is_string());
+    server.post(&format!("{PODS}/b/eviction"), &evict("b")).await.expect_reason(429, "TooManyRequests");
+    server.post(&format!("{PODS}/none/eviction"), &evict("none")).await.expect_reason(404, "NotFound");
+}
+
+#[tokio::test]
+async fn namespaces_finalize() {
+    let server = Server::start().await;
+    server.post("/api/v1/namespaces", &json!({"metadata": {"name": "x"}})).await.expect(201);
+    server.delete("/api/v1/namespaces/x").await.expect(200);
+    let mut namespace = server.get("/api/v1/namespaces/x").await.expect(200);
+    namespace["spec"]["finalizers"] = json!([]);
+    server.put("/api/v1/namespaces/x/finalize", &namespace).await.expect(200);
+    server.get("/api/v1/namespaces/x").await.expect_reason(404, "NotFound");
+}
+
+#[tokio::test]
+async fn reviews() {
+    let server = Server::start().await;
+    let me = server.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).await.expect(201);
+    assert_eq!(me["status"]["userInfo"]["username"], "system:admin");
+    let may = server
+        .post(
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            &json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}}),
+        )
+        .await
+        .expect(201);
+    assert_eq!(may["status"]["allowed"], true);
+    server
+        .post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &json!({"spec": {}}))
+        .await
+        .expect_reason(422, "Invalid");
+    let rules = server
+        .post(
+            "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews",
+            &json!({"spec": {"namespace": "default"}}),
+        )
+        .await
+        .expect(201);
+    assert_eq!(rules["status"]["resourceRules"][0]["verbs"], json!(["*"]));
+    server
+        .get("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+        .await
+        .expect_reason(405, "MethodNotAllowed");
+}
+
+#[tokio::test]
+async fn two_faces_of_one_object() {
+    let server = Server::start().await;
+    let event = json!({
+        "metadata": {"name": "e", "namespace": "default"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "example.com/c", "reportingInstance": "i", "action": "Do", "reason": "R", "type": "Normal", "note": "n",
+        "regarding": {"kind": "Pod", "namespace": "default", "name": "p"},
+    });
+    server.post("/apis/events.k8s.io/v1/namespaces/default/events", &event).await.expect(201);
+    let core = server.get("/api/v1/namespaces/default/events/e").await.expect(200);
+    assert_eq!(
+        (&core["apiVersion"], &core["message"], &core["involvedObject"]["name"]),
+        (&json!("v1"), &json!("n"), &json!("p"))
+    );
+    let list = server.get("/apis/events.k8s.io/v1/namespaces/default/events").await.expect(200);
+    assert_eq!(list["items"][0]["note"], "n");
+
+    let v1 = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    let hpa = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
+    server.post(v1, &hpa).await.expect(201);
+    let v2 =
+        server.get("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h").await.expect(200);
+    assert_eq!(v2["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    let mut watch = server.watch(&format!("{v1}?watch=1")).await;
+    let event = watch.next().await.unwrap();
+    assert_eq!(
+        (&event["object"]["apiVersion"], &event["object"]["spec"]["targetCPUUtilizationPercentage"]),
+        (&json!("autoscaling/v1"), &json!(50))
+    );
+    let patched =
+        server.patch("merge", &format!("{v1}/h"), &json!({"spec": {"maxReplicas": 5}})).await.expect(200);
+    assert_eq!(
+        (&patched["spec"]["maxReplicas"], &patched["spec"]["targetCPUUtilizationPercentage"]),
+        (&json!(5), &json!(50))
+    );
+}
+
+#[tokio::test]
+async fn openapi_documents() {
+    let server = Server::start().await;
+    let index = server.get("/openapi/v3").await.expect(200);
+    assert!(
+        index["paths"]["apis/apps/v1"]["serverRelativeURL"]
+            .as_str()
+            .unwrap()
+            .starts_with("/openapi/v3/apis/apps/v1?hash=")
+    );
+    let apps = server.get("/openapi/v3/apis/apps/v1").await;
+    let etag = apps.headers["etag"].to_str().unwrap().to_owned();
+    assert!(apps.expect(200)["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments"].is_object());
+    assert_eq!(
+        server.send("GET", "/openapi/v3/apis/apps/v1", &[("if-none-match", &etag)], "").await.code,
+        304
+    );
+    let v2 = server.get("/openapi/v2").await.expect(200);
+    assert!(v2["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+}

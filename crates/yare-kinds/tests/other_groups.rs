@@ -1,0 +1,118 @@
+//! What is wrong with objects of the smaller groups, after defaults, in upstream's words.
+
+use serde_json::{Value, json};
+use yare_kinds::table::find_kind;
+
+#[track_caller]
+fn create(group: &str, kind: &str, object: Value, expected: &[&str]) {
+    let resource = find_kind(group, kind).unwrap_or_else(|| panic!("no kind {kind}"));
+    let mut object = object;
+    resource.strategy.default(&mut object);
+    let errs: Vec<String> = resource.validate_create(&object).iter().map(ToString::to_string).collect();
+    assert_eq!(errs, expected, "{kind} {object:#}");
+}
+
+#[test]
+fn access() {
+    create(
+        "authorization.k8s.io",
+        "SubjectAccessReview",
+        json!({"spec": {"user": "u", "resourceAttributes": {"verb": "get"}}}),
+        &[],
+    );
+    create(
+        "authorization.k8s.io",
+        "SubjectAccessReview",
+        json!({"metadata": {"name": "x"}, "spec": {}}),
+        &[
+            "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            "spec.user: Invalid value: \"\": at least one of user or group must be specified",
+            "metadata: Invalid value: {\"name\":\"x\"}: must be empty",
+        ],
+    );
+    create(
+        "authorization.k8s.io",
+        "SelfSubjectAccessReview",
+        json!({"spec": {"nonResourceAttributes": {"path": "/"}}}),
+        &[],
+    );
+    create(
+        "authorization.k8s.io",
+        "LocalSubjectAccessReview",
+        json!({"metadata": {"namespace": "a"}, "spec": {"user": "u", "resourceAttributes": {"namespace": "b"}}}),
+        &["spec.resourceAttributes.namespace: Invalid value: \"b\": must match metadata.namespace"],
+    );
+    create(
+        "authentication.k8s.io",
+        "TokenReview",
+        json!({"spec": {}}),
+        &["spec.token: Required value: token is required for TokenReview in authentication"],
+    );
+}
+
+#[test]
+fn extension() {
+    create(
+        "apiregistration.k8s.io",
+        "APIService",
+        json!({"metadata": {"name": "v1.x.io"}, "spec": {"group": "x.io", "version": "v1",
+        "groupPriorityMinimum": 100, "versionPriority": 0, "service": {"name": "s", "namespace": ""}}}),
+        &[
+            "spec.versionPriority: Invalid value: 0: must be positive and less than 1000",
+            "spec.service.namespace: Required value",
+        ],
+    );
+    create(
+        "node.k8s.io",
+        "RuntimeClass",
+        json!({"metadata": {"name": "a"}, "handler": "A_b"}),
+        &[
+            "handler: Invalid value: \"A_b\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+        ],
+    );
+    create(
+        "flowcontrol.apiserver.k8s.io",
+        "FlowSchema",
+        json!({"metadata": {"name": "a"}, "spec": {"matchingPrecedence": 1, "rules": [
+        {"subjects": [{"kind": "User", "group": {"name": "g"}}], "nonResourceRules": [{"verbs": ["*", "get"], "nonResourceURLs": ["x"]}]}]}}),
+        &[
+            "spec.matchingPrecedence: Invalid value: 1: only the schema named 'exempt' may have matchingPrecedence 1",
+            "spec.priorityLevelConfiguration.name: Required value: must reference a priority level",
+            "spec.rules[0].subjects[0].user: Required value: user is required when subject kind is 'User'",
+            "spec.rules[0].subjects[0].group: Forbidden: group is forbidden when subject kind is not 'Group'",
+            "spec.rules[0].nonResourceRules[0].verbs: Invalid value: [\"*\",\"get\"]: if '*' is present, must not specify other verbs",
+            "spec.rules[0].nonResourceRules[0].nonResourceURLs[0]: Invalid value: \"x\": must start with slash",
+        ],
+    );
+    create(
+        "flowcontrol.apiserver.k8s.io",
+        "PriorityLevelConfiguration",
+        json!({"metadata": {"name": "a"}, "spec": {"type": "Limited",
+        "limited": {"limitResponse": {"type": "Queue", "queuing": {"queues": 4}}}}}),
+        &[
+            "spec.limited.limitResponse.queuing.handSize: Invalid value: 8: should not be greater than queues (4)",
+        ],
+    );
+}
+
+#[test]
+fn devices() {
+    create(
+        "resource.k8s.io",
+        "ResourceClaim",
+        json!({"metadata": {"name": "a", "namespace": "n"}, "spec": {"devices": {"requests": [
+        {"name": "r", "exactly": {"deviceClassName": "c"}}], "constraints": [{"requests": ["r", "q"], "matchAttribute": "x.io/a"}]}}}),
+        &[
+            "spec.devices.constraints[0].requests[1]: Invalid value: \"q\": must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
+        ],
+    );
+    create(
+        "resource.k8s.io",
+        "ResourceSlice",
+        json!({"metadata": {"name": "a"}, "spec": {"driver": "d.io", "pool": {"name": "p", "resourceSliceCount": 1},
+        "nodeName": "n", "allNodes": true}}),
+        &[
+            "spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set",
+        ],
+    );
+}

@@ -1,0 +1,168 @@
+//! A node over a scripted runtime and a real API server in this process.
+#![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses its part")]
+
+pub mod runtime;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt;
+use yare_apiserver::{ApiServer, Config, User};
+use yare_client::{Client, in_process};
+use yare_node::{Node, NodeConfig, NodeHandle};
+use yare_store::{Options, Store};
+
+pub use runtime::FakeRuntime;
+
+/// An API server, a runtime, and a node between them.
+pub struct Cluster {
+    pub api: ApiServer,
+    pub runtime: Arc<FakeRuntime>,
+    pub node: Option<NodeHandle>,
+    pub dir: TempDir,
+}
+
+pub const NODE: &str = "node-1";
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let mut cluster = Self::without_node().await;
+        cluster.start_node(|_| {}).await;
+        cluster
+    }
+
+    pub async fn without_node() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Options::new(dir.path().join("store")), yare_apiserver::indexer()).await.unwrap();
+        let mut config = Config::new(store);
+        config.advertise = Some(("127.0.0.1".parse().unwrap(), 6443));
+        let api = ApiServer::start(config).await.unwrap();
+        let runtime = FakeRuntime::new(dir.path().join("runtime"));
+        let cluster = Cluster { api, runtime, node: None, dir };
+        let account = json!({"metadata": {"name": "default"}});
+        cluster.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        cluster
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(in_process(self.api.service(User::admin())))
+    }
+
+    pub async fn start_node(&mut self, change: impl FnOnce(&mut NodeConfig)) {
+        let data = self.dir.path().join("data");
+        let mut config = NodeConfig::new(self.client(), self.runtime.clone(), NODE, "127.0.0.1".parse().unwrap(), &data);
+        config.log_dir = self.dir.path().join("log");
+        config.cluster_dns = vec!["10.43.0.10".parse().unwrap()];
+        change(&mut config);
+        self.node = Some(Node::start(config).await.unwrap());
+    }
+
+    pub async fn stop_node(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.shutdown().await;
+        }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub async fn call(&self, method: &str, path: &str, content_type: &str, body: &Value) -> (u16, Value) {
+        let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", content_type)
+            .header("accept", "application/json")
+            .body(Full::new(bytes))
+            .unwrap();
+        let response = self.api.service(User::admin()).oneshot(request).await.unwrap();
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        self.call("GET", path, "application/json", &Value::Null).await.1
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Value {
+        let (code, answer) = self.call("POST", path, "application/json", body).await;
+        assert!(code < 300, "{path}: {answer}");
+        answer
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Value {
+        let (code, answer) = self.call("PATCH", path, "application/merge-patch+json", body).await;
+        assert!(code < 300, "{path}: {answer}");
+        answer
+    }
+
+    /// A pod bound to the node; `spec` needs `containers` only.
+    pub async fn pod(&self, name: &str, mut spec: Value) -> String {
+        spec["nodeName"] = json!(NODE);
+        spec["automountServiceAccountToken"] = json!(false);
+        spec["tolerations"] = json!([{"operator": "Exists"}]);
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec});
+        let made = self.post("/api/v1/namespaces/default/pods", &pod).await;
+        made["metadata"]["uid"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn delete_pod(&self, name: &str, grace: u32) {
+        let path = format!("/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds={grace}");
+        let (code, answer) = self.call("DELETE", &path, "application/json", &Value::Null).await;
+        assert!(code < 300, "{answer}");
+    }
+
+    /// Waits until the object at `path` satisfies `good`.
+    pub async fn wait(&self, path: &str, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        for _ in 0..1500 {
+            last = self.get(path).await;
+            if good(&last) {
+                return last;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("waiting for {what}: {last:#}\nruntime: {:#?}", self.runtime.calls());
+    }
+
+    pub async fn wait_pod(&self, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+        self.wait(&format!("/api/v1/namespaces/default/pods/{name}"), what, good).await
+    }
+
+    pub async fn wait_phase(&self, name: &str, phase: &str) -> Value {
+        self.wait_pod(name, phase, |p| p["status"]["phase"] == phase).await
+    }
+
+    pub async fn wait_ready(&self, name: &str) -> Value {
+        self.wait_pod(name, "Ready", |p| condition(p, "Ready") == "True").await
+    }
+
+    pub async fn wait_gone(&self, name: &str) {
+        self.wait_pod(name, "gone", |p| p["code"] == 404).await;
+    }
+
+    /// Waits for an event of this reason about an object.
+    pub async fn wait_event(&self, name: &str, reason: &str) -> Value {
+        let path = "/api/v1/namespaces/default/events";
+        let hit = |e: &&Value| e["involvedObject"]["name"] == name && e["reason"] == reason;
+        let all = self.wait(path, reason, |l| l["items"].as_array().is_some_and(|i| i.iter().any(|e| hit(&e)))).await;
+        all["items"].as_array().unwrap().iter().find(hit).unwrap().clone()
+    }
+}
+
+/// The status of a pod's or node's condition.
+pub fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {
+    object["status"]["conditions"]
+        .as_array()
+        .and_then(|list| list.iter().find(|c| c["type"] == kind))
+        .and_then(|c| c["status"].as_str())
+        .unwrap_or_default()
+}

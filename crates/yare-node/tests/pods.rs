@@ -1,0 +1,302 @@
+//! Pods from binding to deletion: phases, restarts, hooks, volumes, environment, probes, takeover.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Cluster, NODE, condition};
+use serde_json::{Value, json};
+
+fn one(command: Value) -> Value {
+    json!({"containers": [{"name": "web", "image": "present:1", "command": command}], "terminationGracePeriodSeconds": 1})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_registers_and_becomes_ready() {
+    let cluster = Cluster::start().await;
+    let node = cluster.wait(&format!("/api/v1/nodes/{NODE}"), "Ready", |n| condition(n, "Ready") == "True").await;
+    assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], NODE);
+    assert_eq!(node["status"]["nodeInfo"]["containerRuntimeVersion"], "fake://1.0");
+    assert_eq!(node["status"]["capacity"]["pods"], "110");
+    assert_eq!(node["status"]["images"][0]["names"][0], "present:1");
+    assert_eq!(condition(&node, "MemoryPressure"), "False");
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE}");
+    let lease = cluster.wait(&lease, "lease", |l| l["spec"]["holderIdentity"] == NODE).await;
+    assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], node["metadata"]["uid"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_runs_and_goes() {
+    let cluster = Cluster::start().await;
+    let uid = cluster.pod("web", one(json!(["run"]))).await;
+    let pod = cluster.wait_ready("web").await;
+    assert_eq!(pod["status"]["phase"], "Running");
+    assert_eq!(pod["status"]["podIP"], "10.42.0.1");
+    assert_eq!(pod["status"]["hostIP"], "127.0.0.1");
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_eq!(status["started"], true);
+    assert!(status["containerID"].as_str().unwrap().starts_with("fake://container-"));
+    let sandbox = cluster.runtime.sandbox_config().unwrap();
+    assert_eq!(sandbox.cgroup_parent, format!("kubepods/besteffort/pod{uid}"));
+    assert_eq!(sandbox.dns.servers, ["10.43.0.10"]);
+    cluster.wait_event("web", "Started").await;
+    cluster.wait_event("web", "Pulled").await;
+
+    cluster.delete_pod("web", 1).await;
+    cluster.wait_gone("web").await;
+    cluster.wait_event("web", "Killing").await;
+    assert_eq!(cluster.runtime.counts(), (0, 0));
+    for _ in 0..500 {
+        if !cluster.data().join("pods").join(&uid).exists() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the pod's directory is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_are_phases() {
+    let cluster = Cluster::start().await;
+    for (name, command, phase, code, reason) in
+        [("good", json!(["exit", "0"]), "Succeeded", 0, "Completed"), ("bad", json!(["exit", "3"]), "Failed", 3, "Error")]
+    {
+        let mut spec = one(command);
+        spec["restartPolicy"] = json!("Never");
+        cluster.pod(name, spec).await;
+        let pod = cluster.wait_phase(name, phase).await;
+        let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+        assert_eq!((ended["exitCode"].as_i64(), ended["reason"].as_str()), (Some(code), Some(reason)), "{pod:#}");
+        assert_eq!(condition(&pod, "Ready"), "False");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crash_loops_are_held_back() {
+    let cluster = Cluster::start().await;
+    cluster.pod("crash", one(json!(["exit", "1"]))).await;
+    let waiting = |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+    let pod = cluster.wait_pod("crash", "CrashLoopBackOff", waiting).await;
+    let status = &pod["status"]["containerStatuses"][0];
+    assert_eq!(status["restartCount"], 1);
+    assert_eq!(status["lastState"]["terminated"]["exitCode"], 1);
+    assert!(status["state"]["waiting"]["message"].as_str().unwrap().starts_with("back-off 10s restarting failed container=web pod=crash_default("));
+    assert_eq!(pod["status"]["phase"], "Running");
+    cluster.wait_event("crash", "BackOff").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_pulled_or_waited_for() {
+    let cluster = Cluster::start().await;
+    let spec = |image: &str, policy: &str| json!({"containers": [{"name": "c", "image": image, "imagePullPolicy": policy}]});
+    let reason = |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned();
+    cluster.pod("remote", spec("remote:1", "IfNotPresent")).await;
+    cluster.pod("missing", spec("missing:1", "IfNotPresent")).await;
+    cluster.pod("never", spec("nowhere:1", "Never")).await;
+    cluster.wait_ready("remote").await;
+    assert!(cluster.runtime.calls().contains(&"pull remote:1".to_owned()));
+    let pod = cluster.wait_pod("missing", "ErrImagePull", |p| ["ErrImagePull", "ImagePullBackOff"].contains(&reason(p).as_str())).await;
+    assert_eq!(pod["status"]["phase"], "Pending");
+    assert_eq!(condition(&pod, "PodReadyToStartContainers"), "True");
+    cluster.wait_pod("never", "ErrImageNeverPull", |p| reason(p) == "ErrImageNeverPull").await;
+    cluster.wait_event("missing", "Failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_containers_and_sidecars_have_their_order() {
+    let cluster = Cluster::start().await;
+    let spec = json!({
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 5,
+        "initContainers": [
+            {"name": "first", "image": "present:1", "command": ["exit", "0"]},
+            {"name": "side", "image": "present:1", "command": ["run"], "restartPolicy": "Always"},
+            {"name": "second", "image": "present:1", "command": ["exit", "0"]},
+        ],
+        "containers": [{"name": "main", "image": "present:1", "command": ["run"]}],
+    });
+    cluster.pod("order", spec).await;
+    let pod = cluster.wait_ready("order").await;
+    assert_eq!(condition(&pod, "Initialized"), "True");
+    let started = |calls: &[String]| calls.iter().filter(|c| c.starts_with("start ")).cloned().collect::<Vec<_>>();
+    assert_eq!(started(&cluster.runtime.calls()), ["start first", "start side", "start second", "start main"]);
+    cluster.runtime.exit("main", 0);
+    let pod = cluster.wait_phase("order", "Succeeded").await;
+    assert_eq!(pod["status"]["initContainerStatuses"][1]["state"]["terminated"]["exitCode"], 143);
+    let calls = cluster.runtime.calls();
+    assert!(calls.contains(&"stop side".to_owned()) && !calls.contains(&"stop main".to_owned()), "{calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_init_container_fails_the_pod() {
+    let cluster = Cluster::start().await;
+    let mut spec = one(json!(["run"]));
+    spec["restartPolicy"] = json!("Never");
+    spec["initContainers"] = json!([{"name": "setup", "image": "present:1", "command": ["exit", "2"]}]);
+    cluster.pod("broken", spec).await;
+    let pod = cluster.wait_phase("broken", "Failed").await;
+    assert_eq!(pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"], 2);
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_sandbox_is_replaced() {
+    let cluster = Cluster::start().await;
+    cluster.pod("web", one(json!(["run"]))).await;
+    cluster.wait_ready("web").await;
+    cluster.runtime.kill_sandbox();
+    let again = |p: &Value| condition(p, "Ready") == "True" && p["status"]["containerStatuses"][0]["restartCount"] == 1;
+    let pod = cluster.wait_pod("web", "second sandbox", again).await;
+    assert_ne!(pod["status"]["podIP"], "10.42.0.1");
+    assert_eq!(pod["status"]["podIPs"].as_array().unwrap().len(), 1);
+    cluster.wait_event("web", "SandboxChanged").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn environment_and_config_maps() {
+    let cluster = Cluster::start().await;
+    let mut spec = one(json!(["run", "$(GREETING)-$(NOPE)"]));
+    spec["containers"][0]["env"] = json!([
+        {"name": "BASE", "value": "hi"},
+        {"name": "GREETING", "value": "$(BASE) $(FROM_MAP)"},
+        {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "MAYBE", "valueFrom": {"configMapKeyRef": {"name": "absent", "key": "k", "optional": true}}},
+    ]);
+    spec["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "settings"}, "prefix": "FROM_"}]);
+    cluster.pod("env", spec).await;
+    let waiting = |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError";
+    let pod = cluster.wait_pod("env", "CreateContainerConfigError", waiting).await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"], "configmap \"settings\" not found");
+    // The watch on the ConfigMap starts the container; nothing waits for a retry.
+    cluster.post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "settings"}, "data": {"MAP": "there"}})).await;
+    let pod = cluster.wait_ready("env").await;
+    let config = cluster.runtime.container_named("web").unwrap().1;
+    assert_eq!(config.command, ["run", "hi there-$(NOPE)"]);
+    let env: std::collections::HashMap<_, _> = config.env.into_iter().collect();
+    assert_eq!(env["POD"], "env");
+    assert_eq!(env["IP"], pod["status"]["podIP"].as_str().unwrap());
+    assert!(env.contains_key("KUBERNETES_SERVICE_HOST") && !env.contains_key("MAYBE"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_follow_their_sources() {
+    let cluster = Cluster::start().await;
+    cluster.post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "files"}, "data": {"a": "1"}})).await;
+    let mut spec = one(json!(["run"]));
+    spec["volumes"] = json!([
+        {"name": "files", "configMap": {"name": "files"}},
+        {"name": "me", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+        {"name": "scratch", "emptyDir": {}},
+    ]);
+    spec["containers"][0]["volumeMounts"] = json!([
+        {"name": "files", "mountPath": "/files", "readOnly": true},
+        {"name": "me", "mountPath": "/me"},
+        {"name": "scratch", "mountPath": "/scratch"},
+    ]);
+    cluster.pod("vol", spec).await;
+    cluster.wait_ready("vol").await;
+    let mounts = cluster.runtime.container_named("web").unwrap().1.mounts;
+    let host = |path: &str| mounts.iter().find(|m| m.container_path.to_str() == Some(path)).unwrap().host_path.clone();
+    let (file, labels) = (host("/files").join("a"), host("/me").join("labels"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "1");
+    assert_eq!(std::fs::read_to_string(&labels).unwrap(), "app=\"vol\"");
+    assert!(host("/scratch").is_dir());
+    assert!(std::fs::read_to_string(host("/etc/hosts")).unwrap().contains("10.42.0.1\tvol\n"));
+    cluster.patch("/api/v1/namespaces/default/configmaps/files", &json!({"data": {"a": "2"}})).await;
+    cluster.patch("/api/v1/namespaces/default/pods/vol", &json!({"metadata": {"labels": {"app": "new"}}})).await;
+    for _ in 0..1000 {
+        let now = (std::fs::read_to_string(&file).unwrap(), std::fs::read_to_string(&labels).unwrap());
+        if now == ("2".to_owned(), "app=\"new\"".to_owned()) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the volumes were not brought up to date");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_decide_readiness_and_restarts() {
+    let cluster = Cluster::start().await;
+    cluster.runtime.set_exec("ready", 1);
+    let mut spec = one(json!(["run"]));
+    spec["containers"][0]["startupProbe"] = json!({"exec": {"command": ["started"]}, "periodSeconds": 1});
+    spec["containers"][0]["readinessProbe"] = json!({"exec": {"command": ["ready"]}, "periodSeconds": 1, "failureThreshold": 1});
+    spec["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1});
+    cluster.pod("probed", spec).await;
+    let pod = cluster.wait_pod("probed", "started", |p| p["status"]["containerStatuses"][0]["started"] == true).await;
+    assert_eq!(condition(&pod, "Ready"), "False");
+    cluster.wait_event("probed", "Unhealthy").await;
+    cluster.runtime.set_exec("ready", 0);
+    cluster.wait_ready("probed").await;
+    cluster.runtime.set_exec("alive", 1);
+    cluster.wait_pod("probed", "restart", |p| p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)).await;
+    let event = cluster.wait_event("probed", "Killing").await;
+    assert_eq!(event["message"], "Container web failed liveness probe, will be restarted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_run_and_grace_periods_end() {
+    let cluster = Cluster::start().await;
+    let mut spec = one(json!(["ignore"]));
+    spec["terminationGracePeriodSeconds"] = json!(60);
+    spec["containers"][0]["lifecycle"] =
+        json!({"postStart": {"exec": {"command": ["hello"]}}, "preStop": {"exec": {"command": ["goodbye"]}}});
+    cluster.pod("hooked", spec).await;
+    cluster.wait_ready("hooked").await;
+    assert!(cluster.runtime.calls().contains(&"exec hello".to_owned()));
+    cluster.delete_pod("hooked", 60).await;
+    let stopping = |c: &Cluster| c.runtime.calls().contains(&"stop web".to_owned());
+    for _ in 0..500 {
+        if stopping(&cluster) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(stopping(&cluster) && cluster.runtime.calls().contains(&"exec goodbye".to_owned()));
+    // A shorter grace period takes effect while the longer one runs.
+    cluster.delete_pod("hooked", 1).await;
+    cluster.wait_gone("hooked").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_rejected() {
+    let cluster = Cluster::start().await;
+    let mut spec = one(json!(["run"]));
+    spec["containers"][0]["resources"] = json!({"requests": {"cpu": "10000"}});
+    cluster.pod("huge", spec).await;
+    let pod = cluster.wait_phase("huge", "Failed").await;
+    assert_eq!(pod["status"]["reason"], "OutOfcpu");
+    assert!(pod["status"]["message"].as_str().unwrap().starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 10000000, used: 0"));
+    let mut spec = one(json!(["run"]));
+    spec["activeDeadlineSeconds"] = json!(1);
+    cluster.pod("late", spec).await;
+    let pod = cluster.wait_phase("late", "Failed").await;
+    assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_agent_takes_over() {
+    let mut cluster = Cluster::start().await;
+    cluster.pod("keep", one(json!(["run"]))).await;
+    cluster.pod("drop", one(json!(["run"]))).await;
+    cluster.wait_ready("drop").await;
+    let before = cluster.wait_ready("keep").await;
+    cluster.stop_node().await;
+    cluster.delete_pod("drop", 0).await;
+    let starts = |c: &Cluster| c.runtime.calls().iter().filter(|c| c.starts_with("start ")).count();
+    assert_eq!(starts(&cluster), 2);
+    cluster.start_node(|_| {}).await;
+    // The deleted pod's containers are stopped and removed, the other's are not touched.
+    for _ in 0..1000 {
+        if cluster.runtime.counts() == (1, 1) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(cluster.runtime.counts(), (1, 1), "{:?}", cluster.runtime.calls());
+    assert_eq!(starts(&cluster), 2);
+    let after = cluster.wait_ready("keep").await;
+    assert_eq!(after["status"]["containerStatuses"][0]["containerID"], before["status"]["containerStatuses"][0]["containerID"]);
+    cluster.delete_pod("keep", 1).await;
+    cluster.wait_gone("keep").await;
+}

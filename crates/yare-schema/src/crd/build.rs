@@ -1,0 +1,308 @@
+//! From schemas to types, with the rules and defaults that stand in them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::Value;
+
+use super::{AdditionalProperties, Compiled, Keywords};
+use crate::{
+    builtin::builtin,
+    constraints::{Constraints, JsonType, Pattern, Rule, Rules},
+    field::{FieldError, Path},
+    model::{
+        Additional, Field, List, ListKind, Map, Scalar, Schema, Shape, Slot, Struct, Type, TypeId, TypeRef,
+    },
+    prune::prune_value,
+    validate::{formats, validate},
+};
+
+/// Most properties of one object.
+const MAX_PROPERTIES: usize = 10_000;
+
+pub(super) fn build(schema: &Value, path: &Path<'_>) -> (Compiled, Vec<FieldError>) {
+    let mut builder = Builder::default();
+    let root = builder.slot(Keywords(schema), path, true);
+    builder.schema.types.shrink_to_fit();
+    (Compiled { schema: Arc::new(builder.schema), root: root.ty }, builder.errors)
+}
+
+#[derive(Default)]
+struct Builder {
+    schema: Schema,
+    /// Scalars without constraints, which all places share.
+    plain: Vec<(Scalar, TypeId)>,
+    object_meta: Option<TypeId>,
+    errors: Vec<FieldError>,
+}
+
+impl Builder {
+    fn push(&mut self, shape: Shape, constraints: Constraints) -> TypeId {
+        let constraints = (!constraints.is_empty()).then(|| Box::new(constraints));
+        if let (Shape::Scalar(scalar), None) = (&shape, &constraints) {
+            if let Some((_, id)) = self.plain.iter().find(|(s, _)| s == scalar) {
+                return *id;
+            }
+            let scalar = *scalar;
+            let id = self.schema.push(Type::new("", shape));
+            self.plain.push((scalar, id));
+            return id;
+        }
+        self.schema.push(Type { constraints, ..Type::new("", shape) })
+    }
+
+    fn slot(&mut self, s: Keywords<'_>, path: &Path<'_>, root: bool) -> Slot {
+        let ty = self.ty(s, path, root);
+        let default = s.get("default").cloned().map(Arc::new);
+        if let Some(default) = &default {
+            self.check_default(ty, default, path);
+        }
+        Slot { ty, default, nullable: s.flag("nullable") }
+    }
+
+    /// A default must be a value of its type.
+    fn check_default(&mut self, ty: TypeId, default: &Value, path: &Path<'_>) {
+        let at = path.child("default");
+        let ty = self.schema.at(ty);
+        let mut pruned = default.clone();
+        prune_value(ty, &mut pruned);
+        if pruned != *default {
+            self.errors.push(FieldError::invalid(&at, default.clone(), "must not have unknown fields"));
+            return;
+        }
+        let at = at.to_string();
+        for mut error in validate(ty, default) {
+            error.field = match error.field.as_str() {
+                "<nil>" => at.clone(),
+                rest => format!("{at}.{rest}"),
+            };
+            self.errors.push(error);
+        }
+    }
+
+    fn ty(&mut self, s: Keywords<'_>, path: &Path<'_>, root: bool) -> TypeId {
+        let mut constraints = Constraints {
+            rules: value_rules(s),
+            validations: s.list("x-kubernetes-validations").to_vec(),
+            untyped: false,
+        };
+        let preserve = s.flag("x-kubernetes-preserve-unknown-fields");
+        let shape = if s.flag("x-kubernetes-int-or-string") {
+            Shape::Scalar(Scalar::IntOrString)
+        } else {
+            match s.text("type") {
+                "object" => self.object(s, path, root, preserve, &mut constraints),
+                "array" => self.list(s, path),
+                "string" => Shape::Scalar(Scalar::String),
+                "integer" => Shape::Scalar(Scalar::Int64),
+                "number" => Shape::Scalar(Scalar::Float64),
+                "boolean" => Shape::Scalar(Scalar::Bool),
+                _ if s.properties().next().is_some() || root => {
+                    constraints.untyped = !root;
+                    self.object(s, path, root, preserve, &mut constraints)
+                }
+                _ => Shape::Any,
+            }
+        };
+        self.push(shape, constraints)
+    }
+
+    fn list(&mut self, s: Keywords<'_>, path: &Path<'_>) -> Shape {
+        let item = match s.items() {
+            Some(items) => self.slot(Keywords(items), &path.child("items"), false),
+            None => Slot::new(self.push(Shape::Any, Constraints::default())),
+        };
+        let kind = match s.text("x-kubernetes-list-type") {
+            "map" => ListKind::Map(s.names("x-kubernetes-list-map-keys").map(Into::into).collect()),
+            "set" => ListKind::Set,
+            _ => ListKind::Atomic,
+        };
+        Shape::List(List { item, kind })
+    }
+
+    fn object(
+        &mut self,
+        s: Keywords<'_>,
+        path: &Path<'_>,
+        root: bool,
+        preserve: bool,
+        constraints: &mut Constraints,
+    ) -> Shape {
+        let atomic = s.text("x-kubernetes-map-type") == "atomic";
+        let embedded = root || s.flag("x-kubernetes-embedded-resource");
+        let has_properties = s.properties().next().is_some();
+        if !has_properties && !embedded {
+            match s.additional() {
+                AdditionalProperties::Schema(schema) => {
+                    let value = self.slot(Keywords(schema), &path.child("additionalProperties"), false);
+                    return Shape::Map(Map { value, atomic });
+                }
+                AdditionalProperties::Bool(true) if !preserve => {
+                    // Anything may be there, but objects in it have no known fields.
+                    let untyped = Constraints { untyped: true, ..Constraints::default() };
+                    let value = Slot::new(self.push(Shape::Struct(Struct::default()), untyped));
+                    return Shape::Map(Map { value, atomic });
+                }
+                _ => {}
+            }
+        }
+        let additional = match s.additional() {
+            AdditionalProperties::Absent if !preserve => Additional::Prune,
+            AdditionalProperties::Bool(false) => {
+                let known = s.properties().map(|(name, _)| name.as_str().into()).collect();
+                constraints.rules.push(Rule::OnlyProperties(known));
+                Additional::Preserve
+            }
+            _ => Additional::Preserve,
+        };
+        let required: Vec<&str> = s.names("required").collect();
+        let properties_path = path.child("properties");
+        let mut fields = Vec::new();
+        if s.properties().count() > MAX_PROPERTIES {
+            self.errors.push(FieldError::too_many(&properties_path, s.properties().count(), MAX_PROPERTIES));
+        }
+        for (name, property) in s.properties().take(MAX_PROPERTIES) {
+            let slot = if embedded && name == "metadata" {
+                // Metadata has its own type; what the schema says of it only constrains it.
+                let clause = clause_rules(Keywords(property));
+                if !clause.is_empty() {
+                    constraints.rules.push(Rule::Properties(Box::new([("metadata".into(), clause)])));
+                }
+                Slot::new(self.object_meta())
+            } else {
+                self.slot(Keywords(property), &properties_path.key(name), false)
+            };
+            fields.push(Field {
+                required: required.contains(&name.as_str()),
+                ..Field::new(name.as_str(), slot)
+            });
+        }
+        if embedded {
+            for name in ["apiVersion", "kind", "metadata"] {
+                if !fields.iter().any(|f| &*f.name == name) {
+                    let ty = if name == "metadata" {
+                        self.object_meta()
+                    } else {
+                        self.push(Shape::Scalar(Scalar::String), Constraints::default())
+                    };
+                    fields.push(Field::new(name, Slot::new(ty)));
+                }
+            }
+        }
+        fields.shrink_to_fit();
+        Shape::Struct(Struct { fields, atomic, additional, embedded, ..Struct::default() }.index())
+    }
+
+    fn object_meta(&mut self) -> TypeId {
+        if let Some(id) = self.object_meta {
+            return id;
+        }
+        let id = copy(builtin().object_meta(), &mut self.schema, &mut HashMap::new());
+        self.object_meta = Some(id);
+        id
+    }
+}
+
+/// Copies a type with all it refers to into another schema.
+fn copy(from: TypeRef<'_>, into: &mut Schema, done: &mut HashMap<TypeId, TypeId>) -> TypeId {
+    if let Some(id) = done.get(&from.id) {
+        return *id;
+    }
+    // The place is taken first, for types that refer to themselves.
+    let id = into.push(Type::new(from.ty().name.clone(), Shape::Any));
+    done.insert(from.id, id);
+    let mut slot = |slot: &Slot| Slot { ty: copy(from.to(slot), into, done), ..slot.clone() };
+    let shape = match from.shape() {
+        Shape::Scalar(scalar) => Shape::Scalar(*scalar),
+        Shape::Any => Shape::Any,
+        Shape::List(l) => Shape::List(List { item: slot(&l.item), kind: l.kind.clone() }),
+        Shape::Map(m) => Shape::Map(Map { value: slot(&m.value), atomic: m.atomic }),
+        Shape::Struct(s) => {
+            let fields = s.fields.iter().map(|f| Field { slot: slot(&f.slot), ..f.clone() }).collect();
+            let copy = Struct {
+                fields,
+                atomic: s.atomic,
+                additional: s.additional.clone(),
+                embedded: s.embedded,
+                ..Struct::default()
+            };
+            Shape::Struct(copy.index())
+        }
+    };
+    let ty = &mut into.types[id.0 as usize];
+    ty.shape = shape;
+    ty.wire = from.ty().wire;
+    ty.enumeration = from.ty().enumeration.clone();
+    id
+}
+
+fn count(s: Keywords<'_>, name: &str) -> Option<u64> {
+    let number = s.get(name)?;
+    number.as_u64().or_else(|| number.as_f64().filter(|x| *x >= 0.0).map(|x| x as u64))
+}
+
+fn clause_list(s: Keywords<'_>, name: &str) -> Option<Box<[Rules]>> {
+    let clauses = s.list(name);
+    (!clauses.is_empty()).then(|| clauses.iter().map(|c| clause_rules(Keywords(c))).collect())
+}
+
+/// The constraints that a schema puts on values itself, in the order in which they are reported.
+fn value_rules(s: Keywords<'_>) -> Rules {
+    let mut rules = Rules::new();
+    let mut put = |rule: Option<Rule>| rules.extend(rule);
+    put(clause_list(s, "anyOf").map(Rule::AnyOf));
+    put(clause_list(s, "oneOf").map(Rule::OneOf));
+    put(clause_list(s, "allOf").map(Rule::AllOf));
+    put(s.get("not").map(|not| Rule::Not(clause_rules(Keywords(not)))));
+    put(count(s, "maxLength").map(Rule::MaxLength));
+    put(count(s, "minLength").filter(|n| *n > 0).map(Rule::MinLength));
+    put(Some(s.text("pattern")).filter(|p| !p.is_empty()).map(|p| Rule::Pattern(Box::new(Pattern::new(p)))));
+    put(Some(s.text("format")).filter(|f| is_checked(s.text("type"), f)).map(|f| Rule::Format(f.into())));
+    let number = |name: &str| s.get(name).and_then(Value::as_number).cloned();
+    put(number("multipleOf").map(Rule::MultipleOf));
+    put(number("maximum").map(|n| Rule::Maximum(n, s.flag("exclusiveMaximum"))));
+    put(number("minimum").map(|n| Rule::Minimum(n, s.flag("exclusiveMinimum"))));
+    put(count(s, "minItems").filter(|n| *n > 0).map(Rule::MinItems));
+    put(count(s, "maxItems").map(Rule::MaxItems));
+    put(s.flag("uniqueItems").then_some(Rule::UniqueItems));
+    put(s.get("enum").and_then(Value::as_array).map(|values| Rule::Enum(values.clone().into())));
+    put(count(s, "minProperties").filter(|n| *n > 0).map(Rule::MinProperties));
+    put(count(s, "maxProperties").map(Rule::MaxProperties));
+    let required: Box<[Box<str>]> = s.names("required").map(Into::into).collect();
+    put((!required.is_empty()).then_some(Rule::Required(required)));
+    rules.shrink_to_fit();
+    rules
+}
+
+/// Which formats are checked depends on the type they stand beside.
+fn is_checked(ty: &str, format: &str) -> bool {
+    match ty {
+        "" | "string" => !format.is_empty() && formats::is_known(format),
+        "integer" => matches!(format, "int32" | "int64"),
+        "number" => matches!(format, "float" | "double"),
+        _ => false,
+    }
+}
+
+/// All that a clause of a junctor says, also of what lies below.
+fn clause_rules(s: Keywords<'_>) -> Rules {
+    let mut rules = Rules::new();
+    let ty = if s.flag("x-kubernetes-int-or-string") {
+        Some(JsonType::IntOrString)
+    } else {
+        JsonType::parse(s.text("type"))
+    };
+    rules.extend(ty.map(|ty| Rule::Type(ty, s.flag("nullable"))));
+    rules.extend(value_rules(s));
+    if let Some(items) = s.items() {
+        rules.push(Rule::Items(clause_rules(Keywords(items))));
+    }
+    let properties: Box<[(Box<str>, Rules)]> = s
+        .properties()
+        .map(|(name, p)| (name.as_str().into(), clause_rules(Keywords(p))))
+        .filter(|(_, rules): &(Box<str>, Rules)| !rules.is_empty())
+        .collect();
+    if !properties.is_empty() {
+        rules.push(Rule::Properties(properties));
+    }
+    rules
+}

@@ -1,0 +1,306 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::{defaults, patch::merge::tests::any_json, prune, validate::validate};
+
+fn at_root(spec: Value) -> Value {
+    json!({"type": "object", "properties": {"spec": spec}})
+}
+
+fn compiled(spec: Value) -> Compiled {
+    compile(&at_root(spec), &Path::new("schema")).unwrap_or_else(|e| panic!("{}", texts(&e).join("\n")))
+}
+
+fn texts(errors: &[FieldError]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+fn errors_of(spec: Value, value: Value) -> Vec<String> {
+    texts(&validate(compiled(spec).ty(), &json!({"spec": value})))
+}
+
+#[test]
+fn values_are_validated_in_upstreams_words() {
+    let string = json!({"type": "string"});
+    #[rustfmt::skip]
+    let cases = [
+        (json!({"type": "string"}), json!(1), vec![r#"spec: Invalid value: "integer": spec in body must be of type string: "integer""#]),
+        (json!({"type": "integer"}), json!("1"), vec![r#"spec: Invalid value: "string": spec in body must be of type integer: "string""#]),
+        (json!({"type": "integer"}), json!(1.5), vec![r#"spec: Invalid value: "number": spec in body must be of type integer: "number""#]),
+        (json!({"type": "integer"}), json!(1.0), vec![]),
+        (json!({"type": "number"}), json!(1), vec![]),
+        (json!({"type": "string"}), json!(null), vec![r#"spec: Invalid value: "null": spec in body must be of type string: "null""#]),
+        (json!({"type": "string", "nullable": true}), json!(null), vec![]),
+        (json!({"type": "array", "items": string}), json!({}), vec![r#"spec: Invalid value: "object": spec in body must be of type array: "object""#]),
+        (json!({"type": "array", "items": string}), json!(["a", 1]), vec![r#"spec[1]: Invalid value: "integer": spec[1] in body must be of type string: "integer""#]),
+        (json!({"x-kubernetes-int-or-string": true}), json!("5%"), vec![]),
+        (json!({"x-kubernetes-int-or-string": true}), json!(true), vec![r#"spec: Invalid value: "boolean": spec in body must be of type integer,string: "boolean""#]),
+        (json!({"type": "string", "enum": ["b", "a"]}), json!("c"), vec![r#"spec: Unsupported value: "c": supported values: "a", "b""#]),
+        (json!({"type": "integer", "minimum": 1}), json!(0), vec!["spec: Invalid value: 0: spec in body should be greater than or equal to 1"]),
+        (json!({"type": "integer", "minimum": 1, "exclusiveMinimum": true}), json!(1), vec!["spec: Invalid value: 1: spec in body should be greater than 1"]),
+        (json!({"type": "number", "maximum": 1.5}), json!(2.5), vec!["spec: Invalid value: 2.5: spec in body should be less than or equal to 1.5"]),
+        (json!({"type": "integer", "multipleOf": 3}), json!(4), vec!["spec: Invalid value: 4: spec in body should be a multiple of 3"]),
+        (json!({"type": "number", "multipleOf": 0.1}), json!(0.3), vec![]),
+        (json!({"type": "integer", "format": "int32"}), json!(3_000_000_000u64), vec![r#"<nil>: Invalid value: "": Checked value must be of type integer with format int32 in spec"#]),
+        (json!({"type": "string", "minLength": 2}), json!("é"), vec![r#"spec: Invalid value: "é": spec in body should be at least 2 chars long"#]),
+        (json!({"type": "string", "maxLength": 2}), json!("éé"), vec![]),
+        (json!({"type": "string", "maxLength": 2}), json!("abc"), vec!["spec: Too long: may not be more than 2 bytes"]),
+        (json!({"type": "string", "pattern": "^a+$"}), json!("b"), vec![r#"spec: Invalid value: "b": spec in body should match '^a+$'"#]),
+        (json!({"type": "string", "format": "ipv4"}), json!("x"), vec![r#"spec: Invalid value: "x": spec in body must be of type ipv4: "x""#]),
+        (json!({"type": "string", "format": "my-own"}), json!("x"), vec![]),
+        (json!({"type": "array", "items": string, "minItems": 1}), json!([]), vec!["spec: Invalid value: 0: spec in body should have at least 1 items"]),
+        (json!({"type": "array", "items": string, "maxItems": 1}), json!(["a", "b"]), vec!["spec: Too many: 2: must have at most 1 item"]),
+        (json!({"type": "object", "additionalProperties": string, "maxProperties": 1}), json!({"a": "", "b": ""}), vec!["spec: Too many: 2: must have at most 1 item"]),
+        (json!({"type": "object", "additionalProperties": string, "minProperties": 1}), json!({}), vec!["spec: Invalid value: 0: spec in body should have at least 1 properties"]),
+        (json!({"type": "object", "additionalProperties": string}), json!({"a": 1}), vec![r#"spec.a: Invalid value: "integer": spec.a in body must be of type string: "integer""#]),
+        (json!({"type": "object", "properties": {"a": string}, "required": ["a"]}), json!({}), vec!["spec.a: Required value"]),
+        (json!({"type": "object", "properties": {"a": string, "b": string}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}), json!({}),
+            vec![r#"<nil>: Invalid value: "": "spec" must validate one and only one schema (oneOf). Found none valid"#, "spec.a: Required value"]),
+        (json!({"type": "object", "properties": {"a": string, "b": string}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}), json!({"a": "", "b": ""}),
+            vec![r#"<nil>: Invalid value: "": "spec" must validate one and only one schema (oneOf). Found 2 valid alternatives"#]),
+        (json!({"type": "integer", "anyOf": [{"maximum": 1}, {"minimum": 5}]}), json!(3),
+            vec![r#"<nil>: Invalid value: "": "spec" must validate at least one schema (anyOf)"#, "spec: Invalid value: 3: spec in body should be less than or equal to 1"]),
+        (json!({"type": "integer", "allOf": [{"maximum": 1}, {"minimum": 0}]}), json!(3),
+            vec!["spec: Invalid value: 3: spec in body should be less than or equal to 1", r#"<nil>: Invalid value: "": "spec" must validate all the schemas (allOf)"#]),
+        (json!({"type": "integer", "not": {"enum": [3]}}), json!(3), vec![r#"<nil>: Invalid value: "": "spec" must not validate the schema (not)"#]),
+        (json!({"type": "array", "items": string, "x-kubernetes-list-type": "set"}), json!(["a", "b", "a", "a"]), vec![r#"spec[2]: Duplicate value: "a""#]),
+        (json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                "items": {"type": "object", "required": ["k"], "properties": {"k": string, "v": string}}}),
+            json!([{"k": "a", "v": "1"}, {"k": "a", "v": "2"}]), vec![r#"spec[1]: Duplicate value: {"k":"a"}"#]),
+        (json!({"x-kubernetes-preserve-unknown-fields": true}), json!({"any": [1, null]}), vec![]),
+        (json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}),
+            json!({"apiVersion": "a/b/c", "metadata": {"name": "a/b", "labels": {"a": "b"}}}), vec![
+            r#"spec.apiVersion: Invalid value: "a/b/c": unexpected GroupVersion string: a/b/c"#,
+            "spec.kind: Required value",
+            r#"spec.metadata.name: Invalid value: "a/b": may not contain '/'"#]),
+    ];
+    for (schema, value, expect) in cases {
+        assert_eq!(errors_of(schema.clone(), value.clone()), expect, "{schema} {value}");
+    }
+}
+
+#[test]
+fn updates_may_keep_what_was_wrong_before() {
+    let item = json!({"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": {"type": "string", "maxLength": 1}}});
+    let compiled = compiled(json!({"type": "object", "properties": {
+        "a": {"type": "string", "maxLength": 1}, "b": {"type": "string"},
+        "l": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": item},
+        "s": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+    }}));
+    let old = json!({"spec": {"a": "long", "l": [{"k": "x", "v": "long"}, {"k": "y", "v": "long"}], "s": ["d", "d"]}});
+    let mut new = old.clone();
+    new["spec"]["b"] = json!("changed");
+    new["spec"]["l"] = json!([{"k": "y", "v": "other"}, {"k": "x", "v": "long"}]);
+    assert_eq!(
+        texts(&crate::validate::validate_update(compiled.ty(), &new, &old)),
+        ["spec.l[0].v: Too long: may not be more than 1 byte"]
+    );
+    assert_eq!(validate(compiled.ty(), &new).len(), 4);
+}
+
+#[test]
+fn unstructural_schemas_are_refused() {
+    #[rustfmt::skip]
+    let cases = [
+        (json!({}), vec!["schema.type: Required value: must not be empty at the root"]),
+        (json!({"type": "string"}), vec![r#"schema.type: Invalid value: "string": must be object at the root"#]),
+        (at_root(json!({})), vec!["schema.properties[spec].type: Required value: must not be empty for specified object fields"]),
+        (at_root(json!({"type": "array"})), vec!["schema.properties[spec].items: Required value: must be specified"]),
+        (at_root(json!({"type": "array", "items": {}})), vec!["schema.properties[spec].items.type: Required value: must not be empty for specified array items"]),
+        (json!({"type": "object", "additionalProperties": {"type": "string"}}), vec!["schema.additionalProperties: Forbidden: must not be used at the root"]),
+        (json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"labels": {"type": "object"}}}}}),
+            vec!["schema.properties[metadata]: Forbidden: must not specify anything other than name and generateName, but metadata is implicitly specified"]),
+        (at_root(json!({"type": "object", "anyOf": [{"type": "object", "description": "x", "properties": {"a": {"default": 1}}}]})), vec![
+            "schema.properties[spec].anyOf[0].description: Forbidden: must be empty to be structural",
+            "schema.properties[spec].anyOf[0].properties[a].default: Forbidden: must be undefined to be structural",
+            "schema.properties[spec].anyOf[0].type: Forbidden: must be empty to be structural",
+        ]),
+        (json!({"type": "object", "anyOf": [{"properties": {"spec": {"required": ["a"]}}}]}), vec![
+            "schema.properties[spec]: Required value: because it is defined in schema.anyOf[0].properties[spec]"]),
+        (at_root(json!({"type": "string", "pattern": "("})), vec![
+            "schema.properties[spec].pattern: Invalid value: \"(\": must be a valid regular expression, but isn't: error: unclosed group"]),
+        (at_root(json!({"type": "object", "x-kubernetes-embedded-resource": true})), vec![
+            "schema.properties[spec].properties: Required value: must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields"]),
+        (at_root(json!({"x-kubernetes-int-or-string": true, "x-kubernetes-preserve-unknown-fields": true})), vec![
+            "schema.properties[spec].x-kubernetes-preserve-unknown-fields: Invalid value: true: must be false if x-kubernetes-int-or-string is true"]),
+        (at_root(json!({"type": "strange"})), vec![
+            r#"schema.properties[spec].type: Unsupported value: "strange": supported values: "array", "boolean", "integer", "number", "object", "string""#]),
+        (at_root(json!({"type": "object", "$ref": "x"})), vec!["schema.properties[spec].$ref: Forbidden: $ref is not supported"]),
+        (at_root(json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "string"}})), vec![
+            "schema.properties[spec].additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive"]),
+        (at_root(json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "map"})), vec![
+            "schema.properties[spec].x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map",
+            r#"schema.properties[spec].items.type: Invalid value: "string": must be object if parent array's x-kubernetes-list-type is map"#]),
+        (at_root(json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k", "q"],
+                        "items": {"type": "object", "properties": {"k": {"type": "string"}}}})), vec![
+            "schema.properties[spec].items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
+            r#"schema.properties[spec].x-kubernetes-list-map-keys: Invalid value: ["k","q"]: entries must all be names of item properties"#]),
+        (at_root(json!({"type": "integer", "default": "x"})), vec![
+            r#"schema.properties[spec].default: Invalid value: "string":  in body must be of type integer: "string""#]),
+        (at_root(json!({"type": "object", "properties": {"a": {"type": "string"}}, "default": {"b": 1}})), vec![
+            r#"schema.properties[spec].default: Invalid value: {"b":1}: must not have unknown fields"#]),
+        (json!({"type": "object", "properties": {"kind": {"type": "string", "default": "x"}}}), vec![
+            "schema.properties[kind].default: Forbidden: must not be set in top-level kind"]),
+        (at_root(json!({"type": "string", "x-kubernetes-validations": [{"rule": " "}, {"rule": "a\nb"}]})), vec![
+            "schema.properties[spec].x-kubernetes-validations[0].rule: Required value: rule is not specified",
+            "schema.properties[spec].x-kubernetes-validations[1].message: Required value: message must be specified if rule contains line breaks"]),
+    ];
+    for (schema, expect) in cases {
+        let errors = compile(&schema, &Path::new("schema")).expect_err("must be refused");
+        assert_eq!(texts(&errors), expect, "{schema}");
+    }
+}
+
+#[test]
+fn the_root_says_little_beside_a_status_subresource() {
+    let path = Path::new("schema");
+    assert!(check_root_with_status(&at_root(json!({"type": "string"})), &path).is_empty());
+    let errors = check_root_with_status(&json!({"type": "object", "oneOf": [{"required": ["a"]}]}), &path);
+    assert!(texts(&errors)[0].contains("only [Description Type Format Title"), "{errors:?}");
+}
+
+#[test]
+fn int_or_string_may_be_spelled_out() {
+    for spec in [
+        json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+        json!({"x-kubernetes-int-or-string": true, "allOf": [{"anyOf": [{"type": "integer"}, {"type": "string"}]}, {"maximum": 5}]}),
+    ] {
+        assert_eq!(errors_of(spec.clone(), json!("x")), Vec::<String>::new());
+        assert_eq!(errors_of(spec, json!(3)), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn pruning_keeps_what_is_known() {
+    let compiled = compiled(json!({"type": "object", "properties": {
+        "a": {"type": "string"},
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"typed": {"type": "object"}}},
+        "any": {"x-kubernetes-preserve-unknown-fields": true},
+        "list": {"type": "array", "items": {"type": "object", "properties": {"x": {"type": "string"}}}},
+        "map": {"type": "object", "additionalProperties": {"type": "object"}},
+        "loose": {"type": "object", "additionalProperties": true},
+        "embedded": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true},
+        "strict": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}},
+    }}));
+    let meta = json!({"name": "n", "labels": {"a": "b"}});
+    let mut object = json!({
+        "apiVersion": "g/v1", "kind": "K", "metadata": meta, "extra": 1,
+        "spec": {
+            "a": "x", "b": 1,
+            "free": {"y": {"z": 1}, "typed": {"gone": 1}},
+            "any": {"x": [{"y": null}]},
+            "list": [{"x": "1", "y": 2}],
+            "map": {"k": {"gone": 1}},
+            "loose": {"s": "kept", "o": {"gone": 1}, "l": [{"gone": 1}]},
+            "embedded": {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"x": 1}},
+            "strict": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "n", "labels": {"a": "b"}, "odd": 1}, "spec": {"x": 1}, "status": {}},
+        },
+    });
+    let unknown = prune::prune(compiled.ty(), &mut object);
+    assert_eq!(
+        object,
+        json!({
+            "apiVersion": "g/v1", "kind": "K", "metadata": meta,
+            "spec": {
+                "a": "x",
+                "free": {"y": {"z": 1}, "typed": {}},
+                "any": {"x": [{"y": null}]},
+                "list": [{"x": "1"}],
+                "map": {"k": {}},
+                "loose": {"s": "kept", "o": {}, "l": [{}]},
+                "embedded": {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"x": 1}},
+                "strict": {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {}},
+            },
+        })
+    );
+    assert_eq!(
+        unknown,
+        [
+            "extra",
+            "spec.b",
+            "spec.free.typed.gone",
+            "spec.list[0].y",
+            "spec.loose.l[0].gone",
+            "spec.loose.o.gone",
+            "spec.map.k.gone",
+            "spec.strict.metadata.odd",
+            "spec.strict.spec.x",
+            "spec.strict.status",
+        ]
+    );
+}
+
+#[test]
+fn defaults_fill_in() {
+    let compiled = compiled(json!({
+        "type": "object",
+        "default": {},
+        "properties": {
+            "a": {"type": "string", "default": "x"},
+            "nested": {"type": "object", "properties": {"b": {"type": "integer", "default": 1}}},
+            "list": {"type": "array", "items": {"type": "object", "properties": {"c": {"type": "boolean", "default": true}}}},
+            "map": {"type": "object", "additionalProperties": {"type": "object", "properties": {"d": {"type": "integer", "default": 2}}}},
+            "nullable": {"type": "string", "nullable": true, "default": "y"},
+            "plain": {"type": "string"},
+        },
+    }));
+    for (sent, expect) in [
+        (json!({}), json!({"spec": {"a": "x", "nullable": "y"}})),
+        (
+            json!({"spec": {"a": null, "nullable": null, "plain": null, "nested": {}, "list": [{}, {"c": false}], "map": {"k": {}}}}),
+            json!({"spec": {"a": "x", "nullable": null, "nested": {"b": 1}, "list": [{"c": true}, {"c": false}], "map": {"k": {"d": 2}}}}),
+        ),
+    ] {
+        let mut object = sent;
+        defaults::apply(compiled.ty(), &mut object);
+        assert_eq!(object, expect);
+        let before = object.clone();
+        defaults::apply(compiled.ty(), &mut object);
+        assert_eq!(object, before);
+    }
+}
+
+#[test]
+fn definitions_stay_small() {
+    let field =
+        json!({"type": "string", "maxLength": 63, "pattern": "^[a-z]+$", "description": "x".repeat(200)});
+    let group: serde_json::Map<String, Value> =
+        (0..20).map(|i| (format!("field{i}"), field.clone())).collect();
+    let groups: serde_json::Map<String, Value> =
+        (0..10).map(|i| (format!("group{i}"), json!({"type": "object", "properties": group}))).collect();
+    let compiled = compiled(json!({"type": "object", "properties": groups}));
+    let types = compiled.schema.types.len() * size_of::<crate::model::Type>();
+    let fields: usize = compiled
+        .schema
+        .types
+        .iter()
+        .map(|t| match &t.shape {
+            crate::model::Shape::Struct(s) => s.fields.len() * size_of::<crate::model::Field>(),
+            _ => 0,
+        })
+        .sum();
+    // 211 objects and strings with constraints, and metadata's types.
+    assert!(types + fields < 96 * 1024, "{types} + {fields}");
+}
+
+proptest! {
+    #[test]
+    fn hostile_schemas_and_values_do_not_panic(
+        schema in any_json(), value in any_json(), keyword in prop::sample::select(vec![
+            "type", "properties", "items", "additionalProperties", "allOf", "anyOf", "not", "enum", "default", "required",
+            "pattern", "format", "maxLength", "multipleOf", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
+            "x-kubernetes-validations", "x-kubernetes-embedded-resource", "nullable"]),
+    ) {
+        let spec = json!({"type": "object", keyword: schema, "properties": {"a": schema, "b": {"type": "array", keyword: schema}}});
+        let _ = compile(&at_root(spec.clone()), &Path::new("schema"));
+        let compiled = load(&at_root(spec));
+        let mut object = json!({"spec": value});
+        let _ = validate(compiled.ty(), &object);
+        prune::prune(compiled.ty(), &mut object);
+        let pruned = object.clone();
+        prop_assert!(prune::prune(compiled.ty(), &mut object).is_empty());
+        prop_assert_eq!(&object, &pruned);
+        defaults::apply(compiled.ty(), &mut object);
+    }
+}

@@ -1,0 +1,78 @@
+//! Images made here, so that no test needs a registry.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+/// Writes a docker archive of an image `name` with Debian's static busybox and all its applets.
+pub fn busybox(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let binary = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .find(|p| Path::new(p).exists())
+        .context("busybox is not there: apt-get install busybox-static")?;
+    let listed = Command::new(binary).arg("--list").output()?;
+    let applets = String::from_utf8(listed.stdout)?;
+
+    let layer_path = directory.join("layer.tar");
+    let mut layer = tar::Builder::new(File::create(&layer_path)?);
+    for (path, mode) in [("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777), ("var", 0o755)] {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(mode);
+        header.set_size(0);
+        layer.append_data(&mut header, format!("{path}/"), std::io::empty())?;
+    }
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o755);
+    header.set_size(std::fs::metadata(binary)?.len());
+    layer.append_data(&mut header, "bin/busybox", File::open(binary)?)?;
+    for applet in applets.lines().filter(|a| *a != "busybox") {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        layer.append_link(&mut header, format!("bin/{applet}"), "busybox")?;
+    }
+    for (path, text) in [
+        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"),
+        ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    ] {
+        append(&mut layer, path, text.as_bytes())?;
+    }
+    layer.finish()?;
+    drop(layer);
+
+    let digest = sha256(&layer_path)?;
+    let config = json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin:/sbin:/usr/bin:/usr/sbin"], "Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
+    });
+    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
+    let path = directory.join("busybox.tar");
+    let mut archive = tar::Builder::new(File::create(&path)?);
+    append(&mut archive, "config.json", config.to_string().as_bytes())?;
+    append(&mut archive, "manifest.json", manifest.to_string().as_bytes())?;
+    archive.append_path_with_name(&layer_path, "layer.tar")?;
+    archive.finish()?;
+    Ok(path)
+}
+
+fn append<W: std::io::Write>(archive: &mut tar::Builder<W>, path: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_size(bytes.len() as u64);
+    Ok(archive.append_data(&mut header, path, bytes)?)
+}
+
+fn sha256(path: &Path) -> anyhow::Result<String> {
+    let output = Command::new("sha256sum").arg(path).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.split_whitespace().next().context("sha256sum said nothing")?.to_owned())
+}

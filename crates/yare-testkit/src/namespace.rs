@@ -1,0 +1,44 @@
+//! A network namespace that lives as long as its owner.
+
+use std::{fs::File, os::fd::AsFd as _, thread};
+
+use anyhow::Context as _;
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+}
+
+impl Namespace {
+    /// Makes one, with `lo` up. Needs root.
+    pub fn new() -> anyhow::Result<Self> {
+        let made = thread::spawn(|| -> anyhow::Result<File> {
+            unshare(CloneFlags::CLONE_NEWNET).context("network namespaces need root")?;
+            let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+            anyhow::ensure!(up.success(), "ip link set lo up: {up}");
+            let path = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
+            Ok(File::open(path)?)
+        });
+        Ok(Self { file: join(made)?? })
+    }
+
+    /// Runs `work` in a thread inside the namespace; processes that it starts are inside too.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| -> anyhow::Result<T> {
+                setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)?;
+                Ok(work())
+            });
+            match inside.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+fn join<T>(thread: thread::JoinHandle<T>) -> anyhow::Result<T> {
+    thread.join().map_err(|_| anyhow::anyhow!("the namespace's thread panicked"))
+}

@@ -1,0 +1,259 @@
+//! This machine as a node: runtime, pod network, node agent, service proxy, DNS.
+
+use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::Path, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle};
+use yare_client::{Client, NODES, Selection};
+use yare_net::{
+    PodNetwork,
+    dns::{self, Dns},
+    proxy::{self, Proxy},
+};
+use yare_node::{KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle};
+use yare_runtime::{Engine, EngineConfig, PodNetworkRequest};
+
+use crate::{
+    cli::ServerArgs,
+    progress::{Progress, complain},
+    server::Plan,
+};
+
+/// The user that publishes and serves cluster DNS.
+const DNS_USER: &str = "system:yare-dns";
+/// The image of the demonstration: this very binary.
+const HELLO_IMAGE: &str = "yare.local/hello";
+/// The port of DNS on the node's address in the pod range.
+const DNS_PORT: u16 = 53;
+
+/// A running node.
+pub struct Agent {
+    node: NodeHandle,
+    network: JoinHandle<()>,
+}
+
+/// Says in one line what this machine lacks.
+pub fn check_machine() -> anyhow::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")).and_then(|l| l.split_whitespace().nth(1));
+    if uid != Some("0") {
+        bail!("containers need root: run as root, or run the control plane only with --disable-agent");
+    }
+    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !filesystems.lines().any(|l| l.ends_with("\toverlay")) {
+        bail!("this kernel has no overlay file system: load it (modprobe overlay), or use --disable-agent");
+    }
+    if !Path::new("/sys/fs/cgroup").join("cgroup.controllers").exists()
+        && !Path::new("/sys/fs/cgroup/memory").exists()
+    {
+        bail!("no cgroups under /sys/fs/cgroup: mount them, or use --disable-agent");
+    }
+    Ok(())
+}
+
+/// The permissions of components that upstream does not know.
+pub fn bootstrap_objects() -> Vec<Value> {
+    let meta = |name: &str| json!({"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}});
+    let role = "system:yare-dns";
+    vec![
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": meta(role),
+            "rules": [
+                {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": ["list", "watch"]},
+                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+                    "verbs": ["list", "watch"]},
+                {"apiGroups": [""], "resources": ["services"], "verbs": ["create", "get", "patch"]},
+                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+                    "verbs": ["create", "get", "patch"]},
+            ],
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": meta(role),
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": DNS_USER}],
+        }),
+    ]
+}
+
+impl Agent {
+    /// Starts the node. `component` makes a client with the given identity.
+    pub async fn start(
+        args: &ServerArgs,
+        plan: &Plan,
+        component: &dyn Fn(&str, &[&str]) -> Client,
+        tls: Arc<rustls::ServerConfig>,
+        progress: &mut Progress,
+    ) -> anyhow::Result<Self> {
+        let pods = Arc::new(PodNetwork::new(&args.data.data_dir.join("network")));
+        let mut config = EngineConfig::new(&args.data.data_dir, &args.run_dir);
+        config.network = Some(Arc::new(Attach(pods.clone())));
+        config.insecure_registries = args.insecure_registry.clone();
+        let engine = Engine::open(config).await.context("container runtime")?;
+        let own = std::env::current_exe().context("this program's file")?;
+        engine.images().add_builtin(HELLO_IMAGE, &own).context("image of the demonstration")?;
+        progress.done("container runtime", "embedded");
+
+        let node_client = component(&format!("system:node:{}", plan.node_name), &["system:nodes"]);
+        let listener = yare_node::bind(SocketAddr::new(args.bind_address, args.kubelet_port)).await?;
+        let kubelet_port = listener.local_addr()?.port();
+        let (readiness, network) =
+            watch::channel(NetworkReadiness::NotReady("the node has no podCIDR yet".into()));
+        let mut config = NodeConfig::new(
+            node_client.clone(),
+            Arc::new(engine),
+            plan.node_name.clone(),
+            plan.node_ip,
+            args.data.data_dir.join("agent"),
+        );
+        config.labels = labels(&args.node_label)?;
+        config.log_dir.clone_from(&args.log_dir);
+        config.cluster_dns = vec![plan.cluster_dns];
+        config.cluster_domain.clone_from(&args.cluster_domain);
+        config.resolv_conf.clone_from(&args.resolv_conf);
+        config.max_pods = args.max_pods;
+        config.network = network;
+        config.server =
+            Some(KubeletServer { listener, tls: Some(tls), authorize: yare_node::allow_api_server() });
+        let node = Node::start(config).await?;
+        progress.done("node agent", &format!("{} on port {kubelet_port}", plan.node_name));
+
+        let parts = NetworkParts {
+            pods,
+            node_client,
+            proxy_client: (!disabled(args, "service-proxy")).then(|| component("system:kube-proxy", &[])),
+            dns_client: (!disabled(args, "dns")).then(|| component(DNS_USER, &[])),
+            proxy: proxy::Config {
+                node_name: plan.node_name.clone(),
+                cluster_cidrs: vec![plan.cluster_cidr],
+                service_cidrs: vec![plan.service_cidr],
+            },
+            cluster_dns: plan.cluster_dns,
+            cluster_domain: args.cluster_domain.clone(),
+            resolv_conf: args.resolv_conf.clone(),
+            readiness,
+        };
+        Ok(Self { node, network: tokio::spawn(parts.run()) })
+    }
+
+    /// Stops the agent; containers and service rules stay.
+    pub async fn shutdown(self) {
+        self.network.abort();
+        self.node.shutdown().await;
+    }
+}
+
+fn disabled(args: &ServerArgs, component: &str) -> bool {
+    args.disable.iter().any(|d| d == component)
+}
+
+fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    given
+        .iter()
+        .map(|label| match label.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => bail!("--node-label {label:?} is not KEY=VALUE"),
+        })
+        .collect()
+}
+
+/// What waits for the node's pod range.
+struct NetworkParts {
+    pods: Arc<PodNetwork>,
+    node_client: Client,
+    proxy_client: Option<Client>,
+    dns_client: Option<Client>,
+    proxy: proxy::Config,
+    cluster_dns: IpAddr,
+    cluster_domain: String,
+    resolv_conf: std::path::PathBuf,
+    readiness: watch::Sender<NetworkReadiness>,
+}
+
+/// The node's specification.
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+struct NodeView {
+    spec: NodeSpec,
+}
+
+#[derive(serde::Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: String,
+}
+
+impl NetworkParts {
+    async fn run(self) {
+        let fields = Some(format!("metadata.name={}", self.proxy.node_name));
+        let node = self.node_client.informers().select(NODES, Selection { fields, ..Selection::default() });
+        let mut changes = node.subscribe();
+        while let Some(change) = changes.recv().await {
+            let Some(view) = change.new.and_then(|n| n.view::<NodeView>().ok()) else { continue };
+            if view.spec.pod_cidr.is_empty() {
+                continue;
+            }
+            match self.start(&view.spec.pod_cidr).await {
+                // They live as long as this task.
+                Ok(parts) => {
+                    let _running = parts;
+                    self.readiness.send_replace(NetworkReadiness::Ready);
+                    return std::future::pending().await;
+                }
+                Err(error) => {
+                    complain(&format!("pod network: {error:#}"));
+                    self.readiness.send_replace(NetworkReadiness::NotReady(format!("{error:#}")));
+                }
+            }
+        }
+    }
+
+    async fn start(&self, pod_cidr: &str) -> anyhow::Result<(Option<Proxy>, Option<Dns>)> {
+        let range = pod_cidr.parse().map_err(|e| anyhow::anyhow!("podCIDR: {e}"))?;
+        self.pods.configure(range)?;
+        let proxy = match &self.proxy_client {
+            Some(client) => Some(Proxy::start(client.clone(), self.proxy.clone())?),
+            None => None,
+        };
+        let dns = match (&self.dns_client, self.pods.gateway()) {
+            (Some(client), Some(gateway)) => Some(self.start_dns(client, gateway).await?),
+            _ => None,
+        };
+        Ok((proxy, dns))
+    }
+
+    async fn start_dns(&self, client: &Client, gateway: IpAddr) -> anyhow::Result<Dns> {
+        let own = [gateway, self.cluster_dns];
+        let server = Dns::start(
+            client.clone(),
+            dns::Config {
+                listen: SocketAddr::new(gateway, DNS_PORT),
+                domain: self.cluster_domain.clone(),
+                upstreams: dns::upstreams(&self.resolv_conf, &own),
+            },
+        )
+        .await?;
+        dns::publish(&client.kube(), self.cluster_dns, server.address(), &self.proxy.node_name).await?;
+        Ok(server)
+    }
+}
+
+/// The runtime's view of the pod network.
+struct Attach(Arc<PodNetwork>);
+
+#[async_trait]
+impl yare_runtime::PodNetwork for Attach {
+    async fn attach(&self, pod: PodNetworkRequest) -> Result<Vec<IpAddr>, String> {
+        let network = self.0.clone();
+        let attached = tokio::task::spawn_blocking(move || network.attach(&pod.sandbox_id, &pod.netns)).await;
+        attached.map_err(|e| e.to_string())?.map(|ip| vec![ip]).map_err(|e| e.to_string())
+    }
+
+    async fn detach(&self, sandbox_id: &str, _netns: Option<&Path>) -> Result<(), String> {
+        let (network, id) = (self.0.clone(), sandbox_id.to_owned());
+        let detached = tokio::task::spawn_blocking(move || network.detach(&id)).await;
+        detached.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    }
+}

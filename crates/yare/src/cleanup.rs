@@ -1,0 +1,49 @@
+//! `yare cleanup`: ends all pods of this node and takes away what they left in the kernel.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use nix::mount::{MntFlags, umount2};
+use yare_net::proxy;
+use yare_runtime::{Engine, EngineConfig, Runtime as _};
+
+use crate::{cli::CleanupArgs, progress::say};
+
+/// Ends pods, unmounts their volumes, removes service rules. State under the data directory stays, so the
+/// next `yare server` starts the same pods again.
+pub async fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    let engine = Engine::open(EngineConfig::new(&args.data.data_dir, &args.run_dir))
+        .await
+        .context("container runtime")?;
+    let sandboxes = engine.sandboxes().await?;
+    for sandbox in &sandboxes {
+        engine.stop_sandbox(&sandbox.id).await.with_context(|| format!("stop sandbox {}", sandbox.id))?;
+        engine.remove_sandbox(&sandbox.id).await.with_context(|| format!("remove sandbox {}", sandbox.id))?;
+    }
+    let volumes = unmount_below(&args.data.data_dir.join("agent"))?;
+    proxy::remove_rules()?;
+    say(&format!("ended {} pods, unmounted {volumes} volumes, removed service rules", sandboxes.len()));
+    Ok(())
+}
+
+/// Unmounts everything below `directory`, the innermost first.
+fn unmount_below(directory: &Path) -> anyhow::Result<usize> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    let below: Vec<String> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(unescape)
+        .filter(|path| Path::new(path).starts_with(directory))
+        .collect();
+    for path in below.iter().rev() {
+        umount2(path.as_str(), MntFlags::MNT_DETACH).with_context(|| format!("unmount {path}"))?;
+    }
+    Ok(below.len())
+}
+
+/// The kernel writes blanks and backslashes in paths as three octal digits.
+fn unescape(path: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(path.to_owned(), |path, (code, character)| path.replace(code, character))
+}

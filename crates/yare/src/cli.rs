@@ -1,0 +1,185 @@
+//! Commands and flags. Every flag has an environment variable `YARE_*`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+/// All of Kubernetes in one binary.
+#[derive(Parser, Debug)]
+#[command(name = "yare", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `yare` does.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the control plane and, unless --disable-agent, this machine as a node.
+    Server(Box<ServerArgs>),
+    /// Manage the images of this node.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Print the administrator's kubeconfig.
+    Kubeconfig(DataDir),
+    /// End all pods of this node and remove their mounts and network; needs a stopped server.
+    Cleanup(CleanupArgs),
+    /// Serve the demonstration page (what runs inside the image yare.local/hello).
+    #[command(hide = true)]
+    Hello(HelloArgs),
+}
+
+/// Where state is.
+#[derive(Args, Debug, Clone)]
+pub struct DataDir {
+    /// Directory for all state.
+    #[arg(long, default_value = "/var/lib/yare", env = "YARE_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// Flags of `yare server`.
+#[derive(Args, Debug, Clone)]
+pub struct ServerArgs {
+    /// Where state is.
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0", env = "YARE_BIND_ADDRESS")]
+    pub bind_address: IpAddr,
+    /// Port of the Kubernetes API; 0 takes a free one.
+    #[arg(long, default_value_t = 6443, env = "YARE_HTTPS_LISTEN_PORT")]
+    pub https_listen_port: u16,
+    /// Port of the node's own API; 0 takes a free one.
+    #[arg(long, default_value_t = 10250, env = "YARE_KUBELET_PORT")]
+    pub kubelet_port: u16,
+    /// Addresses of pods.
+    #[arg(long, default_value = "10.42.0.0/16", env = "YARE_CLUSTER_CIDR")]
+    pub cluster_cidr: String,
+    /// Addresses of services.
+    #[arg(long, default_value = "10.43.0.0/16", env = "YARE_SERVICE_CIDR")]
+    pub service_cidr: String,
+    /// Address of the cluster DNS; by default the tenth of the service range.
+    #[arg(long, env = "YARE_CLUSTER_DNS")]
+    pub cluster_dns: Option<IpAddr>,
+    /// Domain of the cluster.
+    #[arg(long, default_value = "cluster.local", env = "YARE_CLUSTER_DOMAIN")]
+    pub cluster_domain: String,
+    /// Where to write the administrator's kubeconfig; by default DATA_DIR/kubeconfig.
+    #[arg(long, env = "YARE_WRITE_KUBECONFIG")]
+    pub write_kubeconfig: Option<PathBuf>,
+    /// Its mode, octal.
+    #[arg(long, default_value = "600", env = "YARE_WRITE_KUBECONFIG_MODE", value_parser = octal)]
+    pub write_kubeconfig_mode: Octal,
+    /// Further names and addresses in the server's certificate.
+    #[arg(long, env = "YARE_TLS_SAN", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// A bearer token for the administrator, beside the kubeconfig's certificate.
+    #[arg(long, env = "YARE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Components that do not run: scheduler, dns, service-proxy, or a controller's name.
+    #[arg(long, env = "YARE_DISABLE", value_delimiter = ',')]
+    pub disable: Vec<String>,
+    /// Run the control plane only. Needs no root.
+    #[arg(long, env = "YARE_DISABLE_AGENT")]
+    pub disable_agent: bool,
+    /// Name of this node; by default the machine's.
+    #[arg(long, env = "YARE_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node; by default the one towards the default route.
+    #[arg(long, env = "YARE_NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels of this node, KEY=VALUE.
+    #[arg(long, env = "YARE_NODE_LABEL", value_delimiter = ',')]
+    pub node_label: Vec<String>,
+    /// How many pods this node takes.
+    #[arg(long, default_value_t = 110, env = "YARE_MAX_PODS")]
+    pub max_pods: u32,
+    /// Sockets and namespaces of containers.
+    #[arg(long, default_value = "/run/yare", env = "YARE_RUN_DIR")]
+    pub run_dir: PathBuf,
+    /// Logs of pods.
+    #[arg(long, default_value = "/var/log", env = "YARE_LOG_DIR")]
+    pub log_dir: PathBuf,
+    /// The node's resolver configuration.
+    #[arg(long, default_value = "/etc/resolv.conf", env = "YARE_RESOLV_CONF")]
+    pub resolv_conf: PathBuf,
+    /// Registries (HOST:PORT) that are spoken to over plain HTTP.
+    #[arg(long, env = "YARE_INSECURE_REGISTRY", value_delimiter = ',')]
+    pub insecure_registry: Vec<String>,
+}
+
+/// A file mode.
+#[derive(Clone, Copy, Debug)]
+pub struct Octal(pub u32);
+
+fn octal(text: &str) -> Result<Octal, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .map(Octal)
+        .ok_or_else(|| format!("{text:?} is not a file mode such as 600"))
+}
+
+/// Image commands.
+#[derive(Subcommand, Debug)]
+pub enum ImageCommand {
+    /// Bring an image in from an OCI layout or a docker archive.
+    Import {
+        /// Directory or tar file (also compressed).
+        path: PathBuf,
+        /// Name for it, where the archive has none or another is wanted.
+        #[arg(long)]
+        name: Option<String>,
+        /// Where state is.
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// List images.
+    Ls {
+        /// Where state is.
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Remove an image.
+    Rm {
+        /// Name or identifier.
+        image: String,
+        /// Where state is.
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Pull an image from its registry.
+    Pull {
+        /// Name.
+        image: String,
+        /// Registries (HOST:PORT) that are spoken to over plain HTTP.
+        #[arg(long, value_delimiter = ',')]
+        insecure_registry: Vec<String>,
+        /// Where state is.
+        #[command(flatten)]
+        data: DataDir,
+    },
+}
+
+/// Flags of `yare cleanup`.
+#[derive(Args, Debug)]
+pub struct CleanupArgs {
+    /// Where state is.
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Sockets and namespaces of containers.
+    #[arg(long, default_value = "/run/yare", env = "YARE_RUN_DIR")]
+    pub run_dir: PathBuf,
+}
+
+/// Flags of `yare hello`.
+#[derive(Args, Debug)]
+pub struct HelloArgs {
+    /// Where to listen.
+    #[arg(long, default_value = "[::]:8080", env = "HELLO_LISTEN")]
+    pub listen: SocketAddr,
+}

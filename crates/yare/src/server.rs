@@ -1,0 +1,235 @@
+//! `yare server`: the components in the order in which they need each other.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use yare_apiserver::{ApiServer, Auth, Config};
+use yare_auth::{
+    User, bootstrap,
+    pki::{Pki, Subject, Usage},
+    token::Signer,
+};
+use yare_client::Client;
+use yare_controllers::Controllers;
+use yare_net::ipam::Cidr;
+use yare_scheduler::Scheduler;
+use yare_store::{Options, Store};
+
+use crate::{
+    agent::{self, Agent},
+    cli::ServerArgs,
+    kubeconfig,
+    progress::{Progress, say},
+    tls,
+};
+
+/// The audience and issuer of service-account tokens, as kubeadm and k3s have it.
+const ISSUER: &str = "https://kubernetes.default.svc";
+/// Certificates of clients inside this machine, by file name.
+const ADMIN: &str = "admin";
+const KUBELET_CLIENT: &str = "apiserver-kubelet-client";
+
+/// What is worked out from the flags before anything starts.
+pub struct Plan {
+    /// This node's name.
+    pub node_name: String,
+    /// Its address.
+    pub node_ip: IpAddr,
+    /// Pod range.
+    pub cluster_cidr: Cidr,
+    /// Service range.
+    pub service_cidr: Cidr,
+    /// Cluster DNS.
+    pub cluster_dns: IpAddr,
+}
+
+impl Plan {
+    fn new(args: &ServerArgs) -> anyhow::Result<Self> {
+        let range =
+            |text: &str, flag: &str| text.parse::<Cidr>().map_err(|e| anyhow::anyhow!("--{flag}: {e}"));
+        let cluster_cidr = range(&args.cluster_cidr, "cluster-cidr")?;
+        let service_cidr = range(&args.service_cidr, "service-cidr")?;
+        let cluster_dns = match args.cluster_dns {
+            Some(ip) if service_cidr.contains(ip) => ip,
+            Some(ip) => bail!("--cluster-dns {ip} is not in --service-cidr {service_cidr}"),
+            None => {
+                service_cidr.at(10).with_context(|| format!("--service-cidr {service_cidr} is too small"))?
+            }
+        };
+        let node_ip = match args.node_ip {
+            Some(ip) => ip,
+            // Without a way to the outside, pods still reach the node's own address in the pod range.
+            None => yare_net::pods::outside_address()
+                .ok()
+                .flatten()
+                .or_else(|| cluster_cidr.at(1))
+                .with_context(|| format!("--cluster-cidr {cluster_cidr} is too small"))?,
+        };
+        let node_name = match &args.node_name {
+            Some(name) => name.clone(),
+            None => hostname()?,
+        };
+        Ok(Self { node_name, node_ip, cluster_cidr, service_cidr, cluster_dns })
+    }
+}
+
+fn hostname() -> anyhow::Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("this machine's name")?;
+    Ok(name.trim().to_ascii_lowercase())
+}
+
+/// Runs until SIGTERM or SIGINT. Containers go on afterwards.
+pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("YARE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if !args.disable_agent {
+        agent::check_machine()?;
+    }
+    let mut progress = Progress::new();
+    let plan = Plan::new(&args)?;
+    // Taken first: a port in use should be said before anything is written.
+    let listener = ApiServer::bind(SocketAddr::new(args.bind_address, args.https_listen_port)).await?;
+    let port = listener.local_addr()?.port();
+
+    let pki = Pki::open(&args.data.data_dir.join("tls"))?;
+    let signer = Signer::new(&pki.service_account_key, ISSUER, &[ISSUER.to_owned()])?;
+    let names = server_names(&args, &plan);
+    let serving = pki.keep(
+        "apiserver",
+        Usage::Server,
+        &Subject { common_name: "kube-apiserver", alternative_names: &names, ..Subject::default() },
+    )?;
+    let admin = pki.keep(ADMIN, Usage::Client, &client("kubernetes-admin", &["system:masters"]))?;
+    let kubelet_client = pki.keep(
+        KUBELET_CLIENT,
+        Usage::Client,
+        &client("kube-apiserver-kubelet-client", &["kubelet-api-admin"]),
+    )?;
+    progress.done("certificates", &args.data.data_dir.join("tls").display().to_string());
+
+    let store_dir = args.data.data_dir.join("store");
+    let store = Store::open(Options::new(&store_dir), yare_apiserver::indexer()).await?;
+    progress.done("store", &format!("revision {}", store.revision()));
+
+    let mut auth = Auth::new(Some(Arc::new(signer)));
+    if let Some(token) = &args.token {
+        auth.tokens.push((token.clone(), User::new("kubernetes-admin", &["system:masters"])));
+    }
+    let mut config = Config::new(store.clone());
+    config.openid = auth.signer.as_ref().map(|signer| {
+        let jwks = format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node_ip, port));
+        (signer.openid_configuration(&jwks), signer.jwks())
+    });
+    config.auth = auth;
+    config.tls = Some(tls::server(&serving, &pki.cluster.certificate)?);
+    config.kubelet_tls = Some(tls::client(&kubelet_client, &pki.cluster.certificate)?);
+    config.service_cidrs = vec![plan.service_cidr.to_string()];
+    config.advertise = Some((plan.node_ip, port));
+    config.objects = bootstrap::objects();
+    config.objects.extend(agent::bootstrap_objects());
+    let api = ApiServer::start(config).await?;
+    let serve = tokio::spawn({
+        let api = api.clone();
+        async move { api.serve(listener).await }
+    });
+    progress.done("api server", &format!("https://{}", SocketAddr::new(local(args.bind_address), port)));
+
+    let path = args.write_kubeconfig.clone().unwrap_or_else(|| args.data.data_dir.join(kubeconfig::FILE));
+    let url = format!("https://{}", SocketAddr::new(local(args.bind_address), port));
+    let text = kubeconfig::text(&url, &pki.cluster.certificate, &admin);
+    kubeconfig::write(&path, &text, args.write_kubeconfig_mode.0)?;
+
+    // Each component comes in under its own name and may do what that name may.
+    let component = |name: &str, groups: &[&str]| {
+        Client::new(yare_client::in_process(api.service(User::new(name, groups))))
+    };
+    let controllers = Controllers::start(
+        &component("system:kube-controller-manager", &["system:masters"]),
+        yare_controllers::Config {
+            disabled: args.disable.clone(),
+            root_ca: pki.cluster.certificate.clone(),
+            cluster_cidrs: vec![plan.cluster_cidr.to_string()],
+            ..yare_controllers::Config::default()
+        },
+    );
+    progress.done("controllers", "");
+    let scheduler = (!args.disable.iter().any(|d| d == "scheduler")).then(|| {
+        let client = component("system:kube-scheduler", &[]);
+        Scheduler::start(client, yare_scheduler::Config::default())
+    });
+    progress.done("scheduler", if scheduler.is_some() { "" } else { "disabled" });
+
+    let agent = if args.disable_agent {
+        None
+    } else {
+        let kubelet = pki.keep(
+            "kubelet",
+            Usage::Server,
+            &Subject {
+                common_name: &format!("system:node:{}", plan.node_name),
+                organizations: &["system:nodes"],
+                alternative_names: &[plan.node_name.clone(), plan.node_ip.to_string(), "127.0.0.1".into()],
+            },
+        )?;
+        let tls = tls::server(&kubelet, &pki.cluster.certificate)?;
+        Some(Agent::start(&args, &plan, &component, tls, &mut progress).await?)
+    };
+    progress.total("ready");
+    say("");
+    say(&format!("  export KUBECONFIG={}", path.display()));
+    say("  kubectl get nodes");
+    say("");
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    say("stopping; containers go on");
+    if let Some(agent) = agent {
+        agent.shutdown().await;
+    }
+    drop(scheduler);
+    controllers.shutdown().await;
+    api.shutdown().await;
+    serve.abort();
+    store.close().await;
+    Ok(())
+}
+
+fn client<'a>(common_name: &'a str, organizations: &'a [&'a str]) -> Subject<'a> {
+    Subject { common_name, organizations, alternative_names: &[] }
+}
+
+/// Where a client on this machine reaches a server that listens on `bind`.
+fn local(bind: IpAddr) -> IpAddr {
+    match bind {
+        IpAddr::V4(ip) if ip.is_unspecified() => [127, 0, 0, 1].into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+        ip => ip,
+    }
+}
+
+/// The names under which clients know the API server.
+fn server_names(args: &ServerArgs, plan: &Plan) -> Vec<String> {
+    let mut names: Vec<String> =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1", "::1"]
+            .map(str::to_owned)
+            .into();
+    names.push(format!("kubernetes.default.svc.{}", args.cluster_domain));
+    names.extend(plan.service_cidr.at(1).map(|ip| ip.to_string()));
+    names.push(plan.node_ip.to_string());
+    names.push(plan.node_name.clone());
+    if !args.bind_address.is_unspecified() {
+        names.push(args.bind_address.to_string());
+    }
+    names.extend(args.tls_san.iter().cloned());
+    names.sort();
+    names.dedup();
+    names
+}
