@@ -267,39 +267,42 @@ fn partial_type(version: &str) -> ApiResult<TypeRef<'static>> {
         .ok_or_else(|| ApiError::not_acceptable(&[negotiate::JSON]))
 }
 
-/// A list of `PartialObjectMetadata` in protobuf with its envelope.
-pub fn partial_list_protobuf(
-    version: &str,
-    metadata: &Value,
-    items: impl Iterator<Item = ApiResult<Value>>,
-) -> ApiResult<Bytes> {
-    let ty = partial_type(version)?;
-    list(ty, &format!("meta.k8s.io/{version}"), "PartialObjectMetadataList", metadata, items)
+/// The first field of every list message: its ListMeta.
+pub fn list_head(metadata: &Value) -> Bytes {
+    let mut out = BytesMut::new();
+    crate::wire::field(&mut out, 1, &proto::encode(builtin().list_meta(), metadata));
+    out.freeze()
 }
 
-/// A list in protobuf with its envelope.
-pub fn list_protobuf(
-    ty: &TypeHandle,
-    api_version: &str,
-    list_kind: &str,
-    metadata: &Value,
-    items: impl Iterator<Item = ApiResult<Value>>,
-) -> ApiResult<Bytes> {
-    list(ty.at(), api_version, list_kind, metadata, items)
+/// An item of a list message.
+pub fn list_item(ty: &TypeHandle, value: &Value) -> Bytes {
+    let mut out = BytesMut::new();
+    crate::wire::field(&mut out, 2, &proto::encode(ty.at(), value));
+    out.freeze()
 }
 
-/// Every list message is `metadata = 1` and `repeated items = 2`.
-fn list(
-    ty: TypeRef<'_>,
-    api_version: &str,
-    list_kind: &str,
-    metadata: &Value,
-    items: impl Iterator<Item = ApiResult<Value>>,
-) -> ApiResult<Bytes> {
-    let mut raw = BytesMut::new();
-    crate::wire::field(&mut raw, 1, &proto::encode(builtin().list_meta(), metadata));
-    for item in items {
-        crate::wire::field(&mut raw, 2, &proto::encode(ty, &item?));
-    }
-    Ok(proto::wrap(api_version, list_kind, &raw).into())
+/// An item of a list of `PartialObjectMetadata`.
+pub fn partial_item(version: &str, value: &Value) -> ApiResult<Bytes> {
+    let mut out = BytesMut::new();
+    crate::wire::field(&mut out, 2, &proto::encode(partial_type(version)?, value));
+    Ok(out.freeze())
+}
+
+/// An envelope up to a message of `length` bytes, which follows it.
+pub fn envelope_head(api_version: &str, kind: &str, length: usize) -> Bytes {
+    let mut identity = BytesMut::new();
+    crate::wire::field(&mut identity, 1, api_version.as_bytes());
+    crate::wire::field(&mut identity, 2, kind.as_bytes());
+    let mut out = BytesMut::from(&proto::MAGIC[..]);
+    crate::wire::field(&mut out, 1, &identity);
+    crate::wire::length_of(&mut out, 2, length);
+    out.freeze()
+}
+
+/// What stands behind the message in an envelope: no content encoding and no content type.
+pub fn envelope_tail() -> Bytes {
+    let mut out = BytesMut::new();
+    crate::wire::field(&mut out, 3, b"");
+    crate::wire::field(&mut out, 4, b"");
+    out.freeze()
 }

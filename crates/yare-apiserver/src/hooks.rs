@@ -14,13 +14,16 @@ use crate::{
     status::ApiResult,
 };
 
+type Create = for<'a> fn(&'a Call, &mut Value, bool) -> ApiResult<Reserved<'a>>;
+type Update = fn(&Call, &mut Value, &Value, bool) -> ApiResult<()>;
+
 /// One resource with something of its own.
 struct Row {
     resource: (&'static str, &'static str),
     /// Before a new object is validated: may take what must be unique.
-    create: Option<for<'a> fn(&'a Call, &mut Value, bool) -> ApiResult<Reserved<'a>>>,
+    create: Option<Create>,
     /// Before a changed object is validated.
-    update: Option<fn(&Call, &mut Value, &Value, bool) -> ApiResult<()>>,
+    update: Option<Update>,
     /// After an object changed.
     updated: Option<fn(&Call, &Value, &Value)>,
     /// When an object's deletion starts.

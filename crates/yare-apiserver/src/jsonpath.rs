@@ -103,7 +103,7 @@ fn index<'v>(value: &'v Value, step: &str) -> Vec<&'v Value> {
             .filter(|item| match (find(item, path).first(), right) {
                 (Some(_), None) => true,
                 (Some(Value::String(s)), Some(want)) => unquote(want).is_some_and(|w| w == s),
-                (Some(found), Some(want)) => found.to_string() == want,
+                (Some(found), Some(want)) => serde_json::from_str::<Value>(want).is_ok_and(|w| w == **found),
                 (None, _) => false,
             })
             .collect();

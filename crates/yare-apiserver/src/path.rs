@@ -139,7 +139,7 @@ fn decode_part(part: &str) -> Cow<'_, str> {
 
 /// Percent-decoding; invalid escapes stay as they are, `plus`: `+` is a space.
 pub fn percent_decode(text: &str, plus: bool) -> Cow<'_, str> {
-    if !text.contains('%') && !(plus && text.contains('+')) {
+    if !text.contains('%') && (!plus || !text.contains('+')) {
         return Cow::Borrowed(text);
     }
     let bytes = text.as_bytes();

@@ -1,5 +1,7 @@
 //! The server behind TLS: certificates, tokens, RBAC, and streams to kubelets.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -32,7 +32,7 @@ selectors! {
     NODE = ["spec.unschedulable" => |o| o.bool_at("spec.unschedulable").to_string()];
     /// Namespaces.
     NAMESPACE = ["status.phase"];
-    /// Events.
+    /// Events, by their fields in the core group and in `events.k8s.io`: the same objects answer for both.
     EVENT = [
         "involvedObject.kind",
         "involvedObject.namespace",
@@ -46,9 +46,6 @@ selectors! {
         "source" => |o| [o.str_at("source.component"), o.str_at("reportingComponent")]
             .into_iter().find(|s| !s.is_empty()).unwrap_or_default().to_owned(),
         "type",
-    ];
-    /// Events of `events.k8s.io`, read as they are stored.
-    NEW_EVENT = [
         "regarding.kind" => |o| o.str_at("involvedObject.kind").to_owned(),
         "regarding.namespace" => |o| o.str_at("involvedObject.namespace").to_owned(),
         "regarding.name" => |o| o.str_at("involvedObject.name").to_owned(),
@@ -56,9 +53,7 @@ selectors! {
         "regarding.apiVersion" => |o| o.str_at("involvedObject.apiVersion").to_owned(),
         "regarding.resourceVersion" => |o| o.str_at("involvedObject.resourceVersion").to_owned(),
         "regarding.fieldPath" => |o| o.str_at("involvedObject.fieldPath").to_owned(),
-        "reason",
         "reportingController" => |o| o.str_at("reportingComponent").to_owned(),
-        "type",
     ];
     /// Secrets.
     SECRET = ["type"];

@@ -137,28 +137,29 @@ impl Cgroups {
         dirs
     }
 
-    /// Makes a group in all hierarchies and sets its limits. Answers whether it was new.
-    pub fn create(&self, group: &Path, resources: &Resources) -> io::Result<bool> {
-        let mut new = false;
+    /// Whether a group is there in any hierarchy.
+    pub fn exists(&self, group: &Path) -> bool {
+        self.v2.iter().chain(self.v1.values()).any(|m| m.join(group).is_dir())
+    }
+
+    /// Makes a group in all hierarchies and sets its limits.
+    pub fn create(&self, group: &Path, resources: &Resources) -> io::Result<()> {
         if let Some(v2) = &self.v2 {
             let dir = v2.join(group);
             if !dir.is_dir() {
-                new = true;
                 self.make_v2(v2, group)?;
             }
         }
         for (controller, dir) in self.v1_dirs(group, resources) {
-            new |= make_v1(&controller, &self.v1[&controller], &dir)?;
+            make_v1(&controller, &self.v1[&controller], &dir)?;
         }
-        self.apply(group, resources)?;
-        Ok(new)
+        self.apply(group, resources)
     }
 
     /// Makes the v2 directories, delegating every controller on the way down.
     fn make_v2(&self, root: &Path, group: &Path) -> io::Result<()> {
         let mut dir = root.to_path_buf();
-        let mut components = group.components().peekable();
-        while let Some(component) = components.next() {
+        for component in group.components() {
             for controller in &self.v2_controllers {
                 let enabled = fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
                 if !enabled.split_whitespace().any(|c| c == controller) {
@@ -327,7 +328,7 @@ impl Cgroups {
     /// Directories of a group's hierarchies with the name each has below `/sys/fs/cgroup` (v1 and hybrid).
     pub fn mounts(&self, group: &Path) -> Vec<(String, PathBuf)> {
         let mut mounts: Vec<(String, PathBuf)> = Vec::new();
-        for (_, mountpoint) in &self.v1 {
+        for mountpoint in self.v1.values() {
             let dir = mountpoint.join(group);
             if let Some(name) = mountpoint.file_name()
                 && dir.is_dir()

@@ -222,6 +222,13 @@ async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'sta
         .map_err(|e| RuntimeError::io("a blocking operation was abandoned", std::io::Error::other(e)))?
 }
 
+/// Runs to its end even if the caller stops waiting: half a sandbox is worse than one too many.
+async fn to_the_end<T: Send + 'static>(f: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(f)
+        .await
+        .map_err(|e| RuntimeError::io("an operation was abandoned", std::io::Error::other(e)))?
+}
+
 #[async_trait]
 impl Runtime for Engine {
     async fn version(&self) -> Result<RuntimeVersion> {
@@ -233,15 +240,18 @@ impl Runtime for Engine {
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId> {
-        self.inner.run_sandbox(config).await
+        let inner = Arc::clone(&self.inner);
+        to_the_end(async move { inner.run_sandbox(config).await }).await
     }
 
     async fn stop_sandbox(&self, id: &str) -> Result<()> {
-        self.inner.stop_sandbox(id).await
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        to_the_end(async move { inner.stop_sandbox(&id).await }).await
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        self.inner.remove_sandbox(id).await
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        to_the_end(async move { inner.remove_sandbox(&id).await }).await
     }
 
     async fn sandbox(&self, id: &str) -> Result<SandboxStatus> {
@@ -257,7 +267,8 @@ impl Runtime for Engine {
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {
-        self.inner.start_container(id).await
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        to_the_end(async move { inner.start_container(&id).await }).await
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
@@ -265,7 +276,8 @@ impl Runtime for Engine {
     }
 
     async fn remove_container(&self, id: &str) -> Result<()> {
-        self.inner.remove_container(id).await
+        let (inner, id) = (Arc::clone(&self.inner), id.to_owned());
+        to_the_end(async move { inner.remove_container(&id).await }).await
     }
 
     async fn container(&self, id: &str) -> Result<ContainerStatus> {

@@ -57,6 +57,11 @@ fn spawner(mut args: impl Iterator<Item = String>) -> Result<(), String> {
             other => return Err(format!("unknown argument {other:?}; this command is for yare's own use")),
         }
     }
+    // SAFETY: the program has only just begun, and owns nothing but its standard streams.
+    #[allow(unsafe_code)]
+    unsafe {
+        sys::close_from(3);
+    }
     let socket: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
     let kind = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::SockType);
     if kind.is_err() {
@@ -92,7 +97,6 @@ fn spawner(mut args: impl Iterator<Item = String>) -> Result<(), String> {
             return Ok(());
         }
         let Some(connection) = fds.pop() else { continue };
-        // SAFETY below: this process has one thread.
         match fork() {
             Ok(Some(())) => drop(connection),
             Ok(None) => {

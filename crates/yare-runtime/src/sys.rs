@@ -302,6 +302,15 @@ pub(crate) fn cloexec_from(first: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes all descriptors from `first` on.
+///
+/// # Safety
+/// Nothing may own them.
+pub(crate) unsafe fn close_from(first: u32) {
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
 /// Makes `fd` the controlling terminal of this session.
 pub(crate) fn set_controlling_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: integer argument.

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, ops::Bound, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use http::{Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -208,7 +208,7 @@ fn respond(call: &Call, renderer: Renderer, metadata: Value, objects: Vec<Arc<Ob
             json.extend_from_slice(b"]}");
             Body::full(crate::render::finish(json.freeze(), encoding, renderer.accepted.pretty)?)
         }
-        Encoding::Protobuf => Body::full(protobuf_list(&renderer, &metadata, &objects)?),
+        Encoding::Protobuf => protobuf_list(renderer, &metadata, objects)?,
     };
     let mut response = Response::new(body);
     response
@@ -217,20 +217,44 @@ fn respond(call: &Call, renderer: Renderer, metadata: Value, objects: Vec<Arc<Ob
     Ok(response)
 }
 
-fn protobuf_list(renderer: &Renderer, metadata: &Value, objects: &[Arc<Object>]) -> ApiResult<Bytes> {
-    let served = &renderer.served;
+/// A list in protobuf. Its length stands before it, so a list too large to be held is encoded twice: once to
+/// be measured, once to be sent.
+fn protobuf_list(renderer: Renderer, metadata: &Value, objects: Vec<Arc<Object>>) -> ApiResult<Body> {
+    const HELD_BYTES: usize = 8 << 20;
+    let head = codec::list_head(metadata);
+    let mut length = head.len();
+    let mut held: Vec<Bytes> = Vec::new();
+    for object in &objects {
+        let item = protobuf_item(&renderer, object)?;
+        length += item.len();
+        if length <= HELD_BYTES {
+            held.push(item);
+        } else {
+            held.clear();
+        }
+    }
+    let (api_version, kind) = match renderer.accepted.shape {
+        Shape::Partial(version) => (format!("meta.k8s.io/{version}"), "PartialObjectMetadataList".to_owned()),
+        _ => (renderer.served.api_version.to_string(), renderer.served.list_kind.to_string()),
+    };
+    let start = codec::envelope_head(&api_version, &kind, length);
+    let front = stream::iter([start, head]);
+    let end = stream::iter([codec::envelope_tail()]);
+    if length <= HELD_BYTES {
+        return Ok(Body::stream(front.chain(stream::iter(held)).chain(end)));
+    }
+    let items = stream::iter(objects).map(move |o| protobuf_item(&renderer, &o).unwrap_or_default());
+    Ok(Body::stream(front.chain(items).chain(end)))
+}
+
+fn protobuf_item(renderer: &Renderer, object: &Object) -> ApiResult<Bytes> {
     match renderer.accepted.shape {
         Shape::Partial(version) => {
-            let items = objects.iter().map(|o| {
-                let json = crate::render::partial(&o.bytes, version);
-                serde_json::from_slice(&json).map_err(ApiError::internal)
-            });
-            codec::partial_list_protobuf(version, metadata, items)
+            let json = crate::render::partial(&object.bytes, version);
+            let value = serde_json::from_slice(&json).map_err(ApiError::internal)?;
+            codec::partial_item(version, &value)
         }
-        _ => {
-            let items = objects.iter().map(|o| renderer.value(&o.bytes));
-            codec::list_protobuf(&served.ty, &served.api_version, &served.list_kind, metadata, items)
-        }
+        _ => Ok(codec::list_item(&renderer.served.ty, &renderer.value(&object.bytes)?)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A server in this process on a store of its own, and a client that speaks JSON to it.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::time::Duration;
 

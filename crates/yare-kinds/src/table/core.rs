@@ -101,7 +101,7 @@ pub(super) const ROWS: &[Resource] = &[
     namespaced("events.k8s.io", V1, "Event", "events", "event")
         .short(&["ev"])
         .print(printers::EVENT)
-        .select(selectors::NEW_EVENT)
+        .select(selectors::EVENT)
         .does(core::NEW_EVENT)
         .stored_as("", "events"),
 ];

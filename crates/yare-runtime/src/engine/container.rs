@@ -13,6 +13,8 @@ use crate::proto::{Answer, Ask, Spec, read_json, write_json};
 
 /// How long a writable layer's size stays good.
 const USAGE_AGE: Duration = Duration::from_secs(30);
+/// Longer graces are cut to this.
+const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long a killed container may take to end.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -119,6 +121,7 @@ impl Inner {
         if c.current() != ContainerState::Running {
             return Ok(());
         }
+        let grace = grace.min(MAX_GRACE);
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         match self.ask_shim(&c, Ask::Stop { id: id.to_owned(), grace_ms }, Vec::new()).await {
             // The end is on its way, or the shim's death is noticed elsewhere.

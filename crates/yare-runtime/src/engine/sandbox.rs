@@ -94,8 +94,9 @@ impl Inner {
             std::fs::create_dir_all(logs).ctx(|| format!("create {}", logs.display()))?;
         }
         let group = PathBuf::from(&record.cgroup);
-        let new = self.cgroups.create(&group, &config.resources).ctx(|| format!("cgroup of sandbox {id}"))?;
-        record.own_cgroup |= new;
+        // Whoever made the pod's cgroup removes it; we may have made it for an earlier sandbox of the pod.
+        record.own_cgroup |= !self.cgroups.exists(&group) || self.shares_cgroup(id, &record.cgroup).unwrap_or(false);
+        self.cgroups.create(&group, &config.resources).ctx(|| format!("cgroup of sandbox {id}"))?;
         let pod_network = config.namespaces.network != NamespaceMode::Node;
         let netns = pod_network.then(|| self.netns_path(id));
         let spec = SandboxSpec {
@@ -183,9 +184,12 @@ impl Inner {
         sandbox.live.lock().shim = None;
         let mut record = sandbox.record.clone();
         record.ips = sandbox.live.lock().ips.clone();
-        for c in self.containers_of(id) {
-            self.settle_dead(&c);
-        }
+        let (inner, containers) = (Arc::clone(self), self.containers_of(id));
+        blocking(move || {
+            containers.iter().for_each(|c| inner.settle_dead(c));
+            Ok(())
+        })
+        .await?;
         let result = self.release(id, &record).await;
         if result.is_ok() {
             record.phase = SandboxPhase::Stopped;
@@ -205,12 +209,18 @@ impl Inner {
             self.remove_container(&c.id).await?;
         }
         let _guard = sandbox.lock.lock().await;
-        if sandbox.record.own_cgroup {
+        if sandbox.record.own_cgroup && self.shares_cgroup(id, &sandbox.record.cgroup).is_none() {
             let _ = self.cgroups.remove(Path::new(&sandbox.record.cgroup));
         }
         self.discard(&self.sandbox_dir(id));
         self.state.lock().sandboxes.remove(id);
         Ok(())
+    }
+
+    /// Whether another sandbox is in the same cgroup, and if so, whether that cgroup is ours.
+    fn shares_cgroup(&self, id: &str, cgroup: &str) -> Option<bool> {
+        let state = self.state.lock();
+        state.sandboxes.values().find(|s| s.id != id && s.record.cgroup == cgroup).map(|s| s.record.own_cgroup)
     }
 
     /// Undoes whatever there is of a sandbox that is not complete.
@@ -225,7 +235,7 @@ impl Inner {
         if let Err(e) = self.release(id, record).await {
             tracing::warn!(sandbox = %id, error = %e, "cleaning up a sandbox");
         }
-        if record.own_cgroup {
+        if record.own_cgroup && self.shares_cgroup(id, &record.cgroup).is_none() {
             let _ = self.cgroups.remove(Path::new(&record.cgroup));
         }
     }
@@ -352,7 +362,9 @@ fn write_files(dir: &Path, config: &SandboxConfig) -> Result<()> {
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.0.1\t{}\n",
         config.hostname
     );
-    for (name, text) in [("resolv.conf", resolv), ("hostname", format!("{}\n", config.hostname)), ("hosts", hosts)] {
+    let node = nix::unistd::gethostname().unwrap_or_default();
+    let hostname = if config.hostname.is_empty() { node.to_string_lossy().into_owned() } else { config.hostname.clone() };
+    for (name, text) in [("resolv.conf", resolv), ("hostname", format!("{hostname}\n")), ("hosts", hosts)] {
         std::fs::write(dir.join(name), text).ctx(|| format!("write {}", dir.join(name).display()))?;
     }
     Ok(())

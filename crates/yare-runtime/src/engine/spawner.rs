@@ -53,6 +53,8 @@ impl Spawner {
         let program = self.command.first().cloned().unwrap_or_else(|| "/proc/self/exe".into());
         let mut command = std::process::Command::new(&program);
         command.args(self.command.iter().skip(1)).stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        // Nothing of the engine's environment belongs into a process that outlives it.
+        command.env_clear();
         if !self.cgroup.is_empty() {
             command.arg("--cgroup").arg(&self.cgroup);
         }

@@ -44,6 +44,13 @@ pub(super) struct Stdio {
     pub stderr: OwnedFd,
 }
 
+/// What has to be read while the host's files can still be seen.
+struct Before {
+    filter: Option<Vec<libc::sock_filter>>,
+    /// Those asked for that we have: without all of root's power, a privileged container gets less, too.
+    capabilities: u64,
+}
+
 /// A failure and the exit code it stands for.
 pub(super) struct Failure {
     pub message: String,
@@ -96,7 +103,7 @@ pub(super) fn container(
     stdio: Option<Stdio>,
     socket: BorrowedFd<'_>,
 ) -> std::result::Result<Infallible, Failure> {
-    let filter = load_filter(spec)?;
+    let before = Before { filter: load_filter(spec)?, capabilities: spec.capabilities & caps::available() };
     cgroups.enter(&spec.cgroup, !in_v2).map_err(|e| format!("join cgroup: {e}"))?;
     // After all cgroups: the namespace's root is the group it is made in.
     if cgroups.unified() && !spec.privileged {
@@ -113,7 +120,7 @@ pub(super) fn container(
         Some(stdio) => use_stdio(stdio, &resolved.user)?,
         None => terminal(&resolved.user, true, socket)?,
     }
-    finish(spec, &spec.argv, &[], &resolved.user, &resolved.home, filter, socket)
+    finish(spec, &spec.argv, &[], &resolved.user, &resolved.home, before, socket)
 }
 
 /// A further process in a running container.
@@ -126,7 +133,7 @@ pub(super) fn exec(
     stdio: Option<Stdio>,
     socket: BorrowedFd<'_>,
 ) -> std::result::Result<Infallible, Failure> {
-    let filter = load_filter(spec)?;
+    let before = Before { filter: load_filter(spec)?, capabilities: spec.capabilities & caps::available() };
     cgroups.enter(&spec.cgroup, true).map_err(|e| format!("join cgroup: {e}"))?;
     set_oom_score(spec);
     let mut flags = libc::CLONE_NEWNS;
@@ -140,7 +147,7 @@ pub(super) fn exec(
         Some(stdio) => use_stdio(stdio, &run.user)?,
         None => terminal(&run.user, false, socket)?,
     }
-    finish(spec, argv, extra, &run.user, &run.home, filter, socket)
+    finish(spec, argv, extra, &run.user, &run.home, before, socket)
 }
 
 fn set_oom_score(spec: &Spec) {
@@ -196,7 +203,7 @@ fn finish(
     extra_env: &[String],
     user: &ContainerUser,
     home: &str,
-    filter: Option<Vec<libc::sock_filter>>,
+    before: Before,
     socket: BorrowedFd<'_>,
 ) -> std::result::Result<Infallible, Failure> {
     let mut env: Vec<String> = Vec::with_capacity(spec.env.len() + 2);
@@ -219,11 +226,12 @@ fn finish(
     }
     if spec.no_new_privs {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).map_err(|e| format!("no_new_privs: {e}"))?;
-    } else if let Some(filter) = &filter {
+    } else if let Some(filter) = &before.filter {
         // Without no_new_privs the filter needs CAP_SYS_ADMIN, which the next steps take away.
         sys::seccomp_filter(filter).map_err(|e| format!("seccomp filter: {e}"))?;
     }
-    let capabilities = become_user(spec.capabilities, user)?;
+    let capabilities = before.capabilities;
+    become_user(capabilities, user)?;
     // Only now, as the user: a directory the user may not enter is an error, as with every runtime.
     if let Err(e) = std::env::set_current_dir(&spec.cwd) {
         return Err(format!("chdir to cwd ({:?}) set in config.json failed: {}", spec.cwd.display(), words(&e)).into());
@@ -241,7 +249,7 @@ fn finish(
     sys::cloexec_from(3).map_err(|e| format!("close_range: {e}"))?;
     report(socket, &Report::Ready { user: user.clone(), home: home.to_owned() }, &[]);
     if spec.no_new_privs
-        && let Some(filter) = &filter
+        && let Some(filter) = &before.filter
     {
         sys::seccomp_filter(filter).map_err(|e| format!("seccomp filter: {e}"))?;
     }
@@ -269,9 +277,8 @@ fn words(e: &io::Error) -> String {
     errno.desc().to_lowercase()
 }
 
-/// Drops the bounding set and changes ids; keeps the permitted capabilities. Answers the set that can be kept.
-fn become_user(wanted: u64, user: &ContainerUser) -> Result<u64> {
-    let kept = wanted & caps::available();
+/// Drops the bounding set and changes ids; keeps the permitted capabilities.
+fn become_user(kept: u64, user: &ContainerUser) -> Result<()> {
     for bit in 0..64u64 {
         if kept >> bit & 1 == 0 && sys::prctl(libc::PR_CAPBSET_DROP, bit, 0, 0, 0).is_err() {
             // Past the last capability the kernel knows.
@@ -288,7 +295,7 @@ fn become_user(wanted: u64, user: &ContainerUser) -> Result<u64> {
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| format!("setuid {uid}: {e}"))?;
     sys::capset(kept, kept, 0).map_err(|e| format!("set capabilities: {e}"))?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0).map_err(|e| format!("keep capabilities: {e}"))?;
-    Ok(kept)
+    Ok(())
 }
 
 /// Finds what to run the way a shell would, with the words every runtime uses when it is not there.

@@ -144,8 +144,8 @@ fn pause_main() -> ! {
     super::launch::reset_signals();
     let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0, 0, 0);
     sys::set_process_name(c"pause");
-    // SAFETY: closes every descriptor of this copy of the shim; none is used afterwards.
-    unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+    // SAFETY: this copy of the shim uses none of its descriptors afterwards.
+    unsafe { sys::close_from(0) };
     loop {
         // SAFETY: reaps any child; no memory involved. A blocking wait without children fails at once.
         let r = unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) };

@@ -55,6 +55,9 @@ pub(super) struct Server {
 /// How long killed containers may take until the shim ends without them.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Longer graces are cut to this.
+const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 impl Server {
     pub(super) fn new(spec: SandboxSpec, held: Held, cgroups: Cgroups) -> io::Result<Self> {
         let mut mask = SigSet::empty();
@@ -236,7 +239,6 @@ impl Server {
                     // Free again while the request is served: it is large, and rarely needed.
                     drop(buffer);
                     self.serve(Waiter { connection, seq: request.seq }, request.body, fds);
-                    return;
                 }
                 // A newer or older engine that says something unknown gets no answer it could misread.
                 Err(_) => self.disconnect(connection),
@@ -252,7 +254,7 @@ impl Server {
             Ask::Stop { id, grace_ms } => {
                 let answer = match self.containers.get_mut(&id).filter(|c| c.alive()) {
                     Some(c) => {
-                        c.stop(Duration::from_millis(grace_ms), &self.cgroups);
+                        c.stop(Duration::from_millis(grace_ms).min(MAX_GRACE), &self.cgroups);
                         Answer::Done
                     }
                     None => Answer::NotRunning(id),
