@@ -19,7 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("yare-scheduler", 3),
     ("yare", 5),
 ];
-const BESIDE: &[&str] = &["yare-testkit", "xtask"];
+const BESIDE: &[&str] = &["xtask", "yare-bench", "yare-testkit"];
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))

@@ -231,6 +231,17 @@ pub fn from_yaml(bytes: &[u8]) -> Result<Value, String> {
     decode::decode_untyped_as(bytes, Syntax::Yaml, Mode::Ignore).map(|d| d.value).map_err(|e| e.to_string())
 }
 
+/// What is wrong with YAML beyond its syntax: keys that stand twice.
+pub fn strict_yaml(bytes: &[u8]) -> Result<(), String> {
+    match decode::decode_untyped_as(bytes, Syntax::Yaml, Mode::Strict) {
+        Ok(_) => Ok(()),
+        Err(DecodeError::Strict(reports)) => {
+            Err(format!("error converting YAML to JSON: yaml: unmarshal errors:\n{}", reports.join("\n")))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A value as YAML.
 pub fn to_yaml(value: &Value) -> String {
     crate::yaml::emit(value)

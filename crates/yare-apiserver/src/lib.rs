@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod negotiate;
 pub mod openapi;
 pub mod options;
+mod outbound;
 pub mod path;
 pub mod pipeline;
 pub mod registry;

@@ -98,6 +98,18 @@ impl Stored {
         GroupResource { group: &self.group, resource: &self.kind }
     }
 
+    /// Brings a custom resource that was written before its definition became what it is into today's form.
+    pub fn freshen(&self, object: &mut Value) {
+        if self.custom.is_none() {
+            return;
+        }
+        yare_schema::prune::prune(self.ty.at(), object);
+        self.strategy.default(object);
+        if let Some(map) = object.as_object_mut() {
+            map.insert("apiVersion".into(), Value::from(&*self.api_version));
+        }
+    }
+
     /// Key of an object in the store.
     pub fn key(&self, namespace: &str, name: &str) -> String {
         if self.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }

@@ -60,22 +60,26 @@ impl Renderer {
         Ok(Self { served: served.clone(), accepted, include, now_s: call.core.now().as_second() })
     }
 
-    /// Whether JSON at rest is what the client gets, byte for byte.
-    pub fn is_raw(&self) -> bool {
-        self.accepted == Accepted { pretty: self.accepted.pretty, ..Accepted::PLAIN }
-            && self.served.is_storage()
-    }
-
     /// The object as JSON value of the served version.
     pub fn value(&self, raw: &[u8]) -> ApiResult<Value> {
         let mut value: Value = serde_json::from_slice(raw).map_err(ApiError::internal)?;
+        if self.is_stale(raw) {
+            self.served.stored.freshen(&mut value);
+        }
         self.served.from_storage(&mut value);
         Ok(value)
     }
 
+    /// Whether a custom resource was written before its definition became what it is.
+    fn is_stale(&self, raw: &[u8]) -> bool {
+        self.served.stored.custom.as_ref().is_some_and(|custom| {
+            crate::verbs::write::revision_of(raw).is_some_and(|revision| revision < custom.since)
+        })
+    }
+
     /// The object as JSON bytes of the served version.
     pub fn json(&self, raw: &Bytes) -> ApiResult<Bytes> {
-        if self.served.is_storage() {
+        if self.served.is_storage() && !self.is_stale(raw) {
             return Ok(raw.clone());
         }
         Ok(codec::to_json(&self.served.ty, &self.value(raw)?).into())

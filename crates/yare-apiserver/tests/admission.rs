@@ -181,3 +181,54 @@ async fn collections_are_deleted() {
     let marked = server.delete(&format!("{path}/c?propagationPolicy=Foreground")).await.expect(200);
     assert_eq!(marked["metadata"]["finalizers"], json!(["foregroundDeletion"]));
 }
+
+#[tokio::test]
+async fn resource_quota() {
+    let server = Server::start().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let hard = json!({"pods": "2", "requests.cpu": "1", "count/configmaps": "1"});
+    server.post(quotas, &json!({"metadata": {"name": "q"}, "spec": {"hard": hard}})).await.expect(201);
+    // Until the controller has counted, nobody knows.
+    let message =
+        server.post(PODS, &pod("a", json!({"requests": {"cpu": "1"}}))).await.expect_reason(403, "Forbidden");
+    assert!(message.contains("status unknown for quota: q"), "{message}");
+    let status = json!({"status": {"hard": hard, "used": {"pods": "0", "requests.cpu": "0", "count/configmaps": "0"}}});
+    server.patch("merge", &format!("{quotas}/q/status"), &status).await.expect(200);
+    let message = server.post(PODS, &pod("a", json!({}))).await.expect_reason(403, "Forbidden");
+    assert!(message.contains("failed quota: q: must specify requests.cpu for: c"), "{message}");
+    server.post(PODS, &pod("a", json!({"requests": {"cpu": "600m"}}))).await.expect(201);
+    let message = server
+        .post(PODS, &pod("b", json!({"requests": {"cpu": "600m"}})))
+        .await
+        .expect_reason(403, "Forbidden");
+    assert!(message.contains("exceeded quota: q, requested: requests.cpu=600m, used: requests.cpu=600m, limited: requests.cpu=1"), "{message}");
+    let quota = server.get(&format!("{quotas}/q")).await.expect(200);
+    assert_eq!(
+        quota["status"]["used"],
+        json!({"pods": "1", "requests.cpu": "600m", "count/configmaps": "0"})
+    );
+    // Two at once, room for one.
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let (a, b) = (json!({"metadata": {"name": "a"}}), json!({"metadata": {"name": "b"}}));
+    let (x, y) = tokio::join!(server.post(maps, &a), server.post(maps, &b));
+    let mut codes = [x.code, y.code];
+    codes.sort_unstable();
+    assert_eq!(codes, [201, 403]);
+}
+
+#[tokio::test]
+async fn runtime_classes() {
+    let server = Server::start().await;
+    let mut p = pod("a", json!({}));
+    p["spec"]["runtimeClassName"] = "vm".into();
+    let message = server.post(PODS, &p).await.expect_reason(403, "Forbidden");
+    assert!(message.contains("pod rejected: RuntimeClass \"vm\" not found"), "{message}");
+    let class = json!({"metadata": {"name": "vm"}, "handler": "vm", "overhead": {"podFixed": {"memory": "64Mi"}},
+        "scheduling": {"nodeSelector": {"vm": "yes"}}});
+    server.post("/apis/node.k8s.io/v1/runtimeclasses", &class).await.expect(201);
+    let made = server.post(PODS, &p).await.expect(201);
+    assert_eq!(
+        (&made["spec"]["overhead"]["memory"], &made["spec"]["nodeSelector"]["vm"]),
+        (&json!("64Mi"), &json!("yes"))
+    );
+}

@@ -171,3 +171,49 @@ async fn definitions_are_checked() {
         assert_eq!(answer.code, 422, "{what}: {}", answer.text());
     }
 }
+
+#[tokio::test]
+async fn defaults_reach_what_was_stored_before_them() {
+    let server = Server::start().await;
+    server.post(CRDS, &definition()).await.expect(201);
+    established(&server).await;
+    let widget = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": {"size": 3}});
+    server.post(WIDGETS, &widget).await.expect(201);
+    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    let patch = json!([
+        {"op": "add", "path": format!("{path}/added"), "value": {"type": "string", "default": "late"}},
+        {"op": "remove", "path": format!("{path}/color")},
+        {"op": "remove", "path": "/spec/versions/0/selectableFields"},
+    ]);
+    server.patch("json", &format!("{CRDS}/widgets.example.com"), &patch).await.expect(200);
+    let mut spec = Value::Null;
+    for _ in 0..200 {
+        spec = server.get(&format!("{WIDGETS}/w")).await.expect(200)["spec"].clone();
+        if spec["added"] == "late" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(spec, json!({"size": 3, "added": "late"}));
+    let list = server.get(WIDGETS).await.expect(200);
+    assert_eq!(list["items"][0]["spec"], spec);
+
+    // Apply reports what the schema does not know, and keys that stand twice.
+    let yaml = |body: &str| {
+        format!("apiVersion: example.com/v1\nkind: Widget\nmetadata:\n  name: w\nspec:\n  size: 3\n{body}")
+    };
+    for (body, part) in [
+        ("  nope: 1\n", ".spec.nope: field not declared in schema"),
+        ("  size: 4\n", "line 7: key \"size\" already set in map"),
+    ] {
+        let answer = server
+            .send(
+                "PATCH",
+                &format!("{WIDGETS}/w?fieldManager=m&fieldValidation=Strict&force=true"),
+                &[("content-type", "application/apply-patch+yaml")],
+                yaml(body),
+            )
+            .await;
+        assert!(answer.text().contains(&part.replace('"', "\\\"")), "{}", answer.text());
+    }
+}

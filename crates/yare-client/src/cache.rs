@@ -163,10 +163,12 @@ impl State {
     }
 
     fn each(&mut self, mut tell: impl FnMut(&Mailbox)) {
-        self.subscribers.retain(|s| s.upgrade().is_some_and(|mailbox| {
-            tell(&mailbox);
-            true
-        }));
+        self.subscribers.retain(|s| {
+            s.upgrade().is_some_and(|mailbox| {
+                tell(&mailbox);
+                true
+            })
+        });
     }
 }
 

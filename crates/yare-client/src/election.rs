@@ -126,7 +126,8 @@ impl Elector {
 
     async fn give_up(&mut self) {
         let Ok(Some(mut lease)) = self.api.get_opt(&self.config.name).await else { return };
-        let Some(spec) = lease.spec.as_mut().filter(|s| s.holder_identity.as_ref() == Some(&self.config.identity))
+        let Some(spec) =
+            lease.spec.as_mut().filter(|s| s.holder_identity.as_ref() == Some(&self.config.identity))
         else {
             return;
         };

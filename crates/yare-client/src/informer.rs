@@ -388,7 +388,8 @@ impl Reflector {
             }
             EventType::Bookmark => {
                 let mark: Bookmark = serde_json::from_slice(&object)?;
-                let ends = mark.metadata.annotations.get("k8s.io/initial-events-end").is_some_and(|v| v == "true");
+                let ends =
+                    mark.metadata.annotations.get("k8s.io/initial-events-end").is_some_and(|v| v == "true");
                 let version = mark.metadata.resource_version.parse().unwrap_or(0);
                 if ends && let Some(objects) = initial.take() {
                     cache.replace(objects, version);
@@ -423,7 +424,9 @@ impl Reflector {
             for item in page.items.unwrap_or_default() {
                 match Cached::new(self.with_type(item.get())) {
                     Ok(object) => objects.push(object),
-                    Err(error) => tracing::warn!(path = self.path, %error, "an object in the list is unreadable"),
+                    Err(error) => {
+                        tracing::warn!(path = self.path, %error, "an object in the list is unreadable")
+                    }
                 }
             }
             next = page.metadata.next;
@@ -450,7 +453,8 @@ impl Reflector {
 
     async fn get(&self, query: &str) -> Result<Body, WatchError> {
         let uri = format!("{}?{query}{}", self.path, self.selectors);
-        let request = Request::get(uri).header(http::header::ACCEPT, "application/json").body(Body::empty())?;
+        let request =
+            Request::get(uri).header(http::header::ACCEPT, "application/json").body(Body::empty())?;
         let response = self.kube.send(request).await?;
         let status = response.status();
         if status == StatusCode::OK {

@@ -350,7 +350,9 @@ mod tests {
     #[test]
     fn odd_shapes_of_custom_resources_are_no_error() {
         for spec in ["null", "3", "-3", "1.5", "true", "\"s\"", "[1,{}]", "{\"nodeName\":{\"a\":[]}}", "{}"] {
-            let json = format!(r#"{{"metadata":{{"name":"x","labels":null,"ownerReferences":null}},"spec":{spec}}}"#);
+            let json = format!(
+                r#"{{"metadata":{{"name":"x","labels":null,"ownerReferences":null}},"spec":{spec}}}"#
+            );
             let c = Cached::new(Bytes::from(json)).unwrap();
             assert_eq!(c.node_name(), None);
         }

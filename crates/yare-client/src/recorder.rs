@@ -125,7 +125,11 @@ impl Recorder {
     pub fn event(&self, regarding: ObjectRef, kind: EventKind, reason: &str, message: impl Into<String>) {
         let note = Note { regarding, kind, reason: reason.to_owned(), message: message.into() };
         if let Err(mpsc::error::TrySendError::Full(note)) = self.queue.try_send(note) {
-            tracing::warn!(reason = note.reason, name = note.regarding.name, "too many events wait, one is dropped");
+            tracing::warn!(
+                reason = note.reason,
+                name = note.regarding.name,
+                "too many events wait, one is dropped"
+            );
         }
     }
 }
@@ -168,7 +172,8 @@ impl Writer {
 
     /// Creates or patches the event; what is stored then, or `None` if nothing is.
     async fn write(&self, note: Note, message: String, mut seen: Option<Seen>) -> Option<Seen> {
-        let namespace = if note.regarding.namespace.is_empty() { "default" } else { &note.regarding.namespace };
+        let namespace =
+            if note.regarding.namespace.is_empty() { "default" } else { &note.regarding.namespace };
         let api: Api<Event> = Api::namespaced(self.kube.clone(), namespace);
         for attempt in 0..ATTEMPTS {
             let now = Timestamp::now();
@@ -182,7 +187,11 @@ impl Writer {
                 None => {
                     let event = self.build(&note, namespace, &message, now);
                     let name = event.metadata.name.clone().unwrap_or_default();
-                    api.create(&PostParams::default(), &event).await.map(|_| Seen { name, count: 1, first: now })
+                    api.create(&PostParams::default(), &event).await.map(|_| Seen {
+                        name,
+                        count: 1,
+                        first: now,
+                    })
                 }
             };
             match result {
@@ -191,7 +200,12 @@ impl Writer {
                 Err(kube::Error::Api(status)) if status.code == 404 && seen.is_some() => seen = None,
                 // The server will not have it (its namespace is going away, say): retrying is no use.
                 Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
-                    tracing::debug!(reason = note.reason, name = note.regarding.name, status = status.message, "event refused");
+                    tracing::debug!(
+                        reason = note.reason,
+                        name = note.regarding.name,
+                        status = status.message,
+                        "event refused"
+                    );
                     return None;
                 }
                 Err(error) => {
@@ -354,7 +368,8 @@ mod tests {
             Verdict::Drop => None,
             Verdict::Write { message, key, seen } => {
                 let count = seen.as_ref().map(|s| s.count);
-                let next = Seen { name: "e".into(), count: count.unwrap_or(0) + 1, first: Timestamp::UNIX_EPOCH };
+                let next =
+                    Seen { name: "e".into(), count: count.unwrap_or(0) + 1, first: Timestamp::UNIX_EPOCH };
                 c.seen.insert(key, next);
                 Some((message, count))
             }

@@ -81,7 +81,11 @@ impl Mailbox {
         if let Some(key) = pending.order.pop_front() {
             return pending.changes.remove(&key);
         }
-        std::mem::take(&mut pending.resynced).then_some(Change { kind: ChangeKind::Resynced, new: None, old: None })
+        std::mem::take(&mut pending.resynced).then_some(Change {
+            kind: ChangeKind::Resynced,
+            new: None,
+            old: None,
+        })
     }
 
     pub(crate) fn resynced(&self) {
@@ -146,7 +150,8 @@ mod tests {
     use super::*;
 
     fn object(rv: u64) -> Cached {
-        Cached::new(Bytes::from(format!(r#"{{"metadata":{{"name":"a","resourceVersion":"{rv}"}}}}"#))).unwrap()
+        Cached::new(Bytes::from(format!(r#"{{"metadata":{{"name":"a","resourceVersion":"{rv}"}}}}"#)))
+            .unwrap()
     }
 
     fn change(kind: ChangeKind, new: Option<u64>, old: Option<u64>) -> Change {

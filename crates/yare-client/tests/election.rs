@@ -40,7 +40,10 @@ impl Server {
 
     fn answer(&self, method: &Method, body: &[u8]) -> (u16, Value) {
         let status = |code: u16, reason: &str| {
-            (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason}))
+            (
+                code,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason}),
+            )
         };
         if *self.down.lock().unwrap() {
             return status(503, "ServiceUnavailable");
@@ -51,7 +54,8 @@ impl Server {
             (&Method::GET, Some(lease)) => (200, lease.clone()),
             (_, current) => {
                 let mut new: Value = serde_json::from_slice(body).unwrap();
-                let version = current.map_or(0, |c| c["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap());
+                let version = current
+                    .map_or(0, |c| c["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap());
                 if current.is_some() && new["metadata"]["resourceVersion"] != json!(format!("{version}")) {
                     return status(409, "Conflict");
                 }
@@ -63,7 +67,10 @@ impl Server {
     }
 
     fn holder(&self) -> String {
-        self.lease.lock().unwrap().as_ref().unwrap()["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+        self.lease.lock().unwrap().as_ref().unwrap()["spec"]["holderIdentity"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 

@@ -119,7 +119,9 @@ async fn streams_the_initial_state_and_shares_bytes() {
     informer.synced().await;
     let cached = same.get(&key("a")).unwrap();
     assert_eq!(cached.bytes().as_ptr(), object.as_ptr(), "the object must not be copied");
-    assert!(server.request(0).starts_with("/api/v1/pods?watch=true&allowWatchBookmarks=true&timeoutSeconds="));
+    assert!(
+        server.request(0).starts_with("/api/v1/pods?watch=true&allowWatchBookmarks=true&timeoutSeconds=")
+    );
     assert!(server.request(0).ends_with("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"));
 
     assert_eq!(changes.recv().await.unwrap().kind, ChangeKind::Added);
@@ -172,14 +174,23 @@ async fn lists_where_the_server_cannot_stream() {
     server.reply(503, "");
     server.reply(422, r#"{"kind":"Status","code":422,"message":"sendInitialEvents is forbidden"}"#);
     server.reply(200, r#"{"metadata":{"resourceVersion":"20","continue":"x/y"},"items":[{"metadata":{"name":"a","namespace":"d"}}]}"#);
-    server.reply(200, r#"{"metadata":{"resourceVersion":"20"},"items":[{"metadata":{"name":"b","namespace":"d"}}]}"#);
+    server.reply(
+        200,
+        r#"{"metadata":{"resourceVersion":"20"},"items":[{"metadata":{"name":"b","namespace":"d"}}]}"#,
+    );
     let frames = server.stream();
     let selection = Selection { fields: Some("spec.nodeName=n1".into()), ..Selection::default() };
     let client = server.client();
     let informer = client.informers().select(PODS, selection);
     informer.synced().await;
     assert_eq!(informer.len(), 2);
-    assert!(informer.get(&key("a")).unwrap().bytes().starts_with(br#"{"kind":"Pod","apiVersion":"v1","metadata""#));
+    assert!(
+        informer
+            .get(&key("a"))
+            .unwrap()
+            .bytes()
+            .starts_with(br#"{"kind":"Pod","apiVersion":"v1","metadata""#)
+    );
     let mut changes = informer.subscribe();
     send(&frames, "ADDED", &pod("c", 21));
     while changes.recv().await.unwrap().object().is_none_or(|o| o.name() != "c") {}

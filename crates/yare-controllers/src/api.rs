@@ -228,7 +228,8 @@ impl Api {
         status: &impl Serialize,
     ) -> Result<Cached, ApiError> {
         let what = || format!("status of {} {}", resource.kind, object.key());
-        let status = serde_json::to_value(status).map_err(|source| ApiError::Json { what: what(), source })?;
+        let status =
+            serde_json::to_value(status).map_err(|source| ApiError::Json { what: what(), source })?;
         self.put(resource, object, "/status", |body| body["status"] = status).await
     }
 
@@ -241,11 +242,12 @@ impl Api {
         edit: impl FnOnce(&mut Value),
     ) -> Result<Cached, ApiError> {
         let what = || format!("{} {}", resource.kind, object.key());
-        let mut body: Value =
-            serde_json::from_slice(object.bytes()).map_err(|source| ApiError::Json { what: what(), source })?;
+        let mut body: Value = serde_json::from_slice(object.bytes())
+            .map_err(|source| ApiError::Json { what: what(), source })?;
         edit(&mut body);
-        let bytes =
-            self.call(Method::PUT, &path(resource, object.key(), subresource), "application/json", Some(&body)).await?;
+        let bytes = self
+            .call(Method::PUT, &path(resource, object.key(), subresource), "application/json", Some(&body))
+            .await?;
         cached(bytes, resource, object.key())
     }
 
@@ -262,7 +264,8 @@ impl Api {
             Patch::Merge => "application/merge-patch+json",
             Patch::Strategic => "application/strategic-merge-patch+json",
         };
-        let bytes = self.call(Method::PATCH, &path(resource, key, subresource), content_type, Some(body)).await?;
+        let bytes =
+            self.call(Method::PATCH, &path(resource, key, subresource), content_type, Some(body)).await?;
         cached(bytes, resource, key)
     }
 
@@ -306,14 +309,17 @@ impl Api {
         body: Option<&impl Serialize>,
     ) -> Result<Bytes, ApiError> {
         let what = || format!("{method} {path}");
-        let transport = |source: Box<dyn std::error::Error + Send + Sync>| ApiError::Transport { what: what(), source };
+        let transport =
+            |source: Box<dyn std::error::Error + Send + Sync>| ApiError::Transport { what: what(), source };
         let separator = if path.contains('?') { '&' } else { '?' };
         let uri = match method {
             Method::GET | Method::DELETE => path.to_owned(),
             _ => format!("{path}{separator}fieldManager={FIELD_MANAGER}"),
         };
         let body = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|source| ApiError::Json { what: what(), source })?,
+            Some(body) => {
+                serde_json::to_vec(body).map_err(|source| ApiError::Json { what: what(), source })?
+            }
             None => Vec::new(),
         };
         let request = Request::builder()
@@ -325,7 +331,11 @@ impl Api {
             .map_err(|e| transport(e.into()))?;
         let response = self.kube.send(request).await.map_err(|e| transport(e.into()))?;
         let code = response.status();
-        let bytes = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await.map_err(transport)?.to_bytes();
+        let bytes = Limited::new(response.into_body(), ANSWER_MAX_BYTES)
+            .collect()
+            .await
+            .map_err(transport)?
+            .to_bytes();
         if code.is_success() {
             return Ok(bytes);
         }

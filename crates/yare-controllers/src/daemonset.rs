@@ -235,7 +235,9 @@ impl Reconcile for DaemonSets {
                 let count = view.status.collision_count.unwrap_or(0) + 1;
                 let status = Status { collision_count: Some(count), ..view.status };
                 self.context.api.update_status(&DAEMON_SETS, &set, &status).await?;
-                return Err(Error::Other(format!("DaemonSet {key}: hash collision of its template, trying another")));
+                return Err(Error::Other(format!(
+                    "DaemonSet {key}: hash collision of its template, trying another"
+                )));
             }
         };
         let hash = current.hash().to_owned();
@@ -307,7 +309,8 @@ impl DaemonSets {
         failures.retain(|_, (_, at)| now - *at < FAILED_BACKOFF_MAX * 2);
         let entry = failures.entry(key).or_insert((0, now));
         if entry.0 > 0 {
-            let delay = FAILED_BACKOFF.saturating_mul(2u32.saturating_pow(entry.0 - 1)).min(FAILED_BACKOFF_MAX);
+            let delay =
+                FAILED_BACKOFF.saturating_mul(2u32.saturating_pow(entry.0 - 1)).min(FAILED_BACKOFF_MAX);
             let left = delay.saturating_sub(now - entry.1);
             if !left.is_zero() {
                 return left;
@@ -396,7 +399,8 @@ impl Round<'_> {
                 }
                 continue;
             };
-            let alive: Vec<&Pod> = pods.iter().filter(|p| p.view.metadata.deletion_timestamp.is_none()).collect();
+            let alive: Vec<&Pod> =
+                pods.iter().filter(|p| p.view.metadata.deletion_timestamp.is_none()).collect();
             if !stay {
                 plan.delete.extend(alive.into_iter().map(|p| p.cached.clone()));
                 continue;
@@ -486,7 +490,9 @@ impl Round<'_> {
             match new {
                 Some(new) if self.is_available(new) => plan.delete.push(old.cached.clone()),
                 Some(_) => surging += 1,
-                None if !wanted.contains(&node) && self.is_available(old) => misplaced.push(old.cached.clone()),
+                None if !wanted.contains(&node) && self.is_available(old) => {
+                    misplaced.push(old.cached.clone())
+                }
                 None if !wanted.contains(&node) => plan.delete.push(old.cached.clone()),
                 None if self.is_available(old) => candidates.push(node.to_owned()),
                 None => plan.create.push(node.to_owned()),
@@ -556,7 +562,11 @@ impl Round<'_> {
     async fn write_status(&self, observed: bool) -> Result<Option<Duration>, Error> {
         let old = &self.view.status;
         let mut status = Status {
-            observed_generation: if observed { self.view.metadata.generation } else { old.observed_generation },
+            observed_generation: if observed {
+                self.view.metadata.generation
+            } else {
+                old.observed_generation
+            },
             collision_count: old.collision_count,
             conditions: old.conditions.clone(),
             ..Status::default()
@@ -574,7 +584,8 @@ impl Round<'_> {
             status.updated_number_scheduled += i32::from(self.is_updated(pod));
             if pod.view.is_ready() {
                 status.number_ready += 1;
-                let left = pod.view.available_in(self.view.spec.min_ready_seconds, self.now).unwrap_or_default();
+                let left =
+                    pod.view.available_in(self.view.spec.min_ready_seconds, self.now).unwrap_or_default();
                 if left.is_zero() {
                     status.number_available += 1;
                 } else {
@@ -603,7 +614,8 @@ mod tests {
         };
         let plain = Placement::new(&json!({"spec": {}}));
         let picky = Placement::new(&json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
-        let (view, cached) = node(json!({}), json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]));
+        let (view, cached) =
+            node(json!({}), json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]));
         assert_eq!(plain.on(&cached, &view), (true, true), "daemons run on cordoned nodes");
         assert_eq!(picky.on(&cached, &view), (false, false));
         let (view, cached) = node(json!({"disk": "ssd"}), json!([{"key": "x", "effect": "NoSchedule"}]));

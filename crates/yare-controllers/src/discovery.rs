@@ -125,7 +125,8 @@ pub async fn discover(api: &Api) -> Result<Discovery, ApiError> {
                 let list: GroupList = serde_json::from_slice(&bytes)
                     .map_err(|source| ApiError::Json { what: format!("discovery at {root}"), source })?;
                 for version in list.groups.iter().flat_map(|g| &g.versions) {
-                    let (group, name) = version.group_version.split_once('/').unwrap_or(("", &version.group_version));
+                    let (group, name) =
+                        version.group_version.split_once('/').unwrap_or(("", &version.group_version));
                     found.add_legacy(api, &format!("/apis/{}", version.group_version), group, name).await;
                 }
             }
@@ -141,7 +142,10 @@ impl Discovery {
         for group in list.items {
             for version in group.versions {
                 if version.freshness == "Stale" {
-                    self.failed.push(format!("{}/{}: stale GroupVersion discovery", group.metadata.name, version.version));
+                    self.failed.push(format!(
+                        "{}/{}: stale GroupVersion discovery",
+                        group.metadata.name, version.version
+                    ));
                     continue;
                 }
                 for r in version.resources {

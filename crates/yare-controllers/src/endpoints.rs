@@ -154,8 +154,8 @@ impl Controller {
             };
         };
         let old: View = current.view()?;
-        let same_labels = current.labels().len() == labels.len()
-            && labels.iter().all(|(k, v)| current.label(k) == Some(v));
+        let same_labels =
+            current.labels().len() == labels.len() && labels.iter().all(|(k, v)| current.label(k) == Some(v));
         let marked = old.metadata.annotations.get(OVER_CAPACITY).is_some_and(|v| v == "truncated");
         if same_labels && old.subsets == subsets && marked == truncated {
             return Ok(());
@@ -251,8 +251,10 @@ mod tests {
     #[test]
     fn ready_and_not_ready_are_kept_apart_and_bounded() {
         let service = Cached::new(r#"{"metadata":{"name":"s","namespace":"d"}}"#.into()).unwrap();
-        let view: ServiceView =
-            serde_json::from_value(json!({"spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80, "protocol": "TCP"}]}})).unwrap();
+        let view: ServiceView = serde_json::from_value(
+            json!({"spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80, "protocol": "TCP"}]}}),
+        )
+        .unwrap();
         let (small, truncated) = subsets(&service, &view, &pods(3, |i| i > 0));
         assert_eq!((small[0].addresses.len(), small[0].not_ready_addresses.len(), truncated), (2, 1, false));
         assert_eq!(small[0].ports[0].port, 80);

@@ -207,7 +207,13 @@ impl Reconcile for EndpointSlices {
 }
 
 impl EndpointSlices {
-    fn wanted(&self, service: &Cached, view: &ServiceView, pods: &[(Cached, EndpointPod)], ipv6: bool) -> Wanted {
+    fn wanted(
+        &self,
+        service: &Cached,
+        view: &ServiceView,
+        pods: &[(Cached, EndpointPod)],
+        ipv6: bool,
+    ) -> Wanted {
         let mut wanted = Wanted::new();
         for (pod, state) in pods {
             let addresses = state.addresses(ipv6);
@@ -430,7 +436,13 @@ fn spread(
     while !missing.is_empty() {
         let fits = |i: &usize| existing[*i].view.endpoints.len() + missing.len() <= MAX_ENDPOINTS;
         let best = (missing.len() < MAX_ENDPOINTS)
-            .then(|| unchanged.iter().copied().filter(|i| fits(i)).max_by_key(|i| existing[*i].view.endpoints.len()))
+            .then(|| {
+                unchanged
+                    .iter()
+                    .copied()
+                    .filter(|i| fits(i))
+                    .max_by_key(|i| existing[*i].view.endpoints.len())
+            })
             .flatten();
         let take = missing.len().min(MAX_ENDPOINTS);
         match best {
@@ -448,7 +460,9 @@ fn spread(
     }
     let kept = !update.is_empty() || !unchanged.is_empty();
     changes.update.extend(
-        update.into_iter().map(|(i, endpoints)| (i, Target { address_type, ports: ports.to_vec(), endpoints })),
+        update
+            .into_iter()
+            .map(|(i, endpoints)| (i, Target { address_type, ports: ports.to_vec(), endpoints })),
     );
     kept
 }
@@ -458,7 +472,8 @@ mod tests {
     use super::*;
 
     fn service() -> Cached {
-        Cached::new(r#"{"metadata":{"name":"web","namespace":"d","uid":"s","labels":{"app":"w"}}}"#.into()).unwrap()
+        Cached::new(r#"{"metadata":{"name":"web","namespace":"d","uid":"s","labels":{"app":"w"}}}"#.into())
+            .unwrap()
     }
 
     fn endpoint(n: usize, ready: bool) -> Endpoint {
@@ -502,7 +517,10 @@ mod tests {
 
     #[test]
     fn nothing_changes_without_reason() {
-        assert_eq!(changes(vec![(ports(80), range(0..3))], &[slice("a", ports(80), range(0..3))]), Changes::default());
+        assert_eq!(
+            changes(vec![(ports(80), range(0..3))], &[slice("a", ports(80), range(0..3))]),
+            Changes::default()
+        );
     }
 
     #[test]

@@ -84,11 +84,22 @@ impl Owner<'_> {
             .into_iter()
             .filter(|r| r.controller().is_none_or(|c| &*c.uid == self.object.uid()))
             .collect();
-        let claimed =
-            ownership::claim(context, self.resource, self.object, self.selector, &CONTROLLER_REVISIONS, candidates).await?;
+        let claimed = ownership::claim(
+            context,
+            self.resource,
+            self.object,
+            self.selector,
+            &CONTROLLER_REVISIONS,
+            candidates,
+        )
+        .await?;
         let mut revisions = claimed.into_iter().map(Revision::new).collect::<Result<Vec<_>, _>>()?;
         revisions.sort_by(|a, b| {
-            (a.number, a.meta.creation_timestamp, a.cached.name()).cmp(&(b.number, b.meta.creation_timestamp, b.cached.name()))
+            (a.number, a.meta.creation_timestamp, a.cached.name()).cmp(&(
+                b.number,
+                b.meta.creation_timestamp,
+                b.cached.name(),
+            ))
         });
         Ok(revisions)
     }
@@ -164,7 +175,10 @@ pub async fn truncate(
     let idle: Vec<&Revision> = revisions.iter().filter(|r| !in_use(r)).collect();
     let surplus = idle.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
     for revision in idle.into_iter().take(surplus) {
-        context.api.delete(&CONTROLLER_REVISIONS, revision.cached.key(), Deletion::of(&revision.cached)).await?;
+        context
+            .api
+            .delete(&CONTROLLER_REVISIONS, revision.cached.key(), Deletion::of(&revision.cached))
+            .await?;
     }
     Ok(())
 }

@@ -8,16 +8,23 @@
 //! To add one: write its file, add its row.
 
 pub mod api;
+mod clusterrole_aggregation;
 mod context;
+mod cronjob;
+mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 mod expectations;
 mod garbage;
 mod harness;
+mod history;
 mod job;
 mod namespace;
+mod node_affinity;
 mod node_ipam;
 mod node_lifecycle;
 mod node_view;
@@ -26,14 +33,18 @@ mod pod_end;
 mod podgc;
 mod ranking;
 mod replicaset;
+mod resourcequota;
 mod root_ca;
 mod selector;
 mod service_pods;
 mod serviceaccount;
+mod statefulset;
+pub mod table;
 mod taint_eviction;
 mod template;
+mod ttl_after_finished;
 mod views;
-pub mod table;
+mod volume_protection;
 
 pub use context::{Clock, Config, Context, Error, Observer, Writers};
 pub use harness::{Controllers, Keys, Next, Reconcile, Watch};

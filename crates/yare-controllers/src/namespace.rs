@@ -30,7 +30,11 @@ const PARALLEL: usize = 8;
 /// The conditions, in the order they are written, with their reason and message when all is well.
 const CONDITIONS: [(&str, &str, &str); 5] = [
     ("NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"),
-    ("NamespaceDeletionGroupVersionParsingFailure", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
+    (
+        "NamespaceDeletionGroupVersionParsingFailure",
+        "ParsedGroupVersions",
+        "All legacy kube types successfully parsed",
+    ),
     (
         "NamespaceDeletionContentFailure",
         "ContentDeleted",
@@ -147,16 +151,19 @@ impl Report {
             let mut errors = self.errors.clone();
             errors.sort();
             let count = errors.len();
-            let message = format!("Failed to delete all resource types, {count} remaining: {}", errors.join(", "));
+            let message =
+                format!("Failed to delete all resource types, {count} remaining: {}", errors.join(", "));
             problems.push(("NamespaceDeletionContentFailure", "ContentDeletionFailed", message));
         }
         if !self.objects.is_empty() {
-            let list: Vec<_> = self.objects.iter().map(|(r, n)| format!("{r} has {n} resource instances")).collect();
+            let list: Vec<_> =
+                self.objects.iter().map(|(r, n)| format!("{r} has {n} resource instances")).collect();
             let message = format!("Some resources are remaining: {}", list.join(", "));
             problems.push(("NamespaceContentRemaining", "SomeResourcesRemain", message));
         }
         if !self.finalizers.is_empty() {
-            let list: Vec<_> = self.finalizers.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
+            let list: Vec<_> =
+                self.finalizers.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
             let message =
                 format!("Some content in the namespace has finalizers remaining: {}", list.join(", "));
             problems.push(("NamespaceFinalizersRemaining", "SomeFinalizersRemain", message));
@@ -203,8 +210,9 @@ impl Reconcile for Namespaces {
         }
         let mut view: View = namespace.view()?;
         if view.status.phase != "Terminating" {
-            namespace =
-                api.put(&NAMESPACES, &namespace, "/status", |b| b["status"]["phase"] = "Terminating".into()).await?;
+            namespace = api
+                .put(&NAMESPACES, &namespace, "/status", |b| b["status"]["phase"] = "Terminating".into())
+                .await?;
             view = namespace.view()?;
         }
         if view.spec.finalizers.is_empty() {
@@ -224,7 +232,10 @@ impl Reconcile for Namespaces {
             return Ok(Next::After(report.estimate / 2 + Duration::from_secs(1)));
         }
         let finalizers: Vec<_> = view.spec.finalizers.iter().filter(|f| *f != FINALIZER).cloned().collect();
-        match api.put(&NAMESPACES, &namespace, "/finalize", |b| b["spec"]["finalizers"] = json!(finalizers)).await {
+        match api
+            .put(&NAMESPACES, &namespace, "/finalize", |b| b["spec"]["finalizers"] = json!(finalizers))
+            .await
+        {
             Ok(_) => Ok(Next::Done),
             Err(error) if error.is_not_found() => Ok(Next::Done),
             Err(error) => Err(error.into()),
@@ -275,7 +286,8 @@ impl Namespaces {
         let path = resource.path(Some(namespace));
         let can_list = served.supports(&["list"]);
         if served.supports(&["deletecollection"]) {
-            let body = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
+            let body =
+                json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
             tolerate(api.call(Method::DELETE, &path, "", Some(&body)).await.map(drop))?;
         } else if can_list {
             for item in self.items(&path).await? {
@@ -343,7 +355,8 @@ impl Namespaces {
                 longest = longest.max(Duration::from_secs(grace));
             }
         }
-        let running = view.metadata.deletion_timestamp.map_or(Duration::ZERO, |t| since(self.context.now(), t));
+        let running =
+            view.metadata.deletion_timestamp.map_or(Duration::ZERO, |t| since(self.context.now(), t));
         Ok(if running >= longest { Duration::ZERO } else { longest })
     }
 }
@@ -379,21 +392,36 @@ mod tests {
     fn conditions_say_what_remains() {
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
         let mut report = Report::default();
-        report.add(&PODS, Ok(Left { estimate: Duration::from_secs(30), objects: 2, finalizers: BTreeMap::new() }));
+        report.add(
+            &PODS,
+            Ok(Left { estimate: Duration::from_secs(30), objects: 2, finalizers: BTreeMap::new() }),
+        );
         let finalizers = BTreeMap::from([("example.com/x".to_owned(), 1)]);
-        report.add(&yare_client::DEPLOYMENTS, Ok(Left { estimate: Duration::from_secs(15), objects: 1, finalizers }));
+        report.add(
+            &yare_client::DEPLOYMENTS,
+            Ok(Left { estimate: Duration::from_secs(15), objects: 1, finalizers }),
+        );
         assert_eq!(report.estimate, Duration::from_secs(30));
         let conditions = report.conditions(&[], now).unwrap();
         let message = |kind: &str| condition(&conditions, kind).map(|c| (&*c.status, &*c.message)).unwrap();
         assert_eq!(
             message("NamespaceContentRemaining"),
-            ("True", "Some resources are remaining: deployments.apps has 1 resource instances, pods. has 2 resource instances")
+            (
+                "True",
+                "Some resources are remaining: deployments.apps has 1 resource instances, pods. has 2 resource instances"
+            )
         );
         assert_eq!(
             message("NamespaceFinalizersRemaining"),
-            ("True", "Some content in the namespace has finalizers remaining: example.com/x in 1 resource instances")
+            (
+                "True",
+                "Some content in the namespace has finalizers remaining: example.com/x in 1 resource instances"
+            )
         );
-        assert_eq!(message("NamespaceDeletionDiscoveryFailure"), ("False", "All resources successfully discovered"));
+        assert_eq!(
+            message("NamespaceDeletionDiscoveryFailure"),
+            ("False", "All resources successfully discovered")
+        );
         assert!(report.conditions(&conditions, now).is_none(), "nothing changes twice");
     }
 }

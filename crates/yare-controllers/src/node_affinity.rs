@@ -92,7 +92,8 @@ impl NodeChoice {
             return Some(&self.node_name);
         }
         let fields = self.required()?.iter().flat_map(|t| &t.match_fields);
-        let mut named = fields.filter(|f| f.key == "metadata.name" && f.operator == "In" && f.values.len() == 1);
+        let mut named =
+            fields.filter(|f| f.key == "metadata.name" && f.operator == "In" && f.values.len() == 1);
         named.next().map(|f| &*f.values[0])
     }
 }
@@ -121,7 +122,8 @@ mod tests {
 
     #[test]
     fn choices() {
-        let node = Cached::new(r#"{"metadata":{"name":"n1","labels":{"disk":"ssd","cores":"8"}}}"#.into()).unwrap();
+        let node =
+            Cached::new(r#"{"metadata":{"name":"n1","labels":{"disk":"ssd","cores":"8"}}}"#.into()).unwrap();
         let term = |e: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": e}}}});
         for (spec, expected) in [
             (json!({}), true),
@@ -129,8 +131,16 @@ mod tests {
             (json!({"nodeSelector": {"disk": "hdd"}}), false),
             (term(json!([])), false),
             (term(json!([{}])), false),
-            (term(json!([{"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]}])), true),
-            (term(json!([{"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["4"]}]}, {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}])), true),
+            (
+                term(json!([{"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]}])),
+                true,
+            ),
+            (
+                term(
+                    json!([{"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["4"]}]}, {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]),
+                ),
+                true,
+            ),
         ] {
             let choice: NodeChoice = serde_json::from_value(spec.clone()).unwrap();
             assert_eq!(choice.allows(&node), expected, "{spec}");

@@ -72,9 +72,13 @@ impl Reconcile for NodeIpam {
         let Some(cidrs) = self.reserve(key)? else {
             let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
             self.context.normal(&NODES, &node, "CIDRNotAvailable", message);
-            return Err(Error::Other(format!("node {key}: no pod CIDR is left in {:?}", self.context.config.cluster_cidrs)));
+            return Err(Error::Other(format!(
+                "node {key}: no pod CIDR is left in {:?}",
+                self.context.config.cluster_cidrs
+            )));
         };
-        let patch = json!({"metadata": {"uid": node.uid()}, "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs}});
+        let patch =
+            json!({"metadata": {"uid": node.uid()}, "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs}});
         self.context.api.patch(&NODES, key, "", Patch::Strategic, &patch).await?;
         Ok(Next::Done)
     }
@@ -140,7 +144,8 @@ mod tests {
 
     #[test]
     fn pools_are_cut() {
-        let parts = |cidr: &str| Pool::parse(cidr, 24, 64).map(|p| (p.count, p.parts().take(2).collect::<Vec<_>>()));
+        let parts =
+            |cidr: &str| Pool::parse(cidr, 24, 64).map(|p| (p.count, p.parts().take(2).collect::<Vec<_>>()));
         let (count, first) = parts("10.42.0.0/16").unwrap();
         assert_eq!((count, first), (256, vec!["10.42.0.0/24".to_owned(), "10.42.1.0/24".to_owned()]));
         let (count, first) = parts("fd00:42::/56").unwrap();

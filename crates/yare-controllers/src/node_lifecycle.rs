@@ -152,7 +152,12 @@ impl NodeLifecycle {
     fn event(&self, name: &str, node: Option<&Cached>, reason: &str, message: String) {
         let about = match node {
             Some(node) => ObjectRef::of(&NODES, node),
-            None => ObjectRef { api_version: "v1".into(), kind: "Node".into(), name: name.into(), ..ObjectRef::default() },
+            None => ObjectRef {
+                api_version: "v1".into(),
+                kind: "Node".into(),
+                name: name.into(),
+                ..ObjectRef::default()
+            },
         };
         self.context.recorder.event(about, EventKind::Normal, reason, message);
     }
@@ -322,12 +327,24 @@ fn silent(view: &NodeView, now: jiff::Timestamp) -> Option<Vec<Condition>> {
         match conditions.iter_mut().find(|c| c.kind == kind) {
             None => conditions.push(Condition {
                 last_heartbeat_time: view.metadata.creation_timestamp,
-                ..Condition::new(kind, "Unknown", "NodeStatusNeverUpdated", "Kubelet never posted node status.", now)
+                ..Condition::new(
+                    kind,
+                    "Unknown",
+                    "NodeStatusNeverUpdated",
+                    "Kubelet never posted node status.",
+                    now,
+                )
             }),
             Some(c) if c.status != "Unknown" => {
                 *c = Condition {
                     last_heartbeat_time: c.last_heartbeat_time,
-                    ..Condition::new(kind, "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.", now)
+                    ..Condition::new(
+                        kind,
+                        "Unknown",
+                        "NodeStatusUnknown",
+                        "Kubelet stopped posting node status.",
+                        now,
+                    )
                 };
             }
             Some(_) => {}
@@ -339,7 +356,9 @@ fn silent(view: &NodeView, now: jiff::Timestamp) -> Option<Vec<Condition>> {
 /// The node's taints with the `NoSchedule` ones that follow its conditions.
 fn no_schedule_taints(view: &NodeView) -> Vec<Taint> {
     let effect = "NoSchedule";
-    let is_true = |kind: &str, status: &str| condition(&view.status.conditions, kind).is_some_and(|c| c.status == status);
+    let is_true = |kind: &str, status: &str| {
+        condition(&view.status.conditions, kind).is_some_and(|c| c.status == status)
+    };
     let mut wanted: Vec<&str> =
         CONDITION_TAINTS.iter().filter(|(kind, status, _)| is_true(kind, status)).map(|t| t.2).collect();
     if view.spec.unschedulable {
@@ -361,23 +380,45 @@ mod tests {
     use super::*;
 
     fn view(conditions: Value, taints: Value) -> NodeView {
-        serde_json::from_value(json!({"spec": {"taints": taints}, "status": {"conditions": conditions}})).unwrap()
+        serde_json::from_value(json!({"spec": {"taints": taints}, "status": {"conditions": conditions}}))
+            .unwrap()
     }
 
     #[test]
     fn taints_follow_conditions() {
-        let keys = |v: &NodeView| no_schedule_taints(v).into_iter().map(|t| format!("{}:{}", t.key, t.effect)).collect::<Vec<_>>();
-        let node = view(json!([{"type": "Ready", "status": "Unknown"}, {"type": "DiskPressure", "status": "True"}]),
-            json!([{"key": NOT_READY, "effect": "NoSchedule"}, {"key": "mine", "effect": "NoSchedule"}]));
-        assert_eq!(keys(&node), ["mine:NoSchedule", "node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/disk-pressure:NoSchedule"]);
-        let fine = view(json!([{"type": "Ready", "status": "True"}]), json!([{"key": UNREACHABLE, "effect": "NoExecute"}]));
-        assert_eq!(keys(&fine), ["node.kubernetes.io/unreachable:NoExecute"], "other effects are not this function's");
+        let keys = |v: &NodeView| {
+            no_schedule_taints(v).into_iter().map(|t| format!("{}:{}", t.key, t.effect)).collect::<Vec<_>>()
+        };
+        let node = view(
+            json!([{"type": "Ready", "status": "Unknown"}, {"type": "DiskPressure", "status": "True"}]),
+            json!([{"key": NOT_READY, "effect": "NoSchedule"}, {"key": "mine", "effect": "NoSchedule"}]),
+        );
+        assert_eq!(
+            keys(&node),
+            [
+                "mine:NoSchedule",
+                "node.kubernetes.io/unreachable:NoSchedule",
+                "node.kubernetes.io/disk-pressure:NoSchedule"
+            ]
+        );
+        let fine = view(
+            json!([{"type": "Ready", "status": "True"}]),
+            json!([{"key": UNREACHABLE, "effect": "NoExecute"}]),
+        );
+        assert_eq!(
+            keys(&fine),
+            ["node.kubernetes.io/unreachable:NoExecute"],
+            "other effects are not this function's"
+        );
     }
 
     #[test]
     fn silence_makes_conditions_unknown_once() {
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let node = view(json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": "2025-12-31T23:00:00Z"}]), json!([]));
+        let node = view(
+            json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": "2025-12-31T23:00:00Z"}]),
+            json!([]),
+        );
         let conditions = silent(&node, now).unwrap();
         assert_eq!(conditions.len(), 4);
         assert_eq!(condition(&conditions, "Ready").map(|c| &*c.reason), Some("NodeStatusUnknown"));
@@ -388,9 +429,13 @@ mod tests {
 
     #[test]
     fn zones() {
-        for (ready, down, expected) in
-            [(0, 1, Zone::Full), (1, 1, Zone::Normal), (2, 3, Zone::Partial), (10, 3, Zone::Normal), (5, 0, Zone::Normal)]
-        {
+        for (ready, down, expected) in [
+            (0, 1, Zone::Full),
+            (1, 1, Zone::Normal),
+            (2, 3, Zone::Partial),
+            (10, 3, Zone::Normal),
+            (5, 0, Zone::Normal),
+        ] {
             assert_eq!(zone_state(ready, down), expected, "{ready} {down}");
         }
     }

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn tolerations() {
-        let taint = Taint { key: "k".into(), value: "5".into(), effect: "NoExecute".into(), time_added: None };
+        let taint =
+            Taint { key: "k".into(), value: "5".into(), effect: "NoExecute".into(), time_added: None };
         for (toleration, expected) in [
             (r#"{"operator":"Exists"}"#, true),
             (r#"{"key":"k","operator":"Exists","effect":"NoExecute"}"#, true),

@@ -46,7 +46,10 @@ pub fn changed_pod(context: &Context, change: &Change, add: &mut dyn FnMut(Objec
         add(pod.key().clone());
     }
     let limit = context.config.terminated_pod_gc_threshold;
-    if limit > 0 && context.informer(PODS).len() > limit && pod.view::<PodView>().is_ok_and(|v| v.is_finished()) {
+    if limit > 0
+        && context.informer(PODS).len() > limit
+        && pod.view::<PodView>().is_ok_and(|v| v.is_finished())
+    {
         add(ObjectKey::default());
     }
 }
@@ -83,7 +86,8 @@ impl Reconcile for PodGc {
             Some(node) => {
                 self.missing.lock().remove(name);
                 let node: NodeView = node.view()?;
-                if terminating && !node.is_ready() && node.spec.taints.iter().any(|t| t.key == OUT_OF_SERVICE) {
+                if terminating && !node.is_ready() && node.spec.taints.iter().any(|t| t.key == OUT_OF_SERVICE)
+                {
                     self.end(&pod, &view).await?;
                 }
                 Ok(Next::Done)

@@ -36,7 +36,9 @@ fn compare(a: &Candidate<'_>, b: &Candidate<'_>, now: Timestamp) -> Ordering {
         "Unknown" => 1,
         _ => 2,
     };
-    let cost = |v: &PodView| v.metadata.annotations.get(DELETION_COST).and_then(|c| c.parse::<i32>().ok()).unwrap_or(0);
+    let cost = |v: &PodView| {
+        v.metadata.annotations.get(DELETION_COST).and_then(|c| c.parse::<i32>().ok()).unwrap_or(0)
+    };
     a.pod
         .node_name()
         .is_some()
@@ -84,7 +86,13 @@ mod tests {
 
     #[test]
     fn cheapest_first() {
-        let pod = |uid: &str, node: bool, phase: &str, ready: Option<&str>, cost: &str, restarts: i32| -> Value {
+        let pod = |uid: &str,
+                   node: bool,
+                   phase: &str,
+                   ready: Option<&str>,
+                   cost: &str,
+                   restarts: i32|
+         -> Value {
             let mut v = json!({
                 "metadata": {"name": uid, "uid": uid, "annotations": {DELETION_COST: cost}, "creationTimestamp": "2026-01-01T00:00:00Z"},
                 "spec": {},
@@ -94,7 +102,8 @@ mod tests {
                 v["spec"]["nodeName"] = "n".into();
             }
             if let Some(at) = ready {
-                v["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "lastTransitionTime": at}]);
+                v["status"]["conditions"] =
+                    json!([{"type": "Ready", "status": "True", "lastTransitionTime": at}]);
             }
             v
         };

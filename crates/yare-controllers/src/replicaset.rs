@@ -152,7 +152,9 @@ impl ReplicaSets {
             if view.is_active() {
                 views.insert(pod.uid().to_owned(), view);
                 active.push(pod);
-            } else if view.is_terminating() && ownership::is_controlled_by(&pod, set) && selector.matches(pod.labels())
+            } else if view.is_terminating()
+                && ownership::is_controlled_by(&pod, set)
+                && selector.matches(pod.labels())
             {
                 terminating.push((pod, view));
             }
@@ -298,7 +300,9 @@ mod tests {
 
     #[tokio::test]
     async fn batches_double_and_stop_at_the_first_failure() {
-        for (total, fails_at, expected) in [(0, None, 0), (10, None, 10), (10, Some(1), 1), (10, Some(3), 3), (100, Some(8), 15)] {
+        for (total, fails_at, expected) in
+            [(0, None, 0), (10, None, 10), (10, Some(1), 1), (10, Some(3), 3), (100, Some(8), 15)]
+        {
             let calls = AtomicUsize::new(0);
             let result = slow_start(total, || {
                 let n = calls.fetch_add(1, Ordering::Relaxed) + 1;
@@ -319,9 +323,11 @@ mod tests {
         }))
         .unwrap();
         let pod = |label: &str, ready_since: Option<&str>| -> Pod {
-            let mut json = json!({"metadata": {"name": "p", "labels": {"app": label}}, "status": {"phase": "Running"}});
+            let mut json =
+                json!({"metadata": {"name": "p", "labels": {"app": label}}, "status": {"phase": "Running"}});
             if let Some(at) = ready_since {
-                json["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "lastTransitionTime": at}]);
+                json["status"]["conditions"] =
+                    json!([{"type": "Ready", "status": "True", "lastTransitionTime": at}]);
             }
             let cached = Cached::new(json.to_string().into()).unwrap();
             let view = cached.view().unwrap();

@@ -110,7 +110,10 @@ mod tests {
             (r#"{"matchExpressions":[{"key":"no","operator":"NotIn","values":["db"]}]}"#, true),
             (r#"{"matchExpressions":[{"key":"no","operator":"Exists"}]}"#, false),
             (r#"{"matchExpressions":[{"key":"no","operator":"DoesNotExist"}]}"#, true),
-            (r#"{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"tier","operator":"DoesNotExist"}]}"#, false),
+            (
+                r#"{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"tier","operator":"DoesNotExist"}]}"#,
+                false,
+            ),
         ];
         for (selector, expected) in table {
             let parsed: LabelSelector = serde_json::from_str(selector).unwrap();

@@ -160,7 +160,8 @@ impl EndpointPod {
     /// Its addresses of one family, spelled canonically.
     pub fn addresses(&self, ipv6: bool) -> Vec<String> {
         let ips = self.status.pod_ips.iter().map(|p| &p.ip);
-        let all: Vec<&String> = if self.status.pod_ips.is_empty() { vec![&self.status.pod_ip] } else { ips.collect() };
+        let all: Vec<&String> =
+            if self.status.pod_ips.is_empty() { vec![&self.status.pod_ip] } else { ips.collect() };
         all.into_iter()
             .filter_map(|ip| ip.parse::<IpAddr>().ok())
             .filter(|ip| ip.is_ipv6() == ipv6)

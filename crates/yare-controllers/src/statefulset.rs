@@ -181,7 +181,9 @@ impl Reconcile for StatefulSets {
                 let count = view.status.collision_count.unwrap_or(0) + 1;
                 let status = Status { collision_count: Some(count), ..view.status };
                 self.context.api.update_status(&STATEFUL_SETS, &set, &status).await?;
-                return Err(Error::Other(format!("StatefulSet {key}: hash collision of its template, trying another")));
+                return Err(Error::Other(format!(
+                    "StatefulSet {key}: hash collision of its template, trying another"
+                )));
             }
         };
         let named = revisions.iter().find(|r| r.cached.name() == view.status.current_revision);
@@ -208,9 +210,12 @@ impl StatefulSets {
         let mut candidates = self.pods.by_owner(set.uid());
         let orphans = self.pods.in_namespace(set.namespace()).into_iter();
         candidates.extend(orphans.filter(|p| {
-            p.controller().is_none() && selector.matches(p.labels()) && ordinal(p.name(), set.name()).is_some()
+            p.controller().is_none()
+                && selector.matches(p.labels())
+                && ordinal(p.name(), set.name()).is_some()
         }));
-        let claimed = ownership::claim(&self.context, &STATEFUL_SETS, set, selector, &PODS, candidates).await?;
+        let claimed =
+            ownership::claim(&self.context, &STATEFUL_SETS, set, selector, &PODS, candidates).await?;
         let mut pods = Vec::with_capacity(claimed.len());
         for cached in claimed {
             if let Some(ordinal) = ordinal(cached.name(), set.name()) {
@@ -328,7 +333,9 @@ impl Round<'_> {
         let mut volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
         volumes.retain(|v| !claims.iter().any(|(template, _)| v["name"] == **template));
         for (template, claim) in &claims {
-            volumes.push(json!({"name": template, "persistentVolumeClaim": {"claimName": claim, "readOnly": false}}));
+            volumes.push(
+                json!({"name": template, "persistentVolumeClaim": {"claimName": claim, "readOnly": false}}),
+            );
         }
         if !volumes.is_empty() {
             pod["spec"]["volumes"] = volumes.into();
@@ -415,42 +422,41 @@ impl Round<'_> {
                 return Ok(true);
             }
         }
-        Ok(!surplus.is_empty())
+        Ok(false)
     }
 
-    /// Deletes pods of older revisions, the last first, within `maxUnavailable`.
+    /// Deletes pods of older revisions, the last first: one after the other, or up to `maxUnavailable`.
     async fn roll(&self) -> Result<(), Error> {
         let rolling = self.view.spec.update_strategy.rolling_update.as_ref();
-        let max = rolling.and_then(|r| r.max_unavailable.as_ref());
-        let max = max.and_then(|m| m.scaled(self.replicas(), true)).unwrap_or(1).max(1);
-        let wanted: Vec<&Pod> = self.pods.iter().filter(|p| self.wants(p.ordinal)).collect();
-        let missing = self.replicas() - i32::try_from(wanted.len()).unwrap_or(0);
-        let unavailable = i32::try_from(wanted.iter().filter(|p| self.is_unavailable(p)).count()).unwrap_or(0);
-        let mut left = max - unavailable - missing;
         let lowest = self.start() + self.partition();
-        let mut outdated: Vec<&&Pod> = wanted
-            .iter()
-            .filter(|p| p.ordinal >= lowest && p.revision() != self.update.cached.name() && !p.is_terminating())
-            .collect();
-        outdated.sort_by_key(|p| std::cmp::Reverse(p.ordinal));
-        for pod in outdated {
-            // A broken pod of the old revision costs nothing: it may be what the update repairs.
-            let broken = self.is_unavailable(pod);
-            if left <= 0 && !(broken && unavailable <= max) {
-                break;
+        let end = self.start() + self.replicas();
+        let pod = |ordinal: i32| self.pods.iter().find(|p| p.ordinal == ordinal);
+        let outdated = |p: &Pod| p.revision() != self.update.cached.name() && !p.is_terminating();
+        let max =
+            rolling.and_then(|r| r.max_unavailable.as_ref()).and_then(|m| m.scaled(self.replicas(), true));
+        let Some(max) = max else {
+            for ordinal in (lowest..end).rev() {
+                match pod(ordinal) {
+                    Some(pod) if outdated(pod) => return self.delete(pod).await,
+                    Some(pod) if !self.is_unavailable(pod) => {}
+                    _ => return Ok(()),
+                }
             }
+            return Ok(());
+        };
+        let unavailable =
+            (self.start()..end).filter(|i| pod(*i).is_none_or(|p| self.is_unavailable(p))).count();
+        let left = usize::try_from(max.max(1)).unwrap_or(1).saturating_sub(unavailable);
+        for pod in (lowest..end).rev().filter_map(pod).filter(|p| outdated(p)).take(left) {
             self.delete(pod).await?;
-            left -= i32::from(!broken);
-            if broken && left <= 0 {
-                break;
-            }
         }
         Ok(())
     }
 
     /// Template and claim names of a pod.
     fn claim_names(&self, ordinal: i32) -> Vec<(String, String)> {
-        let names = self.view.spec.volume_claim_templates.iter().filter_map(|t| t["metadata"]["name"].as_str());
+        let names =
+            self.view.spec.volume_claim_templates.iter().filter_map(|t| t["metadata"]["name"].as_str());
         names.map(|n| (n.to_owned(), format!("{n}-{}-{ordinal}", self.set.name()))).collect()
     }
 
@@ -490,7 +496,9 @@ impl Round<'_> {
                 Err(error) if error.is_already_exists() => {}
                 Err(error) => {
                     let (pod, set) = (format!("{}-{ordinal}", self.set.name()), self.set.name());
-                    let message = format!("create Claim {name} for Pod {pod} in StatefulSet {set} failed error: {error}");
+                    let message = format!(
+                        "create Claim {name} for Pod {pod} in StatefulSet {set} failed error: {error}"
+                    );
                     context.warning(&STATEFUL_SETS, &self.set, "FailedCreate", message);
                     return Err(error.into());
                 }
@@ -526,7 +534,11 @@ impl Round<'_> {
             let mut owners = Vec::new();
             for (object, wanted, reference) in [
                 (&self.set, with_set, set_reference(&self.set)),
-                (pod, with_pod, json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name(), "uid": pod.uid()})),
+                (
+                    pod,
+                    with_pod,
+                    json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name(), "uid": pod.uid()}),
+                ),
             ] {
                 if wanted {
                     owners.push(reference);
@@ -535,7 +547,11 @@ impl Round<'_> {
                 }
             }
             let patch = json!({"metadata": {"uid": claim.uid(), "ownerReferences": owners}});
-            self.this.context.api.patch(&PERSISTENT_VOLUME_CLAIMS, &key, "", Patch::Strategic, &patch).await?;
+            self.this
+                .context
+                .api
+                .patch(&PERSISTENT_VOLUME_CLAIMS, &key, "", Patch::Strategic, &patch)
+                .await?;
         }
         Ok(())
     }
@@ -562,7 +578,8 @@ impl Round<'_> {
 
     async fn write_status(&self) -> Result<(), Error> {
         let (current, update) = (self.current.cached.name(), self.update.cached.name());
-        let count = |f: &dyn Fn(&&Pod) -> bool| i32::try_from(self.pods.iter().filter(f).count()).unwrap_or(i32::MAX);
+        let count =
+            |f: &dyn Fn(&&Pod) -> bool| i32::try_from(self.pods.iter().filter(f).count()).unwrap_or(i32::MAX);
         let of = |revision: &str| count(&|p| !p.is_terminating() && p.revision() == revision);
         let mut status = Status {
             observed_generation: self.view.metadata.generation,

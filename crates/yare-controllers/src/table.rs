@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use yare_client::{
-    CONFIG_MAPS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, NAMESPACES, NODES, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS,
-    SERVICE_ACCOUNTS, SERVICES,
+    CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES,
+    ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS,
+    PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+    STATEFUL_SETS,
 };
 
 use crate::{
+    clusterrole_aggregation,
     context::Context,
-    deployment, endpoints, endpointslice, garbage,
+    cronjob, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring, garbage,
     harness::{
-        Keys::{ControllerOrSelector, Own, With},
+        Keys::{Controller, ControllerOrSelector, Own, With},
         Reconcile, Watch,
     },
-    job, namespace, node_ipam, node_lifecycle, podgc, replicaset, root_ca, service_pods, serviceaccount, taint_eviction,
+    job, namespace, node_ipam, node_lifecycle, podgc, replicaset, resourcequota, root_ca, service_pods,
+    serviceaccount, statefulset, taint_eviction, ttl_after_finished, volume_protection,
 };
 
 /// One controller.
@@ -41,6 +45,32 @@ fn none(_: &Context, _: &yare_client::Change, _: &mut dyn FnMut(yare_client::Obj
 /// All controllers, in alphabetical order.
 pub const CONTROLLERS: &[Row] = &[
     Row {
+        name: "clusterrole-aggregation-controller",
+        description: "Fills ClusterRoles that aggregate with the rules of others.",
+        watches: &[watch(CLUSTER_ROLES, With(clusterrole_aggregation::changed_role))],
+        make: clusterrole_aggregation::new,
+        workers: 1,
+    },
+    Row {
+        name: "cronjob-controller",
+        description: "Makes Jobs on a schedule.",
+        watches: &[watch(CRON_JOBS, Own), watch(JOBS, Controller(CRON_JOBS))],
+        make: cronjob::new,
+        workers: 2,
+    },
+    Row {
+        name: "daemonset-controller",
+        description: "Runs one pod of each DaemonSet on every node that fits.",
+        watches: &[
+            watch(DAEMON_SETS, Own),
+            watch(PODS, ControllerOrSelector(DAEMON_SETS)),
+            watch(NODES, With(daemonset::changed_node)),
+            watch(CONTROLLER_REVISIONS, Controller(DAEMON_SETS)),
+        ],
+        make: daemonset::new,
+        workers: 2,
+    },
+    Row {
         name: "deployment-controller",
         description: "Rolls new versions of a pod template out through ReplicaSets.",
         watches: &[
@@ -50,6 +80,20 @@ pub const CONTROLLERS: &[Row] = &[
         ],
         make: deployment::new,
         workers: 5,
+    },
+    Row {
+        name: "disruption-controller",
+        description: "Computes how many pods PodDisruptionBudgets allow to be evicted.",
+        watches: &[
+            watch(POD_DISRUPTION_BUDGETS, Own),
+            watch(PODS, With(disruption::budgets_of_pod)),
+            watch(DEPLOYMENTS, With(disruption::resized)),
+            watch(REPLICA_SETS, With(disruption::resized)),
+            watch(REPLICATION_CONTROLLERS, With(disruption::resized)),
+            watch(STATEFUL_SETS, With(disruption::resized)),
+        ],
+        make: disruption::new,
+        workers: 2,
     },
     Row {
         name: "endpoints-controller",
@@ -73,6 +117,17 @@ pub const CONTROLLERS: &[Row] = &[
         ],
         make: endpointslice::new,
         workers: 5,
+    },
+    Row {
+        name: "endpointslice-mirroring-controller",
+        description: "Mirrors Endpoints written by hand into EndpointSlices.",
+        watches: &[
+            watch(ENDPOINTS, Own),
+            watch(SERVICES, Own),
+            watch(ENDPOINT_SLICES, With(endpointslice_mirroring::of_slice)),
+        ],
+        make: endpointslice_mirroring::new,
+        workers: 2,
     },
     Row {
         name: "garbage-collector-controller",
@@ -113,6 +168,20 @@ pub const CONTROLLERS: &[Row] = &[
         workers: 4,
     },
     Row {
+        name: "persistentvolume-protection-controller",
+        description: "Keeps bound PersistentVolumes from being deleted.",
+        watches: &[watch(PERSISTENT_VOLUMES, Own)],
+        make: volume_protection::volumes,
+        workers: 1,
+    },
+    Row {
+        name: "persistentvolumeclaim-protection-controller",
+        description: "Keeps PersistentVolumeClaims that pods use from being deleted.",
+        watches: &[watch(PERSISTENT_VOLUME_CLAIMS, Own), watch(PODS, With(volume_protection::changed_pod))],
+        make: volume_protection::claims,
+        workers: 1,
+    },
+    Row {
         name: "pod-garbage-collector-controller",
         description: "Removes pods that nobody else will: of lost nodes, never scheduled, or too many finished.",
         watches: &[watch(PODS, With(podgc::changed_pod)), watch(NODES, With(podgc::changed_node))],
@@ -137,6 +206,21 @@ pub const CONTROLLERS: &[Row] = &[
         workers: 5,
     },
     Row {
+        name: "resourcequota-controller",
+        description: "Keeps the used amounts of ResourceQuotas true.",
+        watches: &[
+            watch(RESOURCE_QUOTAS, Own),
+            watch(CONFIG_MAPS, With(resourcequota::counted)),
+            watch(PERSISTENT_VOLUME_CLAIMS, With(resourcequota::counted)),
+            watch(PODS, With(resourcequota::counted)),
+            watch(REPLICATION_CONTROLLERS, With(resourcequota::counted)),
+            watch(SECRETS, With(resourcequota::counted)),
+            watch(SERVICES, With(resourcequota::counted)),
+        ],
+        make: resourcequota::new,
+        workers: 5,
+    },
+    Row {
         name: "root-ca-certificate-publisher-controller",
         description: "Publishes the API server's certificate authority in every namespace.",
         watches: &[watch(NAMESPACES, Own), watch(CONFIG_MAPS, With(root_ca::changed_map))],
@@ -151,6 +235,18 @@ pub const CONTROLLERS: &[Row] = &[
         workers: 1,
     },
     Row {
+        name: "statefulset-controller",
+        description: "Runs the pods of StatefulSets, each with its name, its place and its storage.",
+        watches: &[
+            watch(STATEFUL_SETS, Own),
+            watch(PODS, ControllerOrSelector(STATEFUL_SETS)),
+            watch(PERSISTENT_VOLUME_CLAIMS, With(none)),
+            watch(CONTROLLER_REVISIONS, Controller(STATEFUL_SETS)),
+        ],
+        make: statefulset::new,
+        workers: 5,
+    },
+    Row {
         name: "taint-eviction-controller",
         description: "Evicts pods that do not tolerate a NoExecute taint of their node.",
         watches: &[
@@ -159,5 +255,12 @@ pub const CONTROLLERS: &[Row] = &[
         ],
         make: taint_eviction::new,
         workers: 4,
+    },
+    Row {
+        name: "ttl-after-finished-controller",
+        description: "Deletes finished Jobs when their time has passed.",
+        watches: &[watch(JOBS, Own)],
+        make: ttl_after_finished::new,
+        workers: 1,
     },
 ];

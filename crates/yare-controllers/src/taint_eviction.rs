@@ -46,7 +46,9 @@ pub fn new(context: &Context) -> Arc<dyn Reconcile> {
 
 /// A pod that has been bound, or whose tolerations may have changed.
 pub fn changed_pod(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
-    if let Some(pod) = change.new.as_ref().filter(|p| p.node_name().is_some() && p.deletion_timestamp().is_none()) {
+    if let Some(pod) =
+        change.new.as_ref().filter(|p| p.node_name().is_some() && p.deletion_timestamp().is_none())
+    {
         add(pod.key().clone());
     }
 }
@@ -139,8 +141,14 @@ mod tests {
         let (a, both) = ([taint("a")], [taint("a"), taint("b")]);
         assert_eq!(seconds(&a, json!([])), Some(0));
         assert_eq!(seconds(&a, json!([{"operator": "Exists"}])), None);
-        assert_eq!(seconds(&a, json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 300}])), Some(240));
-        assert_eq!(seconds(&a, json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 30}])), Some(0));
+        assert_eq!(
+            seconds(&a, json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 300}])),
+            Some(240)
+        );
+        assert_eq!(
+            seconds(&a, json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 30}])),
+            Some(0)
+        );
         let mixed = json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 300}, {"key": "b", "operator": "Exists"}]);
         assert_eq!(seconds(&both, mixed), Some(240));
     }

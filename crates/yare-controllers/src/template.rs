@@ -16,7 +16,8 @@ pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 pub fn pod(template: &Value, resource: &Resource, owner: &Cached) -> Value {
     let mut metadata = Map::new();
     for field in ["labels", "annotations", "finalizers"] {
-        if let Some(value) = template.pointer(&format!("/metadata/{field}")).filter(|v| !is_absent(field, v)) {
+        if let Some(value) = template.pointer(&format!("/metadata/{field}")).filter(|v| !is_absent(field, v))
+        {
             metadata.insert(field.into(), value.clone());
         }
     }
@@ -96,8 +97,10 @@ fn is_absent(name: &str, value: &Value) -> bool {
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
-            a.iter().all(|(k, v)| b.get(k).map_or_else(|| is_absent(k, v), |w| same(v, w) || (is_absent(k, v) && is_absent(k, w))))
-                && b.iter().all(|(k, w)| a.contains_key(k) || is_absent(k, w))
+            a.iter().all(|(k, v)| {
+                b.get(k)
+                    .map_or_else(|| is_absent(k, v), |w| same(v, w) || (is_absent(k, v) && is_absent(k, w)))
+            }) && b.iter().all(|(k, w)| a.contains_key(k) || is_absent(k, w))
         }
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(v, w)| same(v, w)),
         _ => a == b,
@@ -187,7 +190,10 @@ mod tests {
         assert!(same_but_hash(&a, &b));
         assert!(!same_but_hash(&a, &json!({"metadata": {"labels": {"app": "v"}}})));
         assert!(!same(&json!({"namespaceSelector": {}}), &json!({})), "an empty selector selects everything");
-        assert!(same_but_hash(&json!({"metadata": {"labels": {POD_TEMPLATE_HASH: "x"}}}), &json!({"metadata": {}})));
+        assert!(same_but_hash(
+            &json!({"metadata": {"labels": {POD_TEMPLATE_HASH: "x"}}}),
+            &json!({"metadata": {}})
+        ));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::time::Duration;
 use common::{Cluster, condition, names, template};
 use serde_json::{Value, json};
 use yare_client::{
-    CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICE_ACCOUNTS, SERVICES,
+    CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICE_ACCOUNTS,
+    SERVICES,
 };
 use yare_controllers::{Config, api::Propagation};
 
@@ -21,7 +22,9 @@ async fn namespaces_are_furnished_and_emptied() {
     assert_eq!(ca["data"]["ca.crt"], "CERTIFICATE");
     // What is published comes back, right.
     cluster.merge(&CONFIG_MAPS, "team", "kube-root-ca.crt", json!({"data": {"ca.crt": "x"}})).await;
-    cluster.until_is(&CONFIG_MAPS, "team", "kube-root-ca.crt", |m| m["data"]["ca.crt"] == "CERTIFICATE").await;
+    cluster
+        .until_is(&CONFIG_MAPS, "team", "kube-root-ca.crt", |m| m["data"]["ca.crt"] == "CERTIFICATE")
+        .await;
     cluster.delete(&SERVICE_ACCOUNTS, "team", "default", Propagation::Background).await;
     cluster.get(&SERVICE_ACCOUNTS, "team", "default").await;
 
@@ -40,7 +43,11 @@ async fn namespaces_are_furnished_and_emptied() {
     let message = condition(&waiting, "NamespaceContentRemaining").unwrap()["message"].clone();
     assert_eq!(message, "Some resources are remaining: configmaps. has 1 resource instances");
     cluster.merge(&CONFIG_MAPS, "team", "held", json!({"metadata": {"finalizers": null}})).await;
-    cluster.until("namespace to go", || async { cluster.find(&NAMESPACES, "", "team").await.is_none().then_some(()) }).await;
+    cluster
+        .until("namespace to go", || async {
+            cluster.find(&NAMESPACES, "", "team").await.is_none().then_some(())
+        })
+        .await;
     cluster.stop().await;
 }
 
@@ -71,7 +78,11 @@ async fn garbage_is_collected_in_every_way() {
     cluster.until_list(&CONFIG_MAPS, "default", |m| !has(m, "lost")).await;
 
     cluster.delete(&CONFIG_MAPS, "default", "background", Propagation::Background).await;
-    cluster.until_list(&CONFIG_MAPS, "default", |m| !has(m, "background-child") && !has(m, "background-grandchild")).await;
+    cluster
+        .until_list(&CONFIG_MAPS, "default", |m| {
+            !has(m, "background-child") && !has(m, "background-grandchild")
+        })
+        .await;
 
     cluster.delete(&CONFIG_MAPS, "default", "foreground", Propagation::Foreground).await;
     cluster
@@ -97,7 +108,10 @@ async fn endpoints_follow_pods() {
         "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}});
     cluster.create(&SERVICES, "default", service).await;
     let of_web = |s: &[Value]| {
-        s.iter().filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == "web").cloned().collect::<Vec<_>>()
+        s.iter()
+            .filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == "web")
+            .cloned()
+            .collect::<Vec<_>>()
     };
     let empty = cluster.until_list(&ENDPOINT_SLICES, "default", |s| of_web(s).len() == 1).await;
     assert_eq!(of_web(&empty)[0]["metadata"]["labels"]["team"], "x");
@@ -106,7 +120,8 @@ async fn endpoints_follow_pods() {
     cluster.create(&REPLICA_SETS, "default", set).await;
     let ready = |s: &[Value], n: usize| {
         let web = of_web(s);
-        let endpoints: Vec<Value> = web.iter().flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default()).collect();
+        let endpoints: Vec<Value> =
+            web.iter().flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default()).collect();
         endpoints.len() == n && endpoints.iter().all(|e| e["conditions"]["ready"] == true)
     };
     let slices = cluster.until_list(&ENDPOINT_SLICES, "default", |s| ready(s, 2)).await;
@@ -116,14 +131,22 @@ async fn endpoints_follow_pods() {
     assert_eq!(slices[0]["endpoints"][0]["nodeName"], "n1");
     assert_eq!(slices[0]["endpoints"][0]["targetRef"]["kind"], "Pod");
     cluster
-        .until_is(&ENDPOINTS, "default", "web", |e| e["subsets"][0]["addresses"].as_array().is_some_and(|a| a.len() == 2))
+        .until_is(&ENDPOINTS, "default", "web", |e| {
+            e["subsets"][0]["addresses"].as_array().is_some_and(|a| a.len() == 2)
+        })
         .await;
     cluster.merge(&REPLICA_SETS, "default", "web", json!({"spec": {"replicas": 0}})).await;
     cluster.until_list(&ENDPOINT_SLICES, "default", |s| ready(s, 0)).await;
-    cluster.until_is(&ENDPOINTS, "default", "web", |e| e["subsets"].as_array().is_none_or(Vec::is_empty)).await;
+    cluster
+        .until_is(&ENDPOINTS, "default", "web", |e| e["subsets"].as_array().is_none_or(Vec::is_empty))
+        .await;
     cluster.delete(&SERVICES, "default", "web", Propagation::Background).await;
     cluster.until_list(&ENDPOINT_SLICES, "default", |s| of_web(s).is_empty()).await;
-    cluster.until("Endpoints to go", || async { cluster.find(&ENDPOINTS, "default", "web").await.is_none().then_some(()) }).await;
+    cluster
+        .until("Endpoints to go", || async {
+            cluster.find(&ENDPOINTS, "default", "web").await.is_none().then_some(())
+        })
+        .await;
     cluster.stop().await;
 }
 
@@ -139,7 +162,9 @@ async fn silent_nodes_are_noticed_and_their_pods_go() {
     let node = cluster.until_is(&NODES, "", "n1", |n| n["spec"]["podCIDR"].is_string()).await;
     assert_eq!(node["spec"]["podCIDRs"], json!(["10.42.0.0/24"]));
     let unknown = cluster
-        .until_is(&NODES, "", "n1", |n| condition(n, "Ready").is_some_and(|c| c["reason"] == "NodeStatusUnknown"))
+        .until_is(&NODES, "", "n1", |n| {
+            condition(n, "Ready").is_some_and(|c| c["reason"] == "NodeStatusUnknown")
+        })
         .await;
     assert_eq!(condition(&unknown, "Ready").unwrap()["message"], "Kubelet stopped posting node status.");
     let tainted = cluster.until_is(&NODES, "", "n1", |n| n["spec"]["taints"].is_array()).await;
@@ -156,6 +181,8 @@ async fn silent_nodes_are_noticed_and_their_pods_go() {
     cluster.until_is(&PODS, "default", "p", |p| p["spec"]["nodeName"] == "n1").await;
     let taints = json!({"spec": {"taints": [{"key": "fire", "effect": "NoExecute"}]}});
     cluster.merge(&NODES, "", "n1", taints).await;
-    cluster.until("pod to go", || async { cluster.find(&PODS, "default", "p").await.is_none().then_some(()) }).await;
+    cluster
+        .until("pod to go", || async { cluster.find(&PODS, "default", "p").await.is_none().then_some(()) })
+        .await;
     cluster.stop().await;
 }

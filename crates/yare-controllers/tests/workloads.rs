@@ -5,7 +5,10 @@ mod common;
 
 use common::{Cluster, condition, template};
 use serde_json::{Value, json};
-use yare_client::{DEPLOYMENTS, EVENTS, JOBS, PODS, REPLICA_SETS};
+use yare_client::{
+    CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, EVENTS, JOBS, PERSISTENT_VOLUME_CLAIMS, PODS,
+    REPLICA_SETS, STATEFUL_SETS,
+};
 use yare_controllers::api::Propagation;
 
 fn deployment(name: &str, replicas: i32) -> Value {
@@ -74,9 +77,15 @@ async fn a_deployment_rolls_out_scales_and_goes() {
     let current = sets.iter().find(|s| s["spec"]["replicas"] == 5).unwrap();
     assert_eq!(current["metadata"]["annotations"]["deployment.kubernetes.io/revision-history"], "1");
 
-    let events = cluster.until_list(&EVENTS, "default", |e| e.iter().any(|e| e["reason"] == "ScalingReplicaSet")).await;
+    let events = cluster
+        .until_list(&EVENTS, "default", |e| e.iter().any(|e| e["reason"] == "ScalingReplicaSet"))
+        .await;
     let scaled = format!("Scaled up replica set web-{hash} from 0 to 3");
-    assert!(events.iter().any(|e| e["message"] == scaled), "{:?}", events.iter().map(|e| &e["message"]).collect::<Vec<_>>());
+    assert!(
+        events.iter().any(|e| e["message"] == scaled),
+        "{:?}",
+        events.iter().map(|e| &e["message"]).collect::<Vec<_>>()
+    );
 
     cluster.delete(&DEPLOYMENTS, "default", "web", Propagation::Background).await;
     cluster.until_list(&REPLICA_SETS, "default", <[Value]>::is_empty).await;
@@ -93,7 +102,9 @@ async fn recreate_leaves_a_gap_and_pause_stops_everything() {
     cluster.until_is(&DEPLOYMENTS, "default", "db", available(2)).await;
     cluster.merge(&DEPLOYMENTS, "default", "db", json!({"spec": {"paused": true}})).await;
     cluster
-        .until_is(&DEPLOYMENTS, "default", "db", |d| condition(d, "Progressing").is_some_and(|c| c["reason"] == "DeploymentPaused"))
+        .until_is(&DEPLOYMENTS, "default", "db", |d| {
+            condition(d, "Progressing").is_some_and(|c| c["reason"] == "DeploymentPaused")
+        })
         .await;
     let change = json!({"spec": {"paused": false, "template": template("db", "two", "runs")}});
     cluster.merge(&DEPLOYMENTS, "default", "db", change).await;
@@ -142,22 +153,33 @@ fn job(name: &str, fate: &str, spec: Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_complete_and_count_every_pod_once() {
     let cluster = Cluster::start().await;
-    cluster.create(&JOBS, "default", job("plain", "succeeds", json!({"completions": 4, "parallelism": 2}))).await;
+    cluster
+        .create(&JOBS, "default", job("plain", "succeeds", json!({"completions": 4, "parallelism": 2})))
+        .await;
     let done = cluster
-        .until_is(&JOBS, "default", "plain", |j| condition(j, "Complete").is_some_and(|c| c["status"] == "True"))
+        .until_is(&JOBS, "default", "plain", |j| {
+            condition(j, "Complete").is_some_and(|c| c["status"] == "True")
+        })
         .await;
     assert_eq!(done["status"]["succeeded"], 4, "{:#}", done["status"]);
     assert_eq!(condition(&done, "SuccessCriteriaMet").unwrap()["reason"], "CompletionsReached");
     assert!(done["status"]["completionTime"].is_string());
-    let pods = cluster.until_list(&PODS, "default", |p| p.iter().all(|p| p["metadata"]["finalizers"].is_null())).await;
+    let pods = cluster
+        .until_list(&PODS, "default", |p| p.iter().all(|p| p["metadata"]["finalizers"].is_null()))
+        .await;
     assert_eq!(pods.len(), 4);
 
     let spec = json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed"});
     cluster.create(&JOBS, "default", job("indexed", "succeeds", spec)).await;
     let done = cluster
-        .until_is(&JOBS, "default", "indexed", |j| condition(j, "Complete").is_some_and(|c| c["status"] == "True"))
+        .until_is(&JOBS, "default", "indexed", |j| {
+            condition(j, "Complete").is_some_and(|c| c["status"] == "True")
+        })
         .await;
-    assert_eq!((&done["status"]["completedIndexes"], &done["status"]["succeeded"]), (&json!("0-2"), &json!(3)));
+    assert_eq!(
+        (&done["status"]["completedIndexes"], &done["status"]["succeeded"]),
+        (&json!("0-2"), &json!(3))
+    );
     cluster.stop().await;
 }
 
@@ -169,20 +191,108 @@ async fn jobs_fail_at_their_limit_and_suspend() {
         .until_is(&JOBS, "default", "bad", |j| condition(j, "Failed").is_some_and(|c| c["status"] == "True"))
         .await;
     assert_eq!(condition(&failed, "Failed").unwrap()["reason"], "BackoffLimitExceeded");
-    assert_eq!(condition(&failed, "Failed").unwrap()["message"], "Job has reached the specified backoff limit");
+    assert_eq!(
+        condition(&failed, "Failed").unwrap()["message"],
+        "Job has reached the specified backoff limit"
+    );
     assert_eq!(failed["status"]["failed"], 1);
 
     cluster.create(&JOBS, "default", job("slow", "runs", json!({"parallelism": 2, "completions": 2}))).await;
     cluster.until_is(&JOBS, "default", "slow", |j| j["status"]["ready"] == 2).await;
     cluster.merge(&JOBS, "default", "slow", json!({"spec": {"suspend": true}})).await;
     let suspended = cluster
-        .until_is(&JOBS, "default", "slow", |j| condition(j, "Suspended").is_some_and(|c| c["status"] == "True"))
+        .until_is(&JOBS, "default", "slow", |j| {
+            condition(j, "Suspended").is_some_and(|c| c["status"] == "True")
+        })
         .await;
     assert!(suspended["status"]["failed"].is_null(), "{:#}", suspended["status"]);
-    cluster.until_list(&PODS, "default", |p| p.iter().all(|p| p["metadata"]["labels"]["app"] != "slow")).await;
+    cluster
+        .until_list(&PODS, "default", |p| p.iter().all(|p| p["metadata"]["labels"]["app"] != "slow"))
+        .await;
     cluster.merge(&JOBS, "default", "slow", json!({"spec": {"suspend": false}})).await;
     cluster.until_is(&JOBS, "default", "slow", |j| j["status"]["ready"] == 2).await;
     cluster.delete(&JOBS, "default", "slow", Propagation::Background).await;
-    cluster.until_list(&PODS, "default", |p| p.iter().all(|p| p["metadata"]["labels"]["app"] != "slow")).await;
+    cluster
+        .until_list(&PODS, "default", |p| p.iter().all(|p| p["metadata"]["labels"]["app"] != "slow"))
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_run_on_every_node_and_roll() {
+    let cluster = Cluster::start().await;
+    let set = |image: &str| {
+        json!({"metadata": {"name": "agent"}, "spec": {"selector": {"matchLabels": {"app": "agent"}},
+            "template": template("agent", image, "runs")}})
+    };
+    cluster.create(&DAEMON_SETS, "default", set("one")).await;
+    let is_done = |d: &Value| {
+        let s = &d["status"];
+        s["desiredNumberScheduled"] == 1
+            && s["numberAvailable"] == 1
+            && s["updatedNumberScheduled"] == 1
+            && s["observedGeneration"] == d["metadata"]["generation"]
+    };
+    cluster.until_is(&DAEMON_SETS, "default", "agent", is_done).await;
+    let first = cluster.list(&PODS, "default").await;
+    let field =
+        &first[0]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    assert_eq!(field["nodeSelectorTerms"][0]["matchFields"][0]["values"], json!(["n1"]));
+    cluster
+        .merge(
+            &DAEMON_SETS,
+            "default",
+            "agent",
+            json!({"spec": {"template": template("agent", "two", "runs")}}),
+        )
+        .await;
+    cluster
+        .until_list(&PODS, "default", |p| p.len() == 1 && p[0]["spec"]["containers"][0]["image"] == "two")
+        .await;
+    cluster.until_is(&DAEMON_SETS, "default", "agent", is_done).await;
+    assert_eq!(cluster.list(&CONTROLLER_REVISIONS, "default").await.len(), 2);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stateful_sets_keep_names_order_and_claims() {
+    let cluster = Cluster::start().await;
+    let mut pod = template("db", "one", "runs");
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    let set = json!({"metadata": {"name": "db"}, "spec": {"serviceName": "db", "replicas": 3,
+        "selector": {"matchLabels": {"app": "db"}}, "template": pod,
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}}}]}});
+    cluster.create(&STATEFUL_SETS, "default", set).await;
+    let is_done = |n: i32| {
+        move |s: &Value| {
+            let t = &s["status"];
+            t["readyReplicas"] == n
+                && t["updatedReplicas"] == n
+                && t["currentRevision"] == t["updateRevision"]
+                && t["observedGeneration"] == s["metadata"]["generation"]
+        }
+    };
+    cluster.until_is(&STATEFUL_SETS, "default", "db", is_done(3)).await;
+    let pods = cluster.list(&PODS, "default").await;
+    assert_eq!(common::names(&pods), ["db-0", "db-1", "db-2"]);
+    assert_eq!(pods[1]["spec"]["hostname"], "db-1");
+    assert_eq!(pods[1]["spec"]["subdomain"], "db");
+    assert_eq!(pods[1]["metadata"]["labels"]["apps.kubernetes.io/pod-index"], "1");
+    let volumes = pods[2]["spec"]["volumes"].as_array().unwrap();
+    let data = volumes.iter().find(|v| v["name"] == "data").unwrap();
+    assert_eq!(data["persistentVolumeClaim"]["claimName"], "data-db-2");
+    assert_eq!(cluster.list(&PERSISTENT_VOLUME_CLAIMS, "default").await.len(), 3);
+
+    pod["spec"]["containers"][0]["image"] = "two".into();
+    cluster.merge(&STATEFUL_SETS, "default", "db", json!({"spec": {"template": pod, "replicas": 2}})).await;
+    cluster.until_is(&STATEFUL_SETS, "default", "db", is_done(2)).await;
+    let pods = cluster.until_list(&PODS, "default", |p| p.len() == 2).await;
+    assert!(pods.iter().all(|p| p["spec"]["containers"][0]["image"] == "two"));
+    assert_eq!(
+        cluster.list(&PERSISTENT_VOLUME_CLAIMS, "default").await.len(),
+        3,
+        "claims outlive their pods"
+    );
     cluster.stop().await;
 }

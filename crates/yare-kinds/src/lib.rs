@@ -11,6 +11,7 @@ pub mod names;
 pub mod net;
 pub mod pod;
 pub mod printers;
+pub mod quota;
 pub mod scale;
 pub mod selectors;
 pub mod strategy;

@@ -51,14 +51,12 @@ pub fn bump_generation(new: &mut Value, old: &Value) {
 
 /// Whether anything but metadata and status differs.
 pub fn changed_beside_status(new: &Value, old: &Value) -> bool {
-    let body = |v: &Value| {
-        let mut v = v.clone();
-        for key in ["apiVersion", "kind", "metadata", "status"] {
-            v.remove(key);
-        }
-        v
+    let body = |v: &'_ Value, other: &Value| {
+        v.entries("")
+            .filter(|(k, _)| !matches!(*k, "apiVersion" | "kind" | "metadata" | "status"))
+            .any(|(k, v)| !same(v, other.get(k).unwrap_or(&Value::Null)))
     };
-    !same(&body(new), &body(old))
+    body(new, old) || body(old, new)
 }
 
 fn restore_system_fields(new: &mut Value, old: &Value) {

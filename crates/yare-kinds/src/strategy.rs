@@ -32,6 +32,7 @@ pub mod scheduling;
 pub mod storage;
 #[cfg(test)]
 mod testing;
+mod webhook;
 mod workload;
 
 /// What is known about the request beside the object.

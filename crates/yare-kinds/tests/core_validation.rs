@@ -614,3 +614,56 @@ fn cluster_objects() {
         ],
     );
 }
+
+/// One pod that uses nearly everything, rightly.
+fn full_pod() -> Value {
+    serde_json::from_str(include_str!("full_pod.json")).expect("the file is JSON")
+}
+
+#[test]
+fn what_is_right_is_accepted() {
+    create("Pod", full_pod(), &[]);
+    update("Pod", full_pod(), json!({"metadata": {"labels": {"more": "labels"}}}), &[]);
+    let template = json!({"metadata": {"labels": {"app": "x"}}, "spec": full_pod()["spec"]});
+    create("PodTemplate", json!({"metadata": {}, "template": template}), &[]);
+    let mut always = template;
+    always["spec"].as_object_mut().expect("a spec").remove("activeDeadlineSeconds");
+    create(
+        "ReplicationController",
+        json!({"metadata": {}, "spec": {"replicas": 0, "template": always}}),
+        &[],
+    );
+    let service = json!({"metadata": {"name": "1-may-start-with-a-digit"}, "spec": {"type": "LoadBalancer", "loadBalancerClass": "example.com/lb", "externalTrafficPolicy": "Local",
+        "healthCheckNodePort": 30001, "sessionAffinity": "ClientIP", "clusterIP": "10.0.0.1", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "PreferDualStack", "trafficDistribution": "PreferSameNode",
+        "loadBalancerSourceRanges": ["10.0.0.0/8"], "ports": [{"name": "a", "port": 80, "targetPort": "web", "nodePort": 30000, "appProtocol": "kubernetes.io/h2c"}, {"name": "b", "port": 80, "protocol": "UDP"}]}});
+    create("Service", service.clone(), &[]);
+    update(
+        "Service",
+        service.clone(),
+        json!({"spec": {"type": "ClusterIP"}}),
+        &["spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'"],
+    );
+    update("Service", service, json!({"metadata": {"annotations": {"a": "b"}}}), &[]);
+    create(
+        "Node",
+        json!({"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/24", "fd00::/64"], "taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}]},
+        "status": {"capacity": {"cpu": "2", "memory": "1Gi", "pods": "110", "example.com/gpu": "1", "hugepages-2Mi": "0"}}}),
+        &[],
+    );
+    create(
+        "ResourceQuota",
+        json!({"metadata": {}, "spec": {"hard": {"pods": "1", "requests.cpu": "1", "count/deployments.apps": "3", "requests.example.com/gpu": "1", "gold.storageclass.storage.k8s.io/requests.storage": "1Gi"},
+        "scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}]}}}),
+        &[],
+    );
+    create(
+        "LimitRange",
+        json!({"metadata": {}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}, "min": {"cpu": "1"}, "maxLimitRequestRatio": {"cpu": "2"}}, {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}]}}),
+        &[],
+    );
+    create(
+        "Event",
+        json!({"metadata": {"namespace": "default"}, "involvedObject": {"kind": "Node", "name": "n"}}),
+        &[],
+    );
+}

@@ -1,4 +1,4 @@
-//! The writes of a node, as plain requests.
+//! The writes and one-off reads of a node, as plain requests.
 //!
 //! In: paths and JSON. Out: JSON views. Typed `Api<Pod>` calls would decode whole pods to throw them away;
 //! a node only ever needs small views or nothing at all of an answer.
@@ -35,12 +35,20 @@ impl Api {
         body: Vec<u8>,
     ) -> Result<T> {
         let context = || format!("{method} {path}");
-        let mut request = Request::builder().method(method.clone()).uri(path).header("accept", "application/json");
+        let mut request =
+            Request::builder().method(method.clone()).uri(path).header("accept", "application/json");
         if !body.is_empty() {
             request = request.header("content-type", content_type);
         }
         let request = request.body(body).map_err(|e| Error::Request(format!("{}: {e}", context())))?;
-        self.kube.request::<T>(request).await.map_err(|e| Error::Api { context: context(), source: Box::new(e) })
+        self.kube
+            .request::<T>(request)
+            .await
+            .map_err(|e| Error::Api { context: context(), source: Box::new(e) })
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.send(Method::GET, path, "", Vec::new()).await
     }
 
     pub(crate) async fn create<T: DeserializeOwned>(&self, path: &str, object: &Value) -> Result<T> {
@@ -51,7 +59,12 @@ impl Api {
         self.patch_for::<IgnoredAny>(path, kind, patch).await.map(drop)
     }
 
-    pub(crate) async fn patch_for<T: DeserializeOwned>(&self, path: &str, kind: PatchKind, patch: &Value) -> Result<T> {
+    pub(crate) async fn patch_for<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        kind: PatchKind,
+        patch: &Value,
+    ) -> Result<T> {
         let content_type = match kind {
             PatchKind::Strategic => "application/strategic-merge-patch+json",
             PatchKind::Merge => "application/merge-patch+json",

@@ -92,7 +92,14 @@ mod tests {
 
     #[test]
     fn durations_read_like_go() {
-        for (ms, want) in [(0, "0s"), (250, "250ms"), (1500, "1.5s"), (10_000, "10s"), (100_000, "1m40s"), (300_000, "5m0s")] {
+        for (ms, want) in [
+            (0, "0s"),
+            (250, "250ms"),
+            (1500, "1.5s"),
+            (10_000, "10s"),
+            (100_000, "1m40s"),
+            (300_000, "5m0s"),
+        ] {
             assert_eq!(go_duration(Duration::from_millis(ms)), want);
         }
     }

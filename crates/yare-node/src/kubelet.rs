@@ -128,7 +128,14 @@ impl Kubelet {
     }
 
     /// An event about a pod, or about one of its containers.
-    pub(crate) fn pod_event(&self, pod: &Pod, container: Option<&str>, kind: EventKind, reason: &str, message: String) {
+    pub(crate) fn pod_event(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        kind: EventKind,
+        reason: &str,
+        message: String,
+    ) {
         let mut regarding = ObjectRef {
             api_version: "v1".into(),
             kind: "Pod".into(),

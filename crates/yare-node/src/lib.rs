@@ -45,7 +45,7 @@ use yare_runtime::Runtime;
 
 pub use clock::Seams;
 pub use error::{Error, Result};
-pub use http::{Authorize, KubeletServer, allow_api_server};
+pub use http::{Attributes, Authorize, KubeletServer, allow_api_server};
 pub use node::NetworkReadiness;
 pub use node::capacity::Capacity;
 pub use view::Taint;
@@ -151,7 +151,10 @@ impl Node {
             allowed_sysctls: config.allowed_sysctls,
         };
         let client = config.client;
-        let select = |field: &str| Selection { fields: Some(format!("{field}={}", config.node_name)), ..Selection::default() };
+        let select = |field: &str| Selection {
+            fields: Some(format!("{field}={}", config.node_name)),
+            ..Selection::default()
+        };
         let pods = client.informers().select(yare_client::PODS, select("spec.nodeName"));
         let node = client.informers().select(yare_client::NODES, select("metadata.name"));
         let kubelet = Kubelet::new(Parts {
@@ -213,5 +216,7 @@ impl NodeHandle {
 
 /// Binds the listener of the kubelet's API.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|source| Error::Io { context: format!("listen on {address}"), source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Io { context: format!("listen on {address}"), source })
 }

@@ -15,7 +15,13 @@ impl Metrics {
     pub(crate) fn render(&self, node: &str, pods: usize, containers: usize) -> String {
         let mut out = String::new();
         for (name, kind, help, labels, value) in [
-            ("kubelet_node_name", "gauge", "The node's name. The count is always 1.", format!("{{node=\"{node}\"}}"), 1),
+            (
+                "kubelet_node_name",
+                "gauge",
+                "The node's name. The count is always 1.",
+                format!("{{node=\"{node}\"}}"),
+                1,
+            ),
             (
                 "kubelet_running_pods",
                 "gauge",

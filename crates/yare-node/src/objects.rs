@@ -79,7 +79,8 @@ impl Objects {
             let text = format!("failed to sync {kind} cache: timed out waiting for the condition");
             return Err(Missing::Unavailable(text));
         }
-        let key = if resource.namespaced { ObjectKey::new(namespace, name) } else { ObjectKey::cluster(name) };
+        let key =
+            if resource.namespaced { ObjectKey::new(namespace, name) } else { ObjectKey::cluster(name) };
         let Some(cached) = entry.informer.get(&key) else {
             return Err(Missing::NotFound(format!("{kind} {name:?} not found")));
         };

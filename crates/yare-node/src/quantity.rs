@@ -33,9 +33,7 @@ pub fn nanos(text: &str) -> Option<i128> {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let digits_end = unsigned
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(unsigned.len());
+    let digits_end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
     let (number, suffix) = unsigned.split_at(digits_end);
     let scale = if suffix.is_empty() {
         NANO
@@ -112,7 +110,11 @@ mod tests {
             ("128Mi", 134_217_728_000, 134_217_728),
             ("1.5Gi", 1_610_612_736_000, 1_610_612_736),
             ("1e3", 1_000_000, 1000),
-            ("2E", 2_000_000_000_000_000_000_000i128.min(i128::from(i64::MAX)) as i64, 2_000_000_000_000_000_000),
+            (
+                "2E",
+                2_000_000_000_000_000_000_000i128.min(i128::from(i64::MAX)) as i64,
+                2_000_000_000_000_000_000,
+            ),
             ("5k", 5_000_000, 5000),
             ("100n", 1, 1),
             ("nonsense", 0, 0),

@@ -13,7 +13,8 @@ fn one(command: Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_registers_and_becomes_ready() {
     let cluster = Cluster::start().await;
-    let node = cluster.wait(&format!("/api/v1/nodes/{NODE}"), "Ready", |n| condition(n, "Ready") == "True").await;
+    let node =
+        cluster.wait(&format!("/api/v1/nodes/{NODE}"), "Ready", |n| condition(n, "Ready") == "True").await;
     assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], NODE);
     assert_eq!(node["status"]["nodeInfo"]["containerRuntimeVersion"], "fake://1.0");
     assert_eq!(node["status"]["capacity"]["pods"], "110");
@@ -57,15 +58,20 @@ async fn a_pod_runs_and_goes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ends_are_phases() {
     let cluster = Cluster::start().await;
-    for (name, command, phase, code, reason) in
-        [("good", json!(["exit", "0"]), "Succeeded", 0, "Completed"), ("bad", json!(["exit", "3"]), "Failed", 3, "Error")]
-    {
+    for (name, command, phase, code, reason) in [
+        ("good", json!(["exit", "0"]), "Succeeded", 0, "Completed"),
+        ("bad", json!(["exit", "3"]), "Failed", 3, "Error"),
+    ] {
         let mut spec = one(command);
         spec["restartPolicy"] = json!("Never");
         cluster.pod(name, spec).await;
         let pod = cluster.wait_phase(name, phase).await;
         let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
-        assert_eq!((ended["exitCode"].as_i64(), ended["reason"].as_str()), (Some(code), Some(reason)), "{pod:#}");
+        assert_eq!(
+            (ended["exitCode"].as_i64(), ended["reason"].as_str()),
+            (Some(code), Some(reason)),
+            "{pod:#}"
+        );
         assert_eq!(condition(&pod, "Ready"), "False");
     }
 }
@@ -74,12 +80,18 @@ async fn ends_are_phases() {
 async fn crash_loops_are_held_back() {
     let cluster = Cluster::start().await;
     cluster.pod("crash", one(json!(["exit", "1"]))).await;
-    let waiting = |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+    let waiting =
+        |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff";
     let pod = cluster.wait_pod("crash", "CrashLoopBackOff", waiting).await;
     let status = &pod["status"]["containerStatuses"][0];
     assert_eq!(status["restartCount"], 1);
     assert_eq!(status["lastState"]["terminated"]["exitCode"], 1);
-    assert!(status["state"]["waiting"]["message"].as_str().unwrap().starts_with("back-off 10s restarting failed container=web pod=crash_default("));
+    assert!(
+        status["state"]["waiting"]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("back-off 10s restarting failed container=web pod=crash_default(")
+    );
     assert_eq!(pod["status"]["phase"], "Running");
     cluster.wait_event("crash", "BackOff").await;
 }
@@ -88,13 +100,22 @@ async fn crash_loops_are_held_back() {
 async fn images_are_pulled_or_waited_for() {
     let cluster = Cluster::start().await;
     let spec = |image: &str, policy: &str| json!({"containers": [{"name": "c", "image": image, "imagePullPolicy": policy}]});
-    let reason = |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned();
+    let reason = |p: &Value| {
+        p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
     cluster.pod("remote", spec("remote:1", "IfNotPresent")).await;
     cluster.pod("missing", spec("missing:1", "IfNotPresent")).await;
     cluster.pod("never", spec("nowhere:1", "Never")).await;
     cluster.wait_ready("remote").await;
     assert!(cluster.runtime.calls().contains(&"pull remote:1".to_owned()));
-    let pod = cluster.wait_pod("missing", "ErrImagePull", |p| ["ErrImagePull", "ImagePullBackOff"].contains(&reason(p).as_str())).await;
+    let pod = cluster
+        .wait_pod("missing", "ErrImagePull", |p| {
+            ["ErrImagePull", "ImagePullBackOff"].contains(&reason(p).as_str())
+        })
+        .await;
     assert_eq!(pod["status"]["phase"], "Pending");
     assert_eq!(condition(&pod, "PodReadyToStartContainers"), "True");
     cluster.wait_pod("never", "ErrImageNeverPull", |p| reason(p) == "ErrImageNeverPull").await;
@@ -117,8 +138,12 @@ async fn init_containers_and_sidecars_have_their_order() {
     cluster.pod("order", spec).await;
     let pod = cluster.wait_ready("order").await;
     assert_eq!(condition(&pod, "Initialized"), "True");
-    let started = |calls: &[String]| calls.iter().filter(|c| c.starts_with("start ")).cloned().collect::<Vec<_>>();
-    assert_eq!(started(&cluster.runtime.calls()), ["start first", "start side", "start second", "start main"]);
+    let started =
+        |calls: &[String]| calls.iter().filter(|c| c.starts_with("start ")).cloned().collect::<Vec<_>>();
+    assert_eq!(
+        started(&cluster.runtime.calls()),
+        ["start first", "start side", "start second", "start main"]
+    );
     cluster.runtime.exit("main", 0);
     let pod = cluster.wait_phase("order", "Succeeded").await;
     assert_eq!(pod["status"]["initContainerStatuses"][1]["state"]["terminated"]["exitCode"], 143);
@@ -144,7 +169,9 @@ async fn a_dead_sandbox_is_replaced() {
     cluster.pod("web", one(json!(["run"]))).await;
     cluster.wait_ready("web").await;
     cluster.runtime.kill_sandbox();
-    let again = |p: &Value| condition(p, "Ready") == "True" && p["status"]["containerStatuses"][0]["restartCount"] == 1;
+    let again = |p: &Value| {
+        condition(p, "Ready") == "True" && p["status"]["containerStatuses"][0]["restartCount"] == 1
+    };
     let pod = cluster.wait_pod("web", "second sandbox", again).await;
     assert_ne!(pod["status"]["podIP"], "10.42.0.1");
     assert_eq!(pod["status"]["podIPs"].as_array().unwrap().len(), 1);
@@ -164,11 +191,21 @@ async fn environment_and_config_maps() {
     ]);
     spec["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "settings"}, "prefix": "FROM_"}]);
     cluster.pod("env", spec).await;
-    let waiting = |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError";
+    let waiting = |p: &Value| {
+        p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError"
+    };
     let pod = cluster.wait_pod("env", "CreateContainerConfigError", waiting).await;
-    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"], "configmap \"settings\" not found");
+    assert_eq!(
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"],
+        "configmap \"settings\" not found"
+    );
     // The watch on the ConfigMap starts the container; nothing waits for a retry.
-    cluster.post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "settings"}, "data": {"MAP": "there"}})).await;
+    cluster
+        .post(
+            "/api/v1/namespaces/default/configmaps",
+            &json!({"metadata": {"name": "settings"}, "data": {"MAP": "there"}}),
+        )
+        .await;
     let pod = cluster.wait_ready("env").await;
     let config = cluster.runtime.container_named("web").unwrap().1;
     assert_eq!(config.command, ["run", "hi there-$(NOPE)"]);
@@ -181,7 +218,12 @@ async fn environment_and_config_maps() {
 #[tokio::test(flavor = "multi_thread")]
 async fn volumes_follow_their_sources() {
     let cluster = Cluster::start().await;
-    cluster.post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "files"}, "data": {"a": "1"}})).await;
+    cluster
+        .post(
+            "/api/v1/namespaces/default/configmaps",
+            &json!({"metadata": {"name": "files"}, "data": {"a": "1"}}),
+        )
+        .await;
     let mut spec = one(json!(["run"]));
     spec["volumes"] = json!([
         {"name": "files", "configMap": {"name": "files"}},
@@ -196,14 +238,18 @@ async fn volumes_follow_their_sources() {
     cluster.pod("vol", spec).await;
     cluster.wait_ready("vol").await;
     let mounts = cluster.runtime.container_named("web").unwrap().1.mounts;
-    let host = |path: &str| mounts.iter().find(|m| m.container_path.to_str() == Some(path)).unwrap().host_path.clone();
+    let host = |path: &str| {
+        mounts.iter().find(|m| m.container_path.to_str() == Some(path)).unwrap().host_path.clone()
+    };
     let (file, labels) = (host("/files").join("a"), host("/me").join("labels"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "1");
     assert_eq!(std::fs::read_to_string(&labels).unwrap(), "app=\"vol\"");
     assert!(host("/scratch").is_dir());
     assert!(std::fs::read_to_string(host("/etc/hosts")).unwrap().contains("10.42.0.1\tvol\n"));
     cluster.patch("/api/v1/namespaces/default/configmaps/files", &json!({"data": {"a": "2"}})).await;
-    cluster.patch("/api/v1/namespaces/default/pods/vol", &json!({"metadata": {"labels": {"app": "new"}}})).await;
+    cluster
+        .patch("/api/v1/namespaces/default/pods/vol", &json!({"metadata": {"labels": {"app": "new"}}}))
+        .await;
     for _ in 0..1000 {
         let now = (std::fs::read_to_string(&file).unwrap(), std::fs::read_to_string(&labels).unwrap());
         if now == ("2".to_owned(), "app=\"new\"".to_owned()) {
@@ -220,16 +266,24 @@ async fn probes_decide_readiness_and_restarts() {
     cluster.runtime.set_exec("ready", 1);
     let mut spec = one(json!(["run"]));
     spec["containers"][0]["startupProbe"] = json!({"exec": {"command": ["started"]}, "periodSeconds": 1});
-    spec["containers"][0]["readinessProbe"] = json!({"exec": {"command": ["ready"]}, "periodSeconds": 1, "failureThreshold": 1});
-    spec["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1});
+    spec["containers"][0]["readinessProbe"] =
+        json!({"exec": {"command": ["ready"]}, "periodSeconds": 1, "failureThreshold": 1});
+    spec["containers"][0]["livenessProbe"] =
+        json!({"exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1});
     cluster.pod("probed", spec).await;
-    let pod = cluster.wait_pod("probed", "started", |p| p["status"]["containerStatuses"][0]["started"] == true).await;
+    let pod = cluster
+        .wait_pod("probed", "started", |p| p["status"]["containerStatuses"][0]["started"] == true)
+        .await;
     assert_eq!(condition(&pod, "Ready"), "False");
     cluster.wait_event("probed", "Unhealthy").await;
     cluster.runtime.set_exec("ready", 0);
     cluster.wait_ready("probed").await;
     cluster.runtime.set_exec("alive", 1);
-    cluster.wait_pod("probed", "restart", |p| p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)).await;
+    cluster
+        .wait_pod("probed", "restart", |p| {
+            p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)
+        })
+        .await;
     let event = cluster.wait_event("probed", "Killing").await;
     assert_eq!(event["message"], "Container web failed liveness probe, will be restarted");
 }
@@ -266,7 +320,9 @@ async fn what_does_not_fit_is_rejected() {
     cluster.pod("huge", spec).await;
     let pod = cluster.wait_phase("huge", "Failed").await;
     assert_eq!(pod["status"]["reason"], "OutOfcpu");
-    assert!(pod["status"]["message"].as_str().unwrap().starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 10000000, used: 0"));
+    assert!(pod["status"]["message"].as_str().unwrap().starts_with(
+        "Pod was rejected: Node didn't have enough resource: cpu, requested: 10000000, used: 0"
+    ));
     let mut spec = one(json!(["run"]));
     spec["activeDeadlineSeconds"] = json!(1);
     cluster.pod("late", spec).await;
@@ -296,7 +352,50 @@ async fn a_restarted_agent_takes_over() {
     assert_eq!(cluster.runtime.counts(), (1, 1), "{:?}", cluster.runtime.calls());
     assert_eq!(starts(&cluster), 2);
     let after = cluster.wait_ready("keep").await;
-    assert_eq!(after["status"]["containerStatuses"][0]["containerID"], before["status"]["containerStatuses"][0]["containerID"]);
+    assert_eq!(
+        after["status"]["containerStatuses"][0]["containerID"],
+        before["status"]["containerStatuses"][0]["containerID"]
+    );
     cluster.delete_pod("keep", 1).await;
     cluster.wait_gone("keep").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_pods_take_debuggers_and_new_limits() {
+    let cluster = Cluster::start().await;
+    let mut spec = one(json!(["run"]));
+    spec["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}});
+    cluster.pod("web", spec).await;
+    cluster.wait_ready("web").await;
+    assert_eq!(cluster.runtime.container_named("web").unwrap().1.resources.cpu_quota_us, Some(20_000));
+
+    let debugger = json!({"spec": {"ephemeralContainers": [{"name": "debug", "image": "present:1", "command": ["exit", "0"], "targetContainerName": "web"}]}});
+    let path = "/api/v1/namespaces/default/pods/web/ephemeralcontainers";
+    let (code, answer) =
+        cluster.call("PATCH", path, "application/strategic-merge-patch+json", &debugger).await;
+    assert_eq!(code, 200, "{answer}");
+    let ended =
+        |p: &Value| p["status"]["ephemeralContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 0;
+    let pod = cluster.wait_pod("web", "debugger", ended).await;
+    assert_eq!(condition(&pod, "Ready"), "True");
+
+    let limits = json!({"spec": {"containers": [{"name": "web", "resources": {"limits": {"cpu": "400m"}}}]}});
+    let (code, answer) = cluster
+        .call(
+            "PATCH",
+            "/api/v1/namespaces/default/pods/web/resize",
+            "application/strategic-merge-patch+json",
+            &limits,
+        )
+        .await;
+    assert_eq!(code, 200, "{answer}");
+    let resized = |p: &Value| p["status"]["containerStatuses"][0]["resources"]["limits"]["cpu"] == "400m";
+    cluster.wait_pod("web", "resize", resized).await;
+    for _ in 0..500 {
+        if cluster.runtime.calls().contains(&"update web Some(40000)".to_owned()) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the runtime was not told: {:?}", cluster.runtime.calls());
 }

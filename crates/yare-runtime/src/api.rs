@@ -80,7 +80,12 @@ pub struct NamespaceModes {
 
 impl Default for NamespaceModes {
     fn default() -> Self {
-        Self { network: NamespaceMode::Pod, pid: NamespaceMode::Container, ipc: NamespaceMode::Pod, user: None }
+        Self {
+            network: NamespaceMode::Pod,
+            pid: NamespaceMode::Container,
+            ipc: NamespaceMode::Pod,
+            user: None,
+        }
     }
 }
 

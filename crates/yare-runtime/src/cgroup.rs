@@ -34,9 +34,8 @@ pub(crate) struct Cgroups {
 
 fn write(path: &Path, value: &str) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).open(path).map_err(|e| at(path, e))?;
-    file.write_all(value.as_bytes()).map_err(|e| {
-        io::Error::new(e.kind(), format!("write {value:?} to {}: {e}", path.display()))
-    })
+    file.write_all(value.as_bytes())
+        .map_err(|e| io::Error::new(e.kind(), format!("write {value:?} to {}: {e}", path.display())))
 }
 
 fn at(path: &Path, e: io::Error) -> io::Error {
@@ -86,7 +85,11 @@ impl Cgroups {
                 Some("cgroup") => {
                     let options = right.nth(1).unwrap_or_default();
                     for option in options.split(',') {
-                        if ALWAYS.contains(&option) || ON_DEMAND.contains(&option) || option == "cpuacct" || option == "blkio" {
+                        if ALWAYS.contains(&option)
+                            || ON_DEMAND.contains(&option)
+                            || option == "cpuacct"
+                            || option == "blkio"
+                        {
                             found.v1.entry(option.to_owned()).or_insert_with(|| PathBuf::from(mountpoint));
                         }
                     }
@@ -230,7 +233,10 @@ impl Cgroups {
             if let Some(dir) = self.v1_dir("hugetlb", group) {
                 write(&dir.join(format!("hugetlb.{size}.limit_in_bytes")), &bytes.to_string())?;
             } else if self.has_v2("hugetlb") {
-                write(&self.v2_dir(group).unwrap_or_default().join(format!("hugetlb.{size}.max")), &bytes.to_string())?;
+                write(
+                    &self.v2_dir(group).unwrap_or_default().join(format!("hugetlb.{size}.max")),
+                    &bytes.to_string(),
+                )?;
             }
         }
         if self.unified() {
@@ -254,7 +260,8 @@ impl Cgroups {
             let both = swap.filter(|_| total.exists());
             // The sum may never be below the memory limit, so raise it first, or lower it last.
             let raise = both.is_some_and(|b| b < 0 || read_u64(&total).is_some_and(|now| b as u64 > now));
-            let files = if raise { [(&total, both), (&memory, limit)] } else { [(&memory, limit), (&total, both)] };
+            let files =
+                if raise { [(&total, both), (&memory, limit)] } else { [(&memory, limit), (&total, both)] };
             for (file, value) in files {
                 if let Some(value) = value {
                     write(file, &value.max(-1).to_string())?;
@@ -353,7 +360,10 @@ impl Cgroups {
 
     /// Processes of a group and the groups below.
     pub fn pids(&self, group: &Path) -> Vec<i32> {
-        let dir = self.v2_dir(group).or_else(|| self.v1_dir("pids", group)).or_else(|| self.v1_dir("memory", group));
+        let dir = self
+            .v2_dir(group)
+            .or_else(|| self.v1_dir("pids", group))
+            .or_else(|| self.v1_dir("memory", group));
         let mut pids = Vec::new();
         if let Some(dir) = dir {
             collect_pids(&dir, &mut pids, 0);
@@ -373,7 +383,8 @@ impl Cgroups {
             let _ = write(state, "FROZEN");
         }
         for pid in self.pids(group) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
         if let Some(state) = &freezer {
             let _ = write(state, "THAWED");
@@ -440,7 +451,8 @@ impl Cgroups {
             stats.memory_usage_bytes.saturating_sub(keyed(&text, inactive).unwrap_or(0));
         stats.memory_rss_bytes = keyed(&text, rss).unwrap_or(0);
         stats.page_faults = keyed(&text, "total_pgfault").or_else(|| keyed(&text, "pgfault")).unwrap_or(0);
-        stats.major_page_faults = keyed(&text, "total_pgmajfault").or_else(|| keyed(&text, "pgmajfault")).unwrap_or(0);
+        stats.major_page_faults =
+            keyed(&text, "total_pgmajfault").or_else(|| keyed(&text, "pgmajfault")).unwrap_or(0);
         // v1 says "no limit" with the largest multiple of a page.
         stats.memory_limit_bytes = read_u64(&dir.join(limit)).filter(|l| *l < 1 << 62).unwrap_or(0);
         let pids = self.v1_dir("pids", group).or_else(|| self.v2_dir(group)).unwrap_or_default();
@@ -517,7 +529,9 @@ mod tests {
 
     #[test]
     fn shares_become_the_weights_everybody_agrees_on() {
-        for (shares, weight) in [(0, 0), (2, 1), (1024, 100), (262_144, 10_000), (1_000_000, 10_000), (102, 17)] {
+        for (shares, weight) in
+            [(0, 0), (2, 1), (1024, 100), (262_144, 10_000), (1_000_000, 10_000), (102, 17)]
+        {
             assert_eq!(shares_to_weight(shares), weight, "{shares}");
         }
     }
@@ -535,7 +549,10 @@ mod tests {
         assert_eq!(c.v2.as_deref(), Some(Path::new("/cg/unified")));
         assert_eq!(c.v1["memory"], Path::new("/cg/memory"));
         assert!(!c.v1.contains_key("freezer"), "v2 freezes and kills");
-        assert_eq!(c.links(), [("cpu".to_owned(), "cpu,cpuacct".to_owned()), ("cpuacct".to_owned(), "cpu,cpuacct".to_owned())]);
+        assert_eq!(
+            c.links(),
+            [("cpu".to_owned(), "cpu,cpuacct".to_owned()), ("cpuacct".to_owned(), "cpu,cpuacct".to_owned())]
+        );
         assert_eq!(c.v1_dirs(Path::new("a/b"), &Resources::default()).len(), 2);
         let unified = Cgroups::parse("31 30 0:27 / /cg rw - cgroup2 cgroup2 rw\n");
         assert!(unified.unified());

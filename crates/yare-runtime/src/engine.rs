@@ -160,7 +160,11 @@ impl Inner {
 
     fn sandbox_entry(&self, id: &str) -> Result<Arc<SandboxEntry>> {
         let state = self.state.lock();
-        state.sandboxes.get(id).cloned().ok_or_else(|| RuntimeError::NotFound { kind: "sandbox", id: id.to_owned() })
+        state
+            .sandboxes
+            .get(id)
+            .cloned()
+            .ok_or_else(|| RuntimeError::NotFound { kind: "sandbox", id: id.to_owned() })
     }
 
     fn container_entry(&self, id: &str) -> Result<Arc<ContainerEntry>> {
@@ -192,7 +196,12 @@ impl Inner {
     }
 
     /// Asks a container's shim something and translates its refusals.
-    async fn ask_shim(&self, c: &ContainerEntry, ask: Ask, fds: Vec<std::os::fd::OwnedFd>) -> Result<shim_client::Reply> {
+    async fn ask_shim(
+        &self,
+        c: &ContainerEntry,
+        ask: Ask,
+        fds: Vec<std::os::fd::OwnedFd>,
+    ) -> Result<shim_client::Reply> {
         let sandbox = self.sandbox_entry(&c.record.sandbox_id)?;
         let shim = sandbox.shim().ok_or_else(|| RuntimeError::ShimGone(sandbox.id.clone()))?;
         let reply = shim.ask(ask, fds).await?;

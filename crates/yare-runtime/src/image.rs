@@ -17,8 +17,8 @@ mod builtin;
 mod elf;
 mod http;
 mod manifest;
-mod registry;
 mod reference;
+mod registry;
 mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -384,7 +384,8 @@ impl ImageStore {
     /// Removes layers and blobs that no image has.
     pub(crate) fn collect_garbage(&self) {
         let images = self.images.read();
-        let layers: BTreeSet<&str> = images.values().flat_map(|i| i.layers.iter().map(String::as_str)).collect();
+        let layers: BTreeSet<&str> =
+            images.values().flat_map(|i| i.layers.iter().map(String::as_str)).collect();
         let held = self.held.lock();
         for entry in fs::read_dir(self.layer_root()).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -403,7 +404,9 @@ impl ImageStore {
             let mut wanted: BTreeSet<String> = BTreeSet::new();
             for image in images.values() {
                 wanted.insert(image.id.trim_start_matches("sha256:").to_owned());
-                wanted.extend(image.digests.iter().filter_map(|d| d.split("sha256:").nth(1)).map(str::to_owned));
+                wanted.extend(
+                    image.digests.iter().filter_map(|d| d.split("sha256:").nth(1)).map(str::to_owned),
+                );
             }
             for entry in fs::read_dir(&blobs).into_iter().flatten().flatten() {
                 if !wanted.contains(&*entry.file_name().to_string_lossy()) {
@@ -467,9 +470,10 @@ mod tests {
 
     #[test]
     fn nulls_in_configurations_are_empty() {
-        let c: ImageConfig =
-            serde_json::from_str(r#"{"os":"linux","config":{"Env":null,"Entrypoint":null,"Cmd":["a"]},"rootfs":{"diff_ids":[]}}"#)
-                .unwrap();
+        let c: ImageConfig = serde_json::from_str(
+            r#"{"os":"linux","config":{"Env":null,"Entrypoint":null,"Cmd":["a"]},"rootfs":{"diff_ids":[]}}"#,
+        )
+        .unwrap();
         assert!(c.config.env.is_empty() && c.config.cmd == ["a"]);
         let c: ImageConfig = serde_json::from_str(r#"{"config":null}"#).unwrap();
         assert_eq!(c.config, RunConfig::default());

@@ -167,10 +167,22 @@ pub(crate) enum Answer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Message {
     /// First packet of a new shim: it is ready (its process id), or why not.
-    Ready { pid: i32, error: Option<String> },
-    Reply { seq: u64, answer: Answer },
-    Exited { id: String, exit_code: i32 },
-    ExecExited { exec: u64, exit_code: i32 },
+    Ready {
+        pid: i32,
+        error: Option<String>,
+    },
+    Reply {
+        seq: u64,
+        answer: Answer,
+    },
+    Exited {
+        id: String,
+        exit_code: i32,
+    },
+    ExecExited {
+        exec: u64,
+        exit_code: i32,
+    },
 }
 
 /// Reads a JSON file.

@@ -65,9 +65,12 @@ fn spawner(mut args: impl Iterator<Item = String>) -> Result<(), String> {
     let socket: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
     let kind = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::SockType);
     if kind.is_err() {
-        return Err("its standard input must be the engine's socket; this command is for yare's own use".into());
+        return Err(
+            "its standard input must be the engine's socket; this command is for yare's own use".into()
+        );
     }
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(|e| e.to_string())?;
+    let null =
+        std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(|e| e.to_string())?;
     for number in 0..3 {
         sys::dup_to(null.as_fd(), number).map_err(|e| e.to_string())?;
     }

@@ -74,6 +74,9 @@ pub(crate) const MOUNT_ATTR_NOSUID: u64 = 0x2;
 pub(crate) const MOUNT_ATTR_NODEV: u64 = 0x4;
 /// `MOUNT_ATTR_NOEXEC`.
 pub(crate) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+/// `MOUNT_ATTR_IDMAP`.
+pub(crate) const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+
 /// Changes a mount's attributes.
 pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: MountAttr) -> io::Result<()> {
     let mut flags = libc::AT_EMPTY_PATH;
@@ -105,7 +108,14 @@ pub(crate) fn new_filesystem(fstype: &CStr, options: &[(&CStr, &CStr)], attr: u6
     for (key, value) in options {
         // SAFETY: as above.
         check(unsafe {
-            libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0)
+            libc::syscall(
+                libc::SYS_fsconfig,
+                fs.as_raw_fd(),
+                FSCONFIG_SET_STRING,
+                key.as_ptr(),
+                value.as_ptr(),
+                0,
+            )
         })?;
     }
     // SAFETY: as above.
@@ -123,8 +133,16 @@ pub(crate) fn cgroup2_favor_dynmods(mountpoint: &Path) -> io::Result<()> {
     let path = cpath(mountpoint)?;
     let none: *const libc::c_char = std::ptr::null();
     // SAFETY: valid C strings and descriptors.
-    let fs = owned(unsafe { libc::syscall(libc::SYS_fspick, libc::AT_FDCWD, path.as_ptr(), FSPICK_CLOEXEC) })?;
-    for flag in [c"nsdelegate", c"memory_recursiveprot", c"favordynmods"] {
+    let fs =
+        owned(unsafe { libc::syscall(libc::SYS_fspick, libc::AT_FDCWD, path.as_ptr(), FSPICK_CLOEXEC) })?;
+    for flag in [
+        c"nsdelegate",
+        c"memory_localevents",
+        c"memory_recursiveprot",
+        c"memory_hugetlb_accounting",
+        c"pids_localevents",
+        c"favordynmods",
+    ] {
         // What is on already must be said again, or reconfiguring takes it away.
         if flag != c"favordynmods" && !mount_has_option(mountpoint, flag.to_str().unwrap_or_default()) {
             continue;
@@ -135,7 +153,9 @@ pub(crate) fn cgroup2_favor_dynmods(mountpoint: &Path) -> io::Result<()> {
         })?;
     }
     // SAFETY: as above.
-    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), FSCONFIG_CMD_RECONFIGURE, none, none, 0) })?;
+    check(unsafe {
+        libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), FSCONFIG_CMD_RECONFIGURE, none, none, 0)
+    })?;
     Ok(())
 }
 
@@ -231,6 +251,13 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32) -> io:
             mem::size_of::<OpenHow>(),
         )
     })
+}
+
+/// The process id behind a pidfd, as this process's `/proc` numbers it.
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = text.lines().find_map(|l| l.strip_prefix("Pid:")).and_then(|v| v.trim().parse().ok());
+    pid.filter(|p| *p > 0).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
 }
 
 /// Sends a signal through a pidfd: no process with a reused id can be hit.
@@ -334,7 +361,9 @@ pub(crate) fn unlock_pty(master: BorrowedFd<'_>) -> io::Result<u32> {
 pub(crate) fn set_window_size(tty: BorrowedFd<'_>, cols: u16, rows: u16) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: reads one winsize.
-    check(unsafe { libc::c_long::from(libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size)) })?;
+    check(unsafe {
+        libc::c_long::from(libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size))
+    })?;
     Ok(())
 }
 
@@ -372,7 +401,13 @@ pub(crate) fn send_packet(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
     loop {
-        match sendmsg::<()>(socket.as_raw_fd(), &[io::IoSlice::new(data)], control, MsgFlags::MSG_NOSIGNAL, None) {
+        match sendmsg::<()>(
+            socket.as_raw_fd(),
+            &[io::IoSlice::new(data)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        ) {
             Ok(_) => return Ok(()),
             Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
@@ -433,7 +468,13 @@ pub(crate) fn lsetxattr(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()
     let path = cpath(path)?;
     // SAFETY: pointer and length describe `value`.
     check(unsafe {
-        libc::c_long::from(libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0))
+        libc::c_long::from(libc::lsetxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            0,
+        ))
     })?;
     Ok(())
 }

@@ -51,7 +51,12 @@ async fn layers_become_a_filesystem() {
     let rig = Rig::new().await;
     let images = rig.engine().images();
     let docker = rig.dir.path().join("d.tar");
-    docker_archive(&docker, "test/docker:1", &layers(), json!({"Cmd": ["sh"], "User": "app:extra", "WorkingDir": "/data", "StopSignal": "SIGINT", "Env": ["A=b"]}));
+    docker_archive(
+        &docker,
+        "test/docker:1",
+        &layers(),
+        json!({"Cmd": ["sh"], "User": "app:extra", "WorkingDir": "/data", "StopSignal": "SIGINT", "Env": ["A=b"]}),
+    );
     images.import(&docker, None).unwrap();
     let status = images.status("docker.io/test/docker:1").unwrap();
     assert_eq!(status.repo_tags, ["docker.io/test/docker:1"]);
@@ -71,7 +76,8 @@ async fn layers_become_a_filesystem() {
     let zstd = |l: &[u8]| ruzstd::encoding::compress_to_vec(l, ruzstd::encoding::CompressionLevel::Fastest);
     for (i, compress) in [gzip as fn(&[u8]) -> Vec<u8>, zstd].into_iter().enumerate() {
         let dir = rig.dir.path().join(format!("layout{i}"));
-        let manifest = oci_layout(&dir, "reg.example/oci:2", &oci_blobs(&layers(), compress, json!({"Cmd": ["sh"]})));
+        let manifest =
+            oci_layout(&dir, "reg.example/oci:2", &oci_blobs(&layers(), compress, json!({"Cmd": ["sh"]})));
         let tar = rig.dir.path().join("layout.tar.gz");
         let mut builder = tar::Builder::new(Vec::new());
         builder.append_dir_all(".", &dir).unwrap();
@@ -93,7 +99,11 @@ async fn bad_images_are_refused_and_leave_nothing() {
     let rig = Rig::new().await;
     let images = rig.engine().images();
     let files = |dir: &str| -> Vec<_> {
-        std::fs::read_dir(rig.dir.path().join("data/images").join(dir)).unwrap().flatten().map(|e| e.file_name()).collect()
+        std::fs::read_dir(rig.dir.path().join("data/images").join(dir))
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name())
+            .collect()
     };
     let before = files("layers");
     let path = rig.dir.path().join("bad.tar");
@@ -193,9 +203,12 @@ struct Registry {
 impl Registry {
     fn answer(&self, request: &Request<hyper::body::Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
-        let header = |n: &str| request.headers().get(n).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+        let header =
+            |n: &str| request.headers().get(n).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
         self.log.lock().push(path.clone());
-        let reply = |status: StatusCode, body: &[u8]| Response::builder().status(status).body(Full::from(body.to_vec())).unwrap();
+        let reply = |status: StatusCode, body: &[u8]| {
+            Response::builder().status(status).body(Full::from(body.to_vec())).unwrap()
+        };
         let address = self.address.lock().clone();
         if path == "/token" {
             // user:pass
@@ -205,7 +218,9 @@ impl Registry {
         }
         if let Some(digest) = path.strip_prefix("/direct/") {
             let blob = &self.blobs[digest];
-            let from = header("range").strip_prefix("bytes=").map_or(0, |r| r.trim_end_matches('-').parse().unwrap());
+            let from = header("range")
+                .strip_prefix("bytes=")
+                .map_or(0, |r| r.trim_end_matches('-').parse().unwrap());
             if blob.len() > 100_000 && self.broken.fetch_add(1, Ordering::Relaxed) == 0 {
                 // Announces everything and sends half.
                 let mut half = reply(StatusCode::OK, &blob[..blob.len() / 2]);
@@ -217,20 +232,27 @@ impl Registry {
         }
         if header("authorization") != "Bearer secret" {
             let mut r = reply(StatusCode::UNAUTHORIZED, b"{}");
-            let challenge = format!(r#"Bearer realm="http://{address}/token",service="s",scope="repository:team/app:pull""#);
+            let challenge = format!(
+                r#"Bearer realm="http://{address}/token",service="s",scope="repository:team/app:pull""#
+            );
             r.headers_mut().insert("www-authenticate", challenge.parse().unwrap());
             return r;
         }
         match path.strip_prefix("/v2/team/app/") {
             Some("manifests/1.0") => reply(StatusCode::OK, &self.index),
             Some(rest) => match rest.split_once('/') {
-                Some(("manifests", digest)) if self.blobs.contains_key(digest) => reply(StatusCode::OK, &self.blobs[digest]),
+                Some(("manifests", digest)) if self.blobs.contains_key(digest) => {
+                    reply(StatusCode::OK, &self.blobs[digest])
+                }
                 Some(("blobs", digest)) if self.blobs.contains_key(digest) => {
                     let mut r = reply(StatusCode::TEMPORARY_REDIRECT, b"");
                     r.headers_mut().insert("location", format!("/direct/{digest}").parse().unwrap());
                     r
                 }
-                _ => reply(StatusCode::NOT_FOUND, br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#),
+                _ => reply(
+                    StatusCode::NOT_FOUND,
+                    br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#,
+                ),
             },
             None => reply(StatusCode::NOT_FOUND, b""),
         }
@@ -298,9 +320,17 @@ async fn images_are_pulled() {
     e.pull_image(&reference, Some(auth.clone()), None).await.unwrap();
     let again = registry.log.lock().len() - fetched;
     assert!(again < 8, "layers that are there are not fetched: {again} requests");
-    let error = e.pull_image(&format!("{address}/team/app:nope"), Some(auth.clone()), None).await.unwrap_err().to_string();
+    let error = e
+        .pull_image(&format!("{address}/team/app:nope"), Some(auth.clone()), None)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("not found: MANIFEST_UNKNOWN: manifest unknown"), "{error}");
-    let error = e.pull_image(&format!("{address}/team/app@{}", digest(b"x")), Some(auth), None).await.unwrap_err().to_string();
+    let error = e
+        .pull_image(&format!("{address}/team/app@{}", digest(b"x")), Some(auth), None)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("not found"), "{error}");
     server.abort();
     rig.finish().await;

@@ -75,3 +75,26 @@ async fn starting_is_quick() {
     assert!(all < Duration::from_millis(200), "{all:?}");
     rig.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_pods_at_once() {
+    let rig = std::sync::Arc::new(Rig::new().await);
+    let t = Instant::now();
+    let tasks: Vec<_> = (0..40)
+        .map(|i| {
+            let rig = std::sync::Arc::clone(&rig);
+            tokio::spawn(async move {
+                let (sandbox, id) =
+                    rig.run(rig.pod(&format!("m{i}")), sh(&format!("echo {i}; exit {i}"))).await;
+                let status = rig.wait(&id).await;
+                assert_eq!((status.exit_code, rig.log(&status)), (i, format!("{i}\n")));
+                rig.engine().remove_sandbox(&sandbox).await.unwrap();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    eprintln!("40 pods made, run and removed: {:?}", t.elapsed());
+    std::sync::Arc::into_inner(rig).unwrap().finish().await;
+}

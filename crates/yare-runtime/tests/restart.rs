@@ -13,7 +13,8 @@ use yare_runtime::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn containers_do_not_notice_a_restart() {
     let mut rig = Rig::new().await;
-    let (sandbox, long) = rig.run(rig.pod("r"), sh("echo a; while ! test -e /go; do sleep 0.02; done; echo b; exit 5")).await;
+    let (sandbox, long) =
+        rig.run(rig.pod("r"), sh("echo a; while ! test -e /go; do sleep 0.02; done; echo b; exit 5")).await;
     let mut short = sh("sleep 0.3; exit 9");
     short.name = "short".into();
     let short = rig.engine().create_container(&sandbox, short).await.unwrap();
@@ -113,7 +114,8 @@ async fn a_refusing_network_leaves_nothing() {
 async fn stopping_is_polite_and_then_not() {
     let rig = Rig::new().await;
     let e = rig.engine();
-    let (sandbox, polite) = rig.run(rig.pod("s"), sh("trap 'echo bye; exit 6' TERM; while :; do sleep 0.02; done")).await;
+    let (sandbox, polite) =
+        rig.run(rig.pod("s"), sh("trap 'echo bye; exit 6' TERM; while :; do sleep 0.02; done")).await;
     let mut rude = sh("trap '' TERM; sleep 1000 & while :; do wait; done");
     rude.name = "rude".into();
     let rude = e.create_container(&sandbox, rude).await.unwrap();
@@ -135,9 +137,12 @@ async fn pods_share_what_they_should() {
     let e = rig.engine();
     let mut pod = rig.pod("shared");
     pod.namespaces.pid = NamespaceMode::Pod;
-    pod.sysctls = [("net.core.somaxconn".into(), "77".into()), ("kernel.shm_rmid_forced".into(), "1".into())].into();
+    pod.sysctls =
+        [("net.core.somaxconn".into(), "77".into()), ("kernel.shm_rmid_forced".into(), "1".into())].into();
     let (sandbox, first) = rig.run(pod, sh("echo data > /dev/shm/x; sleep 1000")).await;
-    let mut second = sh("sleep 0.1; cat /dev/shm/x; ps | grep -c '[s]leep 1000'; cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shm_rmid_forced; head -1 /proc/1/status");
+    let mut second = sh(
+        "sleep 0.1; cat /dev/shm/x; ps | grep -c '[s]leep 1000'; cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shm_rmid_forced; head -1 /proc/1/status",
+    );
     second.name = "second".into();
     let second = e.create_container(&sandbox, second).await.unwrap();
     e.start_container(&second).await.unwrap();
@@ -149,8 +154,14 @@ async fn pods_share_what_they_should() {
     assert_eq!(e.container(&first).await.unwrap().exit_code, 137);
 
     let mut host = rig.pod("host");
-    host.namespaces = NamespaceModes { network: NamespaceMode::Node, pid: NamespaceMode::Node, ipc: NamespaceMode::Node, user: None };
-    let mut config = sh("for n in net ipc pid; do readlink /proc/self/ns/$n; done; sleep 1000 & sleep 1000 & exit 0");
+    host.namespaces = NamespaceModes {
+        network: NamespaceMode::Node,
+        pid: NamespaceMode::Node,
+        ipc: NamespaceMode::Node,
+        user: None,
+    };
+    let mut config =
+        sh("for n in net ipc pid; do readlink /proc/self/ns/$n; done; sleep 1000 & sleep 1000 & exit 0");
     config.security.privileged = true;
     let (sandbox, id) = rig.run(host, config).await;
     let status = rig.wait(&id).await;
@@ -187,7 +198,10 @@ async fn volumes_are_mounted() {
             ];
         })
         .await;
-    assert_eq!(log, "content\ncontent\ntouch: /ro/x: Read-only file system\ndeep\n/made\n#!/bin/sh\ntouch: /img/x: Read-only file system\n");
+    assert_eq!(
+        log,
+        "content\ncontent\ntouch: /ro/x: Read-only file system\ndeep\n/made\n#!/bin/sh\ntouch: /img/x: Read-only file system\n"
+    );
     assert_eq!(std::fs::read_to_string(host.join("g")).unwrap(), "new\n");
     rig.finish().await;
 }
@@ -200,10 +214,81 @@ async fn shims_are_small() {
     let pid = rig.engine().sandbox(&sandbox).await.unwrap().shim_pid;
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let kib = |key: &str| {
-        text.lines().find_map(|l| l.strip_prefix(key)).and_then(|v| v.split_whitespace().next()).and_then(|v| v.parse::<u64>().ok()).unwrap()
+        text.lines()
+            .find_map(|l| l.strip_prefix(key))
+            .and_then(|v| v.split_whitespace().next())
+            .and_then(|v| v.parse::<u64>().ok())
+            .unwrap()
     };
     let private = kib("Private_Dirty:") + kib("Private_Clean:");
     eprintln!("a shim: {private} KiB private, {} KiB resident", kib("Rss:"));
     assert!(private < 1024, "{private} KiB");
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_may_have_users_of_their_own() {
+    let rig = Rig::new().await;
+    let e = rig.engine();
+    let range = IdMapping { host_id: 700_000, container_id: 0, length: 65_536 };
+    let volume = rig.dir.path().join("vol");
+    std::fs::create_dir(&volume).unwrap();
+    for (i, pid) in [NamespaceMode::Container, NamespaceMode::Pod].into_iter().enumerate() {
+        let mut pod = rig.pod(&format!("u{i}"));
+        pod.namespaces.user = Some(UserNamespace { uids: vec![range], gids: vec![range] });
+        pod.namespaces.pid = pid;
+        let mut config = sh(
+            "id -u; cat /proc/self/uid_map; echo x > /dev/stdout; touch /f /vol/g; stat -c %u /bin/sh /f /vol/g /dev/shm; echo > /dev/null; ls /sys/class/net; test -e /go && exit; sleep 1000",
+        );
+        config.mounts =
+            vec![Mount { container_path: "/vol".into(), host_path: volume.clone(), ..Mount::default() }];
+        config.security.seccomp = SeccompProfile::RuntimeDefault;
+        let (_, id) = rig.run(pod, config).await;
+        let status = e.container(&id).await.unwrap();
+        let end = Instant::now() + Duration::from_secs(5);
+        while !rig.log(&status).ends_with("lo\n") {
+            assert!(Instant::now() < end, "{}", rig.log(&status));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let log = rig.log(&status);
+        assert_eq!(log, "0\n         0     700000      65536\nx\n0\n0\n0\n0\nlo\n");
+        let uid =
+            |path: &std::path::Path| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap());
+        assert_eq!(uid(std::path::Path::new(&format!("/proc/{}", status.pid))), 700_000, "nobody outside");
+        assert_eq!(uid(&volume.join("g")), 0, "volumes keep their ids");
+        let out = e
+            .exec_sync(&id, argv(&["sh", "-c", "id -u; grep CapEff /proc/self/status; hostname"]), None)
+            .await
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&out.stdout), format!("0\nCapEff:\t00000000a80425fb\nu{i}\n"));
+        e.stop_container(&id, Duration::ZERO).await.unwrap();
+        assert_eq!(e.container(&id).await.unwrap().exit_code, 137);
+    }
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_engine_is_succeeded_by_another() {
+    use std::io::BufRead;
+    let mut rig = Rig::new().await;
+    rig.engine = None;
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_yare-shim-test"))
+        .arg("engine")
+        .args([rig.dir.path().join("data"), rig.dir.path().join("run")])
+        .arg(&rig.name)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (sandbox, id) = line.trim().split_once(' ').unwrap_or_else(|| panic!("{line}"));
+    rig.open().await;
+    let e = rig.engine();
+    assert_eq!(e.sandbox(sandbox).await.unwrap().state, SandboxState::Ready, "{line}");
+    assert_eq!(e.container(id).await.unwrap().state, ContainerState::Running);
+    e.exec_sync(id, argv(&["touch", "/go"]), None).await.unwrap();
+    assert_eq!(rig.wait(id).await.exit_code, 8);
     rig.finish().await;
 }

@@ -25,10 +25,22 @@ async fn identity_and_limits() {
             "1000\n5\n5 8 9\n",
         ),
         ("pwd", |c| c.working_dir = "/made/here".into(), "/made/here\n"),
-        ("echo $A $B; hostname", |c| c.env = vec![("A".into(), "1".into()), ("B".into(), "x=y".into())], "1 x=y\nHOST\n"),
-        ("touch /f 2>&1 || echo no; touch /dev/shm/x && echo yes", |c| c.security.readonly_rootfs = true, "touch: /f: Read-only file system\nno\nyes\n"),
+        (
+            "echo $A $B; hostname",
+            |c| c.env = vec![("A".into(), "1".into()), ("B".into(), "x=y".into())],
+            "1 x=y\nHOST\n",
+        ),
+        (
+            "touch /f 2>&1 || echo no; touch /dev/shm/x && echo yes",
+            |c| c.security.readonly_rootfs = true,
+            "touch: /f: Read-only file system\nno\nyes\n",
+        ),
         ("grep CapBnd /proc/self/status", |_| {}, "CapBnd:\t00000000a80425fb\n"),
-        ("grep CapEff /proc/self/status", |c| c.security.drop_caps = vec!["ALL".into()], "CapEff:\t0000000000000000\n"),
+        (
+            "grep CapEff /proc/self/status",
+            |c| c.security.drop_caps = vec!["ALL".into()],
+            "CapEff:\t0000000000000000\n",
+        ),
         (
             "grep CapEff /proc/self/status",
             |c| {
@@ -40,7 +52,11 @@ async fn identity_and_limits() {
         ("grep CapEff /proc/self/status", |c| c.security.uid = Some(1000), "CapEff:\t0000000000000000\n"),
         ("grep NoNewPrivs /proc/self/status", |c| c.security.no_new_privs = true, "NoNewPrivs:\t1\n"),
         ("grep '^Seccomp:' /proc/self/status", |_| {}, "Seccomp:\t0\n"),
-        ("grep '^Seccomp:' /proc/self/status; unshare -m true 2>&1 | head -1", |c| c.security.seccomp = SeccompProfile::RuntimeDefault, "Seccomp:\t2\nunshare: unshare(0x20000): Operation not permitted\n"),
+        (
+            "grep '^Seccomp:' /proc/self/status; unshare -m true 2>&1 | head -1",
+            |c| c.security.seccomp = SeccompProfile::RuntimeDefault,
+            "Seccomp:\t2\nunshare: unshare(0x20000): Operation not permitted\n",
+        ),
         (
             "grep '^Seccomp:' /proc/self/status; id -u",
             |c| {
@@ -50,16 +66,28 @@ async fn identity_and_limits() {
             },
             "Seccomp:\t2\n7\n",
         ),
-        ("cat /proc/interrupts | wc -c; ls /sys/firmware | wc -l; touch /proc/sys/kernel/hostname 2>&1", |c| {
-            c.security.masked_paths = DEFAULT_MASKED_PATHS.map(String::from).into();
-            c.security.readonly_paths = DEFAULT_READONLY_PATHS.map(String::from).into();
-        }, "0\n0\ntouch: /proc/sys/kernel/hostname: Read-only file system\n"),
-        ("echo hi > /dev/null && echo ok; mknod /tmp/sda b 8 0 && head -c1 /tmp/sda 2>&1", |_| {}, "ok\nhead: /tmp/sda: Operation not permitted\n"),
+        (
+            "cat /proc/interrupts | wc -c; ls /sys/firmware | wc -l; touch /proc/sys/kernel/hostname 2>&1",
+            |c| {
+                c.security.masked_paths = DEFAULT_MASKED_PATHS.map(String::from).into();
+                c.security.readonly_paths = DEFAULT_READONLY_PATHS.map(String::from).into();
+            },
+            "0\n0\ntouch: /proc/sys/kernel/hostname: Read-only file system\n",
+        ),
+        (
+            "echo hi > /dev/null && echo ok; mknod /tmp/sda b 8 0 && head -c1 /tmp/sda 2>&1",
+            |_| {},
+            "ok\nhead: /tmp/sda: Operation not permitted\n",
+        ),
         ("echo $$; ls -d /proc/1", |_| {}, "1\n/proc/1\n"),
         ("grep -c . /proc/net/dev; ls /sys/class/net", |_| {}, "3\nlo\n"),
         ("echo x > /dev/stdout; echo y > /dev/stderr", |c| c.security.uid = Some(1000), "x\ny\n"),
         ("cat /proc/self/oom_score_adj", |c| c.resources.oom_score_adj = Some(500), "500\n"),
-        ("ls -d /sys/fs/cgroup/*/ | wc -l | grep -q '^0' || echo some; touch /sys/fs/cgroup/x 2>/dev/null || echo ro", |_| {}, "some\nro\n"),
+        (
+            "ls -d /sys/fs/cgroup/*/ | wc -l | grep -q '^0' || echo some; touch /sys/fs/cgroup/x 2>/dev/null || echo ro",
+            |_| {},
+            "some\nro\n",
+        ),
         ("cat /etc/hostname; grep nameserver /etc/resolv.conf", |_| {}, "HOST\nnameserver 10.43.0.10\n"),
     ];
     for (i, (script, change, expected)) in cases.iter().enumerate() {
@@ -82,12 +110,30 @@ async fn what_cannot_start_says_why() {
     type Change = fn(&mut ContainerConfig);
     let cases: [(Change, i32, &str); 7] = [
         (|c| c.command = argv(&["foo"]), 127, "exec: \"foo\": executable file not found in $PATH"),
-        (|c| c.command = argv(&["/foo/bar"]), 127, "exec: \"/foo/bar\": stat /foo/bar: no such file or directory"),
+        (
+            |c| c.command = argv(&["/foo/bar"]),
+            127,
+            "exec: \"/foo/bar\": stat /foo/bar: no such file or directory",
+        ),
         (|c| c.command = argv(&["/etc"]), 126, "exec: \"/etc\": is a directory"),
         (|c| c.command = argv(&["/bin/noexec"]), 126, "exec: \"/bin/noexec\": permission denied"),
         (|c| c.command = argv(&["noexec"]), 126, "exec: \"noexec\": permission denied"),
-        (|c| c.security.username = Some("nobody".into()), 128, "unable to find user nobody: no matching entries in passwd file"),
-        (|c| c.mounts = vec![Mount { container_path: "/proc/x".into(), host_path: "/etc".into(), ..Mount::default() }], 128, "/proc"),
+        (
+            |c| c.security.username = Some("nobody".into()),
+            128,
+            "unable to find user nobody: no matching entries in passwd file",
+        ),
+        (
+            |c| {
+                c.mounts = vec![Mount {
+                    container_path: "/proc/x".into(),
+                    host_path: "/etc".into(),
+                    ..Mount::default()
+                }]
+            },
+            128,
+            "/proc",
+        ),
     ];
     let sandbox = e.run_sandbox(rig.pod("p")).await.unwrap();
     for (i, (change, code, words)) in cases.iter().enumerate() {
@@ -108,7 +154,10 @@ async fn what_cannot_start_says_why() {
     assert!(e.create_container(&sandbox, unknown).await.unwrap_err().is_not_found());
     let (_, id) = rig.run(rig.pod("q"), sh("sleep 100")).await;
     let error = e.exec_sync(&id, argv(&["foo"]), None).await.unwrap_err().to_string();
-    assert_eq!(error, "exec failed: unable to start container process: exec: \"foo\": executable file not found in $PATH");
+    assert_eq!(
+        error,
+        "exec failed: unable to start container process: exec: \"foo\": executable file not found in $PATH"
+    );
     rig.finish().await;
 }
 
@@ -124,7 +173,9 @@ async fn cgroups_hold() {
         .await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
     let (status, log) = rig
-        .script("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; wait", |c| c.resources.pids_limit = Some(8))
+        .script("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; wait", |c| {
+            c.resources.pids_limit = Some(8)
+        })
         .await;
     assert!(log.contains("can't fork") && status.exit_code != 0, "{log} {status:?}");
     let (_, id) = rig
@@ -144,7 +195,8 @@ async fn cgroups_hold() {
     assert_eq!(stats[0].memory_limit_bytes, 64 << 20);
     assert!(stats[0].cpu_usage_ns > 10_000_000 && stats[0].cpu_usage_ns < 200_000_000, "{:?}", stats[0]);
     assert!(stats[0].pids == 1 && stats[0].memory_usage_bytes > 0);
-    let update = Resources { memory_limit_bytes: Some(128 << 20), cpu_quota_us: Some(-1), ..Resources::default() };
+    let update =
+        Resources { memory_limit_bytes: Some(128 << 20), cpu_quota_us: Some(-1), ..Resources::default() };
     e.update_resources(&id, update).await.unwrap();
     assert_eq!(e.stats().await.unwrap()[0].memory_limit_bytes, 128 << 20);
     assert_eq!(e.container(&id).await.unwrap().resources.cpu_shares, Some(512));

@@ -24,7 +24,10 @@ async fn exec_runs_in_the_container() {
     config.env = vec![("COLOR".into(), "blue".into())];
     config.security.uid = Some(1000);
     let (_, id) = rig.run(rig.pod("x"), config).await;
-    let out = e.exec_sync(&id, argv(&["sh", "-c", "id -u; echo $COLOR $HOME; hostname; echo e >&2; exit 7"]), None).await.unwrap();
+    let out = e
+        .exec_sync(&id, argv(&["sh", "-c", "id -u; echo $COLOR $HOME; hostname; echo e >&2; exit 7"]), None)
+        .await
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&out.stdout), "1000\nblue /tmp\nx\n");
     assert_eq!((String::from_utf8_lossy(&out.stderr).as_ref(), out.exit_code), ("e\n", 7));
     let out = e.exec_sync(&id, argv(&["ps"]), None).await.unwrap();
@@ -50,7 +53,16 @@ async fn exec_runs_in_the_container() {
 async fn exec_with_a_terminal() {
     let rig = Rig::new().await;
     let (_, id) = rig.run(rig.pod("t"), sh("sleep 1000")).await;
-    let s = rig.engine().exec(&id, argv(&["sh", "-c", "read x; stty size; echo $x $TERM; tty 2>/dev/null; exit 4"]), true, true).await.unwrap();
+    let s = rig
+        .engine()
+        .exec(
+            &id,
+            argv(&["sh", "-c", "read x; stty size; echo $x $TERM; tty 2>/dev/null; exit 4"]),
+            true,
+            true,
+        )
+        .await
+        .unwrap();
     s.resize.send((120, 40)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     let mut stdin = s.stdin.unwrap();
@@ -119,7 +131,9 @@ async fn a_slow_reader_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_are_reopened_after_rotation() {
     let rig = Rig::new().await;
-    let (_, id) = rig.run(rig.pod("r"), sh("echo a; while ! test -e /go; do sleep 0.02; done; echo b; sleep 1000")).await;
+    let (_, id) = rig
+        .run(rig.pod("r"), sh("echo a; while ! test -e /go; do sleep 0.02; done; echo b; sleep 1000"))
+        .await;
     let e = rig.engine();
     let path = e.container(&id).await.unwrap().log_path;
     while !std::fs::read_to_string(&path).unwrap().ends_with("a\n") {

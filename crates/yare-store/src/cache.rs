@@ -53,6 +53,9 @@ pub(crate) struct Cache {
     channels: RwLock<HashMap<Kind, Arc<Channel>>>,
     /// Events up to here are gone for every kind: the checkpoint that was loaded, or an explicit compaction.
     floor: AtomicU64,
+    /// Lists at revisions before this are refused, however little has changed since: a client that pages
+    /// through a list learns in time that its view is old.
+    read_floor: AtomicU64,
     /// Every event in history, oldest first; what the bounds are applied to.
     ledger: Mutex<Ledger>,
     bounds: HistoryBounds,
@@ -67,7 +70,12 @@ struct Ledger {
     /// Events that are still in a ring; entries of others are skipped when they come to the front.
     events: usize,
     bytes: usize,
+    /// Which revision was visible when, at most one for each [`MARK_EVERY`].
+    marks: VecDeque<(Duration, u64)>,
 }
+
+/// How exactly the age of a revision is known.
+const MARK_EVERY: Duration = Duration::from_secs(10);
 
 impl Ledger {
     /// Drops the oldest revision of a ring from the accounts.
@@ -92,6 +100,7 @@ impl Cache {
             revision: AtomicU64::new(revision),
             channels: RwLock::default(),
             floor: AtomicU64::new(if revision <= 1 { 0 } else { revision }),
+            read_floor: AtomicU64::new(0),
             ledger: Mutex::default(),
             bounds,
             clock,
@@ -140,7 +149,8 @@ impl Cache {
         if revision == now.revision {
             return Ok(now);
         }
-        self.check_bounds(revision, ring.floor, now.revision)?;
+        let floor = ring.floor.max(self.read_floor.load(Ordering::Acquire));
+        self.check_bounds(revision, floor, now.revision)?;
         Ok(Snapshot { revision, objects: ring.rewind(now.objects, revision) })
     }
 
@@ -267,6 +277,15 @@ impl Cache {
             while ring.len() > self.bounds.events_per_kind {
                 ledger.pop(&mut ring);
             }
+        }
+        if ledger.marks.back().is_none_or(|(at, _)| now.saturating_sub(*at) >= MARK_EVERY) {
+            ledger.marks.push_back((now, self.revision()));
+        }
+        while let Some((at, revision)) = ledger.marks.front().copied()
+            && now.saturating_sub(at) > self.bounds.age
+        {
+            self.read_floor.fetch_max(revision, Ordering::AcqRel);
+            ledger.marks.pop_front();
         }
         while let Some(entry) = ledger.entries.front() {
             let gone = entry.position < entry.channel.ring.read().base();

@@ -36,13 +36,14 @@ pub struct HistoryBounds {
     pub events_per_kind: usize,
     /// Most memory that history alone keeps alive, over all kinds.
     pub bytes: usize,
-    /// How long an event is kept.
+    /// How long an event is kept, and how old a revision may be that a list is read at. A watch may go on
+    /// from an older revision where its kind has not changed since.
     pub age: Duration,
 }
 
 impl Default for HistoryBounds {
     fn default() -> Self {
-        HistoryBounds { events_per_kind: 65_536, bytes: 24 << 20, age: Duration::from_secs(600) }
+        HistoryBounds { events_per_kind: 65_536, bytes: 24 << 20, age: Duration::from_secs(300) }
     }
 }
 

@@ -321,6 +321,27 @@ async fn history_is_bounded_and_a_slow_watcher_lags_alone() {
 }
 
 #[tokio::test]
+async fn an_old_list_expires_even_of_a_quiet_kind() {
+    let clock = Arc::new(ManualClock::default());
+    let history = HistoryBounds { age: Duration::from_secs(300), ..HistoryBounds::default() };
+    let store = open(Options { history, clock: clock.clone(), ..simulated() }).await;
+    one(&store, put("quiet", "x", 0)).await.unwrap();
+    let listed = store.revision();
+    for i in 0..28 {
+        *clock.0.lock() += Duration::from_secs(10);
+        one(&store, put("busy", "x", i)).await.unwrap();
+        assert!(store.snapshot_at("quiet", listed).is_ok(), "after {} s", 10 * (i + 1));
+    }
+    for i in 0..5 {
+        *clock.0.lock() += Duration::from_secs(10);
+        one(&store, put("busy", "x", i)).await.unwrap();
+    }
+    assert!(matches!(store.snapshot_at("quiet", listed), Err(SnapshotError::Compacted { .. })));
+    // Nothing is lost to a watcher: the kind has not changed.
+    assert!(store.watch("quiet", listed).is_ok());
+}
+
+#[tokio::test]
 async fn wait_for_returns_when_the_revision_is_visible() {
     let store = open(simulated()).await;
     assert!(store.wait_for(1, Duration::ZERO).await);

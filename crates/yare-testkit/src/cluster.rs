@@ -2,24 +2,27 @@
 
 use std::{
     ffi::OsString,
+    fmt::Write as _,
     fs::File,
-    io::Read as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use crate::Namespace;
+use crate::{Https, Namespace, kubectl, leftovers::Owned, warden::Warden};
 
 /// How long a server may take to be ready; far more than it needs.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Lines of the server's log that a failed test shows.
+const LOG_LINES: usize = 80;
 
 /// How a cluster is set up.
 #[derive(Debug, Default, Clone)]
@@ -30,31 +33,68 @@ pub struct Options {
     pub control_plane_only: bool,
 }
 
-/// A running cluster. Dropping it ends its processes and takes its containers away.
+impl Options {
+    /// Only the control plane: no root is needed for it, and no container runs.
+    pub fn control_plane() -> Self {
+        Self { control_plane_only: true, ..Self::default() }
+    }
+
+    /// With further flags.
+    pub fn with(args: &[&str]) -> Self {
+        Self { args: args.iter().map(|a| (*a).to_owned()).collect(), ..Self::default() }
+    }
+}
+
+/// A running cluster. Dropping it ends its processes, takes its containers away, and fails the test if
+/// something stays.
 #[derive(Debug)]
 pub struct Cluster {
     binary: PathBuf,
     options: Options,
     namespace: Namespace,
-    directory: tempfile::TempDir,
-    run_directory: tempfile::TempDir,
+    directory: PathBuf,
+    run_directory: PathBuf,
     server: Option<Child>,
+    warden: Warden,
     kubectl: PathBuf,
 }
 
 impl Cluster {
+    /// Runs a test on a cluster of its own; its error is shown with the end of the server's log.
+    pub fn test(
+        binary: impl AsRef<Path>,
+        options: Options,
+        test: impl FnOnce(&mut Self) -> anyhow::Result<()>,
+    ) {
+        let mut cluster = Self::start(binary, options).expect("a cluster");
+        if let Err(error) = test(&mut cluster) {
+            panic!("{error:#}");
+        }
+    }
+
     /// Starts the server `binary` and waits until it is ready (and its node too).
     pub fn start(binary: impl AsRef<Path>, options: Options) -> anyhow::Result<Self> {
+        let kubectl = kubectl::find()?;
+        let namespace = Namespace::new()?;
+        let directory = tempfile::Builder::new().prefix("yare-test-").tempdir()?.keep();
         // Paths of sockets must be short.
-        let run_directory = tempfile::Builder::new().prefix("y").rand_bytes(4).tempdir_in("/run")?;
+        let run_directory = tempfile::Builder::new().prefix("y").rand_bytes(4).tempdir_in("/run")?.keep();
+        let warden = Warden::start(
+            &namespace,
+            binary.as_ref(),
+            &directory.join("pid"),
+            &directory,
+            &run_directory,
+        )?;
         let mut cluster = Self {
             binary: binary.as_ref().to_owned(),
             options,
-            namespace: Namespace::new()?,
-            directory: tempfile::Builder::new().prefix("yare-test-").tempdir()?,
+            namespace,
+            directory,
             run_directory,
             server: None,
-            kubectl: find_kubectl()?,
+            warden,
+            kubectl,
         };
         std::fs::write(cluster.path("resolv.conf"), "")?;
         cluster.launch()?;
@@ -63,7 +103,7 @@ impl Cluster {
 
     /// A path below the cluster's own directory.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.join(name)
     }
 
     /// The administrator's kubeconfig.
@@ -81,8 +121,12 @@ impl Cluster {
         self.server.as_ref().map(Child::id)
     }
 
-    /// Starts the server (again) and waits until it is ready.
-    pub fn launch(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn kubectl_path(&self) -> &Path {
+        &self.kubectl
+    }
+
+    /// `yare server` as this cluster runs it, with its output in the log.
+    pub fn server_command(&self) -> anyhow::Result<Command> {
         let log = File::options().create(true).append(true).open(self.path("server.log"))?;
         let mut command = Command::new(&self.binary);
         command
@@ -92,7 +136,7 @@ impl Cluster {
             .arg("--write-kubeconfig")
             .arg(self.kubeconfig())
             .arg("--run-dir")
-            .arg(self.run_directory.path())
+            .arg(&self.run_directory)
             .arg("--log-dir")
             .arg(self.path("log"))
             .arg("--resolv-conf")
@@ -105,7 +149,15 @@ impl Cluster {
         if self.options.control_plane_only {
             command.arg("--disable-agent");
         }
-        self.server = Some(self.namespace.run(|| command.spawn())??);
+        Ok(command)
+    }
+
+    /// Starts the server (again) and waits until it is ready.
+    pub fn launch(&mut self) -> anyhow::Result<()> {
+        let mut command = self.server_command()?;
+        let server = self.namespace.run(|| command.spawn())??;
+        std::fs::write(self.path("pid"), server.id().to_string())?;
+        self.server = Some(server);
         self.wait_ready()
     }
 
@@ -115,80 +167,36 @@ impl Cluster {
             if let Some(status) = self.server.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 bail!("yare server ended: {status}\n{}", self.log());
             }
+            let node = |this: &Self| {
+                this.options.control_plane_only
+                    || this.kubectl(&["wait", "--for=condition=Ready", "node/node-1", "--timeout=1s"]).is_ok()
+            };
             let up = self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).is_ok();
-            let node = self.options.control_plane_only
-                || self.kubectl(&["wait", "--for=condition=Ready", "node/node-1", "--timeout=1s"]).is_ok();
-            if up && node {
+            if up && node(self) {
                 return Ok(());
             }
-            if Instant::now() > deadline {
-                bail!("not ready within {START_TIMEOUT:?}\n{}", self.log());
-            }
+            ensure!(Instant::now() < deadline, "not ready within {START_TIMEOUT:?}\n{}", self.log());
             thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// What the server wrote.
+    /// What the server wrote, its end.
     pub fn log(&self) -> String {
-        let mut text = String::new();
-        if let Ok(mut file) = File::open(self.path("server.log")) {
-            // What cannot be read is not shown.
-            let _ = file.read_to_string(&mut text);
-        }
-        text
+        let bytes = std::fs::read(self.path("server.log")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    /// A command that runs as on the cluster's machine: in its network, with its kubeconfig.
+    /// A command that runs as on the cluster's machine, with its kubeconfig; see [`Self::run`].
     pub fn command(&self, program: impl Into<OsString>) -> Command {
         let mut command = Command::new(program.into());
-        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.directory.path());
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.directory).current_dir(&self.directory);
         command
     }
 
-    /// Runs `kubectl` and returns what it printed; a failure is an error with both outputs.
-    pub fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
-        let output = self.run(self.command(&self.kubectl).args(args))?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if !output.status.success() {
-            let (out, err) = (text(&output.stdout), text(&output.stderr));
-            bail!("kubectl {}: {}\n{out}{err}", args.join(" "), output.status);
-        }
-        Ok(text(&output.stdout))
-    }
-
-    /// Runs `kubectl` with `input` on its standard input; success or not, both outputs.
-    pub fn kubectl_with(&self, args: &[&str], input: &str) -> anyhow::Result<(ExitStatus, String, String)> {
-        use std::io::Write as _;
-        let mut command = self.command(&self.kubectl);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.namespace.run(|| command.spawn())??;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A command that does not read its input closes it early.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        let output = child.wait_with_output()?;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok((output.status, text(output.stdout), text(output.stderr)))
-    }
-
-    /// `kubectl apply` of a manifest.
-    pub fn apply(&self, manifest: &str) -> anyhow::Result<String> {
-        let (status, out, err) = self.kubectl_with(&["apply", "-f", "-"], manifest)?;
-        if !status.success() {
-            bail!("kubectl apply: {status}\n{out}{err}");
-        }
-        Ok(out)
-    }
-
-    /// Starts `kubectl` in the background, with its output captured.
-    pub fn kubectl_spawn(&self, args: &[&str]) -> anyhow::Result<Child> {
-        let mut command = self.command(&self.kubectl);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(self.namespace.run(|| command.spawn())??)
-    }
-
     /// Runs a command on the cluster's machine.
-    pub fn run(&self, command: &mut Command) -> anyhow::Result<std::process::Output> {
+    pub fn run(&self, command: &mut Command) -> anyhow::Result<Output> {
         Ok(self.namespace.run(|| command.output())??)
     }
 
@@ -198,12 +206,10 @@ impl Cluster {
         command
             .args(args)
             .env("YARE_DATA_DIR", self.path("data"))
-            .env("YARE_RUN_DIR", self.run_directory.path());
+            .env("YARE_RUN_DIR", &self.run_directory);
         let output = self.run(&mut command)?;
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
-        if !output.status.success() {
-            bail!("yare {}: {}\n{err}", args.join(" "), output.status);
-        }
+        ensure!(output.status.success(), "yare {}: {}\n{err}", args.join(" "), output.status);
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -212,6 +218,23 @@ impl Cluster {
         let directory = tempfile::tempdir()?;
         let archive = crate::busybox(directory.path(), name)?;
         self.yare(&["image", "import", &archive.display().to_string()]).map(drop)
+    }
+
+    /// An HTTPS client of the API server with a bearer token.
+    pub fn https(&self, token: &str) -> anyhow::Result<Https> {
+        let ca = std::fs::read_to_string(self.path("data/tls/ca.crt")).context("the cluster's authority")?;
+        Https::new(SocketAddr::from(([127, 0, 0, 1], 6443)), &ca, token)
+    }
+
+    /// Where a service port answers inside the cluster.
+    pub fn service(&self, name: &str, port: u16) -> anyhow::Result<SocketAddr> {
+        let ip = self.field(&format!("service/{name}"), ".spec.clusterIP")?;
+        Ok(SocketAddr::new(ip.parse().with_context(|| format!("service {name}: {ip:?}"))?, port))
+    }
+
+    /// `GET` over plain HTTP from the cluster's machine.
+    pub fn http(&self, address: SocketAddr, path: &str) -> anyhow::Result<crate::Answer> {
+        self.namespace.run(|| crate::get(address, path))?
     }
 
     /// Calls `check` until it succeeds, for `timeout`.
@@ -225,7 +248,7 @@ impl Cluster {
             match check() {
                 Ok(value) => return Ok(value),
                 Err(error) if Instant::now() > deadline => {
-                    return Err(error.context(format!("not within {timeout:?}\n{}", self.log())));
+                    return Err(error.context(format!("not within {timeout:?}")));
                 }
                 Err(_) => thread::sleep(Duration::from_millis(100)),
             }
@@ -237,6 +260,7 @@ impl Cluster {
         if let Some(mut server) = self.server.take() {
             server.kill()?;
             server.wait()?;
+            std::fs::write(self.path("pid"), "")?;
         }
         Ok(())
     }
@@ -244,39 +268,50 @@ impl Cluster {
     /// Ends the server with SIGTERM and waits for it.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         if let Some(mut server) = self.server.take() {
-            kill(Pid::from_raw(server.id() as i32), Signal::SIGTERM)?;
-            server.wait()?;
+            kill(Pid::from_raw(i32::try_from(server.id())?), Signal::SIGTERM)?;
+            let status = server.wait()?;
+            std::fs::write(self.path("pid"), "")?;
+            ensure!(status.success(), "SIGTERM ends the server with {status}\n{}", self.log());
         }
         Ok(())
+    }
+
+    /// Takes everything away; what stays, one line each.
+    fn take_away(&mut self) -> Vec<String> {
+        let owned = self.namespace.inode().map(|i| Owned::of(i, &self.directory, &self.run_directory));
+        let mut problems: Vec<String> = self.kill().err().map(|e| format!("{e:#}")).into_iter().collect();
+        problems.extend(self.warden.finish().err().map(|e| format!("{e:#}")));
+        // A process that was told to end takes a moment.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let left = loop {
+            let left = owned.as_ref().map(Owned::remaining).unwrap_or_default();
+            if left.is_empty() || Instant::now() > deadline {
+                break left;
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
+        problems.extend(left.into_iter().map(|l| format!("left behind: {l}")));
+        problems
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // Best effort, each step: a test that failed must leave the machine clean all the same.
-        let _ = self.kill();
-        if !self.options.control_plane_only
-            && let Err(error) = self.yare(&["cleanup"])
-        {
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{error:#}\n").as_bytes());
-        }
+        let log = self.log();
+        let problems = self.take_away();
+        let mut text = String::new();
         if thread::panicking() {
-            let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().take(60).collect();
-            for line in tail.iter().rev() {
-                let _ =
-                    std::io::Write::write_all(&mut std::io::stderr(), format!("server: {line}\n").as_bytes());
+            for line in log.lines() {
+                let _ = writeln!(text, "server: {line}");
             }
         }
+        for problem in &problems {
+            let _ = writeln!(text, "{problem}");
+        }
+        // Where the test's output is closed, nobody wants to know.
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+        if !problems.is_empty() && !thread::panicking() {
+            panic!("the cluster could not be taken away whole");
+        }
     }
-}
-
-/// The machine's `kubectl`, or the one that the project's script finds.
-fn find_kubectl() -> anyhow::Result<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kubectl");
-    let output = Command::new(&script).output().with_context(|| script.display().to_string())?;
-    if !output.status.success() {
-        bail!("{}: {}", script.display(), String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(String::from_utf8(output.stdout)?.trim().into())
 }

@@ -1,12 +1,23 @@
-//! What tests need: whole clusters on this machine, images without a registry, `kubectl`.
+//! What tests need: whole clusters on this machine, images without a registry, `kubectl`, HTTP.
 //!
 //! A [`Cluster`] is a real `yare server` in a network namespace of its own, so that clusters run beside each
-//! other and leave nothing in the machine's network.
+//! other and leave nothing in the machine's network. A warden process takes everything away when the test
+//! ends, also when it is killed, and what stays all the same fails the test.
 
+mod calls;
 mod cluster;
+mod http;
 mod image;
+mod kubectl;
+mod leftovers;
 mod namespace;
+mod terminal;
+mod warden;
 
+pub use calls::{Calls, Report};
 pub use cluster::{Cluster, Options};
+pub use http::{Answer, Https, get};
 pub use image::busybox;
+pub use kubectl::Running;
 pub use namespace::Namespace;
+pub use terminal::Terminal;

@@ -21,7 +21,7 @@ impl Namespace {
             let path = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
             Ok(File::open(path)?)
         });
-        Ok(Self { file: join(made)?? })
+        Ok(Self { file: made.join().map_err(|_| anyhow::anyhow!("the namespace's thread panicked"))?? })
     }
 
     /// Runs `work` in a thread inside the namespace; processes that it starts are inside too.
@@ -37,8 +37,22 @@ impl Namespace {
             }
         })
     }
-}
 
-fn join<T>(thread: thread::JoinHandle<T>) -> anyhow::Result<T> {
-    thread.join().map_err(|_| anyhow::anyhow!("the namespace's thread panicked"))
+    /// Starts a thread inside the namespace.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> anyhow::Result<thread::JoinHandle<anyhow::Result<T>>> {
+        let file = self.file.try_clone()?;
+        Ok(thread::spawn(move || {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            Ok(work())
+        }))
+    }
+
+    /// What names the namespace in `/proc/PID/ns/net`.
+    pub fn inode(&self) -> anyhow::Result<u64> {
+        use std::os::unix::fs::MetadataExt as _;
+        Ok(self.file.metadata()?.ino())
+    }
 }

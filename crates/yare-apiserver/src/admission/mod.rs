@@ -16,8 +16,11 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
+pub mod resource_quota;
+mod runtime_class;
 mod service_account;
 mod taint_nodes;
+pub mod webhook;
 
 /// What is being done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,6 +155,14 @@ pub const TABLE: &[Row] = &[
         validate: None,
     },
     Row {
+        name: "RuntimeClass",
+        resources: PODS,
+        subresources: &[],
+        operations: &[Create],
+        mutate: Some(runtime_class::mutate),
+        validate: None,
+    },
+    Row {
         name: "DefaultIngressClass",
         resources: &[("networking.k8s.io", "ingresses")],
         subresources: &[],
@@ -183,6 +194,7 @@ pub async fn mutate(
             mutate(attributes, object, old)?;
         }
     }
+    webhook::mutate(attributes, object, old).await?;
     Ok(namespace)
 }
 
@@ -197,5 +209,8 @@ pub async fn validate(
             validate(attributes, object, old)?;
         }
     }
-    Ok(())
+    if object.is_none() || attributes.operation == Operation::Connect {
+        webhook::observe(attributes, object, old).await?;
+    }
+    webhook::validate(attributes, object, old).await
 }

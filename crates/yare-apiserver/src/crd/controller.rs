@@ -63,7 +63,14 @@ async fn settle(core: &Arc<Core>, known: &mut Known) {
             continue;
         }
         let Ok(definition) = serde_json::from_slice::<Value>(&object.bytes) else { continue };
-        let served = compile(&definition).into_iter().map(Arc::new).collect();
+        let since = match known.definitions.get(&*object.key) {
+            Some((_, before, served)) if before.at("spec") == definition.at("spec") => served
+                .iter()
+                .find_map(|s| s.stored.custom.as_ref().map(|c| c.since))
+                .unwrap_or(object.revision),
+            _ => object.revision,
+        };
+        let served = compile(&definition, since).into_iter().map(Arc::new).collect();
         changed.push(object.key.to_string());
         known.definitions.insert(object.key.to_string(), (object.revision, definition, served));
     }
@@ -221,13 +228,12 @@ async fn clean(core: Arc<Core>, definition: Value) {
 }
 
 async fn remove_objects(core: &Arc<Core>, definition: &Value) -> bool {
-    let Some(served) = compile(definition)
-        .into_iter()
-        .find(|s| s.is_storage())
-        .or_else(|| compile(definition).into_iter().next())
-    else {
+    let mut compiled = compile(definition, 0);
+    let storage = compiled.iter().position(Served::is_storage).unwrap_or(0);
+    if compiled.is_empty() {
         return true;
-    };
+    }
+    let served = compiled.swap_remove(storage);
     let served = Arc::new(served);
     let kind = served.stored.kind_key.clone();
     loop {

@@ -77,6 +77,9 @@ pub struct Custom {
     pub preserve_unknown: bool,
     /// The definition is going: nothing new may be created.
     pub terminating: bool,
+    /// The revision at which the definition became what it is: objects written before it may lack its
+    /// defaults and have fields that it no longer knows.
+    pub since: u64,
 }
 
 impl Custom {
@@ -96,8 +99,9 @@ impl Custom {
     }
 }
 
-/// The resources a stored definition defines; empty where it makes no sense.
-pub fn compile(definition: &Value) -> Vec<Served> {
+/// The resources a stored definition defines; empty where it makes no sense. `since`: the revision of its
+/// specification.
+pub fn compile(definition: &Value, since: u64) -> Vec<Served> {
     let spec = definition.at("spec");
     let names = definition.at("status.acceptedNames");
     let name = |field: &str| {
@@ -122,6 +126,7 @@ pub fn compile(definition: &Value) -> Vec<Served> {
         versions: versions.iter().map(version).collect(),
         preserve_unknown: spec.bool_at("preserveUnknownFields"),
         terminating: definition.has("metadata.deletionTimestamp"),
+        since,
     });
     let ty = handle(storage);
     let stored = Arc::new(Stored {

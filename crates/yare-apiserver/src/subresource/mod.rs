@@ -18,7 +18,7 @@ use crate::{
 pub mod binding;
 mod eviction;
 mod kubelet;
-mod proxy;
+pub mod proxy;
 mod scale;
 mod token;
 
@@ -123,6 +123,43 @@ fn approval(_: &Served, new: &mut Value, old: &Value, ctx: &yare_kinds::strategy
     }
 }
 
+/// Admission of a connection: its options are the object that webhooks see. Logs are read, not connected to.
+async fn connect(call: &Call, served: &Arc<Served>) -> ApiResult<()> {
+    let info = &call.info;
+    let kind = match (&*served.plural, info.subresource.as_str()) {
+        ("pods", "exec") => "PodExecOptions",
+        ("pods", "attach") => "PodAttachOptions",
+        ("pods", "portforward") => "PodPortForwardOptions",
+        ("pods", "proxy") => "PodProxyOptions",
+        ("services", "proxy") => "ServiceProxyOptions",
+        ("nodes", "proxy") => "NodeProxyOptions",
+        _ => return Ok(()),
+    };
+    let mut options = serde_json::json!({ "kind": kind, "apiVersion": "v1" });
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.flag(flag) {
+            options.set(flag, true);
+        }
+    }
+    if let Some(container) = call.query.get("container") {
+        options.set("container", container);
+    }
+    let command: Vec<&str> = call.query.all("command").collect();
+    if !command.is_empty() {
+        options.set("command", command);
+    }
+    let attributes = crate::admission::Attributes {
+        call,
+        served,
+        operation: crate::admission::Operation::Connect,
+        name: &info.name,
+        namespace: &info.namespace,
+        subresource: &info.subresource,
+        dry_run: false,
+    };
+    crate::admission::validate(&attributes, Some(&options), None).await
+}
+
 /// Answers a request for a subresource.
 pub async fn handle(
     call: &Call,
@@ -143,8 +180,14 @@ pub async fn handle(
     });
     let Some((_, _, does)) = row else { return Err(ApiError::unknown_resource()) };
     match does {
-        Does::Kubelet(stream) => return kubelet::handle(call, *stream, body, upgrade).await,
-        Does::Proxy => return proxy::handle(call, served, body, upgrade).await,
+        Does::Kubelet(stream) => {
+            connect(call, served).await?;
+            return kubelet::handle(call, *stream, body, upgrade).await;
+        }
+        Does::Proxy => {
+            connect(call, served).await?;
+            return proxy::handle(call, served, body, upgrade).await;
+        }
         _ => {}
     }
     let bytes = body::read(&call.headers, body).await?;

@@ -15,7 +15,7 @@ use yare_kinds::view::View;
 
 use crate::{
     body::{Body, Reply, RequestBody},
-    core::Call,
+    core::{Call, Core},
     registry::Served,
     status::{ApiError, ApiResult, GroupResource},
     subresource::kubelet,
@@ -82,7 +82,7 @@ pub async fn handle(
     let mut endpoint = match &*served.plural {
         "nodes" => node(call, name, port)?,
         "pods" => pod(call, name, port)?,
-        _ => service(call, name, port)?,
+        _ => service_endpoint(&call.core, &call.info.namespace, name, port)?,
     };
     if !scheme.is_empty() {
         endpoint.tls = scheme == "https";
@@ -139,9 +139,8 @@ fn pod(call: &Call, name: &str, port: &str) -> ApiResult<Endpoint> {
     Ok(Endpoint { host, port: u16::try_from(number).unwrap_or(0), kubelet: false, tls: false })
 }
 
-fn service(call: &Call, name: &str, port: &str) -> ApiResult<Endpoint> {
-    let core = &call.core;
-    let namespace = &call.info.namespace;
+/// A ready endpoint of a service, chosen at random. `port`: name or number; empty: the only one.
+pub fn service_endpoint(core: &Core, namespace: &str, name: &str, port: &str) -> ApiResult<Endpoint> {
     let unavailable = |why: &str| ApiError::unavailable(format!("{why} for service {name:?}"));
     let Some(service) = core.read("services", &format!("{namespace}/{name}")) else {
         return Err(ApiError::not_found(GroupResource { group: "", resource: "services" }, name));

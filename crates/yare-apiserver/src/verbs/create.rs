@@ -132,6 +132,8 @@ async fn commit(
             call.warn(warning);
         }
         let key = stored.key(&call.info.namespace, &name);
+        // Last of all, so that nothing is charged for what is refused.
+        let charges = admission::resource_quota::charge(&attributes, &new, None)?;
         let draft = codec::draft(&stored.ty, &mut new)?;
         if options.dry_run {
             if store.get(&stored.kind_key, &key).is_some() {
@@ -139,8 +141,13 @@ async fn commit(
             }
             return Ok(Written { bytes: write::dry(draft, None), created: true });
         }
-        let mut writes =
-            vec![Write { kind: stored.kind_key.clone(), key, expect: Expect::Absent, op: Op::Put(draft) }];
+        let mut writes = vec![Write {
+            kind: stored.kind_key.clone(),
+            key: key.clone(),
+            expect: Expect::Absent,
+            op: Op::Put(draft),
+        }];
+        writes.extend(charges);
         // The namespace must still be what admission saw when the object appears in it.
         if let Some(namespace) = namespace {
             writes.push(Write {
@@ -157,8 +164,9 @@ async fn commit(
                 hooks::after_create(call, served, &new);
                 return Ok(Written { bytes, created: true });
             }
-            Err(CommitError::Conflict { kind, .. } | CommitError::Missing { kind, .. })
-                if *kind != *stored.kind_key || *kind == *"namespaces" => {}
+            // The namespace or a quota changed meanwhile: look again.
+            Err(CommitError::Conflict { kind, key: at, .. } | CommitError::Missing { kind, key: at, .. })
+                if (&*kind, &at) != (&*stored.kind_key, &key) => {}
             Err(error) => return Err(ApiError::from_commit(error, what, &name)),
         }
     }

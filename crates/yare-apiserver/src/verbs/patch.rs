@@ -54,8 +54,12 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
         write::update(&update).await
     };
     if media == APPLY_PATCH {
-        let config = applied(call, served, &body, &options)?;
-        let make = |current: &Value| apply(call, served, target, Some(current), &config, &options);
+        let config = applied(call, served, &body)?;
+        let make = |current: &Value| {
+            let new = apply(call, served, target, Some(current), &config, &options)?;
+            check_duplicates(call, &body, &options)?;
+            Ok(new)
+        };
         let written = match run(&make, true).await {
             Err(error) if error.reason == "NotFound" && target.subresource.is_empty() => {
                 if config.is_set("metadata.uid") {
@@ -69,6 +73,7 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
                     ));
                 }
                 let new = apply(call, served, target, None, &config, &options)?;
+                check_duplicates(call, &body, &options)?;
                 create::object_of(call, served, new, &options, true).await?
             }
             done => done?,
@@ -149,9 +154,9 @@ fn checked(
     Ok(decoded.value)
 }
 
-/// The configuration of a server-side apply.
-fn applied(call: &Call, served: &Served, body: &[u8], options: &WriteOptions) -> ApiResult<Value> {
-    let value =
+/// The configuration of a server-side apply, as it was sent: its fields decide who owns what.
+fn applied(call: &Call, served: &Served, body: &[u8]) -> ApiResult<Value> {
+    let mut value =
         codec::from_yaml(body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
     let expected = codec::Expected {
         group: &served.group,
@@ -168,19 +173,6 @@ fn applied(call: &Call, served: &Served, body: &[u8], options: &WriteOptions) ->
         )));
     }
     codec::check_identity(&value, &expected)?;
-    let decoded = codec::conform(&served.ty, value)
-        .map_err(|e| ApiError::bad_request(codec::cannot_be_handled(&expected, &e)))?;
-    if !decoded.problems.is_empty() {
-        match options.field_validation {
-            FieldValidation::Strict => {
-                let text = format!("strict decoding error: {}", decoded.problems.join(", "));
-                return Err(ApiError::bad_request(codec::cannot_be_handled(&expected, &text)));
-            }
-            FieldValidation::Warn => decoded.problems.iter().for_each(|p| call.warn(p.clone())),
-            FieldValidation::Ignore => {}
-        }
-    }
-    let mut value = decoded.value;
     if value.is_set("metadata.managedFields") {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
@@ -189,6 +181,19 @@ fn applied(call: &Call, served: &Served, body: &[u8], options: &WriteOptions) ->
     }
     write::settle_namespace(served, &mut value, &call.info.namespace)?;
     Ok(value)
+}
+
+/// Keys that stand twice in the configuration. Asked after applying, whose own errors come first.
+fn check_duplicates(call: &Call, body: &[u8], options: &WriteOptions) -> ApiResult<()> {
+    if options.field_validation == FieldValidation::Ignore {
+        return Ok(());
+    }
+    let Err(why) = codec::strict_yaml(body) else { return Ok(()) };
+    if options.field_validation == FieldValidation::Strict {
+        return Err(ApiError::bad_request(format!("error strict decoding YAML: {why}")));
+    }
+    call.warn(why);
+    Ok(())
 }
 
 fn apply(
@@ -200,7 +205,9 @@ fn apply(
     options: &WriteOptions,
 ) -> ApiResult<Value> {
     let now = call.core.now_rfc3339();
-    let mut new = managed::apply(call, served, current, config, options, target.subresource, &now)?;
+    let new = managed::apply(call, served, current, config, options, target.subresource, &now)?;
+    // Quantities, times and the like take their one form, as in every other write.
+    let mut new = codec::conform(&served.ty, new).map_err(ApiError::bad_request)?.value;
     // A revision in the configuration is a condition on the object.
     if config.is_set("metadata.resourceVersion") {
         new.copy_from(config, "metadata.resourceVersion");

@@ -162,7 +162,9 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         let Some(current) = store.get(&stored.kind_key, &key) else {
             return Err(ApiError::not_found(what, name));
         };
-        let old: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
+        let mut old: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
+        stored.freshen(&mut old);
+        let old = old;
         let mut new = if served.is_storage() {
             make(&old)?
         } else {
@@ -211,6 +213,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         for warning in stored.strategy.warnings(&new, Some(&old)) {
             call.warn(warning);
         }
+        let charges = admission::resource_quota::charge(&attributes, &new, Some(&old))?;
         managed::settle(&old, &mut new);
         let finished = is_finished(&new, &old, served);
         let draft = codec::draft(&stored.ty, &mut new)?;
@@ -227,7 +230,9 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             expect: Expect::Revision(current.revision),
             op,
         };
-        match store.commit(vec![write]).await {
+        let mut writes = vec![write];
+        writes.extend(charges);
+        match store.commit(writes).await {
             Ok(objects) => {
                 let revision = objects.first().map_or(current.revision, |o| o.revision);
                 let bytes = match objects.into_iter().next() {

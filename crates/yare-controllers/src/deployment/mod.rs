@@ -172,7 +172,11 @@ impl ReplicaSet {
         Counts {
             desired: self.replicas,
             available: self.view.status.available_replicas,
-            max_replicas: self.annotations().get(MAX_REPLICAS).and_then(|m| m.parse().ok()).filter(|m| *m >= 0),
+            max_replicas: self
+                .annotations()
+                .get(MAX_REPLICAS)
+                .and_then(|m| m.parse().ok())
+                .filter(|m| *m >= 0),
         }
     }
 
@@ -232,20 +236,25 @@ impl Reconcile for Deployments {
             let message = "This deployment is selecting all pods. A non-empty selector is required.";
             context.warning(&DEPLOYMENTS, &cached, "SelectingAll", message);
             if view.status.observed_generation < view.metadata.generation {
-                let status = DeploymentStatus { observed_generation: view.metadata.generation, ..view.status };
+                let status =
+                    DeploymentStatus { observed_generation: view.metadata.generation, ..view.status };
                 context.api.update_status(&DEPLOYMENTS, &cached, &status).await?;
             }
             return Ok(Next::Done);
         }
         let candidates = self.sets.in_namespace(cached.namespace());
-        let candidates =
-            candidates.into_iter().filter(|s| s.controller().is_none_or(|c| &*c.uid == cached.uid())).collect();
+        let candidates = candidates
+            .into_iter()
+            .filter(|s| s.controller().is_none_or(|c| &*c.uid == cached.uid()))
+            .collect();
         let sets =
-            ownership::claim(context, &DEPLOYMENTS, &cached, &view.spec.selector, &REPLICA_SETS, candidates).await?;
+            ownership::claim(context, &DEPLOYMENTS, &cached, &view.spec.selector, &REPLICA_SETS, candidates)
+                .await?;
         let mut old = sets.into_iter().map(ReplicaSet::new).collect::<Result<Vec<_>, _>>()?;
         old.sort_by(ReplicaSet::by_age);
         // Should several fit, the oldest is the one.
-        let fits = old.iter().position(|r| template::same_but_hash(&r.view.spec.template, &view.spec.template));
+        let fits =
+            old.iter().position(|r| template::same_but_hash(&r.view.spec.template, &view.spec.template));
         let new = fits.map(|i| old.remove(i));
         let round = Round { this: self, cached, view, old, new, now: context.now() };
         round.run().await
@@ -298,7 +307,9 @@ impl Round<'_> {
         let marked = current.is_some_and(|c| c.reason == status::PAUSED);
         let condition = match (self.view.spec.paused, marked) {
             (true, false) => status::progressing("Unknown", status::PAUSED, "Deployment is paused", self.now),
-            (false, true) => status::progressing("Unknown", status::RESUMED, "Deployment is resumed", self.now),
+            (false, true) => {
+                status::progressing("Unknown", status::RESUMED, "Deployment is resumed", self.now)
+            }
             _ => return Ok(()),
         };
         status::set(&mut self.view.status.conditions, condition);
@@ -615,7 +626,9 @@ impl Round<'_> {
 
     /// Deletes the oldest replica sets beyond the history's limit.
     async fn clean_up(&self) -> Result<(), Error> {
-        let Some(limit) = self.view.spec.revision_history_limit.filter(|l| *l != i32::MAX) else { return Ok(()) };
+        let Some(limit) = self.view.spec.revision_history_limit.filter(|l| *l != i32::MAX) else {
+            return Ok(());
+        };
         let mut sets: Vec<&ReplicaSet> =
             self.old.iter().filter(|r| r.cached.deletion_timestamp().is_none()).collect();
         let surplus = sets.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
@@ -658,23 +671,29 @@ impl Round<'_> {
     async fn roll_back(mut self, to: i64) -> Result<Next, Error> {
         self.sync_revision(true).await?;
         let sets: Vec<&ReplicaSet> = self.old.iter().chain(&self.new).collect();
-        let mut revisions: Vec<i64> = sets.iter().filter_map(|r| revision::revision(r.annotations())).collect();
+        let mut revisions: Vec<i64> =
+            sets.iter().filter_map(|r| revision::revision(r.annotations())).collect();
         revisions.sort_unstable();
         let to = if to == 0 { revisions.len().checked_sub(2).map_or(0, |i| revisions[i]) } else { to };
         let context = self.context();
-        let warn = |reason: &str, message: String| context.warning(&DEPLOYMENTS, &self.cached, reason, message);
+        let warn =
+            |reason: &str, message: String| context.warning(&DEPLOYMENTS, &self.cached, reason, message);
         let found = sets.into_iter().find(|r| to != 0 && revision::revision(r.annotations()) == Some(to));
         let set = match found {
             None => {
-                let message =
-                    if to == 0 { "Unable to find last revision." } else { "Unable to find the revision to rollback to." };
+                let message = if to == 0 {
+                    "Unable to find last revision."
+                } else {
+                    "Unable to find the revision to rollback to."
+                };
                 warn("DeploymentRollbackRevisionNotFound", message.into());
                 None
             }
             Some(set) if template::same_but_hash(&set.view.spec.template, &self.view.spec.template) => {
                 let name = self.cached.name();
-                let message =
-                    format!("The rollback revision contains the same template as current deployment \"{name}\"");
+                let message = format!(
+                    "The rollback revision contains the same template as current deployment \"{name}\""
+                );
                 warn("DeploymentRollbackTemplateUnchanged", message);
                 None
             }
@@ -684,7 +703,8 @@ impl Round<'_> {
             let mut annotations = self.view.metadata.annotations.clone();
             if let Some(set) = set {
                 let mut template = set.view.spec.template.clone();
-                if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+                if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut)
+                {
                     labels.remove(POD_TEMPLATE_HASH);
                 }
                 body["spec"]["template"] = template;

@@ -178,7 +178,11 @@ mod tests {
             (rolling(1, 0), 2, 12, 3, 2),
             (Strategy::Recreate, 5, 0, 0, 5),
         ] {
-            assert_eq!(new_size(strategy, desired, total, new), expected, "{strategy:?} {desired} {total} {new}");
+            assert_eq!(
+                new_size(strategy, desired, total, new),
+                expected,
+                "{strategy:?} {desired} {total} {new}"
+            );
         }
     }
 
@@ -199,7 +203,11 @@ mod tests {
             (rolling(2, 0), 2, counts(2, 2), vec![counts(1, 1), counts(1, 1)], vec![(0, 0), (1, 0)]),
         ];
         for (strategy, desired, new, old, expected) in table {
-            assert_eq!(shrink_old(strategy, desired, new, &old), expected, "{strategy:?} {desired} {new:?} {old:?}");
+            assert_eq!(
+                shrink_old(strategy, desired, new, &old),
+                expected,
+                "{strategy:?} {desired} {new:?} {old:?}"
+            );
         }
     }
 
@@ -238,7 +246,11 @@ mod tests {
             (rolling(3, 2), 15, vec![set(8, 13), set(5, 13)], vec![11, 7]),
             (rolling(0, 1), 10, vec![set(6, 10), set(4, 10)], vec![6, 4]),
         ] {
-            assert_eq!(proportional(strategy, desired, 10, &sets), expected, "{strategy:?} {desired} {sets:?}");
+            assert_eq!(
+                proportional(strategy, desired, 10, &sets),
+                expected,
+                "{strategy:?} {desired} {sets:?}"
+            );
         }
     }
 }

@@ -26,7 +26,10 @@ pub const RESUMED: &str = "DeploymentResumed";
 
 /// A `Progressing` condition.
 pub fn progressing(status: &str, reason: &str, message: impl Into<String>, now: Timestamp) -> Condition {
-    Condition { last_update_time: Some(whole_second(now)), ..Condition::new("Progressing", status, reason, message, now) }
+    Condition {
+        last_update_time: Some(whole_second(now)),
+        ..Condition::new("Progressing", status, reason, message, now)
+    }
 }
 
 /// Sets a condition, unless the one there says the same; keeps the time of the last transition if the
@@ -49,7 +52,12 @@ fn remove(conditions: &mut Vec<Condition>, kind: &str) {
 }
 
 /// Counts, and whether enough replicas are available.
-pub fn calculate(view: &View, old: &[ReplicaSet], new: Option<&ReplicaSet>, now: Timestamp) -> DeploymentStatus {
+pub fn calculate(
+    view: &View,
+    old: &[ReplicaSet],
+    new: Option<&ReplicaSet>,
+    now: Timestamp,
+) -> DeploymentStatus {
     let all = || old.iter().chain(new);
     let sum = |f: fn(&ReplicaSet) -> i32| all().map(f).sum::<i32>();
     let available = sum(|r| r.view.status.available_replicas);
@@ -140,7 +148,8 @@ pub fn rollout(
             set(&mut status.conditions, progressing("False", TIMED_OUT, message, now));
         }
     }
-    let failure = new.into_iter().chain(old).find_map(|r| condition(&r.view.status.conditions, "ReplicaFailure"));
+    let failure =
+        new.into_iter().chain(old).find_map(|r| condition(&r.view.status.conditions, "ReplicaFailure"));
     match failure {
         Some(failure) => {
             let failure = Condition { last_update_time: failure.last_transition_time, ..failure.clone() };
@@ -205,15 +214,26 @@ mod tests {
         let started = json!({"conditions": [{"type": "Progressing", "status": "True", "reason": NEW_REPLICA_SET,
             "lastUpdateTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
         let first = rollout("web", &view(2, started), &[], Some(&set_of(2, 0)), now);
-        assert_eq!(reason(&first, "Progressing"), ("True", REPLICA_SET_UPDATED, "ReplicaSet \"web-1\" is progressing."));
+        assert_eq!(
+            reason(&first, "Progressing"),
+            ("True", REPLICA_SET_UPDATED, "ReplicaSet \"web-1\" is progressing.")
+        );
         assert_eq!(reason(&first, "Available").1, "MinimumReplicasUnavailable");
         assert_eq!((first.replicas, first.unavailable_replicas), (2, 2));
 
-        let second = rollout("web", &view(2, serde_json::to_value(&first).unwrap()), &[], Some(&set_of(2, 2)), now);
-        assert_eq!(reason(&second, "Progressing"), ("True", AVAILABLE, "ReplicaSet \"web-1\" has successfully progressed."));
-        assert_eq!(reason(&second, "Available"), ("True", "MinimumReplicasAvailable", "Deployment has minimum availability."));
+        let second =
+            rollout("web", &view(2, serde_json::to_value(&first).unwrap()), &[], Some(&set_of(2, 2)), now);
+        assert_eq!(
+            reason(&second, "Progressing"),
+            ("True", AVAILABLE, "ReplicaSet \"web-1\" has successfully progressed.")
+        );
+        assert_eq!(
+            reason(&second, "Available"),
+            ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        );
 
-        let third = rollout("web", &view(2, serde_json::to_value(&second).unwrap()), &[], Some(&set_of(2, 2)), now);
+        let third =
+            rollout("web", &view(2, serde_json::to_value(&second).unwrap()), &[], Some(&set_of(2, 2)), now);
         assert_eq!(third, second);
     }
 
@@ -228,6 +248,9 @@ mod tests {
         assert_eq!(next_check(&view, &status, before), Some(Duration::from_secs(2)));
         let later = "2026-01-01T00:01:01Z".parse().unwrap();
         let status = rollout("web", &view, &[], Some(&set_of(1, 0)), later);
-        assert_eq!(reason(&status, "Progressing"), ("False", TIMED_OUT, "ReplicaSet \"web-1\" has timed out progressing."));
+        assert_eq!(
+            reason(&status, "Progressing"),
+            ("False", TIMED_OUT, "ReplicaSet \"web-1\" has timed out progressing.")
+        );
     }
 }

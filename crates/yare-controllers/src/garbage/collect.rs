@@ -79,7 +79,8 @@ impl Shared {
         if solid > 0 {
             if !superfluous.is_empty() {
                 let keep = |o: &OwnerRef| !superfluous.iter().any(|s| s.uid == o.uid);
-                self.edit_owners(&resource, &object, |owners| owners.retain(|o| keep_value(o, &keep))).await?;
+                self.edit_owners(&resource, &object, |owners| owners.retain(|o| keep_value(o, &keep)))
+                    .await?;
             }
             return Ok(());
         }
@@ -175,7 +176,8 @@ impl Shared {
 
     async fn orphan(&self, item: &Item) -> Result<(), Error> {
         let Some((resource, object)) = self.latest(item).await? else { return Ok(()) };
-        let waits = object.deletion_timestamp().is_some() && meta(&object).finalizers.iter().any(|f| f == ORPHAN);
+        let waits =
+            object.deletion_timestamp().is_some() && meta(&object).finalizers.iter().any(|f| f == ORPHAN);
         if !waits {
             return Ok(());
         }
@@ -184,7 +186,10 @@ impl Shared {
             // From the server, so that the write does not fail for being late.
             let Some(dependent) = self.context.api.get(&resource, dependent.key()).await? else { continue };
             let keep = |o: &OwnerRef| &*o.uid != object.uid();
-            match self.edit_owners(&resource, &dependent, |owners| owners.retain(|o| keep_value(o, &keep))).await {
+            match self
+                .edit_owners(&resource, &dependent, |owners| owners.retain(|o| keep_value(o, &keep)))
+                .await
+            {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error.into()),
@@ -224,7 +229,8 @@ impl Shared {
             owner_references: Vec<Value>,
         }
         let what = || format!("owners of {} {}", resource.kind, object.key());
-        let view: View = serde_json::from_slice(object.bytes()).map_err(|source| ApiError::Json { what: what(), source })?;
+        let view: View = serde_json::from_slice(object.bytes())
+            .map_err(|source| ApiError::Json { what: what(), source })?;
         let mut owners = view.metadata.owner_references;
         edit(&mut owners);
         let patch = json!({"metadata": {

@@ -112,7 +112,8 @@ impl Reconcile for GarbageCollector {
 
     async fn background(&self, _: Queue<ObjectKey>, stop: CancellationToken) {
         let shared = &self.shared;
-        let definitions = [CUSTOM_RESOURCE_DEFINITIONS, API_SERVICES].map(|r| shared.context.informer(r).subscribe());
+        let definitions =
+            [CUSTOM_RESOURCE_DEFINITIONS, API_SERVICES].map(|r| shared.context.informer(r).subscribe());
         let [mut crds, mut services] = definitions;
         let mut workers = JoinSet::new();
         loop {
@@ -162,8 +163,11 @@ impl Shared {
         let mut monitors = self.monitors.write();
         // What could not be discovered just now may be back any moment.
         if found.failed.is_empty() {
-            let gone: Vec<GroupKind> =
-                monitors.iter().filter(|(kind, m)| served.get(*kind) != Some(&m.resource)).map(|(k, _)| k.clone()).collect();
+            let gone: Vec<GroupKind> = monitors
+                .iter()
+                .filter(|(kind, m)| served.get(*kind) != Some(&m.resource))
+                .map(|(k, _)| k.clone())
+                .collect();
             for kind in gone {
                 if let Some(monitor) = monitors.remove(&kind) {
                     self.context.client.informers().forget(&monitor.resource);
@@ -244,7 +248,10 @@ impl Shared {
             }
             return;
         }
-        let same_owners = change.old.as_ref().is_some_and(|old| old.uid() == object.uid() && old.owners() == object.owners());
+        let same_owners = change
+            .old
+            .as_ref()
+            .is_some_and(|old| old.uid() == object.uid() && old.owners() == object.owners());
         if !same_owners && object.owners().iter().any(|o| !self.is_alive(object, o)) {
             self.add(kind, object);
         }
@@ -253,7 +260,9 @@ impl Shared {
     /// Queues the owners of `object` that are being deleted in the foreground.
     fn wake_owners(&self, object: &Cached, which: impl Fn(&OwnerRef) -> bool) {
         for owner in object.owners().iter().filter(|o| o.block_owner_deletion && which(o)) {
-            if let Some((kind, owner)) = self.owner(object, owner).filter(|(_, o)| o.deletion_timestamp().is_some()) {
+            if let Some((kind, owner)) =
+                self.owner(object, owner).filter(|(_, o)| o.deletion_timestamp().is_some())
+            {
                 self.add(&kind, &owner);
             }
         }
@@ -262,7 +271,10 @@ impl Shared {
     /// Everything with a reference to `uid`.
     fn dependents(&self, uid: &str) -> Vec<(GroupKind, Cached)> {
         let monitors = self.monitors.read();
-        monitors.iter().flat_map(|(kind, m)| m.informer.by_owner(uid).into_iter().map(|o| (kind.clone(), o))).collect()
+        monitors
+            .iter()
+            .flat_map(|(kind, m)| m.informer.by_owner(uid).into_iter().map(|o| (kind.clone(), o)))
+            .collect()
     }
 
     /// The owner that a reference means, as far as the cache knows it.

@@ -72,9 +72,14 @@ mod tests {
 
     #[test]
     fn spellings() {
-        for (text, completions, expected) in
-            [("", 5, ""), ("1,3-5,7", 10, "1,3-5,7"), ("1,2", 5, "1,2"), ("1,2,3", 5, "1-3"), ("0-9", 5, "0-4"), ("x,2", 5, "2")]
-        {
+        for (text, completions, expected) in [
+            ("", 5, ""),
+            ("1,3-5,7", 10, "1,3-5,7"),
+            ("1,2", 5, "1,2"),
+            ("1,2,3", 5, "1-3"),
+            ("0-9", 5, "0-4"),
+            ("x,2", 5, "2"),
+        ] {
             assert_eq!(Indexes::parse(text, completions).to_string(), expected, "{text}");
         }
     }

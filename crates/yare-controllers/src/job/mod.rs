@@ -194,7 +194,10 @@ fn size(n: i32) -> usize {
 }
 
 fn job_condition(kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> Condition {
-    Condition { last_probe_time: Some(whole_second(now)), ..Condition::new(kind, status, reason, message, now) }
+    Condition {
+        last_probe_time: Some(whole_second(now)),
+        ..Condition::new(kind, status, reason, message, now)
+    }
 }
 
 /// The controller.
@@ -258,7 +261,8 @@ impl Jobs {
     /// Removes the finalizer of pods.
     async fn release(&self, key: &ObjectKey, pods: Vec<&Cached>) -> Result<(), Error> {
         let removals = pods.into_iter().map(|pod| async move {
-            let patch = json!({"metadata": {"uid": pod.uid(), "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
+            let patch =
+                json!({"metadata": {"uid": pod.uid(), "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
             match self.context.api.patch(&PODS, pod.key(), "", Patch::Strategic, &patch).await {
                 Ok(_) => {}
                 // Gone, or replaced by another of the same name.
@@ -397,7 +401,13 @@ impl<'a> Round<'a> {
             };
             if done && active == 0 && managed.is_ok() {
                 let message = "Reached expected number of succeeded pods";
-                self.end = Some(job_condition("SuccessCriteriaMet", "True", "CompletionsReached", message, self.now));
+                self.end = Some(job_condition(
+                    "SuccessCriteriaMet",
+                    "True",
+                    "CompletionsReached",
+                    message,
+                    self.now,
+                ));
             } else if manage {
                 self.note_suspension();
             }
@@ -416,12 +426,15 @@ impl<'a> Round<'a> {
         let fresh = |p: &&JobPod, known: &[String]| {
             p.tracked && self.is_valid(p) && !known.iter().any(|u| u == p.cached.uid())
         };
-        let succeeded = self.pods.iter().filter(|p| fresh(p, &uncounted.succeeded) && p.has_succeeded()).count();
+        let succeeded =
+            self.pods.iter().filter(|p| fresh(p, &uncounted.succeeded) && p.has_succeeded()).count();
         let spec = self.spec();
         let failed = self
             .pods
             .iter()
-            .filter(|p| fresh(p, &uncounted.failed) && p.has_failed(spec) && spec.verdict(p) != Verdict::Ignore)
+            .filter(|p| {
+                fresh(p, &uncounted.failed) && p.has_failed(spec) && spec.verdict(p) != Verdict::Ignore
+            })
             .count();
         self.succeeded = self.status.succeeded + count(succeeded + uncounted.succeeded.len());
         self.failed = self.status.failed + count(failed + uncounted.failed.len());
@@ -469,7 +482,8 @@ impl<'a> Round<'a> {
     /// Decides whether the Job's fate is known.
     fn find_end(&mut self) {
         let now = self.now;
-        let target = |reason: &str, message: &str| Some(job_condition("FailureTarget", "True", reason, message, now));
+        let target =
+            |reason: &str, message: &str| Some(job_condition("FailureTarget", "True", reason, message, now));
         for kind in ["SuccessCriteriaMet", "FailureTarget"] {
             if self.status.is(kind) {
                 self.end = condition(&self.status.conditions, kind).cloned();
@@ -510,7 +524,10 @@ impl<'a> Round<'a> {
         if let Some(failed) = &self.failed_indexes {
             let all = failed.len() + self.succeeded_indexes.len() >= size(completions);
             let (reason, message) = if spec.max_failed_indexes.is_some_and(|max| failed.len() > size(max)) {
-                ("MaxFailedIndexesExceeded", "Job has exceeded the specified maximal number of failed indexes")
+                (
+                    "MaxFailedIndexesExceeded",
+                    "Job has exceeded the specified maximal number of failed indexes",
+                )
             } else if !failed.is_empty() && all {
                 ("FailedIndexes", "Job has failed indexes")
             } else {
@@ -533,7 +550,9 @@ impl<'a> Round<'a> {
         }
         let running = self.pods.iter().filter(|p| matches!(&*p.view.status.phase, "Running" | "Pending"));
         let restarts: i32 = running
-            .flat_map(|p| p.view.status.container_statuses.iter().chain(&p.view.status.init_container_statuses))
+            .flat_map(|p| {
+                p.view.status.container_statuses.iter().chain(&p.view.status.init_container_statuses)
+            })
             .map(|c| c.restart_count)
             .sum();
         match spec.backoff_limit.unwrap_or(6) {
@@ -662,7 +681,8 @@ impl<'a> Round<'a> {
         let bodies: Vec<Value> = indexes
             .into_iter()
             .map(|index| {
-                let failures = index.filter(|_| per_index).map(|i| self.failures_before(self.delayed.get(&i)));
+                let failures =
+                    index.filter(|_| per_index).map(|i| self.failures_before(self.delayed.get(&i)));
                 pods::build(&self.job, &self.spec().template, index, failures)
             })
             .collect();
@@ -703,7 +723,11 @@ impl<'a> Round<'a> {
     fn failures_before(&self, last: Option<&JobPod>) -> (i32, i32) {
         let Some(last) = last else { return (0, 0) };
         let (counted, ignored) = (last.failures(), last.ignored_failures());
-        if self.spec().verdict(last) == Verdict::Ignore { (counted, ignored + 1) } else { (counted + 1, ignored) }
+        if self.spec().verdict(last) == Verdict::Ignore {
+            (counted, ignored + 1)
+        } else {
+            (counted + 1, ignored)
+        }
     }
 
     /// Writes what has finished, releases the pods, and ends the Job when nothing is left to count.
@@ -757,7 +781,10 @@ impl<'a> Round<'a> {
         let mut complete = true;
         for pod in self.pods.iter().filter(|p| p.tracked) {
             let failed = pod.has_failed(self.spec());
-            let held = pod.index.and_then(|i| self.delayed.get(&i)).is_some_and(|d| d.cached.uid() == pod.cached.uid());
+            let held = pod
+                .index
+                .and_then(|i| self.delayed.get(&i))
+                .is_some_and(|d| d.cached.uid() == pod.cached.uid());
             if !(must_release || pod.has_succeeded() || (failed && !held)) {
                 continue;
             }

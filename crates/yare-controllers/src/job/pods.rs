@@ -163,7 +163,10 @@ mod tests {
             let now = at.saturating_add(Duration::from_secs(passed)).unwrap();
             backoff(n, Some(at), now).as_secs()
         };
-        assert_eq!([seconds(0, 0), seconds(1, 0), seconds(2, 0), seconds(2, 5), seconds(9, 0)], [0, 10, 20, 15, 600]);
+        assert_eq!(
+            [seconds(0, 0), seconds(1, 0), seconds(2, 0), seconds(2, 5), seconds(9, 0)],
+            [0, 10, 20, 15, 600]
+        );
     }
 
     #[test]

@@ -68,8 +68,9 @@ impl FailurePolicy {
                 )
             } else {
                 let mut conditions = view.status.conditions.iter();
-                let matching = conditions
-                    .find(|c| rule.on_pod_conditions.iter().any(|on| on.kind == c.kind && on.status == c.status));
+                let matching = conditions.find(|c| {
+                    rule.on_pod_conditions.iter().any(|on| on.kind == c.kind && on.status == c.status)
+                });
                 let Some(condition) = matching else { continue };
                 format!(
                     "Pod {}/{} has condition {} matching {} rule at index {i}",
@@ -126,7 +127,8 @@ impl SuccessPolicy {
         if succeeded.is_empty() {
             return None;
         }
-        let enough = |n: usize, count: Option<i32>| count.is_some_and(|c| n >= usize::try_from(c).unwrap_or(0));
+        let enough =
+            |n: usize, count: Option<i32>| count.is_some_and(|c| n >= usize::try_from(c).unwrap_or(0));
         self.rules.iter().position(|rule| match &rule.succeeded_indexes {
             Some(indexes) => {
                 let required = Indexes::parse(indexes, completions);
@@ -158,7 +160,10 @@ mod tests {
             policy.judge(&cached, &cached.view().unwrap())
         };
         let exited = |name: &str, code: i32| json!({"containerStatuses": [{"name": name, "state": {"terminated": {"exitCode": code}}}]});
-        assert_eq!(judge(json!({"conditions": [{"type": "DisruptionTarget", "status": "True"}]})), Verdict::Ignore);
+        assert_eq!(
+            judge(json!({"conditions": [{"type": "DisruptionTarget", "status": "True"}]})),
+            Verdict::Ignore
+        );
         let message = "Container main for pod d/p failed with exit code 42 matching FailJob rule at index 1";
         assert_eq!(judge(exited("main", 42)), Verdict::FailJob(message.into()));
         assert_eq!(judge(exited("other", 42)), Verdict::Count);
@@ -171,7 +176,9 @@ mod tests {
         let policy: SuccessPolicy = serde_json::from_value(json!({"rules": [
             {"succeededIndexes": "0-2", "succeededCount": 2}, {"succeededIndexes": "4"}, {"succeededCount": 3}]}))
         .unwrap();
-        for (succeeded, expected) in [("", None), ("0", None), ("0,2", Some(0)), ("4", Some(1)), ("3,5,6", Some(2))] {
+        for (succeeded, expected) in
+            [("", None), ("0", None), ("0,2", Some(0)), ("4", Some(1)), ("3,5,6", Some(2))]
+        {
             assert_eq!(policy.met(&Indexes::parse(succeeded, 10), 10), expected, "{succeeded}");
         }
     }

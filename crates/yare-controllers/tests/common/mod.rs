@@ -47,7 +47,9 @@ async fn pretend_kubelet(client: Client, api: Api) {
     while let Some(change) = changes.recv().await {
         let Some(pod) = change.new else { continue };
         if pod.deletion_timestamp().is_some() {
-            let _ = api.delete(&PODS, pod.key(), Deletion { grace_period_s: Some(0), ..Deletion::of(&pod) }).await;
+            let _ = api
+                .delete(&PODS, pod.key(), Deletion { grace_period_s: Some(0), ..Deletion::of(&pod) })
+                .await;
         } else if pod.node_name().is_none() && pod.label("fate") != Some("waits") {
             let binding = json!({"kind": "Binding", "apiVersion": "v1", "metadata": {"name": pod.name()},
                 "target": {"kind": "Node", "name": "n1"}});
@@ -75,10 +77,12 @@ impl Cluster {
             .with_test_writer()
             .try_init();
         let dir = tempfile::tempdir().unwrap();
-        let store =
-            yare_store::Store::open(yare_store::Options::new(dir.path().join("store")), yare_apiserver::indexer())
-                .await
-                .unwrap();
+        let store = yare_store::Store::open(
+            yare_store::Options::new(dir.path().join("store")),
+            yare_apiserver::indexer(),
+        )
+        .await
+        .unwrap();
         let mut server = yare_apiserver::Config::new(store);
         server.advertise = Some(("127.0.0.1".parse().unwrap(), 6443));
         let server = ApiServer::start(server).await.unwrap();
@@ -90,7 +94,11 @@ impl Cluster {
         cluster.create(&NODES, "", node).await;
         let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady",
             "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-        cluster.api.patch(&NODES, &ObjectKey::cluster("n1"), "/status", Patch::Strategic, &ready).await.unwrap();
+        cluster
+            .api
+            .patch(&NODES, &ObjectKey::cluster("n1"), "/status", Patch::Strategic, &ready)
+            .await
+            .unwrap();
         tokio::spawn(pretend_kubelet(cluster.client.clone(), cluster.api.clone()));
         cluster.get(&SERVICE_ACCOUNTS, "default", "default").await;
         cluster
@@ -143,7 +151,13 @@ impl Cluster {
     }
 
     /// Waits until an object looks as it should.
-    pub async fn until_is(&self, resource: &Resource, namespace: &str, name: &str, is: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until_is(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        is: impl Fn(&Value) -> bool,
+    ) -> Value {
         let what = format!("{} {namespace}/{name} to look as expected", resource.kind);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         loop {
@@ -157,21 +171,32 @@ impl Cluster {
     }
 
     /// Waits until the objects of a namespace look as they should.
-    pub async fn until_list(&self, resource: &Resource, namespace: &str, is: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    pub async fn until_list(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        is: impl Fn(&[Value]) -> bool,
+    ) -> Vec<Value> {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         loop {
             let found = self.list(resource, namespace).await;
             if is(&found) {
                 return found;
             }
-            assert!(tokio::time::Instant::now() < deadline, "timed out waiting for {}: {found:#?}", resource.plural);
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "timed out waiting for {}: {found:#?}",
+                resource.plural
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     pub async fn stop(mut self) {
         if let Some(controllers) = self.controllers.take() {
-            tokio::time::timeout(Duration::from_secs(10), controllers.shutdown()).await.expect("controllers stop");
+            tokio::time::timeout(Duration::from_secs(10), controllers.shutdown())
+                .await
+                .expect("controllers stop");
         }
         self.server.shutdown().await;
     }

@@ -155,11 +155,8 @@ pub fn check_ephemeral_containers(errs: &mut Errors, path: &Path<'_>, spec: &Val
         if !target.is_empty() && !others.contains(&target) {
             errs.not_found(&p.child("targetContainerName"), target);
         }
-        for (field, value) in container.entries("") {
-            if !EPHEMERAL_FIELDS.contains(&field)
-                && !value.is_null()
-                && value.as_object().is_none_or(|o| !o.is_empty())
-            {
+        for (field, _) in container.entries("") {
+            if !EPHEMERAL_FIELDS.contains(&field) && container.is_set(field) {
                 errs.forbidden(&p.child(field), "cannot be set for an Ephemeral Container");
             }
         }

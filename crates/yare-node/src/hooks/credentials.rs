@@ -29,7 +29,13 @@ impl PodHook for Credentials {
         for reference in start.pod.spec.image_pull_secrets.iter().filter(|r| !r.name.is_empty()) {
             let objects = &start.kubelet.objects;
             let secret = objects
-                .get::<Secret>(&yare_client::SECRETS, &metadata.namespace, &reference.name, &metadata.uid, start.mailbox)
+                .get::<Secret>(
+                    &yare_client::SECRETS,
+                    &metadata.namespace,
+                    &reference.name,
+                    &metadata.uid,
+                    start.mailbox,
+                )
                 .await;
             match secret {
                 Ok(secret) => found.extend(parse(&secret)),
@@ -41,7 +47,13 @@ impl PodHook for Credentials {
                 "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
                 missing.join(", ")
             );
-            start.kubelet.pod_event(start.pod, None, EventKind::Warning, "FailedToRetrieveImagePullSecret", text);
+            start.kubelet.pod_event(
+                start.pod,
+                None,
+                EventKind::Warning,
+                "FailedToRetrieveImagePullSecret",
+                text,
+            );
         }
         *start.credentials = found;
         Ok(())
@@ -129,7 +141,9 @@ fn host_matches(pattern: &str, host: &str) -> bool {
     let (pattern, host): (Vec<&str>, Vec<&str>) = (pattern.split('.').collect(), host.split('.').collect());
     pattern.len() == host.len()
         && pattern.iter().zip(&host).all(|(p, h)| match p.split_once('*') {
-            Some((before, after)) => h.len() >= before.len() + after.len() && h.starts_with(before) && h.ends_with(after),
+            Some((before, after)) => {
+                h.len() >= before.len() + after.len() && h.starts_with(before) && h.ends_with(after)
+            }
             None => p == h,
         })
 }
@@ -142,7 +156,9 @@ fn repository(image: &str) -> (String, String) {
         _ => name,
     };
     match name.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host.to_owned(), path.to_owned()),
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
+            (host.to_owned(), path.to_owned())
+        }
         Some(_) => ("docker.io".to_owned(), name.to_owned()),
         None => ("docker.io".to_owned(), format!("library/{name}")),
     }

@@ -16,9 +16,9 @@ impl PodHook for Directories {
         if !start.fresh && start.dirs.root.is_dir() && start.dirs.logs.is_dir() {
             return Ok(());
         }
-        start
-            .dirs
-            .create()
-            .map_err(|e| PodFailure { reason: "Failed", message: format!("error making pod data directories: {e}") })
+        start.dirs.create().map_err(|e| PodFailure {
+            reason: "Failed",
+            message: format!("error making pod data directories: {e}"),
+        })
     }
 }

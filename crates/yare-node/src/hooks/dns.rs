@@ -154,9 +154,19 @@ mod tests {
         let host = || parse_resolv_conf("# x\nnameserver 1.1.1.1\nsearch example.com\noptions edns0\n");
         let cluster = ["10.43.0.10".to_owned()];
         for (spec, servers, searches, options) in [
-            (serde_json::json!({}), "10.43.0.10", "ns.svc.cluster.local svc.cluster.local cluster.local example.com", "ndots:5"),
+            (
+                serde_json::json!({}),
+                "10.43.0.10",
+                "ns.svc.cluster.local svc.cluster.local cluster.local example.com",
+                "ndots:5",
+            ),
             (serde_json::json!({"dnsPolicy": "Default"}), "1.1.1.1", "example.com", "edns0"),
-            (serde_json::json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}), "1.1.1.1", "example.com", "edns0"),
+            (
+                serde_json::json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}),
+                "1.1.1.1",
+                "example.com",
+                "edns0",
+            ),
             (
                 serde_json::json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}),
                 "10.43.0.10",
@@ -177,7 +187,8 @@ mod tests {
             ),
         ] {
             let pod: Pod =
-                serde_json::from_value(serde_json::json!({"metadata": {"namespace": "ns"}, "spec": spec})).unwrap();
+                serde_json::from_value(serde_json::json!({"metadata": {"namespace": "ns"}, "spec": spec}))
+                    .unwrap();
             let (dns, omitted) = configure(&pod, host(), &cluster, "cluster.local");
             assert_eq!(dns.servers.join(" "), servers, "{spec}");
             assert_eq!(dns.searches.join(" "), searches, "{spec}");

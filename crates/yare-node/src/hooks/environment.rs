@@ -30,15 +30,17 @@ impl ContainerHook for Environment {
             }
         };
         for source in &start.container.env_from {
-            for (name, value) in all_keys(start, source.config_map_ref.as_ref(), source.secret_ref.as_ref()).await? {
+            for (name, value) in
+                all_keys(start, source.config_map_ref.as_ref(), source.secret_ref.as_ref()).await?
+            {
                 set(&mut values, format!("{}{name}", source.prefix), value);
             }
         }
         for variable in &start.container.env {
             let value = match &variable.value_from {
-                _ if !variable.value.is_empty() => {
-                    expand::expand(&variable.value, |name| values.get(name).or_else(|| services.get(name)).cloned())
-                }
+                _ if !variable.value.is_empty() => expand::expand(&variable.value, |name| {
+                    values.get(name).or_else(|| services.get(name)).cloned()
+                }),
                 Some(source) => match resolve(start, source).await? {
                     Some(value) => value,
                     None => continue,
@@ -52,8 +54,13 @@ impl ContainerHook for Environment {
                 set(&mut values, name, value);
             }
         }
-        start.config.env =
-            order.into_iter().map(|name| { let value = values.get(&name).cloned().unwrap_or_default(); (name, value) }).collect();
+        start.config.env = order
+            .into_iter()
+            .map(|name| {
+                let value = values.get(&name).cloned().unwrap_or_default();
+                (name, value)
+            })
+            .collect();
         start.env = values;
         Ok(())
     }
@@ -79,8 +86,11 @@ fn unless_optional<T>(found: Result<T, Missing>, optional: Option<bool>) -> Resu
 }
 
 fn text(base64: &str) -> Result<String, StartFailure> {
-    let bytes = STANDARD.decode(base64).map_err(|e| StartFailure::config(format!("secret data is not base64: {e}")))?;
-    String::from_utf8(bytes).map_err(|_| StartFailure::config("secret data for an environment variable is not UTF-8"))
+    let bytes = STANDARD
+        .decode(base64)
+        .map_err(|e| StartFailure::config(format!("secret data is not base64: {e}")))?;
+    String::from_utf8(bytes)
+        .map_err(|_| StartFailure::config("secret data for an environment variable is not UTF-8"))
 }
 
 async fn all_keys(
@@ -103,7 +113,9 @@ async fn all_keys(
 /// The value of a variable's source; `None` when it is absent and may be.
 async fn resolve(start: &ContainerStart<'_>, source: &EnvVarSource) -> Result<Option<String>, StartFailure> {
     if let Some(reference) = &source.field_ref {
-        return fields::field(start.pod, start.facts, &reference.field_path).map(Some).map_err(StartFailure::config);
+        return fields::field(start.pod, start.facts, &reference.field_path)
+            .map(Some)
+            .map_err(StartFailure::config);
     }
     if let Some(reference) = &source.resource_field_ref {
         return fields::resource(start.pod, start.facts, reference, &start.container.name)
@@ -146,7 +158,10 @@ fn key(
 
 fn file_key(start: &ContainerStart<'_>, reference: &FileKeyRef) -> Result<Option<String>, StartFailure> {
     let volume = start.volumes.get(&reference.volume_name).ok_or_else(|| {
-        StartFailure::config(format!("cannot find the volume {:?} referenced by FileKeyRef", reference.volume_name))
+        StartFailure::config(format!(
+            "cannot find the volume {:?} referenced by FileKeyRef",
+            reference.volume_name
+        ))
     })?;
     let found = env_file::read(&volume.path, &reference.path, &reference.key)
         .map_err(|_| StartFailure::config("couldn't parse env file"))?;
@@ -165,7 +180,9 @@ async fn service_variables(start: &ContainerStart<'_>) -> Result<BTreeMap<String
     let services = &start.kubelet.services;
     let wait = std::time::Duration::from_secs(10);
     if tokio::time::timeout(wait, services.synced()).await.is_err() {
-        return Err(StartFailure::config("services have not yet been read at least once, cannot construct envvars"));
+        return Err(StartFailure::config(
+            "services have not yet been read at least once, cannot construct envvars",
+        ));
     }
     let namespace = &start.pod.metadata.namespace;
     let mut chosen: BTreeMap<String, Service> = BTreeMap::new();
@@ -174,7 +191,9 @@ async fn service_variables(start: &ContainerStart<'_>) -> Result<BTreeMap<String
             chosen.insert(service.metadata.name.clone(), service);
         }
     };
-    if let Some(master) = services.get(&yare_client::ObjectKey::new("default", "kubernetes")).and_then(|c| c.view().ok()) {
+    if let Some(master) =
+        services.get(&yare_client::ObjectKey::new("default", "kubernetes")).and_then(|c| c.view().ok())
+    {
         take(master);
     }
     if start.pod.spec.enable_service_links != Some(false) {
@@ -198,7 +217,8 @@ fn variables(service: &Service) -> Vec<(String, String)> {
     }
     for (index, port) in service.spec.ports.iter().enumerate() {
         let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
-        let host = if ip.contains(':') { format!("[{ip}]:{}", port.port) } else { format!("{ip}:{}", port.port) };
+        let host =
+            if ip.contains(':') { format!("[{ip}]:{}", port.port) } else { format!("{ip}:{}", port.port) };
         let url = format!("{}://{host}", protocol.to_lowercase());
         if index == 0 {
             out.push((format!("{prefix}_PORT"), url.clone()));

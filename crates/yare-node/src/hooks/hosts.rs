@@ -28,9 +28,12 @@ impl ContainerHook for Hosts {
         let text = content(start.pod, &start.facts.pod_ips, &start.kubelet.cluster_domain, Path::new(PATH))
             .map_err(StartFailure::config)?;
         std::fs::write(&file, text)
-            .and_then(|()| std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)))
+            .and_then(|()| {
+                std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            })
             .map_err(|e| StartFailure::config(format!("write {}: {e}", file.display())))?;
-        let readonly = start.container.security_context.as_ref().and_then(|s| s.read_only_root_filesystem) == Some(true);
+        let readonly =
+            start.container.security_context.as_ref().and_then(|s| s.read_only_root_filesystem) == Some(true);
         start.config.mounts.push(Mount {
             container_path: PATH.into(),
             host_path: file,
@@ -46,7 +49,9 @@ fn content(pod: &Pod, ips: &[String], cluster_domain: &str, node_file: &Path) ->
     let mut out = String::new();
     if pod.spec.host_network {
         out.push_str("# Kubernetes-managed hosts file (host network).\n");
-        out.push_str(&std::fs::read_to_string(node_file).map_err(|e| format!("read {}: {e}", node_file.display()))?);
+        out.push_str(
+            &std::fs::read_to_string(node_file).map_err(|e| format!("read {}: {e}", node_file.display()))?,
+        );
     } else {
         out.push_str("# Kubernetes-managed hosts file.\n");
         out.push_str("127.0.0.1\tlocalhost\n");

@@ -23,12 +23,8 @@ impl ContainerHook for Image {
     async fn apply(&self, start: &mut ContainerStart<'_>) -> Result<(), StartFailure> {
         let image = ensure(start).await?;
         start.config.image.clone_from(&image.id);
-        start.config.stop_signal = start
-            .container
-            .lifecycle
-            .as_ref()
-            .and_then(|l| l.stop_signal.clone())
-            .unwrap_or_default();
+        start.config.stop_signal =
+            start.container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).unwrap_or_default();
         start.image = Some(image);
         Ok(())
     }
@@ -48,10 +44,15 @@ async fn ensure(start: &mut ContainerStart<'_>) -> Result<ImageStatus, StartFail
     let requested = start.container.image.clone();
     let image = with_default_tag(&requested);
     let (kubelet, pod, name) = (start.kubelet.clone(), start.pod.clone(), start.container.name.clone());
-    let event = |kind, reason: &str, message: String| kubelet.pod_event(&pod, Some(&name), kind, reason, message);
-    if image.is_empty() || image.chars().any(char::is_whitespace) || image.chars().any(char::is_uppercase) && !valid(&image) {
-        let message =
-            format!("Failed to apply default image tag {requested:?}: couldn't parse image name {requested:?}: invalid reference format");
+    let event =
+        |kind, reason: &str, message: String| kubelet.pod_event(&pod, Some(&name), kind, reason, message);
+    if image.is_empty()
+        || image.chars().any(char::is_whitespace)
+        || image.chars().any(char::is_uppercase) && !valid(&image)
+    {
+        let message = format!(
+            "Failed to apply default image tag {requested:?}: couldn't parse image name {requested:?}: invalid reference format"
+        );
         event(EventKind::Warning, "InspectFailed", message.clone());
         return Err(failure("InvalidImageName", message));
     }
@@ -63,7 +64,9 @@ async fn ensure(start: &mut ContainerStart<'_>) -> Result<ImageStatus, StartFail
             failure("ImageInspectError", message)
         })?;
         if let Some(present) = present {
-            let text = format!("Container image {requested:?} already present on machine and can be accessed by the pod");
+            let text = format!(
+                "Container image {requested:?} already present on machine and can be accessed by the pod"
+            );
             event(EventKind::Normal, "Pulled", text);
             return Ok(present);
         }
@@ -87,9 +90,14 @@ fn valid(image: &str) -> bool {
     !repository.chars().any(char::is_uppercase)
 }
 
-async fn pull(start: &mut ContainerStart<'_>, requested: &str, image: &str) -> Result<ImageStatus, StartFailure> {
+async fn pull(
+    start: &mut ContainerStart<'_>,
+    requested: &str,
+    image: &str,
+) -> Result<ImageStatus, StartFailure> {
     let (kubelet, pod, name) = (start.kubelet.clone(), start.pod.clone(), start.container.name.clone());
-    let event = |kind, reason: &str, message: String| kubelet.pod_event(&pod, Some(&name), kind, reason, message);
+    let event =
+        |kind, reason: &str, message: String| kubelet.pod_event(&pod, Some(&name), kind, reason, message);
     let now = kubelet.seams.now();
     if let Some(until) = start.pulls.backoffs.held_since_update(image, now) {
         let mut message = format!("Back-off pulling image {requested:?}");
@@ -129,8 +137,12 @@ async fn pull(start: &mut ContainerStart<'_>, requested: &str, image: &str) -> R
 }
 
 /// Tries each login that fits, then none. `None`: the pod is to stop meanwhile.
-async fn pull_with_credentials(start: &ContainerStart<'_>, image: &str) -> Option<Result<ImageStatus, String>> {
-    let logins: Vec<_> = credentials::matching(start.credentials, image).into_iter().cloned().map(Some).collect();
+async fn pull_with_credentials(
+    start: &ContainerStart<'_>,
+    image: &str,
+) -> Option<Result<ImageStatus, String>> {
+    let logins: Vec<_> =
+        credentials::matching(start.credentials, image).into_iter().cloned().map(Some).collect();
     let logins = if logins.is_empty() { vec![None] } else { logins };
     let runtime = start.kubelet.runtime.clone();
     let reference = image.to_owned();

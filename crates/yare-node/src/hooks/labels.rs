@@ -36,7 +36,10 @@ impl ContainerHook for Labels {
         for (key, value) in [
             ("io.kubernetes.container.restartCount", start.attempt.to_string()),
             (HASH_ANNOTATION, definition_hash(container)),
-            ("io.kubernetes.container.terminationMessagePath", container.termination_message_path().to_owned()),
+            (
+                "io.kubernetes.container.terminationMessagePath",
+                container.termination_message_path().to_owned(),
+            ),
             (MESSAGE_POLICY_ANNOTATION, container.termination_message_policy.clone()),
             (GRACE_PERIOD_ANNOTATION, pod.spec.termination_grace_period_seconds.unwrap_or(30).to_string()),
         ] {

@@ -36,15 +36,23 @@ impl ContainerHook for Mounts {
     }
 }
 
-fn make(start: &ContainerStart<'_>, index: usize, mount: &VolumeMount) -> std::result::Result<Mount, StartFailure> {
+fn make(
+    start: &ContainerStart<'_>,
+    index: usize,
+    mount: &VolumeMount,
+) -> std::result::Result<Mount, StartFailure> {
     let container = &start.container.name;
     let volume = start.volumes.get(&mount.name).ok_or_else(|| {
-        StartFailure::config(format!("cannot find volume {:?} to mount into container {container:?}", mount.name))
+        StartFailure::config(format!(
+            "cannot find volume {:?} to mount into container {container:?}",
+            mount.name
+        ))
     })?;
     let sub_path = if mount.sub_path_expr.is_empty() {
         mount.sub_path.clone()
     } else {
-        expand_strict(&mount.sub_path_expr, |name| start.env.get(name).cloned()).map_err(StartFailure::config)?
+        expand_strict(&mount.sub_path_expr, |name| start.env.get(name).cloned())
+            .map_err(StartFailure::config)?
     };
     let host_path = if sub_path.is_empty() || volume.image.is_some() {
         volume.path.clone()
@@ -52,17 +60,24 @@ fn make(start: &ContainerStart<'_>, index: usize, mount: &VolumeMount) -> std::r
         check_relative(&sub_path).map_err(StartFailure::config)?;
         let target = start.dirs.subpaths().join(&mount.name).join(container).join(index.to_string());
         bind_subpath(&volume.path, &sub_path, &target).map_err(|e| {
-            StartFailure::config(format!("failed to prepare subPath for volumeMount {:?} of container {container:?}: {e}", mount.name))
+            StartFailure::config(format!(
+                "failed to prepare subPath for volumeMount {:?} of container {container:?}: {e}",
+                mount.name
+            ))
         })?
     };
-    let container_path =
-        if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
+    let container_path = if mount.mount_path.starts_with('/') {
+        mount.mount_path.clone()
+    } else {
+        format!("/{}", mount.mount_path)
+    };
     let readonly = mount.read_only || volume.read_only;
     Ok(Mount {
         container_path: container_path.into(),
         host_path,
         readonly,
-        recursive_readonly: readonly && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+        recursive_readonly: readonly
+            && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => MountPropagation::HostToContainer,
             Some("Bidirectional") => MountPropagation::Bidirectional,
@@ -101,8 +116,12 @@ fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf>
         Err(nix::Error::ENOENT) => {
             let mut at = String::new();
             for part in sub_path.split('/').filter(|p| !p.is_empty() && *p != ".") {
-                let parent = open_below(&root, if at.is_empty() { "." } else { &at }, OFlag::O_PATH | OFlag::O_DIRECTORY)
-                    .context(context)?;
+                let parent = open_below(
+                    &root,
+                    if at.is_empty() { "." } else { &at },
+                    OFlag::O_PATH | OFlag::O_DIRECTORY,
+                )
+                .context(context)?;
                 let mode = Mode::from_bits_truncate(0o750);
                 match nix::sys::stat::mkdirat(&parent, part, mode) {
                     Ok(()) | Err(nix::Error::EEXIST) => {}
@@ -117,7 +136,8 @@ fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf>
         }
         Err(error) => return Err(error).context(context),
     };
-    let directory = nix::sys::stat::fstat(&found).context(context)?.st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR;
+    let directory =
+        nix::sys::stat::fstat(&found).context(context)?.st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR;
     let made = (|| {
         unmount_if_mounted(target)?;
         if let Some(parent) = target.parent() {
@@ -132,8 +152,14 @@ fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf>
             std::fs::File::create(target).context(|| format!("make {}", target.display()))?;
         }
         let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
-        nix::mount::mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-            .context(|| format!("bind {} to {}", context(), target.display()))
+        nix::mount::mount(
+            Some(&source),
+            target,
+            None::<&str>,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            None::<&str>,
+        )
+        .context(|| format!("bind {} to {}", context(), target.display()))
     })();
     made.map(|()| target.to_path_buf())
 }
@@ -143,7 +169,9 @@ fn unmount_if_mounted(target: &Path) -> Result<()> {
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
         // Without privileges nothing can have been mounted there.
         Err(nix::Error::EPERM) => Ok(()),
-        Err(error) => Err(Error::Io { context: format!("unmount {}", target.display()), source: error.into() }),
+        Err(error) => {
+            Err(Error::Io { context: format!("unmount {}", target.display()), source: error.into() })
+        }
     }
 }
 
@@ -158,7 +186,11 @@ pub(crate) fn release_subpaths(dirs: &PodDirs) -> Result<()> {
             for target in children(&container) {
                 unmount_if_mounted(&target)?;
                 // Only ever the empty mount point: `remove_dir` and `remove_file` cannot reach into a volume.
-                let removed = if target.is_dir() { std::fs::remove_dir(&target) } else { std::fs::remove_file(&target) };
+                let removed = if target.is_dir() {
+                    std::fs::remove_dir(&target)
+                } else {
+                    std::fs::remove_file(&target)
+                };
                 removed.context(|| format!("remove {}", target.display()))?;
             }
             std::fs::remove_dir(&container).context(|| format!("remove {}", container.display()))?;

@@ -30,7 +30,13 @@ impl PodHook for Namespaces {
         };
         modes.user = (spec.host_users == Some(false)).then(|| {
             // Ranges are spread by uid: 32,000 of them above the ids that people and daemons use.
-            let slot = start.pod.metadata.uid.bytes().fold(7u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b))) % 32_000;
+            let slot = start
+                .pod
+                .metadata
+                .uid
+                .bytes()
+                .fold(7u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)))
+                % 32_000;
             let range = IdMapping { host_id: (slot + 2) * IDS_PER_POD, container_id: 0, length: IDS_PER_POD };
             UserNamespace { uids: vec![range], gids: vec![range] }
         });

@@ -55,7 +55,11 @@ impl ContainerHook for Security {
             no_new_privs: own.allow_privilege_escalation == Some(false),
             add_caps: capabilities.add,
             drop_caps: capabilities.drop,
-            seccomp: seccomp(start, own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()), privileged),
+            seccomp: seccomp(
+                start,
+                own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref()),
+                privileged,
+            ),
             apparmor: apparmor(own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref())),
             masked_paths: paths(&yare_runtime::DEFAULT_MASKED_PATHS),
             readonly_paths: paths(&yare_runtime::DEFAULT_READONLY_PATHS),
@@ -82,7 +86,10 @@ fn check_non_root(
             "container has runAsNonRoot and image has non-numeric user ({image_user}), cannot verify user is non-root {}",
             place()
         ))),
-        _ => Err(StartFailure::config(format!("container has runAsNonRoot and image will run as root {}", place()))),
+        _ => Err(StartFailure::config(format!(
+            "container has runAsNonRoot and image will run as root {}",
+            place()
+        ))),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use yare_runtime::{ContainerState, ExecSession, RuntimeError};
 
-use super::upgrade::{Protocol, Upgrade, negotiate};
+use super::upgrade::{Protocol, Refusal, Upgrade, negotiate};
 use super::{Body, flag, query, text};
 use crate::kubelet::Kubelet;
 use crate::streaming::session::{self, Outlet, Peer};
@@ -28,7 +28,8 @@ const WEBSOCKET: &[&str] = &[
     "base64.channel.k8s.io",
 ];
 /// Stream protocols over SPDY, the preferred first.
-const SPDY: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
+const SPDY: &[&str] =
+    &["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 /// Channel numbers over WebSocket.
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -49,23 +50,24 @@ struct Wish {
 }
 
 /// The running instance of a container, or the answer to give.
-fn find(kubelet: &Kubelet, words: &[&str]) -> Result<String, Response<Body>> {
+fn find(kubelet: &Kubelet, words: &[&str]) -> Result<String, Refusal> {
     let (namespace, pod, uid, container) = match words {
         [_, namespace, pod, container] => (namespace, pod, None, container),
         [_, namespace, pod, uid, container] => (namespace, pod, Some(*uid), container),
-        _ => return Err(text(StatusCode::NOT_FOUND, "404 page not found\n")),
+        _ => return Err(Box::new(text(StatusCode::NOT_FOUND, "404 page not found\n"))),
     };
     let Some(state) = kubelet.find_pod(namespace, pod, uid) else {
-        return Err(text(StatusCode::NOT_FOUND, "pod does not exist\n"));
+        return Err(Box::new(text(StatusCode::NOT_FOUND, "pod does not exist\n")));
     };
-    let running = state.containers.iter().find(|c| c.name == **container && c.state == ContainerState::Running);
+    let running =
+        state.containers.iter().find(|c| c.name == **container && c.state == ContainerState::Running);
     match running {
         Some(running) => Ok(running.id.clone()),
-        None => Err(text(StatusCode::NOT_FOUND, format!("container not found ({container:?})\n"))),
+        None => Err(Box::new(text(StatusCode::NOT_FOUND, format!("container not found ({container:?})\n")))),
     }
 }
 
-fn wish(kubelet: &Kubelet, words: &[&str], raw: &str, exec: bool) -> Result<Wish, Response<Body>> {
+fn wish(kubelet: &Kubelet, words: &[&str], raw: &str, exec: bool) -> Result<Wish, Refusal> {
     let container = find(kubelet, words)?;
     let either = |a: &str, b: &str| flag(raw, a) || flag(raw, b);
     let tty = flag(raw, "tty");
@@ -78,24 +80,31 @@ fn wish(kubelet: &Kubelet, words: &[&str], raw: &str, exec: bool) -> Result<Wish
         tty,
     };
     if !wish.stdin && !wish.stdout && !wish.stderr {
-        return Err(text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr\n"));
+        return Err(Box::new(text(
+            StatusCode::BAD_REQUEST,
+            "you must specify at least 1 of stdin, stdout, stderr\n",
+        )));
     }
     if wish.command.as_ref().is_some_and(Vec::is_empty) {
-        return Err(text(StatusCode::BAD_REQUEST, "you must specify a command\n"));
+        return Err(Box::new(text(StatusCode::BAD_REQUEST, "you must specify a command\n")));
     }
     Ok(wish)
 }
 
 /// Serves `/exec` and `/attach`.
-pub(super) async fn serve(kubelet: &Arc<Kubelet>, words: &[&str], request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn serve(
+    kubelet: &Arc<Kubelet>,
+    words: &[&str],
+    request: Request<Incoming>,
+) -> Response<Body> {
     let raw = request.uri().query().unwrap_or_default().to_owned();
     let wish = match wish(kubelet, words, &raw, words.first() == Some(&"exec")) {
         Ok(wish) => wish,
-        Err(response) => return response,
+        Err(refusal) => return *refusal,
     };
     let Upgrade { protocol, on, response } = match negotiate(request, WEBSOCKET, SPDY) {
         Ok(upgrade) => upgrade,
-        Err(response) => return response,
+        Err(refusal) => return *refusal,
     };
     let kubelet = kubelet.clone();
     tokio::spawn(async move {
@@ -177,7 +186,8 @@ async fn over_websocket(kubelet: &Arc<Kubelet>, wish: Wish, io: Io, protocol: &s
 
 async fn over_spdy(kubelet: &Arc<Kubelet>, wish: Wish, io: Io, protocol: &str) {
     let mut connection = spdy::serve(io);
-    let versioned = |from: u8| protocol.as_bytes().get(1).is_some_and(|v| protocol.starts_with('v') && *v >= b'0' + from);
+    let versioned =
+        |from: u8| protocol.as_bytes().get(1).is_some_and(|v| protocol.starts_with('v') && *v >= b'0' + from);
     let mut expected = vec!["error"];
     for (wanted, name) in [
         (wish.stdin, "stdin"),
@@ -257,7 +267,7 @@ fn forward(mut stream: spdy::Stream) -> mpsc::Receiver<Bytes> {
 pub(super) async fn run(kubelet: &Arc<Kubelet>, words: &[&str], raw: &str) -> Response<Body> {
     let container = match find(kubelet, words) {
         Ok(container) => container,
-        Err(response) => return response,
+        Err(refusal) => return *refusal,
     };
     let mut command = query(raw, "cmd");
     if let [line] = command.as_slice() {

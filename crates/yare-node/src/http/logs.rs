@@ -18,7 +18,13 @@ use super::{Body, flag, query, text};
 use crate::kubelet::Kubelet;
 use crate::logs::read::{self, LogOptions, Stream};
 
-pub(super) async fn serve(kubelet: &Arc<Kubelet>, namespace: &str, pod: &str, container: &str, raw: &str) -> Response<Body> {
+pub(super) async fn serve(
+    kubelet: &Arc<Kubelet>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    raw: &str,
+) -> Response<Body> {
     let options = match options(raw, kubelet.seams.now()) {
         Ok(options) => options,
         Err(error) => return text(StatusCode::BAD_REQUEST, error),
@@ -35,18 +41,27 @@ pub(super) async fn serve(kubelet: &Arc<Kubelet>, namespace: &str, pod: &str, co
         Err(why) => {
             let waiting = state.status.container(container).and_then(|s| s.state.waiting.clone());
             let message = match waiting.filter(|_| !previous) {
-                Some(w) if w.reason.is_empty() => format!("container {container:?} in pod {pod:?} is waiting to start\n"),
-                Some(w) if matches!(w.reason.as_str(), "ErrImagePull" | "ImagePullBackOff") => {
-                    format!("container {container:?} in pod {pod:?} is waiting to start: trying and failing to pull image\n")
+                Some(w) if w.reason.is_empty() => {
+                    format!("container {container:?} in pod {pod:?} is waiting to start\n")
                 }
-                Some(w) => format!("container {container:?} in pod {pod:?} is waiting to start: {}\n", w.reason),
+                Some(w) if matches!(w.reason.as_str(), "ErrImagePull" | "ImagePullBackOff") => {
+                    format!(
+                        "container {container:?} in pod {pod:?} is waiting to start: trying and failing to pull image\n"
+                    )
+                }
+                Some(w) => {
+                    format!("container {container:?} in pod {pod:?} is waiting to start: {}\n", w.reason)
+                }
                 None => format!("{why} in pod {pod:?}\n"),
             };
             return text(StatusCode::BAD_REQUEST, message);
         }
     };
     if std::fs::metadata(&chosen.log_path).is_err() {
-        let message = format!("failed to try resolving symlinks in path {:?}: no such file or directory\n", chosen.log_path);
+        let message = format!(
+            "failed to try resolving symlinks in path {:?}: no such file or directory\n",
+            chosen.log_path
+        );
         return text(StatusCode::INTERNAL_SERVER_ERROR, message);
     }
     let ended = CancellationToken::new();
@@ -70,7 +85,11 @@ pub(super) async fn serve(kubelet: &Arc<Kubelet>, namespace: &str, pod: &str, co
 }
 
 /// The instance whose log is meant: the one that runs or ran last, or the one before.
-fn choose<'a>(containers: &'a [ContainerStatus], name: &str, previous: bool) -> Result<&'a ContainerStatus, String> {
+fn choose<'a>(
+    containers: &'a [ContainerStatus],
+    name: &str,
+    previous: bool,
+) -> Result<&'a ContainerStatus, String> {
     let mut instances = containers.iter().filter(|c| c.name == name && c.state != ContainerState::Created);
     if !previous {
         return instances.next().ok_or_else(|| format!("container {name:?} is not available"));
@@ -89,7 +108,11 @@ fn watch_end(kubelet: Arc<Kubelet>, container: ContainerStatus, ended: Cancellat
     let mut events = kubelet.runtime.events();
     tokio::spawn(async move {
         loop {
-            let running = kubelet.runtime.container(&container.id).await.is_ok_and(|c| c.state == ContainerState::Running);
+            let running = kubelet
+                .runtime
+                .container(&container.id)
+                .await
+                .is_ok_and(|c| c.state == ContainerState::Running);
             if !running {
                 ended.cancel();
                 return;
@@ -125,7 +148,9 @@ fn options(raw: &str, now: Timestamp) -> Result<LogOptions, String> {
     };
     let since_time = match query(raw, "sinceTime").first().filter(|v| !v.is_empty()) {
         None => None,
-        Some(value) => Some(value.parse::<Timestamp>().map_err(|e| format!("invalid value for sinceTime: {e}\n"))?),
+        Some(value) => {
+            Some(value.parse::<Timestamp>().map_err(|e| format!("invalid value for sinceTime: {e}\n"))?)
+        }
     };
     let since_seconds = number("sinceSeconds", 1)?;
     let since = since_time.or_else(|| {
@@ -157,7 +182,10 @@ impl http_body::Body for Chunks {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.receiver.poll_recv(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -72,7 +72,11 @@ pub fn allow_api_server() -> Authorize {
 }
 
 /// Serves until the tasks are stopped; answers the address.
-pub(crate) fn serve(kubelet: Arc<Kubelet>, server: KubeletServer, tasks: &mut JoinSet<()>) -> Result<SocketAddr> {
+pub(crate) fn serve(
+    kubelet: Arc<Kubelet>,
+    server: KubeletServer,
+    tasks: &mut JoinSet<()>,
+) -> Result<SocketAddr> {
     let address = server.listener.local_addr().context(|| "the kubelet's listener".to_owned())?;
     tasks.spawn(accept(kubelet, server));
     Ok(address)
@@ -100,15 +104,22 @@ async fn accept(kubelet: Arc<Kubelet>, server: KubeletServer) {
             let _slot = slot;
             match acceptor {
                 None => connection(kubelet, authorize, None, stream).await,
-                Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => {
-                        let certificates = stream.get_ref().1.peer_certificates();
-                        let user = certificates.and_then(|c| c.first()).and_then(|c| User::from_certificate(c));
-                        connection(kubelet, authorize, user, stream).await;
+                Some(acceptor) => {
+                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            let certificates = stream.get_ref().1.peer_certificates();
+                            let user =
+                                certificates.and_then(|c| c.first()).and_then(|c| User::from_certificate(c));
+                            connection(kubelet, authorize, user, stream).await;
+                        }
+                        Ok(Err(error)) => {
+                            tracing::debug!(%error, "TLS handshake with a client of the kubelet's API")
+                        }
+                        Err(_) => {
+                            tracing::debug!("a client of the kubelet's API did not finish its TLS handshake")
+                        }
                     }
-                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake with a client of the kubelet's API"),
-                    Err(_) => tracing::debug!("a client of the kubelet's API did not finish its TLS handshake"),
-                },
+                }
             }
         });
     }
@@ -149,7 +160,12 @@ const ROUTES: &[(&str, &str, &[Method])] = &[
     ("configz", "configz", &[Method::GET]),
 ];
 
-async fn handle(kubelet: Arc<Kubelet>, authorize: Authorize, user: &Option<User>, request: Request<Incoming>) -> Response<Body> {
+async fn handle(
+    kubelet: Arc<Kubelet>,
+    authorize: Authorize,
+    user: &Option<User>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     kubelet.metrics.http_requests.fetch_add(1, Ordering::Relaxed);
     let path = request.uri().path().to_owned();
     let words: Vec<&str> = path.trim_matches('/').split('/').collect();
@@ -166,7 +182,10 @@ async fn handle(kubelet: Arc<Kubelet>, authorize: Authorize, user: &Option<User>
             None => text(StatusCode::UNAUTHORIZED, "Unauthorized\n"),
             Some(user) => text(
                 StatusCode::FORBIDDEN,
-                format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresource}])\n", user.name),
+                format!(
+                    "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresource}])\n",
+                    user.name
+                ),
             ),
         };
     }
@@ -220,7 +239,9 @@ pub(crate) fn query(query: &str, name: &str) -> Vec<String> {
 
 /// Whether a flag of a query string is set.
 pub(crate) fn flag(text: &str, name: &str) -> bool {
-    query(text, name).first().is_some_and(|v| matches!(v.as_str(), "1" | "true" | "True" | "TRUE" | "t" | "T"))
+    query(text, name)
+        .first()
+        .is_some_and(|v| matches!(v.as_str(), "1" | "true" | "True" | "TRUE" | "t" | "T"))
 }
 
 fn decode(text: &str) -> String {

@@ -21,15 +21,23 @@ use crate::streaming::websocket::{self, Incoming as Message};
 
 /// SPDY through WebSocket, then the older channel protocols.
 const TUNNEL: &[&str] = &["SPDY/3.1+portforward.k8s.io", "v2.portforward.k8s.io"];
-const WEBSOCKET: &[&str] =
-    &["SPDY/3.1+portforward.k8s.io", "v2.portforward.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
+const WEBSOCKET: &[&str] = &[
+    "SPDY/3.1+portforward.k8s.io",
+    "v2.portforward.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+];
 const SPDY: &[&str] = &["portforward.k8s.io"];
 /// Ports of one WebSocket connection.
 const PORTS_MAX: usize = 64;
 const BLOCK_BYTES: usize = 32 << 10;
 
 /// Serves the request.
-pub(super) async fn serve(kubelet: &Arc<Kubelet>, words: &[&str], request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn serve(
+    kubelet: &Arc<Kubelet>,
+    words: &[&str],
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (namespace, pod, uid) = match words {
         [_, namespace, pod] => (namespace, pod, None),
         [_, namespace, pod, uid] => (namespace, pod, Some(*uid)),
@@ -51,7 +59,7 @@ pub(super) async fn serve(kubelet: &Arc<Kubelet>, words: &[&str], request: Reque
         .collect();
     let Upgrade { protocol, on, response } = match negotiate(request, WEBSOCKET, SPDY) {
         Ok(upgrade) => upgrade,
-        Err(response) => return response,
+        Err(refusal) => return *refusal,
     };
     if matches!(&protocol, Protocol::WebSocket(p) if !TUNNEL.contains(&p.as_str())) && ports.is_empty() {
         return text(StatusCode::BAD_REQUEST, "query parameter \"port\" is required\n");
@@ -115,7 +123,8 @@ where
 
 async fn forward_pair(kubelet: &Kubelet, sandbox: &str, error: &spdy::Stream, data: spdy::Stream) {
     let spdy::Stream { headers, mut reader, writer } = data;
-    let port = headers.iter().find(|(n, _)| n == "port").and_then(|(_, v)| v.parse::<u16>().ok()).unwrap_or(0);
+    let port =
+        headers.iter().find(|(n, _)| n == "port").and_then(|(_, v)| v.parse::<u16>().ok()).unwrap_or(0);
     let (sender, receiver) = mpsc::channel(4);
     let feed = async {
         while let Some(bytes) = reader.read().await {
@@ -132,7 +141,9 @@ async fn forward_pair(kubelet: &Kubelet, sandbox: &str, error: &spdy::Stream, da
         () = feed => Ok(()),
     };
     if let Err(message) = outcome {
-        let text = format!("an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {sandbox}: {message}");
+        let text = format!(
+            "an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod {sandbox}: {message}"
+        );
         error.writer.write(text.into()).await;
     }
     writer.close().await;

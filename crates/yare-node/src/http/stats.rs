@@ -47,11 +47,16 @@ fn machine() -> Machine {
         .filter_map(|t| t.parse().ok())
         .collect();
     // user nice system, then idle and iowait, then irq softirq steal; a tick is 10 ms.
-    let busy: u64 = ticks.iter().enumerate().filter(|(i, _)| !matches!(i, 3 | 4 | 8 | 9)).map(|(_, t)| t).sum();
+    let busy: u64 =
+        ticks.iter().enumerate().filter(|(i, _)| !matches!(i, 3 | 4 | 8 | 9)).map(|(_, t)| t).sum();
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = meminfo_bytes(&meminfo, "MemTotal").unwrap_or(0);
     let available = meminfo_bytes(&meminfo, "MemAvailable").unwrap_or(0);
-    Machine { cpu_ns: busy.saturating_mul(10_000_000), memory_used: total.saturating_sub(available), memory_available: available }
+    Machine {
+        cpu_ns: busy.saturating_mul(10_000_000),
+        memory_used: total.saturating_sub(available),
+        memory_available: available,
+    }
 }
 
 async fn usage(kubelet: &Kubelet) -> Result<HashMap<String, ContainerStats>, Response<Body>> {
@@ -143,7 +148,10 @@ pub(super) async fn resource_metrics(kubelet: &Kubelet) -> Response<Body> {
         Ok(usage) => usage,
         Err(response) => return response,
     };
-    #[allow(clippy::cast_precision_loss, reason = "seconds with microsecond precision fit a double for centuries")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "seconds with microsecond precision fit a double for centuries"
+    )]
     let seconds = |ns: u64| ns as f64 / 1e9;
     let machine = machine();
     let mut cpu = String::new();
@@ -155,9 +163,11 @@ pub(super) async fn resource_metrics(kubelet: &Kubelet) -> Response<Body> {
         let mut totals = (0, 0, false);
         for container in &state.containers {
             let Some(s) = usage.get(&container.id) else { continue };
-            let labels = format!("{{container={:?},namespace={:?},pod={:?}}}", container.name, m.namespace, m.name);
+            let labels =
+                format!("{{container={:?},namespace={:?},pod={:?}}}", container.name, m.namespace, m.name);
             let _ = writeln!(cpu, "container_cpu_usage_seconds_total{labels} {}", seconds(s.cpu_usage_ns));
-            let _ = writeln!(memory, "container_memory_working_set_bytes{labels} {}", s.memory_working_set_bytes);
+            let _ =
+                writeln!(memory, "container_memory_working_set_bytes{labels} {}", s.memory_working_set_bytes);
             totals = (totals.0 + s.cpu_usage_ns, totals.1 + s.memory_working_set_bytes, true);
         }
         if totals.2 {
@@ -168,8 +178,18 @@ pub(super) async fn resource_metrics(kubelet: &Kubelet) -> Response<Body> {
     }
     let mut out = String::new();
     for (name, kind, help, body) in [
-        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds", cpu),
-        ("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes", memory),
+        (
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the container in core-seconds",
+            cpu,
+        ),
+        (
+            "container_memory_working_set_bytes",
+            "gauge",
+            "Current working set of the container in bytes",
+            memory,
+        ),
         (
             "node_cpu_usage_seconds_total",
             "counter",
@@ -182,7 +202,12 @@ pub(super) async fn resource_metrics(kubelet: &Kubelet) -> Response<Body> {
             "Current working set of the node in bytes",
             format!("node_memory_working_set_bytes {}\n", machine.memory_used),
         ),
-        ("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds", pod_cpu),
+        (
+            "pod_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the pod in core-seconds",
+            pod_cpu,
+        ),
         ("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", pod_memory),
         (
             "resource_scrape_error",

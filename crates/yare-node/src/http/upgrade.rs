@@ -15,6 +15,9 @@ pub(super) enum Protocol {
     Spdy(String),
 }
 
+/// The answer to a request that cannot be served. Boxed: responses are large.
+pub(super) type Refusal = Box<Response<Body>>;
+
 /// A connection about to change hands.
 pub(super) struct Upgrade {
     pub(super) protocol: Protocol,
@@ -38,17 +41,23 @@ fn list(request: &Request<Incoming>, name: &str) -> Vec<String> {
 }
 
 /// Chooses a protocol, ours in order of preference; the error is the answer to a client that cannot be served.
-pub(super) fn negotiate(mut request: Request<Incoming>, websocket: &[&str], spdy: &[&str]) -> Result<Upgrade, Response<Body>> {
+pub(super) fn negotiate(
+    mut request: Request<Incoming>,
+    websocket: &[&str],
+    spdy: &[&str],
+) -> Result<Upgrade, Refusal> {
     let wanted = list(&request, "upgrade").join(",").to_ascii_lowercase();
     let upgrading = list(&request, "connection").iter().any(|v| v.eq_ignore_ascii_case("upgrade"));
     let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
     response.headers_mut().remove(header::CONTENT_TYPE);
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    let bad = |message: &str| Err(text(StatusCode::BAD_REQUEST, format!("{message}\n")));
+    let bad = |message: &str| Err(Box::new(text(StatusCode::BAD_REQUEST, format!("{message}\n"))));
     let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
     let protocol = if upgrading && wanted == "websocket" {
-        let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else { return bad("Sec-WebSocket-Key is missing") };
+        let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else {
+            return bad("Sec-WebSocket-Key is missing");
+        };
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, value(&derive_accept_key(key.as_bytes())));
         let offered = list(&request, "sec-websocket-protocol");
@@ -64,8 +73,10 @@ pub(super) fn negotiate(mut request: Request<Incoming>, websocket: &[&str], spdy
     } else if upgrading && wanted == "spdy/3.1" {
         let offered = list(&request, STREAM_PROTOCOL);
         let Some(chosen) = spdy.iter().find(|p| offered.iter().any(|o| o == *p)) else {
-            let message = format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {spdy:?}\n");
-            return Err(text(StatusCode::FORBIDDEN, message));
+            let message = format!(
+                "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {spdy:?}\n"
+            );
+            return Err(Box::new(text(StatusCode::FORBIDDEN, message)));
         };
         headers.insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
         headers.insert(STREAM_PROTOCOL, value(chosen));

@@ -46,7 +46,12 @@ pub(crate) struct LogOptions {
 
 /// Reads `path` into `out` until its end; when following, until `ended` (the container's end) and then to the
 /// file's end. Stops when nobody listens.
-pub(crate) async fn read(path: &Path, options: &LogOptions, ended: CancellationToken, out: mpsc::Sender<Bytes>) -> io::Result<()> {
+pub(crate) async fn read(
+    path: &Path,
+    options: &LogOptions,
+    ended: CancellationToken,
+    out: mpsc::Sender<Bytes>,
+) -> io::Result<()> {
     // The watch comes before the first look, so that nothing written between is missed.
     let watch = match options.follow {
         true => {
@@ -151,7 +156,8 @@ impl Writer<'_> {
     /// Takes one line of the file; `false` when enough was written or nobody listens.
     async fn line(&mut self, raw: &[u8]) -> bool {
         let Some(entry) = parse(raw) else { return true };
-        if self.options.since.is_some_and(|since| entry.time.parse::<Timestamp>().is_ok_and(|at| at < since)) {
+        if self.options.since.is_some_and(|since| entry.time.parse::<Timestamp>().is_ok_and(|at| at < since))
+        {
             return true;
         }
         let wanted = match self.options.stream {
@@ -216,7 +222,9 @@ mod tests {
         lines
             .iter()
             .enumerate()
-            .map(|(i, (stream, tag, text))| format!("2026-01-01T00:00:0{i}.000000000Z {stream} {tag} {text}\n"))
+            .map(|(i, (stream, tag, text))| {
+                format!("2026-01-01T00:00:0{i}.000000000Z {stream} {tag} {text}\n")
+            })
             .collect()
     }
 
@@ -234,7 +242,17 @@ mod tests {
     async fn options() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        std::fs::write(&path, log(&[("stdout", "F", "one"), ("stderr", "F", "two"), ("stdout", "P", "thr"), ("stdout", "F", "ee"), ("stdout", "F", "four")])).unwrap();
+        std::fs::write(
+            &path,
+            log(&[
+                ("stdout", "F", "one"),
+                ("stderr", "F", "two"),
+                ("stdout", "P", "thr"),
+                ("stdout", "F", "ee"),
+                ("stdout", "F", "four"),
+            ]),
+        )
+        .unwrap();
         let o = LogOptions::default;
         for (options, want) in [
             (o(), "one\ntwo\nthree\nfour\n"),

@@ -37,6 +37,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    task: Option<tokio::task::AbortHandle>,
     watch: Option<Arc<Watch>>,
     /// Logs being watched, by container id.
     logs: HashMap<String, Log>,
@@ -46,6 +47,14 @@ struct Log {
     pod: String,
     path: PathBuf,
     armed: Option<WatchDescriptor>,
+}
+
+impl Drop for Rotator {
+    fn drop(&mut self) {
+        if let Some(task) = self.shared.state.lock().task.take() {
+            task.abort();
+        }
+    }
 }
 
 impl Rotator {
@@ -60,7 +69,9 @@ impl Rotator {
     /// Watches the logs of a pod's running containers and lets go of the others.
     pub(crate) fn reconcile(&self, pod: &str, containers: &[ContainerStatus]) {
         let running = |id: &str| {
-            containers.iter().any(|c| c.id == id && c.state == ContainerState::Running && !c.log_path.as_os_str().is_empty())
+            containers.iter().any(|c| {
+                c.id == id && c.state == ContainerState::Running && !c.log_path.as_os_str().is_empty()
+            })
         };
         let mut state = self.shared.state.lock();
         let watch = state.watch.clone();
@@ -88,7 +99,7 @@ impl Rotator {
                 Ok(watch) => {
                     let watch = Arc::new(watch);
                     state.watch = Some(watch.clone());
-                    tokio::spawn(run(self.shared.clone(), watch));
+                    state.task = Some(tokio::spawn(run(self.shared.clone(), watch)).abort_handle());
                 }
                 Err(error) => {
                     tracing::warn!(%error, "logs are not rotated: inotify is not available");
@@ -120,7 +131,12 @@ async fn run(shared: Arc<Shared>, watch: Arc<Watch>) {
         let due: Vec<(String, PathBuf)> = {
             let state = shared.state.lock();
             let hit = |log: &&Log| log.armed.is_some_and(|d| fired.contains(&d));
-            state.logs.iter().filter(|(_, log)| hit(log)).map(|(id, log)| (id.clone(), log.path.clone())).collect()
+            state
+                .logs
+                .iter()
+                .filter(|(_, log)| hit(log))
+                .map(|(id, log)| (id.clone(), log.path.clone()))
+                .collect()
         };
         for (id, path) in due {
             let size = std::fs::metadata(&path).map_or(0, |m| m.len());
@@ -164,7 +180,9 @@ async fn rotate(runtime: &dyn Runtime, id: &str, path: &Path) -> Result<(), Stri
 
 /// Earlier logs of `path`, the oldest first.
 fn rotated_logs(path: &Path) -> Vec<PathBuf> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else { return Vec::new() };
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return Vec::new();
+    };
     let prefix = format!("{name}.");
     let mut found: Vec<PathBuf> = std::fs::read_dir(dir)
         .into_iter()

@@ -30,7 +30,10 @@ impl AsFd for Instance {
 impl Watch {
     pub(crate) fn new() -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        #[expect(deprecated, reason = "its successor is an unsafe function; Instance keeps its descriptor open as it asks")]
+        #[expect(
+            deprecated,
+            reason = "its successor is an unsafe function; Instance keeps its descriptor open as it asks"
+        )]
         let fd = AsyncFd::new(Instance(inotify))?;
         Ok(Watch { fd })
     }

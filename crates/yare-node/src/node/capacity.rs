@@ -54,7 +54,10 @@ impl Capacity {
     pub(crate) fn allocatable(&self) -> BTreeMap<String, String> {
         let mut out = self.capacity();
         for (name, amount) in &mut out {
-            let reserved = self.reserved.get(name).map_or(0, |t| if name == "cpu" { quantity::milli(t) } else { quantity::value(t) });
+            let reserved = self
+                .reserved
+                .get(name)
+                .map_or(0, |t| if name == "cpu" { quantity::milli(t) } else { quantity::value(t) });
             match name.as_str() {
                 "cpu" => *amount = quantity::from_milli((quantity::milli(amount) - reserved).max(0)),
                 "ephemeral-storage" => {
@@ -65,7 +68,8 @@ impl Capacity {
                 }
                 "pods" => {}
                 name => {
-                    let hard = if name == "memory" { super::conditions::MEMORY_AVAILABLE_MIN_BYTES } else { 0 };
+                    let hard =
+                        if name == "memory" { super::conditions::MEMORY_AVAILABLE_MIN_BYTES } else { 0 };
                     let hard = i64::try_from(hard).unwrap_or(0);
                     let left = (quantity::value(amount) - reserved - hard).max(0);
                     *amount = quantity::from_bytes(u64::try_from(left).unwrap_or(0));
@@ -120,7 +124,8 @@ fn hugepages(root: &Path) -> BTreeMap<String, u64> {
         .filter_map(|entry| {
             let name = entry.file_name();
             let kib: u64 = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let pages: u64 = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+            let pages: u64 =
+                std::fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
             let size = match kib {
                 k if k % (1 << 20) == 0 => format!("{}Gi", k >> 20),
                 k if k % (1 << 10) == 0 => format!("{}Mi", k >> 10),

@@ -32,7 +32,11 @@ pub(crate) struct Observed {
 const PRESSURES: &[(&str, [&str; 3], [&str; 3])] = &[
     (
         "MemoryPressure",
-        ["NodeHasInsufficientMemory", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
+        [
+            "NodeHasInsufficientMemory",
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+        ],
         ["NodeHasSufficientMemory", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
     ),
     (
@@ -48,7 +52,11 @@ const PRESSURES: &[(&str, [&str; 3], [&str; 3])] = &[
 ];
 
 /// The conditions now, and the names of events for what changed.
-pub(crate) fn compute(before: &[NodeCondition], observed: &Observed, now: &str) -> (Vec<NodeCondition>, Vec<&'static str>) {
+pub(crate) fn compute(
+    before: &[NodeCondition],
+    observed: &Observed,
+    now: &str,
+) -> (Vec<NodeCondition>, Vec<&'static str>) {
     let mut conditions = Vec::new();
     let mut events = Vec::new();
     let mut add = |kind: &str, holds: bool, event: &'static str, reason: &str, message: String| {
@@ -62,7 +70,10 @@ pub(crate) fn compute(before: &[NodeCondition], observed: &Observed, now: &str) 
             kind: kind.to_owned(),
             status: status.to_owned(),
             last_heartbeat_time: Some(now.to_owned()),
-            last_transition_time: old.filter(|_| stays).and_then(|c| c.last_transition_time.clone()).or_else(|| Some(now.to_owned())),
+            last_transition_time: old
+                .filter(|_| stays)
+                .and_then(|c| c.last_transition_time.clone())
+                .or_else(|| Some(now.to_owned())),
             reason: reason.to_owned(),
             message,
         });
@@ -88,7 +99,8 @@ pub(crate) fn compute(before: &[NodeCondition], observed: &Observed, now: &str) 
     if problems.is_empty() {
         add("Ready", true, "NodeReady", "KubeletReady", "kubelet is posting ready status".to_owned());
     } else {
-        let message = if problems.len() == 1 { problems.remove(0) } else { format!("[{}]", problems.join(", ")) };
+        let message =
+            if problems.len() == 1 { problems.remove(0) } else { format!("[{}]", problems.join(", ")) };
         add("Ready", false, "NodeNotReady", "KubeletNotReady", message);
     }
     (conditions, events)
@@ -97,10 +109,14 @@ pub(crate) fn compute(before: &[NodeCondition], observed: &Observed, now: &str) 
 /// Reads the machine's pressures.
 pub(crate) fn pressures(data_dir: &Path) -> (bool, bool, bool) {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory = meminfo_bytes(&meminfo, "MemAvailable").is_some_and(|bytes| bytes < MEMORY_AVAILABLE_MIN_BYTES);
+    let memory =
+        meminfo_bytes(&meminfo, "MemAvailable").is_some_and(|bytes| bytes < MEMORY_AVAILABLE_MIN_BYTES);
     let storage = disk(data_dir).is_some_and(|d| {
-        let low = |free: u64, all: u64, percent: u64| all > 0 && free.saturating_mul(100) < all.saturating_mul(percent);
-        low(d.available_bytes, d.total_bytes, DISK_AVAILABLE_MIN_PERCENT) || low(d.inodes_free, d.inodes, INODES_FREE_MIN_PERCENT)
+        let low = |free: u64, all: u64, percent: u64| {
+            all > 0 && free.saturating_mul(100) < all.saturating_mul(percent)
+        };
+        low(d.available_bytes, d.total_bytes, DISK_AVAILABLE_MIN_PERCENT)
+            || low(d.inodes_free, d.inodes, INODES_FREE_MIN_PERCENT)
     });
     (memory, storage, pids_scarce().unwrap_or(false))
 }
@@ -126,7 +142,10 @@ mod tests {
             network: NetworkReadiness::NotReady("cni".into()),
         };
         let (first, events) = compute(&[], &observed, "t1");
-        assert_eq!(events, ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeNotReady"]);
+        assert_eq!(
+            events,
+            ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeNotReady"]
+        );
         assert_eq!(first[3].status, "False");
         observed.network = NetworkReadiness::Ready;
         let (second, events) = compute(&first, &observed, "t2");

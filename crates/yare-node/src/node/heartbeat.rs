@@ -59,7 +59,8 @@ impl Heartbeat {
         let mut written_at = Instant::now();
         let mut lease_at = Instant::now();
         loop {
-            let (conditions, events) = conditions::compute(&held, &self.observe().await, &self.kubelet.seams.now_text());
+            let (conditions, events) =
+                conditions::compute(&held, &self.observe().await, &self.kubelet.seams.now_text());
             let images = match self.kubelet.runtime.images().await {
                 Ok(list) => object::images(list),
                 Err(_) => json!([]),
@@ -85,7 +86,8 @@ impl Heartbeat {
                 if let Err(error) = &renewed {
                     tracing::warn!(%error, "renewing the node's lease");
                 }
-                lease_at = Instant::now() + if renewed.is_ok() { LEASE_PERIOD } else { Duration::from_secs(1) };
+                lease_at =
+                    Instant::now() + if renewed.is_ok() { LEASE_PERIOD } else { Duration::from_secs(1) };
             }
             // Wait for the next renewal or for news; a change of the node's own object is only taken in.
             loop {
@@ -149,7 +151,8 @@ impl Heartbeat {
         };
         let (conditions, _) = conditions::compute(&[], &observed, &kubelet.seams.now_text());
         let status = object::status(kubelet, self.port, &self.runtime_version, &conditions, json!([]));
-        let node = object::registration(kubelet, &self.labels, &self.taints, self.provider_id.as_deref(), status);
+        let node =
+            object::registration(kubelet, &self.labels, &self.taints, self.provider_id.as_deref(), status);
         match kubelet.api.create::<Registered>("/api/v1/nodes", &node).await {
             Ok(made) => return Ok((made.metadata.uid, made.status.conditions)),
             Err(error) if error.status_code() == Some(409) => {}
@@ -178,7 +181,12 @@ impl Heartbeat {
         let now = clock::rfc3339_micro(self.kubelet.seams.now());
         let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
         let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now });
-        match self.kubelet.api.patch(&format!("{path}/{name}"), PatchKind::Merge, &json!({ "spec": spec })).await {
+        match self
+            .kubelet
+            .api
+            .patch(&format!("{path}/{name}"), PatchKind::Merge, &json!({ "spec": spec }))
+            .await
+        {
             Err(error) if error.is_not_found() => {}
             outcome => return outcome,
         }

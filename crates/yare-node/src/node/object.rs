@@ -35,7 +35,11 @@ pub(crate) fn registration(
     provider_id: Option<&str>,
     status: Value,
 ) -> Value {
-    let mut all = vec![Taint { key: "node.kubernetes.io/not-ready".into(), value: String::new(), effect: "NoSchedule".into() }];
+    let mut all = vec![Taint {
+        key: "node.kubernetes.io/not-ready".into(),
+        value: String::new(),
+        effect: "NoSchedule".into(),
+    }];
     all.extend(taints.iter().cloned());
     let mut spec = json!({ "taints": all });
     if let Some(id) = provider_id {
@@ -55,7 +59,13 @@ pub(crate) fn registration(
 }
 
 /// The whole status.
-pub(crate) fn status(kubelet: &Kubelet, port: u16, runtime_version: &str, conditions: &[NodeCondition], images: Value) -> Value {
+pub(crate) fn status(
+    kubelet: &Kubelet,
+    port: u16,
+    runtime_version: &str,
+    conditions: &[NodeCondition],
+    images: Value,
+) -> Value {
     let mut addresses: Vec<Value> =
         kubelet.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
     addresses.push(json!({"type": "Hostname", "address": kubelet.node_name}));
@@ -76,7 +86,8 @@ pub(crate) fn images(mut list: Vec<ImageStatus>) -> Value {
     let images: Vec<Value> = list
         .into_iter()
         .map(|image| {
-            let names: Vec<String> = image.repo_digests.into_iter().chain(image.repo_tags).take(NAMES_MAX).collect();
+            let names: Vec<String> =
+                image.repo_digests.into_iter().chain(image.repo_tags).take(NAMES_MAX).collect();
             (names, image.size_bytes)
         })
         .filter(|(names, _)| !names.is_empty())

@@ -128,8 +128,9 @@ fn without_sandbox(pod: &Pod, snapshot: &Snapshot, attempt: u32) -> Actions {
         .enumerate()
         .filter(|(_, c)| {
             let once = c.restart_policy.as_deref().unwrap_or(pod.restart_policy()) == "OnFailure";
-            let succeeded =
-                snapshot.latest(&c.name).is_some_and(|s| s.state == ContainerState::Exited && s.exit_code == 0);
+            let succeeded = snapshot
+                .latest(&c.name)
+                .is_some_and(|s| s.state == ContainerState::Exited && s.exit_code == 0);
             !(once && succeeded)
         })
         .map(|(index, _)| index)
@@ -158,7 +159,9 @@ fn init_actions(
         return true;
     }
     let previously = pod.spec.containers.iter().any(|c| {
-        snapshot.latest(&c.name).is_some_and(|s| matches!(s.state, ContainerState::Created | ContainerState::Running))
+        snapshot
+            .latest(&c.name)
+            .is_some_and(|s| matches!(s.state, ContainerState::Created | ContainerState::Running))
     });
     let mut initialized = previously;
     let last = inits.len() - 1;
@@ -299,7 +302,10 @@ fn unknown_kill(id: &str, name: &str, what: &str) -> Kill {
     }
 }
 
-fn definition_changed(container: &Container, annotations: &std::collections::BTreeMap<String, String>) -> bool {
+fn definition_changed(
+    container: &Container,
+    annotations: &std::collections::BTreeMap<String, String>,
+) -> bool {
     annotations.get(HASH_ANNOTATION).is_some_and(|hash| *hash != definition_hash(container))
 }
 
@@ -309,7 +315,10 @@ mod tests {
     use crate::pod::testing::{container_status, sandbox_status};
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}),
+        )
+        .unwrap()
     }
 
     /// `name:state[:code]` per container, newest first; a leading `-` means the sandbox is not ready.
@@ -341,11 +350,12 @@ mod tests {
     #[test]
     fn table() {
         let plain = serde_json::json!({"containers": [{"name": "a"}, {"name": "b"}]});
-        let never = serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
-        let on_failure = serde_json::json!({"restartPolicy": "OnFailure", "containers": [{"name": "a"}, {"name": "b"}]});
+        let never =
+            serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
+        let on_failure =
+            serde_json::json!({"restartPolicy": "OnFailure", "containers": [{"name": "a"}, {"name": "b"}]});
         let init = serde_json::json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}]});
-        let init_never =
-            serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
+        let init_never = serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
         let sidecar = serde_json::json!({"restartPolicy": "Never",
             "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}], "containers": [{"name": "a"}]});
         let probed = serde_json::json!({
@@ -384,7 +394,8 @@ mod tests {
         ];
         for (spec, state, want) in cases {
             let actions = compute(&pod((*spec).clone()), &snapshot(state), &|_, _| None);
-            let got = (actions.kill_pod, actions.create_sandbox, actions.init.as_slice(), actions.main.as_slice());
+            let got =
+                (actions.kill_pod, actions.create_sandbox, actions.init.as_slice(), actions.main.as_slice());
             assert_eq!(got, *want, "{spec} with {state}");
         }
     }

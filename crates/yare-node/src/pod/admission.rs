@@ -27,12 +27,19 @@ pub(crate) struct Offer {
     pub(crate) allowed_sysctls: Vec<String>,
 }
 
+/// One check: the pod, what is used, how many pods there are, what the node offers.
+type Check = fn(&Pod, &BTreeMap<String, i128>, u64, &Offer) -> Option<Rejection>;
+
 /// Checks in the order their reasons are reported. A check is a row.
-const CHECKS: &[fn(&Pod, &BTreeMap<String, i128>, u64, &Offer) -> Option<Rejection>] =
-    &[os_label, os_field, sysctls, resources, node_affinity, no_execute_taints];
+const CHECKS: &[Check] = &[os_label, os_field, sysctls, resources, node_affinity, no_execute_taints];
 
 /// Decides. `used` sums the requests of the pods admitted before (billionths), `pods` counts them.
-pub(crate) fn admit(pod: &Pod, used: &BTreeMap<String, i128>, pods: u64, offer: &Offer) -> Result<(), Rejection> {
+pub(crate) fn admit(
+    pod: &Pod,
+    used: &BTreeMap<String, i128>,
+    pods: u64,
+    offer: &Offer,
+) -> Result<(), Rejection> {
     match CHECKS.iter().find_map(|check| check(pod, used, pods, offer)) {
         Some(rejection) => Err(rejection),
         None => Ok(()),
@@ -88,7 +95,9 @@ fn sysctls(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offer) -> Opti
                 None => *pattern == name,
             });
         let host = (name.starts_with("net.") && pod.spec.host_network)
-            || ((name.starts_with("kernel.shm") || name.starts_with("kernel.msg") || name.starts_with("fs.mqueue."))
+            || ((name.starts_with("kernel.shm")
+                || name.starts_with("kernel.msg")
+                || name.starts_with("fs.mqueue."))
                 && pod.spec.host_ipc);
         if !allowed || host {
             return reject("SysctlForbidden", format!("forbidden sysctl: {:?} not allowlisted", sysctl.name));
@@ -125,7 +134,9 @@ fn resources(pod: &Pod, used: &BTreeMap<String, i128>, pods: u64, offer: &Offer)
 fn insufficient(name: &str, want: i128, used: i128, capacity: i128) -> Option<Rejection> {
     reject(
         &format!("OutOf{name}"),
-        format!("Node didn't have enough resource: {name}, requested: {want}, used: {used}, capacity: {capacity}"),
+        format!(
+            "Node didn't have enough resource: {name}, requested: {want}, used: {used}, capacity: {capacity}"
+        ),
     )
 }
 
@@ -135,10 +146,19 @@ fn node_affinity(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offer) -
         .spec
         .affinity
         .as_ref()
-        .and_then(|a| a.pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms"))
+        .and_then(|a| {
+            a.pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms")
+        })
         .and_then(serde_json::Value::as_array)
         .is_none_or(|terms| terms.iter().any(|term| term_matches(term, offer)));
-    if selected && required { None } else { reject("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector") }
+    if selected && required {
+        None
+    } else {
+        reject(
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        )
+    }
 }
 
 fn term_matches(term: &serde_json::Value, offer: &Offer) -> bool {
@@ -148,10 +168,15 @@ fn term_matches(term: &serde_json::Value, offer: &Offer) -> bool {
         return false;
     }
     expressions.iter().all(|e| requirement_matches(e, |key| offer.labels.get(key).map(String::as_str)))
-        && fields.iter().all(|e| requirement_matches(e, |key| (key == "metadata.name").then_some(offer.name.as_str())))
+        && fields
+            .iter()
+            .all(|e| requirement_matches(e, |key| (key == "metadata.name").then_some(offer.name.as_str())))
 }
 
-fn requirement_matches<'a>(requirement: &serde_json::Value, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
+fn requirement_matches<'a>(
+    requirement: &serde_json::Value,
+    lookup: impl Fn(&str) -> Option<&'a str>,
+) -> bool {
     let text = |name: &str| requirement.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
     let values: Vec<&str> = requirement
         .get("values")
@@ -162,7 +187,13 @@ fn requirement_matches<'a>(requirement: &serde_json::Value, lookup: impl Fn(&str
     let compare = |greater: bool| {
         let wanted = values.first().and_then(|v| v.parse::<i64>().ok());
         match (actual.and_then(|a| a.parse::<i64>().ok()), wanted) {
-            (Some(a), Some(w)) => if greater { a > w } else { a < w },
+            (Some(a), Some(w)) => {
+                if greater {
+                    a > w
+                } else {
+                    a < w
+                }
+            }
             _ => false,
         }
     };
@@ -187,7 +218,10 @@ fn no_execute_taints(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offe
     };
     // Only NoExecute counts here: NoSchedule is the scheduler's, and static or bound pods pass it.
     match offer.taints.iter().find(|t| t.effect == "NoExecute" && !tolerated(t)) {
-        Some(_) => reject("TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"),
+        Some(_) => reject(
+            "TaintToleration",
+            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
+        ),
         None => None,
     }
 }
@@ -202,7 +236,11 @@ mod tests {
             name: "n1".into(),
             labels: BTreeMap::from([("disk".into(), "ssd".into()), ("gen".into(), "4".into())]),
             taints: vec![Taint { key: "gone".into(), value: String::new(), effect: "NoExecute".into() }],
-            allocatable: BTreeMap::from([("cpu".into(), "2".into()), ("memory".into(), "1Gi".into()), ("pods".into(), "3".into())]),
+            allocatable: BTreeMap::from([
+                ("cpu".into(), "2".into()),
+                ("memory".into(), "1Gi".into()),
+                ("pods".into(), "3".into()),
+            ]),
             allowed_sysctls: vec!["net.core.*".into()],
         };
         let tolerant = serde_json::json!([{"operator": "Exists"}]);
@@ -212,15 +250,39 @@ mod tests {
             (serde_json::json!({"tolerations": tolerant, "containers": request("1")}), 0, ""),
             (serde_json::json!({"tolerations": tolerant, "containers": request("1500m")}), 0, "OutOfcpu"),
             (serde_json::json!({"tolerations": tolerant, "containers": request("1")}), 3, "OutOfpods"),
-            (serde_json::json!({"tolerations": tolerant, "priority": 2_000_000_000, "containers": request("9")}), 3, ""),
+            (
+                serde_json::json!({"tolerations": tolerant, "priority": 2_000_000_000, "containers": request("9")}),
+                3,
+                "",
+            ),
             (serde_json::json!({"tolerations": tolerant, "nodeSelector": {"disk": "ssd"}}), 0, ""),
-            (serde_json::json!({"tolerations": tolerant, "nodeSelector": {"disk": "hdd"}}), 0, "NodeAffinity"),
-            (serde_json::json!({"tolerations": tolerant, "affinity": affinity(serde_json::json!({"key": "gen", "operator": "Gt", "values": ["3"]}))}), 0, ""),
-            (serde_json::json!({"tolerations": tolerant, "affinity": affinity(serde_json::json!({"key": "disk", "operator": "NotIn", "values": ["ssd"]}))}), 0, "NodeAffinity"),
+            (
+                serde_json::json!({"tolerations": tolerant, "nodeSelector": {"disk": "hdd"}}),
+                0,
+                "NodeAffinity",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "affinity": affinity(serde_json::json!({"key": "gen", "operator": "Gt", "values": ["3"]}))}),
+                0,
+                "",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "affinity": affinity(serde_json::json!({"key": "disk", "operator": "NotIn", "values": ["ssd"]}))}),
+                0,
+                "NodeAffinity",
+            ),
             (serde_json::json!({}), 0, "TaintToleration"),
             (serde_json::json!({"tolerations": tolerant, "os": {"name": "windows"}}), 0, "PodOSNotSupported"),
-            (serde_json::json!({"tolerations": tolerant, "securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}]}}), 0, ""),
-            (serde_json::json!({"tolerations": tolerant, "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}), 0, "SysctlForbidden"),
+            (
+                serde_json::json!({"tolerations": tolerant, "securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}]}}),
+                0,
+                "",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}),
+                0,
+                "SysctlForbidden",
+            ),
         ] {
             let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
             let used = BTreeMap::from([("cpu".to_owned(), 1_000_000_000)]);

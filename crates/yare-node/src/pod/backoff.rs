@@ -29,7 +29,12 @@ pub(crate) struct Backoffs {
 
 impl Backoffs {
     /// When `key` may go on, if it is still held back, counting from `since` (its last end).
-    pub(crate) fn held_until(&self, key: &str, since: Timestamp, now: Timestamp) -> Option<(Timestamp, Duration)> {
+    pub(crate) fn held_until(
+        &self,
+        key: &str,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Option<(Timestamp, Duration)> {
         let entry = self.entries.get(key)?;
         if expired(since, entry.updated) {
             return None;
@@ -84,7 +89,10 @@ mod tests {
         let mut now = 0;
         for want in [10, 20, 40, 80, 160, 300, 300] {
             backoffs.next("c", at(now));
-            assert_eq!(backoffs.held_until("c", at(now), at(now)), Some((at(now + want), Duration::from_secs(want as u64))));
+            assert_eq!(
+                backoffs.held_until("c", at(now), at(now)),
+                Some((at(now + want), Duration::from_secs(want as u64)))
+            );
             assert_eq!(backoffs.held_until("c", at(now), at(now + want)), None);
             now += want;
         }

@@ -43,17 +43,29 @@ pub(crate) fn field(pod: &Pod, facts: &Facts, path: &str) -> Result<String, Stri
 }
 
 /// The value of a `resourceFieldRef`, asked by the container `own` (a volume names the container itself).
-pub(crate) fn resource(pod: &Pod, facts: &Facts, reference: &ResourceFieldRef, own: &str) -> Result<String, String> {
+pub(crate) fn resource(
+    pod: &Pod,
+    facts: &Facts,
+    reference: &ResourceFieldRef,
+    own: &str,
+) -> Result<String, String> {
     let name = if reference.container_name.is_empty() { own } else { &reference.container_name };
     let container = pod.container(name).ok_or_else(|| format!("container {name} not found"))?;
-    let (side, resource) =
-        reference.resource.split_once('.').ok_or_else(|| format!("unsupported container resource : {}", reference.resource))?;
-    let known = matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
+    let (side, resource) = reference
+        .resource
+        .split_once('.')
+        .ok_or_else(|| format!("unsupported container resource : {}", reference.resource))?;
+    let known =
+        matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
     let amount = match side {
         _ if !known => return Err(format!("unsupported container resource : {}", reference.resource)),
-        "limits" => {
-            container.resources.limits.get(resource).or_else(|| facts.allocatable.get(resource)).cloned().unwrap_or_default()
-        }
+        "limits" => container
+            .resources
+            .limits
+            .get(resource)
+            .or_else(|| facts.allocatable.get(resource))
+            .cloned()
+            .unwrap_or_default(),
         "requests" => container.resources.requests.get(resource).cloned().unwrap_or_default(),
         _ => return Err(format!("unsupported container resource : {}", reference.resource)),
     };
@@ -136,8 +148,11 @@ mod tests {
             ("requests.memory", None, "67108864"),
             ("requests.cpu", Some("1m"), "0"),
         ] {
-            let reference =
-                ResourceFieldRef { resource: resource_name.into(), divisor: divisor.map(Into::into), ..Default::default() };
+            let reference = ResourceFieldRef {
+                resource: resource_name.into(),
+                divisor: divisor.map(Into::into),
+                ..Default::default()
+            };
             assert_eq!(resource(&pod, &facts, &reference, "c").as_deref(), Ok(want), "{resource_name}");
         }
     }

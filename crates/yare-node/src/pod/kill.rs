@@ -190,11 +190,13 @@ impl Worker {
         for status in running.clone() {
             let text = format!("Stopping container {}", status.name);
             self.kubelet.pod_event(pod, Some(&status.name), EventKind::Normal, "Killing", text);
-            let (kubelet, pod, deadline, turns) = (self.kubelet.clone(), pod.clone(), deadline.clone(), turns.clone());
+            let (kubelet, pod, deadline, turns) =
+                (self.kubelet.clone(), pod.clone(), deadline.clone(), turns.clone());
             kills.push(tokio::spawn(async move {
                 kill_container(&kubelet, &pod, &status, deadline, Some(&turns)).await;
             }));
         }
+        let mut woken = false;
         loop {
             tokio::select! {
                 done = kills.next() => {
@@ -206,6 +208,7 @@ impl Worker {
                     }
                 }
                 () = self.mailbox.woken() => {
+                    woken = true;
                     let now = self.grace(&self.mailbox.pod(), &running);
                     if now < grace {
                         grace = now;
@@ -215,13 +218,18 @@ impl Worker {
                 }
             }
         }
+        if woken {
+            // What woke us here may matter to the next round, too.
+            self.mailbox.wake();
+        }
         self.observe().await;
     }
 
     /// Seconds the pod's containers have; from their annotations when the pod itself is unknown.
     fn grace(&self, pod: &Pod, running: &[ContainerStatus]) -> Duration {
         if pod.spec.containers.is_empty() {
-            let noted = running.iter().find_map(|c| c.annotations.get(GRACE_PERIOD_ANNOTATION)?.parse::<i64>().ok());
+            let noted =
+                running.iter().find_map(|c| c.annotations.get(GRACE_PERIOD_ANNOTATION)?.parse::<i64>().ok());
             return seconds(noted.unwrap_or(30));
         }
         seconds(pod.grace_period_s())
@@ -247,7 +255,13 @@ impl Turns {
         let main: Vec<String> = main.collect();
         let mut before = HashMap::new();
         let mut later: Option<String> = None;
-        for sidecar in pod.spec.init_containers.iter().rev().filter(|c| c.is_sidecar() && names.contains(c.name.as_str())) {
+        for sidecar in pod
+            .spec
+            .init_containers
+            .iter()
+            .rev()
+            .filter(|c| c.is_sidecar() && names.contains(c.name.as_str()))
+        {
             let mut waits = main.clone();
             waits.extend(later.replace(sidecar.name.clone()));
             before.insert(sidecar.name.clone(), waits);
@@ -322,7 +336,12 @@ async fn kill_container(
 }
 
 /// Stops a container; again, and sooner, when the deadline moves forward.
-async fn stop(kubelet: &Arc<Kubelet>, pod: &Pod, status: &ContainerStatus, deadline: &mut watch::Receiver<Instant>) {
+async fn stop(
+    kubelet: &Arc<Kubelet>,
+    pod: &Pod,
+    status: &ContainerStatus,
+    deadline: &mut watch::Receiver<Instant>,
+) {
     let remaining = |at: Instant| at.saturating_duration_since(Instant::now()).max(MINIMUM_GRACE);
     let runtime = kubelet.runtime.clone();
     let first = remaining(*deadline.borrow_and_update());
@@ -337,12 +356,16 @@ async fn stop(kubelet: &Arc<Kubelet>, pod: &Pod, status: &ContainerStatus, deadl
                 }
                 return;
             }
-            Some(_) = hurried.next(), if !hurried.is_empty() => {}
+            Some(stopped) = hurried.next(), if !hurried.is_empty() => {
+                if stopped {
+                    return;
+                }
+            }
             Ok(()) = deadline.changed() => {
                 let grace = remaining(*deadline.borrow_and_update());
                 let runtime = kubelet.runtime.clone();
                 let id = status.id.clone();
-                hurried.push(async move { runtime.stop_container(&id, grace).await });
+                hurried.push(async move { runtime.stop_container(&id, grace).await.is_ok() });
             }
         }
     }

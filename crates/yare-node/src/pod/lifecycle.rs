@@ -20,7 +20,8 @@ pub(crate) async fn run(
     ip: Option<IpAddr>,
     handler: &Handler,
 ) -> Result<(), String> {
-    let place = || format!("for Container {:?} in Pod \"{}\" failed - error", container.name, pod.full_name());
+    let place =
+        || format!("for Container {:?} in Pod \"{}\" failed - error", container.name, pod.full_name());
     if let Some(exec) = &handler.exec {
         let words = exec.command.join(" ");
         return match kubelet.runtime.exec_sync(id, exec.command.clone(), None).await {
@@ -53,7 +54,11 @@ pub(crate) async fn run(
     }
     if let Some(tcp) = &handler.tcp_socket {
         let port = container.resolve_port(&tcp.port)?;
-        let host = if tcp.host.is_empty() { ip.map(|i| i.to_string()).unwrap_or_default() } else { tcp.host.clone() };
+        let host = if tcp.host.is_empty() {
+            ip.map(|i| i.to_string()).unwrap_or_default()
+        } else {
+            tcp.host.clone()
+        };
         return crate::probe::tcp::connect(&host, port, HTTP_TIMEOUT).await.map(drop);
     }
     Err("Cannot run handler: invalid handler: no action is set".to_owned())

@@ -165,7 +165,12 @@ impl Manager {
                 uid: uid.clone(),
                 ..Metadata::default()
             };
-            tracing::info!(pod = metadata.name, namespace = metadata.namespace, uid, "stopping a pod that was deleted");
+            tracing::info!(
+                pod = metadata.name,
+                namespace = metadata.namespace,
+                uid,
+                "stopping a pod that was deleted"
+            );
             self.start(Mailbox::new(Arc::new(Pod { metadata, ..Pod::default() }), true));
         }
         self.remove_orphaned_directories();
@@ -178,7 +183,8 @@ impl Manager {
             if self.mailboxes.contains_key(&uid) {
                 continue;
             }
-            let pod = Pod { metadata: Metadata { uid: uid.clone(), ..Metadata::default() }, ..Pod::default() };
+            let pod =
+                Pod { metadata: Metadata { uid: uid.clone(), ..Metadata::default() }, ..Pod::default() };
             let dirs = PodDirs::new(&self.kubelet.data_dir, &self.kubelet.log_dir, &pod);
             let kubelet = self.kubelet.clone();
             tokio::spawn(async move {

@@ -3,6 +3,7 @@
 pub(crate) mod actions;
 pub(crate) mod admission;
 pub(crate) mod backoff;
+mod conditions;
 pub(crate) mod dirs;
 pub(crate) mod expand;
 pub(crate) mod fields;
@@ -11,7 +12,9 @@ pub(crate) mod lifecycle;
 pub(crate) mod mailbox;
 pub(crate) mod manager;
 pub(crate) mod messages;
+mod phase;
 pub(crate) mod qos;
+pub(crate) mod resize;
 pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;

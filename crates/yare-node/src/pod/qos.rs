@@ -42,7 +42,13 @@ pub(crate) fn class(pod: &Pod) -> &'static str {
     };
     let sets: Vec<(bool, bool)> = match &pod.spec.resources {
         Some(level) if !level.is_empty() => vec![compute(level)],
-        _ => pod.spec.init_containers.iter().chain(&pod.spec.containers).map(|c| compute(&c.resources)).collect(),
+        _ => pod
+            .spec
+            .init_containers
+            .iter()
+            .chain(&pod.spec.containers)
+            .map(|c| compute(&c.resources))
+            .collect(),
     };
     if !sets.iter().any(|(any, _)| *any) {
         "BestEffort"
@@ -125,12 +131,10 @@ pub(crate) fn pod(pod: &Pod) -> Resources {
         if let Some(text) = level.limits.get(name) {
             return quantity::nanos(text);
         }
-        let bounded = pod
-            .spec
-            .containers
-            .iter()
-            .chain(&pod.spec.init_containers)
-            .all(|c| c.resources.limits.get(name).is_some_and(|t| quantity::nanos(t).is_some_and(|n| n > 0)));
+        let bounded =
+            pod.spec.containers.iter().chain(&pod.spec.init_containers).all(|c| {
+                c.resources.limits.get(name).is_some_and(|t| quantity::nanos(t).is_some_and(|n| n > 0))
+            });
         bounded.then(|| totals(pod, |r| &r.limits).get(name).copied().unwrap_or(0) + overhead(name))
     };
     let request = level
@@ -222,7 +226,9 @@ fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity_bytes: u64) -
         set.requests.get("memory").or(set.limits.get("memory")).map_or(0, |t| quantity::value(t))
     };
     let capacity = i64::try_from(memory_capacity_bytes).unwrap_or(i64::MAX).max(1);
-    let score = |request: i64| 1000 - i32::try_from(i128::from(request) * 1000 / i128::from(capacity)).unwrap_or(1000);
+    let score = |request: i64| {
+        1000 - i32::try_from(i128::from(request) * 1000 / i128::from(capacity)).unwrap_or(1000)
+    };
     let mut adjust = score(request_of(container));
     if pod.is_sidecar(&container.name) {
         // A sidecar must not be killed before the containers it serves.
@@ -237,7 +243,10 @@ mod tests {
     use super::*;
 
     fn pod_with(containers: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({"metadata": {"uid": "u"}, "spec": {"containers": containers}})).unwrap()
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"uid": "u"}, "spec": {"containers": containers}}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -245,7 +254,10 @@ mod tests {
         for (containers, want) in [
             (serde_json::json!([{"name": "a"}]), "BestEffort"),
             (serde_json::json!([{"name": "a", "resources": {"requests": {"cpu": "1"}}}]), "Burstable"),
-            (serde_json::json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]), "Guaranteed"),
+            (
+                serde_json::json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]),
+                "Guaranteed",
+            ),
             (
                 serde_json::json!([{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}}]),
                 "Burstable",

@@ -41,7 +41,9 @@ impl Snapshot {
 
     /// Containers whose process runs, or may run.
     pub(crate) fn running(&self) -> impl Iterator<Item = &ContainerStatus> {
-        self.containers.iter().filter(|c| matches!(c.state, ContainerState::Running | ContainerState::Unknown))
+        self.containers
+            .iter()
+            .filter(|c| matches!(c.state, ContainerState::Running | ContainerState::Unknown))
     }
 
     /// Whether any main container was ever created, which means that initialization is over.

@@ -25,9 +25,16 @@ impl Worker {
         if actions.create_sandbox.is_some() && !self.leave_sandbox(pod).await {
             return Next::Retry;
         }
-        self.kill_some(pod, &actions.kill).await;
+        let mut kills = actions.kill.clone();
+        let resized = self.resize(pod).await;
+        // A container that restarts to be resized is started in the round that its end begins.
+        if resized.iter().any(|r| !kills.iter().any(|k| k.id == r.id)) {
+            kills.extend(resized);
+            self.mailbox.wake();
+        }
+        self.kill_some(pod, &kills).await;
         let Ok(mut next) = self.set_up(pod, &actions).await else { return Next::Retry };
-        let mut changed = actions.create_sandbox.is_some() || !actions.kill.is_empty();
+        let mut changed = actions.create_sandbox.is_some() || !kills.is_empty();
         let ephemeral = actions.ephemeral.iter().map(|i| &pod.spec.ephemeral_containers[*i].common);
         let init = actions.init.iter().filter_map(|i| pod.spec.init_containers.get(*i));
         let main = actions.main.iter().map(|i| &pod.spec.containers[*i]);
@@ -44,7 +51,9 @@ impl Worker {
                     self.refresh(false).await;
                 }
                 Err(failure) => {
-                    let at = failure.retry_at.unwrap_or_else(|| clock::after(self.kubelet.seams.now(), CONFIG_RETRY));
+                    let at = failure
+                        .retry_at
+                        .unwrap_or_else(|| clock::after(self.kubelet.seams.now(), CONFIG_RETRY));
                     next = earlier(next, Next::At(at));
                     let wait = WaitReason { reason: failure.reason, message: failure.message };
                     changed |= before.as_ref() != Some(&wait);
@@ -93,7 +102,8 @@ impl Worker {
     /// Runs the pod hooks and makes the sandbox if one is needed.
     async fn set_up(&mut self, pod: &Arc<Pod>, actions: &Actions) -> Result<Next, ()> {
         let facts = self.facts();
-        let mut config = SandboxConfig { attempt: actions.create_sandbox.unwrap_or(0), ..SandboxConfig::default() };
+        let mut config =
+            SandboxConfig { attempt: actions.create_sandbox.unwrap_or(0), ..SandboxConfig::default() };
         let mut start = PodStart {
             kubelet: &self.kubelet,
             mailbox: &self.mailbox,
@@ -139,7 +149,8 @@ impl Worker {
             kubelet.pod_event(pod, Some(&container.name), kind, reason, text);
         };
         if let Some(held) = self.crash_backoff(pod, container) {
-            let text = format!("Back-off restarting failed container {} in pod {}", container.name, pod.full_name());
+            let text =
+                format!("Back-off restarting failed container {} in pod {}", container.name, pod.full_name());
             event(EventKind::Warning, "BackOff", text);
             return Err(held);
         }
@@ -202,7 +213,9 @@ impl Worker {
         id: &str,
         ips: &[std::net::IpAddr],
     ) -> Result<(), StartFailure> {
-        let Some(handler) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
+        let Some(handler) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else {
+            return Ok(());
+        };
         let ip = ips.first().copied().or_else(|| self.kubelet.node_ips.first().copied());
         let outcome = tokio::select! {
             outcome = lifecycle::run(&self.kubelet, pod, container, id, ip, handler) => outcome,
@@ -219,7 +232,11 @@ impl Worker {
 
     /// The wait of a container that ended before, if it is not over.
     fn crash_backoff(&mut self, pod: &Pod, container: &Container) -> Option<StartFailure> {
-        let last = self.snapshot.containers.iter().find(|c| c.name == container.name && c.state == ContainerState::Exited)?;
+        let last = self
+            .snapshot
+            .containers
+            .iter()
+            .find(|c| c.name == container.name && c.state == ContainerState::Exited)?;
         let ended = clock::from_ns(last.finished_at_ns).or_else(|| clock::from_ns(last.created_at_ns))?;
         let now = self.kubelet.seams.now();
         if !self.restarts.knows(&container.name) && last.attempt > 0 {
@@ -232,8 +249,12 @@ impl Worker {
             self.restarts.next(&container.name, ended);
             return None;
         };
-        let message =
-            format!("back-off {} restarting failed container={} pod={}", go_duration(wait), container.name, pod.full_name());
+        let message = format!(
+            "back-off {} restarting failed container={} pod={}",
+            go_duration(wait),
+            container.name,
+            pod.full_name()
+        );
         Some(StartFailure { retry_at: Some(until), ..failure("CrashLoopBackOff", message) })
     }
 
@@ -252,7 +273,11 @@ impl Worker {
             }
         }
         let old_sandboxes = self.snapshot.sandboxes.iter().skip(1).filter(|s| {
-            !self.snapshot.containers.iter().any(|c| c.sandbox_id == s.id && self.container_ids.contains(&c.id))
+            !self
+                .snapshot
+                .containers
+                .iter()
+                .any(|c| c.sandbox_id == s.id && self.container_ids.contains(&c.id))
         });
         for sandbox in old_sandboxes {
             if let Err(error) = runtime.remove_sandbox(&sandbox.id).await {

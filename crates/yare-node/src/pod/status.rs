@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 use yare_runtime::{ContainerState as RuntimeState, ContainerStatus as RuntimeContainer};
 
-use super::qos;
-use super::snapshot::{Snapshot, restarts_after, should_start};
+use super::snapshot::{Snapshot, should_start};
+use super::{conditions, phase, qos};
 use crate::clock;
 use crate::view::{
-    Container, ContainerState, ContainerStatus, Ip, Pod, PodCondition, PodStatus, Running, Terminated,
-    VolumeMountStatus,
+    Container, ContainerState, ContainerStatus, Ip, Pod, PodStatus, Running, Terminated, VolumeMountStatus,
 };
 
 /// Why a container has not started, for its `waiting` state.
@@ -48,9 +47,6 @@ pub(crate) struct Verdict {
     pub(crate) message: String,
 }
 
-/// Conditions that the kubelet owns; all others on a pod are kept as they are.
-const OWNED: &[&str] = &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
-
 /// Computes the status.
 pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>) -> PodStatus {
     let has_init = !pod.spec.init_containers.is_empty();
@@ -82,7 +78,7 @@ pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>) -> P
         start_time: inputs.previous.start_time.clone().or_else(|| Some(clock::rfc3339(inputs.now))),
         ..PodStatus::default()
     };
-    status.phase = phase(pod, &status, inputs.terminal).to_owned();
+    status.phase = phase::compute(pod, &status, inputs.terminal).to_owned();
     for held in [&inputs.previous.phase, &pod.status.phase] {
         // A final phase is never left.
         if matches!(held.as_str(), "Succeeded" | "Failed") {
@@ -99,7 +95,7 @@ pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>) -> P
         status.message.clone_from(&verdict.message);
     }
     addresses(pod, snapshot, inputs, &mut status);
-    status.conditions = conditions(pod, snapshot, inputs, &status);
+    status.conditions = conditions::compute(pod, snapshot, inputs, &status);
     status
 }
 
@@ -163,7 +159,10 @@ fn container_status(
         && let Some(old) = old
     {
         // The earlier instance is gone from the runtime; what was said of it stays true.
-        if !old.container_id.is_empty() && old.container_id != status.container_id && old.state.terminated.is_some() {
+        if !old.container_id.is_empty()
+            && old.container_id != status.container_id
+            && old.state.terminated.is_some()
+        {
             status.last_state = old.state.clone();
         } else {
             status.last_state = old.last_state.clone();
@@ -328,196 +327,6 @@ fn health(
     status.ready = started && ready;
 }
 
-/// The phase, from the container statuses.
-fn phase(pod: &Pod, status: &PodStatus, terminal: bool) -> &'static str {
-    let mut pending_init = 0;
-    let mut pending_sidecars = 0;
-    let mut failed_for_good = false;
-    let (mut unknown, mut running, mut waiting, mut stopped, mut stopped_for_good, mut succeeded) = (0, 0, 0, 0, 0, 0);
-    for container in &pod.spec.init_containers {
-        let Some(s) = status.container(&container.name) else { continue };
-        if container.is_sidecar() {
-            if s.state.running.is_some() {
-                running += 1;
-                if s.started != Some(true) {
-                    pending_sidecars += 1;
-                }
-            } else if s.state.waiting.is_some() && s.last_state.terminated.is_none() {
-                pending_sidecars += 1;
-                waiting += 1;
-            }
-            continue;
-        }
-        let ended = match (&s.state.terminated, &s.state.waiting) {
-            (Some(ended), _) => Some(ended),
-            (None, Some(_)) => s.last_state.terminated.as_ref(),
-            _ => None,
-        };
-        match ended {
-            None => pending_init += 1,
-            Some(ended) if ended.exit_code != 0 => {
-                failed_for_good |= !restarts_after(container, pod, ended.exit_code);
-            }
-            Some(_) => {}
-        }
-    }
-    for container in &pod.spec.containers {
-        let Some(s) = status.container(&container.name) else { continue };
-        let ended = match (&s.state.terminated, &s.state.waiting) {
-            (Some(ended), _) => Some(ended),
-            (None, Some(_)) => s.last_state.terminated.as_ref(),
-            _ => None,
-        };
-        if s.state.running.is_some() {
-            running += 1;
-        } else if let Some(ended) = ended {
-            stopped += 1;
-            stopped_for_good += i32::from(!restarts_after(container, pod, ended.exit_code));
-            succeeded += i32::from(ended.exit_code == 0 && s.state.terminated.is_some());
-        } else if s.state.waiting.is_some() {
-            waiting += 1;
-        } else {
-            unknown += 1;
-        }
-    }
-    let main_started = pod
-        .spec
-        .containers
-        .iter()
-        .filter_map(|c| status.container(&c.name))
-        .any(|s| s.state.running.is_some() || s.state.terminated.is_some() || s.last_state.terminated.is_some());
-    if failed_for_good {
-        return "Failed";
-    }
-    if pending_init > 0 || (pending_sidecars > 0 && !main_started) || waiting > 0 {
-        return "Pending";
-    }
-    if running > 0 && unknown == 0 {
-        return "Running";
-    }
-    if running == 0 && stopped > 0 && unknown == 0 {
-        let restarting = !terminal && stopped != stopped_for_good;
-        return match (restarting, stopped == succeeded) {
-            (true, _) => "Running",
-            (false, true) => "Succeeded",
-            (false, false) => "Failed",
-        };
-    }
-    "Pending"
-}
-
-fn conditions(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>, status: &PodStatus) -> Vec<PodCondition> {
-    let foreign = || pod.status.conditions.iter().filter(|c| !OWNED.contains(&c.kind.as_str()));
-    let containers_ready = containers_ready(pod, status);
-    let ready = match &containers_ready {
-        Err(_) => containers_ready.clone(),
-        Ok(()) => {
-            let unmet: Vec<String> = pod
-                .spec
-                .readiness_gates
-                .iter()
-                .filter_map(|gate| match foreign().find(|c| c.kind == gate.condition_type) {
-                    None => Some(format!(
-                        "corresponding condition of pod readiness gate {:?} does not exist.",
-                        gate.condition_type
-                    )),
-                    Some(c) if c.status != "True" => Some(format!(
-                        "the status of pod readiness gate {:?} is not \"True\", but {}",
-                        gate.condition_type, c.status
-                    )),
-                    Some(_) => None,
-                })
-                .collect();
-            if unmet.is_empty() { Ok(()) } else { Err(("ReadinessGatesNotReady".to_owned(), unmet.join(", "))) }
-        }
-    };
-    let sandbox = match snapshot.usable_sandbox(pod) {
-        Ok(_) => Ok(()),
-        Err(_) => Err((String::new(), String::new())),
-    };
-    let mut conditions: Vec<PodCondition> = foreign().cloned().collect();
-    let owned = [
-        ("PodReadyToStartContainers", sandbox),
-        ("Initialized", initialized(pod, status)),
-        ("Ready", ready),
-        ("ContainersReady", containers_ready),
-        ("PodScheduled", Ok(())),
-    ];
-    for (kind, outcome) in owned {
-        let (value, reason, message) = match outcome {
-            Ok(()) if kind == "Initialized" && status.phase == "Succeeded" => {
-                ("True", "PodCompleted".to_owned(), String::new())
-            }
-            Ok(()) => ("True", String::new(), String::new()),
-            Err((reason, message)) => ("False", reason, message),
-        };
-        let before = inputs.previous.condition(kind).or_else(|| pod.status.condition(kind));
-        let since = match before {
-            Some(before) if before.status == value => before.last_transition_time.clone(),
-            _ => None,
-        };
-        let text = |s: String| if s.is_empty() { None } else { Some(s) };
-        conditions.push(PodCondition {
-            kind: kind.to_owned(),
-            status: value.to_owned(),
-            observed_generation: pod.metadata.generation,
-            last_probe_time: None,
-            last_transition_time: since.or_else(|| Some(clock::rfc3339(inputs.now))),
-            reason: text(reason),
-            message: text(message),
-        });
-    }
-    conditions
-}
-
-type Outcome = Result<(), (String, String)>;
-
-fn list(names: &[&str]) -> String {
-    format!("[{}]", names.join(" "))
-}
-
-fn containers_ready(pod: &Pod, status: &PodStatus) -> Outcome {
-    match status.phase.as_str() {
-        "Succeeded" => return Err(("PodCompleted".into(), String::new())),
-        "Failed" => return Err(("PodFailed".into(), String::new())),
-        _ => {}
-    }
-    let watched = pod.spec.init_containers.iter().filter(|c| c.is_sidecar()).chain(&pod.spec.containers);
-    let unready: Vec<&str> = watched
-        .filter(|c| status.container(&c.name).is_none_or(|s| !s.ready))
-        .map(|c| c.name.as_str())
-        .collect();
-    if unready.is_empty() {
-        return Ok(());
-    }
-    Err(("ContainersNotReady".into(), format!("containers with unready status: {}", list(&unready))))
-}
-
-fn initialized(pod: &Pod, status: &PodStatus) -> Outcome {
-    let main_started = pod
-        .spec
-        .containers
-        .iter()
-        .filter_map(|c| status.container(&c.name))
-        .any(|s| s.started == Some(true) || s.state.terminated.is_some() || s.last_state.terminated.is_some() || s.state.running.is_some());
-    if status.phase == "Succeeded" || main_started {
-        return Ok(());
-    }
-    let incomplete: Vec<&str> = pod
-        .spec
-        .init_containers
-        .iter()
-        .filter(|c| {
-            status.container(&c.name).is_none_or(|s| if c.is_sidecar() { s.started != Some(true) } else { !s.ready })
-        })
-        .map(|c| c.name.as_str())
-        .collect();
-    if incomplete.is_empty() {
-        return Ok(());
-    }
-    Err(("ContainersNotInitialized".into(), format!("containers with incomplete status: {}", list(&incomplete))))
-}
-
 /// The strategic merge patch that turns the server's status into ours; `None` when nothing differs.
 pub(crate) fn patch(uid: &str, server: &PodStatus, ours: &PodStatus) -> Option<serde_json::Value> {
     let as_map = |status: &PodStatus| match serde_json::to_value(status) {
@@ -534,7 +343,8 @@ pub(crate) fn patch(uid: &str, server: &PodStatus, ours: &PodStatus) -> Option<s
             // Merged by type: only what changed, so that others' conditions are left alone.
             "conditions" => {
                 let old = before.get(name).and_then(|v| v.as_array()).cloned().unwrap_or_default();
-                let new: Vec<_> = value.as_array().into_iter().flatten().filter(|c| !old.contains(c)).cloned().collect();
+                let new: Vec<_> =
+                    value.as_array().into_iter().flatten().filter(|c| !old.contains(c)).cloned().collect();
                 serde_json::Value::Array(new)
             }
             // Merged by address: an old address has to be replaced, not added to.
@@ -560,12 +370,18 @@ pub(crate) fn patch(uid: &str, server: &PodStatus, ours: &PodStatus) -> Option<s
 mod tests {
     use super::*;
     use crate::pod::testing::{container_status, sandbox_status};
+    use crate::view::PodCondition;
 
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1}, "spec": spec})).unwrap()
     }
 
-    fn status_of(pod: &Pod, containers: Vec<RuntimeContainer>, waiting: &[(&str, &str)], terminal: bool) -> PodStatus {
+    fn status_of(
+        pod: &Pod,
+        containers: Vec<RuntimeContainer>,
+        waiting: &[(&str, &str)],
+        terminal: bool,
+    ) -> PodStatus {
         let snapshot = Snapshot::new(vec![sandbox_status("s", 0, true)], containers);
         let waiting = waiting
             .iter()
@@ -592,27 +408,74 @@ mod tests {
     fn phases() {
         use RuntimeState::{Created, Exited, Running};
         let always = serde_json::json!({"containers": [{"name": "a"}, {"name": "b"}]});
-        let never = serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
+        let never =
+            serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
         let init = serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
         let sidecar = serde_json::json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]});
         let cases: Vec<(&serde_json::Value, Vec<RuntimeContainer>, bool, &str)> = vec![
             (&always, vec![], false, "Pending"),
             (&always, vec![container_status("a", 0, Running, 0)], false, "Pending"),
-            (&always, vec![container_status("a", 0, Running, 0), container_status("b", 0, Created, 0)], false, "Pending"),
-            (&always, vec![container_status("a", 0, Running, 0), container_status("b", 0, Running, 0)], false, "Running"),
-            (&always, vec![container_status("a", 0, Exited, 1), container_status("b", 0, Exited, 0)], false, "Running"),
-            (&always, vec![container_status("a", 0, Exited, 1), container_status("b", 0, Exited, 0)], true, "Failed"),
-            (&never, vec![container_status("a", 0, Exited, 0), container_status("b", 0, Exited, 0)], false, "Succeeded"),
-            (&never, vec![container_status("a", 0, Exited, 0), container_status("b", 0, Exited, 3)], false, "Failed"),
-            (&never, vec![container_status("a", 0, Exited, 0), container_status("b", 0, Running, 0)], false, "Running"),
+            (
+                &always,
+                vec![container_status("a", 0, Running, 0), container_status("b", 0, Created, 0)],
+                false,
+                "Pending",
+            ),
+            (
+                &always,
+                vec![container_status("a", 0, Running, 0), container_status("b", 0, Running, 0)],
+                false,
+                "Running",
+            ),
+            (
+                &always,
+                vec![container_status("a", 0, Exited, 1), container_status("b", 0, Exited, 0)],
+                false,
+                "Running",
+            ),
+            (
+                &always,
+                vec![container_status("a", 0, Exited, 1), container_status("b", 0, Exited, 0)],
+                true,
+                "Failed",
+            ),
+            (
+                &never,
+                vec![container_status("a", 0, Exited, 0), container_status("b", 0, Exited, 0)],
+                false,
+                "Succeeded",
+            ),
+            (
+                &never,
+                vec![container_status("a", 0, Exited, 0), container_status("b", 0, Exited, 3)],
+                false,
+                "Failed",
+            ),
+            (
+                &never,
+                vec![container_status("a", 0, Exited, 0), container_status("b", 0, Running, 0)],
+                false,
+                "Running",
+            ),
             (&init, vec![container_status("i", 0, Running, 0)], false, "Pending"),
             (&init, vec![container_status("i", 0, Exited, 1)], false, "Failed"),
-            (&init, vec![container_status("i", 1, Exited, 0), container_status("a", 0, Running, 0)], false, "Running"),
+            (
+                &init,
+                vec![container_status("i", 1, Exited, 0), container_status("a", 0, Running, 0)],
+                false,
+                "Running",
+            ),
             (&sidecar, vec![container_status("s", 1, Running, 0)], false, "Pending"),
-            (&sidecar, vec![container_status("s", 1, Running, 0), container_status("a", 0, Running, 0)], false, "Running"),
+            (
+                &sidecar,
+                vec![container_status("s", 1, Running, 0), container_status("a", 0, Running, 0)],
+                false,
+                "Running",
+            ),
         ];
         for (spec, containers, terminal, want) in cases {
-            let text = format!("{spec} {:?}", containers.iter().map(|c| (&c.name, c.state)).collect::<Vec<_>>());
+            let text =
+                format!("{spec} {:?}", containers.iter().map(|c| (&c.name, c.state)).collect::<Vec<_>>());
             assert_eq!(status_of(&pod(spec.clone()), containers, &[], terminal).phase, want, "{text}");
         }
     }
@@ -620,25 +483,38 @@ mod tests {
     #[test]
     fn crash_loop_reads_like_upstream() {
         let pod = pod(serde_json::json!({"containers": [{"name": "a"}]}));
-        let status =
-            status_of(&pod, vec![container_status("a", 0, RuntimeState::Exited, 1)], &[("a", "CrashLoopBackOff")], false);
+        let status = status_of(
+            &pod,
+            vec![container_status("a", 0, RuntimeState::Exited, 1)],
+            &[("a", "CrashLoopBackOff")],
+            false,
+        );
         let a = &status.container_statuses[0];
         assert_eq!(a.state.waiting.as_ref().unwrap().reason, "CrashLoopBackOff");
         assert_eq!(a.last_state.terminated.as_ref().unwrap().reason, "Error");
         assert_eq!(status.phase, "Running");
-        assert_eq!(status.condition("Ready").unwrap().message.as_deref(), Some("containers with unready status: [a]"));
+        assert_eq!(
+            status.condition("Ready").unwrap().message.as_deref(),
+            Some("containers with unready status: [a]")
+        );
         assert_eq!(status.pod_ip, "10.42.0.5");
         assert_eq!(status.host_ip, "10.0.0.1");
     }
 
     #[test]
     fn readiness_gates_hold_ready_back() {
-        let mut pod = pod(serde_json::json!({"containers": [{"name": "a"}], "readinessGates": [{"conditionType": "x/y"}]}));
+        let mut pod = pod(
+            serde_json::json!({"containers": [{"name": "a"}], "readinessGates": [{"conditionType": "x/y"}]}),
+        );
         let running = || vec![container_status("a", 0, RuntimeState::Running, 0)];
         let status = status_of(&pod, running(), &[], false);
         assert_eq!(status.condition("Ready").unwrap().reason.as_deref(), Some("ReadinessGatesNotReady"));
         assert_eq!(status.condition("ContainersReady").unwrap().status, "True");
-        pod.status.conditions.push(PodCondition { kind: "x/y".into(), status: "True".into(), ..Default::default() });
+        pod.status.conditions.push(PodCondition {
+            kind: "x/y".into(),
+            status: "True".into(),
+            ..Default::default()
+        });
         assert_eq!(status_of(&pod, running(), &[], false).condition("Ready").unwrap().status, "True");
     }
 
@@ -649,7 +525,12 @@ mod tests {
         assert_eq!(patch("u", &before, &before), None);
         let after = status_of(&pod, vec![container_status("a", 0, RuntimeState::Running, 0)], &[], false);
         let patch = patch("u", &before, &after).unwrap();
-        let kinds: Vec<&str> = patch["status"]["conditions"].as_array().unwrap().iter().map(|c| c["type"].as_str().unwrap()).collect();
+        let kinds: Vec<&str> = patch["status"]["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["type"].as_str().unwrap())
+            .collect();
         assert_eq!(kinds, ["Ready", "ContainersReady"]);
         assert_eq!(patch["status"]["phase"], "Running");
         assert!(patch["status"].get("podIP").is_none());

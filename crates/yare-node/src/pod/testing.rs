@@ -25,7 +25,12 @@ pub(crate) fn sandbox_status(id: &str, attempt: u32, ready: bool) -> SandboxStat
 }
 
 /// `age` counts backwards: 0 is the newest.
-pub(crate) fn container_status(name: &str, age: i64, state: ContainerState, exit_code: i32) -> ContainerStatus {
+pub(crate) fn container_status(
+    name: &str,
+    age: i64,
+    state: ContainerState,
+    exit_code: i32,
+) -> ContainerStatus {
     let created = 1_000_000_000_000 - age * 1_000_000_000;
     ContainerStatus {
         id: format!("{name}-{age}"),

@@ -162,7 +162,13 @@ impl Worker {
                 Ok(()) => self.admitted = true,
                 Err(rejection) => {
                     let text = format!("Pod was rejected: {}", rejection.message);
-                    self.kubelet.pod_event(&pod, None, EventKind::Warning, &rejection.reason, rejection.message);
+                    self.kubelet.pod_event(
+                        &pod,
+                        None,
+                        EventKind::Warning,
+                        &rejection.reason,
+                        rejection.message,
+                    );
                     self.verdict = Some(Verdict { reason: rejection.reason, message: text });
                 }
             }
@@ -290,7 +296,10 @@ impl Worker {
         let pod_ips = if pod.spec.host_network {
             host_ips.clone()
         } else {
-            self.snapshot.ready_sandbox().map(|s| s.ips.iter().map(ToString::to_string).collect()).unwrap_or_default()
+            self.snapshot
+                .ready_sandbox()
+                .map(|s| s.ips.iter().map(ToString::to_string).collect())
+                .unwrap_or_default()
         };
         Facts { host_ips, pod_ips, allocatable: self.kubelet.offer.lock().allocatable.clone() }
     }

@@ -110,7 +110,9 @@ impl StatusWriter {
             let Some((path, patch, sent)) = self.next(&uid) else { return };
             let answer = match patch {
                 None => Ok(None),
-                Some(patch) => self.api.patch_for::<Written>(&path, PatchKind::Strategic, &patch).await.map(Some),
+                Some(patch) => {
+                    self.api.patch_for::<Written>(&path, PatchKind::Strategic, &patch).await.map(Some)
+                }
             };
             match answer {
                 Ok(written) => {

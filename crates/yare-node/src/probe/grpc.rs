@@ -40,9 +40,10 @@ async fn check(host: &str, action: &GrpcAction, timeout: Duration) -> Result<usi
     let stream = tcp::connect(host, action.port, timeout)
         .await
         .map_err(|e| format!("error: connection error: desc = \"transport: Error while dialing: {e}\""))?;
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-        .await
-        .map_err(|e| format!("failed to connect service {address:?}: {e}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(|e| format!("failed to connect service {address:?}: {e}"))?;
     let connection = tokio::spawn(connection);
     let request = http::Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")

@@ -59,8 +59,13 @@ impl Request {
         ip: Option<IpAddr>,
         user_agent: &'static str,
     ) -> Result<Self, String> {
-        let host = if action.host.is_empty() { ip.map(|i| i.to_string()).unwrap_or_default() } else { action.host.clone() };
-        let path = if action.path.starts_with('/') { action.path.clone() } else { format!("/{}", action.path) };
+        let host = if action.host.is_empty() {
+            ip.map(|i| i.to_string()).unwrap_or_default()
+        } else {
+            action.host.clone()
+        };
+        let path =
+            if action.path.starts_with('/') { action.path.clone() } else { format!("/{}", action.path) };
         Ok(Request {
             tls: action.scheme.eq_ignore_ascii_case("https"),
             host,
@@ -72,7 +77,12 @@ impl Request {
     }
 
     fn url(&self) -> String {
-        format!("{}://{}{}", if self.tls { "https" } else { "http" }, tcp::authority(&self.host, self.port), self.path)
+        format!(
+            "{}://{}{}",
+            if self.tls { "https" } else { "http" },
+            tcp::authority(&self.host, self.port),
+            self.path
+        )
     }
 }
 
@@ -127,7 +137,10 @@ fn redirect(from: &Request, to: &str) -> Option<Request> {
 
 /// Makes one request.
 pub(crate) async fn get(request: &Request, timeout: Duration) -> Result<Response, Failed> {
-    let failed = |message: String| Failed { message: format!("Get {:?}: {message}", request.url()), plain_http: false };
+    let failed = |message: String| Failed {
+        message: format!("Get {:?}: {message}", request.url()),
+        plain_http: false,
+    };
     let run = async {
         let stream = tcp::connect(&request.host, request.port, timeout).await.map_err(failed)?;
         if !request.tls {
@@ -151,7 +164,10 @@ pub(crate) async fn get(request: &Request, timeout: Duration) -> Result<Response
     }
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(request: &Request, stream: S) -> Result<Response, String> {
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    request: &Request,
+    stream: S,
+) -> Result<Response, String> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let connection = tokio::spawn(connection);
@@ -168,7 +184,9 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(request: &
         agent_given |= header.name.eq_ignore_ascii_case("user-agent");
         accept_given |= header.name.eq_ignore_ascii_case("accept");
         // An empty value asks for the header not to be sent.
-        if header.value.is_empty() && (header.name.eq_ignore_ascii_case("user-agent") || header.name.eq_ignore_ascii_case("accept")) {
+        if header.value.is_empty()
+            && (header.name.eq_ignore_ascii_case("user-agent") || header.name.eq_ignore_ascii_case("accept"))
+        {
             continue;
         }
         let name = HeaderName::try_from(header.name.as_str()).map_err(|e| e.to_string())?;

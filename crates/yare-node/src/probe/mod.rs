@@ -95,7 +95,9 @@ impl ProbeSet {
 
     /// (started, ready) of a running container.
     pub(crate) fn health(&self, container: &Container, id: &str) -> (bool, bool) {
-        let passed = |kind: ProbeKind| kind.of(container).is_none() || self.outcome(id, kind) == Some(Outcome::Success);
+        let passed = |kind: ProbeKind| {
+            kind.of(container).is_none() || self.outcome(id, kind) == Some(Outcome::Success)
+        };
         (passed(ProbeKind::Startup), passed(ProbeKind::Readiness))
     }
 
@@ -108,12 +110,20 @@ impl ProbeSet {
         snapshot: &Snapshot,
         before: &PodStatus,
     ) {
-        let running = |id: &str| snapshot.containers.iter().any(|c| c.id == id && c.state == ContainerState::Running);
-        self.tasks.retain(|(id, _), task| running(id) || { task.abort(); false });
+        let running =
+            |id: &str| snapshot.containers.iter().any(|c| c.id == id && c.state == ContainerState::Running);
+        self.tasks.retain(|(id, _), task| {
+            running(id) || {
+                task.abort();
+                false
+            }
+        });
         self.outcomes.lock().retain(|(id, _), _| running(id));
         let probed = pod.spec.init_containers.iter().filter(|c| c.is_sidecar()).chain(&pod.spec.containers);
         for container in probed {
-            let Some(status) = snapshot.latest(&container.name).filter(|s| s.state == ContainerState::Running) else {
+            let Some(status) =
+                snapshot.latest(&container.name).filter(|s| s.state == ContainerState::Running)
+            else {
                 continue;
             };
             self.inherit(kubelet, container, status, before);
@@ -126,12 +136,18 @@ impl ProbeSet {
                     ProbeKind::Liveness => started && !self.quiet,
                     ProbeKind::Readiness => started,
                 };
-                let held = kind != ProbeKind::Readiness && self.outcome(&status.id, kind) == Some(Outcome::Failure);
-                if !wanted || held || self.tasks.get(&key).is_some_and(|t| !t.is_finished()) || (self.quiet && kind == ProbeKind::Startup) {
+                let held =
+                    kind != ProbeKind::Readiness && self.outcome(&status.id, kind) == Some(Outcome::Failure);
+                if !wanted
+                    || held
+                    || self.tasks.get(&key).is_some_and(|t| !t.is_finished())
+                    || (self.quiet && kind == ProbeKind::Startup)
+                {
                     continue;
                 }
                 let ip = snapshot.ready_sandbox().and_then(|s| s.ips.first().copied());
-                let ip = ip.or_else(|| pod.spec.host_network.then(|| kubelet.node_ips.first().copied()).flatten());
+                let ip =
+                    ip.or_else(|| pod.spec.host_network.then(|| kubelet.node_ips.first().copied()).flatten());
                 let task = Task {
                     kubelet: kubelet.clone(),
                     mailbox: mailbox.clone(),
@@ -150,11 +166,19 @@ impl ProbeSet {
     }
 
     /// A container that was started or ready before the agent restarted stays so until a probe says otherwise.
-    fn inherit(&self, kubelet: &Kubelet, container: &Container, status: &ContainerStatus, before: &PodStatus) {
+    fn inherit(
+        &self,
+        kubelet: &Kubelet,
+        container: &Container,
+        status: &ContainerStatus,
+        before: &PodStatus,
+    ) {
         let id = format!("{}://{}", kubelet.runtime_name, status.id);
         let Some(old) = before.container(&container.name).filter(|o| o.container_id == id) else { return };
         let mut outcomes = self.outcomes.lock();
-        for (kind, held) in [(ProbeKind::Startup, old.started == Some(true)), (ProbeKind::Readiness, old.ready)] {
+        for (kind, held) in
+            [(ProbeKind::Startup, old.started == Some(true)), (ProbeKind::Readiness, old.ready)]
+        {
             if held && kind.of(container).is_some() {
                 outcomes.entry((status.id.clone(), kind)).or_insert(Outcome::Success);
             }
@@ -164,8 +188,15 @@ impl ProbeSet {
     /// The pod is going away: nothing is restarted any more, only readiness is still asked.
     pub(crate) fn quiet(&mut self) {
         self.quiet = true;
-        self.tasks.retain(|(_, kind), task| *kind == ProbeKind::Readiness || { task.abort(); false });
-        self.outcomes.lock().retain(|(_, kind), outcome| *kind == ProbeKind::Readiness || *outcome == Outcome::Success);
+        self.tasks.retain(|(_, kind), task| {
+            *kind == ProbeKind::Readiness || {
+                task.abort();
+                false
+            }
+        });
+        self.outcomes
+            .lock()
+            .retain(|(_, kind), outcome| *kind == ProbeKind::Readiness || *outcome == Outcome::Success);
     }
 
     /// Ends all probes.
@@ -193,9 +224,8 @@ impl Task {
     async fn run(self) {
         let period = Duration::from_secs(u64::from(self.probe.period_seconds.unwrap_or(10).max(1)));
         let delay = Duration::from_secs(u64::from(self.probe.initial_delay_seconds));
-        let first = clock::from_ns(self.started_at_ns).map_or(Duration::ZERO, |started| {
-            self.kubelet.seams.until(clock::after(started, delay))
-        });
+        let first = clock::from_ns(self.started_at_ns)
+            .map_or(Duration::ZERO, |started| self.kubelet.seams.until(clock::after(started, delay)));
         if !first.is_zero() {
             tokio::time::sleep(first).await;
         }
@@ -242,11 +272,15 @@ impl Task {
         let word = self.kind.word();
         let (reason, text, outcome) = match attempt {
             Attempt::Success => return Outcome::Success,
-            Attempt::Warning(text) => ("ProbeWarning", format!("{word} probe warning: {text}"), Outcome::Success),
-            Attempt::Failure(text) => ("Unhealthy", format!("{word} probe failed: {text}"), Outcome::Failure),
-            Attempt::Error(text) => {
-                ("Unhealthy", format!("{word} probe errored and resulted in unknown state: {text}"), Outcome::Failure)
+            Attempt::Warning(text) => {
+                ("ProbeWarning", format!("{word} probe warning: {text}"), Outcome::Success)
             }
+            Attempt::Failure(text) => ("Unhealthy", format!("{word} probe failed: {text}"), Outcome::Failure),
+            Attempt::Error(text) => (
+                "Unhealthy",
+                format!("{word} probe errored and resulted in unknown state: {text}"),
+                Outcome::Failure,
+            ),
         };
         self.kubelet.pod_event(&self.pod, Some(&self.container.name), EventKind::Warning, reason, text);
         outcome

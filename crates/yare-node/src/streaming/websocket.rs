@@ -87,7 +87,9 @@ impl Channels {
 }
 
 fn socket<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> impl Future<Output = WebSocketStream<S>> {
-    let config = WebSocketConfig::default().max_message_size(Some(MESSAGE_MAX_BYTES)).max_frame_size(Some(MESSAGE_MAX_BYTES));
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MESSAGE_MAX_BYTES))
+        .max_frame_size(Some(MESSAGE_MAX_BYTES));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config))
 }
 
@@ -114,7 +116,11 @@ where
                 Message::Binary(mut bytes) if !bytes.is_empty() => (bytes.get_u8(), bytes),
                 Message::Text(text) if base64 => {
                     let text = text.as_bytes();
-                    match text.first().map(|c| c.wrapping_sub(b'0')).zip(STANDARD.decode(text.get(1..).unwrap_or_default()).ok()) {
+                    match text
+                        .first()
+                        .map(|c| c.wrapping_sub(b'0'))
+                        .zip(STANDARD.decode(text.get(1..).unwrap_or_default()).ok())
+                    {
                         Some((channel, bytes)) => (channel, Bytes::from(bytes)),
                         None => continue,
                     }
@@ -190,7 +196,11 @@ fn broken(error: Error) -> io::Error {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                 None | Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed | Error::AlreadyClosed)) => {

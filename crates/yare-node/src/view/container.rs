@@ -28,6 +28,8 @@ pub struct Container {
     #[serde(deserialize_with = "nullable")]
     pub resources: ResourceRequirements,
     #[serde(deserialize_with = "nullable")]
+    pub resize_policy: Vec<ResizePolicy>,
+    #[serde(deserialize_with = "nullable")]
     pub volume_mounts: Vec<VolumeMount>,
     pub liveness_probe: Option<Probe>,
     pub readiness_probe: Option<Probe>,
@@ -42,6 +44,15 @@ pub struct Container {
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
+}
+
+/// `v1.ContainerResizePolicy`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ResizePolicy {
+    pub resource_name: String,
+    pub restart_policy: String,
 }
 
 /// `v1.EphemeralContainer`.
@@ -365,7 +376,11 @@ impl Container {
 
     /// The file in the container that holds its last words.
     pub fn termination_message_path(&self) -> &str {
-        if self.termination_message_path.is_empty() { "/dev/termination-log" } else { &self.termination_message_path }
+        if self.termination_message_path.is_empty() {
+            "/dev/termination-log"
+        } else {
+            &self.termination_message_path
+        }
     }
 
     /// Resolves a probe's port against the container's named ports.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Container, EphemeralContainer, PodStatus, ResourceRequirements, SeccompProfile, Volume, nullable};
+use super::{
+    Container, EphemeralContainer, PodStatus, ResourceRequirements, SeccompProfile, Volume, nullable,
+};
 
 /// `v1.Pod`.
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -131,7 +131,9 @@ fn visible_links(dir: &Path, payload: &Payload) -> std::io::Result<()> {
     }
     for entry in std::fs::read_dir(dir)?.flatten() {
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|n| !n.starts_with("..") && !wanted.contains(n)) else { continue };
+        let Some(name) = name.to_str().filter(|n| !n.starts_with("..") && !wanted.contains(n)) else {
+            continue;
+        };
         if entry.file_type()?.is_symlink() {
             std::fs::remove_file(dir.join(name))?;
         }

@@ -15,22 +15,33 @@ impl VolumeKind for ClaimVolume {
         volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume, _: &mut Tokens) -> Result<Mounted, String> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+        _: &mut Tokens,
+    ) -> Result<Mounted, String> {
         let m = &context.pod.metadata;
         let (name, read_only) = match &volume.persistent_volume_claim {
             Some(source) => (source.claim_name.clone(), source.read_only),
             None => (format!("{}-{}", m.name, volume.name), false),
         };
-        let objects = &context.kubelet.objects;
-        let claim: Claim = objects
-            .get(&yare_client::PERSISTENT_VOLUME_CLAIMS, &m.namespace, &name, &m.uid, context.mailbox)
+        // Read, not watched: a node's identity may only get the claims of its pods and their volumes.
+        let api = &context.kubelet.api;
+        let claim: Claim = api
+            .get(&format!("/api/v1/namespaces/{}/persistentvolumeclaims/{name}", m.namespace))
             .await
-            .map_err(|e| format!("error processing PVC {}/{name}: {e}", m.namespace))?;
+            .map_err(|e| {
+                format!(
+                    "error processing PVC {}/{name}: failed to fetch PVC from API server: {e}",
+                    m.namespace
+                )
+            })?;
         if claim.spec.volume_name.is_empty() || claim.status.phase != "Bound" {
             return Err(format!("error processing PVC {}/{name}: PVC is not bound", m.namespace));
         }
-        let bound: PersistentVolume = objects
-            .get(&yare_client::PERSISTENT_VOLUMES, "", &claim.spec.volume_name, &m.uid, context.mailbox)
+        let bound: PersistentVolume = api
+            .get(&format!("/api/v1/persistentvolumes/{}", claim.spec.volume_name))
             .await
             .map_err(|e| e.to_string())?;
         let source = match (&bound.spec.host_path, &bound.spec.local) {
@@ -38,7 +49,10 @@ impl VolumeKind for ClaimVolume {
             // A local volume must exist: its path is what ties it to this node.
             (None, Some(local)) => HostPath { path: local.path.clone(), kind: Some("Directory".to_owned()) },
             (None, None) => {
-                return Err(format!("persistent volume {} is of a kind this node cannot mount", claim.spec.volume_name));
+                return Err(format!(
+                    "persistent volume {} is of a kind this node cannot mount",
+                    claim.spec.volume_name
+                ));
             }
         };
         host_path::prepare(&source)?;

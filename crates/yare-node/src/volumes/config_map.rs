@@ -21,7 +21,12 @@ impl VolumeKind for ConfigMapVolume {
         true
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume, _: &mut Tokens) -> Result<Mounted, String> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+        _: &mut Tokens,
+    ) -> Result<Mounted, String> {
         let source = volume.config_map.as_ref().ok_or("no configMap source")?;
         let payload = payload(context, source, source.default_mode.unwrap_or(0o644)).await?;
         let dir = context.dirs.volume("kubernetes.io/configmap", &volume.name);
@@ -32,7 +37,11 @@ impl VolumeKind for ConfigMapVolume {
 }
 
 /// The files of a ConfigMap source, also as a part of `projected`.
-pub(super) async fn payload(context: &VolumeContext<'_>, source: &ConfigMapSource, mode: u32) -> Result<Payload, String> {
+pub(super) async fn payload(
+    context: &VolumeContext<'_>,
+    source: &ConfigMapSource,
+    mode: u32,
+) -> Result<Payload, String> {
     let m = &context.pod.metadata;
     let optional = source.optional == Some(true);
     let found: Result<ConfigMap, Missing> = context
@@ -47,10 +56,12 @@ pub(super) async fn payload(context: &VolumeContext<'_>, source: &ConfigMapSourc
     };
     let mut data: Vec<(String, Vec<u8>)> = map.data.into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
     for (key, value) in map.binary_data {
-        let bytes = STANDARD.decode(value).map_err(|e| format!("configmap {} key {key}: {e}", source.name))?;
+        let bytes =
+            STANDARD.decode(value).map_err(|e| format!("configmap {} key {key}: {e}", source.name))?;
         data.push((key, bytes));
     }
-    select(data, &source.items, mode, optional).map_err(|key| format!("configmap references non-existent config key: {key}"))
+    select(data, &source.items, mode, optional)
+        .map_err(|key| format!("configmap references non-existent config key: {key}"))
 }
 
 /// All keys under their own names, or the items under theirs. The error is a key that is missing.

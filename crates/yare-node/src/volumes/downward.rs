@@ -19,7 +19,12 @@ impl VolumeKind for DownwardVolume {
         true
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume, _: &mut Tokens) -> Result<Mounted, String> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+        _: &mut Tokens,
+    ) -> Result<Mounted, String> {
         let source = volume.downward_api.as_ref().ok_or("no downwardAPI source")?;
         let payload = payload(context, source, source.default_mode.unwrap_or(0o644))?;
         let dir = context.dirs.volume("kubernetes.io/downward-api", &volume.name);
@@ -31,7 +36,11 @@ impl VolumeKind for DownwardVolume {
 }
 
 /// The files of a downward API source, also as a part of `projected`.
-pub(super) fn payload(context: &VolumeContext<'_>, source: &DownwardApi, mode: u32) -> Result<Payload, String> {
+pub(super) fn payload(
+    context: &VolumeContext<'_>,
+    source: &DownwardApi,
+    mode: u32,
+) -> Result<Payload, String> {
     let mut payload = Payload::new();
     for item in &source.items {
         let text = match (&item.field_ref, &item.resource_field_ref) {

@@ -15,7 +15,12 @@ impl VolumeKind for EmptyDirVolume {
         volume.empty_dir.is_some()
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume, _: &mut Tokens) -> Result<Mounted, String> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+        _: &mut Tokens,
+    ) -> Result<Mounted, String> {
         let source = volume.empty_dir.as_ref().ok_or("no emptyDir source")?;
         let dir = context.dirs.volume("kubernetes.io/empty-dir", &volume.name);
         let fresh = !dir.exists();
@@ -28,7 +33,10 @@ impl VolumeKind for EmptyDirVolume {
                     (Some(a), Some(b)) => Some(a.min(b)),
                     (a, b) => a.or(b),
                 };
-                mount_tmpfs(&dir, &limit.map_or_else(|| "mode=0777".to_owned(), |bytes| format!("mode=0777,size={bytes}")))?;
+                mount_tmpfs(
+                    &dir,
+                    &limit.map_or_else(|| "mode=0777".to_owned(), |bytes| format!("mode=0777,size={bytes}")),
+                )?;
             }
             medium => mount_huge_pages(&dir, medium)?,
         }
@@ -53,7 +61,8 @@ fn memory_limit(context: &VolumeContext<'_>) -> Option<i64> {
 }
 
 fn mount_huge_pages(dir: &std::path::Path, medium: &str) -> Result<(), String> {
-    let size = medium.strip_prefix("HugePages").ok_or_else(|| format!("unknown storage medium {medium:?}"))?;
+    let size =
+        medium.strip_prefix("HugePages").ok_or_else(|| format!("unknown storage medium {medium:?}"))?;
     if mounts_below(dir).is_ok_and(|m| m.iter().any(|p| p == dir)) {
         return Ok(());
     }

@@ -12,13 +12,17 @@ const FILE_MAX_BYTES: u64 = 64 << 10;
 /// The value of `key` in the file `path` below `volume`; links out of the volume lead nowhere.
 pub(crate) fn read(volume: &Path, path: &str, key: &str) -> Result<Option<String>, String> {
     let fail = |e: nix::Error| format!("open {path} in {}: {e}", volume.display());
-    let root = nix::fcntl::open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(fail)?;
+    let root = nix::fcntl::open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(fail)?;
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let file = nix::fcntl::openat2(&root, path, how).map_err(fail)?;
     let mut text = String::new();
-    std::fs::File::from(file).take(FILE_MAX_BYTES).read_to_string(&mut text).map_err(|e| format!("read {path}: {e}"))?;
+    std::fs::File::from(file)
+        .take(FILE_MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|e| format!("read {path}: {e}"))?;
     Ok(parse(&text, key))
 }
 

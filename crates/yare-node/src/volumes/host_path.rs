@@ -16,7 +16,12 @@ impl VolumeKind for HostPathVolume {
         volume.host_path.is_some()
     }
 
-    async fn set_up(&self, _: &VolumeContext<'_>, volume: &Volume, _: &mut Tokens) -> Result<Mounted, String> {
+    async fn set_up(
+        &self,
+        _: &VolumeContext<'_>,
+        volume: &Volume,
+        _: &mut Tokens,
+    ) -> Result<Mounted, String> {
         let source = volume.host_path.as_ref().ok_or("no hostPath source")?;
         prepare(source)?;
         Ok(Mounted { path: source.path.clone().into(), ..Mounted::default() })

@@ -21,14 +21,22 @@ impl VolumeKind for ImageVolume {
         volume.other.contains_key("image")
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume, _: &mut Tokens) -> Result<Mounted, String> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+        _: &mut Tokens,
+    ) -> Result<Mounted, String> {
         let source = volume.other.get("image").cloned().unwrap_or_default();
         let source: Source = serde_json::from_value(source).map_err(|e| e.to_string())?;
         let runtime = &context.kubelet.runtime;
         let present = runtime.image(&source.reference).await.map_err(|e| e.to_string())?;
         match (source.pull_policy.as_str(), present) {
             ("Never", None) => {
-                return Err(format!("Container image {:?} is not present with pull policy of Never", source.reference));
+                return Err(format!(
+                    "Container image {:?} is not present with pull policy of Never",
+                    source.reference
+                ));
             }
             ("Always", _) | (_, None) => {
                 runtime.pull_image(&source.reference, None, None).await.map_err(|e| e.to_string())?;

@@ -110,7 +110,10 @@ impl Volumes {
         for volume in &context.pod.spec.volumes {
             let Some(kind) = KINDS.iter().find(|k| k.supports(volume)) else {
                 let source = volume.other.keys().next().map_or("none", String::as_str);
-                return Err(format!("MountVolume.SetUp failed for volume {:?} : no volume plugin matched: {source}", volume.name));
+                return Err(format!(
+                    "MountVolume.SetUp failed for volume {:?} : no volume plugin matched: {source}",
+                    volume.name
+                ));
             };
             let before = self.mounted.get(&volume.name);
             if before.is_some() && !kind.live() {
@@ -124,7 +127,9 @@ impl Volumes {
                 Err(error) if before.is_some() => {
                     tracing::debug!(volume = volume.name, pod = %context.pod.full_name(), error, "refreshing a volume");
                 }
-                Err(error) => return Err(format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name)),
+                Err(error) => {
+                    return Err(format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name));
+                }
             }
         }
         Ok(())
@@ -157,7 +162,8 @@ fn secret_directory(dir: &Path) -> std::result::Result<(), String> {
 
 /// Mount points at or below `root`, the deepest first.
 fn mounts_below(root: &Path) -> Result<Vec<PathBuf>> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo".to_owned())?;
+    let table =
+        std::fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo".to_owned())?;
     let mut found: Vec<PathBuf> = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -179,7 +185,10 @@ pub(crate) fn tear_down(dirs: &PodDirs) -> Result<()> {
         match nix::mount::umount2(&mount, MntFlags::MNT_DETACH) {
             Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
             Err(error) => {
-                return Err(Error::Io { context: format!("unmount {}", mount.display()), source: error.into() });
+                return Err(Error::Io {
+                    context: format!("unmount {}", mount.display()),
+                    source: error.into(),
+                });
             }
         }
     }

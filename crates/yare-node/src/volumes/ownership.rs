@@ -13,19 +13,25 @@ pub(super) fn fs_group(pod: &Pod) -> Option<u32> {
 /// The user that every container of the pod runs as, if they are told one and the same.
 pub(super) fn common_user(pod: &Pod) -> Option<u32> {
     let of_pod = pod.spec.security_context.as_ref().and_then(|s| s.run_as_user);
-    let mut users = pod.all_containers().map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod));
+    let mut users =
+        pod.all_containers().map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod));
     let first = users.next()??;
     if users.all(|u| u == Some(first)) { u32::try_from(first).ok() } else { None }
 }
 
 /// A volume's directory, with its parents.
 pub(super) fn make_directory(dir: &Path) -> Result<(), String> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(|e| format!("make {}: {e}", dir.display()))
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .map_err(|e| format!("make {}: {e}", dir.display()))
 }
 
 /// Sets a mode past the umask.
 pub(super) fn set_mode(path: &Path, mode: u32) -> Result<(), String> {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|e| format!("chmod {}: {e}", path.display()))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(|e| format!("chmod {}: {e}", path.display()))
 }
 
 /// Gives a tree to the group: readable and writable for it, new files inherit it. With `on_mismatch` only if

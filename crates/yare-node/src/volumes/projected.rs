@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use super::atomic::{self, File, Payload};
 use super::{
-    Mounted, VolumeContext, VolumeKind, config_map, downward, ownership, secret, secret_directory, token, token::Tokens,
+    Mounted, VolumeContext, VolumeKind, config_map, downward, ownership, secret, secret_directory, token,
+    token::Tokens,
 };
 use crate::view::Volume;
 
@@ -20,7 +21,12 @@ impl VolumeKind for ProjectedVolume {
         true
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume, tokens: &mut Tokens) -> Result<Mounted, String> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+        tokens: &mut Tokens,
+    ) -> Result<Mounted, String> {
         let source = volume.projected.as_ref().ok_or("no projected source")?;
         let mode = source.default_mode.unwrap_or(0o644);
         let gid = ownership::fs_group(context.pod);
@@ -35,7 +41,8 @@ impl VolumeKind for ProjectedVolume {
                 payload.extend(downward::payload(context, source, mode)?);
             } else if let Some(source) = &part.service_account_token {
                 let token = token::get(context, &volume.name, source, tokens).await?;
-                refresh_at = Some(refresh_at.map_or(token.refresh_at, |at: jiff::Timestamp| at.min(token.refresh_at)));
+                refresh_at =
+                    Some(refresh_at.map_or(token.refresh_at, |at: jiff::Timestamp| at.min(token.refresh_at)));
                 // Only its owner may read a token, once it is known who that is.
                 let uid = ownership::common_user(context.pod);
                 let mode = if uid.is_some() || gid.is_some() { 0o600 } else { mode };

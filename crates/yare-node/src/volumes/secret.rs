@@ -21,7 +21,12 @@ impl VolumeKind for SecretVolume {
         true
     }
 
-    async fn set_up(&self, context: &VolumeContext<'_>, volume: &Volume, _: &mut Tokens) -> Result<Mounted, String> {
+    async fn set_up(
+        &self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+        _: &mut Tokens,
+    ) -> Result<Mounted, String> {
         let source = volume.secret.as_ref().ok_or("no secret source")?;
         let payload = payload(context, source, source.default_mode.unwrap_or(0o644)).await?;
         let dir = context.dirs.volume("kubernetes.io/secret", &volume.name);
@@ -33,7 +38,11 @@ impl VolumeKind for SecretVolume {
 }
 
 /// The files of a Secret source, also as a part of `projected`.
-pub(super) async fn payload(context: &VolumeContext<'_>, source: &SecretSource, mode: u32) -> Result<Payload, String> {
+pub(super) async fn payload(
+    context: &VolumeContext<'_>,
+    source: &SecretSource,
+    mode: u32,
+) -> Result<Payload, String> {
     let m = &context.pod.metadata;
     let optional = source.optional == Some(true);
     let found: Result<Secret, Missing> = context
@@ -48,8 +57,11 @@ pub(super) async fn payload(context: &VolumeContext<'_>, source: &SecretSource, 
     };
     let mut data = Vec::with_capacity(secret.data.len());
     for (key, value) in secret.data {
-        let bytes = STANDARD.decode(value).map_err(|_| format!("secret {} key {key} is not base64", source.secret_name))?;
+        let bytes = STANDARD
+            .decode(value)
+            .map_err(|_| format!("secret {} key {key} is not base64", source.secret_name))?;
         data.push((key, bytes));
     }
-    config_map::select(data, &source.items, mode, optional).map_err(|key| format!("references non-existent secret key: {key}"))
+    config_map::select(data, &source.items, mode, optional)
+        .map_err(|key| format!("references non-existent secret key: {key}"))
 }

@@ -68,7 +68,11 @@ pub(super) async fn get(
     }
 }
 
-async fn request(context: &VolumeContext<'_>, source: &TokenProjection, now: Timestamp) -> Result<Token, String> {
+async fn request(
+    context: &VolumeContext<'_>,
+    source: &TokenProjection,
+    now: Timestamp,
+) -> Result<Token, String> {
     let m = &context.pod.metadata;
     let account = match context.pod.spec.service_account_name.as_str() {
         "" => "default",

@@ -39,7 +39,8 @@ impl Cluster {
 
     pub async fn without_node() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(Options::new(dir.path().join("store")), yare_apiserver::indexer()).await.unwrap();
+        let store =
+            Store::open(Options::new(dir.path().join("store")), yare_apiserver::indexer()).await.unwrap();
         let mut config = Config::new(store);
         config.advertise = Some(("127.0.0.1".parse().unwrap(), 6443));
         let api = ApiServer::start(config).await.unwrap();
@@ -56,7 +57,8 @@ impl Cluster {
 
     pub async fn start_node(&mut self, change: impl FnOnce(&mut NodeConfig)) {
         let data = self.dir.path().join("data");
-        let mut config = NodeConfig::new(self.client(), self.runtime.clone(), NODE, "127.0.0.1".parse().unwrap(), &data);
+        let mut config =
+            NodeConfig::new(self.client(), self.runtime.clone(), NODE, "127.0.0.1".parse().unwrap(), &data);
         config.log_dir = self.dir.path().join("log");
         config.cluster_dns = vec!["10.43.0.10".parse().unwrap()];
         change(&mut config);
@@ -153,7 +155,9 @@ impl Cluster {
     pub async fn wait_event(&self, name: &str, reason: &str) -> Value {
         let path = "/api/v1/namespaces/default/events";
         let hit = |e: &&Value| e["involvedObject"]["name"] == name && e["reason"] == reason;
-        let all = self.wait(path, reason, |l| l["items"].as_array().is_some_and(|i| i.iter().any(|e| hit(&e)))).await;
+        let all = self
+            .wait(path, reason, |l| l["items"].as_array().is_some_and(|i| i.iter().any(|e| hit(&e))))
+            .await;
         all["items"].as_array().unwrap().iter().find(hit).unwrap().clone()
     }
 }

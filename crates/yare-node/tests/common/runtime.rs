@@ -52,7 +52,13 @@ impl FakeRuntime {
     }
 
     pub fn container_named(&self, name: &str) -> Option<(ContainerStatus, ContainerConfig)> {
-        self.state.lock().containers.values().filter(|(s, _)| s.name == name).max_by_key(|(s, _)| s.attempt).cloned()
+        self.state
+            .lock()
+            .containers
+            .values()
+            .filter(|(s, _)| s.name == name)
+            .max_by_key(|(s, _)| s.attempt)
+            .cloned()
     }
 
     pub fn sandbox_config(&self) -> Option<SandboxConfig> {
@@ -76,8 +82,12 @@ impl FakeRuntime {
             let mut state = self.state.lock();
             let id = state.sandboxes.keys().next_back().unwrap().clone();
             state.sandboxes.get_mut(&id).unwrap().0.state = SandboxState::NotReady;
-            let containers: Vec<String> =
-                state.containers.values().filter(|(s, _)| s.sandbox_id == id).map(|(s, _)| s.id.clone()).collect();
+            let containers: Vec<String> = state
+                .containers
+                .values()
+                .filter(|(s, _)| s.sandbox_id == id)
+                .map(|(s, _)| s.id.clone())
+                .collect();
             (id, containers)
         };
         for container in containers {
@@ -96,7 +106,11 @@ impl FakeRuntime {
         status.exit_code = code;
         status.finished_at_ns = now_ns();
         status.reason = if code == 0 { "Completed".into() } else { "Error".into() };
-        let event = RuntimeEvent::ContainerExited { id: id.to_owned(), sandbox: status.sandbox_id.clone(), exit_code: code };
+        let event = RuntimeEvent::ContainerExited {
+            id: id.to_owned(),
+            sandbox: status.sandbox_id.clone(),
+            exit_code: code,
+        };
         drop(state);
         let _ = self.events.send(event);
     }
@@ -246,7 +260,15 @@ impl Runtime for FakeRuntime {
         Ok(self.state.lock().containers.values().map(|(s, _)| s.clone()).collect())
     }
 
-    async fn update_resources(&self, _: &str, _: Resources) -> Result<()> {
+    async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
+        let mut state = self.state.lock();
+        let (status, _) = state.containers.get_mut(id).ok_or_else(|| not_found("container", id))?;
+        let call = format!("update {} {:?}", status.name, resources.cpu_quota_us);
+        let no_limit = |n: Option<i64>| n.filter(|n| *n >= 0);
+        status.resources.cpu_shares = resources.cpu_shares;
+        status.resources.cpu_quota_us = no_limit(resources.cpu_quota_us);
+        status.resources.memory_limit_bytes = no_limit(resources.memory_limit_bytes);
+        state.calls.push(call);
         Ok(())
     }
 
@@ -336,7 +358,12 @@ impl Runtime for FakeRuntime {
         self.events.subscribe()
     }
 
-    async fn pull_image(&self, reference: &str, _: Option<RegistryAuth>, _: Option<ProgressFn>) -> Result<ImageId> {
+    async fn pull_image(
+        &self,
+        reference: &str,
+        _: Option<RegistryAuth>,
+        _: Option<ProgressFn>,
+    ) -> Result<ImageId> {
         self.note(format!("pull {reference}"));
         if reference.contains("missing") {
             return Err(RuntimeError::Pull { reference: reference.into(), message: "not found".into() });
@@ -351,7 +378,12 @@ impl Runtime for FakeRuntime {
     }
 
     async fn images(&self) -> Result<Vec<ImageStatus>> {
-        Ok(vec![ImageStatus { id: "sha256:1".into(), repo_tags: vec!["present:1".into()], size_bytes: 10, ..ImageStatus::default() }])
+        Ok(vec![ImageStatus {
+            id: "sha256:1".into(),
+            repo_tags: vec!["present:1".into()],
+            size_bytes: 10,
+            ..ImageStatus::default()
+        }])
     }
 
     async fn remove_image(&self, _: &str) -> Result<()> {

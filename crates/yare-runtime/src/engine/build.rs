@@ -95,20 +95,29 @@ impl Inner {
         })
     }
 
-    fn mounts(&self, sandbox: &SandboxEntry, config: &ContainerConfig, image: &Image) -> Result<Vec<SpecMount>> {
+    fn mounts(
+        &self,
+        sandbox: &SandboxEntry,
+        config: &ContainerConfig,
+        image: &Image,
+    ) -> Result<Vec<SpecMount>> {
         let mut mounts = Vec::new();
         for bind in &image.binds {
             mounts.push(bind_mount(bind.host.clone(), bind.target.clone(), true));
         }
         let dir = self.sandbox_dir(&sandbox.id);
-        for (file, target) in [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")] {
+        for (file, target) in
+            [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")]
+        {
             if !config.mounts.iter().any(|m| m.container_path == Path::new(target)) {
                 mounts.push(bind_mount(dir.join(file), target.into(), config.security.readonly_rootfs));
             }
         }
         for m in &config.mounts {
             let target = Path::new("/").join(&m.container_path);
-            if target.components().any(|c| matches!(c, std::path::Component::ParentDir)) || target == Path::new("/") {
+            if target.components().any(|c| matches!(c, std::path::Component::ParentDir))
+                || target == Path::new("/")
+            {
                 return Err(invalid(format!("mount path {:?}", m.container_path)));
             }
             let mut spec = SpecMount {

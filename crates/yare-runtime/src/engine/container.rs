@@ -19,7 +19,11 @@ const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Inner {
-    pub(super) async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<ContainerId> {
+    pub(super) async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: ContainerConfig,
+    ) -> Result<ContainerId> {
         let sandbox = self.sandbox_entry(sandbox_id)?;
         if sandbox.status().state != SandboxState::Ready {
             return Err(RuntimeError::FailedPrecondition(format!("sandbox {sandbox_id} is not ready")));
@@ -130,7 +134,9 @@ impl Inner {
         }
         if tokio::time::timeout(grace + KILL_PATIENCE, c.ended()).await.is_err() {
             self.cgroups.kill(&c.record.cgroup);
-            return Err(RuntimeError::DeadlineExceeded(format!("container {id} does not end, even when killed")));
+            return Err(RuntimeError::DeadlineExceeded(format!(
+                "container {id} does not end, even when killed"
+            )));
         }
         Ok(())
     }
@@ -211,7 +217,8 @@ fn make_files(dir: &Path, spec: &Spec, record: &ContainerRecord) -> Result<()> {
     }
     write_json(&dir.join("spec.json"), spec).ctx(|| format!("write {}", dir.join("spec.json").display()))?;
     // Last: a directory without it is half made.
-    write_json(&dir.join("container.json"), record).ctx(|| format!("write {}", dir.join("container.json").display()))
+    write_json(&dir.join("container.json"), record)
+        .ctx(|| format!("write {}", dir.join("container.json").display()))
 }
 
 /// What is present in `new` replaces what was.

@@ -95,7 +95,8 @@ impl Inner {
         }
         let group = PathBuf::from(&record.cgroup);
         // Whoever made the pod's cgroup removes it; we may have made it for an earlier sandbox of the pod.
-        record.own_cgroup |= !self.cgroups.exists(&group) || self.shares_cgroup(id, &record.cgroup).unwrap_or(false);
+        record.own_cgroup |=
+            !self.cgroups.exists(&group) || self.shares_cgroup(id, &record.cgroup).unwrap_or(false);
         self.cgroups.create(&group, &config.resources).ctx(|| format!("cgroup of sandbox {id}"))?;
         let pod_network = config.namespaces.network != NamespaceMode::Node;
         let netns = pod_network.then(|| self.netns_path(id));
@@ -136,7 +137,12 @@ impl Inner {
     }
 
     /// An entry for a record.
-    pub(super) fn entry(&self, id: &str, record: SandboxRecord, shim: Option<Arc<ShimClient>>) -> Arc<SandboxEntry> {
+    pub(super) fn entry(
+        &self,
+        id: &str,
+        record: SandboxRecord,
+        shim: Option<Arc<ShimClient>>,
+    ) -> Arc<SandboxEntry> {
         let pod_network = record.config.namespaces.network != NamespaceMode::Node;
         Arc::new(SandboxEntry {
             id: id.to_owned(),
@@ -220,7 +226,11 @@ impl Inner {
     /// Whether another sandbox is in the same cgroup, and if so, whether that cgroup is ours.
     fn shares_cgroup(&self, id: &str, cgroup: &str) -> Option<bool> {
         let state = self.state.lock();
-        state.sandboxes.values().find(|s| s.id != id && s.record.cgroup == cgroup).map(|s| s.record.own_cgroup)
+        state
+            .sandboxes
+            .values()
+            .find(|s| s.id != id && s.record.cgroup == cgroup)
+            .map(|s| s.record.own_cgroup)
     }
 
     /// Undoes whatever there is of a sandbox that is not complete.
@@ -264,14 +274,25 @@ impl Inner {
         .await
     }
 
-    pub(super) fn container_exited(&self, id: &str) {
+    pub(super) fn container_exited(self: &Arc<Self>, id: &str) {
         let Ok(c) = self.container_entry(id) else { return };
-        self.read_exit(&c);
+        if c.current() != ContainerState::Created {
+            self.read_exit(&c);
+            return;
+        }
+        // It ended before its start was noted: first things first.
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            let _started = c.lock.lock().await;
+            inner.read_exit(&c);
+        });
     }
 
     /// Takes over what the shim wrote about a container's end. `false`: there is nothing.
     pub(super) fn read_exit(&self, c: &super::state::ContainerEntry) -> bool {
-        let Ok(exit) = read_json::<ExitRecord>(&self.container_dir(&c.id).join("exit.json")) else { return false };
+        let Ok(exit) = read_json::<ExitRecord>(&self.container_dir(&c.id).join("exit.json")) else {
+            return false;
+        };
         let exit_code = exit.exit_code;
         c.live.lock().exit = Some(exit);
         if c.state.send_replace(ContainerState::Exited) != ContainerState::Exited {
@@ -286,7 +307,8 @@ impl Inner {
 
     /// A container whose shim is gone: reads how it ended, or kills it and says so.
     pub(super) fn settle_dead(&self, c: &super::state::ContainerEntry) {
-        let ran = self.container_dir(&c.id).join("run.json").exists() || c.current() == ContainerState::Running;
+        let ran =
+            self.container_dir(&c.id).join("run.json").exists() || c.current() == ContainerState::Running;
         if c.current() == ContainerState::Exited || self.read_exit(c) {
             let _ = self.cgroups.destroy(&c.record.cgroup, Duration::from_millis(500));
             return;
@@ -295,7 +317,8 @@ impl Inner {
         if !ran {
             return;
         }
-        let run: Option<crate::proto::RunRecord> = read_json(&self.container_dir(&c.id).join("run.json")).ok();
+        let run: Option<crate::proto::RunRecord> =
+            read_json(&self.container_dir(&c.id).join("run.json")).ok();
         let exit = ExitRecord {
             exit_code: 137,
             started_at_ns: run.map_or(0, |r| r.started_at_ns),
@@ -309,7 +332,11 @@ impl Inner {
 }
 
 /// Listens to a shim until it is gone, or the engine is.
-pub(super) async fn follow(inner: Weak<Inner>, sandbox: String, mut events: mpsc::UnboundedReceiver<ShimEvent>) {
+pub(super) async fn follow(
+    inner: Weak<Inner>,
+    sandbox: String,
+    mut events: mpsc::UnboundedReceiver<ShimEvent>,
+) {
     while let Some(event) = events.recv().await {
         let Some(inner) = inner.upgrade() else { return };
         match event {
@@ -320,7 +347,8 @@ pub(super) async fn follow(inner: Weak<Inner>, sandbox: String, mut events: mpsc
 }
 
 pub(super) fn save(dir: &Path, record: &SandboxRecord) -> Result<()> {
-    write_json(&dir.join("sandbox.json"), record).ctx(|| format!("write {}", dir.join("sandbox.json").display()))
+    write_json(&dir.join("sandbox.json"), record)
+        .ctx(|| format!("write {}", dir.join("sandbox.json").display()))
 }
 
 fn check(config: &SandboxConfig) -> Result<()> {
@@ -331,8 +359,16 @@ fn check(config: &SandboxConfig) -> Result<()> {
     if Path::new(&config.cgroup_parent).components().any(|c| matches!(c, std::path::Component::ParentDir)) {
         return bad(format!("cgroup parent {:?}", config.cgroup_parent));
     }
-    if let Some(name) = config.sysctls.keys().find(|n| n.contains("..") || n.contains('/') && n.starts_with('/')) {
-        return bad(format!("sysctl {name:?}"));
+    for name in config.sysctls.keys() {
+        let spelled = name.replace('/', ".");
+        let of_network = spelled.starts_with("net.") && config.namespaces.network == NamespaceMode::Pod;
+        let of_ipc = config.namespaces.ipc == NamespaceMode::Pod
+            && ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]
+                .iter()
+                .any(|p| spelled.starts_with(p));
+        if name.contains("..") || !(of_network || of_ipc) {
+            return bad(format!("sysctl {name:?} is not in a separate kernel namespace of the pod"));
+        }
     }
     if config.hostname.len() > 64 {
         return bad(format!("hostname {:?} is longer than 64 bytes", config.hostname));
@@ -363,7 +399,11 @@ fn write_files(dir: &Path, config: &SandboxConfig) -> Result<()> {
         config.hostname
     );
     let node = nix::unistd::gethostname().unwrap_or_default();
-    let hostname = if config.hostname.is_empty() { node.to_string_lossy().into_owned() } else { config.hostname.clone() };
+    let hostname = if config.hostname.is_empty() {
+        node.to_string_lossy().into_owned()
+    } else {
+        config.hostname.clone()
+    };
     for (name, text) in [("resolv.conf", resolv), ("hostname", format!("{hostname}\n")), ("hosts", hosts)] {
         std::fs::write(dir.join(name), text).ctx(|| format!("write {}", dir.join(name).display()))?;
     }
@@ -373,9 +413,9 @@ fn write_files(dir: &Path, config: &SandboxConfig) -> Result<()> {
 fn bandwidth(annotations: &std::collections::BTreeMap<String, String>) -> Result<Bandwidth> {
     let read = |key: &str| match annotations.get(key) {
         None => Ok(None),
-        Some(text) => bits(text)
-            .map(Some)
-            .ok_or_else(|| RuntimeError::InvalidArgument(format!("annotation {key}: {text:?} is not a quantity"))),
+        Some(text) => bits(text).map(Some).ok_or_else(|| {
+            RuntimeError::InvalidArgument(format!("annotation {key}: {text:?} is not a quantity"))
+        }),
     };
     Ok(Bandwidth {
         ingress_bps: read("kubernetes.io/ingress-bandwidth")?,
@@ -427,7 +467,9 @@ mod tests {
 
     #[test]
     fn bandwidths_are_quantities() {
-        for (text, bits_per_second) in [("10M", Some(10_000_000)), ("1Ki", Some(1024)), ("7", Some(7)), ("x", None), ("1Q", None)] {
+        for (text, bits_per_second) in
+            [("10M", Some(10_000_000)), ("1Ki", Some(1024)), ("7", Some(7)), ("x", None), ("1Q", None)]
+        {
             assert_eq!(bits(text), bits_per_second, "{text}");
         }
     }

@@ -29,7 +29,9 @@ pub(super) struct Reply {
 /// What a shim says unasked.
 #[derive(Debug)]
 pub(super) enum ShimEvent {
-    Exited { id: String },
+    Exited {
+        id: String,
+    },
     /// The connection closed: the shim is gone.
     Gone,
 }
@@ -84,7 +86,8 @@ impl ShimClient {
         events: mpsc::UnboundedSender<ShimEvent>,
     ) -> Result<Option<Arc<Self>>> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).ctx(|| "make a socket".into())?;
+        let fd =
+            socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).ctx(|| "make a socket".into())?;
         let address = UnixAddr::new(path).ctx(|| format!("socket {}", path.display()))?;
         match connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address) {
             Ok(()) => Self::adopt(sandbox, fd, events).await.map(Some),

@@ -33,7 +33,8 @@ impl Spawner {
     /// Forks a shim. Answers our end of its connection; its first packet says how it went.
     pub(super) async fn spawn(&self, spec: &SandboxSpec) -> Result<OwnedFd> {
         let (ours, theirs) = sys::packet_pair().ctx(|| "make a socket pair".into())?;
-        let bytes = serde_json::to_vec(spec).map_err(std::io::Error::from).ctx(|| "encode a sandbox".into())?;
+        let bytes =
+            serde_json::to_vec(spec).map_err(std::io::Error::from).ctx(|| "encode a sandbox".into())?;
         let mut socket = self.socket.lock().await;
         if let Some(s) = socket.as_ref()
             && sys::send_packet(s.as_fd(), &bytes, &[theirs.as_fd()]).is_ok()
@@ -52,7 +53,11 @@ impl Spawner {
         sys::size_buffers(ours.as_fd());
         let program = self.command.first().cloned().unwrap_or_else(|| "/proc/self/exe".into());
         let mut command = std::process::Command::new(&program);
-        command.args(self.command.iter().skip(1)).stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(self.command.iter().skip(1))
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         // Nothing of the engine's environment belongs into a process that outlives it.
         command.env_clear();
         if !self.cgroup.is_empty() {

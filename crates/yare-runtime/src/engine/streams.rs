@@ -110,11 +110,23 @@ fn exec_number() -> u64 {
 }
 
 impl Inner {
-    pub(super) async fn exec(&self, id: &str, argv: Vec<String>, tty: bool, stdin: bool) -> Result<ExecSession> {
+    pub(super) async fn exec(
+        &self,
+        id: &str,
+        argv: Vec<String>,
+        tty: bool,
+        stdin: bool,
+    ) -> Result<ExecSession> {
         self.start_exec(id, argv, tty, stdin).await.map(|(session, _)| session)
     }
 
-    async fn start_exec(&self, id: &str, argv: Vec<String>, tty: bool, stdin: bool) -> Result<(ExecSession, u64)> {
+    async fn start_exec(
+        &self,
+        id: &str,
+        argv: Vec<String>,
+        tty: bool,
+        stdin: bool,
+    ) -> Result<(ExecSession, u64)> {
         if argv.is_empty() {
             return Err(RuntimeError::InvalidArgument("exec needs a command".into()));
         }
@@ -129,7 +141,8 @@ impl Inner {
         let exec = exec_number();
         let exited = shim.exec_exit(exec);
         let mut fds = Vec::new();
-        let (mut input, mut output, mut errors): (Option<BoxWrite>, Option<BoxRead>, Option<BoxRead>) = Default::default();
+        let (mut input, mut output, mut errors): (Option<BoxWrite>, Option<BoxRead>, Option<BoxRead>) =
+            Default::default();
         if !tty {
             if stdin {
                 let (r, w) = pipe()?;
@@ -169,7 +182,12 @@ impl Inner {
         Ok((session, exec))
     }
 
-    pub(super) async fn exec_sync(&self, id: &str, argv: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutput> {
+    pub(super) async fn exec_sync(
+        &self,
+        id: &str,
+        argv: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput> {
         let command = argv.join(" ");
         let (session, exec) = self.start_exec(id, argv, false, false).await?;
         let ExecSession { stdout, stderr, exit, .. } = session;
@@ -275,7 +293,10 @@ impl Inner {
                 _ => {}
             }
         }
-        Err(RuntimeError::io(format!("failed to connect to localhost:{port} inside pod {}", entry.record.config.name), last))
+        Err(RuntimeError::io(
+            format!("failed to connect to localhost:{port} inside pod {}", entry.record.config.name),
+            last,
+        ))
     }
 }
 
@@ -300,4 +321,3 @@ async fn read_bounded(stream: Option<BoxRead>, into: &mut Vec<u8>) {
         into.extend_from_slice(&buffer[..n.min(room)]);
     }
 }
-

@@ -22,7 +22,10 @@ enum Source {
 }
 
 enum Member {
-    Data { offset: u64, size: u64 },
+    Data {
+        offset: u64,
+        size: u64,
+    },
     /// Old docker archives link equal layers to each other.
     Link(String),
 }
@@ -135,7 +138,11 @@ fn index_tar(file: File) -> io::Result<Source> {
         let kind = entry.header().entry_type();
         if kind.is_symlink() || kind.is_hard_link() {
             if let Some(link) = entry.link_name()? {
-                let base = if kind.is_symlink() { Path::new(&name).parent().unwrap_or(Path::new("")) } else { Path::new("") };
+                let base = if kind.is_symlink() {
+                    Path::new(&name).parent().unwrap_or(Path::new(""))
+                } else {
+                    Path::new("")
+                };
                 let mut target = PathBuf::new();
                 for c in base.join(link).components() {
                     match c {
@@ -179,7 +186,8 @@ impl ImageStore {
         } else {
             Err(RuntimeError::CorruptImage {
                 reference: shown,
-                message: "it is neither an OCI layout (index.json) nor a docker archive (manifest.json)".into(),
+                message: "it is neither an OCI layout (index.json) nor a docker archive (manifest.json)"
+                    .into(),
             })
         }
     }
@@ -235,12 +243,16 @@ impl ImageStore {
                 message: format!("no image for linux/{} in it", super::manifest::architecture()),
             })?;
             if inner.digest == descriptor.digest {
-                return Err(RuntimeError::CorruptImage { reference: shown.to_owned(), message: "it contains itself".into() });
+                return Err(RuntimeError::CorruptImage {
+                    reference: shown.to_owned(),
+                    message: "it contains itself".into(),
+                });
             }
             return self.import_manifest(shown, source, inner, name);
         }
         let config = document.config.unwrap_or_default();
-        let plan = Plan::new(shown, source.blob(shown, "configuration", &config.digest)?, document.layers.len())?;
+        let plan =
+            Plan::new(shown, source.blob(shown, "configuration", &config.digest)?, document.layers.len())?;
         let _held = plan.hold(self);
         for (i, layer) in document.layers.iter().enumerate() {
             let open = || open_layer(shown, source, &blob_name(&layer.digest), Some(layer.digest.clone()));
@@ -254,7 +266,8 @@ impl ImageStore {
     }
 
     fn import_docker(&self, shown: &str, source: &Source, name: Option<Reference>) -> Result<Vec<ImageId>> {
-        let images: Vec<DockerImage> = parse(shown, "manifest.json", &source.document(shown, "manifest.json")?)?;
+        let images: Vec<DockerImage> =
+            parse(shown, "manifest.json", &source.document(shown, "manifest.json")?)?;
         if images.is_empty() || (name.is_some() && images.len() > 1) {
             return Err(RuntimeError::CorruptImage {
                 reference: shown.to_owned(),
@@ -271,7 +284,12 @@ impl ImageStore {
             }
             let tags = match &name {
                 Some(name) => vec![name.clone()],
-                None => image.repo_tags.unwrap_or_default().iter().filter_map(|t| Reference::parse(t).ok()).collect(),
+                None => image
+                    .repo_tags
+                    .unwrap_or_default()
+                    .iter()
+                    .filter_map(|t| Reference::parse(t).ok())
+                    .collect(),
             };
             ids.push(plan.record(self, tags, Vec::new())?);
         }
@@ -280,7 +298,12 @@ impl ImageStore {
 }
 
 /// A layer's stream. Its uncompressed digest is checked by whoever unpacks it; the compressed one here.
-fn open_layer(shown: &str, source: &Source, name: &str, digest: Option<String>) -> Result<Box<dyn Read + Send>> {
+fn open_layer(
+    shown: &str,
+    source: &Source,
+    name: &str,
+    digest: Option<String>,
+) -> Result<Box<dyn Read + Send>> {
     let corrupt = |message: String| RuntimeError::CorruptImage { reference: shown.to_owned(), message };
     if let Some(digest) = digest {
         let (reader, _) = source.open(name).map_err(|e| corrupt(e.to_string()))?;

@@ -17,14 +17,21 @@ impl ImageStore {
     pub fn add_builtin(&self, name: &str, binary: &Path) -> Result<()> {
         let reference = Reference::parse(name)?;
         let command = reference.repository.rsplit('/').next().unwrap_or("hello").to_owned();
-        let libraries = elf::dependencies(binary).ctx(|| format!("built-in image {name}: {}", binary.display()))?;
+        let libraries =
+            elf::dependencies(binary).ctx(|| format!("built-in image {name}: {}", binary.display()))?;
         // The layer is named by what is in it; a changed library makes a new one.
         let mut content = String::from("yare built-in 1\n");
         for file in &libraries {
             let meta = fs::metadata(file).ctx(|| format!("{}", file.display()))?;
-            content.push_str(&format!("{} {} {}\n", file.display(), meta.size(), meta.mtime_nsec() + meta.mtime()));
+            content.push_str(&format!(
+                "{} {} {}\n",
+                file.display(),
+                meta.size(),
+                meta.mtime_nsec() + meta.mtime()
+            ));
         }
-        let layer: String = digest_of(content.as_bytes()).trim_start_matches("sha256:").chars().take(24).collect();
+        let layer: String =
+            digest_of(content.as_bytes()).trim_start_matches("sha256:").chars().take(24).collect();
         let mut held = self.hold();
         held.add(&layer);
         if !self.layer_dir(&layer).is_dir() {

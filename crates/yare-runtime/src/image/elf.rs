@@ -105,18 +105,22 @@ pub(super) fn dependencies(program: &Path) -> io::Result<Vec<PathBuf>> {
             files.insert(PathBuf::from(loader));
         }
         let origin = file.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
-        let own = dynamic.runpath.iter().map(|p| PathBuf::from(p.replace("$ORIGIN", &origin).replace("${ORIGIN}", &origin)));
+        let own = dynamic
+            .runpath
+            .iter()
+            .map(|p| PathBuf::from(p.replace("$ORIGIN", &origin).replace("${ORIGIN}", &origin)));
         let directories: Vec<PathBuf> = own.chain(default_directories()).collect();
         for name in dynamic.needed {
             if !names.insert(name.clone()) || names.len() > 256 {
                 continue;
             }
-            let library = directories.iter().map(|d| d.join(&name)).find(|p| p.is_file()).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::NotFound,
-                    format!("{} needs {name}, which is in none of {directories:?}", file.display()),
-                )
-            })?;
+            let library =
+                directories.iter().map(|d| d.join(&name)).find(|p| p.is_file()).ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::NotFound,
+                        format!("{} needs {name}, which is in none of {directories:?}", file.display()),
+                    )
+                })?;
             files.insert(library.clone());
             queue.push(library);
         }
@@ -131,7 +135,8 @@ mod tests {
     #[test]
     fn our_own_program_needs_a_loader_and_the_c_library() {
         let files = dependencies(&std::env::current_exe().unwrap()).unwrap();
-        let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        let names: Vec<_> =
+            files.iter().map(|f| f.file_name().unwrap().to_string_lossy().into_owned()).collect();
         assert!(names.iter().any(|n| n.starts_with("ld-")) || names.is_empty(), "{names:?}");
         assert!(names.iter().any(|n| n.starts_with("libc.so")) || names.is_empty(), "{names:?}");
     }

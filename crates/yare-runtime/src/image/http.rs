@@ -42,7 +42,10 @@ impl Response {
     /// The next part of the body.
     pub(super) async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         loop {
-            match timeout(PATIENCE, self.body.frame()).await.map_err(|_| late("the next part of the answer"))? {
+            match timeout(PATIENCE, self.body.frame())
+                .await
+                .map_err(|_| late("the next part of the answer"))?
+            {
                 None => return Ok(None),
                 Some(Err(e)) => return Err(io::Error::other(e)),
                 // Trailers carry nothing for us.
@@ -60,7 +63,10 @@ impl Response {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.chunk().await? {
             if (bytes.len() + chunk.len()) as u64 > limit {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the answer is larger than {limit} bytes")));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the answer is larger than {limit} bytes"),
+                ));
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -112,7 +118,12 @@ fn join(base: &Uri, location: &str) -> io::Result<Uri> {
     Ok(target)
 }
 
-async fn once(method: Method, uri: &Uri, headers: &[(header::HeaderName, String)], body: Bytes) -> io::Result<Response> {
+async fn once(
+    method: Method,
+    uri: &Uri,
+    headers: &[(header::HeaderName, String)],
+    body: Bytes,
+) -> io::Result<Response> {
     let tls = match uri.scheme_str() {
         Some("https") => true,
         Some("http") => false,
@@ -122,12 +133,15 @@ async fn once(method: Method, uri: &Uri, headers: &[(header::HeaderName, String)
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
     let connect = TcpStream::connect((bare, port));
-    let stream = timeout(PATIENCE, connect).await.map_err(|_| late("connecting"))?.map_err(|e| {
-        io::Error::new(e.kind(), format!("connect to {host}:{port}: {e}"))
-    })?;
+    let stream = timeout(PATIENCE, connect)
+        .await
+        .map_err(|_| late("connecting"))?
+        .map_err(|e| io::Error::new(e.kind(), format!("connect to {host}:{port}: {e}")))?;
     let mut request = Request::builder().method(method).uri(uri.path_and_query().map_or("/", |p| p.as_str()));
     let authority = uri.authority().map_or(host, |a| a.as_str());
-    request = request.header(header::HOST, authority).header(header::USER_AGENT, concat!("yare/", env!("CARGO_PKG_VERSION")));
+    request = request
+        .header(header::HOST, authority)
+        .header(header::USER_AGENT, concat!("yare/", env!("CARGO_PKG_VERSION")));
     for (name, value) in headers {
         request = request.header(name, value);
     }
@@ -135,8 +149,11 @@ async fn once(method: Method, uri: &Uri, headers: &[(header::HeaderName, String)
     if tls {
         let name = rustls::pki_types::ServerName::try_from(bare.to_owned()).map_err(io::Error::other)?;
         let connector = tokio_rustls::TlsConnector::from(tls_config()?);
-        let stream = timeout(PATIENCE, connector.connect(name, stream)).await.map_err(|_| late("the TLS handshake"))?;
-        exchange(stream.map_err(|e| io::Error::new(e.kind(), format!("TLS with {host}: {e}")))?, request).await
+        let stream = timeout(PATIENCE, connector.connect(name, stream))
+            .await
+            .map_err(|_| late("the TLS handshake"))?;
+        exchange(stream.map_err(|e| io::Error::new(e.kind(), format!("TLS with {host}: {e}")))?, request)
+            .await
     } else {
         exchange(stream, request).await
     }
@@ -181,7 +198,9 @@ fn tls_config() -> io::Result<Arc<rustls::ClientConfig>> {
         }
     }
     if roots.is_empty() {
-        return Err(io::Error::other("no certificate authorities found; install ca-certificates or set SSL_CERT_FILE"));
+        return Err(io::Error::other(
+            "no certificate authorities found; install ca-certificates or set SSL_CERT_FILE",
+        ));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)

@@ -94,17 +94,24 @@ impl Plan {
         let config: ImageConfig = parse(image, "configuration", &config_bytes)?;
         let ids = &config.rootfs.diff_ids;
         if ids.len() != layers || layers == 0 || layers > MAX_LAYERS {
-            return Err(corrupt(format!("{layers} layers in the manifest, {} in the configuration", ids.len())));
+            return Err(corrupt(format!(
+                "{layers} layers in the manifest, {} in the configuration",
+                ids.len()
+            )));
         }
         let digest = |d: &String| {
-            d.strip_prefix("sha256:").is_some_and(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()))
+            d.strip_prefix("sha256:")
+                .is_some_and(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()))
         };
         if !ids.iter().all(digest) {
             return Err(corrupt("a layer's digest is not a sha256 digest".into()));
         }
         let (os, arch) = (config.os.as_str(), config.architecture.as_str());
         if !(os.is_empty() || os == "linux") || !(arch.is_empty() || arch == architecture()) {
-            return Err(corrupt(format!("it is for {os}/{arch}, and this machine is linux/{}", architecture())));
+            return Err(corrupt(format!(
+                "it is for {os}/{arch}, and this machine is linux/{}",
+                architecture()
+            )));
         }
         let chain = chain_names(ids);
         Ok(Self { config, config_bytes, chain })
@@ -120,7 +127,12 @@ impl Plan {
     }
 
     /// Records the image, its layers being in place.
-    pub(super) fn record(self, store: &ImageStore, tags: Vec<Reference>, digests: Vec<String>) -> Result<ImageId> {
+    pub(super) fn record(
+        self,
+        store: &ImageStore,
+        tags: Vec<Reference>,
+        digests: Vec<String>,
+    ) -> Result<ImageId> {
         store.sync();
         let id = store.put_blob(&self.config_bytes)?;
         store.record(NewImage {

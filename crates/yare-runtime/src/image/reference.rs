@@ -20,13 +20,15 @@ pub struct Reference {
 impl Reference {
     /// Parses and normalizes.
     pub fn parse(text: &str) -> Result<Self> {
-        let bad = |why: &str| RuntimeError::InvalidArgument(format!("invalid image reference {text:?}: {why}"));
+        let bad =
+            |why: &str| RuntimeError::InvalidArgument(format!("invalid image reference {text:?}: {why}"));
         if text.is_empty() || text.len() > 512 {
             return Err(bad("its length must be 1 to 512"));
         }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
-                let hex = digest.strip_prefix("sha256:").ok_or_else(|| bad("only sha256 digests are supported"))?;
+                let hex =
+                    digest.strip_prefix("sha256:").ok_or_else(|| bad("only sha256 digests are supported"))?;
                 if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
                     return Err(bad("the digest must be 64 lower-case hexadecimal digits"));
                 }
@@ -61,10 +63,15 @@ impl Reference {
                 && c.ends_with(|c: char| c.is_ascii_alphanumeric())
         };
         if !repository.split('/').all(component) {
-            return Err(bad("the repository must consist of lower-case letters, digits, '.', '_', '-' and '/'"));
+            return Err(bad(
+                "the repository must consist of lower-case letters, digits, '.', '_', '-' and '/'",
+            ));
         }
         let ends = |c: char| c.is_ascii_alphanumeric() || "[]".contains(c);
-        if !registry.starts_with(ends) || !registry.ends_with(ends) || !registry.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)) {
+        if !registry.starts_with(ends)
+            || !registry.ends_with(ends)
+            || !registry.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+        {
             return Err(bad("bad registry"));
         }
         let tag = match (tag, &digest) {

@@ -105,8 +105,13 @@ impl ImageStore {
     ) -> Result<ImageId> {
         let reference = Reference::parse(reference)?;
         let shown = reference.to_string();
+        // A built-in image has no registry, whatever the pull policy says.
+        if let Some(image) = self.get(&shown).filter(|i| !i.binds.is_empty()) {
+            return Ok(image.id.clone());
+        }
         let plain = loopback(&reference.registry) || insecure.contains(&reference.registry);
-        let host = if reference.registry == "docker.io" { "registry-1.docker.io" } else { &reference.registry };
+        let host =
+            if reference.registry == "docker.io" { "registry-1.docker.io" } else { &reference.registry };
         let repository = Arc::new(Repository {
             base: format!("{}://{host}/v2/{}", if plain { "http" } else { "https" }, reference.repository),
             auth: auth.unwrap_or_default(),
@@ -162,7 +167,8 @@ impl ImageStore {
                 let fetched = (&mut task.0).await.unwrap_or_else(|e| {
                     Err(Failure { message: format!("fetching was abandoned: {e}"), again: false })
                 });
-                let file = fetched.map_err(|f| RuntimeError::Pull { reference: shown.to_owned(), message: f.message })?;
+                let file = fetched
+                    .map_err(|f| RuntimeError::Pull { reference: shown.to_owned(), message: f.message })?;
                 let (store, shown) = (Arc::clone(self), shown.to_owned());
                 let (chain, diff_id) = (plan.chain[..=i].to_vec(), plan.config.rootfs.diff_ids[i].clone());
                 spawn(move || store.unpack_layer(&shown, &chain, &diff_id, || Ok(Box::new(file)))).await?;
@@ -183,7 +189,8 @@ async fn spawn<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static
 impl Repository {
     /// The manifest for this machine: the digest the reference stands for, its bytes, and the manifest itself.
     async fn manifest(&self, shown: &str) -> Result<(String, Vec<u8>, Document)> {
-        let asked = self.reference.digest.as_ref().or(self.reference.tag.as_ref()).cloned().unwrap_or_default();
+        let asked =
+            self.reference.digest.as_ref().or(self.reference.tag.as_ref()).cloned().unwrap_or_default();
         let top = self.get_small(shown, &format!("{}/manifests/{asked}", self.base)).await?;
         if let Some(digest) = &self.reference.digest {
             check_digest(shown, "manifest", &top, digest)?;
@@ -231,7 +238,12 @@ impl Repository {
     }
 
     /// Fetches a blob into a file, going on after a break, and checks its digest.
-    async fn blob(&self, layer: &Descriptor, mut file: File, progress: &Progress) -> std::result::Result<File, Failure> {
+    async fn blob(
+        &self,
+        layer: &Descriptor,
+        mut file: File,
+        progress: &Progress,
+    ) -> std::result::Result<File, Failure> {
         let url = format!("{}/blobs/{}", self.base, layer.digest);
         let mut hash = Sha256::new();
         let mut have = 0u64;
@@ -274,7 +286,8 @@ impl Repository {
         while let Some(chunk) = response.chunk().await? {
             *have += chunk.len() as u64;
             if layer.size > 0 && *have > layer.size {
-                let message = format!("layer {} is larger than the {} bytes in the manifest", layer.digest, layer.size);
+                let message =
+                    format!("layer {} is larger than the {} bytes in the manifest", layer.digest, layer.size);
                 return Err(Failure { message, again: false });
             }
             hash.update(&chunk);
@@ -330,12 +343,16 @@ impl Repository {
         }
         let (scheme, rest) = challenge.split_once(' ').unwrap_or((challenge, ""));
         if scheme.eq_ignore_ascii_case("basic") {
-            let basic = basic.ok_or_else(|| refuse("the registry requires credentials (no basic auth credentials)".into()))?;
+            let basic = basic.ok_or_else(|| {
+                refuse("the registry requires credentials (no basic auth credentials)".into())
+            })?;
             *self.credentials.lock() = Some(basic);
             return Ok(());
         }
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(refuse(format!("the registry requires an unknown kind of authentication: {challenge:?}")));
+            return Err(refuse(format!(
+                "the registry requires an unknown kind of authentication: {challenge:?}"
+            )));
         }
         let parameters = parameters(rest);
         let find = |key: &str| parameters.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
@@ -362,10 +379,14 @@ impl Repository {
         };
         if !response.status.is_success() {
             let again = response.status.is_server_error();
-            return Err(Failure { message: format!("failed to authorize: {realm} answered {}", response.status), again });
+            return Err(Failure {
+                message: format!("failed to authorize: {realm} answered {}", response.status),
+                again,
+            });
         }
         let answer = response.bytes(MAX_DOCUMENT).await?;
-        let answer: serde_json::Value = serde_json::from_slice(&answer).map_err(|e| refuse(format!("{realm}: {e}")))?;
+        let answer: serde_json::Value =
+            serde_json::from_slice(&answer).map_err(|e| refuse(format!("{realm}: {e}")))?;
         let token = answer
             .get("token")
             .or_else(|| answer.get("access_token"))
@@ -424,7 +445,10 @@ fn refusal(url: &str, status: StatusCode, body: &[u8]) -> String {
         (StatusCode::NOT_FOUND, None) => format!("{url}: not found"),
         (StatusCode::NOT_FOUND, Some(said)) => format!("{url}: not found: {said}"),
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, said) => {
-            format!("{url}: pull access denied, repository does not exist or may require authorization: {status} {}", said.unwrap_or_default())
+            format!(
+                "{url}: pull access denied, repository does not exist or may require authorization: {status} {}",
+                said.unwrap_or_default()
+            )
         }
         (status, said) => format!("{url}: unexpected status {status} {}", said.unwrap_or_default()),
     }
@@ -436,7 +460,8 @@ mod tests {
 
     #[test]
     fn challenges_are_read() {
-        let p = parameters(r#"realm="https://auth/token",service="reg",scope="repository:a/b:pull,push", x=y"#);
+        let p =
+            parameters(r#"realm="https://auth/token",service="reg",scope="repository:a/b:pull,push", x=y"#);
         assert_eq!(p.len(), 4);
         assert_eq!(p[0], ("realm".into(), "https://auth/token".into()));
         assert_eq!(p[2].1, "repository:a/b:pull,push");
@@ -446,7 +471,13 @@ mod tests {
 
     #[test]
     fn loopback_registries_are_plain() {
-        for (registry, plain) in [("localhost:5000", true), ("127.0.0.1:1", true), ("[::1]:5", true), ("docker.io", false), ("10.0.0.1:5", false)] {
+        for (registry, plain) in [
+            ("localhost:5000", true),
+            ("127.0.0.1:1", true),
+            ("[::1]:5", true),
+            ("docker.io", false),
+            ("10.0.0.1:5", false),
+        ] {
             assert_eq!(loopback(registry), plain, "{registry}");
         }
     }

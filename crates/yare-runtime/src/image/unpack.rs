@@ -71,9 +71,12 @@ pub(super) fn decompress<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<dy
     }
     let whole = io::Cursor::new(magic[..have].to_vec()).chain(reader);
     Ok(match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(128 * 1024, whole))),
+        [0x1f, 0x8b, ..] => {
+            Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(128 * 1024, whole)))
+        }
         [0x28, 0xb5, 0x2f, 0xfd] => {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(BufReader::with_capacity(128 * 1024, whole));
+            let decoder =
+                ruzstd::decoding::StreamingDecoder::new(BufReader::with_capacity(128 * 1024, whole));
             Box::new(decoder.map_err(io::Error::other)?)
         }
         _ => Box::new(whole),
@@ -93,7 +96,11 @@ impl ImageStore {
         let Some((name, below)) = chain.split_last() else { return Ok(()) };
         let lock = Arc::clone(self.unpacking.lock().entry(name.clone()).or_default());
         let guard = lock.lock();
-        let result = if self.layer_dir(name).is_dir() { Ok(()) } else { self.unpack_new(image, name, below, diff_id, open) };
+        let result = if self.layer_dir(name).is_dir() {
+            Ok(())
+        } else {
+            self.unpack_new(image, name, below, diff_id, open)
+        };
         drop(guard);
         self.unpacking.lock().remove(name);
         result
@@ -124,15 +131,17 @@ impl ImageStore {
                 .join()
                 .map_err(|_| corrupt("unpacking a layer failed badly".into()))?
         };
-        let result = unpacked.map_err(|e| corrupt(format!("layer {diff_id}: {e}"))).and_then(|(usage, digest)| {
-            if digest != diff_id {
-                return Err(corrupt(format!("layer {diff_id} has the digest {digest}")));
-            }
-            let size = self.layer_root().join(format!("{name}.size"));
-            fs::write(&size, format!("{} {}\n", usage.bytes, usage.inodes)).ctx(|| format!("write {}", size.display()))?;
-            let target = self.layer_dir(name);
-            fs::rename(staging.join("fs"), &target).ctx(|| format!("create {}", target.display()))
-        });
+        let result =
+            unpacked.map_err(|e| corrupt(format!("layer {diff_id}: {e}"))).and_then(|(usage, digest)| {
+                if digest != diff_id {
+                    return Err(corrupt(format!("layer {diff_id} has the digest {digest}")));
+                }
+                let size = self.layer_root().join(format!("{name}.size"));
+                fs::write(&size, format!("{} {}\n", usage.bytes, usage.inodes))
+                    .ctx(|| format!("write {}", size.display()))?;
+                let target = self.layer_dir(name);
+                fs::rename(staging.join("fs"), &target).ctx(|| format!("create {}", target.display()))
+            });
         let _ = fs::remove_dir_all(&staging);
         result
     }
@@ -146,7 +155,11 @@ impl ImageStore {
 }
 
 /// Runs in a thread of its own, which ends with its mount namespace.
-fn unpack_confined(staging: &Path, lower: &[PathBuf], reader: Box<dyn Read + Send>) -> io::Result<(Usage, String)> {
+fn unpack_confined(
+    staging: &Path,
+    lower: &[PathBuf],
+    reader: Box<dyn Read + Send>,
+) -> io::Result<(Usage, String)> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
     let root = if lower.is_empty() {
@@ -250,7 +263,8 @@ fn unpack_here(stream: &mut impl Read) -> io::Result<Usage> {
             fs::DirBuilder::new().recursive(true).create(&parent)?;
             fs::set_permissions(&parent, fs::Permissions::from_mode(0o755))?;
         }
-        write_entry(&mut entry, kind, &path, &mut usage).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        write_entry(&mut entry, kind, &path, &mut usage)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
         if kind.is_dir() {
             directories.push((path, entry.header().mtime().unwrap_or(0)));
         }
@@ -275,7 +289,8 @@ fn write_entry<R: Read>(
 ) -> io::Result<()> {
     let mode = entry.header().mode()? & 0o7777;
     let (uid, gid) = (entry.header().uid()?, entry.header().gid()?);
-    let (uid, gid) = (u32::try_from(uid).map_err(io::Error::other)?, u32::try_from(gid).map_err(io::Error::other)?);
+    let (uid, gid) =
+        (u32::try_from(uid).map_err(io::Error::other)?, u32::try_from(gid).map_err(io::Error::other)?);
     let mtime = entry.header().mtime().unwrap_or(0);
     let link = || bad("a link without a target".into());
     if kind.is_hard_link() {
@@ -329,7 +344,9 @@ fn write_entry<R: Read>(
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|x| Some((x.key().ok()?.strip_prefix("SCHILY.xattr.")?.to_owned(), x.value_bytes().to_vec())))
+        .filter_map(|x| {
+            Some((x.key().ok()?.strip_prefix("SCHILY.xattr.")?.to_owned(), x.value_bytes().to_vec()))
+        })
         .collect();
     for (name, value) in extensions {
         // An attribute for overlayfs itself would be an attack on it.

@@ -122,7 +122,10 @@ mod tests {
     fn requests_become_sets() {
         let v = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         assert_eq!(names(resolve(false, &[], &[]).unwrap()).len(), 14);
-        assert_eq!(names(resolve(false, &v(&["NET_BIND_SERVICE"]), &v(&["ALL"])).unwrap()), ["NET_BIND_SERVICE"]);
+        assert_eq!(
+            names(resolve(false, &v(&["NET_BIND_SERVICE"]), &v(&["ALL"])).unwrap()),
+            ["NET_BIND_SERVICE"]
+        );
         assert_eq!(resolve(false, &v(&["all"]), &v(&["cap_sys_admin"])).unwrap(), ALL & !(1 << 21));
         assert_eq!(resolve(true, &[], &v(&["ALL"])).unwrap(), ALL);
         assert_eq!(resolve(false, &v(&["NOPE"]), &[]).unwrap_err(), "unknown capability \"NOPE\"");

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::launch::{self, Failure, Report, Stdio};
+use super::launch::{self, Failure, Report, Stdio, Wires};
 use super::log::{Log, Stream};
 use super::rootfs;
 use super::sandbox::{self, Held};
@@ -26,7 +26,11 @@ pub(super) struct Waiter {
 /// Where it is in its life.
 pub(super) enum Phase {
     /// Forked; the report socket is open.
-    Starting { waiter: Waiter, ready: Option<(ContainerUser, String)>, failed: Option<Failure> },
+    Starting {
+        waiter: Waiter,
+        ready: Option<(ContainerUser, String)>,
+        failed: Option<Failure>,
+    },
     Running,
     /// Ended; streams may still drain.
     Ended,
@@ -89,7 +93,8 @@ impl Container {
         waiter: Waiter,
     ) -> Result<Self, String> {
         cgroups.allow_devices(&spec.cgroup, rules).map_err(|e| format!("limit devices: {e}"))?;
-        let log = Log::open(&spec.log_path).map_err(|e| format!("open log {}: {e}", spec.log_path.display()))?;
+        let log =
+            Log::open(&spec.log_path).map_err(|e| format!("open log {}: {e}", spec.log_path.display()))?;
         let text = |e: io::Error| e.to_string();
         let (report, child_report) = sys::packet_pair().map_err(text)?;
         let mut outputs = Vec::new();
@@ -112,7 +117,7 @@ impl Container {
             stdio = Some(Stdio { stdin: input, stdout: out_w, stderr: err_w });
         }
         let group = cgroups.open_v2(&spec.cgroup);
-        let flags = launch::namespace_flags(spec);
+        let flags = launch::namespace_flags(spec, held.userns.is_some());
         let fork = || {
             // A group that cannot be forked into (old kernel) is entered by the child instead.
             match spawn(flags, group.as_ref()) {
@@ -121,7 +126,9 @@ impl Container {
             }
         };
         let forked = match &held.pause {
-            Some(pause) if spec.pid == NamespaceMode::Pod => sandbox::in_pid_namespace(pause.pidfd.as_fd(), fork),
+            Some(pause) if spec.pid == NamespaceMode::Pod => {
+                sandbox::in_pid_namespace(pause.pidfd.as_fd(), fork)
+            }
             _ => fork(),
         };
         let (child, in_v2) = forked.map_err(|e| format!("fork: {e}"))?;
@@ -129,9 +136,9 @@ impl Container {
             launch::reset_signals();
             let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0, 0, 0);
             drop(report);
-            let userns = held.userns.as_ref().map(AsFd::as_fd);
-            let Err(e) =
-                launch::container(spec, dir, cgroups, in_v2, userns, stdio, child_report.as_fd());
+            let userns = held.userns.as_ref();
+            let wires = Wires { stdio, report: child_report.as_fd() };
+            let Err(e) = launch::container(spec, dir, cgroups, in_v2, userns, wires);
             launch::fail(child_report.as_fd(), e)
         };
         Ok(Self {
@@ -170,6 +177,13 @@ impl Container {
                     match report {
                         Report::Failed { message, code } => *failed = Some(Failure { message, code }),
                         Report::Ready { user, home } => *ready = Some((user, home)),
+                        Report::Forked => {
+                            if let Some(pidfd) = fds.into_iter().next()
+                                && let Ok(pid) = sys::pid_of(pidfd.as_fd())
+                            {
+                                (self.pid, self.pidfd) = (pid, pidfd);
+                            }
+                        }
                         Report::Terminal => self.terminal = fds.into_iter().next(),
                     }
                 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::container::{Container, Waiter, receive_report, spawn};
-use super::launch::{self, Failure, Report, Stdio};
+use super::launch::{self, Failure, Report, Stdio, Wires};
 use super::sandbox;
 use crate::cgroup::Cgroups;
 use crate::proto::{RunRecord, Spec, read_json};
@@ -30,6 +30,7 @@ impl Exec {
         argv: &[String],
         stdio: Option<Stdio>,
         cgroups: &Cgroups,
+        userns: bool,
         waiter: Waiter,
     ) -> Result<Self, String> {
         let text = |e: io::Error| e.to_string();
@@ -47,7 +48,8 @@ impl Exec {
             let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0, 0, 0);
             drop(report);
             let pidfd = container.pidfd.as_fd();
-            let Err(e) = launch::exec(&spec, &run, argv, cgroups, pidfd, stdio, child_report.as_fd());
+            let wires = Wires { stdio, report: child_report.as_fd() };
+            let Err(e) = launch::exec(&spec, &run, argv, cgroups, pidfd, userns, wires);
             launch::fail(child_report.as_fd(), e)
         };
         Ok(Self {
@@ -67,11 +69,14 @@ impl Exec {
         let Some(socket) = &self.report else { return true };
         loop {
             match receive_report(socket) {
-                Ok(Some((Report::Failed { message, code }, _))) => self.failed = Some(Failure { message, code }),
+                Ok(Some((Report::Failed { message, code }, _))) => {
+                    self.failed = Some(Failure { message, code })
+                }
                 Ok(Some((Report::Terminal, fds))) => self.terminal = fds.into_iter().next(),
                 Ok(Some((Report::Ready { user, home }, _))) => {
                     self.ready = Some(RunRecord { pid: self.pid, started_at_ns: sys::now_ns(), user, home });
                 }
+                Ok(Some((Report::Forked, _))) => {}
                 Ok(None) => return true,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(_) => return true,

@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::rootfs::{self, Sources};
+use super::sandbox::{UserNs, become_root};
 use super::seccomp::Profile;
 use super::{caps, user};
 use crate::api::{ContainerUser, NamespaceMode, SeccompProfile};
@@ -31,6 +32,8 @@ type Result<T> = std::result::Result<T, String>;
 pub(super) enum Report {
     /// It failed; `code` is what the exit code should be.
     Failed { message: String, code: i32 },
+    /// The container's process is another one (its pidfd is attached): this one only prepared it.
+    Forked,
     /// The terminal's other side is attached.
     Terminal,
     /// The user it runs as. The next thing is the exec.
@@ -44,11 +47,26 @@ pub(super) struct Stdio {
     pub stderr: OwnedFd,
 }
 
+/// A new process's connections: its streams, and the socket to report on.
+pub(super) struct Wires<'a> {
+    /// None: a terminal.
+    pub stdio: Option<Stdio>,
+    pub report: BorrowedFd<'a>,
+}
+
 /// What has to be read while the host's files can still be seen.
 struct Before {
     filter: Option<Vec<libc::sock_filter>>,
     /// Those asked for that we have: without all of root's power, a privileged container gets less, too.
     capabilities: u64,
+}
+
+impl Before {
+    fn read(spec: &Spec, userns: bool) -> Result<Self> {
+        // In a user namespace of its own even an unprivileged process has them all.
+        let available = if userns { caps::ALL } else { caps::available() };
+        Ok(Self { filter: load_filter(spec)?, capabilities: spec.capabilities & available })
+    }
 }
 
 /// A failure and the exit code it stands for.
@@ -99,19 +117,34 @@ pub(super) fn container(
     dir: &Path,
     cgroups: &Cgroups,
     in_v2: bool,
-    userns: Option<BorrowedFd<'_>>,
-    stdio: Option<Stdio>,
-    socket: BorrowedFd<'_>,
+    userns: Option<&UserNs>,
+    wires: Wires<'_>,
 ) -> std::result::Result<Infallible, Failure> {
-    let before = Before { filter: load_filter(spec)?, capabilities: spec.capabilities & caps::available() };
+    let Wires { stdio, report: socket } = wires;
+    let before = Before::read(spec, userns.is_some())?;
     cgroups.enter(&spec.cgroup, !in_v2).map_err(|e| format!("join cgroup: {e}"))?;
-    // After all cgroups: the namespace's root is the group it is made in.
-    if cgroups.unified() && !spec.privileged {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(|e| format!("cgroup namespace: {e}"))?;
-    }
     set_oom_score(spec);
-    let sources = Sources::collect(spec, cgroups, userns.is_some())?;
-    rootfs::enter(spec, dir)?;
+    let mut sources = Sources::collect(spec, cgroups, userns)?;
+    match userns {
+        None => {
+            // After all cgroups: the namespace's root is the group it is made in.
+            if own_cgroup_namespace(spec, cgroups) {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+                    .map_err(|e| format!("cgroup namespace: {e}"))?;
+            }
+            rootfs::enter(spec, dir)?;
+        }
+        Some(userns) => {
+            let tree = rootfs::mapped_overlay(spec, dir, userns)?;
+            for fd in stdio.iter().flat_map(|s| [&s.stdin, &s.stdout, &s.stderr]).filter(|fd| is_pipe(fd)) {
+                let (uid, gid) = (Uid::from_raw(userns.root_uid), Gid::from_raw(userns.root_gid));
+                let _ = nix::unistd::fchown(fd, Some(uid), Some(gid));
+            }
+            fork_into(spec, cgroups, userns, socket)?;
+            sources.mount_kernel(spec)?;
+            rootfs::enter_tree(&tree)?;
+        }
+    }
     rootfs::populate(spec, cgroups, sources, userns.is_some())?;
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let resolved = user::resolve(&spec.user, &read("/etc/passwd"), &read("/etc/group"))?;
@@ -123,6 +156,38 @@ pub(super) fn container(
     finish(spec, &spec.argv, &[], &resolved.user, &resolved.home, before, socket)
 }
 
+/// Goes on in a new process, a child of the shim, whose namespaces belong to the user namespace.
+#[allow(unsafe_code)]
+fn fork_into(spec: &Spec, cgroups: &Cgroups, userns: &UserNs, socket: BorrowedFd<'_>) -> Result<()> {
+    userns.enter()?;
+    let mut flags = libc::CLONE_PARENT | libc::CLONE_NEWNS;
+    if spec.pid == NamespaceMode::Container {
+        flags |= libc::CLONE_NEWPID;
+    }
+    if own_cgroup_namespace(spec, cgroups) {
+        flags |= libc::CLONE_NEWCGROUP;
+    }
+    // SAFETY: this forked process has one thread.
+    match unsafe { sys::clone3(flags, None) }.map_err(|e| format!("fork into the user namespace: {e}"))? {
+        Some(child) => {
+            report(socket, &Report::Forked, &[child.pidfd.as_fd()]);
+            exit_now(0)
+        }
+        None => {
+            let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0, 0, 0);
+            Ok(())
+        }
+    }
+}
+
+fn own_cgroup_namespace(spec: &Spec, cgroups: &Cgroups) -> bool {
+    cgroups.unified() && !spec.privileged
+}
+
+fn is_pipe(fd: &OwnedFd) -> bool {
+    nix::sys::stat::fstat(fd).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFIFO)
+}
+
 /// A further process in a running container.
 pub(super) fn exec(
     spec: &Spec,
@@ -130,17 +195,24 @@ pub(super) fn exec(
     argv: &[String],
     cgroups: &Cgroups,
     pidfd: BorrowedFd<'_>,
-    stdio: Option<Stdio>,
-    socket: BorrowedFd<'_>,
+    userns: bool,
+    wires: Wires<'_>,
 ) -> std::result::Result<Infallible, Failure> {
-    let before = Before { filter: load_filter(spec)?, capabilities: spec.capabilities & caps::available() };
+    let Wires { stdio, report: socket } = wires;
+    let before = Before::read(spec, userns)?;
     cgroups.enter(&spec.cgroup, true).map_err(|e| format!("join cgroup: {e}"))?;
     set_oom_score(spec);
     let mut flags = libc::CLONE_NEWNS;
-    if cgroups.unified() && !spec.privileged {
+    if own_cgroup_namespace(spec, cgroups) {
         flags |= libc::CLONE_NEWCGROUP;
     }
+    if userns {
+        flags |= libc::CLONE_NEWUSER;
+    }
     sys::setns(pidfd, flags).map_err(|e| format!("join the container's namespaces: {e}"))?;
+    if userns {
+        become_root()?;
+    }
     let _ = nix::unistd::setsid();
     let extra: &[String] = if stdio.is_none() { &["TERM=xterm".to_owned()] } else { &[] };
     match stdio {
@@ -159,9 +231,7 @@ fn set_oom_score(spec: &Spec) {
 fn use_stdio(stdio: Stdio, user: &ContainerUser) -> Result<()> {
     for (fd, number) in [(&stdio.stdin, 0), (&stdio.stdout, 1), (&stdio.stderr, 2)] {
         // /dev/stdout is opened anew through /proc, with the permissions of the pipe itself.
-        if let Ok(stat) = nix::sys::stat::fstat(fd)
-            && stat.st_mode & libc::S_IFMT == libc::S_IFIFO
-        {
+        if is_pipe(fd) {
             let _ = nix::unistd::fchown(fd, Some(Uid::from_raw(user.uid)), None);
         }
         sys::dup_to(fd.as_fd(), number).map_err(|e| format!("stdio: {e}"))?;
@@ -234,7 +304,12 @@ fn finish(
     become_user(capabilities, user)?;
     // Only now, as the user: a directory the user may not enter is an error, as with every runtime.
     if let Err(e) = std::env::set_current_dir(&spec.cwd) {
-        return Err(format!("chdir to cwd ({:?}) set in config.json failed: {}", spec.cwd.display(), words(&e)).into());
+        return Err(format!(
+            "chdir to cwd ({:?}) set in config.json failed: {}",
+            spec.cwd.display(),
+            words(&e)
+        )
+        .into());
     }
     // Checked as root: the user alone might not be allowed to look.
     let path = find_executable(argv, &env, user)?;
@@ -305,7 +380,10 @@ fn find_executable(
     user: &ContainerUser,
 ) -> std::result::Result<PathBuf, Failure> {
     let Some(name) = argv.first().filter(|n| !n.is_empty()) else {
-        return Err(Failure { message: "exec: \"\": executable file not found in $PATH".to_owned(), code: 127 });
+        return Err(Failure {
+            message: "exec: \"\": executable file not found in $PATH".to_owned(),
+            code: 127,
+        });
     };
     let path = env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("");
     let lookup = |file: &Path| -> io::Result<()> {
@@ -321,9 +399,10 @@ fn find_executable(
     if name.contains('/') {
         return match lookup(Path::new(name)) {
             Ok(()) => Ok(PathBuf::from(name)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(Failure { message: format!("exec: {name:?}: stat {name}: no such file or directory"), code: 127 })
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Failure {
+                message: format!("exec: {name:?}: stat {name}: no such file or directory"),
+                code: 127,
+            }),
             Err(e) => Err(Failure { message: format!("exec: {name:?}: {}", words(&e)), code: 126 }),
         };
     }
@@ -356,10 +435,11 @@ fn may_execute(meta: &fs::Metadata, user: &ContainerUser) -> bool {
     mode & bit != 0
 }
 
-/// Clone flags for a container's own namespaces.
-pub(super) fn namespace_flags(spec: &Spec) -> i32 {
+/// Clone flags for a container's own namespaces. In a user namespace the child forks once more, and makes the
+/// rest then.
+pub(super) fn namespace_flags(spec: &Spec, userns: bool) -> i32 {
     let mut flags = libc::CLONE_NEWNS;
-    if spec.pid == NamespaceMode::Container {
+    if spec.pid == NamespaceMode::Container && !userns {
         flags |= libc::CLONE_NEWPID;
     }
     flags

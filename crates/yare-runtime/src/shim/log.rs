@@ -40,7 +40,8 @@ pub(super) struct Log {
 impl Log {
     /// Opens (appends to) the log. An empty path means none.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let mut log = Self { path: path.to_path_buf(), file: None, rest: [Vec::new(), Vec::new()], out: Vec::new() };
+        let mut log =
+            Self { path: path.to_path_buf(), file: None, rest: [Vec::new(), Vec::new()], out: Vec::new() };
         log.reopen()?;
         Ok(log)
     }
@@ -168,11 +169,20 @@ mod tests {
         log.finish(Stream::Stdout, 0);
         log.finish(Stream::Stderr, 0);
         let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<&str> = text.lines().map(|l| l.strip_prefix("1970-01-01T00:00:00.000000000Z ").unwrap()).collect();
+        let lines: Vec<&str> =
+            text.lines().map(|l| l.strip_prefix("1970-01-01T00:00:00.000000000Z ").unwrap()).collect();
         let long = format!("stdout P {}", "x".repeat(MAX_LINE));
         assert_eq!(
             lines,
-            ["stdout F one", "stderr F err", "stdout F two", "stdout F ", &long, "stdout F xxxxxy", "stdout F end"]
+            [
+                "stdout F one",
+                "stderr F err",
+                "stdout F two",
+                "stdout F ",
+                &long,
+                "stdout F xxxxxy",
+                "stdout F end"
+            ]
         );
         std::fs::rename(&path, dir.path().join("old")).unwrap();
         log.reopen().unwrap();

@@ -14,10 +14,14 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
+use super::sandbox::UserNs;
 use crate::api::{MountPropagation, NamespaceMode};
 use crate::cgroup::{Access, Cgroups, DeviceRule};
 use crate::proto::{Spec, SpecMount};
-use crate::sys::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr};
+use crate::sys::{
+    self, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+    MountAttr,
+};
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -28,8 +32,10 @@ pub(super) struct Sources {
     cgroups: Vec<(String, OwnedFd)>,
     shm: Option<OwnedFd>,
     devices: Vec<DeviceNode>,
-    /// Whether a userns forbids making device nodes: then the host's are bound.
+    /// A user namespace forbids making device nodes: then the host's are bound.
     bound_devices: Vec<(PathBuf, OwnedFd)>,
+    /// In a user namespace `/proc` and `/sys` can only be mounted while the host's can still be seen.
+    kernel: Vec<(&'static str, OwnedFd)>,
 }
 
 /// A device to make: where, kind, number, mode, owner.
@@ -71,7 +77,8 @@ fn device_node(host: &Path, target: PathBuf) -> Result<DeviceNode> {
 
 /// Devices a container asked for: a single one, or all below a directory.
 fn devices_of(host: &Path, target: &Path, depth: u32, nodes: &mut Vec<DeviceNode>) -> Result<()> {
-    let meta = fs::metadata(host).map_err(|e| format!("error gathering device information: {}", text(host, e)))?;
+    let meta =
+        fs::metadata(host).map_err(|e| format!("error gathering device information: {}", text(host, e)))?;
     if !meta.is_dir() {
         nodes.push(device_node(host, target.to_path_buf())?);
         return Ok(());
@@ -113,10 +120,10 @@ pub(super) fn device_rules(spec: &Spec) -> Result<Vec<DeviceRule>> {
 
 impl Sources {
     /// Takes hold of everything the container needs from the host.
-    pub(super) fn collect(spec: &Spec, cgroups: &Cgroups, userns: bool) -> Result<Self> {
+    pub(super) fn collect(spec: &Spec, cgroups: &Cgroups, userns: Option<&UserNs>) -> Result<Self> {
         let mut mounts = Vec::with_capacity(spec.mounts.len());
         for m in &spec.mounts {
-            let tree = open_source(spec, m)?;
+            let tree = open_source(spec, m, userns)?;
             let directory = fs::File::from(tree.try_clone().map_err(|e| e.to_string())?)
                 .metadata()
                 .map_err(|e| text(&m.source, e))?
@@ -142,18 +149,34 @@ impl Sources {
             devices_of(&device.host_path, &device.container_path, 0, &mut devices)?;
         }
         let mut bound_devices = Vec::new();
-        if userns {
+        if userns.is_some() {
             let names = DEVICES.iter().map(|(name, _, _)| Path::new("/dev").join(name));
             for path in names.chain(devices.drain(..).map(|d| d.path)) {
                 let tree = sys::open_tree_clone(&path, false).map_err(|e| text(&path, e))?;
                 bound_devices.push((path, tree));
             }
         }
-        Ok(Self { mounts, cgroups: groups, shm, devices, bound_devices })
+        Ok(Self { mounts, cgroups: groups, shm, devices, bound_devices, kernel: Vec::new() })
+    }
+
+    /// Mounts the filesystems that show the kernel, inside the user namespace and before the host is out of sight.
+    pub(super) fn mount_kernel(&mut self, spec: &Spec) -> Result<()> {
+        let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+        let proc =
+            sys::new_filesystem(c"proc", &[], safe).map_err(|e| format!("mount proc at /proc: {e}"))?;
+        self.kernel.push(("/proc", proc));
+        let readonly = if spec.privileged { 0 } else { MOUNT_ATTR_RDONLY };
+        match sys::new_filesystem(c"sysfs", &[], safe | readonly) {
+            Ok(sysfs) => self.kernel.push(("/sys", sysfs)),
+            // With the node's network it may not have its own; it then has none.
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) => {}
+            Err(e) => return Err(format!("mount sysfs at /sys: {e}")),
+        }
+        Ok(())
     }
 }
 
-fn open_source(spec: &Spec, m: &SpecMount) -> Result<OwnedFd> {
+fn open_source(spec: &Spec, m: &SpecMount, userns: Option<&UserNs>) -> Result<OwnedFd> {
     let context = |e: &dyn std::fmt::Display| {
         format!("error mounting {:?} to rootfs at {:?}: {e}", m.source.display(), m.target.display())
     };
@@ -173,6 +196,10 @@ fn open_source(spec: &Spec, m: &SpecMount) -> Result<OwnedFd> {
         fs::create_dir_all(&m.source).map_err(|e| context(&e))?;
     }
     let tree = sys::open_tree_clone(&m.source, true).map_err(|e| context(&e))?;
+    if m.propagation == MountPropagation::Bidirectional {
+        let table = fs::read_to_string("/proc/self/mountinfo").map_err(|e| context(&e))?;
+        shared(&table, &m.source).map_err(|e| context(&e))?;
+    }
     let propagation = match m.propagation {
         MountPropagation::Private => libc::MS_PRIVATE,
         MountPropagation::HostToContainer => libc::MS_SLAVE,
@@ -180,11 +207,96 @@ fn open_source(spec: &Spec, m: &SpecMount) -> Result<OwnedFd> {
     };
     let attr = MountAttr { propagation, ..MountAttr::default() };
     sys::mount_setattr(tree.as_fd(), true, attr).map_err(|e| context(&e))?;
+    if let Some(userns) = userns {
+        idmap(&tree, userns, true).map_err(|e| {
+            context(&format!("the filesystem cannot map ids for a pod with a user namespace of its own: {e}"))
+        })?;
+    }
     if m.readonly || m.recursive_readonly {
         let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
         sys::mount_setattr(tree.as_fd(), m.recursive_readonly, attr).map_err(|e| context(&e))?;
     }
     Ok(tree)
+}
+
+/// Whether the mount that a path is on shares what is mounted below it: only then a container's mounts can reach
+/// the host.
+fn shared(mountinfo: &str, path: &Path) -> Result<()> {
+    let on = mountinfo
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            let mountpoint = fields.nth(4)?;
+            let is_shared = fields.skip(1).take_while(|f| *f != "-").any(|f| f.starts_with("shared:"));
+            path.starts_with(mountpoint).then_some((mountpoint, is_shared))
+        })
+        // The longest, and of those on top of each other the last.
+        .max_by_key(|(mountpoint, _)| mountpoint.len());
+    match on {
+        Some((_, true)) => Ok(()),
+        Some((mountpoint, false)) => Err(format!(
+            "path {:?} is mounted on {mountpoint:?} but it is not a shared mount",
+            path.display()
+        )),
+        None => Err(format!("path {:?} is on no mount", path.display())),
+    }
+}
+
+/// Shows a detached mount's ids as those inside a user namespace.
+fn idmap(tree: &OwnedFd, userns: &UserNs, recursive: bool) -> io::Result<()> {
+    let userns_fd = std::os::fd::AsRawFd::as_raw_fd(&userns.fd) as u64;
+    sys::mount_setattr(
+        tree.as_fd(),
+        recursive,
+        MountAttr { set: MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() },
+    )
+}
+
+/// The root filesystem for a user namespace, detached: the layers with their ids mapped, and a writable layer that
+/// belongs to its root. Runs in a mount namespace of this process's own, outside the user namespace. Leaves the
+/// working directory where the root can be attached.
+pub(super) fn mapped_overlay(spec: &Spec, dir: &Path, userns: &UserNs) -> Result<OwnedFd> {
+    let place = dir.join("rootfs");
+    let error =
+        |e: &dyn std::fmt::Display| format!("mount overlay with mapped ids at {}: {e}", place.display());
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(|e| error(&e))?;
+    mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), None::<&str>).map_err(|e| error(&e))?;
+    std::env::set_current_dir(&place).map_err(|e| error(&e))?;
+    let mut names = Vec::new();
+    for (i, layer) in spec.layers.iter().enumerate() {
+        let tree = sys::open_tree_clone(&spec.layer_root.join(layer), false).map_err(|e| error(&e))?;
+        idmap(&tree, userns, false).map_err(|e| error(&e))?;
+        names.push(i.to_string());
+        let target = PathBuf::from(i.to_string());
+        fs::create_dir(&target).map_err(|e| error(&e))?;
+        let target = open_path(&target).map_err(|e| error(&e))?;
+        sys::move_mount(tree.as_fd(), target.as_fd()).map_err(|e| error(&e))?;
+    }
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    for path in [&upper, &work] {
+        std::os::unix::fs::chown(path, Some(userns.root_uid), Some(userns.root_gid))
+            .map_err(|e| error(&e))?;
+    }
+    fs::create_dir("root").map_err(|e| error(&e))?;
+    let base =
+        format!("lowerdir={},upperdir={},workdir={}", names.join(":"), upper.display(), work.display());
+    let overlay = |o: &str| mount(Some("overlay"), "root", Some("overlay"), MsFlags::empty(), Some(o));
+    overlay(&format!("{base},index=off,volatile"))
+        .or_else(|_| overlay(&format!("{base},index=off")))
+        .map_err(|e| error(&e))?;
+    sys::open_tree_clone(Path::new("root"), false).map_err(|e| error(&e))
+}
+
+/// Makes a detached mount the root, attaching it at the working directory: paths may be out of reach by now, and
+/// an open directory would still be the one of the former mount namespace.
+pub(super) fn enter_tree(tree: &OwnedFd) -> Result<()> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(|e| format!("make / a slave: {e}"))?;
+    let place = open_path(Path::new(".")).map_err(|e| format!("open the working directory: {e}"))?;
+    sys::move_mount(tree.as_fd(), place.as_fd()).map_err(|e| format!("attach the root filesystem: {e}"))?;
+    nix::unistd::fchdir(tree).map_err(|e| format!("enter the root filesystem: {e}"))?;
+    pivot()
 }
 
 /// A directory or file of a detached filesystem as a mount of its own.
@@ -239,7 +351,13 @@ fn mount_overlay(spec: &Spec, dir: &Path) -> Result<()> {
     // The writable layer dies with the container, so it need not reach the disk ("volatile"): without this, the
     // unmount of every container would sync the whole filesystem.
     for options in [format!("{base},index=off,volatile"), format!("{base},index=off"), base.clone()] {
-        match mount(Some("overlay"), &dir.join("rootfs"), Some("overlay"), MsFlags::empty(), Some(options.as_str())) {
+        match mount(
+            Some("overlay"),
+            &dir.join("rootfs"),
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        ) {
             Ok(()) => return Ok(()),
             Err(nix::errno::Errno::EINVAL) => {}
             Err(e) => return Err(format!("mount overlay at {}: {e}", dir.display())),
@@ -261,6 +379,11 @@ pub(super) fn enter(spec: &Spec, dir: &Path) -> Result<()> {
     mount_overlay(spec, dir)?;
     let root = dir.join("rootfs");
     std::env::set_current_dir(&root).map_err(|e| text(&root, e))?;
+    pivot()
+}
+
+/// Makes the working directory, which is a mount, the root.
+fn pivot() -> Result<()> {
     nix::unistd::pivot_root(".", ".").map_err(|e| format!("pivot_root: {e}"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(|e| format!("unmount the old root: {e}"))?;
     std::env::set_current_dir("/").map_err(|e| format!("chdir /: {e}"))
@@ -309,7 +432,8 @@ fn attach(tree: &OwnedFd, target: &Path, directory: bool) -> Result<()> {
 
 fn mount_new(fstype: &str, target: &str, flags: MsFlags, data: Option<&str>) -> Result<()> {
     make_dir(Path::new(target))?;
-    mount(Some(fstype), target, Some(fstype), flags, data).map_err(|e| format!("mount {fstype} at {target}: {e}"))
+    mount(Some(fstype), target, Some(fstype), flags, data)
+        .map_err(|e| format!("mount {fstype} at {target}: {e}"))
 }
 
 const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
@@ -318,19 +442,20 @@ const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags:
 pub(super) fn populate(spec: &Spec, cgroups: &Cgroups, sources: Sources, userns: bool) -> Result<()> {
     let given = |path: &str| spec.mounts.iter().any(|m| m.target == Path::new(path));
     // A write to /dev/… of an image directory must never reach the host's devices.
-    if !given("/proc") {
+    for (path, tree) in sources.kernel.iter().filter(|(path, _)| !given(path)) {
+        attach(tree, Path::new(path), true)?;
+    }
+    if !given("/proc") && !userns {
         mount_new("proc", "/proc", SAFE, None)?;
     }
     if !given("/sys") {
-        make_dir(Path::new("/sys"))?;
-        let flags = if spec.privileged { SAFE } else { SAFE | MsFlags::MS_RDONLY };
-        let result = mount(Some("sysfs"), "/sys", Some("sysfs"), flags, None::<&str>);
-        match result {
-            // A user namespace with the node's network may not mount its own; it then has none.
-            Err(nix::errno::Errno::EPERM) if userns => {}
-            other => other.map_err(|e| format!("mount sysfs at /sys: {e}"))?,
+        if !userns {
+            let flags = if spec.privileged { SAFE } else { SAFE | MsFlags::MS_RDONLY };
+            mount_new("sysfs", "/sys", flags, None)?;
         }
-        mount_cgroups(spec, cgroups, &sources)?;
+        if Path::new("/sys/fs/cgroup").is_dir() {
+            mount_cgroups(spec, cgroups, &sources)?;
+        }
     }
     if !given("/dev") {
         make_dev(spec, &sources, userns)?;
@@ -364,7 +489,8 @@ fn mount_cgroups(spec: &Spec, cgroups: &Cgroups, sources: &Sources) -> Result<()
     if sources.cgroups.is_empty() {
         return Ok(());
     }
-    mount(Some("tmpfs"), base, Some("tmpfs"), SAFE, Some("mode=755")).map_err(|e| format!("mount {base:?}: {e}"))?;
+    mount(Some("tmpfs"), base, Some("tmpfs"), SAFE, Some("mode=755"))
+        .map_err(|e| format!("mount {base:?}: {e}"))?;
     for (name, tree) in &sources.cgroups {
         let target = base.join(name);
         make_dir(&target)?;
@@ -393,7 +519,14 @@ fn make_dev(spec: &Spec, sources: &Sources, userns: bool) -> Result<()> {
         MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
         Some("newinstance,ptmxmode=0666,mode=0620,gid=5"),
     )
-    .or_else(|_| mount_new("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("newinstance,ptmxmode=0666,mode=0620")))?;
+    .or_else(|_| {
+        mount_new(
+            "devpts",
+            "/dev/pts",
+            MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+            Some("newinstance,ptmxmode=0666,mode=0620"),
+        )
+    })?;
     mount_new("mqueue", "/dev/mqueue", SAFE, None)?;
     if let Some(shm) = &sources.shm {
         attach(shm, Path::new("/dev/shm"), true)?;
@@ -457,7 +590,9 @@ fn readonly(path: &Path) -> Result<()> {
 fn mask(path: &Path) -> Result<()> {
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES)) => return Ok(()),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES)) => {
+            return Ok(());
+        }
         Err(e) => return Err(format!("masked path {}", text(path, e))),
     };
     let result = if meta.is_dir() {
@@ -466,4 +601,21 @@ fn mask(path: &Path) -> Result<()> {
         mount(Some("/dev/null"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
     };
     result.map_err(|e| format!("masked path {}", text(path, e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_shared_mounts_reach_the_host() {
+        let table = "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/a rw\n\
+                     2 1 0:5 / /private rw - tmpfs t rw\n\
+                     3 2 0:6 / /private/pods rw master:3 shared:9 - tmpfs t rw\n";
+        assert!(shared(table, Path::new("/var/lib")).is_ok());
+        assert!(shared(table, Path::new("/privateer")).is_ok());
+        assert!(shared(table, Path::new("/private/pods/x")).is_ok());
+        let error = shared(table, Path::new("/private/x")).unwrap_err();
+        assert_eq!(error, "path \"/private/x\" is mounted on \"/private\" but it is not a shared mount");
+    }
 }

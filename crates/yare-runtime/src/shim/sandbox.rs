@@ -20,7 +20,31 @@ pub(super) struct Held {
     /// The init of a shared PID namespace.
     pub pause: Option<sys::Child>,
     /// The pod's user namespace.
-    pub userns: Option<OwnedFd>,
+    pub userns: Option<UserNs>,
+}
+
+/// A pod's user namespace, and which ids outside its root is.
+pub(super) struct UserNs {
+    pub fd: OwnedFd,
+    pub root_uid: u32,
+    pub root_gid: u32,
+}
+
+impl UserNs {
+    /// Becomes root of it. Only for a forked child: there is no way back.
+    pub(super) fn enter(&self) -> Result<()> {
+        sys::setns(self.fd.as_fd(), libc::CLONE_NEWUSER)
+            .map_err(|e| format!("join the user namespace: {e}"))?;
+        become_root()
+    }
+}
+
+/// Takes the ids of root inside a user namespace that was just joined.
+pub(super) fn become_root() -> Result<()> {
+    let (uid, gid) = (nix::unistd::Uid::from_raw(0), nix::unistd::Gid::from_raw(0));
+    nix::unistd::setgroups(&[]).map_err(|e| format!("setgroups: {e}"))?;
+    nix::unistd::setresgid(gid, gid, gid).map_err(|e| format!("setgid: {e}"))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(|e| format!("setuid: {e}"))
 }
 
 /// Makes the sandbox around this process.
@@ -38,7 +62,11 @@ pub(super) fn enter(spec: &SandboxSpec) -> Result<Held> {
             unshare(flags).map_err(|e| format!("make namespaces: {e}"))?;
             None
         }
-        Some(mapping) => Some(user_namespace(flags, &mapping.uids, &mapping.gids)?),
+        Some(mapping) => Some(UserNs {
+            fd: user_namespace(flags, &mapping.uids, &mapping.gids)?,
+            root_uid: root_of(&mapping.uids),
+            root_gid: root_of(&mapping.gids),
+        }),
     };
     if let Some(path) = &spec.netns {
         hold_namespace(path)?;
@@ -49,21 +77,33 @@ pub(super) fn enter(spec: &SandboxSpec) -> Result<Held> {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let mut options = "mode=1777,size=65536k".to_owned();
         if let Some(mapping) = &spec.namespaces.user {
-            let root = |m: &[IdMapping]| m.iter().find(|m| m.container_id == 0).map_or(0, |m| m.host_id);
-            options = format!("{options},uid={},gid={}", root(&mapping.uids), root(&mapping.gids));
+            options = format!("{options},uid={},gid={}", root_of(&mapping.uids), root_of(&mapping.gids));
         }
         mount(Some("shm"), path, Some("tmpfs"), flags, Some(options.as_str()))
             .map_err(|e| format!("mount {}: {e}", path.display()))?;
     }
     if flags.contains(CloneFlags::CLONE_NEWUTS) && !spec.hostname.is_empty() {
-        nix::unistd::sethostname(&spec.hostname).map_err(|e| format!("set hostname {:?}: {e}", spec.hostname))?;
+        nix::unistd::sethostname(&spec.hostname)
+            .map_err(|e| format!("set hostname {:?}: {e}", spec.hostname))?;
     }
     for (name, value) in &spec.sysctls {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        let path = Path::new("/proc/sys").join(sysctl_path(name));
         fs::write(&path, value).map_err(|e| format!("sysctl {name}={value}: {e}"))?;
     }
     let pause = if spec.namespaces.pid == NamespaceMode::Pod { Some(pause(userns.as_ref())?) } else { None };
     Ok(Held { pause, userns })
+}
+
+/// `net.core.somaxconn` and `net/core/somaxconn` are the same; with slashes, dots belong to names.
+fn sysctl_path(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name[at..].starts_with('/') => name.to_owned(),
+        _ => name.replace('.', "/"),
+    }
+}
+
+fn root_of(mapping: &[IdMapping]) -> u32 {
+    mapping.iter().find(|m| m.container_id == 0).map_or(0, |m| m.host_id)
 }
 
 /// Binds this process's network namespace to a path.
@@ -73,7 +113,8 @@ fn hold_namespace(path: &Path) -> Result<()> {
         fs::create_dir_all(parent).map_err(|e| error(&e))?;
     }
     fs::File::create(path).map_err(|e| error(&e))?;
-    mount(Some("/proc/self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| error(&e))
+    mount(Some("/proc/self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|e| error(&e))
 }
 
 fn loopback_up() -> std::io::Result<()> {
@@ -121,7 +162,8 @@ fn user_namespace(flags: CloneFlags, uids: &[IdMapping], gids: &[IdMapping]) -> 
         }
         let path = format!("/proc/{}/ns/user", child.pid);
         let userns = fs::File::open(&path).map_err(|e| format!("{path}: {e}"))?;
-        sys::setns(child.pidfd.as_fd(), flags.bits()).map_err(|e| format!("join the pod's namespaces: {e}"))?;
+        sys::setns(child.pidfd.as_fd(), flags.bits())
+            .map_err(|e| format!("join the pod's namespaces: {e}"))?;
         Ok(OwnedFd::from(userns))
     })();
     drop(ours);
@@ -130,14 +172,36 @@ fn user_namespace(flags: CloneFlags, uids: &[IdMapping], gids: &[IdMapping]) -> 
 }
 
 /// The first process of a shared PID namespace: reaps orphans and waits to be killed.
-fn pause(userns: Option<&OwnedFd>) -> Result<sys::Child> {
-    if userns.is_some() {
-        return Err("a shared PID namespace together with a user namespace is not supported".to_owned());
-    }
+fn pause(userns: Option<&UserNs>) -> Result<sys::Child> {
+    let error = |e: std::io::Error| format!("PID namespace: {e}");
+    let Some(userns) = userns else {
+        // SAFETY: the shim has one thread.
+        let child = unsafe { sys::clone3(libc::CLONE_NEWPID, None) }.map_err(error)?;
+        let Some(child) = child else { pause_main() };
+        return Ok(child);
+    };
+    // The namespace must belong to the user namespace, which the shim itself cannot join: a child does, and forks
+    // a sibling of its own.
+    let (ours, theirs) = sys::packet_pair().map_err(error)?;
     // SAFETY: the shim has one thread.
-    let child = unsafe { sys::clone3(libc::CLONE_NEWPID, None) }.map_err(|e| format!("PID namespace: {e}"))?;
-    let Some(child) = child else { pause_main() };
-    Ok(child)
+    let Some(helper) = unsafe { sys::clone3(0, None) }.map_err(error)? else {
+        drop(ours);
+        if userns.enter().is_ok() {
+            // SAFETY: this child has one thread, too.
+            match unsafe { sys::clone3(libc::CLONE_PARENT | libc::CLONE_NEWPID, None) } {
+                Ok(None) => pause_main(),
+                Ok(Some(child)) => drop(sys::send_packet(theirs.as_fd(), b"ok", &[child.pidfd.as_fd()])),
+                Err(_) => {}
+            }
+        }
+        super::launch::exit_now(0)
+    };
+    drop(theirs);
+    let received = sys::recv_packet(ours.as_fd(), &mut [0; 8]);
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(helper.pid), None);
+    let pidfd = received.map_err(error)?.1.pop().ok_or("PID namespace: the user namespace refuses")?;
+    let pid = sys::pid_of(pidfd.as_fd()).map_err(error)?;
+    Ok(sys::Child { pid, pidfd })
 }
 
 fn pause_main() -> ! {
@@ -177,4 +241,15 @@ pub(super) fn in_pid_namespace<T>(
         sys::setns(own.as_fd(), libc::CLONE_NEWPID)?;
     }
     forked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysctls_have_two_spellings() {
+        assert_eq!(sysctl_path("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
+        assert_eq!(sysctl_path("net/ipv4/conf/eth0.100/rp_filter"), "net/ipv4/conf/eth0.100/rp_filter");
+    }
 }

@@ -95,7 +95,11 @@ impl Profile {
                 }
             }
             if applies {
-                rules.push(Rule { action, names: names.split_whitespace().map(str::to_owned).collect(), args });
+                rules.push(Rule {
+                    action,
+                    names: names.split_whitespace().map(str::to_owned).collect(),
+                    args,
+                });
             }
         }
         Ok(Self { default: RET_ERRNO | libc::EPERM as u32, rules })
@@ -112,7 +116,8 @@ impl Profile {
         let default = action(&file.default_action, file.default_errno_ret)?;
         let mut rules = Vec::new();
         for s in file.syscalls {
-            let has = |list: &[String]| list.iter().any(|c| caps::bit(c).is_some_and(|b| capabilities & b != 0));
+            let has =
+                |list: &[String]| list.iter().any(|c| caps::bit(c).is_some_and(|b| capabilities & b != 0));
             let arch = |list: &[String]| list.iter().any(|a| a == ARCH_NAME);
             let wanted = (s.includes.caps.is_empty() || has(&s.includes.caps))
                 && (s.includes.arches.is_empty() || arch(&s.includes.arches))
@@ -177,7 +182,8 @@ impl Profile {
         for rule in &self.rules {
             for name in &rule.names {
                 let Some(number) = numbers.get(name.as_str()) else { continue };
-                let leaf = outcome.entry(*number).or_insert_with(|| Leaf { tests: Vec::new(), last: self.default });
+                let leaf =
+                    outcome.entry(*number).or_insert_with(|| Leaf { tests: Vec::new(), last: self.default });
                 if rule.args.is_empty() {
                     leaf.tests.clear();
                     leaf.last = rule.action;
@@ -315,7 +321,8 @@ fn leaf_code(leaf: &Leaf) -> Result<Vec<sock_filter>, String> {
         let end = block.len() + 1;
         for (at, (instruction, fail)) in block.into_iter().enumerate() {
             let mut instruction: sock_filter = instruction;
-            let distance = u8::try_from(end - at - 1).map_err(|_| "too many arguments in a rule".to_owned())?;
+            let distance =
+                u8::try_from(end - at - 1).map_err(|_| "too many arguments in a rule".to_owned())?;
             match fail {
                 Fail::Never => {}
                 Fail::IfTrue => instruction.jt = distance,
@@ -467,8 +474,10 @@ mod tests {
                 .filter(|r| r.args.is_empty() && r.action == RET_ALLOW)
                 .flat_map(|r| r.names.iter().filter_map(|n| table.get(n.as_str()).copied()))
                 .collect();
-            let special: Vec<u32> =
-                ["socket", "personality", "clone", "clone3"].iter().filter_map(|n| table.get(n).copied()).collect();
+            let special: Vec<u32> = ["socket", "personality", "clone", "clone3"]
+                .iter()
+                .filter_map(|n| table.get(n).copied())
+                .collect();
             for nr in (0..600).filter(|n| !special.contains(n)) {
                 let expect = if allowed.contains(&nr) { RET_ALLOW } else { RET_ERRNO | 1 };
                 assert_eq!(run(&code, arch, nr, &[]), expect, "{arch:x} {nr}");
@@ -509,7 +518,11 @@ mod tests {
                 assert_eq!(run(&code, AUDIT_ARCH_X86_64, t["kill"], &[0, v]), RET_ALLOW, "{op} {value} {v}");
             }
             for v in no {
-                assert_eq!(run(&code, AUDIT_ARCH_X86_64, t["kill"], &[0, v]), RET_ERRNO | 1, "{op} {value} {v}");
+                assert_eq!(
+                    run(&code, AUDIT_ARCH_X86_64, t["kill"], &[0, v]),
+                    RET_ERRNO | 1,
+                    "{op} {value} {v}"
+                );
             }
         }
     }

@@ -203,7 +203,9 @@ impl Server {
                 self.reap();
             }
             Source::Listener => {
-                if let Ok(raw) = socket::accept4(std::os::fd::AsRawFd::as_raw_fd(&self.listener), SockFlag::SOCK_CLOEXEC) {
+                if let Ok(raw) =
+                    socket::accept4(std::os::fd::AsRawFd::as_raw_fd(&self.listener), SockFlag::SOCK_CLOEXEC)
+                {
                     self.adopt(own(raw));
                 }
             }
@@ -271,7 +273,10 @@ impl Server {
             Ask::Attach { id, stdin } => self.attach(&id, stdin, &mut fds, waiter),
             Ask::ReopenLog { id } => {
                 let answer = match self.containers.get_mut(&id).filter(|c| c.alive()) {
-                    Some(c) => c.log.reopen().map_or_else(|e| Answer::Failed(format!("reopen log: {e}")), |()| Answer::Done),
+                    Some(c) => c
+                        .log
+                        .reopen()
+                        .map_or_else(|e| Answer::Failed(format!("reopen log: {e}")), |()| Answer::Done),
                     None => Answer::NotRunning(id),
                 };
                 self.reply(waiter, answer);
@@ -285,7 +290,11 @@ impl Server {
                 self.reply(waiter, Answer::Running(running));
             }
             Ask::Shutdown => {
-                for c in self.containers.values_mut().filter(|c| matches!(c.phase, Phase::Starting { .. } | Phase::Running)) {
+                for c in self
+                    .containers
+                    .values_mut()
+                    .filter(|c| matches!(c.phase, Phase::Starting { .. } | Phase::Running))
+                {
                     c.kill(&self.cgroups);
                 }
                 self.ending = Some((Some(waiter), Instant::now() + KILL_PATIENCE));
@@ -323,7 +332,8 @@ impl Server {
     }
 
     fn register(&mut self, id: &str, output: &mut Output) {
-        output.token = self.watch(&output.fd, EpollFlags::EPOLLIN, Source::Output(id.to_owned(), output.stream));
+        output.token =
+            self.watch(&output.fd, EpollFlags::EPOLLIN, Source::Output(id.to_owned(), output.stream));
     }
 
     /// A container's report socket closed: it runs, or it failed.
@@ -395,12 +405,22 @@ impl Server {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn exec(&mut self, exec: u64, id: &str, argv: &[String], tty: bool, stdin: bool, fds: Vec<OwnedFd>, waiter: Waiter) {
+    fn exec(
+        &mut self,
+        exec: u64,
+        id: &str,
+        argv: &[String],
+        tty: bool,
+        stdin: bool,
+        fds: Vec<OwnedFd>,
+        waiter: Waiter,
+    ) {
         let Some(c) = self.containers.get(id).filter(|c| matches!(c.phase, Phase::Running)) else {
             return self.reply(waiter, Answer::NotRunning(id.to_owned()));
         };
-        let result = exec_stdio(tty, stdin, fds)
-            .and_then(|stdio| Exec::start(exec, c, argv, stdio, &self.cgroups, waiter));
+        let result = exec_stdio(tty, stdin, fds).and_then(|stdio| {
+            Exec::start(exec, c, argv, stdio, &self.cgroups, self.held.userns.is_some(), waiter)
+        });
         match result {
             Ok(mut e) => {
                 if let Some(report) = &e.report {
@@ -431,7 +451,8 @@ impl Server {
                 self.reply_fd(waiter, Answer::Started(record), terminal.as_ref());
             }
             (failed, _) => {
-                let message = failed.map_or_else(|| "the process was killed before it could start".into(), |f| f.message);
+                let message = failed
+                    .map_or_else(|| "the process was killed before it could start".into(), |f| f.message);
                 self.reply(waiter, Answer::Failed(exec_words(&message)));
             }
         }
@@ -448,7 +469,13 @@ impl Server {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
                 Err(_) => return,
             };
-            if let Some(id) = self.containers.values().find(|c| c.pid == pid && c.alive()).map(|c| c.id.clone()) {
+            // The process that prepared a container may tell of its successor with its last word.
+            if let Some(c) = self.containers.values_mut().find(|c| c.pid == pid && c.report.is_some()) {
+                c.read_report();
+            }
+            if let Some(id) =
+                self.containers.values().find(|c| c.pid == pid && c.alive()).map(|c| c.id.clone())
+            {
                 self.container_ended(&id, code);
             } else if let Some(id) = self.execs.values().find(|e| e.pid == pid).map(|e| e.id) {
                 if self.execs.get_mut(&id).is_some_and(|e| e.report.is_some() && e.read_report()) {
@@ -548,7 +575,8 @@ impl Server {
             self.sources.remove(&output.token);
             output.token = 0;
         }
-        let (behind, done): (Vec<Tap>, Vec<Tap>) = output.taps.into_iter().partition(|t| !t.pending.is_empty());
+        let (behind, done): (Vec<Tap>, Vec<Tap>) =
+            output.taps.into_iter().partition(|t| !t.pending.is_empty());
         for tap in done {
             let _ = self.epoll.delete(&tap.fd);
             self.sources.remove(&tap.token);
@@ -569,7 +597,9 @@ impl Server {
             let output = &mut c.outputs[at];
             let before: Vec<u64> = output.taps.iter().map(|t| t.token).collect();
             // Only an error wakes a tap that waits for nothing.
-            output.taps.retain_mut(|tap| !(tap.token == woken && tap.pending.is_empty()) && tap.flush().is_ok());
+            output
+                .taps
+                .retain_mut(|tap| !(tap.token == woken && tap.pending.is_empty()) && tap.flush().is_ok());
             let caught_up = output.taps.iter().all(|t| t.pending.is_empty());
             if output.token == 0 && caught_up {
                 c.outputs.remove(at);

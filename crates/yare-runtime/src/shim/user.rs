@@ -52,7 +52,9 @@ pub(crate) fn resolve(spec: &SpecUser, passwd: &str, group: &str) -> Result<Reso
         (Some(entry), _) => entry.uid,
         (None, Ok(uid)) if uid <= i32::MAX as u32 => uid,
         (None, Ok(_)) => return Err("uids and gids must be in range 0-2147483647".to_owned()),
-        (None, Err(_)) => return Err(format!("unable to find user {user}: no matching entries in passwd file")),
+        (None, Err(_)) => {
+            return Err(format!("unable to find user {user}: no matching entries in passwd file"));
+        }
     };
     let gid = match (spec.gid, group_name) {
         (Some(gid), _) => gid,
@@ -87,7 +89,8 @@ mod tests {
         let group = "root:x:0:\nstaff:x:50:app,other\napp:x:1001:\nwheel:x:10:root\n";
         let ask = |user: &str, gid, extra: &[u32], strict| {
             let spec = SpecUser { user: user.into(), gid, supplemental_groups: extra.into(), strict };
-            resolve(&spec, passwd, group).map(|r| (r.user.uid, r.user.gid, r.user.supplemental_groups, r.home))
+            resolve(&spec, passwd, group)
+                .map(|r| (r.user.uid, r.user.gid, r.user.supplemental_groups, r.home))
         };
         let ok = |uid, gid, groups: &[u32], home: &str| Ok((uid, gid, groups.to_vec(), home.to_owned()));
         assert_eq!(ask("", None, &[], false), ok(0, 0, &[0, 10], "/root"));

@@ -56,9 +56,9 @@ pub fn layer(entries: &[Entry<'_>]) -> Vec<u8> {
 }
 
 const APPLETS: [&str; 34] = [
-    "sh", "cat", "echo", "sleep", "ls", "id", "true", "false", "env", "pwd", "mount", "umount", "touch", "head", "dd",
-    "tail", "grep", "hostname", "ps", "kill", "stty", "mknod", "chmod", "ping", "nc", "wc", "seq", "stat", "readlink",
-    "mkdir", "yes", "chroot", "unshare", "ulimit",
+    "sh", "cat", "echo", "sleep", "ls", "id", "true", "false", "env", "pwd", "mount", "umount", "touch",
+    "head", "dd", "tail", "grep", "hostname", "ps", "kill", "stty", "mknod", "chmod", "ping", "nc", "wc",
+    "seq", "stat", "readlink", "mkdir", "yes", "chroot", "unshare", "ulimit",
 ];
 
 /// busybox with links, users and a sticky `/tmp`.
@@ -95,7 +95,8 @@ pub fn docker_archive(path: &Path, tag: &str, layers: &[Vec<u8>], run: serde_jso
     let config = config(layers, run);
     let names: Vec<String> = (0..layers.len()).map(|i| format!("{i}/layer.tar")).collect();
     let manifest =
-        serde_json::to_vec(&serde_json::json!([{"Config": "c.json", "RepoTags": [tag], "Layers": names}])).unwrap();
+        serde_json::to_vec(&serde_json::json!([{"Config": "c.json", "RepoTags": [tag], "Layers": names}]))
+            .unwrap();
     let mut tar = tar::Builder::new(std::fs::File::create(path).unwrap());
     let mut add = |name: &str, data: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -117,7 +118,11 @@ pub fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
 }
 
 /// An OCI image: all its blobs, the manifest last.
-pub fn oci_blobs(layers: &[Vec<u8>], compress: impl Fn(&[u8]) -> Vec<u8>, run: serde_json::Value) -> Vec<Vec<u8>> {
+pub fn oci_blobs(
+    layers: &[Vec<u8>],
+    compress: impl Fn(&[u8]) -> Vec<u8>,
+    run: serde_json::Value,
+) -> Vec<Vec<u8>> {
     let config = config(layers, run);
     let packed: Vec<Vec<u8>> = layers.iter().map(|l| compress(l)).collect();
     let layer_type = "application/vnd.oci.image.layer.v1.tar+gzip";

@@ -57,7 +57,12 @@ impl Rig {
         let mut rig = Self { dir, name, network: Arc::default(), engine: None };
         rig.open().await;
         let archive = rig.dir.path().join("busybox.tar");
-        image::docker_archive(&archive, BUSYBOX, &[image::busybox_layer()], serde_json::json!({"Cmd": ["sh"]}));
+        image::docker_archive(
+            &archive,
+            BUSYBOX,
+            &[image::busybox_layer()],
+            serde_json::json!({"Cmd": ["sh"]}),
+        );
         rig.engine().images().import(&archive, None).unwrap();
         rig
     }
@@ -105,7 +110,11 @@ impl Rig {
     }
 
     /// Runs a script to its end; answers its status and its log's content without stamps.
-    pub async fn script(&self, text: &str, change: impl FnOnce(&mut ContainerConfig)) -> (ContainerStatus, String) {
+    pub async fn script(
+        &self,
+        text: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> (ContainerStatus, String) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("s{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut config = sh(text);
@@ -136,6 +145,7 @@ impl Rig {
 
     /// Removes everything, and checks that nothing is left.
     pub async fn finish(mut self) {
+        self.settle();
         for s in self.engine().sandboxes().await.unwrap() {
             self.engine().remove_sandbox(&s.id).await.unwrap();
         }
@@ -150,6 +160,17 @@ impl Rig {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert!(self.network.attached.lock().is_empty(), "still attached");
+    }
+
+    /// Waits until the spawner has made its cgroup: one that comes later would be left behind.
+    fn settle(&self) {
+        let procs = Path::new("/sys/fs/cgroup/unified").join(&self.name).join("shims/cgroup.procs");
+        for _ in 0..200 {
+            if self.engine.is_none() || std::fs::read_to_string(&procs).is_ok_and(|p| !p.is_empty()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Mounts, cgroups, files and processes of this rig, apart from images.
@@ -179,12 +200,14 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
+        self.settle();
         // Also after a failure: kill by cgroup, unmount, remove.
         self.engine = None;
         let kill = |dir: &Path| {
             for pid in std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
                 if let Ok(pid) = pid.parse() {
-                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+                    let _ =
+                        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
                 }
             }
         };

@@ -123,4 +123,9 @@ impl Strategy for Event {
     fn allow_create_on_update(&self) -> bool {
         true
     }
+
+    /// The core group has never asked more of an event's name than that it fits into a path.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        if self.strict { names::dns1123_subdomain(name) } else { names::path_segment(name) }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -23,8 +23,9 @@ const STREAMS_MAX: usize = 256;
 /// Frames queued for writing.
 const QUEUE_FRAMES: usize = 64;
 
-/// The server's end of a connection. Dropping it ends the connection.
+/// One end of a connection. Dropping it ends the connection.
 pub struct Connection {
+    next_id: AtomicU32,
     incoming: mpsc::Receiver<Stream>,
     reader: AbortHandle,
     shared: Arc<Shared>,
@@ -41,6 +42,15 @@ impl Connection {
     /// The next stream that the peer opens; `None` when the connection is over.
     pub async fn accept(&mut self) -> Option<Stream> {
         self.incoming.recv().await
+    }
+
+    /// Opens a stream to the peer, as a client does. `None` when the connection is over.
+    pub async fn open(&self, headers: Vec<(String, String)>) -> Option<Stream> {
+        let id = self.next_id.fetch_add(2, Ordering::SeqCst);
+        let stream = open(&self.shared, id, false, headers.clone());
+        let sent =
+            self.shared.out.send(Out::Frame(Frame::SynStream { stream: id, fin: false, headers })).await;
+        sent.ok().map(|()| stream)
     }
 
     /// Waits until everything that was written is on its way.
@@ -222,7 +232,7 @@ where
             shared.close();
         }
     });
-    Connection { incoming, reader: reader.abort_handle(), shared }
+    Connection { next_id: AtomicU32::new(1), incoming, reader: reader.abort_handle(), shared }
 }
 
 async fn write<W: AsyncWrite + Unpin>(mut io: W, mut queue: mpsc::Receiver<Out>) {
@@ -251,7 +261,11 @@ async fn write<W: AsyncWrite + Unpin>(mut io: W, mut queue: mpsc::Receiver<Out>)
     let _ = io.shutdown().await;
 }
 
-async fn read<R: AsyncRead + Unpin>(io: R, shared: &Arc<Shared>, accepted: mpsc::Sender<Stream>) -> Result<(), FrameError> {
+async fn read<R: AsyncRead + Unpin>(
+    io: R,
+    shared: &Arc<Shared>,
+    accepted: mpsc::Sender<Stream>,
+) -> Result<(), FrameError> {
     let mut io = BufReader::with_capacity(32 << 10, io);
     let mut decoder = Decoder::new();
     while let Some(frame) = decoder.read(&mut io).await? {
@@ -278,7 +292,9 @@ async fn read<R: AsyncRead + Unpin>(io: R, shared: &Arc<Shared>, accepted: mpsc:
                     let taken = state.input.lock().as_ref().is_some_and(|input| input.send(bytes).is_ok());
                     while taken && state.backlog.load(Ordering::SeqCst) > BACKLOG_MAX_BYTES {
                         let drained = state.drained.notified();
-                        if state.reset.load(Ordering::SeqCst) || state.input.lock().as_ref().is_none_or(mpsc::UnboundedSender::is_closed) {
+                        if state.reset.load(Ordering::SeqCst)
+                            || state.input.lock().as_ref().is_none_or(mpsc::UnboundedSender::is_closed)
+                        {
                             break;
                         }
                         // The timeout only guards against a reader that went away between the checks.
@@ -383,7 +399,12 @@ mod tests {
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
         let headers = vec![("StreamType".to_owned(), "data".to_owned())];
         client_send(&mut client_out, &mut encoder, Frame::SynStream { stream: 1, fin: false, headers }).await;
-        client_send(&mut client_out, &mut encoder, Frame::Data { stream: 1, fin: true, bytes: Bytes::from_static(b"hi") }).await;
+        client_send(
+            &mut client_out,
+            &mut encoder,
+            Frame::Data { stream: 1, fin: true, bytes: Bytes::from_static(b"hi") },
+        )
+        .await;
         client_send(&mut client_out, &mut encoder, Frame::Ping { id: 1 }).await;
         let mut stream = connection.accept().await.unwrap();
         assert_eq!(stream.header("streamtype"), Some("data"));
@@ -418,7 +439,12 @@ mod tests {
         let mut connection = serve(ours);
         let (mut client_in, mut client_out) = tokio::io::split(theirs);
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
-        client_send(&mut client_out, &mut encoder, Frame::SynStream { stream: 1, fin: false, headers: vec![] }).await;
+        client_send(
+            &mut client_out,
+            &mut encoder,
+            Frame::SynStream { stream: 1, fin: false, headers: vec![] },
+        )
+        .await;
         client_send(&mut client_out, &mut encoder, Frame::WindowUpdate { stream: 1, delta: 0 }).await;
         client_send(&mut client_out, &mut encoder, Frame::Ping { id: 1 }).await;
         let stream = connection.accept().await.unwrap();

@@ -30,16 +30,43 @@ pub(super) type Headers = Vec<(String, String)>;
 /// A frame that this side understands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Frame {
-    SynStream { stream: u32, fin: bool, headers: Headers },
-    SynReply { stream: u32, headers: Headers },
-    RstStream { stream: u32, status: u32 },
+    SynStream {
+        stream: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    SynReply {
+        stream: u32,
+        headers: Headers,
+    },
+    RstStream {
+        stream: u32,
+        status: u32,
+    },
     /// The initial window, if the peer sets one.
-    Settings { initial_window: Option<u32> },
-    Ping { id: u32 },
-    GoAway { last_stream: u32, status: u32 },
-    Headers { stream: u32, fin: bool },
-    WindowUpdate { stream: u32, delta: u32 },
-    Data { stream: u32, fin: bool, bytes: Bytes },
+    Settings {
+        initial_window: Option<u32>,
+    },
+    Ping {
+        id: u32,
+    },
+    GoAway {
+        last_stream: u32,
+        status: u32,
+    },
+    Headers {
+        stream: u32,
+        fin: bool,
+    },
+    WindowUpdate {
+        stream: u32,
+        delta: u32,
+    },
+    Data {
+        stream: u32,
+        fin: bool,
+        bytes: Bytes,
+    },
     /// Something newer; ignored.
     Unknown,
 }
@@ -55,14 +82,18 @@ impl Decoder {
     }
 
     /// The next frame, `None` at a clean end.
-    pub(super) async fn read<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> Result<Option<Frame>, FrameError> {
+    pub(super) async fn read<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+    ) -> Result<Option<Frame>, FrameError> {
         let mut head = [0; 8];
         match from.read_exact(&mut head).await {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        let length = usize::try_from(u32::from_be_bytes([0, head[5], head[6], head[7]])).unwrap_or(usize::MAX);
+        let length =
+            usize::try_from(u32::from_be_bytes([0, head[5], head[6], head[7]])).unwrap_or(usize::MAX);
         if length > FRAME_MAX_BYTES {
             return Err(FrameError::Protocol("a frame is too large"));
         }
@@ -290,7 +321,9 @@ mod tests {
 
     #[tokio::test]
     async fn round_trip() {
-        let headers = |n: usize| vec![("streamtype".to_owned(), "error".to_owned()), ("port".to_owned(), "8".repeat(n))];
+        let headers = |n: usize| {
+            vec![("streamtype".to_owned(), "error".to_owned()), ("port".to_owned(), "8".repeat(n))]
+        };
         let frames = [
             Frame::SynStream { stream: 1, fin: false, headers: headers(4) },
             Frame::SynReply { stream: 1, headers: vec![] },

@@ -1,0 +1,197 @@
+//! Keeps `status.used` of ResourceQuotas true.
+//!
+//! Admission counts what is created; this controller counts again when something changes or goes, so that
+//! errors heal and what was freed can be used again.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use yare_client::{Change, Informer, ObjectKey, RESOURCE_QUOTAS, Resource};
+use yare_kinds::quota::{self, Usage as Amounts};
+use yare_schema::quantity::Quantity;
+
+use crate::{
+    context::{Context, Error},
+    discovery::discover,
+    harness::{Next, Reconcile},
+};
+
+/// Objects of kinds that are counted but not watched are counted again after this time.
+const RECOUNT: Duration = Duration::from_secs(300);
+
+struct ResourceQuotas {
+    context: Context,
+    quotas: Informer,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct View {
+    spec: Value,
+    status: Value,
+}
+
+/// The controller; keys are quotas.
+pub fn new(context: &Context) -> Arc<dyn Reconcile> {
+    Arc::new(ResourceQuotas { quotas: context.informer(RESOURCE_QUOTAS), context: context.clone() })
+}
+
+/// Something that may be counted has come, gone or changed its size.
+pub fn counted(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
+    let Some(object) = change.object() else { return };
+    for quota in context.informer(RESOURCE_QUOTAS).in_namespace(object.namespace()) {
+        add(quota.key().clone());
+    }
+}
+
+/// The resources whose objects a quota counts: group, plural.
+fn counted_resources(hard: &Amounts) -> Vec<(String, String)> {
+    let mut resources: Vec<(String, String)> = hard
+        .keys()
+        .map(|name| {
+            let plain = match name.strip_prefix("count/") {
+                Some(counted) => counted
+                    .split_once('.')
+                    .map_or((String::new(), counted.to_owned()), |(p, g)| (g.into(), p.into())),
+                None if name.starts_with("services") => (String::new(), "services".into()),
+                None if name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/") => {
+                    (String::new(), "persistentvolumeclaims".into())
+                }
+                None if [
+                    "configmaps",
+                    "persistentvolumeclaims",
+                    "replicationcontrollers",
+                    "resourcequotas",
+                    "secrets",
+                ]
+                .contains(&&**name) =>
+                {
+                    (String::new(), name.clone())
+                }
+                None => (String::new(), "pods".into()),
+            };
+            plain
+        })
+        .collect();
+    resources.sort();
+    resources.dedup();
+    resources
+}
+
+#[async_trait]
+impl Reconcile for ResourceQuotas {
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
+        let Some(cached) = self.quotas.get(key).filter(|q| q.deletion_timestamp().is_none()) else {
+            return Ok(Next::Done);
+        };
+        let whole: Value = cached.view()?;
+        let view: View = cached.view()?;
+        let hard = amounts(&view.spec["hard"]);
+        let mut total = Amounts::new();
+        let mut unwatched = false;
+        for (group, plural) in counted_resources(&hard) {
+            unwatched |= !WATCHED.contains(&(&*group, &*plural));
+            self.count(&whole, key, &group, &plural, &mut total).await?;
+        }
+        // What nothing takes shows as zero, in the unit of its limit.
+        let used: BTreeMap<String, Quantity> = hard
+            .iter()
+            .map(|(name, limit)| {
+                let zero = Quantity::from_scaled(0, 0, limit.format());
+                (name.clone(), total.get(name).copied().unwrap_or(zero))
+            })
+            .collect();
+        let same = amounts(&view.status["hard"]) == hard && amounts(&view.status["used"]) == used;
+        if !same || view.status["hard"].is_null() {
+            let shown: serde_json::Map<String, Value> = used.into_iter().map(|(k, v)| (k, v.into())).collect();
+            let status = json!({"hard": view.spec["hard"], "used": shown});
+            self.context.api.update_status(&RESOURCE_QUOTAS, &cached, &status).await?;
+        }
+        Ok(if unwatched { Next::After(RECOUNT) } else { Next::Done })
+    }
+}
+
+/// What the table has this controller watch.
+const WATCHED: [(&str, &str); 6] = [
+    ("", "configmaps"),
+    ("", "persistentvolumeclaims"),
+    ("", "pods"),
+    ("", "replicationcontrollers"),
+    ("", "secrets"),
+    ("", "services"),
+];
+
+impl ResourceQuotas {
+    async fn count(
+        &self,
+        quota: &Value,
+        key: &ObjectKey,
+        group: &str,
+        plural: &str,
+        total: &mut Amounts,
+    ) -> Result<(), Error> {
+        let Some(resource) = self.resource(group, plural).await? else { return Ok(()) };
+        let informer = self.context.informer(resource);
+        informer.synced().await;
+        for object in informer.in_namespace(&key.namespace) {
+            let body: Value = object.view()?;
+            if quota::matches(quota, group, plural, &body) {
+                for (name, amount) in quota::usage(group, plural, &body) {
+                    *total.entry(name).or_default() += amount;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn resource(&self, group: &str, plural: &str) -> Result<Option<Resource>, Error> {
+        let known = [
+            yare_client::CONFIG_MAPS,
+            yare_client::PERSISTENT_VOLUME_CLAIMS,
+            yare_client::PODS,
+            yare_client::REPLICATION_CONTROLLERS,
+            yare_client::RESOURCE_QUOTAS,
+            yare_client::SECRETS,
+            yare_client::SERVICES,
+        ];
+        let is = |r: &Resource| r.group == group && r.plural == plural;
+        if let Some(resource) = known.into_iter().find(is) {
+            return Ok(Some(resource));
+        }
+        let found = discover(&self.context.api).await?;
+        let served = found.resources.into_iter().find(|s| is(&s.resource) && s.supports(&["list", "watch"]));
+        Ok(served.map(|s| s.resource).filter(|r| r.namespaced))
+    }
+}
+
+fn amounts(value: &Value) -> Amounts {
+    let entries = value.as_object().into_iter().flatten();
+    entries.filter_map(|(k, v)| Some((k.clone(), Quantity::from_value(v).ok()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_resources() {
+        let names = [
+            "pods",
+            "requests.cpu",
+            "services.nodeports",
+            "gold.storageclass.storage.k8s.io/requests.storage",
+            "count/jobs.batch",
+            "count/configmaps",
+            "secrets",
+        ];
+        let hard = names.map(|n| (n.to_owned(), Quantity::default())).into();
+        let found = counted_resources(&hard);
+        let shown: Vec<_> = found.iter().map(|(g, p)| format!("{g}/{p}")).collect();
+        assert_eq!(
+            shown,
+            ["/configmaps", "/persistentvolumeclaims", "/pods", "/secrets", "/services", "batch/jobs"]
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! Keeps PersistentVolumeClaims that pods use, and PersistentVolumes that are bound, from being deleted:
+//! each carries a finalizer until nobody needs it any more.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde_json::json;
+use yare_client::{
+    Cached, Change, Informer, ObjectKey, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, Resource,
+};
+
+use crate::{
+    api::Patch,
+    context::{Context, Error},
+    harness::{Next, Reconcile},
+    views::{Meta, PodView, nullable},
+};
+
+const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
+const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+
+struct Protection {
+    context: Context,
+    resource: Resource,
+    finalizer: &'static str,
+    own: Informer,
+    /// Users of claims; volumes know themselves whether they are bound.
+    pods: Option<Informer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct View {
+    metadata: Meta,
+    status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Status {
+    phase: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct PodVolumes {
+    spec: PodSpec,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct PodSpec {
+    #[serde(deserialize_with = "nullable")]
+    volumes: Vec<Volume>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Volume {
+    name: String,
+    persistent_volume_claim: Option<ClaimSource>,
+    ephemeral: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ClaimSource {
+    claim_name: String,
+}
+
+/// The controller of claims.
+pub fn claims(context: &Context) -> Arc<dyn Reconcile> {
+    Arc::new(Protection {
+        own: context.informer(PERSISTENT_VOLUME_CLAIMS),
+        pods: Some(context.informer(PODS)),
+        resource: PERSISTENT_VOLUME_CLAIMS,
+        finalizer: CLAIM_FINALIZER,
+        context: context.clone(),
+    })
+}
+
+/// The controller of volumes.
+pub fn volumes(context: &Context) -> Arc<dyn Reconcile> {
+    Arc::new(Protection {
+        own: context.informer(PERSISTENT_VOLUMES),
+        pods: None,
+        resource: PERSISTENT_VOLUMES,
+        finalizer: VOLUME_FINALIZER,
+        context: context.clone(),
+    })
+}
+
+/// The claims that a pod names.
+pub fn claims_of_pod(pod: &Cached) -> Vec<String> {
+    let volumes = pod.view::<PodVolumes>().unwrap_or_default().spec.volumes;
+    let claim = |v: Volume| match (v.persistent_volume_claim, v.ephemeral) {
+        (Some(claim), _) => Some(claim.claim_name),
+        (None, Some(_)) => Some(format!("{}-{}", pod.name(), v.name)),
+        _ => None,
+    };
+    volumes.into_iter().filter_map(claim).collect()
+}
+
+/// A pod that ends, goes or comes concerns its claims.
+pub fn changed_pod(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
+    let Some(pod) = change.object() else { return };
+    let ended = change.new.as_ref().is_none_or(|p| p.view::<PodView>().is_ok_and(|v| v.is_finished()));
+    if ended || change.old.is_none() {
+        for claim in claims_of_pod(pod) {
+            add(ObjectKey::new(pod.namespace(), &claim));
+        }
+    }
+}
+
+#[async_trait]
+impl Reconcile for Protection {
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
+        let Some(object) = self.own.get(key) else { return Ok(Next::Done) };
+        let view: View = object.view()?;
+        let protected = view.metadata.finalizers.iter().any(|f| f == self.finalizer);
+        let going = object.deletion_timestamp().is_some();
+        let mut finalizers = view.metadata.finalizers;
+        match (going, protected) {
+            (true, true) if !self.in_use(&object, &view.status.phase)? => {
+                finalizers.retain(|f| f != self.finalizer)
+            }
+            (false, false) => finalizers.push(self.finalizer.to_owned()),
+            _ => return Ok(Next::Done),
+        }
+        let patch = json!({"metadata": {
+            "resourceVersion": object.resource_version().to_string(),
+            "finalizers": finalizers,
+        }});
+        self.context.api.patch(&self.resource, key, "", Patch::Merge, &patch).await?;
+        Ok(Next::Done)
+    }
+}
+
+impl Protection {
+    fn in_use(&self, object: &Cached, phase: &str) -> Result<bool, Error> {
+        let Some(pods) = &self.pods else { return Ok(phase == "Bound") };
+        for pod in pods.in_namespace(object.namespace()) {
+            // A pod that was never bound to a node holds nothing.
+            if pod.node_name().is_some()
+                && !pod.view::<PodView>()?.is_finished()
+                && claims_of_pod(&pod).iter().any(|c| c == object.name())
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,134 @@
+//! Budgets, quotas, schedules, lifetimes and mirrors against the real API server.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Cluster, condition, template};
+use serde_json::{Value, json};
+use yare_client::{
+    CLUSTER_ROLES, CONFIG_MAPS, CRON_JOBS, ENDPOINT_SLICES, ENDPOINTS, JOBS, PERSISTENT_VOLUME_CLAIMS,
+    POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, RESOURCE_QUOTAS, SERVICES,
+};
+use yare_controllers::{Config, api::Propagation};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn budgets_and_quotas_count() {
+    let cluster = Cluster::start().await;
+    let quota =
+        json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "10", "requests.cpu": "4", "count/configmaps": "5"}}});
+    cluster.create(&RESOURCE_QUOTAS, "default", quota).await;
+    let budget = json!({"metadata": {"name": "b"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "rs"}}}});
+    cluster.create(&POD_DISRUPTION_BUDGETS, "default", budget).await;
+    let mut pod = template("rs", "one", "runs");
+    pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "500m"}});
+    let set = json!({"metadata": {"name": "rs"}, "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "rs"}}, "template": pod}});
+    cluster.create(&REPLICA_SETS, "default", set).await;
+    let status = cluster
+        .until_is(&POD_DISRUPTION_BUDGETS, "default", "b", |b| b["status"]["currentHealthy"] == 3)
+        .await;
+    let status = &status["status"];
+    assert_eq!(
+        (&status["expectedPods"], &status["desiredHealthy"], &status["disruptionsAllowed"]),
+        (&json!(3), &json!(2), &json!(1))
+    );
+    assert_eq!(status["conditions"][0]["reason"], "SufficientPods");
+    cluster
+        .until_is(&RESOURCE_QUOTAS, "default", "q", |q| {
+            let used = &q["status"]["used"];
+            used["pods"] == "3" && used["requests.cpu"] == "1500m" && used["count/configmaps"] == "1"
+        })
+        .await;
+    cluster.merge(&REPLICA_SETS, "default", "rs", json!({"spec": {"replicas": 1}})).await;
+    cluster.until_is(&RESOURCE_QUOTAS, "default", "q", |q| q["status"]["used"]["pods"] == "1").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schedules_make_jobs_that_go_when_their_time_is_up() {
+    // Ten minutes from now it has been time.
+    let later: yare_controllers::Clock =
+        std::sync::Arc::new(|| jiff::Timestamp::now() + jiff::SignedDuration::from_secs(600));
+    let cluster = Cluster::with(Config { clock: later, ..Config::default() }).await;
+    let mut pod = template("tick", "one", "succeeds");
+    pod["spec"]["restartPolicy"] = "Never".into();
+    let cron = json!({"metadata": {"name": "tick"}, "spec": {"schedule": "*/1 * * * *", "timeZone": "Etc/UTC",
+        "jobTemplate": {"metadata": {"labels": {"from": "cron"}}, "spec": {"template": pod}}}});
+    cluster.create(&CRON_JOBS, "default", cron).await;
+    let jobs = cluster
+        .until_list(&JOBS, "default", |j| j.iter().any(|j| condition(j, "Complete").is_some()))
+        .await;
+    assert_eq!(jobs[0]["metadata"]["labels"]["from"], "cron");
+    assert!(jobs[0]["metadata"]["name"].as_str().unwrap().starts_with("tick-"));
+    assert!(jobs[0]["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"].is_string());
+    let done = cluster
+        .until_is(&CRON_JOBS, "default", "tick", |c| {
+            c["status"]["lastSuccessfulTime"].is_string() && c["status"]["active"].is_null()
+        })
+        .await;
+    assert!(done["status"]["lastScheduleTime"].is_string());
+    cluster.merge(&CRON_JOBS, "default", "tick", json!({"spec": {"suspend": true}})).await;
+    for job in cluster.list(&JOBS, "default").await {
+        let name = job["metadata"]["name"].as_str().unwrap();
+        cluster.merge(&JOBS, "default", name, json!({"spec": {"ttlSecondsAfterFinished": 1}})).await;
+    }
+    cluster.until_list(&JOBS, "default", <[Value]>::is_empty).await;
+    cluster.until_list(&PODS, "default", <[Value]>::is_empty).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_aggregate_claims_are_protected_and_endpoints_mirrored() {
+    let cluster = Cluster::start().await;
+    let rule = |resource: &str| json!([{"apiGroups": [""], "resources": [resource], "verbs": ["get"]}]);
+    let part = json!({"metadata": {"name": "part", "labels": {"to": "whole"}}, "rules": rule("pods")});
+    cluster.create(&CLUSTER_ROLES, "", part).await;
+    let whole = json!({"metadata": {"name": "whole"}, "rules": [],
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "whole"}}]}});
+    cluster.create(&CLUSTER_ROLES, "", whole).await;
+    cluster.until_is(&CLUSTER_ROLES, "", "whole", |r| r["rules"] == rule("pods")).await;
+    cluster.merge(&CLUSTER_ROLES, "", "part", json!({"rules": rule("secrets")})).await;
+    cluster.until_is(&CLUSTER_ROLES, "", "whole", |r| r["rules"] == rule("secrets")).await;
+
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    cluster.create(&PERSISTENT_VOLUME_CLAIMS, "default", claim).await;
+    let mut pod = template("user", "one", "runs");
+    pod["metadata"]["name"] = "user".into();
+    pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+    cluster.create(&PODS, "default", pod).await;
+    cluster.until_is(&PODS, "default", "user", |p| p["status"]["phase"] == "Running").await;
+    cluster
+        .until_is(&PERSISTENT_VOLUME_CLAIMS, "default", "data", |c| {
+            c["metadata"]["finalizers"] == json!(["kubernetes.io/pvc-protection"])
+        })
+        .await;
+    cluster.delete(&PERSISTENT_VOLUME_CLAIMS, "default", "data", Propagation::Background).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(cluster.find(&PERSISTENT_VOLUME_CLAIMS, "default", "data").await.is_some(), "a pod uses it");
+    cluster.delete(&PODS, "default", "user", Propagation::Background).await;
+    cluster
+        .until("claim to go", || async {
+            cluster.find(&PERSISTENT_VOLUME_CLAIMS, "default", "data").await.is_none().then_some(())
+        })
+        .await;
+
+    let service = json!({"metadata": {"name": "far"}, "spec": {"ports": [{"port": 80}]}});
+    cluster.create(&SERVICES, "default", service).await;
+    let endpoints = json!({"metadata": {"name": "far"}, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]});
+    cluster.create(&ENDPOINTS, "default", endpoints).await;
+    let address = |ip: &'static str| {
+        move |s: &[Value]| s.iter().any(|s| s["endpoints"][0]["addresses"] == json!([ip]))
+    };
+    cluster.until_list(&ENDPOINT_SLICES, "default", address("192.0.2.1")).await;
+    let change = json!({"subsets": [{"addresses": [{"ip": "192.0.2.2"}], "ports": [{"port": 80}]}]});
+    cluster.merge(&ENDPOINTS, "default", "far", change).await;
+    cluster.until_list(&ENDPOINT_SLICES, "default", address("192.0.2.2")).await;
+    cluster.delete(&ENDPOINTS, "default", "far", Propagation::Background).await;
+    cluster
+        .until_list(&ENDPOINT_SLICES, "default", |s| {
+            !s.iter().any(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == "far")
+        })
+        .await;
+    assert!(cluster.find(&CONFIG_MAPS, "default", "kube-root-ca.crt").await.is_some());
+    cluster.stop().await;
+}

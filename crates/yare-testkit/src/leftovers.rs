@@ -1,0 +1,71 @@
+//! What a cluster left on the machine: processes, mounts, cgroups.
+//!
+//! In flows what a running cluster owns ([`Owned::of`]), out flows one line for each thing still there.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+/// What belongs to a cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Owned {
+    /// Inodes of its network namespaces: the machine's and each pod's.
+    namespaces: BTreeSet<u64>,
+    /// Identifiers of its pods, which name their cgroups.
+    pods: BTreeSet<String>,
+    /// Its directories.
+    directories: Vec<PathBuf>,
+}
+
+impl Owned {
+    /// What the cluster in these directories owns now.
+    pub(crate) fn of(machine: u64, directory: &Path, run_directory: &Path) -> Self {
+        let names = |path: PathBuf| {
+            fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>()
+        };
+        let inode = |path: &PathBuf| fs::metadata(path).ok().map(|m| m.ino());
+        let pods = names(directory.join("data/agent/pods"));
+        Self {
+            namespaces: names(run_directory.join("netns")).iter().filter_map(inode).chain([machine]).collect(),
+            pods: pods.iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect(),
+            directories: vec![directory.to_owned(), run_directory.to_owned()],
+        }
+    }
+
+    /// What is still there, one line each.
+    pub(crate) fn remaining(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+            let inside = fs::metadata(entry.path().join("ns/net")).is_ok_and(|m| self.namespaces.contains(&m.ino()));
+            // Threads of the test itself are inside for a while.
+            if inside && pid != std::process::id() {
+                let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+                found.push(format!("process {pid}: {}", line.replace('\0', " ")));
+            }
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for path in mounts.lines().filter_map(|l| l.split(' ').nth(4)) {
+            if self.directories.iter().any(|d| Path::new(path).starts_with(d)) {
+                found.push(format!("mount {path}"));
+            }
+        }
+        let mut hierarchies = vec![PathBuf::from("/sys/fs/cgroup")];
+        hierarchies.extend(fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path()));
+        for pod in &self.pods {
+            for place in hierarchies.iter().flat_map(|h| {
+                ["kubepods", "kubepods/burstable", "kubepods/besteffort"].map(|class| h.join(class))
+            }) {
+                let cgroup = place.join(format!("pod{pod}"));
+                if cgroup.exists() {
+                    found.push(format!("cgroup {}", cgroup.display()));
+                }
+            }
+        }
+        found.extend(self.directories.iter().filter(|d| d.exists()).map(|d| format!("directory {}", d.display())));
+        found
+    }
+}
