@@ -27,6 +27,9 @@ const POD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is still going on right after pods start is over by then.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// How long a program takes from its start to its signal handlers, amply.
+const PROGRAM_START: Duration = Duration::from_millis(100);
+
 /// Runs pods of the demonstration's image on one node.
 pub async fn measure(binary: &Path, scale: Scale, table: &mut Table) -> anyhow::Result<()> {
     let mut server = Server::start(binary, true)?;
@@ -71,6 +74,8 @@ impl Bench {
         let start = Instant::now();
         self.connection.post(PODS, pod(name)).await?;
         let running = self.until(|n, phase, _| n == name && phase == "Running").await?;
+        // The program in it must have come so far as to listen for SIGTERM.
+        sleep(PROGRAM_START).await;
         let deletion = Instant::now();
         self.connection.delete(&format!("{PODS}/{name}")).await?;
         let gone = self.until(|n, _, deleted| n == name && deleted).await?;

@@ -68,7 +68,7 @@ fn reset(served: &Served, subresource: &str) -> Option<ResetFields> {
         "" if served.stored.strategy.has_status() => {
             Some(ResetFields::Exclude(Set::of_fields(&[&["status"]])))
         }
-        "status" => Some(ResetFields::Only(&[&["status"]])),
+        "status" => Some(ResetFields::Exclude(Set::of_fields(&[&["spec"]]))),
         "scale" => Some(ResetFields::Only(&[&["spec", "replicas"], &["spec", "replicas", "*"]])),
         _ => None,
     }

@@ -164,3 +164,25 @@ async fn openapi_documents() {
     let v2 = server.get("/openapi/v2").await.expect(200);
     assert!(v2["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
 }
+
+#[tokio::test]
+async fn parts_of_pods() {
+    let server = Server::start().await;
+    server.post(PODS, &pod("p", json!({}))).await.expect(201);
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "i"}], "containers": [{"name": "c", "image": "other"}]}});
+    let with = server.patch("strategic", &format!("{PODS}/p/ephemeralcontainers"), &debug).await.expect(200);
+    assert_eq!(
+        (&with["spec"]["ephemeralContainers"][0]["name"], &with["spec"]["containers"][0]["image"]),
+        (&json!("d"), &json!("i"))
+    );
+    let csrs = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let csr = json!({"metadata": {"name": "r"}, "spec": {"signerName": "example.com/s", "usages": ["client auth"],
+        "request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIUE1IY0NBUUF3RlRFVE1CRUdBMVVFQXd3S2VXRnlaUzEwWlhOME1Ga3dFd1lIS29aSXpqMENBUVlJS29aSQp6ajBEQVFjRFFnQUU="}});
+    // Whether the request parses is the strategy's question; here only the approval's path is.
+    if server.post(csrs, &csr).await.code == 201 {
+        let approved = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "Test"}]}, "spec": {"signerName": "x/y"}});
+        let done = server.patch("merge", &format!("{csrs}/r/approval"), &approved).await.expect(200);
+        assert_eq!(done["status"]["conditions"][0]["type"], "Approved");
+        assert_eq!(done["spec"]["signerName"], "example.com/s");
+    }
+}

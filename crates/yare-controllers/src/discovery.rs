@@ -150,19 +150,17 @@ impl Discovery {
                 }
                 for r in version.resources {
                     // An answer of another group (Scale) is no object of this resource.
-                    let kind = if r.response_kind.group.is_empty() && r.response_kind.version.is_empty() {
-                        r.response_kind.kind
-                    } else if r.response_kind.group == group.metadata.name {
-                        r.response_kind.kind
-                    } else {
+                    let answer = r.response_kind;
+                    let unnamed = answer.group.is_empty() && answer.version.is_empty();
+                    if !unnamed && answer.group != group.metadata.name {
                         continue;
-                    };
+                    }
                     self.resources.push(Served {
                         resource: Resource {
                             group: group.metadata.name.clone().into(),
                             version: version.version.clone().into(),
                             plural: r.resource.into(),
-                            kind: kind.into(),
+                            kind: answer.kind.into(),
                             namespaced: r.scope == "Namespaced",
                         },
                         verbs: r.verbs,

@@ -152,6 +152,9 @@ impl Mirroring {
     }
 }
 
+/// Ports and the endpoints that have them.
+type Group = (Vec<Value>, Vec<Value>);
+
 /// The slices that mirror Endpoints: one per family and set of ports.
 fn slices(endpoints: &Cached, view: &View) -> Vec<Value> {
     let mut labels: BTreeMap<&str, &str> = endpoints.labels().iter().map(|(k, v)| (&**k, &**v)).collect();
@@ -159,7 +162,7 @@ fn slices(endpoints: &Cached, view: &View) -> Vec<Value> {
     labels.insert(MANAGED_BY_LABEL, MANAGED_BY);
     let annotations: BTreeMap<&String, &String> =
         view.metadata.annotations.iter().filter(|(k, _)| *k != TRIGGER_TIME && *k != LAST_APPLIED).collect();
-    let mut groups: BTreeMap<(&str, String), (Vec<Value>, Vec<Value>)> = BTreeMap::new();
+    let mut groups: BTreeMap<(&str, String), Group> = BTreeMap::new();
     for subset in &view.subsets {
         let ports: Vec<Value> = subset.ports.iter().map(port).collect();
         let all = subset
@@ -181,7 +184,7 @@ fn slices(endpoints: &Cached, view: &View) -> Vec<Value> {
             group.1.push(endpoint);
         }
     }
-    let build = |((family, _), (ports, endpoints_of)): ((&str, String), (Vec<Value>, Vec<Value>))| {
+    let build = |((family, _), (ports, endpoints_of)): ((&str, String), Group)| {
         json!({
             "kind": "EndpointSlice",
             "apiVersion": "discovery.k8s.io/v1",

@@ -50,29 +50,26 @@ pub fn counted(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey
 fn counted_resources(hard: &Amounts) -> Vec<(String, String)> {
     let mut resources: Vec<(String, String)> = hard
         .keys()
-        .map(|name| {
-            let plain = match name.strip_prefix("count/") {
-                Some(counted) => counted
-                    .split_once('.')
-                    .map_or((String::new(), counted.to_owned()), |(p, g)| (g.into(), p.into())),
-                None if name.starts_with("services") => (String::new(), "services".into()),
-                None if name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/") => {
-                    (String::new(), "persistentvolumeclaims".into())
-                }
-                None if [
-                    "configmaps",
-                    "persistentvolumeclaims",
-                    "replicationcontrollers",
-                    "resourcequotas",
-                    "secrets",
-                ]
-                .contains(&&**name) =>
-                {
-                    (String::new(), name.clone())
-                }
-                None => (String::new(), "pods".into()),
-            };
-            plain
+        .map(|name| match name.strip_prefix("count/") {
+            Some(counted) => counted
+                .split_once('.')
+                .map_or((String::new(), counted.to_owned()), |(p, g)| (g.into(), p.into())),
+            None if name.starts_with("services") => (String::new(), "services".into()),
+            None if name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/") => {
+                (String::new(), "persistentvolumeclaims".into())
+            }
+            None if [
+                "configmaps",
+                "persistentvolumeclaims",
+                "replicationcontrollers",
+                "resourcequotas",
+                "secrets",
+            ]
+            .contains(&&**name) =>
+            {
+                (String::new(), name.clone())
+            }
+            None => (String::new(), "pods".into()),
         })
         .collect();
     resources.sort();
@@ -105,7 +102,8 @@ impl Reconcile for ResourceQuotas {
             .collect();
         let same = amounts(&view.status["hard"]) == hard && amounts(&view.status["used"]) == used;
         if !same || view.status["hard"].is_null() {
-            let shown: serde_json::Map<String, Value> = used.into_iter().map(|(k, v)| (k, v.into())).collect();
+            let shown: serde_json::Map<String, Value> =
+                used.into_iter().map(|(k, v)| (k, v.into())).collect();
             let status = json!({"hard": view.spec["hard"], "used": shown});
             self.context.api.update_status(&RESOURCE_QUOTAS, &cached, &status).await?;
         }

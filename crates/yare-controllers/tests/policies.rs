@@ -14,8 +14,7 @@ use yare_controllers::{Config, api::Propagation};
 #[tokio::test(flavor = "multi_thread")]
 async fn budgets_and_quotas_count() {
     let cluster = Cluster::start().await;
-    let quota =
-        json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "10", "requests.cpu": "4", "count/configmaps": "5"}}});
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "10", "requests.cpu": "4", "count/configmaps": "5"}}});
     cluster.create(&RESOURCE_QUOTAS, "default", quota).await;
     let budget = json!({"metadata": {"name": "b"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "rs"}}}});
     cluster.create(&POD_DISRUPTION_BUDGETS, "default", budget).await;
@@ -54,12 +53,13 @@ async fn schedules_make_jobs_that_go_when_their_time_is_up() {
     let cron = json!({"metadata": {"name": "tick"}, "spec": {"schedule": "*/1 * * * *", "timeZone": "Etc/UTC",
         "jobTemplate": {"metadata": {"labels": {"from": "cron"}}, "spec": {"template": pod}}}});
     cluster.create(&CRON_JOBS, "default", cron).await;
-    let jobs = cluster
-        .until_list(&JOBS, "default", |j| j.iter().any(|j| condition(j, "Complete").is_some()))
-        .await;
+    let jobs =
+        cluster.until_list(&JOBS, "default", |j| j.iter().any(|j| condition(j, "Complete").is_some())).await;
     assert_eq!(jobs[0]["metadata"]["labels"]["from"], "cron");
     assert!(jobs[0]["metadata"]["name"].as_str().unwrap().starts_with("tick-"));
-    assert!(jobs[0]["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"].is_string());
+    assert!(
+        jobs[0]["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"].is_string()
+    );
     let done = cluster
         .until_is(&CRON_JOBS, "default", "tick", |c| {
             c["status"]["lastSuccessfulTime"].is_string() && c["status"]["active"].is_null()
@@ -116,9 +116,8 @@ async fn roles_aggregate_claims_are_protected_and_endpoints_mirrored() {
     cluster.create(&SERVICES, "default", service).await;
     let endpoints = json!({"metadata": {"name": "far"}, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]});
     cluster.create(&ENDPOINTS, "default", endpoints).await;
-    let address = |ip: &'static str| {
-        move |s: &[Value]| s.iter().any(|s| s["endpoints"][0]["addresses"] == json!([ip]))
-    };
+    let address =
+        |ip: &'static str| move |s: &[Value]| s.iter().any(|s| s["endpoints"][0]["addresses"] == json!([ip]));
     cluster.until_list(&ENDPOINT_SLICES, "default", address("192.0.2.1")).await;
     let change = json!({"subsets": [{"addresses": [{"ip": "192.0.2.2"}], "ports": [{"port": 80}]}]});
     cluster.merge(&ENDPOINTS, "default", "far", change).await;

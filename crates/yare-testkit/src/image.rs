@@ -21,18 +21,18 @@ pub fn busybox(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let layer_path = directory.join("layer.tar");
     let mut layer = tar::Builder::new(File::create(&layer_path)?);
     for (path, mode) in [("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777), ("var", 0o755)] {
-        let mut header = tar::Header::new_ustar();
+        let mut header = numeric_header();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(mode);
         header.set_size(0);
         layer.append_data(&mut header, format!("{path}/"), std::io::empty())?;
     }
-    let mut header = tar::Header::new_ustar();
+    let mut header = numeric_header();
     header.set_mode(0o755);
     header.set_size(std::fs::metadata(binary)?.len());
     layer.append_data(&mut header, "bin/busybox", File::open(binary)?)?;
     for applet in applets.lines().filter(|a| *a != "busybox") {
-        let mut header = tar::Header::new_ustar();
+        let mut header = numeric_header();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_mode(0o777);
         header.set_size(0);
@@ -65,10 +65,19 @@ pub fn busybox(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn append<W: std::io::Write>(archive: &mut tar::Builder<W>, path: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    let mut header = tar::Header::new_ustar();
+    let mut header = numeric_header();
     header.set_mode(0o644);
     header.set_size(bytes.len() as u64);
     Ok(archive.append_data(&mut header, path, bytes)?)
+}
+
+/// A header whose every field is a number.
+fn numeric_header() -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }
 
 fn sha256(path: &Path) -> anyhow::Result<String> {

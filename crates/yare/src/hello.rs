@@ -44,6 +44,9 @@ pub fn run(args: &HelloArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: &HelloArgs) -> anyhow::Result<()> {
+    // First of all: the kernel drops signals of the first process in a PID namespace that it has no handler for.
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
     let listener =
         TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
     let var = |name: &str, other: &str| {
@@ -58,8 +61,6 @@ async fn serve(args: &HelloArgs) -> anyhow::Result<()> {
     });
     say(&format!("hello from {} on {}, listening on {}", page.pod, page.node, listener.local_addr()?));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
-    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
     loop {
         let stream = tokio::select! {

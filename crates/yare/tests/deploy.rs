@@ -73,7 +73,6 @@ fn deletion_waits_for_pods_and_takes_dependents_along() {
         cluster.kubectl(&["delete", "deployment/hello", "--cascade=orphan"])?;
         let left = cluster.kubectl(&["get", "replicasets", "-o", "jsonpath={.items[*].metadata.ownerReferences}"])?;
         ensure!(left.is_empty(), "{left}");
-        cluster.kubectl(&["delete", "-f", "-", "--ignore-not-found"]).err();
         cluster.kubectl(&["delete", "replicasets,pods,services", "-l", "app=hello", "--now"])?;
         cluster.soon(|| {
             let left = cluster.kubectl(&["get", "pods", "-o", "name"])?;
@@ -86,7 +85,7 @@ fn deletion_waits_for_pods_and_takes_dependents_along() {
 #[test]
 fn a_rollout_that_cannot_go_on_says_so_and_is_undone() {
     Cluster::test(YARE, Options::default(), |cluster| {
-        cluster.apply(&HELLO.replace("replicas: 3", "replicas: 2\n  progressDeadlineSeconds: 2"))?;
+        cluster.apply(&HELLO.replace("replicas: 3", "replicas: 2"))?;
         cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"])?;
         let address = cluster.service("hello", 80)?;
         cluster.soon(|| cluster.http(address, "/"))?;
@@ -94,6 +93,7 @@ fn a_rollout_that_cannot_go_on_says_so_and_is_undone() {
 
         // Paused, nothing rolls.
         cluster.kubectl(&["rollout", "pause", "deployment/hello"])?;
+        cluster.kubectl(&["patch", "deployment/hello", "-p", r#"{"spec": {"progressDeadlineSeconds": 3}}"#])?;
         cluster.kubectl(&["set", "image", "deployment/hello", "hello=127.0.0.1:1/no/such:image"])?;
         cluster.becomes("deployment/hello", ".status.conditions[?(@.type=='Progressing')].reason", "DeploymentPaused")?;
         ensure!(cluster.kubectl(&["get", "replicasets", "-o", "name"])?.lines().count() == 1);

@@ -40,7 +40,7 @@ pub fn charge(attributes: &Attributes<'_>, new: &Value, old: Option<&Value>) -> 
     if let Some(old) = old {
         for (name, had) in quota::usage(resource.0, resource.1, old) {
             if let Some(now) = delta.get_mut(&name) {
-                *now = *now - had;
+                *now -= had;
             }
         }
         delta.retain(|_, v| v.signum() > 0);

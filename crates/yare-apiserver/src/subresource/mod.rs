@@ -44,71 +44,55 @@ enum Does {
 const TABLE: &[((&str, &str), &str, Does)] = &[
     (("", "pods"), "attach", Does::Kubelet(kubelet::Stream::Attach)),
     (("", "pods"), "binding", Does::Binding),
-    (("", "pods"), "ephemeralcontainers", Does::Writes(part("ephemeralcontainers", ephemeral_containers))),
+    (("", "pods"), "ephemeralcontainers", Does::Writes(EPHEMERAL_CONTAINERS)),
     (("", "pods"), "eviction", Does::Eviction),
     (("", "pods"), "exec", Does::Kubelet(kubelet::Stream::Exec)),
     (("", "pods"), "log", Does::Kubelet(kubelet::Stream::Log)),
     (("", "pods"), "portforward", Does::Kubelet(kubelet::Stream::PortForward)),
-    (("", "pods"), "resize", Does::Writes(part("resize", resize))),
+    (("", "pods"), "resize", Does::Writes(RESIZE)),
     (("", "serviceaccounts"), "token", Does::Token),
-    (("", "namespaces"), "finalize", Does::Writes(part("finalize", finalize))),
-    (
-        ("certificates.k8s.io", "certificatesigningrequests"),
-        "approval",
-        Does::Writes(part("approval", approval)),
-    ),
+    (("", "namespaces"), "finalize", Does::Writes(FINALIZE)),
+    (("certificates.k8s.io", "certificatesigningrequests"), "approval", Does::Writes(APPROVAL)),
     (("", ""), "proxy", Does::Proxy),
     (("", ""), "scale", Does::Scale),
     (("", ""), "status", Does::Writes(write::STATUS)),
 ];
 
-type Prepare = fn(&Served, &mut Value, &Value, &yare_kinds::strategy::Context<'_>);
+const EPHEMERAL_CONTAINERS: Target = Target {
+    subresource: "ephemeralcontainers",
+    prepare: |served, new, old, ctx| {
+        served.stored.strategy.prepare_for_subresource_update("ephemeralcontainers", new, old, ctx);
+    },
+    validate: |served, new, old| {
+        served.stored.strategy.validate_subresource_update("ephemeralcontainers", new, old)
+    },
+};
 
-const fn part(subresource: &'static str, prepare: Prepare) -> Target {
-    Target { subresource, prepare, validate: |_, _, _| Vec::new() }
-}
+const RESIZE: Target = Target {
+    subresource: "resize",
+    prepare: |served, new, old, ctx| {
+        served.stored.strategy.prepare_for_subresource_update("resize", new, old, ctx);
+    },
+    validate: |served, new, old| served.stored.strategy.validate_subresource_update("resize", new, old),
+};
 
-/// Replaces `new` by `old` with some paths (and what clients own of metadata) taken from `new`.
-fn only(new: &mut Value, old: &Value, paths: &[&str]) {
+const FINALIZE: Target = Target {
+    subresource: "finalize",
+    prepare: |served, new, old, ctx| {
+        served.stored.strategy.prepare_for_subresource_update("finalize", new, old, ctx);
+    },
+    validate: |served, new, old| served.stored.strategy.validate_subresource_update("finalize", new, old),
+};
+
+const APPROVAL: Target =
+    Target { subresource: "approval", prepare: approval, validate: |_, _, _| Vec::new() };
+
+fn approval(_: &Served, new: &mut Value, old: &Value, ctx: &yare_kinds::strategy::Context<'_>) {
     let mut out = old.clone();
-    for path in paths.iter().chain(&["metadata.managedFields"]) {
+    for path in ["status.conditions", "metadata.managedFields"] {
         out.copy_from(new, path);
     }
     *new = out;
-}
-
-fn ephemeral_containers(_: &Served, new: &mut Value, old: &Value, _: &yare_kinds::strategy::Context<'_>) {
-    only(new, old, &["spec.ephemeralContainers"]);
-    bump_if_changed(new, old);
-}
-
-fn resize(_: &Served, new: &mut Value, old: &Value, _: &yare_kinds::strategy::Context<'_>) {
-    let wanted = new.clone();
-    only(new, old, &[]);
-    for path in ["spec.containers", "spec.initContainers"] {
-        for container in new.items_mut(path) {
-            let name = container.str_at("name").to_owned();
-            if let Some(from) = wanted.items(path).iter().find(|c| c.str_at("name") == name) {
-                container.copy_from(from, "resources");
-                container.copy_from(from, "resizePolicy");
-            }
-        }
-    }
-    bump_if_changed(new, old);
-}
-
-fn bump_if_changed(new: &mut Value, old: &Value) {
-    if new.at("spec") != old.at("spec") {
-        yare_kinds::meta::bump_generation(new, old);
-    }
-}
-
-fn finalize(_: &Served, new: &mut Value, old: &Value, _: &yare_kinds::strategy::Context<'_>) {
-    only(new, old, &["spec.finalizers"]);
-}
-
-fn approval(_: &Served, new: &mut Value, old: &Value, ctx: &yare_kinds::strategy::Context<'_>) {
-    only(new, old, &["status.conditions"]);
     // The server says when a condition came and when it changed.
     let before = old.items("status.conditions").to_vec();
     for condition in new.items_mut("status.conditions") {

@@ -123,6 +123,9 @@ async fn commit(
         let mut errors = stored.strategy.validate(&new);
         if errors.is_empty() {
             errors = meta::validate_create(&new, stored.namespaced, &*stored.strategy);
+            if stored.builtin.is_some() {
+                errors.extend(meta::validate_kube_finalizers(&new));
+            }
         }
         if !errors.is_empty() {
             return Err(ApiError::invalid(served.group_kind(), &name, &errors));

@@ -205,6 +205,9 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         admission::mutate(&attributes, &mut new, Some(&old)).await?;
         hooks::before_update(call, served, &mut new, &old, options.dry_run)?;
         let mut errors = meta::validate_update(&new, &old, stored.namespaced);
+        if stored.builtin.is_some() {
+            errors.extend(meta::validate_kube_finalizers(&new));
+        }
         errors.extend((target.validate)(served, &new, &old));
         if !errors.is_empty() {
             return Err(ApiError::invalid(served.group_kind(), name, &errors));

@@ -180,7 +180,10 @@ impl Worker {
         for hook in CONTAINER_HOOKS {
             if let Err(failure) = hook.apply(&mut start).await {
                 tracing::debug!(hook = hook.name(), pod = %pod.full_name(), message = failure.message, "container hook");
-                event(EventKind::Warning, "Failed", failure.event.clone());
+                // A start that was given up because the pod is to stop has not failed.
+                if !self.mailbox.is_stopping() {
+                    event(EventKind::Warning, "Failed", failure.event.clone());
+                }
                 return Err(failure);
             }
         }

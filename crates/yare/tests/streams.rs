@@ -1,0 +1,200 @@
+//! What goes through a container's streams: logs, exec, attach, cp, port-forward.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use yare_testkit::{Cluster, Options};
+
+const YARE: &str = env!("CARGO_BIN_EXE_yare");
+const IMAGE: &str = "yare.local/busybox:1";
+const SOON: Duration = Duration::from_secs(15);
+
+const PODS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: talker, labels: {app: talker}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: first
+    image: yare.local/busybox:1
+    command: [sh, -c, "echo one; echo two; echo three >&2; while :; do sleep 0.2; echo tick; done"]
+  - name: second
+    image: yare.local/busybox:1
+    command: [sh, -c, "echo I am second; exec sleep 1000"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: twice}
+spec:
+  terminationGracePeriodSeconds: 0
+  restartPolicy: OnFailure
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "if [ -e /m/x ]; then echo second run; exec sleep 1000; fi; touch /m/x; echo first run; exit 3"]
+    volumeMounts: [{name: m, mountPath: /m}]
+  volumes: [{name: m, emptyDir: {}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: echoer}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    stdin: true
+    command: [sh, -c, "while read line; do echo got $line; done"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "mkdir /www; echo hello from web >/www/index.html; exec httpd -f -p 8080 -h /www"]
+    ports: [{name: http, containerPort: 8080}]
+    readinessProbe: {httpGet: {port: http}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+"#;
+
+fn start(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.import_busybox(IMAGE)?;
+    cluster.apply(PODS)?;
+    cluster.ready(&["talker", "echoer", "web"])
+}
+
+#[test]
+fn logs() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        start(cluster)?;
+        // Arguments, and what the output has to begin with.
+        let cases: &[(&[&str], &str)] = &[
+            (&["logs", "talker"], "one\ntwo\n"),
+            (&["logs", "talker", "-c", "second"], "I am second\n"),
+            (&["logs", "talker", "--tail=1"], "tick\n"),
+            (&["logs", "talker", "--limit-bytes=3"], "one"),
+            (&["logs", "talker", "-c", "second", "--prefix"], "[pod/talker/second] I am second\n"),
+            (&["logs", "-l", "app=talker", "-c", "second"], "I am second\n"),
+        ];
+        for (args, want) in cases {
+            let got = cluster.kubectl(args)?;
+            ensure!(got.starts_with(want), "{args:?}: {got:?}");
+        }
+        ensure!(cluster.kubectl(&["logs", "talker", "--tail=1"])?.lines().count() == 1);
+        ensure!(cluster.kubectl(&["logs", "talker"])?.contains("three"), "standard error is in the log");
+        let stamped = cluster.kubectl(&["logs", "talker", "-c", "second", "--timestamps"])?;
+        ensure!(stamped.starts_with("20") && stamped.contains("Z I am second"), "{stamped}");
+        let error = cluster.kubectl_fails(&["logs", "talker", "-c", "third"])?;
+        ensure!(error.contains("container third is not valid for pod talker"), "{error}");
+
+        let mut follow = cluster.kubectl_spawn(&["logs", "-f", "talker", "--tail=1"])?;
+        for _ in 0..3 {
+            follow.says("tick\ntick\ntick\n")?;
+        }
+        drop(follow);
+
+        cluster.becomes("pod/twice", ".status.containerStatuses[0].restartCount", "1")?;
+        cluster.ready(&["twice"])?;
+        ensure!(cluster.kubectl(&["logs", "twice", "--previous"])? == "first run\n");
+        ensure!(cluster.kubectl(&["logs", "twice"])? == "second run\n");
+        let code = cluster.field("pod/twice", ".status.containerStatuses[0].lastState.terminated.exitCode")?;
+        ensure!(code == "3", "{code}");
+
+        // A follower sees the end.
+        let follow = cluster.kubectl_spawn(&["logs", "-f", "talker", "-c", "second"])?;
+        cluster.kubectl(&["delete", "pod", "talker", "--wait=false"])?;
+        let (_, text) = follow.finish()?;
+        ensure!(text.contains("I am second"), "{text}");
+        Ok(())
+    });
+}
+
+#[test]
+fn exec_and_attach() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        start(cluster)?;
+        let (status, out, err) =
+            cluster.kubectl_with(&["exec", "talker", "--", "sh", "-c", "echo out; echo err >&2; exit 7"], "")?;
+        ensure!(status.code() == Some(7) && out == "out\n" && err.starts_with("err\n"), "{status} {out:?} {err:?}");
+        let big = "0123456789abcde\n".repeat(20_000);
+        let (status, out, err) =
+            cluster.kubectl_with(&["exec", "-i", "talker", "-c", "second", "--", "cat"], &big)?;
+        ensure!(status.success() && out == big, "{status}, {} bytes of {}, {err}", out.len(), big.len());
+        let error = cluster.kubectl_fails(&["exec", "talker", "--", "/no/such"])?;
+        ensure!(error.contains("/no/such"), "{error}");
+        let error = cluster.kubectl_fails(&["exec", "nobody", "--", "true"])?;
+        ensure!(error.contains(r#"pods "nobody" not found"#), "{error}");
+
+        let mut shell = cluster.kubectl_terminal(&["exec", "-it", "talker", "--", "sh"])?;
+        shell.shows("#", SOON)?;
+        shell.type_in("echo size: $(stty size); echo name: $(tty)\n")?;
+        shell.shows("size: 37 101", SOON)?;
+        shell.shows("name: /dev/pts/0", SOON)?;
+        // Control-C reaches the command and not the shell.
+        shell.type_in("sleep 1000\n")?;
+        std::thread::sleep(Duration::from_millis(300));
+        shell.type_in("\u{3}")?;
+        shell.type_in("echo status $?\n")?;
+        shell.shows("status 130", SOON)?;
+        shell.type_in("exit 5\n")?;
+        let (status, screen) = shell.finish(SOON)?;
+        ensure!(status.code() == Some(5), "{status}: {screen}");
+
+        let mut attached = cluster.kubectl_spawn(&["attach", "-i", "echoer"])?;
+        attached.write("hello\n")?;
+        attached.says("got hello\n")?;
+        drop(attached);
+        let mut again = cluster.kubectl_spawn(&["attach", "-i", "echoer"])?;
+        again.write("again\n")?;
+        again.says("got again\n")?;
+        drop(again);
+        ensure!(cluster.kubectl(&["logs", "echoer"])? == "got hello\ngot again\n");
+
+        let ran = cluster.kubectl(&[
+            "run", "once", "--rm", "-i", "--quiet", "--restart=Never", "--image", IMAGE, "--", "sh", "-c", "sleep 1; echo ran",
+        ])?;
+        ensure!(ran.contains("ran"), "{ran}");
+        Ok(())
+    });
+}
+
+#[test]
+fn copies_and_forwards() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        start(cluster)?;
+        let tree = cluster.path("tree");
+        std::fs::create_dir_all(tree.join("below"))?;
+        let bytes: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(tree.join("below/data"), &bytes)?;
+        let text = |p: &std::path::Path| p.display().to_string();
+        cluster.kubectl(&["cp", &text(&tree), "web:/tmp/tree"])?;
+        let sum = cluster.shell("web", "wc -c </tmp/tree/below/data")?;
+        ensure!(sum.trim() == bytes.len().to_string(), "{sum}");
+        cluster.kubectl(&["cp", "web:/tmp/tree/below/data", &text(&cluster.path("back"))])?;
+        ensure!(std::fs::read(cluster.path("back"))? == bytes, "the copy differs");
+
+        for target in ["pod/web", "service/web"] {
+            let port = if target == "pod/web" { ":8080" } else { ":80" };
+            let mut forward = cluster.kubectl_spawn(&["port-forward", target, port])?;
+            let said = forward.says("-> 8080")?.to_owned();
+            let local = said.split("127.0.0.1:").nth(1).and_then(|s| s.split(' ').next()).context(said.clone())?;
+            let address = SocketAddr::from(([127, 0, 0, 1], local.parse()?));
+            // More than one connection goes through.
+            for _ in 0..3 {
+                let answer = cluster.http(address, "/")?;
+                ensure!(answer.code == 200 && answer.body == "hello from web\n", "{answer:?}");
+            }
+        }
+        Ok(())
+    });
+}
