@@ -2,8 +2,13 @@
 
 use super::{Flags, Strategy};
 
+mod pem;
+mod request;
+#[cfg(test)]
+mod tests;
+
 /// `CertificateSigningRequest`
-pub const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &Flags::new().status();
+pub const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &request::CertificateSigningRequest;
 
 /// `ClusterTrustBundle`
 pub const CLUSTER_TRUST_BUNDLE: &dyn Strategy = &Flags::new().conditional_update();

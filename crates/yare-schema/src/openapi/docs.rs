@@ -5,9 +5,11 @@ use std::{collections::HashMap, io::Read as _};
 static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/docs.z"));
 
 /// What stands for fields that every kind has.
-const API_VERSION: &str = "The group and version of the schema that this object follows, such as apps/v1; \
-    v1 alone in the core group. The server converts it and rejects what it does not know.";
-const KIND: &str = "The kind of resource this object is, in CamelCase. It cannot be changed.";
+const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object, such as \
+    apps/v1; v1 alone in the core group. The server converts it and rejects what it does not know.";
+const KIND: &str =
+    "Kind is the resource this object represents, in CamelCase. The server knows it from the endpoint; it \
+    cannot be changed.";
 
 /// Documentation of types and fields by definition name.
 pub struct Docs {

@@ -286,26 +286,21 @@ pub(super) fn custom(
     kind: &str,
     schema: Option<&Value>,
 ) -> Value {
+    let v2 = definitions.dialect == Dialect::V2;
     let mut out = match schema {
-        Some(Value::Object(map)) => map.clone(),
-        _ => Map::from_iter([("x-kubernetes-preserve-unknown-fields".to_owned(), Value::Bool(true))]),
+        // Clients of v2 take listed properties for all there are, so that an open object lists none.
+        Some(Value::Object(map)) if !(v2 && is_set(map, "x-kubernetes-preserve-unknown-fields")) => {
+            let mut out = map.clone();
+            if v2 {
+                simplify(&mut out);
+            }
+            add_embedded(definitions, &mut out);
+            add_type_meta(definitions, &mut out);
+            out
+        }
+        _ => Map::new(),
     };
     out.insert("type".into(), "object".into());
-    if definitions.dialect == Dialect::V2 {
-        simplify(&mut out);
-    }
-    let meta = definitions.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
-    let text = |name: &str| json!({"type": "string", "description": definitions.docs.field("", name).unwrap_or_default()});
-    let properties = out.entry("properties").or_insert_with(|| Value::Object(Map::new()));
-    if let Value::Object(properties) = properties {
-        properties.insert("apiVersion".into(), text("apiVersion"));
-        properties.insert("kind".into(), text("kind"));
-        let meta = match definitions.dialect {
-            Dialect::V3 => json!({ "allOf": [meta] }),
-            Dialect::V2 => meta,
-        };
-        properties.insert("metadata".into(), meta);
-    }
     out.insert(
         "x-kubernetes-group-version-kind".into(),
         json!([{"group": group, "kind": kind, "version": version}]),
@@ -313,23 +308,69 @@ pub(super) fn custom(
     Value::Object(out)
 }
 
+fn is_set(map: &Map<String, Value>, name: &str) -> bool {
+    map.get(name) == Some(&Value::Bool(true))
+}
+
+/// Adds what every object has to a schema of objects.
+fn add_type_meta(definitions: &mut Definitions<'_>, schema: &mut Map<String, Value>) {
+    let mut meta = definitions.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    if definitions.dialect == Dialect::V3 {
+        meta = json!({ "allOf": [meta] });
+    }
+    meta["description"] = "Standard object's metadata: name, labels and the like.".into();
+    let text = |name: &str| json!({"type": "string", "description": definitions.docs.field("", name).unwrap_or_default()});
+    let properties = schema.entry("properties").or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(properties) = properties {
+        properties.insert("apiVersion".into(), text("apiVersion"));
+        properties.insert("kind".into(), text("kind"));
+        properties.insert("metadata".into(), meta);
+    }
+}
+
+/// Does the same for whole objects within a schema (`x-kubernetes-embedded-resource`).
+fn add_embedded(definitions: &mut Definitions<'_>, schema: &mut Map<String, Value>) {
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        for inner in properties.values_mut().filter_map(Value::as_object_mut) {
+            add_embedded(definitions, inner);
+        }
+    }
+    for word in ["items", "additionalProperties"] {
+        if let Some(Value::Object(inner)) = schema.get_mut(word) {
+            add_embedded(definitions, inner);
+        }
+    }
+    let open = is_set(schema, "x-kubernetes-preserve-unknown-fields") && definitions.dialect == Dialect::V2;
+    if open || !is_set(schema, "x-kubernetes-embedded-resource") {
+        return;
+    }
+    add_type_meta(definitions, schema);
+    let required = schema.entry("required").or_insert_with(|| Value::Array(Vec::new()));
+    if let Value::Array(required) = required {
+        for name in ["kind", "apiVersion"] {
+            if !required.iter().any(|r| r == name) {
+                required.push(name.into());
+            }
+        }
+    }
+}
+
 /// Takes out what OpenAPI v2 has no words for.
 fn simplify(map: &mut Map<String, Value>) {
     for word in ["oneOf", "anyOf", "allOf", "not", "default", "x-kubernetes-validations"] {
         map.remove(word);
     }
-    let flag = |map: &Map<String, Value>, name: &str| map.get(name) == Some(&Value::Bool(true));
     if map.remove("nullable") == Some(Value::Bool(true)) {
         for word in ["type", "items", "properties", "additionalProperties", "format"] {
             map.remove(word);
         }
         return;
     }
-    if flag(map, "x-kubernetes-int-or-string") {
+    if is_set(map, "x-kubernetes-int-or-string") {
         map.remove("type");
         map.remove("format");
     }
-    if flag(map, "x-kubernetes-preserve-unknown-fields") {
+    if is_set(map, "x-kubernetes-preserve-unknown-fields") {
         map.remove("items");
         map.remove("properties");
         return;

@@ -142,6 +142,34 @@ fn v3_is_whole() {
     assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=AB");
 }
 
+#[test]
+fn custom_kinds_are_published_with_what_every_object_has() {
+    let docs = Docs::load();
+    let publish = |dialect, schema: Option<&Value>| {
+        let mut definitions = Definitions::new(dialect, &docs, BTreeSet::new());
+        schema::custom(&mut definitions, "example.com", "v1", "Thing", schema)
+    };
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"spec": {"type": "object"}}});
+    let kinds = json!([{"group": "example.com", "kind": "Thing", "version": "v1"}]);
+    // Nothing is said in v2 of what an open object may have; v3 has words for it.
+    let bare = json!({"type": "object", "x-kubernetes-group-version-kind": kinds});
+    assert_eq!(publish(Dialect::V2, None), bare);
+    assert_eq!(publish(Dialect::V3, None), bare);
+    assert_eq!(publish(Dialect::V2, Some(&open)), bare);
+    let v3 = publish(Dialect::V3, Some(&open));
+    assert_eq!(v3["x-kubernetes-preserve-unknown-fields"], true);
+    assert!(v3["properties"]["apiVersion"]["description"].as_str().unwrap().starts_with("APIVersion defines"));
+    assert!(v3["properties"]["metadata"]["description"].as_str().unwrap().starts_with("Standard object's"));
+    // An object within an object has the same three fields, and must name its kind.
+    let embedding = json!({"type": "object", "properties": {"inner": {
+        "type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}}});
+    let v2 = publish(Dialect::V2, Some(&embedding));
+    let inner = &v2["properties"]["inner"];
+    assert_eq!(inner["required"], json!(["kind", "apiVersion"]));
+    assert!(inner["properties"]["metadata"]["$ref"].is_string());
+}
+
 /// Counts the fields of a message by number; fails on anything that is no protobuf.
 fn count(mut bytes: &[u8]) -> BTreeMap<u64, usize> {
     let mut out = BTreeMap::new();

@@ -1,0 +1,319 @@
+//! Admission policies and their bindings.
+
+use serde_json::Value;
+use yare_schema::field::{FieldError, Path};
+
+use super::rules::{
+    FAILURE_POLICIES, REINVOCATION_POLICIES, check_conditions, check_match_resources, default_match,
+};
+use crate::{
+    check::{Check, Errors},
+    meta::{validate_conditions, validate_label_selector},
+    names,
+    strategy::Strategy,
+    view::{View, ViewMut},
+};
+
+const MAX_AUDIT_ANNOTATIONS: usize = 20;
+const MAX_AUDIT_EXPRESSION_B: usize = 5 * 1024;
+const MUTATING_OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
+const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
+const RULES: [&str; 2] = ["resourceRules", "excludeResourceRules"];
+/// Words that name no variable in an expression.
+const RESERVED: &[&str] = &[
+    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import",
+    "let", "loop", "package", "namespace", "return", "var", "void", "while",
+];
+
+/// `ValidatingAdmissionPolicy` and `MutatingAdmissionPolicy`.
+pub struct Policy {
+    pub mutating: bool,
+}
+
+impl Strategy for Policy {
+    fn default(&self, policy: &mut Value) {
+        policy.default_absent("spec.failurePolicy", "Fail");
+        if let Some(constraints) = policy.at_mut("spec.matchConstraints") {
+            default_match(constraints, &RULES);
+        }
+    }
+
+    fn validate(&self, policy: &Value) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let (path, spec) = (Path::new("spec"), policy.at("spec"));
+        errs.required_one_of(&path.child("failurePolicy"), spec.str_at("failurePolicy"), FAILURE_POLICIES);
+        if spec.has("paramKind") {
+            check_param_kind(&mut errs, &path.child("paramKind"), spec.at("paramKind"));
+        }
+        let p = path.child("matchConstraints");
+        if spec.has("matchConstraints") {
+            check_match_resources(&mut errs, &p, spec.at("matchConstraints"));
+            if !spec.is_set("matchConstraints.resourceRules") {
+                errs.required(&p.child("resourceRules"), "");
+            }
+            if self.mutating {
+                check_mutating_operations(&mut errs, &p, spec.at("matchConstraints"));
+            }
+        } else {
+            errs.required(&p, "");
+        }
+        check_conditions(&mut errs, &path.child("matchConditions"), spec.items("matchConditions"));
+        let list = path.child("variables");
+        for (i, variable) in spec.items("variables").iter().enumerate() {
+            check_variable(&mut errs, &list.index(i), variable);
+        }
+        if self.mutating {
+            check_mutations(&mut errs, &path, spec);
+        } else {
+            check_validations(&mut errs, &path, spec, policy.str_at("metadata.name"));
+        }
+        errs
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        let path = Path::new("status");
+        let mut errs = Errors::new();
+        let list = path.child("typeChecking.expressionWarnings");
+        for (i, warning) in new.items("status.typeChecking.expressionWarnings").iter().enumerate() {
+            let p = list.index(i);
+            errs.non_empty(&p.child("warning"), warning.str_at("warning"));
+            errs.non_empty(&p.child("fieldRef"), warning.str_at("fieldRef").trim());
+        }
+        errs.extend(validate_conditions(new.items("status.conditions"), &path.child("conditions")));
+        errs
+    }
+
+    fn has_status(&self) -> bool {
+        !self.mutating
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+fn check_param_kind(errs: &mut Errors, path: &Path<'_>, param: &Value) {
+    let (p, api_version) = (path.child("apiVersion"), param.str_at("apiVersion"));
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if api_version.is_empty() {
+        errs.required(&p, "");
+    } else if version.contains('/') {
+        errs.invalid(&p, api_version, format!("unexpected GroupVersion string: {api_version}"));
+    } else {
+        let messages = names::dns1123_subdomain(group);
+        if !group.is_empty() && !messages.is_empty() {
+            errs.invalid(&p, group, messages.join(","));
+        }
+        let messages = names::dns1035_label(version);
+        if version.is_empty() {
+            errs.invalid(&p, api_version, "version must be specified");
+        } else if !messages.is_empty() {
+            errs.invalid(&p, version, messages.join(","));
+        }
+    }
+    let (p, kind) = (path.child("kind"), param.str_at("kind"));
+    let messages = names::dns1035_label(&kind.to_lowercase());
+    if kind.is_empty() {
+        errs.required(&p, "");
+    } else if !messages.is_empty() {
+        let detail = format!("may have mixed case, but should otherwise match: {}", messages.join(","));
+        errs.invalid(&p, kind, detail);
+    }
+}
+
+fn check_mutating_operations(errs: &mut Errors, path: &Path<'_>, resources: &Value) {
+    let p = path.child("resourceRules.operations");
+    for rule in resources.items("resourceRules") {
+        for operation in rule.strings("operations") {
+            errs.one_of(&p, operation, MUTATING_OPERATIONS);
+        }
+    }
+}
+
+fn check_variable(errs: &mut Errors, path: &Path<'_>, variable: &Value) {
+    let (p, name) = (path.child("name"), variable.str_at("name"));
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.trim().is_empty() {
+        errs.required(&p, "name is not specified");
+    } else if !name.chars().all(word) || name.starts_with(|c: char| c.is_ascii_digit()) || RESERVED.contains(&name) {
+        errs.invalid(&p, name, "must be a valid CEL identifier");
+    }
+    if variable.str_at("expression").trim().is_empty() {
+        errs.required(&path.child("expression"), "expression is not specified");
+    }
+}
+
+fn check_validations(errs: &mut Errors, path: &Path<'_>, spec: &Value, policy: &str) {
+    let (validations, annotations) = (spec.items("validations"), spec.items("auditAnnotations"));
+    let (list, annotation_list) = (path.child("validations"), path.child("auditAnnotations"));
+    if validations.is_empty() && annotations.is_empty() {
+        for p in [&list, &annotation_list] {
+            errs.required(p, "validations or auditAnnotations must contain at least one item");
+        }
+        return;
+    }
+    for (i, validation) in validations.iter().enumerate() {
+        let path = list.index(i);
+        if validation.str_at("expression").trim().is_empty() {
+            errs.required(&path.child("expression"), "expression is not specified");
+        }
+        for field in ["messageExpression", "message"] {
+            let text = validation.str_at(field);
+            if !text.is_empty() && text.trim().is_empty() {
+                errs.invalid(&path.child(field), text, "must be non-empty if specified");
+            }
+        }
+        let message = validation.str_at("message");
+        if message.trim().contains(['\n', '\r']) {
+            errs.invalid(&path.child("message"), message, "must not contain line breaks");
+        }
+        if let Some(reason) = validation.str_opt("reason") {
+            errs.one_of(&path.child("reason"), reason, REASONS);
+        }
+    }
+    if annotations.len() > MAX_AUDIT_ANNOTATIONS {
+        errs.invalid(
+            &annotation_list,
+            annotations.to_vec(),
+            format!("must not have more than {MAX_AUDIT_ANNOTATIONS} auditAnnotations"),
+        );
+    }
+    let mut keys: Vec<&str> = Vec::new();
+    for (i, annotation) in annotations.iter().enumerate() {
+        let path = annotation_list.index(i);
+        let (p, key) = (path.child("key"), annotation.str_at("key"));
+        let full = format!("{policy}/{key}");
+        errs.each(&p, full.as_str(), names::qualified_name(&full));
+        let p = path.child("valueExpression");
+        let expression = annotation.str_at("valueExpression").trim();
+        if expression.is_empty() {
+            errs.required(&p, "valueExpression is not specified");
+        } else if expression.len() > MAX_AUDIT_EXPRESSION_B {
+            errs.required(&p, format!("must not exceed {MAX_AUDIT_EXPRESSION_B} bytes in length"));
+        }
+        if keys.contains(&key) {
+            errs.duplicate(&path.child("key"), key);
+        }
+        keys.push(key);
+    }
+}
+
+fn check_mutations(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
+    /// The type of a patch and the field that then holds it.
+    const PATCHES: [(&str, &str); 2] = [("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")];
+    let list = path.child("mutations");
+    if !spec.is_set("mutations") {
+        errs.required(&list, "mutations must contain at least one item");
+    }
+    for (i, mutation) in spec.items("mutations").iter().enumerate() {
+        let path = list.index(i);
+        let (p, kind) = (path.child("patchType"), mutation.str_at("patchType"));
+        if kind.is_empty() {
+            errs.required(&p, "");
+            continue;
+        }
+        let Some((_, own)) = PATCHES.iter().find(|(k, _)| *k == kind) else {
+            errs.one_of(&p, kind, &PATCHES.map(|(kind, _)| kind));
+            continue;
+        };
+        if mutation.has(own) {
+            errs.non_empty(&path.child(own).child("expression"), mutation.at(own).str_at("expression").trim());
+        } else {
+            errs.required(&path.child(own), format!("must be specified when patchType is {kind}"));
+        }
+        for (_, other) in PATCHES.iter().filter(|(_, f)| f != own && mutation.has(f)) {
+            let detail = format!("must not be specified when patchType is {kind}");
+            errs.invalid(&path.child(other), format!("{{{other}}}"), detail);
+        }
+    }
+    errs.required_one_of(
+        &path.child("reinvocationPolicy"),
+        spec.str_at("reinvocationPolicy"),
+        REINVOCATION_POLICIES,
+    );
+}
+
+/// `ValidatingAdmissionPolicyBinding` and `MutatingAdmissionPolicyBinding`.
+pub struct Binding {
+    pub mutating: bool,
+}
+
+impl Strategy for Binding {
+    fn default(&self, binding: &mut Value) {
+        if let Some(resources) = binding.at_mut("spec.matchResources") {
+            default_match(resources, &RULES);
+        }
+    }
+
+    fn validate(&self, binding: &Value) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let (path, spec) = (Path::new("spec"), binding.at("spec"));
+        errs.name(&path.child("policyName"), spec.str_at("policyName"), names::dns1123_subdomain);
+        if spec.has("paramRef") {
+            check_param_ref(&mut errs, &path.child("paramRef"), spec.at("paramRef"));
+        }
+        if spec.has("matchResources") {
+            let p = path.child("matchResources");
+            check_match_resources(&mut errs, &p, spec.at("matchResources"));
+            if self.mutating {
+                check_mutating_operations(&mut errs, &p, spec.at("matchResources"));
+            }
+        }
+        if !self.mutating {
+            check_actions(&mut errs, &path.child("validationActions"), &spec.strings("validationActions"));
+        }
+        errs
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+fn check_param_ref(errs: &mut Errors, path: &Path<'_>, reference: &Value) {
+    const EXCLUSIVE: &str = "name and selector are mutually exclusive";
+    let (name, selector) = (reference.str_at("name"), reference.at("selector"));
+    let both = !name.is_empty() && !selector.is_null();
+    if !name.is_empty() {
+        errs.each(&path.child("name"), name, names::path_segment(name));
+    }
+    if both {
+        errs.forbidden(&path.child("name"), EXCLUSIVE);
+    }
+    errs.extend(validate_label_selector(selector, &path.child("selector")));
+    if both {
+        errs.forbidden(&path.child("selector"), EXCLUSIVE);
+    }
+    if name.is_empty() && selector.is_null() {
+        errs.required(path, "one of name or selector must be specified");
+    }
+    let action = reference.str_at("parameterNotFoundAction");
+    errs.required_one_of(&path.child("parameterNotFoundAction"), action, &["Deny", "Allow"]);
+}
+
+fn check_actions(errs: &mut Errors, path: &Path<'_>, actions: &[&str]) {
+    for (i, action) in actions.iter().enumerate() {
+        errs.one_of(&path.index(i), action, &["Audit", "Deny", "Warn"]);
+        if actions[..i].contains(action) {
+            errs.duplicate(&path.index(i), *action);
+        }
+    }
+    if actions.contains(&"Deny") && actions.contains(&"Warn") {
+        errs.invalid(
+            path,
+            actions.to_vec(),
+            "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)",
+        );
+    }
+    if actions.is_empty() {
+        errs.required(path, "at least one validation action is required");
+    }
+}

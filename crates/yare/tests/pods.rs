@@ -1,0 +1,330 @@
+//! A pod's life: restarts, init containers and sidecars, probes, hooks, its end; and what keeps it from living.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use yare_testkit::{Cluster, Options};
+
+const YARE: &str = env!("CARGO_BIN_EXE_yare");
+const IMAGE: &str = "yare.local/busybox:1";
+
+/// A pod of one container that runs a shell line; `container` and `spec` are further fields, in flow style.
+fn pod(name: &str, line: &str, container: &str, spec: &str) -> String {
+    let line = serde_json::json!(line);
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  \
+         terminationGracePeriodSeconds: 0\n  {spec}\n  containers:\n  - name: main\n    image: {IMAGE}\n    \
+         command: [sh, -c, {line}]\n    {container}\n---\n"
+    )
+}
+
+/// Name, shell line, container fields, pod fields; then a field of the pod and what it comes to be.
+const ENDS: &[(&str, &str, &str, &str, &str, &str)] = &[
+    ("succeeds", "exit 0", "", "restartPolicy: Never", ".status.phase", "Succeeded"),
+    ("fails", "exit 4", "", "restartPolicy: Never", ".status.phase", "Failed"),
+    ("code", "exit 4", "", "restartPolicy: Never", ".status.containerStatuses[0].state.terminated.exitCode", "4"),
+    ("reason", "exit 4", "", "restartPolicy: Never", ".status.containerStatuses[0].state.terminated.reason", "Error"),
+    ("done", "true", "", "restartPolicy: OnFailure", ".status.containerStatuses[0].state.terminated.reason", "Completed"),
+    ("message", "echo farewell >/dev/termination-log; exit 1", "", "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.message", "farewell\n"),
+    ("fallback", "echo last words; exit 1", "terminationMessagePolicy: FallbackToLogsOnError", "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.message", "last words\n"),
+    ("crashes", "exit 1", "", "", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff"),
+    ("signalled", "kill -9 $$", "", "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.exitCode", "137"),
+    ("deadline", "exec sleep 1000", "", "activeDeadlineSeconds: 1, restartPolicy: Never", ".status.reason", "DeadlineExceeded"),
+    ("greedy", "exec tail /dev/zero", "resources: {limits: {memory: 24Mi}}", "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.reason", "OOMKilled"),
+    ("no-command", "", "args: [x]", "restartPolicy: Never, activeDeadlineSeconds: 60", ".spec.restartPolicy", "Never"),
+    ("unreachable", "true", "imagePullPolicy: Always", "", ".status.containerStatuses[0].state.waiting.reason", "ImagePullBackOff"),
+    ("never", "true", "imagePullPolicy: Never", "", ".status.containerStatuses[0].state.waiting.reason", "ErrImageNeverPull"),
+    ("bad-name", "true", "", "", ".status.containerStatuses[0].state.waiting.reason", "InvalidImageName"),
+    ("root", "true", "securityContext: {runAsNonRoot: true}", "",
+        ".status.containerStatuses[0].state.waiting.reason", "CreateContainerConfigError"),
+];
+
+/// Pods with another image than the one that is there.
+const IMAGES: &[(&str, &str)] =
+    &[("unreachable", "127.0.0.1:1/no/such:1"), ("never", "yare.local/absent:1"), ("bad-name", "Not/An:Image:Name")];
+
+/// Events: the pod, the reason, a part of the message.
+const EVENTS: &[(&str, &str, &str)] = &[
+    ("crashes", "BackOff", "Back-off restarting failed container main in pod crashes_default"),
+    ("crashes", "Started", "ontainer"),
+    ("unreachable", "Failed", r#"Failed to pull image "127.0.0.1:1/no/such:1""#),
+    ("unreachable", "BackOff", r#"Back-off pulling image "127.0.0.1:1/no/such:1""#),
+    ("never", "ErrImageNeverPull", r#"Container image "yare.local/absent:1" is not present with pull policy of Never"#),
+    ("bad-name", "InspectFailed", r#"Failed to apply default image tag "Not/An:Image:Name""#),
+    ("root", "Failed", "container has runAsNonRoot and image will run as root"),
+    ("huge", "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu."),
+    ("elsewhere", "FailedScheduling", "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."),
+    ("succeeds", "Scheduled", "Successfully assigned default/succeeds to node-1"),
+    ("succeeds", "Pulled", r#"Container image "yare.local/busybox:1" already present on machine"#),
+];
+
+#[test]
+fn ends_and_failures() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        let mut manifest = String::new();
+        for (name, line, container, spec, _, _) in ENDS {
+            let fields = spec.split(", ").collect::<Vec<_>>().join("\n  ");
+            let mut text = pod(name, line, container, &fields);
+            if let Some((_, image)) = IMAGES.iter().find(|(pod, _)| pod == name) {
+                text = text.replace(IMAGE, image);
+            }
+            manifest.push_str(&text);
+        }
+        manifest.push_str(&pod("huge", "true", "resources: {requests: {cpu: 1000}}", ""));
+        manifest.push_str(&pod("elsewhere", "true", "", "nodeSelector: {kubernetes.io/hostname: moon}"));
+        cluster.apply(&manifest)?;
+        let mut wrong = Vec::new();
+        for (name, _, _, _, path, want) in ENDS {
+            wrong.extend(cluster.becomes(&format!("pod/{name}"), path, want).err().map(|e| format!("{e:#}")));
+        }
+        for (name, reason, text) in EVENTS {
+            wrong.extend(cluster.event(name, reason, text).err().map(|e| format!("{e:#}")));
+        }
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+        // Half an image is refused whole, and what was there stays.
+        let archive = yare_testkit::busybox(&cluster.path(""), "yare.local/half:1")?;
+        let half = std::fs::metadata(&archive)?.len() / 2;
+        std::fs::File::options().write(true).open(&archive)?.set_len(half)?;
+        let error = cluster.yare(&["image", "import", &archive.display().to_string()]).expect_err("half an image");
+        ensure!(format!("{error:#}").contains(&archive.display().to_string()), "{error:#}");
+        let images = cluster.yare(&["image", "ls"])?;
+        ensure!(images.contains("yare.local/busybox") && !images.contains("half"), "{images}");
+        Ok(())
+    });
+}
+
+const LIVES: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: init}
+spec:
+  terminationGracePeriodSeconds: 0
+  volumes: [{name: v, emptyDir: {}}]
+  initContainers:
+  - name: one
+    image: yare.local/busybox:1
+    command: [sh, -c, "echo one >>/v/order"]
+    volumeMounts: [{name: v, mountPath: /v}]
+  - name: sidecar
+    image: yare.local/busybox:1
+    restartPolicy: Always
+    command: [sh, -c, "echo sidecar >>/v/order; sleep 1; touch /up; exec sleep 1000"]
+    startupProbe: {exec: {command: [test, -e, /up]}, periodSeconds: 1, failureThreshold: 30}
+    volumeMounts: [{name: v, mountPath: /v}]
+  - name: two
+    image: yare.local/busybox:1
+    command: [sh, -c, "[ -e /v/tried ] && echo two >>/v/order && exit 0; touch /v/tried; exit 1"]
+    volumeMounts: [{name: v, mountPath: /v}]
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "echo main >>/v/order; exec sleep 1000"]
+    volumeMounts: [{name: v, mountPath: /v}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: job}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  initContainers:
+  - name: sidecar
+    image: yare.local/busybox:1
+    restartPolicy: Always
+    command: [sh, -c, "exec sleep 1000"]
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "exit 0"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ready, labels: {app: ready}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "touch /up; exec sleep 1000"]
+    readinessProbe: {exec: {command: [test, -e, /up]}, periodSeconds: 1, failureThreshold: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ready}
+spec:
+  selector: {app: ready}
+  ports: [{port: 80}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: live}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "exec httpd -f -p 8080 -h /www"]
+    volumeMounts: [{name: www, mountPath: /www}]
+    startupProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+    livenessProbe: {httpGet: {port: 8080, path: /index.html}, periodSeconds: 1, failureThreshold: 1}
+  initContainers:
+  - name: page
+    image: yare.local/busybox:1
+    command: [sh, -c, "echo page >/www/index.html"]
+    volumeMounts: [{name: www, mountPath: /www}]
+  volumes: [{name: www, emptyDir: {}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: slow}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "exec sleep 1000"]
+    startupProbe: {exec: {command: [test, -e, /started]}, periodSeconds: 1, failureThreshold: 100}
+    livenessProbe: {exec: {command: ["false"]}, periodSeconds: 1, failureThreshold: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: hooks}
+spec:
+  terminationGracePeriodSeconds: 20
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "trap 'echo terminated >>/host/hooks; exit 0' TERM; while :; do sleep 0.1; done"]
+    lifecycle:
+      postStart: {exec: {command: [sh, -c, "echo started >>/host/hooks"]}}
+      preStop: {exec: {command: [sh, -c, "sleep 0.5; echo stopping >>/host/hooks"]}}
+    volumeMounts: [{name: host, mountPath: /host}]
+  volumes: [{name: host, hostPath: {path: DIRECTORY}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stubborn}
+spec:
+  terminationGracePeriodSeconds: 2
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "trap '' TERM; while :; do sleep 0.1; done"]
+"#;
+
+#[test]
+fn init_containers_probes_and_hooks() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        cluster.apply(&LIVES.replace("DIRECTORY", cluster.path("").display().to_string().trim_end_matches('/')))?;
+        cluster.ready(&["ready", "live", "hooks", "stubborn"])?;
+
+        // Readiness decides about traffic, at once.
+        let serving = "jsonpath={.items[0].endpoints[0].conditions.ready}";
+        let slices = ["get", "endpointslices", "-l", "kubernetes.io/service-name=ready", "-o", serving];
+        for (line, want) in [("true", "true"), ("rm /up", "false"), ("touch /up", "true")] {
+            cluster.shell("ready", line)?;
+            let since = Instant::now();
+            cluster.soon(|| {
+                let got = cluster.kubectl(&slices)?;
+                ensure!(got == want, "after {line}: {got:?}");
+                Ok(())
+            })?;
+            ensure!(since.elapsed() < Duration::from_secs(8), "after {line}: {:?}", since.elapsed());
+        }
+        ensure!(cluster.field("pod/ready", ".status.containerStatuses[0].restartCount")? == "0");
+        cluster.event("ready", "Unhealthy", "Readiness probe failed")?;
+
+        // Liveness restarts.
+        ensure!(cluster.field("pod/live", ".status.containerStatuses[0].restartCount")? == "0");
+        cluster.shell("live", "mv /www/index.html /www/away")?;
+        cluster.event("live", "Unhealthy", "Liveness probe failed: HTTP probe failed with statuscode: 404")?;
+        cluster.event("live", "Killing", "Container main failed liveness probe, will be restarted")?;
+        cluster.becomes("pod/live", ".status.containerStatuses[0].restartCount", "1")?;
+
+        // The startup probe holds the others back.
+        ensure!(cluster.field("pod/slow", ".status.containerStatuses[0].restartCount")? == "0");
+        ensure!(cluster.field("pod/slow", ".status.containerStatuses[0].started")? == "false");
+        cluster.shell("slow", "touch /started")?;
+        cluster.event("slow", "Unhealthy", "Liveness probe failed")?;
+
+        cluster.ready(&["init"])?;
+        let order = cluster.kubectl(&["exec", "init", "-c", "main", "--", "cat", "/v/order"])?;
+        ensure!(order == "one\nsidecar\ntwo\nmain\n", "{order}");
+        let restarts = cluster.field("pod/init", ".status.initContainerStatuses[*].restartCount")?;
+        ensure!(restarts == "0 0 1", "{restarts}");
+        // Sidecars do not keep a pod alive.
+        cluster.becomes("pod/job", ".status.phase", "Succeeded")?;
+
+        cluster.kubectl(&["delete", "pod", "hooks"])?;
+        let hooks = std::fs::read_to_string(cluster.path("hooks"))?;
+        ensure!(hooks == "started\nstopping\nterminated\n", "{hooks}");
+
+        let since = Instant::now();
+        cluster.kubectl(&["delete", "pod", "stubborn"])?;
+        let took = since.elapsed();
+        ensure!(took >= Duration::from_secs(2) && took < Duration::from_secs(12), "{took:?}");
+        let since = Instant::now();
+        cluster.kubectl(&["delete", "pod", "live", "--grace-period=0", "--force"])?;
+        ensure!(since.elapsed() < Duration::from_secs(10));
+        Ok(())
+    });
+}
+
+/// Container security fields, a shell line, its output.
+const SECURITY: &[(&str, &str, &str)] = &[
+    ("{runAsUser: 1000, runAsGroup: 2000}", "id -u; id -g", "1000\n2000"),
+    ("{readOnlyRootFilesystem: true}", "touch /x 2>&1", "touch: /x: Read-only file system"),
+    ("{capabilities: {drop: [ALL]}}", "grep CapEff /proc/self/status", "CapEff:\t0000000000000000"),
+    ("{capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}", "grep CapEff /proc/self/status", "CapEff:\t0000000000000400"),
+    ("{}", "grep CapEff /proc/self/status", "CapEff:\t00000000a80425fb"),
+    ("{allowPrivilegeEscalation: false}", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1"),
+    ("{seccompProfile: {type: RuntimeDefault}}", "grep Seccomp: /proc/self/status", "Seccomp:\t2"),
+    ("{seccompProfile: {type: RuntimeDefault}}", "unshare -m true 2>&1", "unshare: unshare(0x20000): Operation not permitted"),
+    ("{seccompProfile: {type: Unconfined}}", "grep Seccomp: /proc/self/status", "Seccomp:\t0"),
+    ("{}", "cat /proc/1/comm; ls /proc | grep -c '^[0-9]'", "sh\n"),
+    ("{}", "echo x >/proc/sys/kernel/hostname 2>&1", "sh: can't create /proc/sys/kernel/hostname: Read-only file system"),
+    ("{privileged: true}", "grep CapEff /proc/self/status | cut -c1-15", "CapEff:\t0000000"),
+];
+
+#[test]
+fn security_and_limits() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        let mut manifest = String::new();
+        for (number, (context, line, _)) in SECURITY.iter().enumerate() {
+            let container = format!("securityContext: {context}");
+            manifest.push_str(&pod(&format!("s{number}"), &format!("{line}; exit 0"), &container, "restartPolicy: Never"));
+        }
+        manifest.push_str(&pod(
+            "limited",
+            "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; \
+             cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us; exit 0",
+            "resources: {limits: {cpu: 500m, memory: 32Mi}}",
+            "restartPolicy: Never",
+        ));
+        cluster.apply(&manifest)?;
+        let mut wrong = Vec::new();
+        for (number, (context, line, want)) in SECURITY.iter().enumerate() {
+            let object = format!("pod/s{number}");
+            cluster.becomes(&object, ".status.phase", "Succeeded")?;
+            let got = cluster.kubectl(&["logs", &object])?;
+            if !got.starts_with(want) {
+                wrong.push(format!("{context}: {line}\n   is {got:?}\n  not {want:?}"));
+            }
+        }
+        cluster.becomes("pod/limited", ".status.phase", "Succeeded")?;
+        let limits = cluster.kubectl(&["logs", "limited"])?;
+        if !limits.contains("33554432") || !limits.contains("50000") {
+            wrong.push(limits);
+        }
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(())
+    });
+}
