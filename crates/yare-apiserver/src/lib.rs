@@ -39,7 +39,6 @@ pub mod span;
 pub mod status;
 pub mod subresource;
 pub mod tables;
-pub mod tls;
 pub mod verbs;
 pub mod wire;
 pub mod yaml;

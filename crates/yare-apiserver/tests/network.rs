@@ -18,9 +18,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use yare_apiserver::{ApiServer, Auth, Config, tls};
+use yare_apiserver::{ApiServer, Auth, Config};
 use yare_auth::{
     pki::{Authority, KeyPairPem, Pki, Subject, Usage},
+    tls::{self, Speaks},
     token::Signer,
 };
 
@@ -55,9 +56,9 @@ async fn cluster() -> Cluster {
     config.openid = Some((signer.openid_configuration("https://x/openid/v1/jwks"), signer.jwks()));
     config.auth = Auth::new(Some(Arc::new(signer)));
     config.objects = yare_auth::bootstrap::objects();
-    config.tls = Some(tls::server(&serving.certificate, &serving.key, &ca.certificate).unwrap());
+    config.tls = Some(tls::server(&serving, &ca.certificate, Speaks::Both).unwrap());
     config.kubelet_tls =
-        Some(tls::kubelet_client(&client.certificate, &client.key, &ca.certificate).unwrap());
+        Some(tls::client(&client, &ca.certificate, Speaks::Http1).unwrap());
     let api = ApiServer::start(config).await.unwrap();
     let listener = ApiServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -77,7 +78,7 @@ impl Cluster {
     ) -> Response<Incoming> {
         let any = issue(&self.pki.front_proxy, Usage::Client, "nobody", &[]);
         let pair = who.unwrap_or(&any);
-        let mut config = (*tls::kubelet_client(&pair.certificate, &pair.key, &self.pki.cluster.certificate)
+        let mut config = (*tls::client(pair, &self.pki.cluster.certificate, Speaks::Http1)
             .unwrap())
         .clone();
         if who.is_none() {
@@ -237,7 +238,7 @@ async fn service_account_tokens() {
 /// A kubelet that answers one request: logs as text, anything else with an upgrade that echoes.
 async fn kubelet(ca: &Authority) -> SocketAddr {
     let pair = issue(ca, Usage::Server, "n1", &[]);
-    let config = tls::server(&pair.certificate, &pair.key, &ca.certificate).unwrap();
+    let config = tls::server(&pair, &ca.certificate, Speaks::Both).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

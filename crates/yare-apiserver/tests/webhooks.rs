@@ -14,8 +14,10 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use yare_apiserver::tls;
-use yare_auth::pki::{Pki, Subject, Usage};
+use yare_auth::{
+    pki::{Pki, Subject, Usage},
+    tls::{self, Speaks},
+};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -34,7 +36,7 @@ async fn hook() -> Hook {
     let subject = Subject { common_name: "hook", organizations: &[], alternative_names: &names };
     let pair = pki.cluster.issue(Usage::Server, &subject, Duration::from_secs(3600)).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(
-        tls::server(&pair.certificate, &pair.key, &pki.cluster.certificate).unwrap(),
+        tls::server(&pair, &pki.cluster.certificate, Speaks::Both).unwrap(),
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

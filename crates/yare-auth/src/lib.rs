@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod node;
 pub mod pki;
 pub mod rbac;
+pub mod tls;
 pub mod token;
 pub mod user;
 

@@ -18,6 +18,7 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ephemeral_volume;
 mod expectations;
 mod garbage;
 mod harness;
@@ -44,6 +45,7 @@ mod taint_eviction;
 mod template;
 mod ttl_after_finished;
 mod views;
+mod volume_binder;
 mod volume_protection;
 
 pub use context::{Clock, Config, Context, Error, Observer, Writers};

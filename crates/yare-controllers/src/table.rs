@@ -6,19 +6,20 @@ use yare_client::{
     CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES,
     ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS,
     PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
-    STATEFUL_SETS,
+    STATEFUL_SETS, STORAGE_CLASSES,
 };
 
 use crate::{
     clusterrole_aggregation,
     context::Context,
-    cronjob, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring, garbage,
+    cronjob, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
+    ephemeral_volume, garbage,
     harness::{
         Keys::{Controller, ControllerOrSelector, Own, With},
         Reconcile, Watch,
     },
     job, namespace, node_ipam, node_lifecycle, podgc, replicaset, resourcequota, root_ca, service_pods,
-    serviceaccount, statefulset, taint_eviction, ttl_after_finished, volume_protection,
+    serviceaccount, statefulset, taint_eviction, ttl_after_finished, volume_binder, volume_protection,
 };
 
 /// One controller.
@@ -130,6 +131,16 @@ pub const CONTROLLERS: &[Row] = &[
         workers: 2,
     },
     Row {
+        name: "ephemeral-volume-controller",
+        description: "Makes the claims of pods' generic ephemeral volumes.",
+        watches: &[
+            watch(PODS, With(ephemeral_volume::changed_pod)),
+            watch(PERSISTENT_VOLUME_CLAIMS, Controller(PODS)),
+        ],
+        make: ephemeral_volume::new,
+        workers: 2,
+    },
+    Row {
         name: "garbage-collector-controller",
         description: "Deletes objects whose owners are gone; carries out foreground and orphaning deletions.",
         watches: &[],
@@ -166,6 +177,18 @@ pub const CONTROLLERS: &[Row] = &[
         watches: &[watch(NODES, Own), watch(PODS, With(none))],
         make: node_lifecycle::new,
         workers: 4,
+    },
+    Row {
+        name: "persistentvolume-binder-controller",
+        description: "Binds PersistentVolumeClaims to PersistentVolumes.",
+        watches: &[
+            watch(PERSISTENT_VOLUME_CLAIMS, With(volume_binder::changed_claim)),
+            watch(PERSISTENT_VOLUMES, With(volume_binder::changed_volume)),
+            watch(STORAGE_CLASSES, With(volume_binder::changed_class)),
+        ],
+        make: volume_binder::new,
+        // One: two claims must not take the same volume.
+        workers: 1,
     },
     Row {
         name: "persistentvolume-protection-controller",

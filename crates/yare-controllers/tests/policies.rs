@@ -7,7 +7,7 @@ use common::{Cluster, condition, template};
 use serde_json::{Value, json};
 use yare_client::{
     CLUSTER_ROLES, CONFIG_MAPS, CRON_JOBS, ENDPOINT_SLICES, ENDPOINTS, JOBS, PERSISTENT_VOLUME_CLAIMS,
-    POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, RESOURCE_QUOTAS, SERVICES,
+    PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, RESOURCE_QUOTAS, SERVICES,
 };
 use yare_controllers::{Config, api::Propagation};
 
@@ -129,5 +129,41 @@ async fn roles_aggregate_claims_are_protected_and_endpoints_mirrored() {
         })
         .await;
     assert!(cluster.find(&CONFIG_MAPS, "default", "kube-root-ca.crt").await.is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_get_the_smallest_volume_that_fits() {
+    let cluster = Cluster::start().await;
+    for (name, size) in [("small", "1Gi"), ("right", "5Gi"), ("large", "50Gi")] {
+        let volume = json!({"metadata": {"name": name}, "spec": {"capacity": {"storage": size}, "storageClassName": "manual",
+            "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/data"}, "persistentVolumeReclaimPolicy": "Retain"}});
+        cluster.create(&PERSISTENT_VOLUMES, "", volume).await;
+        cluster.until_is(&PERSISTENT_VOLUMES, "", name, |v| v["status"]["phase"] == "Available").await;
+    }
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
+        "resources": {"requests": {"storage": "2Gi"}}}});
+    cluster.create(&PERSISTENT_VOLUME_CLAIMS, "default", claim).await;
+    let bound = cluster
+        .until_is(&PERSISTENT_VOLUME_CLAIMS, "default", "c", |c| c["status"]["phase"] == "Bound")
+        .await;
+    assert_eq!(
+        (&bound["spec"]["volumeName"], &bound["status"]["capacity"]["storage"]),
+        (&json!("right"), &json!("5Gi"))
+    );
+    cluster.until_is(&PERSISTENT_VOLUMES, "", "right", |v| v["status"]["phase"] == "Bound").await;
+    cluster.delete(&PERSISTENT_VOLUME_CLAIMS, "default", "c", Propagation::Background).await;
+    cluster.until_is(&PERSISTENT_VOLUMES, "", "right", |v| v["status"]["phase"] == "Released").await;
+
+    let mut pod = template("scratch", "one", "runs");
+    pod["metadata"]["name"] = "scratch".into();
+    pod["spec"]["volumes"] = json!([{"name": "tmp", "ephemeral": {"volumeClaimTemplate": {"spec": {
+        "accessModes": ["ReadWriteOnce"], "storageClassName": "manual", "resources": {"requests": {"storage": "20Gi"}}}}}}]);
+    cluster.create(&PODS, "default", pod).await;
+    cluster
+        .until_is(&PERSISTENT_VOLUME_CLAIMS, "default", "scratch-tmp", |c| c["spec"]["volumeName"] == "large")
+        .await;
+    cluster.delete(&PODS, "default", "scratch", Propagation::Background).await;
+    cluster.until_list(&PERSISTENT_VOLUME_CLAIMS, "default", <[Value]>::is_empty).await;
     cluster.stop().await;
 }

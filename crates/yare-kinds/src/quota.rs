@@ -13,8 +13,14 @@ use crate::view::View;
 pub type Usage = BTreeMap<String, Quantity>;
 
 /// Core resources that quotas know by their plain name as well.
-const PLAIN_COUNTS: [&str; 6] =
-    ["configmaps", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas", "secrets", "services"];
+const PLAIN_COUNTS: [&str; 6] = [
+    "configmaps",
+    "persistentvolumeclaims",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+];
 /// Resources that containers must ask for where a quota bounds them: the quota's name, and where it stands.
 const COMPUTE: [(&str, &str, &str); 6] = [
     ("cpu", "requests", "cpu"),
@@ -147,10 +153,10 @@ fn service(service: &Value, usage: &mut Usage) {
     let node_ports = match kind {
         "NodePort" => ports,
         "LoadBalancer" if allocate => ports,
-        "LoadBalancer" => i64::try_from(
-            service.items("spec.ports").iter().filter(|p| p.int_at("nodePort") != 0).count(),
-        )
-        .unwrap_or(i64::MAX),
+        "LoadBalancer" => {
+            i64::try_from(service.items("spec.ports").iter().filter(|p| p.int_at("nodePort") != 0).count())
+                .unwrap_or(i64::MAX)
+        }
         _ => 0,
     };
     usage.insert("services.nodeports".into(), whole(node_ports));
@@ -270,23 +276,24 @@ mod tests {
             "containers": [{"resources": {"requests": {"cpu": "1", "example.com/gpu": "2"}, "limits": {"cpu": "2"}}}],
             "initContainers": [{"resources": {"requests": {"cpu": "3"}}}],
         }});
-        assert_eq!(shown(&usage("", "pods", &pod)), [
-            "count/pods=1",
-            "cpu=3",
-            "limits.cpu=2",
-            "pods=1",
-            "requests.cpu=3",
-            "requests.example.com/gpu=2",
-        ]);
+        assert_eq!(
+            shown(&usage("", "pods", &pod)),
+            [
+                "count/pods=1",
+                "cpu=3",
+                "limits.cpu=2",
+                "pods=1",
+                "requests.cpu=3",
+                "requests.example.com/gpu=2",
+            ]
+        );
         let ended = json!({"status": {"phase": "Failed"}});
         assert_eq!(shown(&usage("", "pods", &ended)), ["count/pods=1"]);
         let service = json!({"spec": {"type": "NodePort", "ports": [{}, {}]}});
-        assert_eq!(shown(&usage("", "services", &service)), [
-            "count/services=1",
-            "services=1",
-            "services.loadbalancers=0",
-            "services.nodeports=2",
-        ]);
+        assert_eq!(
+            shown(&usage("", "services", &service)),
+            ["count/services=1", "services=1", "services.loadbalancers=0", "services.nodeports=2",]
+        );
         assert_eq!(shown(&usage("apps", "deployments", &json!({}))), ["count/deployments.apps=1"]);
     }
 

@@ -84,14 +84,20 @@ async fn websocket(address: SocketAddr, path: &str, protocol: &str) -> Socket {
     socket
 }
 
-/// Everything per channel until the server closes.
+/// Everything per channel until the server closes, which it must do with the status that clients take as success,
+/// and without the signal that is only the client's to send.
 async fn collect(socket: &mut Socket) -> std::collections::BTreeMap<u8, Vec<u8>> {
     let mut channels: std::collections::BTreeMap<u8, Vec<u8>> = Default::default();
+    let mut end = None;
     while let Some(Ok(message)) = socket.next().await {
-        if let Message::Binary(bytes) = message {
-            channels.entry(bytes[0]).or_default().extend_from_slice(&bytes[1..]);
+        match message {
+            Message::Binary(bytes) => channels.entry(bytes[0]).or_default().extend_from_slice(&bytes[1..]),
+            Message::Close(frame) => end = frame.map(|f| u16::from(f.code)),
+            _ => {}
         }
     }
+    assert_eq!(end, Some(1000));
+    assert!(!channels.contains_key(&255));
     channels
 }
 

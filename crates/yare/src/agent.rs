@@ -17,6 +17,7 @@ use yare_runtime::{Engine, EngineConfig, PodNetworkRequest};
 
 use crate::{
     cli::ServerArgs,
+    image,
     progress::{Progress, complain},
     server::Plan,
 };
@@ -32,6 +33,7 @@ const DNS_PORT: u16 = 53;
 pub struct Agent {
     node: NodeHandle,
     network: JoinHandle<()>,
+    images: JoinHandle<()>,
 }
 
 /// Says in one line what this machine lacks.
@@ -93,6 +95,7 @@ impl Agent {
         let engine = Engine::open(config).await.context("container runtime")?;
         let own = std::env::current_exe().context("this program's file")?;
         engine.images().add_builtin(HELLO_IMAGE, &own).context("image of the demonstration")?;
+        let images = image::serve(&args.data.data_dir, engine.clone())?;
         progress.done("container runtime", "embedded");
 
         let node_client = component(&format!("system:node:{}", plan.node_name), &["system:nodes"]);
@@ -134,12 +137,13 @@ impl Agent {
             resolv_conf: args.resolv_conf.clone(),
             readiness,
         };
-        Ok(Self { node, network: tokio::spawn(parts.run()) })
+        Ok(Self { node, network: tokio::spawn(parts.run()), images })
     }
 
     /// Stops the agent; containers and service rules stay.
     pub async fn shutdown(self) {
         self.network.abort();
+        self.images.abort();
         self.node.shutdown().await;
     }
 }

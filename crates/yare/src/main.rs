@@ -8,7 +8,6 @@ mod image;
 mod kubeconfig;
 mod progress;
 mod server;
-mod tls;
 
 use std::process::ExitCode;
 

@@ -12,6 +12,7 @@ use yare_apiserver::{ApiServer, Auth, Config};
 use yare_auth::{
     User, bootstrap,
     pki::{Pki, Subject, Usage},
+    tls::{self, Speaks},
     token::Signer,
 };
 use yare_client::Client;
@@ -25,7 +26,6 @@ use crate::{
     cli::ServerArgs,
     kubeconfig,
     progress::{Progress, say},
-    tls,
 };
 
 /// The audience and issuer of service-account tokens, as kubeadm and k3s have it.
@@ -126,8 +126,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         (signer.openid_configuration(&jwks), signer.jwks())
     });
     config.auth = auth;
-    config.tls = Some(tls::server(&serving, &pki.cluster.certificate)?);
-    config.kubelet_tls = Some(tls::client(&kubelet_client, &pki.cluster.certificate)?);
+    config.tls = Some(tls::server(&serving, &pki.cluster.certificate, Speaks::Both)?);
+    config.kubelet_tls = Some(tls::client(&kubelet_client, &pki.cluster.certificate, Speaks::Http1)?);
     config.service_cidrs = vec![plan.service_cidr.to_string()];
     config.advertise = Some((plan.node_ip, port));
     config.objects = bootstrap::objects();
@@ -176,7 +176,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
                 alternative_names: &[plan.node_name.clone(), plan.node_ip.to_string(), "127.0.0.1".into()],
             },
         )?;
-        let tls = tls::server(&kubelet, &pki.cluster.certificate)?;
+        let tls = tls::server(&kubelet, &pki.cluster.certificate, Speaks::Http1)?;
         Some(Agent::start(&args, &plan, &component, tls, &mut progress).await?)
     };
     progress.total("ready");

@@ -9,7 +9,11 @@ const HELLO: &str = include_str!("../../../examples/hello.yaml");
 /// Commands that change the Deployment, each rolled out to its end, and what the Deployment then has.
 const CHANGES: &[(&[&str], &str, &str)] = &[
     (&["scale", "deployment/hello", "--replicas=4"], ".spec.replicas", "4"),
-    (&["set", "env", "deployment/hello", "COLOR=blue"], ".spec.template.spec.containers[0].env[-1:].value", "blue"),
+    (
+        &["set", "env", "deployment/hello", "COLOR=blue"],
+        ".spec.template.spec.containers[0].env[-1:].value",
+        "blue",
+    ),
     (
         &["set", "image", "deployment/hello", "hello=yare.local/hello:latest"],
         ".spec.template.spec.containers[0].image",
@@ -56,7 +60,14 @@ fn deletion_waits_for_pods_and_takes_dependents_along() {
     Cluster::test(YARE, Options::default(), |cluster| {
         cluster.apply(HELLO)?;
         cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"])?;
-        let pod = cluster.kubectl(&["get", "pods", "-l", "app=hello", "-o", "jsonpath={.items[0].metadata.name}"])?;
+        let pod = cluster.kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "app=hello",
+            "-o",
+            "jsonpath={.items[0].metadata.name}",
+        ])?;
 
         // The pod sleeps a second before it is told to end, so it is seen while it ends.
         cluster.kubectl(&["delete", "pod", &pod, "--grace-period=10", "--wait=false"])?;
@@ -71,7 +82,12 @@ fn deletion_waits_for_pods_and_takes_dependents_along() {
         cluster.apply(HELLO)?;
         cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"])?;
         cluster.kubectl(&["delete", "deployment/hello", "--cascade=orphan"])?;
-        let left = cluster.kubectl(&["get", "replicasets", "-o", "jsonpath={.items[*].metadata.ownerReferences}"])?;
+        let left = cluster.kubectl(&[
+            "get",
+            "replicasets",
+            "-o",
+            "jsonpath={.items[*].metadata.ownerReferences}",
+        ])?;
         ensure!(left.is_empty(), "{left}");
         cluster.kubectl(&["delete", "replicasets,pods,services", "-l", "app=hello", "--now"])?;
         cluster.soon(|| {
@@ -93,9 +109,18 @@ fn a_rollout_that_cannot_go_on_says_so_and_is_undone() {
 
         // Paused, nothing rolls.
         cluster.kubectl(&["rollout", "pause", "deployment/hello"])?;
-        cluster.kubectl(&["patch", "deployment/hello", "-p", r#"{"spec": {"progressDeadlineSeconds": 3}}"#])?;
+        cluster.kubectl(&[
+            "patch",
+            "deployment/hello",
+            "-p",
+            r#"{"spec": {"progressDeadlineSeconds": 3}}"#,
+        ])?;
         cluster.kubectl(&["set", "image", "deployment/hello", "hello=127.0.0.1:1/no/such:image"])?;
-        cluster.becomes("deployment/hello", ".status.conditions[?(@.type=='Progressing')].reason", "DeploymentPaused")?;
+        cluster.becomes(
+            "deployment/hello",
+            ".status.conditions[?(@.type=='Progressing')].reason",
+            "DeploymentPaused",
+        )?;
         ensure!(cluster.kubectl(&["get", "replicasets", "-o", "name"])?.lines().count() == 1);
         cluster.kubectl(&["rollout", "resume", "deployment/hello"])?;
 

@@ -22,30 +22,112 @@ fn pod(name: &str, line: &str, container: &str, spec: &str) -> String {
 const ENDS: &[(&str, &str, &str, &str, &str, &str)] = &[
     ("succeeds", "exit 0", "", "restartPolicy: Never", ".status.phase", "Succeeded"),
     ("fails", "exit 4", "", "restartPolicy: Never", ".status.phase", "Failed"),
-    ("code", "exit 4", "", "restartPolicy: Never", ".status.containerStatuses[0].state.terminated.exitCode", "4"),
-    ("reason", "exit 4", "", "restartPolicy: Never", ".status.containerStatuses[0].state.terminated.reason", "Error"),
-    ("done", "true", "", "restartPolicy: OnFailure", ".status.containerStatuses[0].state.terminated.reason", "Completed"),
-    ("message", "echo farewell >/dev/termination-log; exit 1", "", "restartPolicy: Never",
-        ".status.containerStatuses[0].state.terminated.message", "farewell\n"),
-    ("fallback", "echo last words; exit 1", "terminationMessagePolicy: FallbackToLogsOnError", "restartPolicy: Never",
-        ".status.containerStatuses[0].state.terminated.message", "last words\n"),
+    (
+        "code",
+        "exit 4",
+        "",
+        "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.exitCode",
+        "4",
+    ),
+    (
+        "reason",
+        "exit 4",
+        "",
+        "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.reason",
+        "Error",
+    ),
+    (
+        "done",
+        "true",
+        "",
+        "restartPolicy: OnFailure",
+        ".status.containerStatuses[0].state.terminated.reason",
+        "Completed",
+    ),
+    (
+        "message",
+        "echo farewell >/dev/termination-log; exit 1",
+        "",
+        "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.message",
+        "farewell\n",
+    ),
+    (
+        "fallback",
+        "echo last words; exit 1",
+        "terminationMessagePolicy: FallbackToLogsOnError",
+        "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.message",
+        "last words\n",
+    ),
     ("crashes", "exit 1", "", "", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff"),
-    ("signalled", "kill -9 $$", "", "restartPolicy: Never",
-        ".status.containerStatuses[0].state.terminated.exitCode", "137"),
-    ("deadline", "exec sleep 1000", "", "activeDeadlineSeconds: 1, restartPolicy: Never", ".status.reason", "DeadlineExceeded"),
-    ("greedy", "exec tail /dev/zero", "resources: {limits: {memory: 24Mi}}", "restartPolicy: Never",
-        ".status.containerStatuses[0].state.terminated.reason", "OOMKilled"),
-    ("no-command", "", "args: [x]", "restartPolicy: Never, activeDeadlineSeconds: 60", ".spec.restartPolicy", "Never"),
-    ("unreachable", "true", "imagePullPolicy: Always", "", ".status.containerStatuses[0].state.waiting.reason", "ImagePullBackOff"),
-    ("never", "true", "imagePullPolicy: Never", "", ".status.containerStatuses[0].state.waiting.reason", "ErrImageNeverPull"),
+    (
+        "signalled",
+        "kill -9 $$",
+        "",
+        "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.exitCode",
+        "137",
+    ),
+    (
+        "deadline",
+        "exec sleep 1000",
+        "",
+        "activeDeadlineSeconds: 1, restartPolicy: Never",
+        ".status.reason",
+        "DeadlineExceeded",
+    ),
+    (
+        "greedy",
+        "exec tail /dev/zero",
+        "resources: {limits: {memory: 24Mi}}",
+        "restartPolicy: Never",
+        ".status.containerStatuses[0].state.terminated.reason",
+        "OOMKilled",
+    ),
+    (
+        "no-command",
+        "",
+        "args: [x]",
+        "restartPolicy: Never, activeDeadlineSeconds: 60",
+        ".spec.restartPolicy",
+        "Never",
+    ),
+    (
+        "unreachable",
+        "true",
+        "imagePullPolicy: Always",
+        "",
+        ".status.containerStatuses[0].state.waiting.reason",
+        "ImagePullBackOff",
+    ),
+    (
+        "never",
+        "true",
+        "imagePullPolicy: Never",
+        "",
+        ".status.containerStatuses[0].state.waiting.reason",
+        "ErrImageNeverPull",
+    ),
     ("bad-name", "true", "", "", ".status.containerStatuses[0].state.waiting.reason", "InvalidImageName"),
-    ("root", "true", "securityContext: {runAsNonRoot: true}", "",
-        ".status.containerStatuses[0].state.waiting.reason", "CreateContainerConfigError"),
+    (
+        "root",
+        "true",
+        "securityContext: {runAsNonRoot: true}",
+        "",
+        ".status.containerStatuses[0].state.waiting.reason",
+        "CreateContainerConfigError",
+    ),
 ];
 
 /// Pods with another image than the one that is there.
-const IMAGES: &[(&str, &str)] =
-    &[("unreachable", "127.0.0.1:1/no/such:1"), ("never", "yare.local/absent:1"), ("bad-name", "Not/An:Image:Name")];
+const IMAGES: &[(&str, &str)] = &[
+    ("unreachable", "127.0.0.1:1/no/such:1"),
+    ("never", "yare.local/absent:1"),
+    ("bad-name", "Not/An:Image:Name"),
+];
 
 /// Events: the pod, the reason, a part of the message.
 const EVENTS: &[(&str, &str, &str)] = &[
@@ -53,11 +135,19 @@ const EVENTS: &[(&str, &str, &str)] = &[
     ("crashes", "Started", "ontainer"),
     ("unreachable", "Failed", r#"Failed to pull image "127.0.0.1:1/no/such:1""#),
     ("unreachable", "BackOff", r#"Back-off pulling image "127.0.0.1:1/no/such:1""#),
-    ("never", "ErrImageNeverPull", r#"Container image "yare.local/absent:1" is not present with pull policy of Never"#),
+    (
+        "never",
+        "ErrImageNeverPull",
+        r#"Container image "yare.local/absent:1" is not present with pull policy of Never"#,
+    ),
     ("bad-name", "InspectFailed", r#"Failed to apply default image tag "Not/An:Image:Name""#),
     ("root", "Failed", "container has runAsNonRoot and image will run as root"),
     ("huge", "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu."),
-    ("elsewhere", "FailedScheduling", "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."),
+    (
+        "elsewhere",
+        "FailedScheduling",
+        "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
+    ),
     ("succeeds", "Scheduled", "Successfully assigned default/succeeds to node-1"),
     ("succeeds", "Pulled", r#"Container image "yare.local/busybox:1" already present on machine"#),
 ];
@@ -91,7 +181,8 @@ fn ends_and_failures() {
         let archive = yare_testkit::busybox(&cluster.path(""), "yare.local/half:1")?;
         let half = std::fs::metadata(&archive)?.len() / 2;
         std::fs::File::options().write(true).open(&archive)?.set_len(half)?;
-        let error = cluster.yare(&["image", "import", &archive.display().to_string()]).expect_err("half an image");
+        let error =
+            cluster.yare(&["image", "import", &archive.display().to_string()]).expect_err("half an image");
         ensure!(format!("{error:#}").contains(&archive.display().to_string()), "{error:#}");
         let images = cluster.yare(&["image", "ls"])?;
         ensure!(images.contains("yare.local/busybox") && !images.contains("half"), "{images}");
@@ -222,7 +313,9 @@ spec:
 fn init_containers_probes_and_hooks() {
     Cluster::test(YARE, Options::default(), |cluster| {
         cluster.import_busybox(IMAGE)?;
-        cluster.apply(&LIVES.replace("DIRECTORY", cluster.path("").display().to_string().trim_end_matches('/')))?;
+        cluster.apply(
+            &LIVES.replace("DIRECTORY", cluster.path("").display().to_string().trim_end_matches('/')),
+        )?;
         cluster.ready(&["ready", "live", "hooks", "stubborn"])?;
 
         // Readiness decides about traffic, at once.
@@ -244,7 +337,11 @@ fn init_containers_probes_and_hooks() {
         // Liveness restarts.
         ensure!(cluster.field("pod/live", ".status.containerStatuses[0].restartCount")? == "0");
         cluster.shell("live", "mv /www/index.html /www/away")?;
-        cluster.event("live", "Unhealthy", "Liveness probe failed: HTTP probe failed with statuscode: 404")?;
+        cluster.event(
+            "live",
+            "Unhealthy",
+            "Liveness probe failed: HTTP probe failed with statuscode: 404",
+        )?;
         cluster.event("live", "Killing", "Container main failed liveness probe, will be restarted")?;
         cluster.becomes("pod/live", ".status.containerStatuses[0].restartCount", "1")?;
 
@@ -282,14 +379,26 @@ const SECURITY: &[(&str, &str, &str)] = &[
     ("{runAsUser: 1000, runAsGroup: 2000}", "id -u; id -g", "1000\n2000"),
     ("{readOnlyRootFilesystem: true}", "touch /x 2>&1", "touch: /x: Read-only file system"),
     ("{capabilities: {drop: [ALL]}}", "grep CapEff /proc/self/status", "CapEff:\t0000000000000000"),
-    ("{capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}", "grep CapEff /proc/self/status", "CapEff:\t0000000000000400"),
+    (
+        "{capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}",
+        "grep CapEff /proc/self/status",
+        "CapEff:\t0000000000000400",
+    ),
     ("{}", "grep CapEff /proc/self/status", "CapEff:\t00000000a80425fb"),
     ("{allowPrivilegeEscalation: false}", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1"),
     ("{seccompProfile: {type: RuntimeDefault}}", "grep Seccomp: /proc/self/status", "Seccomp:\t2"),
-    ("{seccompProfile: {type: RuntimeDefault}}", "unshare -m true 2>&1", "unshare: unshare(0x20000): Operation not permitted"),
+    (
+        "{seccompProfile: {type: RuntimeDefault}}",
+        "unshare -m true 2>&1",
+        "unshare: unshare(0x20000): Operation not permitted",
+    ),
     ("{seccompProfile: {type: Unconfined}}", "grep Seccomp: /proc/self/status", "Seccomp:\t0"),
     ("{}", "cat /proc/1/comm; ls /proc | grep -c '^[0-9]'", "sh\n"),
-    ("{}", "echo x >/proc/sys/kernel/hostname 2>&1", "sh: can't create /proc/sys/kernel/hostname: Read-only file system"),
+    (
+        "{}",
+        "echo x >/proc/sys/kernel/hostname 2>&1",
+        "sh: can't create /proc/sys/kernel/hostname: Read-only file system",
+    ),
     ("{privileged: true}", "grep CapEff /proc/self/status | cut -c1-15", "CapEff:\t0000000"),
 ];
 
@@ -300,7 +409,12 @@ fn security_and_limits() {
         let mut manifest = String::new();
         for (number, (context, line, _)) in SECURITY.iter().enumerate() {
             let container = format!("securityContext: {context}");
-            manifest.push_str(&pod(&format!("s{number}"), &format!("{line}; exit 0"), &container, "restartPolicy: Never"));
+            manifest.push_str(&pod(
+                &format!("s{number}"),
+                &format!("{line}; exit 0"),
+                &container,
+                "restartPolicy: Never",
+            ));
         }
         manifest.push_str(&pod(
             "limited",

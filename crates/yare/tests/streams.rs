@@ -107,7 +107,8 @@ fn logs() {
         cluster.ready(&["twice"])?;
         ensure!(cluster.kubectl(&["logs", "twice", "--previous"])? == "first run\n");
         ensure!(cluster.kubectl(&["logs", "twice"])? == "second run\n");
-        let code = cluster.field("pod/twice", ".status.containerStatuses[0].lastState.terminated.exitCode")?;
+        let code =
+            cluster.field("pod/twice", ".status.containerStatuses[0].lastState.terminated.exitCode")?;
         ensure!(code == "3", "{code}");
 
         // A follower sees the end.
@@ -123,9 +124,12 @@ fn logs() {
 fn exec_and_attach() {
     Cluster::test(YARE, Options::default(), |cluster| {
         start(cluster)?;
-        let (status, out, err) =
-            cluster.kubectl_with(&["exec", "talker", "--", "sh", "-c", "echo out; echo err >&2; exit 7"], "")?;
-        ensure!(status.code() == Some(7) && out == "out\n" && err.starts_with("err\n"), "{status} {out:?} {err:?}");
+        let (status, out, err) = cluster
+            .kubectl_with(&["exec", "talker", "--", "sh", "-c", "echo out; echo err >&2; exit 7"], "")?;
+        ensure!(
+            status.code() == Some(7) && out == "out\n" && err.starts_with("err\n"),
+            "{status} {out:?} {err:?}"
+        );
         let big = "0123456789abcde\n".repeat(20_000);
         let (status, out, err) =
             cluster.kubectl_with(&["exec", "-i", "talker", "-c", "second", "--", "cat"], &big)?;
@@ -161,7 +165,18 @@ fn exec_and_attach() {
         ensure!(cluster.kubectl(&["logs", "echoer"])? == "got hello\ngot again\n");
 
         let ran = cluster.kubectl(&[
-            "run", "once", "--rm", "-i", "--quiet", "--restart=Never", "--image", IMAGE, "--", "sh", "-c", "sleep 1; echo ran",
+            "run",
+            "once",
+            "--rm",
+            "-i",
+            "--quiet",
+            "--restart=Never",
+            "--image",
+            IMAGE,
+            "--",
+            "sh",
+            "-c",
+            "sleep 1; echo ran",
         ])?;
         ensure!(ran.contains("ran"), "{ran}");
         Ok(())
@@ -187,7 +202,8 @@ fn copies_and_forwards() {
             let port = if target == "pod/web" { ":8080" } else { ":80" };
             let mut forward = cluster.kubectl_spawn(&["port-forward", target, port])?;
             let said = forward.says("-> 8080")?.to_owned();
-            let local = said.split("127.0.0.1:").nth(1).and_then(|s| s.split(' ').next()).context(said.clone())?;
+            let local =
+                said.split("127.0.0.1:").nth(1).and_then(|s| s.split(' ').next()).context(said.clone())?;
             let address = SocketAddr::from(([127, 0, 0, 1], local.parse()?));
             // More than one connection goes through.
             for _ in 0..3 {

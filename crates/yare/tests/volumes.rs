@@ -150,7 +150,11 @@ const CASES: &[(&str, &str, &str)] = &[
     ("volumes", "echo written >/host/out; cat /file", "on the host"),
     ("volumes", "sort /down/labels", "app=\"volumes\"\ntier=\"1\""),
     ("volumes", "cat /down/memory", "67108864"),
-    ("volumes", "ls /all; cat /all/name /all/user /all/shape", "name\npassword\nshape\ntoken\nuser\nvolumesadaround"),
+    (
+        "volumes",
+        "ls /all; cat /all/name /all/user /all/shape",
+        "name\npassword\nshape\ntoken\nuser\nvolumesadaround",
+    ),
     ("volumes", "cut -d. -f2 /all/token | tr _- /+ | base64 -d 2>/dev/null | grep -c somebody", "1"),
     ("volumes", "cat /var/run/secrets/kubernetes.io/serviceaccount/namespace", "default"),
     ("volumes", "ls /var/run/secrets/kubernetes.io/serviceaccount", "ca.crt\nnamespace\ntoken"),
@@ -187,10 +191,20 @@ fn environment_and_volumes() {
 
 /// Pods that cannot start yet; the waiting reason (or none) and an event that says why.
 const WAITING: &[(&str, &str, &str, &str, &str)] = &[
-    ("no-config", "env: [{name: A, valueFrom: {configMapKeyRef: {name: late, key: a}}}]", "", "Failed",
-        r#"configmap "late" not found"#),
-    ("no-volume", "volumeMounts: [{name: v, mountPath: /v}]", "volumes: [{name: v, secret: {secretName: late}}]", "FailedMount",
-        r#"secret "late" not found"#),
+    (
+        "no-config",
+        "env: [{name: A, valueFrom: {configMapKeyRef: {name: late, key: a}}}]",
+        "",
+        "Failed",
+        r#"configmap "late" not found"#,
+    ),
+    (
+        "no-volume",
+        "volumeMounts: [{name: v, mountPath: /v}]",
+        "volumes: [{name: v, secret: {secretName: late}}]",
+        "FailedMount",
+        r#"secret "late" not found"#,
+    ),
 ];
 
 #[test]

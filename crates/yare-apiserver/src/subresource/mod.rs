@@ -84,28 +84,13 @@ const FINALIZE: Target = Target {
     validate: |served, new, old| served.stored.strategy.validate_subresource_update("finalize", new, old),
 };
 
-const APPROVAL: Target =
-    Target { subresource: "approval", prepare: approval, validate: |_, _, _| Vec::new() };
-
-fn approval(_: &Served, new: &mut Value, old: &Value, ctx: &yare_kinds::strategy::Context<'_>) {
-    let mut out = old.clone();
-    for path in ["status.conditions", "metadata.managedFields"] {
-        out.copy_from(new, path);
-    }
-    *new = out;
-    // The server says when a condition came and when it changed.
-    let before = old.items("status.conditions").to_vec();
-    for condition in new.items_mut("status.conditions") {
-        let same = before.iter().find(|b| b.str_at("type") == condition.str_at("type"));
-        condition.default_zero("lastUpdateTime", ctx.now);
-        let changed = same.is_none_or(|b| b.str_at("status") != condition.str_at("status"));
-        if changed {
-            condition.default_zero("lastTransitionTime", ctx.now);
-        } else if let Some(same) = same {
-            condition.copy_from(same, "lastTransitionTime");
-        }
-    }
-}
+const APPROVAL: Target = Target {
+    subresource: "approval",
+    prepare: |served, new, old, ctx| {
+        served.stored.strategy.prepare_for_subresource_update("approval", new, old, ctx);
+    },
+    validate: |served, new, old| served.stored.strategy.validate_subresource_update("approval", new, old),
+};
 
 /// Admission of a connection: its options are the object that webhooks see. Logs are read, not connected to.
 async fn connect(call: &Call, served: &Arc<Served>) -> ApiResult<()> {

@@ -177,7 +177,8 @@ fn check_approval(errs: &mut Errors, crd: &Value, old: Option<&Value>) {
         },
     };
     let group = crd.str_at("spec.group");
-    let owned = |domain: &str| group == domain || group.strip_suffix(domain).is_some_and(|g| g.ends_with('.'));
+    let owned =
+        |domain: &str| group == domain || group.strip_suffix(domain).is_some_and(|g| g.ends_with('.'));
     if !owned("k8s.io") && !owned("kubernetes.io") {
         return;
     }
@@ -213,6 +214,10 @@ fn joined(errs: &mut Errors, path: &Path<'_>, value: &str, messages: Vec<String>
 fn check_kind(errs: &mut Errors, path: &Path<'_>, kind: &str) {
     let messages = names::dns1035_label(&kind.to_lowercase());
     if !kind.is_empty() && !messages.is_empty() {
-        errs.invalid(path, kind, format!("may have mixed case, but should otherwise match: {}", messages.join(",")));
+        errs.invalid(
+            path,
+            kind,
+            format!("may have mixed case, but should otherwise match: {}", messages.join(",")),
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! Strategies of the kinds of `apiregistration.k8s.io`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
-use super::Strategy;
+use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
     names,
@@ -15,75 +15,72 @@ pub const API_SERVICE: &dyn Strategy = &ApiService;
 
 struct ApiService;
 
-const DEFAULT_PORT: i64 = 443;
-const MAX_GROUP_PRIORITY: i64 = 20_000;
-const MAX_VERSION_PRIORITY: i64 = 1000;
-
 impl Strategy for ApiService {
-    fn default(&self, service: &mut Value) {
-        if service.has("spec.service") {
-            service.default_absent("spec.service.port", DEFAULT_PORT);
+    fn default(&self, object: &mut Value) {
+        if let Some(service) = object.at_mut("spec.service") {
+            service.default_absent("port", 443);
         }
     }
 
-    fn validate(&self, service: &Value) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        let (path, spec) = (Path::new("spec"), service.at("spec"));
-        let (group, version) = (spec.str_at("group"), spec.str_at("version"));
-        let (name, wanted) = (service.str_at("metadata.name"), format!("{version}.{group}"));
-        if name != wanted {
-            errs.invalid(
-                &Path::new("metadata.name"),
-                name,
-                format!("must be `spec.version+\".\"+spec.group`: {wanted:?}"),
+    /// What the server itself serves is available at once.
+    fn prepare_for_create(&self, object: &mut Value, ctx: &Context<'_>) {
+        object.set("status", json!({}));
+        if !object.has("spec.service") {
+            object.set(
+                "status.conditions",
+                json!([{
+                    "type": "Available",
+                    "status": "True",
+                    "lastTransitionTime": ctx.now,
+                    "reason": "Local",
+                    "message": "Local APIServices are always available",
+                }]),
             );
         }
-        if group.is_empty() && version != "v1" {
-            errs.required(&path.child("group"), "only v1 may have an empty group and it better be legacy kube");
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let spec = object.at("spec");
+        let (group, version) = (spec.str_at("group"), spec.str_at("version"));
+        let (name, required) = (object.str_at("metadata.name"), format!("{version}.{group}"));
+        if name != required {
+            let path = Path::new("metadata");
+            errs.invalid(
+                &path.child("name"),
+                name,
+                format!("must be `spec.version+\".\"+spec.group`: {required:?}"),
+            );
         }
-        if !group.is_empty() {
+        let path = Path::new("spec");
+        if group.is_empty() {
+            if version != "v1" {
+                errs.required(
+                    &path.child("group"),
+                    "only v1 may have an empty group and it better be legacy kube",
+                );
+            }
+        } else {
             errs.each(&path.child("group"), group, names::dns1123_subdomain(group));
         }
         errs.each(&path.child("version"), version, names::dns1035_label(version));
-        for (field, max) in [("groupPriorityMinimum", MAX_GROUP_PRIORITY), ("versionPriority", MAX_VERSION_PRIORITY)] {
+        for (field, max) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
             let priority = spec.int_at(field);
             if !(1..=max).contains(&priority) {
                 errs.invalid(&path.child(field), priority, format!("must be positive and less than {max}"));
             }
         }
-        let (insecure, bundle) = (spec.bool_at("insecureSkipTLSVerify"), spec.str_at("caBundle"));
-        let insecure_path = path.child("insecureSkipTLSVerify");
-        if !spec.has("service") {
-            if !bundle.is_empty() {
-                let size = format!("{} bytes", bundle.trim_end_matches('=').len() * 3 / 4);
-                errs.invalid(&path.child("caBundle"), size, "local APIServices may not have a caBundle");
-            }
-            if insecure {
-                errs.invalid(&insecure_path, true, "local APIServices may not have insecureSkipTLSVerify");
-            }
-            return errs;
-        }
-        let p = path.child("service");
-        for field in ["namespace", "name"] {
-            errs.non_empty(&p.child(field), spec.at("service").str_at(field));
-        }
-        let port = spec.int_at("service.port");
-        let messages = names::port_number(port);
-        if !messages.is_empty() {
-            errs.invalid(&p.child("port"), port, format!("port is not valid: {}", messages.join(", ")));
-        }
-        if insecure && !bundle.is_empty() {
-            errs.invalid(&insecure_path, true, "may not be true if caBundle is present");
-        }
+        check_service(&mut errs, &path, spec);
         errs
     }
 
     fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        let list = Path::new("status.conditions");
+        let path = Path::new("status");
+        let path = path.child("conditions");
         for (i, condition) in new.items("status.conditions").iter().enumerate() {
-            let status = condition.str_at("status");
-            errs.one_of(&list.index(i).child("status"), status, &["True", "False", "Unknown"]);
+            let p = path.index(i);
+            errs.one_of(&p.child("status"), condition.str_at("status"), &["True", "False", "Unknown"]);
         }
         errs
     }
@@ -101,29 +98,27 @@ impl Strategy for ApiService {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::{
-        strategy::testing::{check_create, defaulted},
-        view::View,
-    };
-
-    #[test]
-    fn services() {
-        let base = json!({"metadata": {"name": "v1.a.b"}, "spec": {"group": "a.b", "version": "v1",
-            "groupPriorityMinimum": 100, "versionPriority": 10, "service": {"name": "s", "namespace": "n"}}});
-        assert_eq!(defaulted("apiregistration.k8s.io", "APIService", base.clone()).int_at("spec.service.port"), 443);
-        check_create("apiregistration.k8s.io", "APIService", &base, &[
-            (json!({}), &[]),
-            (json!({"metadata": {"name": "x"}, "spec": {"versionPriority": 0}}), &[
-                "metadata.name: Invalid value: \"x\": must be `spec.version+\".\"+spec.group`: \"v1.a.b\"",
-                "spec.versionPriority: Invalid value: 0: must be positive and less than 1000",
-            ]),
-            (json!({"spec": {"caBundle": "YWJj", "insecureSkipTLSVerify": true}}), &[
-                "spec.insecureSkipTLSVerify: Invalid value: true: may not be true if caBundle is present",
-            ]),
-        ]);
+fn check_service(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
+    let insecure = spec.bool_at("insecureSkipTLSVerify");
+    let insecure_path = path.child("insecureSkipTLSVerify");
+    if !spec.has("service") {
+        if spec.is_set("caBundle") {
+            let shown = format!("{} bytes", spec.str_at("caBundle").len() / 4 * 3);
+            errs.invalid(&path.child("caBundle"), shown, "local APIServices may not have a caBundle");
+        }
+        if insecure {
+            errs.invalid(&insecure_path, true, "local APIServices may not have insecureSkipTLSVerify");
+        }
+        return;
+    }
+    let p = path.child("service");
+    errs.non_empty(&p.child("namespace"), spec.str_at("service.namespace"));
+    errs.non_empty(&p.child("name"), spec.str_at("service.name"));
+    let port = spec.int_at("service.port");
+    for message in names::port_number(port) {
+        errs.invalid(&p.child("port"), port, format!("port is not valid: {message}"));
+    }
+    if insecure && spec.is_set("caBundle") {
+        errs.invalid(&insecure_path, true, "may not be true if caBundle is present");
     }
 }

@@ -108,7 +108,8 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Value) {
     let bad = |metric: &Value| {
         metric.str_at("type") == "Object"
             && metric.has("object")
-            && check_api_version(metric.str_at("object.describedObject.apiVersion"), Group::MayBeCore).is_err()
+            && check_api_version(metric.str_at("object.describedObject.apiVersion"), Group::MayBeCore)
+                .is_err()
     };
     let group = if old.items("metrics").iter().any(bad) { Group::Any } else { Group::MayBeCore };
     let list = path.child("metrics");
@@ -117,7 +118,10 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Value) {
         check_metric(errs, &list.index(i), metric, group);
     }
     if min == Some(0) && !metrics.iter().any(|m| matches!(m.str_at("type"), "Object" | "External")) {
-        errs.forbidden(&list, "must specify at least one Object or External metric to support scaling to zero replicas");
+        errs.forbidden(
+            &list,
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        );
     }
     let p = path.child("behavior");
     for field in ["scaleUp", "scaleDown"] {
@@ -214,7 +218,9 @@ fn check_source(errs: &mut Errors, path: &Path<'_>, kind: &str, source: &Value, 
     let target = source.at("target");
     let [value, average, percent] = ["value", "averageValue", "averageUtilization"].map(|f| target.has(f));
     match kind {
-        "object" => check_reference(errs, &path.child("describedObject"), source.at("describedObject"), group),
+        "object" => {
+            check_reference(errs, &path.child("describedObject"), source.at("describedObject"), group)
+        }
         "resource" | "containerResource" => check_resource(errs, path, kind, source),
         _ => {}
     }
@@ -237,7 +243,10 @@ fn check_source(errs: &mut Errors, path: &Path<'_>, kind: &str, source: &Value, 
             errs.required(&average_path, "must set either a target value for metric or a per-pod target");
         }
         "external" if value && average => {
-            errs.forbidden(&p.child("value"), "may not set both a target value for metric and a per-pod target");
+            errs.forbidden(
+                &p.child("value"),
+                "may not set both a target value for metric and a per-pod target",
+            );
         }
         "pods" if !average => errs.required(&average_path, "must specify a positive target averageValue"),
         "resource" | "containerResource" if !percent && !average => {
@@ -325,31 +334,59 @@ mod tests {
     #[test]
     fn validation() {
         let metric = |metric: Value| json!({"spec": {"metrics": [metric]}});
-        check_create("autoscaling", KIND, &hpa(), &[
-            (json!({}), &[]),
-            (json!({"spec": {"maxReplicas": 0}}), &[
-                "spec.maxReplicas: Required value: must be set and greater than 0",
-                "spec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`",
-            ]),
-            (json!({"spec": {"scaleTargetRef": {"apiVersion": "v1", "name": ""}}}), &[
-                "spec.scaleTargetRef.name: Required value",
-                "spec.scaleTargetRef.apiVersion: Invalid value: \"v1\": apiVersion must specify API group",
-            ]),
-            (metric(json!({"type": "Pods"})), &[
-                "spec.metrics[0].pods: Required value: must populate information for the given metric source",
-            ]),
-            (metric(json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "0"}}})), &[
-                "spec.metrics[0].pods.target.averageValue: Invalid value: \"0\": must be positive",
-            ]),
-            (json!({"spec": {"behavior": {"scaleUp": {"policies": [{"type": "X", "value": 0, "periodSeconds": 1801}]}}}}), &[
-                "spec.behavior.scaleUp.policies[0].type: Unsupported value: \"X\": supported values: \"Percent\", \"Pods\"",
-                "spec.behavior.scaleUp.policies[0].value: Invalid value: 0: must be greater than zero",
-                "spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: 1801: must be less than or equal to 1800",
-            ]),
-        ]);
-        check_update("autoscaling", KIND, &hpa(), &[(json!({"spec": {"minReplicas": 0}}), &[
-            "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
-            "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas",
-        ])]);
+        check_create(
+            "autoscaling",
+            KIND,
+            &hpa(),
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"spec": {"maxReplicas": 0}}),
+                    &[
+                        "spec.maxReplicas: Required value: must be set and greater than 0",
+                        "spec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`",
+                    ],
+                ),
+                (
+                    json!({"spec": {"scaleTargetRef": {"apiVersion": "v1", "name": ""}}}),
+                    &[
+                        "spec.scaleTargetRef.name: Required value",
+                        "spec.scaleTargetRef.apiVersion: Invalid value: \"v1\": apiVersion must specify API group",
+                    ],
+                ),
+                (
+                    metric(json!({"type": "Pods"})),
+                    &[
+                        "spec.metrics[0].pods: Required value: must populate information for the given metric source",
+                    ],
+                ),
+                (
+                    metric(
+                        json!({"type": "Pods", "pods": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "0"}}}),
+                    ),
+                    &["spec.metrics[0].pods.target.averageValue: Invalid value: \"0\": must be positive"],
+                ),
+                (
+                    json!({"spec": {"behavior": {"scaleUp": {"policies": [{"type": "X", "value": 0, "periodSeconds": 1801}]}}}}),
+                    &[
+                        "spec.behavior.scaleUp.policies[0].type: Unsupported value: \"X\": supported values: \"Percent\", \"Pods\"",
+                        "spec.behavior.scaleUp.policies[0].value: Invalid value: 0: must be greater than zero",
+                        "spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: 1801: must be less than or equal to 1800",
+                    ],
+                ),
+            ],
+        );
+        check_update(
+            "autoscaling",
+            KIND,
+            &hpa(),
+            &[(
+                json!({"spec": {"minReplicas": 0}}),
+                &[
+                    "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
+                    "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas",
+                ],
+            )],
+        );
     }
 }

@@ -142,7 +142,9 @@ fn check_strategy(errs: &mut Errors, path: &Path<'_>, strategy: &str) {
 fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
     let at = text.find(['-', '+']).unwrap_or(text.len());
     let (core, rest) = text.split_at(at);
-    if !rest.is_empty() && (rest.len() == 1 || !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b))) {
+    if !rest.is_empty()
+        && (rest.len() == 1 || !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b)))
+    {
         return None;
     }
     let number = |part: &str| -> Option<u64> {
@@ -165,27 +167,53 @@ mod tests {
     #[test]
     fn leases() {
         let base = named(json!({"spec": {"leaseDurationSeconds": 15, "holderIdentity": "h"}}));
-        check_create(GROUP, "Lease", &base, &[
-            (json!({}), &[]),
-            (json!({"spec": {"leaseDurationSeconds": 0, "leaseTransitions": -1}}), &[
-                "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
-                "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
-            ]),
-        ]);
-        let base = named(json!({"spec": {"leaseName": "l", "binaryVersion": "1.36.0", "emulationVersion": "1.35.0",
+        check_create(
+            GROUP,
+            "Lease",
+            &base,
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"spec": {"leaseDurationSeconds": 0, "leaseTransitions": -1}}),
+                    &[
+                        "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+                        "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
+                    ],
+                ),
+            ],
+        );
+        let base =
+            named(json!({"spec": {"leaseName": "l", "binaryVersion": "1.36.0", "emulationVersion": "1.35.0",
             "strategy": "OldestEmulationVersion"}}));
-        check_create(GROUP, "LeaseCandidate", &base, &[
-            (json!({}), &[]),
-            (json!({"spec": {"binaryVersion": "1.2"}}), &[
-                "spec.binaryVersion: Invalid value: \"1.2\": must be a valid semantic version",
-                "spec.binaryVersion: Invalid value: \"1.2\": must be greater than or equal to `emulationVersion`",
-            ]),
-            (json!({"spec": {"strategy": "X"}}), &[
-                "spec.strategy.strategy: Unsupported value: \"X\": supported values: \"OldestEmulationVersion\"",
-            ]),
-        ]);
-        check_update(GROUP, "LeaseCandidate", &base, &[(json!({"spec": {"leaseName": "m"}}), &[
-            "spec.leaseName: Invalid value: \"m\": field is immutable",
-        ])]);
+        check_create(
+            GROUP,
+            "LeaseCandidate",
+            &base,
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"spec": {"binaryVersion": "1.2"}}),
+                    &[
+                        "spec.binaryVersion: Invalid value: \"1.2\": must be a valid semantic version",
+                        "spec.binaryVersion: Invalid value: \"1.2\": must be greater than or equal to `emulationVersion`",
+                    ],
+                ),
+                (
+                    json!({"spec": {"strategy": "X"}}),
+                    &[
+                        "spec.strategy.strategy: Unsupported value: \"X\": supported values: \"OldestEmulationVersion\"",
+                    ],
+                ),
+            ],
+        );
+        check_update(
+            GROUP,
+            "LeaseCandidate",
+            &base,
+            &[(
+                json!({"spec": {"leaseName": "m"}}),
+                &["spec.leaseName: Invalid value: \"m\": field is immutable"],
+            )],
+        );
     }
 }

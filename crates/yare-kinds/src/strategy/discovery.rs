@@ -195,9 +195,8 @@ fn check_address(errs: &mut Errors, list: &Path<'_>, index: usize, address: &str
 }
 
 fn check_hints(errs: &mut Errors, path: &Path<'_>, hints: &Value) {
-    let rules: [(&str, fn(&str) -> Vec<String>); 2] =
-        [("forZones", names::label_value), ("forNodes", names::dns1123_subdomain)];
-    for (field, rule) in rules {
+    type Rule = fn(&str) -> Vec<String>;
+    for (field, rule) in [("forZones", names::label_value as Rule), ("forNodes", names::dns1123_subdomain)] {
         let path = path.child(field);
         let list = hints.items(field);
         if list.len() > MAX_HINTS {
@@ -230,32 +229,53 @@ mod tests {
 
     #[test]
     fn slices() {
-        let base = named(json!({"addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [{"addresses": ["10.0.0.1"]}]}));
+        let base = named(
+            json!({"addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [{"addresses": ["10.0.0.1"]}]}),
+        );
         let slice = defaulted(GROUP, "EndpointSlice", base.clone());
         assert_eq!(slice.at("ports"), &json!([{"name": "", "port": 80, "protocol": "TCP"}]));
-        check_create(GROUP, "EndpointSlice", &base, &[
-            (json!({}), &[]),
-            (json!({"addressType": "X"}), &[
-                "addressType: Unsupported value: \"X\": supported values: \"FQDN\", \"IPv4\", \"IPv6\"",
-            ]),
-            (json!({"addressType": "IPv6"}), &[
-                "endpoints[0].addresses: Invalid value: \"10.0.0.1\": must be an IPv6 address",
-            ]),
-            (json!({"endpoints": [{"addresses": []}]}), &[
-                "endpoints[0].addresses: Required value: must contain at least 1 address",
-            ]),
-            (json!({"ports": [{"name": "a"}, {"name": "a", "protocol": "X"}]}), &[
-                "ports[1].name: Duplicate value: \"a\"",
-                "ports[1].protocol: Unsupported value: \"X\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
-            ]),
-            (json!({"endpoints": [{"addresses": ["1.2.3.4"], "hints": {"forZones": [{"name": "z"}, {"name": "z"}]}}]}), &[
-                "endpoints[0].hints.forZones[1].name: Duplicate value: \"z\"",
-            ]),
-        ]);
-        check_update(GROUP, "EndpointSlice", &base, &[(
-            json!({"addressType": "FQDN", "endpoints": [{"addresses": ["a.b"]}]}),
-            &["addressType: Invalid value: \"FQDN\": field is immutable"],
-        )]);
+        check_create(
+            GROUP,
+            "EndpointSlice",
+            &base,
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"addressType": "X"}),
+                    &[
+                        "addressType: Unsupported value: \"X\": supported values: \"FQDN\", \"IPv4\", \"IPv6\"",
+                    ],
+                ),
+                (
+                    json!({"addressType": "IPv6"}),
+                    &["endpoints[0].addresses: Invalid value: \"10.0.0.1\": must be an IPv6 address"],
+                ),
+                (
+                    json!({"endpoints": [{"addresses": []}]}),
+                    &["endpoints[0].addresses: Required value: must contain at least 1 address"],
+                ),
+                (
+                    json!({"ports": [{"name": "a"}, {"name": "a", "protocol": "X"}]}),
+                    &[
+                        "ports[1].name: Duplicate value: \"a\"",
+                        "ports[1].protocol: Unsupported value: \"X\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
+                    ],
+                ),
+                (
+                    json!({"endpoints": [{"addresses": ["1.2.3.4"], "hints": {"forZones": [{"name": "z"}, {"name": "z"}]}}]}),
+                    &["endpoints[0].hints.forZones[1].name: Duplicate value: \"z\""],
+                ),
+            ],
+        );
+        check_update(
+            GROUP,
+            "EndpointSlice",
+            &base,
+            &[(
+                json!({"addressType": "FQDN", "endpoints": [{"addresses": ["a.b"]}]}),
+                &["addressType: Invalid value: \"FQDN\": field is immutable"],
+            )],
+        );
         let mut new = slice.clone();
         new.set("metadata.labels", json!({"x": "y"}));
         strategy(GROUP, "EndpointSlice").prepare_for_update(&mut new, &slice, &CONTEXT);

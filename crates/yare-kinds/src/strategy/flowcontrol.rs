@@ -16,53 +16,52 @@ pub const FLOW_SCHEMA: &dyn Strategy = &FlowSchema;
 /// `PriorityLevelConfiguration`
 pub const PRIORITY_LEVEL_CONFIGURATION: &dyn Strategy = &PriorityLevelConfiguration;
 
-const DEFAULT_PRECEDENCE: i64 = 1000;
 const MAX_PRECEDENCE: i64 = 10_000;
 const MAX_QUEUES: i64 = 10_000_000;
-/// Bits of the hash that deals a flow its hand of queues.
-const MAX_HASH_BITS: i64 = 60;
-const DEFAULT_SHARES: i64 = 30;
-const VERBS: &[&str] = &[
-    "get", "list", "create", "update", "delete", "deletecollection", "patch", "watch", "proxy",
-];
-/// The kind of a subject and the field that then names it.
-const SUBJECTS: [(&str, &str); 3] = [("ServiceAccount", "serviceAccount"), ("User", "user"), ("Group", "group")];
+/// What one hash of a flow gives to draw its hand of queues from.
+const MAX_HASH_BITS: f64 = 60.0;
+const EXEMPT: &str = "exempt";
+const VERBS: &[&str] =
+    &["get", "list", "create", "update", "delete", "deletecollection", "patch", "watch", "proxy"];
 
 struct FlowSchema;
 
 impl Strategy for FlowSchema {
-    fn default(&self, schema: &mut Value) {
-        schema.default_zero("spec.matchingPrecedence", DEFAULT_PRECEDENCE);
+    fn default(&self, object: &mut Value) {
+        object.default_zero("spec.matchingPrecedence", 1000);
     }
 
-    fn validate(&self, schema: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        let (path, spec) = (Path::new("spec"), schema.at("spec"));
-        let (p, precedence) = (path.child("matchingPrecedence"), spec.int_at("matchingPrecedence"));
+        let spec = object.at("spec");
+        let path = Path::new("spec");
+        let precedence = spec.int_at("matchingPrecedence");
+        let p = path.child("matchingPrecedence");
         if precedence <= 0 {
             errs.invalid(&p, precedence, "must be a positive value");
-        }
-        if precedence > MAX_PRECEDENCE {
+        } else if precedence > MAX_PRECEDENCE {
             errs.invalid(&p, precedence, format!("must not be greater than {MAX_PRECEDENCE}"));
-        }
-        if precedence == 1 && schema.str_at("metadata.name") != "exempt" {
+        } else if precedence == 1 && object.str_at("metadata.name") != EXEMPT {
             errs.invalid(&p, precedence, "only the schema named 'exempt' may have matchingPrecedence 1");
         }
         if spec.has("distinguisherMethod") {
-            let kind = spec.str_at("distinguisherMethod.type");
-            errs.one_of(&path.child("distinguisherMethod.type"), kind, &["ByNamespace", "ByUser"]);
+            let p = path.child("distinguisherMethod");
+            errs.one_of(
+                &p.child("type"),
+                spec.str_at("distinguisherMethod.type"),
+                &["ByNamespace", "ByUser"],
+            );
         }
-        let (p, level) = (path.child("priorityLevelConfiguration.name"), spec.str_at("priorityLevelConfiguration.name"));
-        if level.is_empty() {
-            errs.required(&p, "must reference a priority level");
-        } else {
-            errs.each(&p, level, names::dns1123_subdomain(level));
+        let p = path.child("priorityLevelConfiguration");
+        match spec.str_at("priorityLevelConfiguration.name") {
+            "" => errs.required(&p.child("name"), "must reference a priority level"),
+            name => errs.each(&p.child("name"), name, names::dns1123_subdomain(name)),
         }
-        let list = path.child("rules");
+        let p = path.child("rules");
         for (i, rule) in spec.items("rules").iter().enumerate() {
-            check_rule(&mut errs, &list.index(i), rule);
+            check_rule(&mut errs, &p.index(i), rule);
         }
-        check_conditions(&mut errs, schema);
+        check_conditions(&mut errs, object);
         errs
     }
 
@@ -81,164 +80,169 @@ impl Strategy for FlowSchema {
     }
 }
 
-fn check_rule(errs: &mut Errors, path: &Path<'_>, rule: &Value) {
-    let list = path.child("subjects");
-    if !rule.is_set("subjects") {
-        errs.required(&list, "subjects must contain at least one value");
-    }
-    for (i, subject) in rule.items("subjects").iter().enumerate() {
-        check_subject(errs, &list.index(i), subject);
-    }
-    if !rule.is_set("resourceRules") && !rule.is_set("nonResourceRules") {
-        errs.required(path, "at least one of resourceRules and nonResourceRules has to be non-empty");
-    }
-    let list = path.child("resourceRules");
-    for (i, rule) in rule.items("resourceRules").iter().enumerate() {
-        check_resource_rule(errs, &list.index(i), rule);
-    }
-    let list = path.child("nonResourceRules");
-    for (i, rule) in rule.items("nonResourceRules").iter().enumerate() {
-        let path = list.index(i);
-        check_verbs(errs, &path, rule);
-        let (p, urls) = (path.child("nonResourceURLs"), rule.strings("nonResourceURLs"));
-        if urls.is_empty() {
-            errs.required(&p, "nonResourceURLs must contain at least one value");
+fn check_conditions(errs: &mut Errors, object: &Value) {
+    let path = Path::new("status");
+    let path = path.child("conditions");
+    let kinds: Vec<&str> = object.items("status.conditions").iter().map(|c| c.str_at("type")).collect();
+    for (i, kind) in kinds.iter().enumerate() {
+        let p = path.index(i);
+        if kinds[..i].contains(kind) {
+            errs.duplicate(&p.child("type"), *kind);
         }
-        if !check_wildcard(errs, &p, &urls, "non-resource URLs") {
-            for (j, url) in urls.iter().enumerate() {
-                check_url(errs, &p.index(j), url);
-            }
-        }
+        errs.non_empty(&p.child("type"), kind);
     }
 }
 
-/// Whether `*` is among `values`, which then has to stand alone.
-fn check_wildcard(errs: &mut Errors, path: &Path<'_>, values: &[&str], what: &str) -> bool {
-    let wild = values.contains(&"*");
-    if wild && values.len() > 1 {
-        errs.invalid(path, values.to_vec(), format!("if '*' is present, must not specify other {what}"));
+fn check_rule(errs: &mut Errors, path: &Path<'_>, rule: &Value) {
+    let p = path.child("subjects");
+    let subjects = rule.items("subjects");
+    if subjects.is_empty() {
+        errs.required(&p, "subjects must contain at least one value");
     }
-    wild
+    for (i, subject) in subjects.iter().enumerate() {
+        check_subject(errs, &p.index(i), subject);
+    }
+    let (resource, other) = (rule.items("resourceRules"), rule.items("nonResourceRules"));
+    if resource.is_empty() && other.is_empty() {
+        errs.required(path, "at least one of resourceRules and nonResourceRules has to be non-empty");
+    }
+    let p = path.child("resourceRules");
+    for (i, rule) in resource.iter().enumerate() {
+        check_resource_rule(errs, &p.index(i), rule);
+    }
+    let p = path.child("nonResourceRules");
+    for (i, rule) in other.iter().enumerate() {
+        check_non_resource_rule(errs, &p.index(i), rule);
+    }
+}
+
+fn check_subject(errs: &mut Errors, path: &Path<'_>, subject: &Value) {
+    const KINDS: [(&str, &str); 3] =
+        [("ServiceAccount", "serviceAccount"), ("User", "user"), ("Group", "group")];
+    let kind = subject.str_at("kind");
+    let Some((_, own)) = KINDS.iter().find(|(k, _)| *k == kind) else {
+        return errs.one_of(&path.child("kind"), kind, &KINDS.map(|(k, _)| k));
+    };
+    let p = path.child(own);
+    let name = subject.at(own).str_at("name");
+    if !subject.has(own) {
+        errs.required(&p, format!("{own} is required when subject kind is '{kind}'"));
+    } else if name.is_empty() {
+        errs.required(&p.child("name"), "");
+    } else if *own == "serviceAccount" && name != "*" {
+        errs.each(&p.child("name"), name, names::dns1123_subdomain(name));
+    }
+    if *own == "serviceAccount" && subject.has(own) {
+        match subject.at(own).str_at("namespace") {
+            "" => errs.required(&p.child("namespace"), "must specify namespace for service account"),
+            namespace => errs.each(&p.child("namespace"), namespace, names::dns1123_label(namespace)),
+        }
+    }
+    for (other, field) in KINDS.iter().filter(|(_, f)| f != own && subject.has(f)) {
+        errs.forbidden(
+            &path.child(field),
+            format!("{field} is forbidden when subject kind is not '{other}'"),
+        );
+    }
+}
+
+/// A list that is either `*` alone or not empty; whether its items are to be looked at.
+fn check_wildcard(errs: &mut Errors, path: &Path<'_>, items: &[&str], missing: &str, what: &str) -> bool {
+    let wildcard = items.contains(&"*");
+    if items.is_empty() {
+        errs.required(path, missing);
+    } else if wildcard && items.len() > 1 {
+        errs.invalid(path, items.to_vec(), format!("if '*' is present, must not specify other {what}"));
+    }
+    !wildcard && !items.is_empty()
 }
 
 fn check_verbs(errs: &mut Errors, path: &Path<'_>, rule: &Value) {
-    let (p, verbs) = (path.child("verbs"), rule.strings("verbs"));
-    if verbs.is_empty() {
-        errs.required(&p, "verbs must contain at least one value");
-    } else if !check_wildcard(errs, &p, &verbs, "verbs") && !verbs.iter().all(|v| VERBS.contains(v)) {
+    let verbs = rule.strings("verbs");
+    let p = path.child("verbs");
+    let named = check_wildcard(errs, &p, &verbs, "verbs must contain at least one value", "verbs");
+    if named && verbs.iter().any(|v| !VERBS.contains(v)) {
         errs.push(FieldError::not_supported(&p, verbs, VERBS));
     }
 }
 
 fn check_resource_rule(errs: &mut Errors, path: &Path<'_>, rule: &Value) {
     check_verbs(errs, path, rule);
-    for (field, one, many) in [("apiGroups", "api group", "api groups"), ("resources", "resource", "resources")] {
-        let (p, values) = (path.child(field), rule.strings(field));
-        if values.is_empty() {
-            errs.required(&p, format!("resource rules must supply at least one {one}"));
-        }
-        check_wildcard(errs, &p, &values, many);
+    for (field, what) in [("apiGroups", "api group"), ("resources", "resource")] {
+        let missing = format!("resource rules must supply at least one {what}");
+        check_wildcard(errs, &path.child(field), &rule.strings(field), &missing, &format!("{what}s"));
     }
-    let (p, namespaces) = (path.child("namespaces"), rule.strings("namespaces"));
-    if namespaces.is_empty() && !rule.bool_at("clusterScope") {
-        errs.required(&p, "resource rules that are not cluster scoped must supply at least one namespace");
-    } else if !check_wildcard(errs, &p, &namespaces, "namespaces") {
-        for (i, namespace) in namespaces.iter().enumerate() {
-            for message in names::dns1123_label(namespace) {
-                let detail = format!("each member of this list must be '*' or a DNS-1123 label; {message}");
-                errs.invalid(&p.index(i), *namespace, detail);
-            }
-        }
-    }
-}
-
-fn check_url(errs: &mut Errors, path: &Path<'_>, url: &str) {
-    if url.is_empty() {
-        return errs.invalid(path, url, "must not be empty");
-    }
-    if url == "/" {
+    let namespaces = rule.strings("namespaces");
+    let p = path.child("namespaces");
+    if namespaces.is_empty() && rule.bool_at("clusterScope") {
         return;
     }
-    if !url.starts_with('/') {
-        return errs.invalid(path, url, "must start with slash");
-    }
-    if url.contains(' ') {
-        return errs.invalid(path, url, "must not contain white-space");
-    }
-    if url.contains("//") {
-        return errs.invalid(path, url, "must not contain double slash");
-    }
-    if url.strip_suffix('*').unwrap_or(url).contains('*') || (url.ends_with('*') && !url.ends_with("/*")) {
-        errs.invalid(path, url, "wildcard can only do suffix matching");
-    }
-}
-
-fn check_subject(errs: &mut Errors, path: &Path<'_>, subject: &Value) {
-    let kind = subject.str_at("kind");
-    let Some((_, own)) = SUBJECTS.iter().find(|(k, _)| *k == kind) else {
-        return errs.one_of(&path.child("kind"), kind, &SUBJECTS.map(|(kind, _)| kind));
-    };
-    let (p, body) = (path.child(own), subject.at(own));
-    if body.is_null() {
-        errs.required(&p, format!("{own} is required when subject kind is '{kind}'"));
-    } else {
-        let name = body.str_at("name");
-        errs.non_empty(&p.child("name"), name);
-        if kind == "ServiceAccount" {
-            if !matches!(name, "" | "*") {
-                errs.each(&p.child("name"), name, names::dns1123_subdomain(name));
-            }
-            let namespace = body.str_at("namespace");
-            if namespace.is_empty() {
-                errs.required(&p.child("namespace"), "must specify namespace for service account");
-            } else {
-                errs.each(&p.child("namespace"), namespace, names::dns1123_label(namespace));
+    let missing = "resource rules that are not cluster scoped must supply at least one namespace";
+    if check_wildcard(errs, &p, &namespaces, missing, "namespaces") {
+        for (i, namespace) in namespaces.iter().enumerate() {
+            for message in names::dns1123_label(namespace) {
+                errs.invalid(
+                    &p.index(i),
+                    *namespace,
+                    format!("each member of this list must be '*' or a DNS-1123 label; {message}"),
+                );
             }
         }
     }
-    for (kind, field) in SUBJECTS.iter().filter(|(_, field)| field != own && subject.has(field)) {
-        errs.forbidden(&path.child(field), format!("{field} is forbidden when subject kind is not '{kind}'"));
+}
+
+fn check_non_resource_rule(errs: &mut Errors, path: &Path<'_>, rule: &Value) {
+    check_verbs(errs, path, rule);
+    let urls = rule.strings("nonResourceURLs");
+    let p = path.child("nonResourceURLs");
+    let missing = "nonResourceURLs must contain at least one value";
+    if check_wildcard(errs, &p, &urls, missing, "non-resource URLs") {
+        for (i, url) in urls.iter().enumerate() {
+            if let Some(detail) = url_error(url) {
+                errs.invalid(&p.index(i), *url, detail);
+            }
+        }
     }
 }
 
-fn check_conditions(errs: &mut Errors, object: &Value) {
-    let list = Path::new("status.conditions");
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, condition) in object.items("status.conditions").iter().enumerate() {
-        let p = list.index(i);
-        let (p, kind) = (p.child("type"), condition.str_at("type"));
-        if seen.contains(&kind) {
-            errs.duplicate(&p, kind);
+fn url_error(url: &str) -> Option<&'static str> {
+    let wildcards = url.matches('*').count();
+    match url {
+        "" => Some("must not be empty"),
+        "/" => None,
+        u if !u.starts_with('/') => Some("must start with slash"),
+        u if u.contains(' ') => Some("must not contain white-space"),
+        u if u.contains("//") => Some("must not contain double slash"),
+        u if wildcards > 1 || (wildcards == 1 && !u.ends_with("/*")) => {
+            Some("wildcard can only do suffix matching")
         }
-        seen.push(kind);
-        errs.non_empty(&p, kind);
+        _ => None,
     }
 }
 
 struct PriorityLevelConfiguration;
 
 impl Strategy for PriorityLevelConfiguration {
-    fn default(&self, level: &mut Value) {
-        if let Some(exempt) = level.at_mut("spec.exempt") {
-            exempt.default_absent("nominalConcurrencyShares", 0);
-            exempt.default_absent("lendablePercent", 0);
+    fn default(&self, object: &mut Value) {
+        for (kind, shares) in [("exempt", 0), ("limited", 30)] {
+            if let Some(level) = object.at_mut("spec").and_then(|s| s.at_mut(kind)) {
+                level.default_absent("nominalConcurrencyShares", shares);
+                level.default_absent("lendablePercent", 0);
+            }
         }
-        if let Some(limited) = level.at_mut("spec.limited") {
-            limited.default_absent("nominalConcurrencyShares", DEFAULT_SHARES);
-            limited.default_absent("lendablePercent", 0);
-            if let Some(queuing) = limited.at_mut("limitResponse.queuing") {
-                for (field, value) in [("handSize", 8), ("queues", 64), ("queueLengthLimit", 50)] {
-                    queuing.default_zero(field, value);
-                }
+        if let Some(queuing) = object.at_mut("spec.limited.limitResponse.queuing") {
+            for (field, value) in [("handSize", 8), ("queues", 64), ("queueLengthLimit", 50)] {
+                queuing.default_zero(field, value);
             }
         }
     }
 
-    fn validate(&self, level: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        let (path, spec) = (Path::new("spec"), level.at("spec"));
+        let spec = object.at("spec");
+        let path = Path::new("spec");
         let kind = spec.str_at("type");
-        if (level.str_at("metadata.name") == "exempt") != (kind == "Exempt") {
+        if (object.str_at("metadata.name") == EXEMPT) != (kind == "Exempt") {
             errs.invalid(&path.child("type"), kind, "must be 'Exempt' if and only if `name` is 'exempt'");
         }
         let (limited, exempt) = (path.child("limited"), path.child("exempt"));
@@ -261,7 +265,7 @@ impl Strategy for PriorityLevelConfiguration {
             }
             _ => errs.one_of(&path.child("type"), kind, &["Exempt", "Limited"]),
         }
-        check_conditions(&mut errs, level);
+        check_conditions(&mut errs, object);
         errs
     }
 
@@ -291,31 +295,33 @@ fn check_shares(errs: &mut Errors, path: &Path<'_>, level: &Value) {
 fn check_limited(errs: &mut Errors, path: &Path<'_>, limited: &Value) {
     check_shares(errs, path, limited);
     let p = path.child("limitResponse");
-    let queuing = limited.at("limitResponse.queuing");
-    match limited.str_at("limitResponse.type") {
-        "Reject" => {
-            if !queuing.is_null() {
-                let detail = "must be nil if limited.limitResponse.type is not Limited";
-                errs.forbidden(&p.child("queuing"), detail);
-            }
+    let queuing = p.child("queuing");
+    let has_queuing = limited.has("limitResponse.queuing");
+    match (limited.str_at("limitResponse.type"), has_queuing) {
+        ("Reject", true) => {
+            errs.forbidden(&queuing, "must be nil if limited.limitResponse.type is not Limited");
         }
-        "Queue" if queuing.is_null() => {
-            errs.required(&p.child("queuing"), "must not be empty if limited.limitResponse.type is Limited");
+        ("Queue", false) => {
+            errs.required(&queuing, "must not be empty if limited.limitResponse.type is Limited");
         }
-        "Queue" => check_queuing(errs, &p.child("queuing"), queuing),
-        kind => errs.one_of(&p.child("type"), kind, &["Queue", "Reject"]),
+        ("Queue", true) => check_queuing(errs, &queuing, limited.at("limitResponse.queuing")),
+        ("Reject", false) => {}
+        (kind, _) => errs.one_of(&p.child("type"), kind, &["Queue", "Reject"]),
     }
-    let borrowing = limited.int_at("borrowingLimitPercent");
-    if borrowing < 0 {
-        let detail = "if specified, must be a non-negative integer";
-        errs.invalid(&path.child("borrowingLimitPercent"), borrowing, detail);
+    if limited.int_at("borrowingLimitPercent") < 0 {
+        errs.invalid(
+            &path.child("borrowingLimitPercent"),
+            limited.int_at("borrowingLimitPercent"),
+            "if specified, must be a non-negative integer",
+        );
     }
 }
 
 fn check_queuing(errs: &mut Errors, path: &Path<'_>, queuing: &Value) {
-    let [limit, queues, hand] = ["queueLengthLimit", "queues", "handSize"].map(|f| queuing.int_at(f));
-    if limit <= 0 {
-        errs.invalid(&path.child("queueLengthLimit"), limit, "must be positive");
+    let (length, queues, hand) =
+        (queuing.int_at("queueLengthLimit"), queuing.int_at("queues"), queuing.int_at("handSize"));
+    if length <= 0 {
+        errs.invalid(&path.child("queueLengthLimit"), length, "must be positive");
     }
     if queues <= 0 {
         errs.invalid(&path.child("queues"), queues, "must be positive");
@@ -327,62 +333,17 @@ fn check_queuing(errs: &mut Errors, path: &Path<'_>, queuing: &Value) {
         errs.invalid(&p, hand, "must be positive");
     } else if hand > queues {
         errs.invalid(&p, hand, format!("should not be greater than queues ({queues})"));
-    } else if entropy_bits(queues, hand) > MAX_HASH_BITS {
-        errs.invalid(
-            &p,
-            hand,
-            format!(
-                "required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {MAX_HASH_BITS}"
-            ),
-        );
-    }
-}
-
-/// Bits that it takes to deal `hand` of `deck` cards.
-fn entropy_bits(deck: i64, hand: i64) -> i64 {
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-    let bits = ((deck as f64).log2() * hand as f64).ceil() as i64;
-    bits
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::strategy::testing::check_create;
-
-    const GROUP: &str = "flowcontrol.apiserver.k8s.io";
-
-    #[test]
-    fn flow_schemas() {
-        let base = json!({"metadata": {"name": "f"}, "spec": {"priorityLevelConfiguration": {"name": "p"}, "rules": [{
-            "subjects": [{"kind": "Group", "group": {"name": "g"}}],
-            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"]}]}]}});
-        check_create(GROUP, "FlowSchema", &base, &[
-            (json!({}), &[]),
-            (json!({"spec": {"matchingPrecedence": 1, "priorityLevelConfiguration": null}}), &[
-                "spec.matchingPrecedence: Invalid value: 1: only the schema named 'exempt' may have matchingPrecedence 1",
-                "spec.priorityLevelConfiguration.name: Required value: must reference a priority level",
-            ]),
-            (json!({"spec": {"rules": [{}]}}), &[
-                "spec.rules[0].subjects: Required value: subjects must contain at least one value",
-                "spec.rules[0]: Required value: at least one of resourceRules and nonResourceRules has to be non-empty",
-            ]),
-        ]);
-    }
-
-    #[test]
-    fn priority_levels() {
-        let base = json!({"metadata": {"name": "p"}, "spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": {}}}}});
-        check_create(GROUP, "PriorityLevelConfiguration", &base, &[
-            (json!({}), &[]),
-            (json!({"spec": {"type": "Exempt"}}), &[
-                "spec.type: Invalid value: \"Exempt\": must be 'Exempt' if and only if `name` is 'exempt'",
-                "spec.limited: Forbidden: must be nil if the type is not Limited",
-            ]),
-            (json!({"spec": {"limited": {"limitResponse": {"queuing": {"handSize": 65}}}}}), &[
-                "spec.limited.limitResponse.queuing.handSize: Invalid value: 65: should not be greater than queues (64)",
-            ]),
-        ]);
+    } else {
+        // Bits that it takes to draw `hand` different queues, one after the other.
+        let bits = (0..hand).map(|i| ((queues - i) as f64).log2()).sum::<f64>().ceil();
+        if bits > MAX_HASH_BITS {
+            errs.invalid(
+                &p,
+                hand,
+                format!(
+                    "required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {MAX_HASH_BITS}"
+                ),
+            );
+        }
     }
 }

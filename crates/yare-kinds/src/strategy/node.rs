@@ -1,14 +1,14 @@
 //! Strategies of the kinds of `node.k8s.io`.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
 use super::Strategy;
 use crate::{
-    check::{Check, Errors},
+    check::{Check, Errors, quantity},
     meta::validate_labels,
     names,
-    pod::{affinity::check_tolerations, resources, warnings::deprecated_label},
+    pod::{affinity::check_tolerations, defaults::round_up_resources, resources, warnings::deprecated_label},
     view::View,
 };
 
@@ -18,21 +18,28 @@ pub const RUNTIME_CLASS: &dyn Strategy = &RuntimeClass;
 struct RuntimeClass;
 
 impl Strategy for RuntimeClass {
-    fn validate(&self, class: &Value) -> Vec<FieldError> {
+    fn default(&self, object: &mut Value) {
+        round_up_resources(object, "overhead.podFixed");
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        errs.name(&Path::new("handler"), class.str_at("handler"), names::dns1123_label);
-        if class.has("overhead") {
-            let limits = json!({"limits": class.at("overhead.podFixed")});
-            resources::check_container(&mut errs, &Path::new("overhead"), &limits, &[]);
+        errs.name(&Path::new("handler"), object.str_at("handler"), names::dns1123_label);
+        let path = Path::new("overhead");
+        let path = path.child("limits");
+        for (name, amount) in object.entries("overhead.podFixed") {
+            resources::check_container_name(&mut errs, &path.key(name), name);
+            resources::check_amount(&mut errs, &path.key(name), name, quantity(amount));
         }
-        let (path, scheduling) = (Path::new("scheduling"), class.at("scheduling"));
-        errs.extend(validate_labels(scheduling.at("nodeSelector"), &path.child("nodeSelector")));
-        let (list, tolerations) = (path.child("tolerations"), scheduling.items("tolerations"));
-        check_tolerations(&mut errs, &list, tolerations);
+        let path = Path::new("scheduling");
+        errs.extend(validate_labels(object.at("scheduling.nodeSelector"), &path.child("nodeSelector")));
+        let path = path.child("tolerations");
+        let tolerations = object.items("scheduling.tolerations");
+        check_tolerations(&mut errs, &path, tolerations);
         let key = |t: &Value| ["key", "operator", "value", "effect"].map(|f| t.str_at(f).to_owned());
         for (i, toleration) in tolerations.iter().enumerate() {
-            if tolerations[..i].iter().any(|t| key(t) == key(toleration)) {
-                errs.duplicate(&list.index(i), toleration.clone());
+            if tolerations[..i].iter().any(|other| key(other) == key(toleration)) {
+                errs.duplicate(&path.index(i), toleration.clone());
             }
         }
         errs
@@ -47,7 +54,9 @@ impl Strategy for RuntimeClass {
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
         let labels = new.entries("scheduling.nodeSelector");
         labels
-            .filter_map(|(key, _)| Some(format!("scheduling.nodeSelector[{key}]: {}", deprecated_label(key)?)))
+            .filter_map(|(key, _)| {
+                Some(format!("scheduling.nodeSelector[{key}]: {}", deprecated_label(key)?))
+            })
             .collect()
     }
 
@@ -57,25 +66,5 @@ impl Strategy for RuntimeClass {
 
     fn allow_unconditional_update(&self) -> bool {
         false
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::strategy::testing::{check_create, check_update};
-
-    #[test]
-    fn runtime_classes() {
-        let base = json!({"metadata": {"name": "c"}, "handler": "runc"});
-        check_create("node.k8s.io", "RuntimeClass", &base, &[
-            (json!({}), &[]),
-            (json!({"handler": ""}), &["handler: Required value"]),
-            (json!({"overhead": {"podFixed": {"memory": "64Mi"}}}), &[]),
-        ]);
-        check_update("node.k8s.io", "RuntimeClass", &base, &[(json!({"handler": "kata"}), &[
-            "handler: Invalid value: \"kata\": field is immutable",
-        ])]);
     }
 }

@@ -31,7 +31,11 @@ impl Strategy for PodDisruptionBudget {
         }
         errs.extend(validate_label_selector(spec.at("selector"), &path.child("selector")));
         if let Some(policy) = spec.str_opt("unhealthyPodEvictionPolicy") {
-            errs.one_of(&path.child("unhealthyPodEvictionPolicy"), policy, &["IfHealthyBudget", "AlwaysAllow"]);
+            errs.one_of(
+                &path.child("unhealthyPodEvictionPolicy"),
+                policy,
+                &["IfHealthyBudget", "AlwaysAllow"],
+            );
         }
         errs
     }
@@ -39,12 +43,12 @@ impl Strategy for PodDisruptionBudget {
     fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
         let (path, status) = (Path::new("status"), new.at("status"));
         let mut errs = validate_conditions(status.items("conditions"), &path.child("conditions"));
-        check_counts(&mut errs, &path, status, &[
-            "disruptionsAllowed",
-            "currentHealthy",
-            "desiredHealthy",
-            "expectedPods",
-        ]);
+        check_counts(
+            &mut errs,
+            &path,
+            status,
+            &["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"],
+        );
         errs
     }
 
@@ -70,19 +74,36 @@ mod tests {
     #[test]
     fn budgets() {
         let base = named(json!({"spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}}}));
-        check_create("policy", "PodDisruptionBudget", &base, &[
-            (json!({}), &[]),
-            (json!({"spec": {"minAvailable": "101%"}}), &[
-                "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%",
-            ]),
-            (json!({"spec": {"maxUnavailable": 1, "selector": null}}), &[
-                "spec: Invalid value: {\"maxUnavailable\":1,\"minAvailable\":1}: minAvailable and maxUnavailable cannot be both set",
-            ]),
-            (json!({"spec": {"unhealthyPodEvictionPolicy": "X"}}), &[
-                "spec.unhealthyPodEvictionPolicy: Unsupported value: \"X\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\"",
-            ]),
-        ]);
-        let errs = status_errors("policy", "PodDisruptionBudget", json!({}), json!({"status": {"expectedPods": -1}}));
+        check_create(
+            "policy",
+            "PodDisruptionBudget",
+            &base,
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"spec": {"minAvailable": "101%"}}),
+                    &["spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%"],
+                ),
+                (
+                    json!({"spec": {"maxUnavailable": 1, "selector": null}}),
+                    &[
+                        "spec: Invalid value: {\"maxUnavailable\":1,\"minAvailable\":1}: minAvailable and maxUnavailable cannot be both set",
+                    ],
+                ),
+                (
+                    json!({"spec": {"unhealthyPodEvictionPolicy": "X"}}),
+                    &[
+                        "spec.unhealthyPodEvictionPolicy: Unsupported value: \"X\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\"",
+                    ],
+                ),
+            ],
+        );
+        let errs = status_errors(
+            "policy",
+            "PodDisruptionBudget",
+            json!({}),
+            json!({"status": {"expectedPods": -1}}),
+        );
         assert_eq!(errs, ["status.expectedPods: Invalid value: -1: must be greater than or equal to 0"]);
     }
 }

@@ -43,7 +43,10 @@ impl Strategy for Role {
             let list = Path::new("aggregationRule.clusterRoleSelectors");
             let selectors = role.items("aggregationRule.clusterRoleSelectors");
             if selectors.is_empty() {
-                errs.required(&list, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+                errs.required(
+                    &list,
+                    "at least one clusterRoleSelector required if aggregationRule is non-nil",
+                );
             }
             for (i, selector) in selectors.iter().enumerate() {
                 errs.extend(validate_label_selector(selector, &list.index(i)));
@@ -165,43 +168,83 @@ mod tests {
     #[test]
     fn roles() {
         let rule = json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]});
-        check_create(GROUP, "Role", &named(json!({"rules": [rule]})), &[
-            (json!({}), &[]),
-            (json!({"rules": [{}]}), &[
-                "rules[0].verbs: Required value: verbs must contain at least one value",
-                "rules[0].apiGroups: Required value: resource rules must supply at least one api group",
-                "rules[0].resources: Required value: resource rules must supply at least one resource",
-            ]),
-            (json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]}), &[
-                "rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs",
-            ]),
-        ]);
-        check_create(GROUP, "ClusterRole", &named(json!({})), &[
-            (json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]}), &[]),
-            (json!({"aggregationRule": {}}), &[
-                "aggregationRule.clusterRoleSelectors: Required value: at least one clusterRoleSelector required if aggregationRule is non-nil",
-            ]),
-        ]);
+        check_create(
+            GROUP,
+            "Role",
+            &named(json!({"rules": [rule]})),
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"rules": [{}]}),
+                    &[
+                        "rules[0].verbs: Required value: verbs must contain at least one value",
+                        "rules[0].apiGroups: Required value: resource rules must supply at least one api group",
+                        "rules[0].resources: Required value: resource rules must supply at least one resource",
+                    ],
+                ),
+                (
+                    json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]}),
+                    &[
+                        "rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs",
+                    ],
+                ),
+            ],
+        );
+        check_create(
+            GROUP,
+            "ClusterRole",
+            &named(json!({})),
+            &[
+                (json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]}), &[]),
+                (
+                    json!({"aggregationRule": {}}),
+                    &[
+                        "aggregationRule.clusterRoleSelectors: Required value: at least one clusterRoleSelector required if aggregationRule is non-nil",
+                    ],
+                ),
+            ],
+        );
     }
 
     #[test]
     fn bindings() {
-        let base = named(json!({"roleRef": {"kind": "ClusterRole", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]}));
+        let base = named(
+            json!({"roleRef": {"kind": "ClusterRole", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]}),
+        );
         let b = defaulted(GROUP, "RoleBinding", base.clone());
         assert_eq!((b.str_at("roleRef.apiGroup"), b.items("subjects")[0].str_at("apiGroup")), (GROUP, GROUP));
-        check_create(GROUP, "ClusterRoleBinding", &base, &[
-            (json!({}), &[]),
-            (json!({"roleRef": {"kind": "Role", "name": ""}}), &[
-                "roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\"",
-                "roleRef.name: Required value",
-            ]),
-            (json!({"subjects": [{"kind": "ServiceAccount", "name": "s"}, {"kind": "X", "name": "x"}]}), &[
-                "subjects[0].namespace: Required value",
-                "subjects[1].kind: Unsupported value: \"X\": supported values: \"Group\", \"ServiceAccount\", \"User\"",
-            ]),
-        ]);
-        check_update(GROUP, "RoleBinding", &base, &[(json!({"roleRef": {"name": "other"}}), &[
-            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"other\"}: cannot change roleRef",
-        ])]);
+        check_create(
+            GROUP,
+            "ClusterRoleBinding",
+            &base,
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"roleRef": {"kind": "Role", "name": ""}}),
+                    &[
+                        "roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\"",
+                        "roleRef.name: Required value",
+                    ],
+                ),
+                (
+                    json!({"subjects": [{"kind": "ServiceAccount", "name": "s"}, {"kind": "X", "name": "x"}]}),
+                    &[
+                        "subjects[0].namespace: Required value",
+                        "subjects[1].kind: Unsupported value: \"X\": supported values: \"Group\", \"ServiceAccount\", \"User\"",
+                    ],
+                ),
+            ],
+        );
+        check_update(
+            GROUP,
+            "RoleBinding",
+            &base,
+            &[(
+                json!({"roleRef": {"name": "other"}}),
+                &[
+                    "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"other\"}: cannot change roleRef",
+                ],
+            )],
+        );
     }
 }

@@ -62,7 +62,11 @@ impl Strategy for PriorityClass {
         if new.int_at("value") != old.int_at("value") {
             errs.forbidden(&Path::new("value"), "may not be changed in an update.");
         }
-        errs.immutable(&Path::new("preemptionPolicy"), new.at("preemptionPolicy"), old.at("preemptionPolicy"));
+        errs.immutable(
+            &Path::new("preemptionPolicy"),
+            new.at("preemptionPolicy"),
+            old.at("preemptionPolicy"),
+        );
         errs
     }
 
@@ -119,22 +123,39 @@ mod tests {
         let base = json!({"metadata": {"name": "high"}, "value": 1000});
         let class = defaulted(GROUP, "PriorityClass", base.clone());
         assert_eq!(class.str_at("preemptionPolicy"), "PreemptLowerPriority");
-        check_create(GROUP, "PriorityClass", &base, &[
-            (json!({}), &[]),
-            (json!({"value": 1_000_000_001}), &[
-                "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
-            ]),
-            (json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000}), &[]),
-            (json!({"metadata": {"name": "system-x"}}), &[
-                "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-x is not a known system priority class",
-            ]),
-        ]);
-        check_update(GROUP, "PriorityClass", &base, &[
-            (json!({"description": "d"}), &[]),
-            (json!({"value": 1, "preemptionPolicy": "Never"}), &[
-                "value: Forbidden: may not be changed in an update.",
-                "preemptionPolicy: Invalid value: \"Never\": field is immutable",
-            ]),
-        ]);
+        check_create(
+            GROUP,
+            "PriorityClass",
+            &base,
+            &[
+                (json!({}), &[]),
+                (
+                    json!({"value": 1_000_000_001}),
+                    &["value: Forbidden: maximum allowed value of a user defined priority is 1000000000"],
+                ),
+                (json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000}), &[]),
+                (
+                    json!({"metadata": {"name": "system-x"}}),
+                    &[
+                        "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-x is not a known system priority class",
+                    ],
+                ),
+            ],
+        );
+        check_update(
+            GROUP,
+            "PriorityClass",
+            &base,
+            &[
+                (json!({"description": "d"}), &[]),
+                (
+                    json!({"value": 1, "preemptionPolicy": "Never"}),
+                    &[
+                        "value: Forbidden: may not be changed in an update.",
+                        "preemptionPolicy: Invalid value: \"Never\": field is immutable",
+                    ],
+                ),
+            ],
+        );
     }
 }

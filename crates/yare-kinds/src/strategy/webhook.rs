@@ -74,7 +74,8 @@ fn parse_url(url: &str) -> Result<Url<'_>, String> {
         _ => ("", rest),
     };
     let authority = rest.strip_prefix("//").map_or("", |rest| rest.split('/').next().unwrap_or_default());
-    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+    let (user, host) =
+        authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
     if let Some(bad) = host.chars().find(|c| *c == ' ' || "<>\"".contains(*c)) {
         return Err(format!("parse {url:?}: invalid character {:?} in host name", bad.to_string()));
     }
@@ -148,22 +149,30 @@ mod tests {
         for (config, expected) in [
             (json!({"url": "https://a.b/c"}), &[][..]),
             (json!({}), &["c: Required value: exactly one of url or service is required"]),
-            (json!({"url": "http://u@h?q#f"}), &[
-                "c.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]",
-                "c.url: Invalid value: \"u\": user information is not permitted in the URL",
-                "c.url: Invalid value: \"f\": fragments are not permitted in the URL",
-                "c.url: Invalid value: \"q\": query parameters are not permitted in the URL",
-            ]),
-            (json!({"url": "https://"}), &[
-                "c.url: Invalid value: \"\": host must be specified; desired format: https://host[/path]",
-            ]),
-            (json!({"service": {"name": "s", "namespace": "n", "port": 443, "path": "/a//b"}}), &[
-                "c.service.path: Invalid value: \"/a//b\": segment[1] may not be empty",
-            ]),
-            (json!({"service": {"name": "", "namespace": "n", "port": 0}}), &[
-                "c.service.name: Required value",
-                "c.service.port: Invalid value: 0: port is not valid: must be between 1 and 65535, inclusive",
-            ]),
+            (
+                json!({"url": "http://u@h?q#f"}),
+                &[
+                    "c.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]",
+                    "c.url: Invalid value: \"u\": user information is not permitted in the URL",
+                    "c.url: Invalid value: \"f\": fragments are not permitted in the URL",
+                    "c.url: Invalid value: \"q\": query parameters are not permitted in the URL",
+                ],
+            ),
+            (
+                json!({"url": "https://"}),
+                &["c.url: Invalid value: \"\": host must be specified; desired format: https://host[/path]"],
+            ),
+            (
+                json!({"service": {"name": "s", "namespace": "n", "port": 443, "path": "/a//b"}}),
+                &["c.service.path: Invalid value: \"/a//b\": segment[1] may not be empty"],
+            ),
+            (
+                json!({"service": {"name": "", "namespace": "n", "port": 0}}),
+                &[
+                    "c.service.name: Required value",
+                    "c.service.port: Invalid value: 0: port is not valid: must be between 1 and 65535, inclusive",
+                ],
+            ),
         ] {
             let mut errs = Errors::new();
             check_client_config(&mut errs, &Path::new("c"), &config);

@@ -2,10 +2,7 @@
 //! that may be percentages, and the counts in their status.
 
 use serde_json::{Value, json};
-use yare_schema::{
-    field::Path,
-    selector::LabelSelector,
-};
+use yare_schema::{field::Path, selector::LabelSelector};
 
 use crate::{
     check::{Check, Errors},
@@ -123,7 +120,14 @@ pub fn check_counts(errs: &mut Errors, path: &Path<'_>, object: &Value, fields: 
 }
 
 /// None of `fields` may be greater than the field `total`.
-pub fn check_at_most(errs: &mut Errors, path: &Path<'_>, object: &Value, fields: &[&str], total: &str, shown: &str) {
+pub fn check_at_most(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    object: &Value,
+    fields: &[&str],
+    total: &str,
+    shown: &str,
+) {
     for field in fields {
         let count = object.int_at(field);
         if count > object.int_at(total) {

@@ -214,7 +214,6 @@ where
             if let Err(message) = connect(&kubelet, &sandbox, port, receiver, &outlet).await {
                 error.write(format!("an error occurred forwarding {port} -> {port}: {message}").into()).await;
             }
-            outlet.close().await;
         });
     }
     loop {

@@ -35,10 +35,10 @@ impl Outlet {
         }
     }
 
+    /// Ends the stream. Over WebSocket the end of the connection ends them all.
     pub(crate) async fn close(&self) {
-        match self {
-            Outlet::WebSocket(writer) => writer.close().await,
-            Outlet::Spdy(writer) => writer.close().await,
+        if let Outlet::Spdy(writer) = self {
+            writer.close().await;
         }
     }
 }

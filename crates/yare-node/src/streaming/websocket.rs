@@ -1,7 +1,8 @@
 //! WebSocket: the channel protocols of Kubernetes, and WebSocket as a plain duplex stream (a tunnel).
 //!
-//! A channel message is one byte, the channel's number, and data. Version 5 adds channel 255, which closes
-//! another. In the base64 variants messages are text and the number is a digit.
+//! A channel message is one byte, the channel's number, and data. Version 5 adds channel 255, with which the client
+//! (never the server) closes another. In the base64 variants messages are text and the number is a digit. The server
+//! ends a session by closing the connection with status 1000, which clients take as the end of every stream.
 
 use std::io;
 use std::pin::Pin;
@@ -15,18 +16,22 @@ use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
-/// The channel that closes others (version 5).
-pub(crate) const CLOSE: u8 = 255;
+/// The channel with which a client closes others (version 5).
+const CLOSE: u8 = 255;
 /// Largest message taken.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
 /// Messages queued in each direction.
 const QUEUE: usize = 32;
 /// A silent client is pinged; proxies drop silent connections.
 const PING_PERIOD: Duration = Duration::from_secs(30);
+/// How long a client may take to answer our close. Leaving at once, with input unread, would reset the connection
+/// and could cost the client the last output.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What came from the client on a channel.
 pub(crate) enum Incoming {
@@ -35,30 +40,17 @@ pub(crate) enum Incoming {
     Closed(u8),
 }
 
-enum Outgoing {
-    Data(u8, Bytes),
-    Close(u8),
-}
-
 /// Writes to one channel.
 #[derive(Clone)]
 pub(crate) struct ChannelWriter {
     channel: u8,
-    closes: bool,
-    out: mpsc::Sender<Outgoing>,
+    out: mpsc::Sender<(u8, Bytes)>,
 }
 
 impl ChannelWriter {
     /// `false` when the client is gone.
     pub(crate) async fn write(&self, bytes: Bytes) -> bool {
-        self.out.send(Outgoing::Data(self.channel, bytes)).await.is_ok()
-    }
-
-    /// Ends the channel, where the protocol can say so.
-    pub(crate) async fn close(&self) {
-        if self.closes {
-            let _ = self.out.send(Outgoing::Close(self.channel)).await;
-        }
+        self.out.send((self.channel, bytes)).await.is_ok()
     }
 }
 
@@ -68,21 +60,19 @@ pub(crate) struct Channels {
     pub(crate) gone: CancellationToken,
     /// Finished once everything was sent and the connection is closed.
     pub(crate) sent: tokio::task::JoinHandle<()>,
-    out: mpsc::Sender<Outgoing>,
-    closes: bool,
+    out: mpsc::Sender<(u8, Bytes)>,
 }
 
 impl Channels {
     pub(crate) fn writer(&self, channel: u8) -> ChannelWriter {
-        ChannelWriter { channel, closes: self.closes, out: self.out.clone() }
+        ChannelWriter { channel, out: self.out.clone() }
     }
 
     /// Lets the connection close once all writers are dropped, and waits for that.
     pub(crate) async fn finish(self) {
         let Channels { incoming, out, sent, .. } = self;
-        drop(out);
-        let _ = tokio::time::timeout(Duration::from_secs(10), sent).await;
-        drop(incoming);
+        drop((out, incoming));
+        let _ = tokio::time::timeout(2 * CLOSE_TIMEOUT, sent).await;
     }
 }
 
@@ -101,7 +91,7 @@ where
     let base64 = protocol.contains("base64");
     let closes = protocol.starts_with("v5.");
     let (mut sink, mut stream) = socket(io).await.split();
-    let (out, mut outgoing) = mpsc::channel::<Outgoing>(QUEUE);
+    let (out, mut outgoing) = mpsc::channel::<(u8, Bytes)>(QUEUE);
     let (received, incoming) = mpsc::channel(QUEUE);
     let gone = CancellationToken::new();
     let reader_gone = gone.clone();
@@ -134,11 +124,8 @@ where
             };
             if received.send(message).await.is_err() {
                 // Nobody takes input any more; pings and the close are still read.
-                while let Some(Ok(message)) = stream.next().await {
-                    if message.is_close() {
-                        break;
-                    }
-                }
+                let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+                tokio::select! { () = rest => {}, () = reader_gone.cancelled() => {} }
                 break;
             }
         }
@@ -152,11 +139,10 @@ where
             let message = tokio::select! {
                 next = outgoing.recv() => match next {
                     None => break,
-                    Some(Outgoing::Close(channel)) => Message::Binary(Bytes::copy_from_slice(&[CLOSE, channel])),
-                    Some(Outgoing::Data(channel, bytes)) if base64 => {
+                    Some((channel, bytes)) if base64 => {
                         Message::text(format!("{}{}", char::from(b'0' + channel % 10), STANDARD.encode(bytes)))
                     }
-                    Some(Outgoing::Data(channel, bytes)) => {
+                    Some((channel, bytes)) => {
                         let mut framed = BytesMut::with_capacity(bytes.len() + 1);
                         framed.extend_from_slice(&[channel]);
                         framed.extend_from_slice(&bytes);
@@ -170,10 +156,16 @@ where
                 break;
             }
         }
-        let _ = tokio::time::timeout(Duration::from_secs(5), sink.close()).await;
+        let end = CloseFrame { code: CloseCode::Normal, reason: Default::default() };
+        let close = async {
+            if sink.send(Message::Close(Some(end))).await.is_ok() {
+                writer_gone.cancelled().await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
         writer_gone.cancel();
     });
-    Channels { incoming, gone, sent, out, closes }
+    Channels { incoming, gone, sent, out }
 }
 
 /// A WebSocket connection whose binary messages are a stream of bytes.

@@ -21,8 +21,27 @@ const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const RULES: [&str; 2] = ["resourceRules", "excludeResourceRules"];
 /// Words that name no variable in an expression.
 const RESERVED: &[&str] = &[
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import",
-    "let", "loop", "package", "namespace", "return", "var", "void", "while",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// `ValidatingAdmissionPolicy` and `MutatingAdmissionPolicy`.
@@ -139,7 +158,10 @@ fn check_variable(errs: &mut Errors, path: &Path<'_>, variable: &Value) {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.trim().is_empty() {
         errs.required(&p, "name is not specified");
-    } else if !name.chars().all(word) || name.starts_with(|c: char| c.is_ascii_digit()) || RESERVED.contains(&name) {
+    } else if !name.chars().all(word)
+        || name.starts_with(|c: char| c.is_ascii_digit())
+        || RESERVED.contains(&name)
+    {
         errs.invalid(&p, name, "must be a valid CEL identifier");
     }
     if variable.str_at("expression").trim().is_empty() {
@@ -204,7 +226,8 @@ fn check_validations(errs: &mut Errors, path: &Path<'_>, spec: &Value, policy: &
 
 fn check_mutations(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     /// The type of a patch and the field that then holds it.
-    const PATCHES: [(&str, &str); 2] = [("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")];
+    const PATCHES: [(&str, &str); 2] =
+        [("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")];
     let list = path.child("mutations");
     if !spec.is_set("mutations") {
         errs.required(&list, "mutations must contain at least one item");
@@ -221,7 +244,10 @@ fn check_mutations(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
             continue;
         };
         if mutation.has(own) {
-            errs.non_empty(&path.child(own).child("expression"), mutation.at(own).str_at("expression").trim());
+            errs.non_empty(
+                &path.child(own).child("expression"),
+                mutation.at(own).str_at("expression").trim(),
+            );
         } else {
             errs.required(&path.child(own), format!("must be specified when patchType is {kind}"));
         }

@@ -4,7 +4,8 @@ use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
 use super::rules::{
-    FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, SELECTORS, check_conditions, check_rule, default_match,
+    FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, SELECTORS, check_conditions, check_rule,
+    default_match,
 };
 use crate::{
     check::{Check, Errors},

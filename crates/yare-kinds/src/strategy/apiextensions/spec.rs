@@ -86,7 +86,9 @@ fn check_version(errs: &mut Errors, path: &Path<'_>, version: &Value) {
         errs.invalid(
             &p,
             warning,
-            format!("must only contain printable UTF-8 characters; non-printable character found at index {i}"),
+            format!(
+                "must only contain printable UTF-8 characters; non-printable character found at index {i}"
+            ),
         );
     }
 }
@@ -143,8 +145,9 @@ fn before<'a>(version: &Value, old: Option<&'a Value>) -> Option<&'a Value> {
 fn check_schema(errs: &mut Errors, path: &Path<'_>, version: &Value, status: bool, old: Option<&Value>) {
     let schema = version.at("schema.openAPIV3Schema");
     // A schema that was once accepted stays so.
-    let kept = before(version, old)
-        .is_some_and(|b| same(b.at("schema"), version.at("schema")) && same(b.at("subresources"), version.at("subresources")));
+    let kept = before(version, old).is_some_and(|b| {
+        same(b.at("schema"), version.at("schema")) && same(b.at("subresources"), version.at("subresources"))
+    });
     if schema.is_null() || kept {
         return;
     }
@@ -245,7 +248,8 @@ fn check_selectable(errs: &mut Errors, path: &Path<'_>, version: &Value, old: Op
             seen.push(value);
         }
     }
-    let kept = before(version, old).is_some_and(|b| same(b.at("selectableFields"), version.at("selectableFields")));
+    let kept =
+        before(version, old).is_some_and(|b| same(b.at("selectableFields"), version.at("selectableFields")));
     if !kept {
         check_items(errs, path, seen.len(), MAX_SELECTABLE);
     }
@@ -291,8 +295,10 @@ fn check_conversion(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         errs.invalid(&path.child("strategy"), strategy, "must be None if spec.preserveUnknownFields is true");
     }
     errs.required_one_of(&path.child("strategy"), strategy, &["None", "Webhook"]);
-    let (config, versions) = (conversion.at("webhook.clientConfig"), conversion.strings("webhook.conversionReviewVersions"));
-    let (config_path, versions_path) = (path.child("webhookClientConfig"), path.child("conversionReviewVersions"));
+    let (config, versions) =
+        (conversion.at("webhook.clientConfig"), conversion.strings("webhook.conversionReviewVersions"));
+    let (config_path, versions_path) =
+        (path.child("webhookClientConfig"), path.child("conversionReviewVersions"));
     if strategy == "Webhook" {
         if config.is_null() {
             errs.required(&config_path, "required when strategy is set to Webhook");

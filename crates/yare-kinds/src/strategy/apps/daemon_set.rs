@@ -12,8 +12,9 @@ use crate::{
     strategy::{
         Context, Strategy,
         workload::{
-            check_at_most_all, check_collision_count, check_count_or_percent, check_counts, check_endless_template,
-            check_match, check_selector_not_empty, count_or_percent, default_template, template_warnings,
+            check_at_most_all, check_collision_count, check_count_or_percent, check_counts,
+            check_endless_template, check_match, check_selector_not_empty, count_or_percent,
+            default_template, template_warnings,
         },
     },
     view::{View, ViewMut, same},
@@ -73,17 +74,22 @@ impl Strategy for DaemonSet {
 
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_counts(&mut errs, &Path::new("status"), new.at("status"), &[
-            "currentNumberScheduled",
-            "numberMisscheduled",
-            "desiredNumberScheduled",
-            "numberReady",
-            "observedGeneration",
-            "updatedNumberScheduled",
-            "numberAvailable",
-            "numberUnavailable",
-            "collisionCount",
-        ]);
+        check_counts(
+            &mut errs,
+            &Path::new("status"),
+            new.at("status"),
+            &[
+                "currentNumberScheduled",
+                "numberMisscheduled",
+                "desiredNumberScheduled",
+                "numberReady",
+                "observedGeneration",
+                "updatedNumberScheduled",
+                "numberAvailable",
+                "numberUnavailable",
+                "collisionCount",
+            ],
+        );
         check_collision_count(&mut errs, new, old);
         errs
     }

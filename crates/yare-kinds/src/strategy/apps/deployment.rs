@@ -10,8 +10,8 @@ use crate::{
         Context, Strategy,
         workload::{
             check_at_most, check_at_most_all, check_collision_count, check_count_or_percent, check_counts,
-            check_endless_template, check_match, check_selector, count_or_percent, default_template, name_warning,
-            template_warnings,
+            check_endless_template, check_match, check_selector, count_or_percent, default_template,
+            name_warning, template_warnings,
         },
     },
     view::{View, ViewMut, same},
@@ -64,16 +64,21 @@ impl Strategy for Deployment {
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, status) = (Path::new("status"), new.at("status"));
-        check_counts(&mut errs, &path, status, &[
-            "observedGeneration",
-            "replicas",
-            "updatedReplicas",
-            "readyReplicas",
-            "availableReplicas",
-            "unavailableReplicas",
-            "terminatingReplicas",
-            "collisionCount",
-        ]);
+        check_counts(
+            &mut errs,
+            &path,
+            status,
+            &[
+                "observedGeneration",
+                "replicas",
+                "updatedReplicas",
+                "readyReplicas",
+                "availableReplicas",
+                "unavailableReplicas",
+                "terminatingReplicas",
+                "collisionCount",
+            ],
+        );
         let parts = ["updatedReplicas", "readyReplicas", "availableReplicas"];
         check_at_most(&mut errs, &path, status, &parts, "replicas", "status.replicas");
         check_at_most(&mut errs, &path, status, &["availableReplicas"], "readyReplicas", "readyReplicas");
@@ -113,7 +118,11 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     if let Some(deadline_s) = spec.int_opt("progressDeadlineSeconds")
         && deadline_s <= spec.int_at("minReadySeconds")
     {
-        errs.invalid(&path.child("progressDeadlineSeconds"), deadline_s, "must be greater than minReadySeconds");
+        errs.invalid(
+            &path.child("progressDeadlineSeconds"),
+            deadline_s,
+            "must be greater than minReadySeconds",
+        );
     }
 }
 

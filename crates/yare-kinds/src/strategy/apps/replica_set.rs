@@ -8,8 +8,8 @@ use crate::{
     strategy::{
         Strategy,
         workload::{
-            check_at_most, check_counts, check_endless_template, check_match, check_selector, default_template,
-            name_warning, template_warnings,
+            check_at_most, check_counts, check_endless_template, check_match, check_selector,
+            default_template, name_warning, template_warnings,
         },
     },
     view::{View, ViewMut},
@@ -50,14 +50,19 @@ impl Strategy for ReplicaSet {
     fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, status) = (Path::new("status"), new.at("status"));
-        check_counts(&mut errs, &path, status, &[
-            "replicas",
-            "fullyLabeledReplicas",
-            "readyReplicas",
-            "availableReplicas",
-            "observedGeneration",
-            "terminatingReplicas",
-        ]);
+        check_counts(
+            &mut errs,
+            &path,
+            status,
+            &[
+                "replicas",
+                "fullyLabeledReplicas",
+                "readyReplicas",
+                "availableReplicas",
+                "observedGeneration",
+                "terminatingReplicas",
+            ],
+        );
         let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
         check_at_most(&mut errs, &path, status, &parts, "replicas", "status.replicas");
         check_at_most(&mut errs, &path, status, &["availableReplicas"], "readyReplicas", "readyReplicas");

@@ -13,7 +13,8 @@ use crate::{
         core::claim,
         workload::{
             check_at_most, check_at_most_all, check_collision_count, check_count_or_percent, check_counts,
-            check_endless, check_match, check_selector, count_or_percent, default_template, template_warnings,
+            check_endless, check_match, check_selector, count_or_percent, default_template,
+            template_warnings,
         },
     },
     view::{View, ViewMut, same},
@@ -115,18 +116,30 @@ impl Strategy for StatefulSet {
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, status) = (Path::new("status"), new.at("status"));
-        check_counts(&mut errs, &path, status, &[
-            "replicas",
-            "readyReplicas",
-            "currentReplicas",
-            "updatedReplicas",
-            "availableReplicas",
-            "observedGeneration",
-            "collisionCount",
-        ]);
+        check_counts(
+            &mut errs,
+            &path,
+            status,
+            &[
+                "replicas",
+                "readyReplicas",
+                "currentReplicas",
+                "updatedReplicas",
+                "availableReplicas",
+                "observedGeneration",
+                "collisionCount",
+            ],
+        );
         let parts = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
         check_at_most(&mut errs, &path, status, &parts, "replicas", "status.replicas");
-        check_at_most(&mut errs, &path, status, &["availableReplicas"], "readyReplicas", "status.readyReplicas");
+        check_at_most(
+            &mut errs,
+            &path,
+            status,
+            &["availableReplicas"],
+            "readyReplicas",
+            "status.readyReplicas",
+        );
         check_collision_count(&mut errs, new, old);
         errs
     }
@@ -182,7 +195,9 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, spared: Spared) 
         errs.each(&path.child("serviceName"), service, names::dns1123_label(service));
     }
     let (p, template) = (path.child("template"), spec.at("template"));
-    if let Some(selector) = check_selector(errs, &path.child("selector"), spec.at("selector"), "statefulset", "") {
+    if let Some(selector) =
+        check_selector(errs, &path.child("selector"), spec.at("selector"), "statefulset", "")
+    {
         if !selector.is_empty() && !selector.is_nothing() {
             check_match(errs, &p, &selector, template);
         }

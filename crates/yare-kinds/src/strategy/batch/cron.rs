@@ -19,7 +19,8 @@ const FIELDS: [Bounds; 5] = [
     Bounds { min: 1, max: 12, names: MONTHS },
     Bounds { min: 0, max: 6, names: DAYS },
 ];
-const DESCRIPTORS: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+const DESCRIPTORS: &[&str] =
+    &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
 
 /// What is wrong with `schedule`.
 pub fn check(schedule: &str) -> Result<(), String> {

@@ -51,7 +51,10 @@ pub fn check_apart(completed: &str, failed: &str, completions: i64) -> Result<()
     let (mut c, mut f) = (0, 0);
     while let (Some(done), Some(lost)) = (completed.get(c), failed.get(f)) {
         if done.0 <= lost.1 && lost.0 <= done.1 {
-            return Err(format!("failedIndexes and completedIndexes overlap at index: {}", max(done.0, lost.0)));
+            return Err(format!(
+                "failedIndexes and completedIndexes overlap at index: {}",
+                max(done.0, lost.0)
+            ));
         }
         if done.0 <= lost.0 {
             c += 1;

@@ -45,15 +45,20 @@ pub fn default_failure_policy(spec: &mut Value) {
 
 /// Errors in all but the selector.
 pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
-    check_counts(errs, path, spec, &[
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-    ]);
+    check_counts(
+        errs,
+        path,
+        spec,
+        &[
+            "parallelism",
+            "completions",
+            "activeDeadlineSeconds",
+            "backoffLimit",
+            "ttlSecondsAfterFinished",
+            "backoffLimitPerIndex",
+            "maxFailedIndexes",
+        ],
+    );
     if spec.has("maxFailedIndexes") && !spec.has("backoffLimitPerIndex") {
         errs.required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
     }
@@ -114,7 +119,13 @@ fn check_indexed(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     if completions.is_none() {
         errs.required(&path.child("completions"), "when completion mode is Indexed");
     }
-    at_most(errs, &parallelism_path, parallelism, MAX_PARALLELISM_INDEXED, " when completion mode is Indexed");
+    at_most(
+        errs,
+        &parallelism_path,
+        parallelism,
+        MAX_PARALLELISM_INDEXED,
+        " when completion mode is Indexed",
+    );
     if let (Some(failed), Some(completions)) = (failed, completions)
         && failed > completions
     {
@@ -126,7 +137,8 @@ fn check_indexed(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
             let detail = format!("must be specified when completions is above {MANY_COMPLETIONS}");
             errs.required(&failed_path, detail);
         }
-        let when = format!(" when completions are above {MANY_COMPLETIONS} and used with backoff limit per index");
+        let when =
+            format!(" when completions are above {MANY_COMPLETIONS} and used with backoff limit per index");
         at_most(errs, &parallelism_path, parallelism, MAX_PARALLELISM_MANY, &when);
         at_most(errs, &failed_path, failed, MAX_FAILED_INDEXES_MANY, &when);
     }
@@ -154,7 +166,11 @@ fn check_failure_policy(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         check_pod_conditions(errs, &path.child("onPodConditions"), conditions);
         match (codes.is_null(), conditions.is_empty()) {
             (false, false) => {
-                plain_invalid(errs, &path, "specifying both OnExitCodes and OnPodConditions is not supported");
+                plain_invalid(
+                    errs,
+                    &path,
+                    "specifying both OnExitCodes and OnPodConditions is not supported",
+                );
             }
             (true, true) => {
                 plain_invalid(errs, &path, "specifying one of OnExitCodes and OnPodConditions is required");
@@ -254,7 +270,9 @@ fn check_success_policy(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
                 errs.invalid(
                     &p,
                     wanted,
-                    format!("must be less than or equal to {completions} (the number of specified completions)"),
+                    format!(
+                        "must be less than or equal to {completions} (the number of specified completions)"
+                    ),
                 );
             }
             if list.is_some() && wanted > total {

@@ -144,7 +144,11 @@ fn check_finished(errs: &mut Errors, path: &Path<'_>, job: &Value, changed: &Cha
     let uncounted = status.at("uncountedTerminatedPods");
     let any = uncounted.is_set("failed") || uncounted.is_set("succeeded");
     if any && (now || changed.field("uncountedTerminatedPods")) {
-        errs.invalid(&path.child("uncountedTerminatedPods"), uncounted.clone(), "must be empty for finished job");
+        errs.invalid(
+            &path.child("uncountedTerminatedPods"),
+            uncounted.clone(),
+            "must be empty for finished job",
+        );
     }
     let terminating = status.int_at("terminating");
     if terminating > 0 && (now || changed.field("terminating")) {
@@ -155,7 +159,8 @@ fn check_finished(errs: &mut Errors, path: &Path<'_>, job: &Value, changed: &Cha
 fn check_indexes(errs: &mut Errors, path: &Path<'_>, job: &Value, changed: &Changed<'_>) {
     let (completed, failed) = (job.str_at("status.completedIndexes"), job.str_opt("status.failedIndexes"));
     let (completed_path, failed_path) = (path.child("completedIndexes"), path.child("failedIndexes"));
-    let (completed_changed, failed_changed) = (changed.field("completedIndexes"), changed.field("failedIndexes"));
+    let (completed_changed, failed_changed) =
+        (changed.field("completedIndexes"), changed.field("failedIndexes"));
     let completions = job.int_opt("spec.completions");
     let per_index = job.has("spec.backoffLimitPerIndex");
     if let Some(completions) = completions {
@@ -179,7 +184,11 @@ fn check_indexes(errs: &mut Errors, path: &Path<'_>, job: &Value, changed: &Chan
     }
     let Some(failed) = failed else { return };
     if failed_changed && !per_index {
-        errs.invalid(&failed_path, failed, "cannot set non-null failedIndexes when backoffLimitPerIndex is null");
+        errs.invalid(
+            &failed_path,
+            failed,
+            "cannot set non-null failedIndexes when backoffLimitPerIndex is null",
+        );
     }
     if (failed_changed || completed_changed)
         && let Some(completions) = completions

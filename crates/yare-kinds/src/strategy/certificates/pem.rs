@@ -2,8 +2,8 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use x509_parser::{
-    certification_request::X509CertificationRequest,
     certificate::X509Certificate,
+    certification_request::X509CertificationRequest,
     pem::{Pem, parse_x509_pem},
     prelude::FromDer,
 };
@@ -40,7 +40,8 @@ pub fn check_certificates(text: &str) -> Result<(), String> {
         if block.label != "CERTIFICATE" {
             return Err(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", block.label));
         }
-        X509Certificate::from_der(&block.contents).map_err(|e| format!("x509: malformed certificate: {e}"))?;
+        X509Certificate::from_der(&block.contents)
+            .map_err(|e| format!("x509: malformed certificate: {e}"))?;
         count += 1;
     }
     if count == 0 {

@@ -152,7 +152,9 @@ fn stamp(new: &mut Value, old: &Value, now: &str) {
     for condition in new.items_mut(CONDITIONS) {
         condition.default_absent("lastUpdateTime", now);
         let same = old.items(CONDITIONS).iter().find(|c| {
-            c.at("type") == condition.at("type") && c.at("status") == condition.at("status") && c.has("lastTransitionTime")
+            c.at("type") == condition.at("type")
+                && c.at("status") == condition.at("status")
+                && c.has("lastTransitionTime")
         });
         let since = same.map_or_else(|| json!(now), |c| c.at("lastTransitionTime").clone());
         condition.default_absent("lastTransitionTime", since);
@@ -203,7 +205,8 @@ fn check_conditions(errs: &mut Errors, request: &Value, old: &Value) {
         if kind.is_empty() && !had_empty {
             errs.required(&path.child("type"), "");
         }
-        let allowed: &[&str] = if LASTING.contains(&kind) { &["True"] } else { &["False", "True", "Unknown"] };
+        let allowed: &[&str] =
+            if LASTING.contains(&kind) { &["True"] } else { &["False", "True", "Unknown"] };
         errs.required_one_of(&path.child("status"), status, allowed);
         let other = VERDICTS.iter().find(|v| VERDICTS.contains(&kind) && **v != kind);
         if other.is_some_and(|other| seen.contains(other)) && !had_both {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     strategy::testing::{CONTEXT, check_create, patched, strategy},
-    view::{View, ViewMut},
+    view::View,
 };
 
 const GROUP: &str = "certificates.k8s.io";
@@ -20,21 +20,32 @@ fn csr() -> Value {
 
 #[test]
 fn creation() {
-    check_create(GROUP, KIND, &csr(), &[
-        (json!({}), &[]),
-        (json!({"spec": {"request": "YWJj"}}), &[
-            "spec.request: Invalid value: \"YWJj\": PEM block type must be CERTIFICATE REQUEST",
-        ]),
-        (json!({"spec": {"usages": [], "signerName": "kubernetes.io/legacy-unknown", "expirationSeconds": 599}}), &[
-            "spec.usages: Required value",
-            "spec.signerName: Invalid value: \"kubernetes.io/legacy-unknown\": the legacy signerName is not allowed via this API version",
-            "spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 600 seconds (10 minutes)",
-        ]),
-        (json!({"spec": {"usages": ["client auth", "client auth"]}}), &[
-            "spec.usages[1]: Duplicate value: \"client auth\"",
-        ]),
-    ]);
-    let mut request = patched(&csr(), json!({"spec": {"username": "root", "groups": ["system:masters"], "uid": "0"}}));
+    check_create(
+        GROUP,
+        KIND,
+        &csr(),
+        &[
+            (json!({}), &[]),
+            (
+                json!({"spec": {"request": "YWJj"}}),
+                &["spec.request: Invalid value: \"YWJj\": PEM block type must be CERTIFICATE REQUEST"],
+            ),
+            (
+                json!({"spec": {"usages": [], "signerName": "kubernetes.io/legacy-unknown", "expirationSeconds": 599}}),
+                &[
+                    "spec.usages: Required value",
+                    "spec.signerName: Invalid value: \"kubernetes.io/legacy-unknown\": the legacy signerName is not allowed via this API version",
+                    "spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 600 seconds (10 minutes)",
+                ],
+            ),
+            (
+                json!({"spec": {"usages": ["client auth", "client auth"]}}),
+                &["spec.usages[1]: Duplicate value: \"client auth\""],
+            ),
+        ],
+    );
+    let mut request =
+        patched(&csr(), json!({"spec": {"username": "root", "groups": ["system:masters"], "uid": "0"}}));
     strategy(GROUP, KIND).prepare_for_create(&mut request, &CONTEXT);
     assert_eq!(request.str_at("spec.username"), "jane");
     assert!(!request.has("spec.groups") && !request.has("spec.uid"));
@@ -43,36 +54,60 @@ fn creation() {
 #[test]
 fn updates() {
     let check = |subresource: &str, old: Value, new: Value, expected: &[&str]| {
-        let (old, mut new) = (patched(&csr(), json!({"status": old})), patched(&csr(), json!({"status": new})));
+        let (old, mut new) =
+            (patched(&csr(), json!({"status": old})), patched(&csr(), json!({"status": new})));
         let strategy = strategy(GROUP, KIND);
         strategy.prepare_for_subresource_update(subresource, &mut new, &old, &CONTEXT);
-        let errs: Vec<String> =
-            strategy.validate_subresource_update(subresource, &new, &old).iter().map(ToString::to_string).collect();
+        let errs: Vec<String> = strategy
+            .validate_subresource_update(subresource, &new, &old)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(errs, expected, "{subresource}");
         new
     };
     let set = |kinds: &[&str]| -> Value {
-        let conditions: Vec<Value> = kinds.iter().map(|kind| json!({"type": kind, "status": "True"})).collect();
+        let conditions: Vec<Value> =
+            kinds.iter().map(|kind| json!({"type": kind, "status": "True"})).collect();
         json!({"conditions": conditions})
     };
     let new = check("approval", json!({}), set(&["Approved"]), &[]);
     assert_eq!(new.items("status.conditions")[0].str_at("lastUpdateTime"), CONTEXT.now);
-    check("approval", json!({}), set(&["Approved", "Denied"]), &[
-        "status.conditions: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
-    ]);
-    check("approval", set(&["Approved"]), set(&[]), &[
-        "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\"",
-    ]);
-    check("status", json!({}), set(&["Approved"]), &[
-        "status.conditions: Forbidden: updates may not add a condition of type \"Approved\"",
-    ]);
+    check(
+        "approval",
+        json!({}),
+        set(&["Approved", "Denied"]),
+        &[
+            "status.conditions: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
+        ],
+    );
+    check(
+        "approval",
+        set(&["Approved"]),
+        set(&[]),
+        &["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""],
+    );
+    check(
+        "status",
+        json!({}),
+        set(&["Approved"]),
+        &["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""],
+    );
     check("status", json!({}), json!({"certificate": CERTIFICATE}), &[]);
-    check("status", json!({}), json!({"certificate": REQUEST}), &[
-        "status.certificate: Invalid value: \"<certificate data>\": only CERTIFICATE PEM blocks are allowed, found \"CERTIFICATE REQUEST\"",
-    ]);
-    check("status", json!({"certificate": CERTIFICATE}), json!({"certificate": ""}), &[
-        "status.certificate: Forbidden: updates may not modify existing certificate content",
-    ]);
+    check(
+        "status",
+        json!({}),
+        json!({"certificate": REQUEST}),
+        &[
+            "status.certificate: Invalid value: \"<certificate data>\": only CERTIFICATE PEM blocks are allowed, found \"CERTIFICATE REQUEST\"",
+        ],
+    );
+    check(
+        "status",
+        json!({"certificate": CERTIFICATE}),
+        json!({"certificate": ""}),
+        &["status.certificate: Forbidden: updates may not modify existing certificate content"],
+    );
     let kept = check("", json!({"certificate": CERTIFICATE}), json!({}), &[]);
     assert_eq!(kept.str_at("status.certificate"), CERTIFICATE);
 }

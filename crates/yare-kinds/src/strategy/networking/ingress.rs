@@ -38,7 +38,10 @@ impl Strategy for Ingress {
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let spared = Spared {
-            secrets: old.items("spec.tls").iter().any(|tls| !secret_messages(tls.str_at("secretName")).is_empty()),
+            secrets: old
+                .items("spec.tls")
+                .iter()
+                .any(|tls| !secret_messages(tls.str_at("secretName")).is_empty()),
             wildcard_rules: old.items("spec.rules").iter().any(|rule| {
                 let mut errs = Errors::new();
                 check_http(&mut errs, &Path::ROOT, rule.at("http"));
@@ -54,7 +57,8 @@ impl Strategy for Ingress {
         let mut errs = Errors::new();
         let list = Path::new("status.loadBalancer.ingress");
         const FIELD: &str = "status.loadBalancer.ingress";
-        let before: Vec<&str> = old.items(FIELD).iter().map(|i| i.str_at("ip")).filter(|ip| !ip.is_empty()).collect();
+        let before: Vec<&str> =
+            old.items(FIELD).iter().map(|i| i.str_at("ip")).filter(|ip| !ip.is_empty()).collect();
         for (i, ingress) in new.items(FIELD).iter().enumerate() {
             let path = list.index(i);
             let (ip, host) = (ingress.str_at("ip"), ingress.str_at("hostname"));
@@ -75,7 +79,9 @@ impl Strategy for Ingress {
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         let by_annotation = annotation(new, CLASS).is_some() && !new.has("spec.ingressClassName");
         if old.is_none() && by_annotation {
-            return vec![format!("annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead")];
+            return vec![format!(
+                "annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"
+            )];
         }
         Vec::new()
     }

@@ -27,7 +27,10 @@ impl Strategy for NetworkPolicy {
         }
         if !policy.is_set("spec.policyTypes") {
             let both = policy.is_set("spec.egress");
-            policy.set("spec.policyTypes", if both { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+            policy.set(
+                "spec.policyTypes",
+                if both { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) },
+            );
         }
     }
 

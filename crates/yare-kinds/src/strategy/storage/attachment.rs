@@ -28,7 +28,10 @@ impl Strategy for VolumeAttachment {
             (None, false) => errs.required(&p, ONE_SOURCE),
             (Some(_), true) => errs.forbidden(&p, ONE_SOURCE),
             (Some(""), false) => {
-                errs.required(&p.child("persistentVolumeName"), "must specify non empty persistentVolumeName");
+                errs.required(
+                    &p.child("persistentVolumeName"),
+                    "must specify non empty persistentVolumeName",
+                );
             }
             _ => {}
         }

@@ -84,7 +84,9 @@ impl Strategy for CsiDriver {
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errs = self.validate(new);
-        for (field, shown) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")] {
+        for (field, shown) in
+            [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")]
+        {
             let path = Path::new("spec");
             errs.immutable(&path.child(shown), new.at("spec").at(field), old.at("spec").at(field));
         }
@@ -125,7 +127,9 @@ fn check_token_requests(errs: &mut Errors, path: &Path<'_>, requests: &[Value]) 
         seen.push(audience);
         let p = path.child("expirationSeconds");
         match request.int_opt("expirationSeconds") {
-            Some(s) if s < MIN_TOKEN_S => errs.invalid(&p, s, "may not specify a duration less than 10 minutes"),
+            Some(s) if s < MIN_TOKEN_S => {
+                errs.invalid(&p, s, "may not specify a duration less than 10 minutes")
+            }
             Some(s) if s > MAX_TOKEN_S => {
                 errs.invalid(&p, s, "may not specify a duration larger than 2^32 seconds");
             }
