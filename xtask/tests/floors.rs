@@ -1,5 +1,7 @@
 //! A crate imports only from floors below its own (ARCHITECTURE.md draws them).
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;

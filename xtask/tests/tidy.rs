@@ -1,5 +1,7 @@
 //! What every file of the tree has in common.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,6 +1,6 @@
 //! Leader election of two candidates against a lease kept by a fake API server.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     convert::Infallible,

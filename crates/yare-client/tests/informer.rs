@@ -1,7 +1,7 @@
 //! Informers against a scripted API server in this process: initial state, resumption, loss of history,
 //! servers that cannot stream lists, and bytes that are shared instead of copied.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::VecDeque,

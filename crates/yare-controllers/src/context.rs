@@ -10,7 +10,7 @@ use crate::api::{Api, ApiError};
 /// Reads the time; a simulation gives its own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// The client a controller writes with, by the controller's name: each has an identity of its own.
+/// The client that writes as a service account in `kube-system`: each controller has an identity of its own.
 pub type Writers = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
 
 /// Configuration of all controllers.
@@ -89,9 +89,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// For the controller `name`. Must be called within a tokio runtime.
-    pub fn new(name: &'static str, client: &Client, config: Arc<Config>) -> Self {
-        let writer = config.writers.as_ref().map_or_else(|| client.kube(), |w| w(name));
+    /// For the controller `name`, which writes as `account`. Must be called within a tokio runtime.
+    pub fn new(name: &'static str, account: &str, client: &Client, config: Arc<Config>) -> Self {
+        let writer = config.writers.as_ref().map_or_else(|| client.kube(), |w| w(account));
         Self {
             name,
             client: client.clone(),

@@ -122,7 +122,7 @@ impl Controllers {
         let config = Arc::new(config);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         for row in rows.iter().filter(|r| !config.disabled.iter().any(|d| d == r.name)) {
-            let context = Context::new(row.name, client, config.clone());
+            let context = Context::new(row.name, row.account, client, config.clone());
             tasks.spawn(run(row, context, stop.clone(), tasks.clone()));
         }
         tasks.close();

@@ -26,6 +26,8 @@ use crate::{
 pub struct Row {
     /// Upstream's name, by which it is disabled and which its events carry.
     pub name: &'static str,
+    /// The service account in `kube-system` whose role says what it may write.
+    pub account: &'static str,
     /// What it does, in one sentence.
     pub description: &'static str,
     /// What it watches.
@@ -47,6 +49,7 @@ fn none(_: &Context, _: &yare_client::Change, _: &mut dyn FnMut(yare_client::Obj
 pub const CONTROLLERS: &[Row] = &[
     Row {
         name: "clusterrole-aggregation-controller",
+        account: "clusterrole-aggregation-controller",
         description: "Fills ClusterRoles that aggregate with the rules of others.",
         watches: &[watch(CLUSTER_ROLES, With(clusterrole_aggregation::changed_role))],
         make: clusterrole_aggregation::new,
@@ -54,6 +57,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "cronjob-controller",
+        account: "cronjob-controller",
         description: "Makes Jobs on a schedule.",
         watches: &[watch(CRON_JOBS, Own), watch(JOBS, Controller(CRON_JOBS))],
         make: cronjob::new,
@@ -61,6 +65,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "daemonset-controller",
+        account: "daemon-set-controller",
         description: "Runs one pod of each DaemonSet on every node that fits.",
         watches: &[
             watch(DAEMON_SETS, Own),
@@ -73,6 +78,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "deployment-controller",
+        account: "deployment-controller",
         description: "Rolls new versions of a pod template out through ReplicaSets.",
         watches: &[
             watch(DEPLOYMENTS, Own),
@@ -84,6 +90,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "disruption-controller",
+        account: "disruption-controller",
         description: "Computes how many pods PodDisruptionBudgets allow to be evicted.",
         watches: &[
             watch(POD_DISRUPTION_BUDGETS, Own),
@@ -98,6 +105,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "endpoints-controller",
+        account: "endpoint-controller",
         description: "Keeps the addresses of the pods behind each Service in Endpoints.",
         watches: &[
             watch(SERVICES, Own),
@@ -109,6 +117,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "endpointslice-controller",
+        account: "endpointslice-controller",
         description: "Keeps the addresses of the pods behind each Service in EndpointSlices.",
         watches: &[
             watch(SERVICES, Own),
@@ -121,6 +130,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "endpointslice-mirroring-controller",
+        account: "endpointslicemirroring-controller",
         description: "Mirrors Endpoints written by hand into EndpointSlices.",
         watches: &[
             watch(ENDPOINTS, Own),
@@ -132,6 +142,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "ephemeral-volume-controller",
+        account: "ephemeral-volume-controller",
         description: "Makes the claims of pods' generic ephemeral volumes.",
         watches: &[
             watch(PODS, With(ephemeral_volume::changed_pod)),
@@ -142,6 +153,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "garbage-collector-controller",
+        account: "generic-garbage-collector",
         description: "Deletes objects whose owners are gone; carries out foreground and orphaning deletions.",
         watches: &[],
         make: garbage::new,
@@ -149,6 +161,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "job-controller",
+        account: "job-controller",
         description: "Runs the pods of Jobs to completion.",
         watches: &[watch(JOBS, Own), watch(PODS, ControllerOrSelector(JOBS))],
         make: job::new,
@@ -156,6 +169,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "namespace-controller",
+        account: "namespace-controller",
         description: "Empties namespaces that are being deleted, then lets them go.",
         watches: &[
             watch(NAMESPACES, With(namespace::deleted_namespace)),
@@ -166,6 +180,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "node-ipam-controller",
+        account: "node-controller",
         description: "Gives every node address ranges for its pods.",
         watches: &[watch(NODES, Own)],
         make: node_ipam::new,
@@ -173,6 +188,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "node-lifecycle-controller",
+        account: "node-controller",
         description: "Notices nodes that fall silent, and turns conditions into taints.",
         watches: &[watch(NODES, Own), watch(PODS, With(none))],
         make: node_lifecycle::new,
@@ -180,6 +196,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "persistentvolume-binder-controller",
+        account: "persistent-volume-binder",
         description: "Binds PersistentVolumeClaims to PersistentVolumes.",
         watches: &[
             watch(PERSISTENT_VOLUME_CLAIMS, With(volume_binder::changed_claim)),
@@ -192,6 +209,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "persistentvolume-protection-controller",
+        account: "pv-protection-controller",
         description: "Keeps bound PersistentVolumes from being deleted.",
         watches: &[watch(PERSISTENT_VOLUMES, Own)],
         make: volume_protection::volumes,
@@ -199,6 +217,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "persistentvolumeclaim-protection-controller",
+        account: "pvc-protection-controller",
         description: "Keeps PersistentVolumeClaims that pods use from being deleted.",
         watches: &[watch(PERSISTENT_VOLUME_CLAIMS, Own), watch(PODS, With(volume_protection::changed_pod))],
         make: volume_protection::claims,
@@ -206,6 +225,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "pod-garbage-collector-controller",
+        account: "pod-garbage-collector",
         description: "Removes pods that nobody else will: of lost nodes, never scheduled, or too many finished.",
         watches: &[watch(PODS, With(podgc::changed_pod)), watch(NODES, With(podgc::changed_node))],
         make: podgc::new,
@@ -213,6 +233,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "replicaset-controller",
+        account: "replicaset-controller",
         description: "Keeps as many pods of each ReplicaSet as it asks for.",
         watches: &[watch(REPLICA_SETS, Own), watch(PODS, ControllerOrSelector(REPLICA_SETS))],
         make: replicaset::replica_sets,
@@ -220,6 +241,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "replicationcontroller-controller",
+        account: "replication-controller",
         description: "Keeps as many pods of each ReplicationController as it asks for.",
         watches: &[
             watch(REPLICATION_CONTROLLERS, Own),
@@ -230,6 +252,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "resourcequota-controller",
+        account: "resourcequota-controller",
         description: "Keeps the used amounts of ResourceQuotas true.",
         watches: &[
             watch(RESOURCE_QUOTAS, Own),
@@ -245,6 +268,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "root-ca-certificate-publisher-controller",
+        account: "root-ca-cert-publisher",
         description: "Publishes the API server's certificate authority in every namespace.",
         watches: &[watch(NAMESPACES, Own), watch(CONFIG_MAPS, With(root_ca::changed_map))],
         make: root_ca::new,
@@ -252,6 +276,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "serviceaccount-controller",
+        account: "service-account-controller",
         description: "Gives every namespace its default ServiceAccount.",
         watches: &[watch(NAMESPACES, Own), watch(SERVICE_ACCOUNTS, With(serviceaccount::deleted_account))],
         make: serviceaccount::new,
@@ -259,6 +284,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "statefulset-controller",
+        account: "statefulset-controller",
         description: "Runs the pods of StatefulSets, each with its name, its place and its storage.",
         watches: &[
             watch(STATEFUL_SETS, Own),
@@ -271,6 +297,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "taint-eviction-controller",
+        account: "node-controller",
         description: "Evicts pods that do not tolerate a NoExecute taint of their node.",
         watches: &[
             watch(PODS, With(taint_eviction::changed_pod)),
@@ -281,6 +308,7 @@ pub const CONTROLLERS: &[Row] = &[
     },
     Row {
         name: "ttl-after-finished-controller",
+        account: "ttl-after-finished-controller",
         description: "Deletes finished Jobs when their time has passed.",
         watches: &[watch(JOBS, Own)],
         make: ttl_after_finished::new,

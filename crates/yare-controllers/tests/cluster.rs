@@ -1,5 +1,5 @@
 //! Namespaces, garbage collection, endpoints and nodes against the real API server.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

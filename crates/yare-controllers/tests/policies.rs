@@ -1,5 +1,5 @@
 //! Budgets, quotas, schedules, lifetimes and mirrors against the real API server.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Deployments, ReplicaSets and Jobs against the real API server.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

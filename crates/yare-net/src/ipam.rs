@@ -65,6 +65,20 @@ impl Cidr {
         })
     }
 
+    /// The last address.
+    pub fn last(&self) -> IpAddr {
+        match self.base {
+            IpAddr::V4(ip) => {
+                let host = u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
+                Ipv4Addr::from(u32::from(ip) | host).into()
+            }
+            IpAddr::V6(ip) => {
+                let host = u128::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
+                Ipv6Addr::from(u128::from(ip) | host).into()
+            }
+        }
+    }
+
     /// Whether the range holds `ip`.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.base, ip) {
@@ -188,6 +202,9 @@ mod tests {
         assert_eq!(range.to_string(), "10.42.3.0/24");
         assert_eq!(range.at(255), Some("10.42.3.255".parse().unwrap()));
         assert_eq!(range.at(256), None);
+        assert_eq!(range.last(), "10.42.3.255".parse::<IpAddr>().unwrap());
+        assert_eq!("0.0.0.0/0".parse::<Cidr>().unwrap().last(), "255.255.255.255".parse::<IpAddr>().unwrap());
+        assert_eq!("1.2.3.4/32".parse::<Cidr>().unwrap().last(), "1.2.3.4".parse::<IpAddr>().unwrap());
         assert!(range.contains("10.42.3.200".parse().unwrap()));
         assert!(!range.contains("10.42.4.0".parse().unwrap()));
         let six: Cidr = "fd00::/64".parse().unwrap();

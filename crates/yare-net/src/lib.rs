@@ -11,6 +11,7 @@
 //! where the service proxy's nftables rules see it, and neither a bridge nor `br_netfilter` is needed.
 
 pub mod dns;
+mod host_ports;
 pub mod ipam;
 mod link;
 pub mod netlink;
@@ -18,4 +19,5 @@ pub mod nft;
 pub mod pods;
 pub mod proxy;
 
+pub use host_ports::{HostPort, Protocol};
 pub use pods::{NetError, PodNetwork};

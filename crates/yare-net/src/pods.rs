@@ -11,6 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
+    host_ports::{self, HostPort, HostPorts},
     ipam::{Cidr, Ipam, IpamError},
     link::{self, Mac, Route},
     netlink::{self, Socket},
@@ -59,6 +60,17 @@ struct State {
     socket: Socket,
     ipam: Ipam,
     mtu: u32,
+    /// `None` where nftables is missing, which is an error only for a pod that wants a port.
+    host_ports: Option<HostPorts>,
+}
+
+impl State {
+    fn host_ports(&mut self) -> Result<&mut HostPorts, netlink::Error> {
+        match self.host_ports {
+            Some(ref mut ports) => Ok(ports),
+            None => Ok(self.host_ports.insert(HostPorts::open()?)),
+        }
+    }
 }
 
 /// The pod network. Its calls take microseconds to a millisecond and may block: call them where that is fine.
@@ -87,7 +99,10 @@ impl PodNetwork {
         link::add_address(&mut socket, node, gateway, prefix).map_err(doing(format!("address {gateway}")))?;
         forward(gateway)?;
         let mtu = uplink_mtu(&mut socket, gateway).map_err(doing("route to the outside"))?;
-        *self.state.lock() = Some(State { socket, ipam, mtu });
+        let host_ports = HostPorts::open()
+            .inspect_err(|error| tracing::warn!(%error, "no host ports: is nftables in this kernel?"))
+            .ok();
+        *self.state.lock() = Some(State { socket, ipam, mtu, host_ports });
         Ok(())
     }
 
@@ -101,16 +116,17 @@ impl PodNetwork {
         self.state.lock().as_ref().map(|s| s.ipam.gateway())
     }
 
-    /// Gives the sandbox `id`, whose network namespace is at `namespace`, an address and an interface. A
-    /// sandbox that is attached already keeps what it has.
-    pub fn attach(&self, id: &str, namespace: &Path) -> Result<IpAddr, NetError> {
+    /// Gives the sandbox `id`, whose network namespace is at `namespace`, an address, an interface and its
+    /// ports on the node. A sandbox that is attached already keeps what it has.
+    pub fn attach(&self, id: &str, namespace: &Path, ports: &[HostPort]) -> Result<IpAddr, NetError> {
         let file =
             File::open(namespace).map_err(|source| NetError::Io { path: namespace.to_owned(), source })?;
         let mut guard = self.state.lock();
         let state = guard.as_mut().ok_or(NetError::NoRange)?;
         let ip = state.ipam.take(id)?;
-        let result = attach(state, id, &file, ip);
+        let result = attach(state, id, &file, ip).and_then(|()| open_ports(state, id, ip, ports));
         if result.is_err() {
+            let _ = state.host_ports.as_mut().map(|open| open.remove(ip));
             // The error that matters is the first one; a link that stays behind is removed at the next try.
             let _ = link::remove(&mut state.socket, &link_name(id));
             let _ = state.ipam.release(id);
@@ -123,6 +139,9 @@ impl PodNetwork {
         let mut guard = self.state.lock();
         let Some(state) = guard.as_mut() else { return Ok(()) };
         let name = link_name(id);
+        if let (Some(ip), Some(ports)) = (state.ipam.of(id), &mut state.host_ports) {
+            ports.remove(ip).map_err(doing(format!("host ports of {ip}")))?;
+        }
         link::remove(&mut state.socket, &name).map_err(doing(format!("link {name}")))?;
         state.ipam.release(id)?;
         Ok(())
@@ -178,6 +197,17 @@ fn attach(state: &mut State, id: &str, namespace: &File, ip: IpAddr) -> Result<(
     Route { to: None, via: Some(next_hop), link: eth.index, source: None, v6 }
         .set(inside)
         .map_err(doing("pod's default route"))
+}
+
+fn open_ports(state: &mut State, id: &str, ip: IpAddr, ports: &[HostPort]) -> Result<(), NetError> {
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let open = state.host_ports().and_then(|open| open.add(ip, ports));
+    open.map_err(doing(format!("host ports of {ip}")))?;
+    let name = link_name(id);
+    host_ports::allow_loopback(&name, ip, ports)
+        .map_err(|source| NetError::Io { path: format!("/proc/sys/net/ipv4/conf/{name}").into(), source })
 }
 
 /// The name of the node's end: at most 15 bytes, unique per sandbox.

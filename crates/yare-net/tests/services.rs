@@ -42,7 +42,7 @@ impl Node {
         let pods = (0..pods)
             .map(|i| {
                 let pod = Pod::new();
-                let ip = network.attach(&format!("pod{i}"), &pod.namespace).unwrap();
+                let ip = network.attach(&format!("pod{i}"), &pod.namespace, &[]).unwrap();
                 (pod, ip)
             })
             .collect();

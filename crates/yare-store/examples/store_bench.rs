@@ -1,6 +1,6 @@
 //! What the store costs on this machine: `cargo run --release -p yare-store --example store_bench [OBJECTS]`.
 //! Prints one line per figure; CPU seconds are the steadier ones.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "its answer goes to the terminal")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! What users of the store see when the disk misbehaves: full, failing, damaged, torn.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! An idle store wakes no thread. Alone in its file, because it looks at all threads of the process.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! kill -9 under load, 200 times on one directory: no acknowledged write is lost, none is there twice, none is
 //! there by half, and revisions only grow. The writing process is this test executable itself.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The contract of the store as its users see it: transactions, reads, history, watches, restart.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

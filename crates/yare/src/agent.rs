@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 use yare_client::{Client, NODES, Selection};
 use yare_net::{
-    PodNetwork,
+    HostPort, PodNetwork, Protocol,
     dns::{self, Dns},
     proxy::{self, Proxy},
 };
 use yare_node::{KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle};
-use yare_runtime::{Engine, EngineConfig, PodNetworkRequest};
+use yare_runtime::{Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol};
 
 use crate::{
     cli::ServerArgs,
@@ -251,7 +251,9 @@ struct Attach(Arc<PodNetwork>);
 impl yare_runtime::PodNetwork for Attach {
     async fn attach(&self, pod: PodNetworkRequest) -> Result<Vec<IpAddr>, String> {
         let network = self.0.clone();
-        let attached = tokio::task::spawn_blocking(move || network.attach(&pod.sandbox_id, &pod.netns)).await;
+        let ports: Vec<HostPort> = pod.port_mappings.iter().map(host_port).collect();
+        let attached =
+            tokio::task::spawn_blocking(move || network.attach(&pod.sandbox_id, &pod.netns, &ports)).await;
         attached.map_err(|e| e.to_string())?.map(|ip| vec![ip]).map_err(|e| e.to_string())
     }
 
@@ -259,5 +261,18 @@ impl yare_runtime::PodNetwork for Attach {
         let (network, id) = (self.0.clone(), sandbox_id.to_owned());
         let detached = tokio::task::spawn_blocking(move || network.detach(&id)).await;
         detached.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    }
+}
+
+fn host_port(mapping: &PortMapping) -> HostPort {
+    HostPort {
+        protocol: match mapping.protocol {
+            PortProtocol::Tcp => Protocol::Tcp,
+            PortProtocol::Udp => Protocol::Udp,
+            PortProtocol::Sctp => Protocol::Sctp,
+        },
+        ip: mapping.host_ip,
+        port: mapping.host_port,
+        pod_port: mapping.container_port,
     }
 }

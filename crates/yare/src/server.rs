@@ -149,11 +149,18 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         Client::new(yare_client::in_process(api.service(User::new(name, groups))))
     };
     let controllers = Controllers::start(
-        &component("system:kube-controller-manager", &["system:masters"]),
+        &component("system:kube-controller-manager", &[]),
         yare_controllers::Config {
             disabled: args.disable.clone(),
             root_ca: pki.cluster.certificate.clone(),
             cluster_cidrs: vec![plan.cluster_cidr.to_string()],
+            writers: Some(Arc::new({
+                let api = api.clone();
+                move |account| {
+                    let user = User::service_account("kube-system", account, "");
+                    yare_client::in_process(api.service(user))
+                }
+            })),
             ..yare_controllers::Config::default()
         },
     );
@@ -232,4 +239,20 @@ fn server_names(args: &ServerArgs, plan: &Plan) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_controller_has_a_role_of_its_own() {
+        let objects = bootstrap::objects();
+        for row in yare_controllers::table::CONTROLLERS {
+            let role = format!("system:controller:{}", row.account);
+            let found =
+                objects.iter().any(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == role.as_str());
+            assert!(found, "{}: no role {role}", row.name);
+        }
+    }
 }

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use http::Extensions;
-use serde_json::Value;
-use yare_kinds::view::{View, ViewMut};
+use yare_kinds::view::ViewMut;
 
 use crate::{
     body::{self, Reply, RequestBody},

@@ -1,7 +1,7 @@
 //! A cluster in this process: the real API server on a store of its own, the real controllers, and a
 //! kubelet that only pretends.
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{future::Future, time::Duration};
 

@@ -85,9 +85,9 @@ impl Rule {
         self.with("immediate", vec![Number(1, reg(to)), Value(2, value.to_vec())])
     }
 
-    /// Loads a random number below `below`, in the machine's order.
-    pub fn load_random(self, to: u32, below: u32) -> Self {
-        self.with("numgen", vec![Number(1, reg(to)), Number(2, below), Number(3, 1), Number(4, 0)])
+    /// Loads a random number of `count` from `first` on, in the machine's order.
+    pub fn load_random(self, to: u32, count: u32, first: u32) -> Self {
+        self.with("numgen", vec![Number(1, reg(to)), Number(2, count), Number(3, 1), Number(4, first)])
     }
 
     /// Goes on only if the register's first bytes equal (`equal`) or differ from `value`.
@@ -116,13 +116,31 @@ impl Rule {
 
     /// Goes on only for packets whose destination is an address of this machine.
     pub fn to_this_machine(self) -> Self {
-        const ADDRESS_TYPE: u32 = 3;
         const DESTINATION: u32 = 2;
-        self.with("fib", vec![Number(1, reg(15)), Number(2, ADDRESS_TYPE), Number(3, DESTINATION)]).compare(
+        self.of_this_machine(DESTINATION)
+    }
+
+    /// Goes on only for packets whose source is an address of this machine.
+    pub fn from_this_machine(self) -> Self {
+        const SOURCE: u32 = 1;
+        self.of_this_machine(SOURCE)
+    }
+
+    fn of_this_machine(self, side: u32) -> Self {
+        const ADDRESS_TYPE: u32 = 3;
+        self.with("fib", vec![Number(1, reg(15)), Number(2, ADDRESS_TYPE), Number(3, side)]).compare(
             15,
             true,
             &u32::from(libc::RTN_LOCAL).to_ne_bytes(),
         )
+    }
+
+    /// Goes on only for packets of connections that are not known yet.
+    pub fn new_connection(self) -> Self {
+        const STATE: u32 = 0;
+        const NEW: u32 = 1 << 3;
+        let bit = NEW.to_ne_bytes();
+        self.with("ct", vec![Number(1, reg(15)), Number(2, STATE)]).mask(15, &bit).compare(15, true, &bit)
     }
 
     /// Goes on only for connections whose destination was translated.
@@ -150,6 +168,12 @@ impl Rule {
     /// Goes on only if the key in the registers from `key` is in the set.
     pub fn is_in(self, set: &str, key: u32) -> Self {
         self.with("lookup", vec![Text(1, set.into()), Number(2, reg(key))])
+    }
+
+    /// Goes on only if the key in the registers from `key` is not in the set.
+    pub fn is_not_in(self, set: &str, key: u32) -> Self {
+        const INVERTED: u32 = 1;
+        self.with("lookup", vec![Text(1, set.into()), Number(2, reg(key)), Number(5, INVERTED)])
     }
 
     /// Takes the chain that the map holds for the key; goes on if there is none.

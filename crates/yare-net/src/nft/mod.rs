@@ -24,6 +24,7 @@ const DELSETELEM: u16 = 14;
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const APPEND: u16 = (libc::NLM_F_CREATE | libc::NLM_F_APPEND) as u16;
 
+const SET_INTERVAL: u32 = 0x4;
 const SET_MAP: u32 = 0x8;
 const SET_TIMEOUT: u32 = 0x10;
 const SET_EVAL: u32 = 0x20;
@@ -143,6 +144,8 @@ pub struct Set {
     pub leads: Leads,
     /// Filled by rules, with a timeout per element.
     pub dynamic: bool,
+    /// Its elements are ranges ([`Data::Until`]).
+    pub ranges: bool,
 }
 
 /// What an element leads to.
@@ -150,6 +153,8 @@ pub struct Set {
 pub enum Data {
     /// Nothing.
     None,
+    /// Nothing; the element is all keys up to this one, part by part.
+    Until(Vec<u8>),
     /// `goto` the chain.
     Goto(String),
     /// A value.
@@ -216,6 +221,9 @@ impl Batch {
         if !matches!(set.leads, Leads::Nowhere) {
             flags |= SET_MAP;
         }
+        if set.ranges {
+            flags |= SET_INTERVAL;
+        }
         if set.dynamic {
             flags |= SET_TIMEOUT | SET_EVAL;
         }
@@ -275,6 +283,7 @@ impl Batch {
                     let m = m.nest(1, |m| m.attr(1, &element.key));
                     match &element.data {
                         Data::None => m,
+                        Data::Until(end) => m.nest(10, |m| m.attr(1, end)),
                         Data::Goto(chain) => m.nest(2, |m| verdict(m, GOTO, chain)),
                         Data::Value(value) => m.nest(2, |m| m.attr(1, value)),
                     }

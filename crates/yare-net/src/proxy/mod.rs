@@ -9,13 +9,16 @@
 //! | `endpoints` | address (0 for node ports), protocol, port, slot | endpoint's address and port |
 //! | `affinity` | client and `endpoints`' key without slot | the endpoint the client had |
 //! | `no-endpoints`, `no-node-endpoints` | as `services`, `node-ports` | refused |
+//! | `inside`, `inside-node-ports` | likewise | the chain for clients in the cluster (`externalTrafficPolicy: Local`) |
+//! | `not-here`, `not-here-node-ports` | likewise | dropped: endpoints are on other nodes only |
+//! | `restricted`, `allowed` | as `services`, and a range of clients | dropped (`loadBalancerSourceRanges`) |
 //! | `hairpin` | an endpoint's address twice | masqueraded: it talks to itself |
 //!
 //! Rules do not grow with the number of services: there is one chain per *number of endpoints* (and few
 //! variants), which draws a slot and looks the endpoint up. A change touches only its own elements.
 
-mod conntrack;
-mod plan;
+pub(crate) mod conntrack;
+pub(crate) mod plan;
 mod rules;
 mod view;
 
@@ -28,13 +31,14 @@ use tokio::task::JoinHandle;
 use yare_client::{Cached, Change, Client, ENDPOINT_SLICES, ObjectKey, SERVICES};
 
 use crate::{
+    host_ports,
     ipam::Cidr,
     link::{self, Route},
     netlink::{self, Socket},
     nft::{self, Batch, Element, Family},
 };
 
-pub use plan::{Endpoint, Plan, ServicePlan, plan};
+pub use plan::{Endpoint, Health, Plan, ServicePlan, plan};
 pub use view::{EndpointSlice, Service};
 
 /// How the proxy runs.
@@ -191,11 +195,12 @@ impl Rules {
     }
 }
 
-/// Removes all rules, of whichever agent; that there are none is fine.
+/// Removes all rules, those of host ports too, of whichever agent; that there are none is fine.
 pub fn remove_rules() -> Result<(), ProxyError> {
     let mut socket = nft::socket().map_err(doing("netlink"))?;
-    for family in [Family::V4, Family::V6] {
-        let mut batch = Batch::new(family, rules::TABLE);
+    let tables = [rules::TABLE, host_ports::TABLE];
+    for (family, table) in tables.into_iter().flat_map(|t| [(Family::V4, t), (Family::V6, t)]) {
+        let mut batch = Batch::new(family, table);
         batch.delete_table();
         match batch.commit(&mut socket) {
             Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => {}

@@ -9,7 +9,10 @@ use super::{
     rules,
     view::{EndpointSlice, Service, ServicePort},
 };
-use crate::nft::{Data, Element, Family};
+use crate::{
+    ipam::Cidr,
+    nft::{Data, Element, Family},
+};
 
 /// How long a client sticks to an endpoint unless the Service says otherwise, seconds.
 const AFFINITY_S: u32 = 10_800;
@@ -25,6 +28,8 @@ pub struct Chain {
     pub masquerade: bool,
     /// How long a client sticks, seconds.
     pub affinity_s: Option<u32>,
+    /// Chooses among the endpoints of this node.
+    pub local: bool,
 }
 
 impl Chain {
@@ -33,7 +38,8 @@ impl Chain {
         let place = if self.any_address { "node" } else { "service" };
         let masquerade = if self.masquerade { "-masquerade" } else { "" };
         let affinity = self.affinity_s.map(|s| format!("-affinity-{s}")).unwrap_or_default();
-        format!("{place}-{}{masquerade}{affinity}", self.endpoints)
+        let local = if self.local { "-local" } else { "" };
+        format!("{place}-{}{local}{masquerade}{affinity}", self.endpoints)
     }
 }
 
@@ -73,6 +79,17 @@ pub struct Plan {
     v6: ServicePlan,
     /// UDP: service address to endpoint, for connection tracking.
     pub udp: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// What load balancers ask to learn whether this node has endpoints.
+    pub health: Option<Health>,
+}
+
+/// `healthCheckNodePort`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// Port on this node.
+    pub port: u16,
+    /// Endpoints here.
+    pub endpoints: usize,
 }
 
 impl Plan {
@@ -97,7 +114,7 @@ fn protocol_number(name: &str) -> u8 {
     }
 }
 
-fn address_bytes(ip: IpAddr) -> Vec<u8> {
+pub(crate) fn address_bytes(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -111,7 +128,7 @@ fn port_key(protocol: u8, port: u16) -> Vec<u8> {
     out
 }
 
-fn service_key(ip: IpAddr, protocol: u8, port: u16) -> Vec<u8> {
+pub(crate) fn service_key(ip: IpAddr, protocol: u8, port: u16) -> Vec<u8> {
     let mut out = address_bytes(ip);
     out.extend(port_key(protocol, port));
     out
@@ -137,8 +154,9 @@ pub fn plan(node: &str, service: &Service, slices: &[EndpointSlice]) -> Plan {
     let external_local = spec.external_traffic_policy == "Local";
     let cluster_ips: Vec<IpAddr> = spec.cluster_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
     let balanced = service.status.load_balancer.ingress.iter().filter(|i| i.ip_mode != "Proxy");
-    let external: Vec<IpAddr> =
-        spec.external_ips.iter().copied().chain(balanced.filter_map(|i| i.ip)).collect();
+    let balanced: Vec<IpAddr> = balanced.filter_map(|i| i.ip).collect();
+    let ranges: Vec<Cidr> =
+        spec.load_balancer_source_ranges.iter().filter_map(|r| r.trim().parse().ok()).collect();
     for port in &spec.ports {
         let protocol = protocol_number(&port.protocol);
         for family in [Family::V4, Family::V6] {
@@ -150,20 +168,41 @@ pub fn plan(node: &str, service: &Service, slices: &[EndpointSlice]) -> Plan {
             let mut place = Place { out: &mut out, family, protocol, affinity_s };
             for ip in cluster_ips.iter().filter(|ip| family_of(**ip) == family) {
                 let chosen = if internal_local { &local } else { &all };
-                place.address(*ip, port.port, chosen, false);
+                place.inside(Spot::Address(*ip, port.port), chosen);
             }
-            let (chosen, masquerade) = if external_local { (&local, false) } else { (&all, true) };
-            for ip in external.iter().filter(|ip| family_of(**ip) == family) {
-                place.address(*ip, port.port, chosen, masquerade);
+            let external = spec.external_ips.iter().chain(&balanced).filter(|ip| family_of(**ip) == family);
+            let mut spots: Vec<Spot> = external.map(|ip| Spot::Address(*ip, port.port)).collect();
+            spots.extend((port.node_port != 0).then_some(Spot::Node(port.node_port)));
+            for spot in spots {
+                if external_local {
+                    place.outside_local(spot, &all, &local);
+                } else {
+                    place.outside(spot, &all);
+                }
             }
-            if port.node_port != 0 {
-                place.node_port(port.node_port, chosen, masquerade);
+            // A list without one readable range admits nobody: that is the safe side.
+            if !spec.load_balancer_source_ranges.is_empty() {
+                for ip in balanced.iter().filter(|ip| family_of(**ip) == family) {
+                    place.restrict(*ip, port.port, &ranges);
+                }
             }
             for endpoint in all.iter().filter(|e| e.local) {
                 let ip = address_bytes(endpoint.address.ip());
                 place.add(rules::HAIRPIN.name, [ip.clone(), ip].concat(), Data::None);
             }
         }
+    }
+    if external_local && spec.kind == "LoadBalancer" && spec.health_check_node_port != 0 {
+        let here: BTreeSet<IpAddr> = spec
+            .ports
+            .iter()
+            .flat_map(|port| {
+                [Family::V4, Family::V6].map(|family| endpoints(node, port, slices, family, true))
+            })
+            .flatten()
+            .map(|endpoint| endpoint.address.ip())
+            .collect();
+        out.health = Some(Health { port: spec.health_check_node_port, endpoints: here.len() });
     }
     out
 }
@@ -227,42 +266,126 @@ impl Place<'_> {
         self.side().elements.insert(Element { set, key, data });
     }
 
-    fn chain(&mut self, endpoints: usize, any_address: bool, masquerade: bool) -> Data {
+    fn chain(&mut self, spot: Spot, endpoints: usize, masquerade: bool, local: bool) -> Data {
+        let any_address = matches!(spot, Spot::Node(_));
         let affinity_s = self.affinity_s;
-        let chain = Chain { endpoints: endpoints as u32, any_address, masquerade, affinity_s };
+        let chain = Chain { endpoints: endpoints as u32, any_address, masquerade, affinity_s, local };
         self.side().chains.insert(chain);
         Data::Goto(chain.name())
     }
 
-    fn address(&mut self, ip: IpAddr, port: u16, endpoints: &[Endpoint], masquerade: bool) {
+    /// From wherever, with the client's own address: it is inside the cluster.
+    fn inside(&mut self, spot: Spot, endpoints: &[Endpoint]) {
+        self.everywhere(spot, endpoints, false);
+    }
+
+    /// From outside to any endpoint: the answer must come back through this node.
+    fn outside(&mut self, spot: Spot, endpoints: &[Endpoint]) {
+        self.everywhere(spot, endpoints, true);
+    }
+
+    fn everywhere(&mut self, spot: Spot, endpoints: &[Endpoint], masquerade: bool) {
+        let (key, maps) = (spot.key(self.protocol), spot.maps());
+        self.track(spot, endpoints);
+        if endpoints.is_empty() {
+            return self.add(maps.refused, key, Data::None);
+        }
+        let chain = self.chain(spot, endpoints.len(), masquerade, false);
+        self.slots(spot, endpoints, 0);
+        self.add(maps.all, key, chain);
+    }
+
+    /// From outside only to endpoints of this node, which see the client; from inside to any.
+    fn outside_local(&mut self, spot: Spot, all: &[Endpoint], local: &[Endpoint]) {
+        let (key, maps) = (spot.key(self.protocol), spot.maps());
+        self.track(spot, all);
+        self.track(spot, local);
+        if all.is_empty() {
+            return self.add(maps.refused, key, Data::None);
+        }
+        let chain = self.chain(spot, all.len(), false, false);
+        self.slots(spot, all, 0);
+        self.add(maps.inside, key.clone(), chain);
+        if local.is_empty() {
+            return self.add(maps.not_here, key, Data::None);
+        }
+        let chain = self.chain(spot, local.len(), false, true);
+        self.slots(spot, local, rules::LOCAL_SLOTS);
+        self.add(maps.all, key, chain);
+    }
+
+    /// Only sources in `ranges` reach the address.
+    fn restrict(&mut self, ip: IpAddr, port: u16, ranges: &[Cidr]) {
         let key = service_key(ip, self.protocol, port);
-        if self.protocol == libc::IPPROTO_UDP as u8 {
+        let family = self.family;
+        for range in ranges.iter().filter(|r| family_of(r.base) == family) {
+            let first = [key.clone(), address_bytes(range.base)].concat();
+            let until = [key.clone(), address_bytes(range.last())].concat();
+            self.add(rules::ALLOWED.name, first, Data::Until(until));
+        }
+        self.add(rules::RESTRICTED.name, key, Data::None);
+    }
+
+    fn track(&mut self, spot: Spot, endpoints: &[Endpoint]) {
+        if let Spot::Address(ip, port) = spot
+            && self.protocol == libc::IPPROTO_UDP as u8
+        {
             let service = SocketAddr::new(ip, port);
             self.out.udp.extend(endpoints.iter().map(|e| (service, e.address)));
         }
-        if endpoints.is_empty() {
-            return self.add(rules::NO_ENDPOINTS.name, key, Data::None);
-        }
-        let chain = self.chain(endpoints.len(), false, masquerade);
-        self.slots(&key, endpoints);
-        self.add(rules::SERVICES.name, key, chain);
     }
 
-    fn node_port(&mut self, port: u16, endpoints: &[Endpoint], masquerade: bool) {
-        let key = port_key(self.protocol, port);
-        if endpoints.is_empty() {
-            return self.add(rules::NO_NODE_ENDPOINTS.name, key, Data::None);
+    fn slots(&mut self, spot: Spot, endpoints: &[Endpoint], first: u32) {
+        let mut key = spot.key(self.protocol);
+        if let Spot::Node(_) = spot {
+            key = [vec![0; self.family.words() as usize * 4], key].concat();
         }
-        let chain = self.chain(endpoints.len(), true, masquerade);
-        let zero = vec![0; self.family.words() as usize * 4];
-        self.slots(&[zero, key.clone()].concat(), endpoints);
-        self.add(rules::NODE_PORTS.name, key, chain);
-    }
-
-    fn slots(&mut self, key: &[u8], endpoints: &[Endpoint]) {
-        for (slot, endpoint) in endpoints.iter().enumerate() {
-            let key = [key, &(slot as u32).to_ne_bytes()].concat();
+        for (slot, endpoint) in (first..).zip(endpoints) {
+            let key = [key.as_slice(), &slot.to_ne_bytes()].concat();
             self.add(rules::ENDPOINTS.name, key, Data::Value(target(endpoint)));
+        }
+    }
+}
+
+/// Where a service is reached.
+#[derive(Clone, Copy)]
+enum Spot {
+    /// At an address and port.
+    Address(IpAddr, u16),
+    /// At a port of every address of the node.
+    Node(u16),
+}
+
+/// The maps and sets of a kind of spot.
+struct Maps {
+    all: &'static str,
+    inside: &'static str,
+    refused: &'static str,
+    not_here: &'static str,
+}
+
+impl Spot {
+    fn key(self, protocol: u8) -> Vec<u8> {
+        match self {
+            Self::Address(ip, port) => service_key(ip, protocol, port),
+            Self::Node(port) => port_key(protocol, port),
+        }
+    }
+
+    fn maps(self) -> Maps {
+        match self {
+            Self::Address(..) => Maps {
+                all: rules::SERVICES.name,
+                inside: rules::INSIDE.name,
+                refused: rules::NO_ENDPOINTS.name,
+                not_here: rules::NOT_HERE.name,
+            },
+            Self::Node(_) => Maps {
+                all: rules::NODE_PORTS.name,
+                inside: rules::INSIDE_NODE_PORTS.name,
+                refused: rules::NO_NODE_ENDPOINTS.name,
+                not_here: rules::NOT_HERE_NODE_PORTS.name,
+            },
         }
     }
 }

@@ -37,6 +37,10 @@ pub struct ServiceSpec {
     pub external_traffic_policy: String,
     /// `Cluster` or `Local`
     pub internal_traffic_policy: String,
+    /// Who may use the load balancer's addresses; all where there is none.
+    pub load_balancer_source_ranges: Vec<String>,
+    /// Where a load balancer asks whether this node has endpoints, 0 for nowhere.
+    pub health_check_node_port: u16,
 }
 
 /// A port of a Service.

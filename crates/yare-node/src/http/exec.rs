@@ -133,7 +133,10 @@ async fn open(kubelet: &Kubelet, wish: &Wish) -> Result<ExecSession, RuntimeErro
 async fn join(kubelet: &Kubelet, wish: &Wish, peer: Peer) {
     match open(kubelet, wish).await {
         Ok(running) => session::run(running, peer).await,
-        Err(error) => session::fail(&peer, &error.to_string()).await,
+        Err(error) => {
+            let doing = if wish.command.is_some() { "executing command in" } else { "attaching to" };
+            session::fail(&peer, &format!("error {doing} container: {error}")).await;
+        }
     }
 }
 

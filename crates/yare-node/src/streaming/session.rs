@@ -120,7 +120,8 @@ pub(crate) async fn run(session: ExecSession, mut peer: Peer) {
 pub(crate) async fn fail(peer: &Peer, message: &str) {
     if let Some(error) = &peer.error {
         let status = json!({
-            "metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500,
+            "metadata": {}, "status": "Failure", "message": format!("Internal error occurred: {message}"),
+            "reason": "InternalError", "code": 500,
             "details": { "causes": [{ "message": message }] },
         });
         let bytes = if peer.plain_errors { message.to_owned() } else { status.to_string() };

@@ -1,3 +1,5 @@
+//! Tests of compiling schemas of CustomResourceDefinitions, and of what such schemas prune, default and refuse.
+
 use proptest::prelude::*;
 use serde_json::json;
 

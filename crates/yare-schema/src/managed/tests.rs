@@ -1,3 +1,5 @@
+//! Tests of field management: who owns what after updates and applies, and which conflicts arise.
+
 use proptest::prelude::*;
 use serde_json::json;
 

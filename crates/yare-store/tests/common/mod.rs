@@ -1,5 +1,5 @@
 //! What the tests of the store share: an indexer that reads labels and the name, drafts, and shorthands.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, reason = "shared by several tests, of which none uses all")]
 
 use std::sync::Arc;
 

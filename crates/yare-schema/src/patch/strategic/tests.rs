@@ -1,3 +1,5 @@
+//! Tests of strategic merge patches.
+
 use proptest::prelude::*;
 use serde_json::json;
 
