@@ -102,10 +102,10 @@ impl Bench {
     /// What the server costs while its pods run and nothing happens.
     async fn idle(&self, count: usize, table: &mut Table) -> anyhow::Result<()> {
         sleep(SETTLE).await;
-        let (cpu, wakeups) = (self.process.cpu_s()?, self.process.wakeups()?);
+        let (cpu, sleeps) = (self.process.cpu_s()?, self.process.sleeps()?);
         sleep(Duration::from_secs(self.idle_s)).await;
         let seconds = self.idle_s as f64;
-        let (cpu, wakeups) = (self.process.cpu_s()? - cpu, self.process.wakeups()? - wakeups);
+        let (cpu, wakeups) = (self.process.cpu_s()? - cpu, self.process.wakeups_since(&sleeps)?);
         table.at_most(format!("CPU idle, with {count} pods"), cpu * 1e3 / seconds, 2.0, "ms/s");
         table.note(format!("  wake-ups of threads, with {count} pods"), wakeups / seconds, "/s");
         table.note(format!("resident memory, with {count} pods"), self.process.rss_mib()?, "MiB");

@@ -1,6 +1,8 @@
 //! What the kernel says of a process: CPU time, memory, wake-ups. A process's number in, figures out.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
 };
@@ -62,15 +64,22 @@ impl Process {
         line_kib(&self.read("smaps_rollup")?, name).with_context(|| format!("no {name}"))
     }
 
-    /// How often its threads went to sleep by themselves: each is one wake-up.
-    pub fn wakeups(self) -> anyhow::Result<f64> {
-        let mut sum = 0.0;
+    /// How often each of its threads went to sleep by itself: each time ends in a wake-up.
+    pub fn sleeps(self) -> anyhow::Result<BTreeMap<OsString, f64>> {
+        let mut sleeps = BTreeMap::new();
         for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            let task = task?;
             // Threads come and go.
-            let Ok(text) = fs::read_to_string(task?.path().join("status")) else { continue };
-            sum += line_kib(&text, "voluntary_ctxt_switches").unwrap_or_default();
+            let Ok(text) = fs::read_to_string(task.path().join("status")) else { continue };
+            sleeps.insert(task.file_name(), line_kib(&text, "voluntary_ctxt_switches").unwrap_or_default());
         }
-        Ok(sum)
+        Ok(sleeps)
+    }
+
+    /// How often threads that still are there woke up since `before`.
+    pub fn wakeups_since(self, before: &BTreeMap<OsString, f64>) -> anyhow::Result<f64> {
+        let now = self.sleeps()?;
+        Ok(now.iter().map(|(thread, sleeps)| sleeps - before.get(thread).copied().unwrap_or_default()).sum())
     }
 }
 

@@ -53,10 +53,10 @@ async fn idle(
     drop(connection);
     sleep(SETTLE).await;
     let process = server.process()?;
-    let (cpu, wakeups) = (process.cpu_s()?, process.wakeups()?);
+    let (cpu, sleeps) = (process.cpu_s()?, process.sleeps()?);
     sleep(Duration::from_secs(scale.idle_s)).await;
     let seconds = scale.idle_s as f64;
-    let (cpu, wakeups) = (process.cpu_s()? - cpu, process.wakeups()? - wakeups);
+    let (cpu, wakeups) = (process.cpu_s()? - cpu, process.wakeups_since(&sleeps)?);
     table.at_most(format!("resident memory idle, {what}"), process.rss_mib()?, limit_mib, "MiB");
     table.note(format!("  of it heap and stacks, {what}"), process.anonymous_mib()?, "MiB");
     table.note(format!("  PSS, {what}"), process.rollup_kib("Pss")? / 1024.0, "MiB");

@@ -43,8 +43,8 @@ impl Kind for Versions<'_> {
         let from = self.version(object.get("apiVersion")?.as_str()?)?;
         let to = self.version(api_version)?;
         let mut object = object.clone();
-        from.to_storage(&mut object);
-        to.from_storage(&mut object);
+        from.to_storage(&mut object).ok()?;
+        to.from_storage(&mut object).ok()?;
         Some(object)
     }
 
@@ -93,7 +93,10 @@ pub fn update(
     } else {
         let shown = |object: &Value| {
             let mut object = object.clone();
-            served.from_storage(&mut object);
+            // A webhook that fails here, just after it converted the object, leaves the record as it was.
+            if let Err(error) = served.from_storage(&mut object) {
+                tracing::warn!(%error, "managed fields are not updated");
+            }
             object
         };
         let mut copy = shown(new);

@@ -18,8 +18,8 @@ use yare_store::Kind;
 
 use crate::{
     convert::{self, Convert},
-    crd::Custom,
-    status::GroupResource,
+    crd::{Conversion, Custom},
+    status::{ApiResult, GroupResource},
 };
 
 /// A type that lives as long as it is held.
@@ -99,15 +99,17 @@ impl Stored {
     }
 
     /// Brings a custom resource that was written before its definition became what it is into today's form.
-    pub fn freshen(&self, object: &mut Value) {
-        if self.custom.is_none() {
-            return;
+    pub fn freshen(&self, object: &mut Value) -> ApiResult<()> {
+        let Some(custom) = &self.custom else { return Ok(()) };
+        if let Some(conversion) = &custom.conversion {
+            conversion.convert(object, &self.api_version)?;
         }
         yare_schema::prune::prune(self.ty.at(), object);
         self.strategy.default(object);
         if let Some(map) = object.as_object_mut() {
             map.insert("apiVersion".into(), Value::from(&*self.api_version));
         }
+        Ok(())
     }
 
     /// Key of an object in the store.
@@ -187,14 +189,28 @@ impl Served {
         matches!(self.convert, Convert::None)
     }
 
-    /// Turns an object at rest into this version, in place.
-    pub fn from_storage(&self, object: &mut Value) {
-        self.convert.from_storage(&self.api_version, object);
+    /// Turns an object of the storage version into this version, in place.
+    pub fn from_storage(&self, object: &mut Value) -> ApiResult<()> {
+        self.convert.from_storage(&self.api_version, object)
+    }
+
+    /// [`Served::from_storage`] for an object that may have been written in another version.
+    pub fn from_rest(&self, object: &mut Value) -> ApiResult<()> {
+        let Some(conversion) = self.conversion() else { return self.from_storage(object) };
+        conversion.convert(object, &self.api_version)?;
+        yare_schema::prune::prune(self.ty.at(), object);
+        yare_schema::defaults::apply(self.ty.at(), object);
+        Ok(())
+    }
+
+    /// The webhook that converts between versions.
+    pub fn conversion(&self) -> Option<&Arc<Conversion>> {
+        self.stored.custom.as_ref()?.conversion.as_ref()
     }
 
     /// Turns an object of this version into the storage version, in place.
-    pub fn to_storage(&self, object: &mut Value) {
-        self.convert.to_storage(&self.stored.api_version, object);
+    pub fn to_storage(&self, object: &mut Value) -> ApiResult<()> {
+        self.convert.to_storage(&self.stored.api_version, object)
     }
 
     /// Whether two versions rest as the same objects.

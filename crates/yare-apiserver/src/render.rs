@@ -63,17 +63,30 @@ impl Renderer {
     /// The object as JSON value of the served version.
     pub fn value(&self, raw: &[u8]) -> ApiResult<Value> {
         let mut value: Value = serde_json::from_slice(raw).map_err(ApiError::internal)?;
-        if self.is_stale(raw) {
-            self.served.stored.freshen(&mut value);
+        if self.is_stale(raw) && self.served.conversion().is_none() {
+            self.served.stored.freshen(&mut value)?;
         }
-        self.served.from_storage(&mut value);
+        self.served.from_rest(&mut value)?;
         Ok(value)
     }
 
-    /// Whether a custom resource was written before its definition became what it is.
+    /// Where a webhook converts: has these objects converted together, before they are rendered one by one.
+    pub fn prepare<'a>(&self, objects: impl Iterator<Item = &'a Bytes>) -> ApiResult<()> {
+        let Some(conversion) = self.served.conversion() else { return Ok(()) };
+        if matches!(self.accepted.shape, Shape::Partial(_)) {
+            return Ok(());
+        }
+        let values = objects.filter_map(|raw| serde_json::from_slice(raw).ok());
+        conversion.warm(values, &self.served.api_version)
+    }
+
+    /// Whether a custom resource was written before its definition became what it is, or while it did.
     fn is_stale(&self, raw: &[u8]) -> bool {
-        self.served.stored.custom.as_ref().is_some_and(|custom| {
+        let stored = &self.served.stored;
+        stored.custom.as_ref().is_some_and(|custom| {
             crate::verbs::write::revision_of(raw).is_some_and(|revision| revision < custom.since)
+                || span::member(raw, "apiVersion")
+                    .is_some_and(|at| raw[at].trim_ascii() != format!("\"{}\"", stored.api_version).as_bytes())
         })
     }
 
@@ -129,8 +142,12 @@ impl Renderer {
 
     /// One table row.
     fn row(&self, raw: &Bytes) -> ApiResult<Bytes> {
-        let stored: Value = serde_json::from_slice(raw).map_err(ApiError::internal)?;
-        let cells = tables::cells(&self.served, &stored, self.now_s);
+        let object: Value = if self.served.stored.custom.is_some() {
+            self.value(raw)?
+        } else {
+            serde_json::from_slice(raw).map_err(ApiError::internal)?
+        };
+        let cells = tables::cells(&self.served, &object, self.now_s);
         let mut out = BytesMut::with_capacity(512);
         out.extend_from_slice(b"{\"cells\":");
         out.extend_from_slice(Value::Array(cells).to_string().as_bytes());

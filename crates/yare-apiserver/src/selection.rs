@@ -2,6 +2,8 @@
 //! selector. Matching looks at what the store extracted, never at the object's bytes, except for selectable
 //! fields of custom resources.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use yare_schema::selector::{FieldSelector, LabelSelector};
 use yare_store::Object;
@@ -20,11 +22,13 @@ pub struct Selection {
     /// The one key that can match, where a selector names it.
     pub only: Option<String>,
     custom: Vec<(String, String)>,
+    /// The version in which custom resources are looked at, where that takes converting them.
+    shown: Option<Arc<Served>>,
 }
 
 impl Selection {
     /// Parses and checks selectors for the resource. `name`: restricts to one object (deprecated watch paths).
-    pub fn new(served: &Served, namespace: &str, labels: &str, fields: &str) -> ApiResult<Self> {
+    pub fn new(served: &Arc<Served>, namespace: &str, labels: &str, fields: &str) -> ApiResult<Self> {
         let labels = LabelSelector::parse(labels).map_err(|e| ApiError::bad_request(e.to_string()))?;
         let fields = FieldSelector::parse(fields).map_err(|e| ApiError::bad_request(e.to_string()))?;
         let mut custom = Vec::new();
@@ -55,7 +59,8 @@ impl Selection {
                 Some(name.to_owned())
             }
         });
-        Ok(Self { prefix, labels, fields, only, custom })
+        let shown = (served.conversion().is_some() && !custom.is_empty()).then(|| served.clone());
+        Ok(Self { prefix, labels, fields, only, custom, shown })
     }
 
     /// Everything of a kind.
@@ -66,12 +71,18 @@ impl Selection {
             fields: FieldSelector::everything(),
             only: None,
             custom: Vec::new(),
+            shown: None,
         }
     }
 
     /// Whether neither labels nor fields restrict anything.
     pub fn is_open(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// Whether matching means converting.
+    pub fn converts(&self) -> bool {
+        self.shown.is_some()
     }
 
     /// Whether the key is in the selection's namespace.
@@ -91,7 +102,13 @@ impl Selection {
         let custom: Vec<(&str, String)> = if self.custom.is_empty() {
             Vec::new()
         } else {
-            let value: Value = serde_json::from_slice(&object.bytes).unwrap_or_default();
+            let mut value: Value = serde_json::from_slice(&object.bytes).unwrap_or_default();
+            if let Some(served) = &self.shown
+                && let Err(error) = served.from_rest(&mut value)
+            {
+                tracing::warn!(%error, key = &*object.key, "cannot see whether a custom resource is selected");
+                return false;
+            }
             self.custom
                 .iter()
                 .map(|(field, path)| (field.as_str(), crate::jsonpath::scalar(&value, path)))

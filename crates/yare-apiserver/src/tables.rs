@@ -36,17 +36,15 @@ fn definitions(served: &Served) -> Value {
     row.iter().map(|c| column(c.name, c.kind, c.format, c.description, c.priority)).collect()
 }
 
-/// The cells of an object (of the storage version).
-pub fn cells(served: &Served, stored: &Value, now_s: i64) -> Vec<Value> {
+/// The cells of an object: a built-in one in the storage version, a custom one in the served version.
+pub fn cells(served: &Served, object: &Value, now_s: i64) -> Vec<Value> {
     if let Some(row) = served.stored.builtin {
-        return (row.row)(stored, now_s);
+        return (row.row)(object, now_s);
     }
     let Some(custom) = &served.stored.custom else { return Vec::new() };
-    let mut object = stored.clone();
-    served.from_storage(&mut object);
     let mut out = vec![object["metadata"]["name"].clone()];
     out.extend(custom.columns(&served.version).iter().map(|c| {
-        let found = jsonpath::find(&object, &c.json_path);
+        let found = jsonpath::find(object, &c.json_path);
         let Some(first) = found.first() else { return Value::Null };
         match c.kind.as_str() {
             "date" => age(first, now_s),

@@ -259,6 +259,12 @@ async fn kubelet(ca: &Authority) -> SocketAddr {
                 let head = String::from_utf8(head).unwrap();
                 let target = head.split(' ').nth(1).unwrap().to_owned();
                 if target.starts_with("/containerLogs") {
+                    assert!(!head.to_lowercase().contains("upgrade"), "logs are asked for plainly: {head}");
+                    if target.contains("previous") {
+                        let answer = "HTTP/1.1 400 Bad Request\r\ncontent-length: 8\r\n\r\nnot here";
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                        return;
+                    }
                     let text = format!("log of {target}\n");
                     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
                     stream.write_all(answer.as_bytes()).await.unwrap();
@@ -327,6 +333,32 @@ async fn streams_to_kubelets() {
             .0,
         400
     );
+
+    // What the kubelet says when it refuses is what the client reads.
+    let path = format!("{pods}/p/log?previous=true");
+    let (code, answer) = cluster.json(Some(&admin), Method::GET, &path, &[], &Value::Null).await;
+    assert_eq!((code, &answer["reason"], &answer["message"]), (400, &json!("BadRequest"), &json!("not here")));
+
+    // Logs over WebSocket: an empty message, the log, a close with status 1000.
+    let upgrade = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-protocol", "binary.k8s.io"),
+    ];
+    let path = format!("{pods}/p/log");
+    let mut response = cluster.request(Some(&admin), Method::GET, &path, &upgrade, &Value::Null).await;
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(response.headers()["sec-websocket-protocol"], "binary.k8s.io");
+    let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+    let text = b"log of /containerLogs/default/p/c\n";
+    let want = [&[0x82, 0, 0x82, u8::try_from(text.len()).unwrap()], &text[..], &[0x88, 2, 3, 232]].concat();
+    let mut got = vec![0; want.len()];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, want);
+    drop(stream);
 
     let upgrade = [("connection", "upgrade"), ("upgrade", "SPDY/3.1")];
     let path = format!("{pods}/p/exec?command=echo&command=a%20b&stdout=true&tty=true");

@@ -56,6 +56,9 @@ async fn hook() -> Hook {
                         let body = request.into_body().collect().await?.to_bytes();
                         let review: Value = serde_json::from_slice(&body).unwrap();
                         log.lock().push(review["request"].clone());
+                        if review["kind"] == "ConversionReview" {
+                            return Ok(Response::new(Full::new(Bytes::from(converted(&review).to_string()))));
+                        }
                         let mut response =
                             json!({"uid": review["request"]["uid"], "allowed": true, "warnings": ["seen"]});
                         if review["request"]["object"]["data"]["deny"].is_string() {
@@ -77,6 +80,37 @@ async fn hook() -> Hook {
         }
     });
     Hook { port, bundle: STANDARD.encode(&pki.cluster.certificate), seen, _dir: dir }
+}
+
+/// What a conversion webhook answers that knows two ways to say where a host is.
+fn converted(review: &Value) -> Value {
+    let request = &review["request"];
+    let wanted = request["desiredAPIVersion"].as_str().unwrap();
+    let objects: Vec<Value> = request["objects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|object| {
+            let mut object = object.clone();
+            let map = object.as_object_mut().unwrap();
+            if wanted.ends_with("/v2") {
+                let address = map.remove("hostPort").unwrap();
+                let (host, port) = address.as_str().unwrap().split_once(':').unwrap();
+                map.insert("host".into(), host.into());
+                map.insert("port".into(), port.into());
+            } else {
+                let text = |v: Option<Value>| v.unwrap().as_str().unwrap().to_owned();
+                let address = format!("{}:{}", text(map.remove("host")), text(map.remove("port")));
+                map.insert("hostPort".into(), address.into());
+            }
+            map.insert("apiVersion".into(), wanted.into());
+            // What is not a webhook's to change stays.
+            object["metadata"]["finalizers"] = json!(["mine"]);
+            object
+        })
+        .collect();
+    json!({"apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": {
+        "uid": request["uid"], "result": {"status": "Success"}, "convertedObjects": objects}})
 }
 
 impl Hook {
@@ -157,4 +191,58 @@ async fn selectors_and_failures() {
         assert_eq!(answer.code, code, "{}", answer.text());
         assert!(answer.text().contains(part), "{}", answer.text());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_resources_are_converted() {
+    let (server, hook) = (Server::start().await, hook().await);
+    let version = |name: &str, storage: bool, fields: &[&str]| {
+        let properties: serde_json::Map<String, Value> =
+            fields.iter().map(|f| ((*f).to_owned(), json!({"type": "string"}))).collect();
+        let selectable: Vec<Value> = fields.iter().map(|f| json!({"jsonPath": format!(".{f}")})).collect();
+        json!({"name": name, "served": true, "storage": storage, "selectableFields": selectable,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}})
+    };
+    let versions = |v1: bool| json!([version("v1", v1, &["hostPort"]), version("v2", !v1, &["host", "port"])]);
+    let url = format!("https://127.0.0.1:{}/", hook.port);
+    let definition = json!({"metadata": {"name": "places.example.com"}, "spec": {
+        "group": "example.com", "scope": "Namespaced", "names": {"plural": "places", "kind": "Place"},
+        "versions": versions(true),
+        "conversion": {"strategy": "Webhook", "webhook": {
+            "conversionReviewVersions": ["v1"], "clientConfig": {"url": url, "caBundle": hook.bundle}}}}});
+    const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    server.post(DEFINITIONS, &definition).await.expect(201);
+    let at = |version: &str| format!("/apis/example.com/{version}/namespaces/default/places");
+    while server.get(&at("v2")).await.code != 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let place = |name: &str, address: &str| json!({"apiVersion": "example.com/v1", "kind": "Place", "metadata": {"name": name}, "hostPort": address});
+    server.post(&at("v1"), &place("a", "one:80")).await.expect(201);
+    let shown = server.get(&format!("{}/a", at("v2"))).await.expect(200);
+    assert_eq!((&shown["host"], &shown["port"]), (&json!("one"), &json!("80")));
+    assert_eq!((&shown["apiVersion"], shown.get("hostPort")), (&json!("example.com/v2"), None));
+    assert!(shown["metadata"].get("finalizers").is_none(), "{shown}");
+    // The same revision is not asked for again.
+    let asked = hook.seen.lock().len();
+    server.get(&format!("{}/a", at("v2"))).await.expect(200);
+    assert_eq!(hook.seen.lock().len(), asked);
+    // The storage version changes: what rests in the old one is still shown in both.
+    server
+        .patch("merge", &format!("{DEFINITIONS}/places.example.com"), &json!({"spec": {"versions": versions(false)}}))
+        .await
+        .expect(200);
+    server.post(&at("v1"), &place("b", "two:81")).await.expect(201);
+    for (version, field, want) in [("v1", "hostPort", ["one:80", "two:81"]), ("v2", "port", ["80", "81"])] {
+        let list = server.get(&at(version)).await.expect(200);
+        let found: Vec<&Value> = list["items"].as_array().unwrap().iter().map(|i| &i[field]).collect();
+        assert_eq!(found, want, "{list}");
+    }
+    // Selectors see the version that is asked for.
+    let chosen = server.get(&format!("{}?fieldSelector=hostPort%3Dtwo:81", at("v1"))).await.expect(200);
+    assert_eq!(chosen["items"].as_array().unwrap().len(), 1, "{chosen}");
+    // A writer of one version changes what readers of the other see.
+    let changed = server.patch("merge", &format!("{}/a", at("v2")), &json!({"port": "82"})).await.expect(200);
+    assert_eq!(changed["port"], "82");
+    let shown = server.get(&format!("{}/a", at("v1"))).await.expect(200);
+    assert_eq!(shown["hostPort"], "one:82");
 }

@@ -90,6 +90,13 @@ impl Rule {
         Value::Object(out)
     }
 
+    /// How many [`parts`](Self::parts) it has.
+    fn size(&self) -> usize {
+        let resources = self.api_groups.len().saturating_mul(self.resources.len());
+        let resources = resources.saturating_mul(self.resource_names.len().max(1));
+        self.verbs.len().saturating_mul(resources.saturating_add(self.non_resource_urls.len()))
+    }
+
     /// The rule taken apart: each part has one verb, one group and resource (or URL) and at most one name.
     fn parts(&self) -> impl Iterator<Item = Rule> + '_ {
         let one = |s: &String| vec![s.clone()];
@@ -201,6 +208,9 @@ struct Tables {
     cluster_by_subject: HashMap<Subject, BTreeSet<String>>,
 }
 
+/// The most parts that the rules of one grant are taken apart into.
+const MAX_PARTS: usize = 100_000;
+
 /// The RBAC authorizer.
 #[derive(Default)]
 pub struct Rbac {
@@ -278,10 +288,23 @@ impl Rbac {
     }
 
     /// The parts of `rules` that `user` does not hold itself in `namespace` (empty: cluster-wide): nobody may
-    /// grant more than he has.
+    /// grant more than he has. A rule of more than [`MAX_PARTS`] is held as a whole or not at all, for their
+    /// number is the product of lists that a request may make long.
     pub fn not_held(&self, user: &User, namespace: &str, rules: &[Rule]) -> Vec<Rule> {
         let held = self.rules_for(user, namespace);
-        rules.iter().flat_map(Rule::parts).filter(|part| !held.iter().any(|own| own.covers(part))).collect()
+        let is_held = |part: &Rule| held.iter().any(|own| own.covers(part));
+        let mut budget = MAX_PARTS;
+        let mut missing = Vec::new();
+        for rule in rules.iter().filter(|r| r.non_resource_urls.len() > 1 || !is_held(r)) {
+            match budget.checked_sub(rule.size()) {
+                Some(left) => {
+                    budget = left;
+                    missing.extend(rule.parts().filter(|part| !is_held(part)));
+                }
+                None => missing.push(rule.clone()),
+            }
+        }
+        missing
     }
 
     /// Calls `see` with the rules of each role bound to `user`, until it returns something.

@@ -184,7 +184,7 @@ impl Elector {
             spec.acquire_time = current.acquire_time;
             spec.lease_transitions = current.lease_transitions;
         } else {
-            spec.lease_transitions = Some(current.lease_transitions.unwrap_or(0) + 1);
+            spec.lease_transitions = Some(current.lease_transitions.unwrap_or(0).saturating_add(1));
         }
         lease.spec = Some(spec);
         // The resource version in `lease` makes this fail if another candidate was faster.

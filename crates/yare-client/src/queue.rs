@@ -16,6 +16,9 @@ use tokio::{sync::Notify, time::Instant};
 /// Upstream's bounds of the per-key back-off.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(1000);
+/// The longest delay. Delays come from objects, where people write what they like; whoever is woken early
+/// looks at the time and asks again.
+const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// See the module's description. Cheap to clone.
 pub struct Queue<K> {
@@ -87,7 +90,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         if delay.is_zero() {
             return self.add(key);
         }
-        let due = Instant::now() + delay;
+        let due = Instant::now() + delay.min(DELAY_MAX);
         let mut state = self.shared.state.lock();
         if state.closed {
             return;

@@ -34,6 +34,8 @@ const REFILL: Duration = Duration::from_secs(300);
 const ATTEMPTS: u32 = 5;
 /// Upstream's limit of an event message.
 const MESSAGE_MAX_BYTES: usize = 1024;
+/// The longest name of an object.
+const NAME_MAX_BYTES: usize = 253;
 
 /// `type` of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -222,7 +224,7 @@ impl Writer {
         let regarding = &note.regarding;
         Event {
             metadata: ObjectMeta {
-                name: Some(format!("{}.{:x}", regarding.name, now.as_nanosecond())),
+                name: Some(event_name(&regarding.name, now)),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
@@ -300,6 +302,16 @@ impl Correlator {
     }
 }
 
+/// A name that nothing else has: the object's, shortened to what names may have, and the time.
+fn event_name(regarding: &str, now: Timestamp) -> String {
+    let suffix = format!(".{:x}", now.as_nanosecond());
+    let mut name = regarding.to_owned();
+    truncate(&mut name, NAME_MAX_BYTES - suffix.len());
+    // What is before a dot has to end with a letter or digit.
+    name.truncate(name.trim_end_matches(['-', '.']).len());
+    name + &suffix
+}
+
 fn truncate(text: &mut String, max_bytes: usize) {
     if text.len() > max_bytes {
         let end = (0..=max_bytes).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
@@ -374,6 +386,14 @@ mod tests {
                 Some((message, count))
             }
         }
+    }
+
+    #[test]
+    fn names_of_events_are_valid() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        assert_eq!(event_name("web-0", now), "web-0.17979cfe362a0000");
+        let long = format!("{}-{}", "a".repeat(235), "b".repeat(17));
+        assert_eq!(event_name(&long, now), format!("{}.17979cfe362a0000", "a".repeat(235)));
     }
 
     #[tokio::test(start_paused = true)]

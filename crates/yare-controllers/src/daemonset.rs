@@ -232,7 +232,7 @@ impl Reconcile for DaemonSets {
         let current = match owner.current(&self.context, &mut revisions, view.status.collision_count).await? {
             Current::Found(revision) => revision,
             Current::Collision => {
-                let count = view.status.collision_count.unwrap_or(0) + 1;
+                let count = view.status.collision_count.unwrap_or(0).saturating_add(1);
                 let status = Status { collision_count: Some(count), ..view.status };
                 self.context.api.update_status(&DAEMON_SETS, &set, &status).await?;
                 return Err(Error::Other(format!(

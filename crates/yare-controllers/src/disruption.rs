@@ -236,7 +236,7 @@ impl Disruption {
             let message = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.";
             self.context.warning(&POD_DISRUPTION_BUDGETS, budget, "UnmanagedPods", message);
         }
-        Ok(scales.values().sum())
+        Ok(scales.into_values().fold(0, i32::saturating_add))
     }
 
     /// Whose size counts (a ReplicaSet's Deployment, if it has one), and that size.

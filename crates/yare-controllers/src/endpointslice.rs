@@ -391,7 +391,7 @@ fn plan(
 }
 
 /// Spreads the endpoints that have the same ports over slices; whether an existing slice stays.
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "the state of one pass over the slices, used here only")]
 fn spread(
     address_type: &'static str,
     ports: &[EndpointPort],

@@ -111,7 +111,7 @@ impl Owner<'_> {
         revisions: &mut Vec<Revision>,
         collisions: Option<i32>,
     ) -> Result<Current, Error> {
-        let next = revisions.iter().map(|r| r.number).max().unwrap_or(0) + 1;
+        let next = revisions.iter().map(|r| r.number).max().unwrap_or(0).saturating_add(1);
         if let Some(i) = revisions.iter().rposition(|r| template::same(&r.template, self.template)) {
             if i + 1 == revisions.len() {
                 return Ok(Current::Found(revisions[i].clone()));
@@ -172,8 +172,10 @@ pub async fn truncate(
     limit: i32,
     in_use: impl Fn(&Revision) -> bool,
 ) -> Result<(), Error> {
+    // A negative limit keeps all.
+    let Ok(limit) = usize::try_from(limit) else { return Ok(()) };
     let idle: Vec<&Revision> = revisions.iter().filter(|r| !in_use(r)).collect();
-    let surplus = idle.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+    let surplus = idle.len().saturating_sub(limit);
     for revision in idle.into_iter().take(surplus) {
         context
             .api

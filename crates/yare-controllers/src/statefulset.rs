@@ -153,7 +153,9 @@ impl Pod {
 
 /// `3` of `web-3`, if the rest is the set's name.
 fn ordinal(pod: &str, set: &str) -> Option<i32> {
-    pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
+    // `web--3` belongs to a set `web-`: only digits make an ordinal.
+    let digits = pod.strip_prefix(set)?.strip_prefix('-')?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 #[async_trait]
@@ -178,7 +180,7 @@ impl Reconcile for StatefulSets {
         let update = match owner.current(&self.context, &mut revisions, view.status.collision_count).await? {
             Current::Found(revision) => revision,
             Current::Collision => {
-                let count = view.status.collision_count.unwrap_or(0) + 1;
+                let count = view.status.collision_count.unwrap_or(0).saturating_add(1);
                 let status = Status { collision_count: Some(count), ..view.status };
                 self.context.api.update_status(&STATEFUL_SETS, &set, &status).await?;
                 return Err(Error::Other(format!(
@@ -248,12 +250,17 @@ impl Round<'_> {
         self.view.spec.replicas.unwrap_or(1)
     }
 
+    /// The ordinal after the last wanted one.
+    fn end(&self) -> i32 {
+        self.start().saturating_add(self.replicas())
+    }
+
     fn partition(&self) -> i32 {
         self.view.spec.update_strategy.rolling_update.as_ref().and_then(|r| r.partition).unwrap_or(0)
     }
 
     fn wants(&self, ordinal: i32) -> bool {
-        (self.start()..self.start() + self.replicas()).contains(&ordinal)
+        (self.start()..self.end()).contains(&ordinal)
     }
 
     fn is_available(&self, pod: &Pod) -> bool {
@@ -267,7 +274,7 @@ impl Round<'_> {
 
     async fn act(&mut self) -> Result<(), Error> {
         let monotonic = self.view.spec.pod_management_policy != "Parallel";
-        for ordinal in self.start()..self.start() + self.replicas() {
+        for ordinal in self.start()..self.end() {
             let pod = self.pods.iter().find(|p| p.ordinal == ordinal).cloned();
             let blocked = match self.ensure(ordinal, pod, monotonic).await {
                 Ok(blocked) => blocked,
@@ -369,8 +376,8 @@ impl Round<'_> {
         let partition = self.view.spec.update_strategy.rolling_update.as_ref().and_then(|r| r.partition);
         let keeps = match partition {
             _ if !rolling => false,
-            None => ordinal < self.start() + status.current_replicas,
-            Some(partition) => ordinal < self.start() + partition,
+            None => ordinal < self.start().saturating_add(status.current_replicas),
+            Some(partition) => ordinal < self.start().saturating_add(partition),
         };
         if keeps { &self.current } else { &self.update }
     }
@@ -428,8 +435,8 @@ impl Round<'_> {
     /// Deletes pods of older revisions, the last first: one after the other, or up to `maxUnavailable`.
     async fn roll(&self) -> Result<(), Error> {
         let rolling = self.view.spec.update_strategy.rolling_update.as_ref();
-        let lowest = self.start() + self.partition();
-        let end = self.start() + self.replicas();
+        let lowest = self.start().saturating_add(self.partition());
+        let end = self.end();
         let pod = |ordinal: i32| self.pods.iter().find(|p| p.ordinal == ordinal);
         let outdated = |p: &Pod| p.revision() != self.update.cached.name() && !p.is_terminating();
         let max =

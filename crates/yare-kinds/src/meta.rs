@@ -1,6 +1,8 @@
 //! `metadata`: what the server restores on updates, and the validation that every kind shares
 //! (labels, annotations, owners, finalizers, immutable fields).
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -311,14 +313,14 @@ pub fn validate_field_manager(manager: &str, path: &Path<'_>) -> Vec<FieldError>
 /// Errors in a list of `metav1.Condition`.
 pub fn validate_conditions(conditions: &[Value], path: &Path<'_>) -> Vec<FieldError> {
     let mut errs = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, condition) in conditions.iter().enumerate() {
         let p = path.index(i);
         let kind = condition.str_at("type");
         if seen.contains(&kind) {
             errs.push(FieldError::duplicate(&p.child("type"), kind));
         }
-        seen.push(kind);
+        seen.insert(kind);
         errs.extend(invalid_each(&p.child("type"), kind, names::qualified_name(kind)));
         let status = condition.str_at("status");
         if !matches!(status, "True" | "False" | "Unknown") {

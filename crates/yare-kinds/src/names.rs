@@ -3,19 +3,13 @@
 //! Every function gives the list of what is wrong, in upstream's words (`k8s.io/apimachinery/pkg/util/validation`),
 //! and an empty list for a good name.
 
-use yare_schema::content;
+use yare_schema::content::{self, is_dns1123_subdomain, too_long};
+pub use yare_schema::content::{
+    DNS1123_LABEL_MAX_BYTES as LABEL_MAX, DNS1123_SUBDOMAIN_MAX_BYTES as SUBDOMAIN_MAX, dns1035_label,
+    dns1123_label, dns1123_subdomain, label_value,
+};
 
-const LABEL_FMT: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN_FMT: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
-
-/// The longest DNS label.
-pub const LABEL_MAX: usize = 63;
-/// The longest DNS subdomain.
-pub const SUBDOMAIN_MAX: usize = 253;
-
-fn chars(max: usize) -> String {
-    format!("must be no more than {max} characters")
-}
 
 /// Upstream's wording of a mismatch with a regular expression.
 pub fn regex_message(message: &str, regex: &str, examples: &[&str]) -> String {
@@ -50,55 +44,11 @@ fn framed(
     }
 }
 
-fn is_label(s: &str) -> bool {
-    framed(s, lower, |b| lower(b) || b == b'-', lower)
-}
-
-fn is_subdomain(s: &str) -> bool {
-    s.split('.').all(is_label)
-}
-
-/// A lowercase RFC 1123 label: `my-name`.
-pub fn dns1123_label(value: &str) -> Vec<String> {
-    let mut errs = Vec::new();
-    if value.len() > LABEL_MAX {
-        errs.push(chars(LABEL_MAX));
-    }
-    if !is_label(value) {
-        if is_subdomain(value) {
-            errs.push("must not contain dots".to_owned());
-        } else {
-            errs.push(regex_message(
-                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
-                LABEL_FMT,
-                &["my-name", "123-abc"],
-            ));
-        }
-    }
-    errs
-}
-
-/// A lowercase RFC 1123 subdomain: `example.com`.
-pub fn dns1123_subdomain(value: &str) -> Vec<String> {
-    let mut errs = Vec::new();
-    if value.len() > SUBDOMAIN_MAX {
-        errs.push(chars(SUBDOMAIN_MAX));
-    }
-    if !is_subdomain(value) {
-        errs.push(regex_message(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
-            SUBDOMAIN_FMT,
-            &["example.com"],
-        ));
-    }
-    errs
-}
-
 /// An RFC 1123 subdomain whose labels may hold underscores and start with one (DNS search paths).
 pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if value.len() > SUBDOMAIN_MAX {
-        errs.push(chars(SUBDOMAIN_MAX));
+        errs.push(too_long(SUBDOMAIN_MAX));
     }
     let label = |s: &str| {
         framed(s.strip_prefix('_').unwrap_or(s), lower, |b| lower(b) || b == b'-' || b == b'_', lower)
@@ -117,9 +67,9 @@ pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
 pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if value.len() > SUBDOMAIN_MAX {
-        errs.push(chars(SUBDOMAIN_MAX));
+        errs.push(too_long(SUBDOMAIN_MAX));
     }
-    if !value.strip_prefix("*.").is_some_and(is_subdomain) {
+    if !value.strip_prefix("*.").is_some_and(is_dns1123_subdomain) {
         errs.push(regex_message(
             "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
             &format!(r"\*\.{SUBDOMAIN_FMT}"),
@@ -129,30 +79,9 @@ pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
     errs
 }
 
-/// An RFC 1035 label: a lowercase RFC 1123 label that starts with a letter.
-pub fn dns1035_label(value: &str) -> Vec<String> {
-    let mut errs = Vec::new();
-    if value.len() > LABEL_MAX {
-        errs.push(chars(LABEL_MAX));
-    }
-    if !framed(value, |b| b.is_ascii_lowercase(), |b| lower(b) || b == b'-', lower) {
-        errs.push(regex_message(
-            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
-            "[a-z]([-a-z0-9]*[a-z0-9])?",
-            &["my-name", "abc-123"],
-        ));
-    }
-    errs
-}
-
 /// A name with an optional DNS subdomain prefix, as of labels and finalizers: `example.com/my.name`.
 pub fn qualified_name(value: &str) -> Vec<String> {
     content::label_key(value)
-}
-
-/// The value of a label.
-pub fn label_value(value: &str) -> Vec<String> {
-    content::label_value(value)
 }
 
 /// A name that can be one segment of a URL path: RBAC objects and many cluster-scoped kinds.
@@ -207,7 +136,7 @@ pub fn strict_env_var_name(value: &str) -> Vec<String> {
 pub fn config_map_key(value: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if value.len() > SUBDOMAIN_MAX {
-        errs.push(chars(SUBDOMAIN_MAX));
+        errs.push(too_long(SUBDOMAIN_MAX));
     }
     if value.is_empty()
         || !value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
@@ -247,7 +176,7 @@ pub fn http_header_name(value: &str) -> Vec<String> {
 pub fn port_name(value: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if value.len() > 15 {
-        errs.push(chars(15));
+        errs.push(too_long(15));
     }
     if value.is_empty() || !value.bytes().all(|b| lower(b) || b == b'-') {
         errs.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());

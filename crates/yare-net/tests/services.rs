@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::{Pod, on_a_node};
 use yare_net::{
     PodNetwork,
-    proxy::{Config, Plan, Rules, remove_rules},
+    proxy::{Config, HealthServers, Plan, Rules, remove_rules},
 };
 
 const SERVICE: &str = "10.43.0.5";
@@ -49,17 +49,26 @@ impl Node {
         Self { _dir: dir, network, rules, applied: None, pods }
     }
 
-    /// Sets the service to these pods as endpoints.
+    /// Sets the service to these pods of this node as endpoints.
     fn expose(&mut self, spec: &Value, pods: &[usize]) {
+        let here: Vec<(usize, &str)> = pods.iter().map(|i| (*i, "n1")).collect();
+        self.expose_on(spec, &json!({}), &here);
+    }
+
+    /// Sets the service to these pods, each said to run on a node.
+    fn expose_on(&mut self, spec: &Value, status: &Value, pods: &[(usize, &str)]) {
         let mut service = json!({"spec": {"type": "ClusterIP", "clusterIPs": [SERVICE],
             "ports": [{"name": "p", "protocol": "TCP", "port": 80}]}});
         for (key, value) in spec.as_object().into_iter().flatten() {
             service["spec"][key] = value.clone();
         }
         let protocol = service["spec"]["ports"][0]["protocol"].clone();
+        service["status"] = status.clone();
         let endpoints: Vec<Value> = pods
             .iter()
-            .map(|i| json!({"addresses": [self.pods[*i].1], "nodeName": "n1", "conditions": {"ready": true}}))
+            .map(|(i, node)| {
+                json!({"addresses": [self.pods[*i].1], "nodeName": node, "conditions": {"ready": true}})
+            })
             .collect();
         let slice = json!({"addressType": "IPv4", "endpoints": endpoints,
             "ports": [{"name": "p", "protocol": protocol, "port": 8080}]});
@@ -237,4 +246,155 @@ fn rules_are_made_anew_and_removed_whole() {
         // This thread is in the node's namespace, the other inherits it.
         assert!(removed.join().unwrap().is_err());
     });
+}
+
+const BALANCED: &str = "203.0.113.9";
+
+/// A client that is not in the cluster, though its packets come through this node.
+struct Outside {
+    _dir: tempfile::TempDir,
+    network: PodNetwork,
+}
+
+impl Outside {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let network = PodNetwork::new(dir.path());
+        network.configure("192.168.7.0/24".parse().unwrap()).unwrap();
+        Self { _dir: dir, network }
+    }
+
+    fn client(&self, id: &str) -> (Pod, IpAddr) {
+        let pod = Pod::new();
+        let ip = self.network.attach(id, &pod.namespace, &[]).unwrap();
+        (pod, ip)
+    }
+}
+
+fn from(client: &Pod, address: &str) -> Result<(String, String), std::io::ErrorKind> {
+    let address = address.to_owned();
+    client.run(move || ask(&address)).join().unwrap()
+}
+
+fn many_from(client: &Pod, address: &str) -> BTreeSet<String> {
+    let address = address.to_owned();
+    client.run(move || ask_many(&address)).join().unwrap()
+}
+
+#[test]
+fn with_policy_local_the_outside_reaches_only_this_nodes_endpoints_and_is_seen() {
+    on_a_node(|| {
+        let mut node = Node::new(4);
+        node.serve();
+        let outside = Outside::new();
+        let (client, client_ip) = outside.client("stranger");
+        let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "ports": [{"name": "p", "protocol": "TCP", "port": 80, "nodePort": 30080}]});
+        let status = json!({"loadBalancer": {"ingress": [{"ip": BALANCED}]}});
+        let balanced = format!("{BALANCED}:80");
+        let node_port = format!("{}:30080", node.network.gateway().unwrap());
+        let ips = |node: &Node, which: &[usize]| -> BTreeSet<String> {
+            which.iter().map(|i| node.pods[*i].1.to_string()).collect()
+        };
+        // One endpoint of three is here.
+        node.expose_on(&spec, &status, &[(0, "n2"), (1, "n1"), (2, "n3")]);
+        for address in [&balanced, &node_port] {
+            assert_eq!(many_from(&client, address), ips(&node, &[1]), "{address}");
+            assert_eq!(from(&client, address).unwrap().1, client_ip.to_string(), "{address}");
+            assert_eq!(many_from(&node.pods[3].0, address), ips(&node, &[0, 1, 2]), "inside, {address}");
+        }
+        assert_eq!(ask_many(&node_port), ips(&node, &[0, 1, 2]), "the node itself");
+        // None is here: dropped, so that the balancer asks another node; inside goes on.
+        node.expose_on(&spec, &status, &[(0, "n2")]);
+        for address in [&balanced, &node_port] {
+            assert_eq!(from(&client, address), Err(std::io::ErrorKind::TimedOut), "{address}");
+            assert_eq!(many_from(&node.pods[3].0, address), ips(&node, &[0]), "inside, {address}");
+        }
+        assert_eq!(ask_many(&node_port), ips(&node, &[0]), "the node itself");
+        // None is anywhere.
+        node.expose_on(&spec, &status, &[]);
+        for address in [&balanced, &node_port] {
+            assert_eq!(from(&client, address), Err(std::io::ErrorKind::ConnectionRefused), "{address}");
+        }
+    });
+}
+
+#[test]
+fn source_ranges_close_the_load_balancers_address_to_strangers() {
+    on_a_node(|| {
+        let mut node = Node::new(1);
+        node.serve();
+        let outside = Outside::new();
+        let (friend, _) = outside.client("friend");
+        let (stranger, stranger_ip) = outside.client("stranger");
+        assert_eq!(stranger_ip.to_string(), "192.168.7.3");
+        let spec = |ranges: Value| {
+            json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges,
+                "ports": [{"name": "p", "protocol": "TCP", "port": 80, "nodePort": 30080}]})
+        };
+        let status = json!({"loadBalancer": {"ingress": [{"ip": BALANCED}]}});
+        let balanced = format!("{BALANCED}:80");
+        let mut expose = |node: &mut Node, ranges: Value| {
+            node.expose_on(&spec(ranges), &status, &[(0, "n1")]);
+        };
+        expose(&mut node, json!(["172.16.0.0/12", "192.168.7.2/32", "fd00::/8"]));
+        assert!(from(&friend, &balanced).is_ok());
+        assert_eq!(from(&stranger, &balanced), Err(std::io::ErrorKind::TimedOut));
+        // Other ways to the service are not restricted.
+        let node_port = format!("{}:30080", node.network.gateway().unwrap());
+        assert!(from(&stranger, &format!("{SERVICE}:80")).is_ok());
+        assert!(from(&stranger, &node_port).is_ok());
+        // A wider range lets it in, a list of the other family nobody, and no list everybody.
+        expose(&mut node, json!(["192.168.7.0/24"]));
+        assert!(from(&stranger, &balanced).is_ok());
+        expose(&mut node, json!(["fd00::/8"]));
+        assert_eq!(from(&friend, &balanced), Err(std::io::ErrorKind::TimedOut));
+        expose(&mut node, json!([]));
+        assert!(from(&stranger, &balanced).is_ok());
+    });
+}
+
+#[test]
+fn the_health_check_port_tells_how_many_endpoints_are_here() {
+    on_a_node(|| {
+        let mut node = Node::new(2);
+        let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999});
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut servers = HealthServers::default();
+            let key = yare_client::ObjectKey::new("ns", "web");
+            let address = format!("{}:30999", node.network.gateway().unwrap());
+            for (pods, status) in [
+                (vec![(0, "n1"), (1, "n2")], "HTTP/1.1 200 OK"),
+                (vec![(1, "n2")], "HTTP/1.1 503 Service Unavailable"),
+            ] {
+                node.expose_on(&spec, &json!({}), &pods);
+                servers.set(&key, node.applied.as_ref().unwrap().health);
+                let answer = http_get(&address).await;
+                assert!(answer.starts_with(status), "{answer}");
+                let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+                assert_eq!(body["localEndpoints"], pods.len() - 1);
+                assert_eq!(body["service"], json!({"namespace": "ns", "name": "web"}));
+            }
+            servers.set(&key, None);
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            assert!(tokio::net::TcpStream::connect(&address).await.is_err());
+        });
+    });
+}
+
+async fn http_get(address: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    // The server starts listening in a task of its own.
+    let mut stream = loop {
+        match tokio::net::TcpStream::connect(address).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: n\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

@@ -141,6 +141,8 @@ pub struct Cluster {
     placed: HashMap<ObjectKey, Box<str>>,
     /// Placed pods whose binding has not come back.
     assumed: HashSet<ObjectKey>,
+    /// Pods without a node for which room was made on one.
+    nominated: HashMap<ObjectKey, (Box<str>, Arc<PodInfo>)>,
     /// Pods whose node is not known (yet).
     strays: HashMap<Box<str>, HashMap<ObjectKey, Arc<PodInfo>>>,
     /// Labels of namespaces, for namespace selectors.
@@ -276,5 +278,65 @@ impl Cluster {
             }
         }
         true
+    }
+
+    /// Remembers where room was made for a pod; an empty name forgets it.
+    pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: &str) {
+        if node.is_empty() {
+            self.nominated.remove(pod.key());
+        } else {
+            self.nominated.insert(pod.key().clone(), (node.into(), pod.clone()));
+        }
+    }
+
+    /// Forgets where room was made for a pod: it is bound or gone.
+    pub fn forget_nomination(&mut self, key: &ObjectKey) {
+        self.nominated.remove(key);
+    }
+
+    /// Where room was made for a pod.
+    pub fn nomination(&self, key: &ObjectKey) -> Option<&str> {
+        self.nominated.get(key).map(|(node, _)| &**node)
+    }
+
+    /// Pods of lower priority that were to get room on `node`.
+    pub fn nominated_below(&self, node: &str, priority: i32) -> Vec<Arc<PodInfo>> {
+        let there = self.nominated.values().filter(|(n, p)| **n == *node && p.priority < priority);
+        there.map(|(_, pod)| pod.clone()).collect()
+    }
+
+    /// Counts other nominated pods, those at least as important as `pod`, on their nodes: the room is theirs.
+    /// Give the answer to [`Self::remove_nominated`].
+    pub fn add_nominated(&mut self, pod: &PodInfo) -> Vec<ObjectKey> {
+        let others: Vec<_> = self
+            .nominated
+            .iter()
+            .filter(|(key, (_, other))| {
+                other.priority >= pod.priority && *key != pod.key() && !self.placed.contains_key(*key)
+            })
+            .map(|(_, entry)| entry.clone())
+            .collect();
+        for (node, other) in &others {
+            self.place(other.clone(), node);
+        }
+        others.into_iter().map(|(_, other)| other.key().clone()).collect()
+    }
+
+    /// Takes back what [`Self::add_nominated`] did.
+    pub fn remove_nominated(&mut self, added: Vec<ObjectKey>) {
+        for key in added {
+            self.remove_pod(&key);
+        }
+    }
+
+    /// Puts a pod back as it was before it was taken away for a trial.
+    pub(crate) fn restore(&mut self, pod: Arc<PodInfo>, node: &str, assumed: bool) {
+        let key = pod.key().clone();
+        self.place(pod, node);
+        if assumed {
+            self.assumed.insert(key);
+        } else {
+            self.assumed.remove(&key);
+        }
     }
 }

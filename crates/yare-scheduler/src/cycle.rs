@@ -22,6 +22,15 @@ pub struct Unschedulable {
     pub reasons: BTreeMap<String, usize>,
     /// Events after which a retry is worth it.
     pub events: Events,
+    /// Nodes (their places in [`Cluster::nodes`]) where it would help if pods went.
+    pub helpable: Vec<usize>,
+}
+
+/// `0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods.`
+pub fn message(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
+    let mut reasons: Vec<String> = reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
+    reasons.sort_unstable();
+    format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
 }
 
 impl Unschedulable {
@@ -30,9 +39,7 @@ impl Unschedulable {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".to_owned();
         }
-        let mut reasons: Vec<String> = self.reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
-        reasons.sort_unstable();
-        format!("0/{} nodes are available: {}.", self.nodes, reasons.join(", "))
+        message(self.nodes, &self.reasons)
     }
 }
 
@@ -48,10 +55,18 @@ pub fn schedule(
     let state = State::new(pod, cluster);
     let wanted = feasible_wanted(nodes.len());
     let mut feasible: Vec<&NodeInfo> = Vec::with_capacity(wanted.min(nodes.len()));
-    let mut rejections: Vec<(usize, Rejection)> = Vec::new();
+    let mut rejections: Vec<(usize, (usize, Rejection))> = Vec::new();
+    // The node that was made free for it.
+    if let Some(nominated) = cluster.nomination(pod.key())
+        && let Some(node) = nodes.iter().find(|n| n.name() == nominated)
+        && plugins::filter(pod, &state, cluster, node).is_ok()
+    {
+        return Ok(nominated.to_owned());
+    }
     let mut seen = 0;
     for at in 0..nodes.len() {
-        let node = &nodes[(*start + at) % nodes.len()];
+        let place = (*start + at) % nodes.len();
+        let node = &nodes[place];
         seen = at + 1;
         match plugins::filter(pod, &state, cluster, node) {
             Ok(()) => {
@@ -60,7 +75,7 @@ pub fn schedule(
                     break;
                 }
             }
-            Err(rejection) => rejections.push(rejection),
+            Err(rejection) => rejections.push((place, rejection)),
         }
     }
     if !nodes.is_empty() {
@@ -82,17 +97,21 @@ fn feasible_wanted(nodes: usize) -> usize {
     (nodes * percent / 100).max(MIN_FEASIBLE)
 }
 
-fn unschedulable(nodes: usize, rejections: Vec<(usize, Rejection)>) -> Unschedulable {
+fn unschedulable(nodes: usize, rejections: Vec<(usize, (usize, Rejection))>) -> Unschedulable {
     // A new node may help whatever the reason was.
     let mut events = Events::NODE_ADDED;
     let mut reasons = BTreeMap::new();
-    for (row, rejection) in rejections {
+    let mut helpable = Vec::new();
+    for (place, (row, rejection)) in rejections {
+        if !rejection.lasting {
+            helpable.push(place);
+        }
         events = events.and(plugins::PLUGINS[row].events);
         for reason in rejection.reasons {
             *reasons.entry(reason.into_owned()).or_default() += 1;
         }
     }
-    Unschedulable { nodes, reasons, events }
+    Unschedulable { nodes, reasons, events, helpable }
 }
 
 fn best<'a>(

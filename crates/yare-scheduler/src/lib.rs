@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod cycle;
 pub mod plugins;
 pub mod pod;
+pub mod preemption;
 pub mod queue;
 mod scheduler;
 pub mod selector;

@@ -218,6 +218,12 @@ pub struct PodInfo {
     pub gated: bool,
     /// Its priority.
     pub priority: i32,
+    /// It does not make others go.
+    pub never_preempts: bool,
+    /// The node where room was made for it, as its status says; empty for none.
+    pub nominated: Box<str>,
+    /// When it started.
+    pub started: Option<jiff::Timestamp>,
     /// What must be free for it.
     pub requests: Amounts,
     /// What it counts for in scoring: as `requests`, with defaults for containers that name none.
@@ -287,6 +293,9 @@ impl PodInfo {
             finished: matches!(pod.status.phase.as_str(), "Succeeded" | "Failed"),
             gated: !spec.scheduling_gates.is_empty(),
             priority: spec.priority,
+            never_preempts: spec.preemption_policy == "Never",
+            nominated: pod.status.nominated_node_name.as_str().into(),
+            started: pod.status.start_time.parse().ok(),
             requests: requests(spec, |c| Amounts::read(&c.resources.requests)),
             scored: requests(spec, scored),
             ports: ports

@@ -3,11 +3,12 @@
 use std::{collections::hash_map::RandomState, hash::BuildHasher as _, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use yare_client::{
-    Cached, Change, Client, EventKind, NAMESPACES, NODES, ObjectKey, ObjectRef, PODS, Recorder,
+    Cached, Change, Client, EventKind, Informer, NAMESPACES, NODES, ObjectKey, ObjectRef,
+    POD_DISRUPTION_BUDGETS, PODS, Recorder,
 };
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     cycle::{self, Unschedulable},
     plugins::Events,
     pod::PodInfo,
+    preemption::{self, Budget, Choice},
     queue::Queue,
 };
 
@@ -67,6 +69,8 @@ struct State {
     tie: u64,
     bound: mpsc::UnboundedSender<Bound>,
     binding: usize,
+    /// Looked at only when somebody is to be preempted.
+    budgets: Informer,
 }
 
 impl Scheduler {
@@ -79,7 +83,8 @@ impl Scheduler {
 async fn run(client: Client, config: Config) {
     let informers = client.informers();
     let (nodes, pods, namespaces) = (informers.of(NODES), informers.of(PODS), informers.of(NAMESPACES));
-    tokio::join!(nodes.synced(), pods.synced(), namespaces.synced());
+    let budgets = informers.of(POD_DISRUPTION_BUDGETS);
+    tokio::join!(nodes.synced(), pods.synced(), namespaces.synced(), budgets.synced());
     let mut node_changes = nodes.subscribe();
     let mut pod_changes = pods.subscribe();
     let mut namespace_changes = namespaces.subscribe();
@@ -95,6 +100,7 @@ async fn run(client: Client, config: Config) {
         start: 0,
         bound: sender,
         binding: 0,
+        budgets,
     };
     loop {
         // Changes first: a decision on old knowledge is the more likely to be wrong.
@@ -181,6 +187,7 @@ impl State {
             }
             return;
         };
+        let was_nominated = change.old.and_then(|o| PodInfo::new(o).ok()).is_some_and(|o| !o.nominated.is_empty());
         let pod = match PodInfo::new(new) {
             Ok(pod) => pod,
             Err(error) => return tracing::warn!(%error, "pod cannot be read, it is not scheduled"),
@@ -191,6 +198,7 @@ impl State {
         }
         if !pod.node.is_empty() {
             self.queue.remove(&key);
+            self.cluster.forget_nomination(&key);
             let known = self.cluster.is_assumed(&key);
             self.cluster.set_pod(pod);
             if !known {
@@ -201,12 +209,18 @@ impl State {
         let mine = *pod.scheduler == *self.config.scheduler_name;
         if !mine || pod.object.deletion_timestamp().is_some() {
             self.queue.remove(&key);
+            self.cluster.forget_nomination(&key);
         } else if !self.cluster.is_assumed(&key) {
+            // What we decided ourselves holds until the API says something else.
+            let said = !pod.nominated.is_empty() || was_nominated;
+            let node = if said { &*pod.nominated } else { self.cluster.nomination(&key).unwrap_or_default() };
+            self.cluster.nominate(&pod, &Box::<str>::from(node));
             self.queue.set(pod, Instant::now());
         }
     }
 
     fn pod_gone(&mut self, key: &ObjectKey) {
+        self.cluster.forget_nomination(key);
         self.queue.remove(key);
         if self.cluster.remove_pod(key) {
             self.queue.event(Events::POD_REMOVED, Instant::now());
@@ -231,7 +245,7 @@ impl State {
         self.tie ^= self.tie << 13;
         self.tie ^= self.tie >> 7;
         self.tie ^= self.tie << 17;
-        match cycle::schedule(&pod, &self.cluster, &mut self.start, self.tie) {
+        match self.schedule(&pod) {
             Ok(node) => {
                 self.cluster.assume(pod.clone(), &node);
                 self.binding += 1;
@@ -242,13 +256,134 @@ impl State {
                     let _ = sender.send(bind.await);
                 });
             }
-            Err(why) => {
-                self.queue.unschedulable(pod.key(), why.events, Instant::now());
-                let report = report(self.client.kube(), self.recorder.clone(), pod.object.clone(), why);
-                tokio::spawn(report);
-            }
+            Err(why) => self.no_node(pod, why),
         }
         true
+    }
+
+    /// The node for a pod, with room left for those it was made for.
+    fn schedule(&mut self, pod: &PodInfo) -> Result<String, Unschedulable> {
+        let nominated = self.cluster.add_nominated(pod);
+        let result = cycle::schedule(pod, &self.cluster, &mut self.start, self.tie);
+        let alone = nominated.is_empty();
+        self.cluster.remove_nominated(nominated);
+        // A pod that wants the company of others must not count on ones that are not there yet.
+        if !alone && result.is_ok() && !pod.affinity.is_empty() {
+            return cycle::schedule(pod, &self.cluster, &mut self.start, self.tie);
+        }
+        result
+    }
+
+    /// Nothing fits: others go, or the pod waits.
+    fn no_node(&mut self, pod: Arc<PodInfo>, why: Unschedulable) {
+        let mut message = why.message();
+        let mut nominate = None;
+        // Somebody left meanwhile: there is room without a victim, and nobody's end to wait for.
+        let mut freed = false;
+        if why.nodes > 0 {
+            let budgets = self.budgets.list();
+            let budgets: Vec<Budget> =
+                budgets.iter().filter_map(|b| Budget::new(b).ok().flatten()).collect();
+            let start = self.tie as usize;
+            match preemption::preempt(&pod, &mut self.cluster, &budgets, &why, start) {
+                Ok(choice) => {
+                    self.cluster.nominate(&pod, &choice.node);
+                    nominate = Some(choice.node.to_string());
+                    freed = choice.victims.is_empty();
+                    self.displace(&choice, &pod);
+                    let evict = evict(
+                        self.client.kube(),
+                        self.recorder.clone(),
+                        self.config.scheduler_name.clone(),
+                        pod.clone(),
+                        choice,
+                    );
+                    tokio::spawn(evict);
+                }
+                Err(refusal) => {
+                    message = format!("{message} {}", refusal.message());
+                    let had = self.cluster.nomination(pod.key()).is_some();
+                    if had && matches!(refusal, preemption::Refusal::NotHelpful(_)) {
+                        self.cluster.forget_nomination(pod.key());
+                        nominate = Some(String::new());
+                    }
+                }
+            }
+        }
+        self.queue.unschedulable(pod.key(), why.events, Instant::now());
+        if freed {
+            self.queue.retry(pod.key(), Instant::now());
+        }
+        let object = pod.object.clone();
+        tokio::spawn(report(self.client.kube(), self.recorder.clone(), object, message, nominate));
+    }
+
+    /// Less important pods that were to get room on the chosen node look for another.
+    fn displace(&mut self, choice: &Choice, pod: &PodInfo) {
+        for other in self.cluster.nominated_below(&choice.node, pod.priority) {
+            self.cluster.forget_nomination(other.key());
+            let client = self.client.kube();
+            self.queue.retry(other.key(), Instant::now());
+            tokio::spawn(async move {
+                let patch = json!({"metadata": {"uid": other.object.uid()}, "status": {"nominatedNodeName": null}});
+                patch_status(client, &other.object, &patch).await;
+            });
+        }
+    }
+}
+
+/// Ends the victims: says why in their status, deletes them, and tells in an event.
+async fn evict(
+    client: kube::Client,
+    recorder: Recorder,
+    scheduler: String,
+    pod: Arc<PodInfo>,
+    choice: Choice,
+) {
+    for victim in &choice.victims {
+        let object = &victim.object;
+        if object.deletion_timestamp().is_some() {
+            continue;
+        }
+        let patch = json!({"metadata": {"uid": object.uid()}, "status": {"conditions": [{
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
+            "lastTransitionTime": now(),
+        }]}});
+        patch_status(client.clone(), object, &patch).await;
+        let pods: Api<Pod> = Api::namespaced(client.clone(), object.namespace());
+        let mut parameters = DeleteParams::default();
+        parameters.preconditions =
+            Some(Preconditions { uid: Some(object.uid().to_owned()), resource_version: None });
+        match pods.delete(object.name(), &parameters).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => {
+                tracing::warn!(%error, pod = %object.key(), "preempted pod not deleted");
+                continue;
+            }
+        }
+        let message = format!("Preempted by pod {} on node {}", pod.object.uid(), choice.node);
+        recorder.event(ObjectRef::of(&PODS, object), EventKind::Normal, "Preempted", message);
+    }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Patches a pod's status; tries a few times.
+async fn patch_status(client: kube::Client, pod: &Cached, patch: &serde_json::Value) {
+    let pods: Api<Pod> = Api::namespaced(client, pod.namespace());
+    for delay_ms in [0, 100, 1000] {
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        match pods.patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
+            Err(error) => tracing::debug!(%error, pod = %pod.key(), "status not written"),
+        }
     }
 }
 
@@ -285,33 +420,31 @@ async fn bind(client: kube::Client, recorder: Recorder, pod: Arc<PodInfo>, node:
     }
 }
 
-/// Says in an event and in the pod's condition why it has no node.
-async fn report(client: kube::Client, recorder: Recorder, pod: Cached, why: Unschedulable) {
-    let message = why.message();
+/// Says in an event and in the pod's condition why it has no node, and where room is made for it.
+async fn report(
+    client: kube::Client,
+    recorder: Recorder,
+    pod: Cached,
+    message: String,
+    nominate: Option<String>,
+) {
     recorder.event(ObjectRef::of(&PODS, &pod), EventKind::Warning, "FailedScheduling", message.clone());
-    let (namespace, name) = (pod.namespace(), pod.name());
-    let pods: Api<Pod> = Api::namespaced(client, namespace);
     let current: Result<PodConditions, _> = pod.view();
-    if current.is_ok_and(|c| c.unschedulable_because(&message)) {
+    if nominate.is_none() && current.is_ok_and(|c| c.unschedulable_because(&message)) {
         return;
     }
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [{
+    let mut status = json!({"conditions": [{
         "type": "PodScheduled",
         "status": "False",
         "reason": "Unschedulable",
         "message": message,
         "lastProbeTime": null,
-        "lastTransitionTime": now,
-    }]}});
-    for delay_ms in [0, 100, 1000] {
-        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
-        match pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
-            Ok(_) => return,
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
-            Err(error) => tracing::debug!(%error, pod = %pod.key(), "condition not written"),
-        }
+        "lastTransitionTime": now(),
+    }]});
+    if let Some(node) = nominate {
+        status["nominatedNodeName"] = if node.is_empty() { serde_json::Value::Null } else { node.into() };
     }
+    patch_status(client, &pod, &json!({"metadata": {"uid": pod.uid()}, "status": status})).await;
 }
 
 /// The conditions of a pod.

@@ -20,6 +20,10 @@ pub struct Pod {
 pub struct PodStatus {
     /// `Pending`, `Running`, …
     pub phase: String,
+    /// Where room was made for the pod.
+    pub nominated_node_name: String,
+    /// When the kubelet took it, RFC 3339.
+    pub start_time: String,
 }
 
 /// `PodSpec`
@@ -32,6 +36,8 @@ pub struct PodSpec {
     pub scheduler_name: String,
     /// Higher goes first.
     pub priority: i32,
+    /// `PreemptLowerPriority` (default) or `Never`
+    pub preemption_policy: String,
     /// Keep the pod out of the queue while there are any.
     pub scheduling_gates: Vec<Gate>,
     /// Labels that the node must have.
@@ -297,4 +303,32 @@ pub struct Image {
     pub names: Vec<String>,
     /// Its size.
     pub size_bytes: i64,
+}
+
+/// A PodDisruptionBudget.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Budget {
+    /// Whom it protects.
+    pub spec: BudgetSpec,
+    /// How much may go.
+    pub status: BudgetStatus,
+}
+
+/// `PodDisruptionBudgetSpec`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct BudgetSpec {
+    /// Which pods.
+    pub selector: Option<LabelSelector>,
+}
+
+/// `PodDisruptionBudgetStatus`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BudgetStatus {
+    /// How many pods may go now.
+    pub disruptions_allowed: i64,
+    /// Pods whose eviction is under way, and since when.
+    pub disrupted_pods: BTreeMap<String, serde::de::IgnoredAny>,
 }

@@ -1,54 +1,10 @@
 //! Which node a pod gets, or which reasons it is told, as data.
 
-use bytes::Bytes;
+mod support;
+
 use serde_json::{Value, json};
-use yare_client::Cached;
+use support::{cached, cluster, node, pod};
 use yare_scheduler::{cluster::Cluster, cycle, pod::PodInfo};
-
-fn cached(value: &Value) -> Cached {
-    Cached::new(Bytes::from(value.to_string())).unwrap()
-}
-
-fn node(name: &str, extra: Value) -> Value {
-    let mut node = json!({
-        "metadata": {"name": name, "uid": name, "labels": {"kubernetes.io/hostname": name}},
-        "spec": {},
-        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}},
-    });
-    merge(&mut node, &extra);
-    node
-}
-
-fn pod(name: &str, extra: Value) -> Value {
-    let mut pod = json!({
-        "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": "a"}},
-        "spec": {"schedulerName": "default-scheduler", "containers": [{"name": "c", "image": "i"}]},
-    });
-    merge(&mut pod, &extra);
-    pod
-}
-
-fn merge(into: &mut Value, from: &Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from.clone(),
-    }
-}
-
-fn cluster(nodes: &[Value], pods: &[Value]) -> Cluster {
-    let mut cluster = Cluster::default();
-    for node in nodes {
-        cluster.set_node(cached(node)).unwrap();
-    }
-    for pod in pods {
-        cluster.set_pod(PodInfo::new(cached(pod)).unwrap());
-    }
-    cluster
-}
 
 /// The node, or the message.
 fn place(cluster: &Cluster, pod: Value) -> String {

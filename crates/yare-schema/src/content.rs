@@ -1,6 +1,7 @@
 //! Well-formedness of names that the whole API uses: label keys and values, DNS labels and subdomains
 //! (`k8s.io/apimachinery/pkg/api/validate/content`). In: a string. Out: what is wrong with it, in
-//! upstream's words; an empty list where nothing is.
+//! upstream's words; an empty list where nothing is. Upstream counts bytes everywhere, but calls them bytes in
+//! the parts of labels and characters in names of objects.
 
 const LABEL_KEY_RULE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE_RULE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
@@ -16,7 +17,12 @@ pub const DNS1123_LABEL_MAX_BYTES: usize = 63;
 /// Longest DNS subdomain in bytes (RFC 1123).
 pub const DNS1123_SUBDOMAIN_MAX_BYTES: usize = 253;
 
-fn too_long(max: usize) -> String {
+/// Upstream's words for a name of more than `max` bytes.
+pub fn too_long(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+fn too_many_bytes(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
@@ -41,7 +47,8 @@ fn is_dns1123_label(text: &str) -> bool {
     }
 }
 
-fn is_dns1123_subdomain(text: &str) -> bool {
+/// Whether `text` is a DNS subdomain (RFC 1123), however long.
+pub fn is_dns1123_subdomain(text: &str) -> bool {
     text.split('.').all(is_dns1123_label)
 }
 
@@ -56,7 +63,12 @@ pub fn label_key(key: &str) -> Vec<String> {
             if first.is_empty() {
                 errors.push("prefix part must be non-empty".to_owned());
             } else {
-                errors.extend(dns1123_subdomain(first).into_iter().map(|e| format!("prefix part {e}")));
+                if first.len() > DNS1123_SUBDOMAIN_MAX_BYTES {
+                    errors.push(format!("prefix part {}", too_many_bytes(DNS1123_SUBDOMAIN_MAX_BYTES)));
+                }
+                if !is_dns1123_subdomain(first) {
+                    errors.push(format!("prefix part {DNS1123_SUBDOMAIN_RULE}"));
+                }
             }
             name
         }
@@ -70,7 +82,7 @@ pub fn label_key(key: &str) -> Vec<String> {
     if name.is_empty() {
         errors.push("name part must be non-empty".to_owned());
     } else if name.len() > LABEL_MAX_BYTES {
-        errors.push(format!("name part {}", too_long(LABEL_MAX_BYTES)));
+        errors.push(format!("name part {}", too_many_bytes(LABEL_MAX_BYTES)));
     }
     if !is_label_name(name) {
         errors.push(format!("name part {LABEL_KEY_RULE}"));
@@ -82,7 +94,7 @@ pub fn label_key(key: &str) -> Vec<String> {
 pub fn label_value(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > LABEL_MAX_BYTES {
-        errors.push(too_long(LABEL_MAX_BYTES));
+        errors.push(too_many_bytes(LABEL_MAX_BYTES));
     }
     if !value.is_empty() && !is_label_name(value) {
         errors.push(LABEL_VALUE_RULE.to_owned());

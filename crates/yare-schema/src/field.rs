@@ -91,8 +91,11 @@ impl FieldError {
     pub fn not_supported(path: &Path<'_>, value: impl Into<Value>, allowed: &[&str]) -> Self {
         let mut allowed: Vec<String> = allowed.iter().map(|a| format!("{a:?}")).collect();
         allowed.sort_unstable();
-        let detail =
-            if allowed.is_empty() { String::new() } else { format!("supported values: {}", allowed.join(", ")) };
+        let detail = if allowed.is_empty() {
+            String::new()
+        } else {
+            format!("supported values: {}", allowed.join(", "))
+        };
         Self { kind: ErrorKind::NotSupported, field: path.to_string(), value: Some(value.into()), detail }
     }
 

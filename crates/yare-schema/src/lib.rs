@@ -21,6 +21,6 @@ pub mod proto;
 pub mod prune;
 pub mod quantity;
 pub mod selector;
-pub mod validate;
 #[cfg(test)]
 mod testing;
+pub mod validate;

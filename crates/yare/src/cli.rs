@@ -1,4 +1,5 @@
-//! Commands and flags. Every flag has an environment variable `YARE_*`.
+//! Commands and flags. Every flag of the server has an environment variable `YARE_*` and a place in its
+//! configuration file ([`crate::config`]).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -43,7 +44,12 @@ pub struct DataDir {
 
 /// Flags of `yare server`.
 #[derive(Args, Debug, Clone)]
+#[command(args_override_self = true)]
 pub struct ServerArgs {
+    /// YAML file with flags by name; by default /etc/yare/config.yaml, if it is there. Flags given here go
+    /// first.
+    #[arg(long, env = "YARE_CONFIG")]
+    pub config: Option<PathBuf>,
     /// Where state is.
     #[command(flatten)]
     pub data: DataDir,

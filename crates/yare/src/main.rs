@@ -3,6 +3,7 @@
 mod agent;
 mod cleanup;
 mod cli;
+mod config;
 mod hello;
 mod image;
 mod kubeconfig;
@@ -19,14 +20,23 @@ fn main() -> ExitCode {
     if args.nth(1).as_deref() == Some("shim") {
         yare_runtime::shim::main(args);
     }
-    let cli = cli::Cli::parse();
-    match run(cli.command) {
+    let args = config::expand(std::env::args_os().collect());
+    match args.map(cli::Cli::parse_from).and_then(|cli| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            progress::complain(&format!("{error:#}"));
+            progress::complain(&one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes. Many errors name their cause themselves; it is said once.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line {
+        line if line.is_empty() => cause,
+        line if line.contains(&cause) => line,
+        line => format!("{line}: {cause}"),
+    })
 }
 
 fn run(command: cli::Command) -> anyhow::Result<()> {

@@ -96,7 +96,10 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let listener = ApiServer::bind(SocketAddr::new(args.bind_address, args.https_listen_port)).await?;
     let port = listener.local_addr()?.port();
 
-    let pki = Pki::open(&args.data.data_dir.join("tls"))?;
+    let data_dir = &args.data.data_dir;
+    let unusable =
+        || format!("cannot use the data directory {} (choose another with --data-dir)", data_dir.display());
+    let pki = Pki::open(&data_dir.join("tls")).with_context(unusable)?;
     let signer = Signer::new(&pki.service_account_key, ISSUER, &[ISSUER.to_owned()])?;
     let names = server_names(&args, &plan);
     let serving = pki.keep(
@@ -113,7 +116,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     progress.done("certificates", &args.data.data_dir.join("tls").display().to_string());
 
     let store_dir = args.data.data_dir.join("store");
-    let store = Store::open(Options::new(&store_dir), yare_apiserver::indexer()).await?;
+    let store =
+        Store::open(Options::new(&store_dir), yare_apiserver::indexer()).await.with_context(unusable)?;
     progress.done("store", &format!("revision {}", store.revision()));
 
     let mut auth = Auth::new(Some(Arc::new(signer)));

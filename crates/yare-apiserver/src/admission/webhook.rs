@@ -46,10 +46,10 @@ pub async fn mutate(attributes: &Attributes<'_>, object: &mut Value, old: Option
         let bytes = STANDARD.decode(encoded).map_err(|e| bad(&e))?;
         let document: Value = serde_json::from_slice(&bytes).map_err(|e| bad(&e))?;
         let patched =
-            patch::json::apply(in_version(attributes, &version, object), &document).map_err(|e| bad(&e))?;
+            patch::json::apply(in_version(attributes, &version, object)?, &document).map_err(|e| bad(&e))?;
         let conformed = crate::codec::conform(&version.ty, patched).map_err(|e| bad(&e))?;
         let mut patched = conformed.value;
-        version.to_storage(&mut patched);
+        version.to_storage(&mut patched)?;
         attributes.served.stored.strategy.default(&mut patched);
         *object = patched;
     }
@@ -183,12 +183,12 @@ fn namespace_matches(
         .is_some_and(|namespace| selector.matches(&namespace.attrs.labels))
 }
 
-fn in_version(attributes: &Attributes<'_>, version: &Served, object: &Value) -> Value {
+fn in_version(attributes: &Attributes<'_>, version: &Served, object: &Value) -> ApiResult<Value> {
     let mut object = object.clone();
     if attributes.operation != Operation::Connect {
-        version.from_storage(&mut object);
+        version.from_storage(&mut object)?;
     }
-    object
+    Ok(object)
 }
 
 /// Asks the webhook. `None`: it failed and its failures are to be ignored.
@@ -207,7 +207,7 @@ async fn call(
     let uid = core.new_uid();
     let review = json!({
         "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
-        "request": request(attributes, version, object, old, &uid),
+        "request": request(attributes, version, object, old, &uid)?,
     });
     let timeout = Duration::from_secs(
         u64::try_from(hook.int_opt("timeoutSeconds").unwrap_or(10)).unwrap_or(10).clamp(1, 30),
@@ -256,7 +256,7 @@ fn request(
     object: Option<&Value>,
     old: Option<&Value>,
     uid: &str,
-) -> Value {
+) -> ApiResult<Value> {
     let kind_of = |served: &Served| json!({ "group": &*served.group, "version": &*served.version, "kind": &*served.kind });
     let resource_of = |served: &Served| json!({ "group": &*served.group, "version": &*served.version, "resource": &*served.plural });
     let name = match attributes.name {
@@ -288,8 +288,10 @@ fn request(
     }
     out.insert("operation".into(), attributes.operation.name().into());
     out.insert("userInfo".into(), attributes.call.user.to_json());
-    out.insert("object".into(), object.map_or(Value::Null, |o| in_version(attributes, version, o)));
-    out.insert("oldObject".into(), old.map_or(Value::Null, |o| in_version(attributes, version, o)));
+    for (field, object) in [("object", object), ("oldObject", old)] {
+        let shown = object.map(|o| in_version(attributes, version, o)).transpose()?;
+        out.insert(field.into(), shown.unwrap_or_default());
+    }
     out.insert("dryRun".into(), attributes.dry_run.into());
     let options = match attributes.operation {
         Operation::Create => "CreateOptions",
@@ -303,5 +305,5 @@ fn request(
         json!({ "kind": options, "apiVersion": "meta.k8s.io/v1" })
     };
     out.insert("options".into(), options);
-    Value::Object(out)
+    Ok(Value::Object(out))
 }

@@ -70,7 +70,7 @@ async fn settle(core: &Arc<Core>, known: &mut Known) {
                 .unwrap_or(object.revision),
             _ => object.revision,
         };
-        let served = compile(&definition, since).into_iter().map(Arc::new).collect();
+        let served = compile(&definition, since, Arc::downgrade(core)).into_iter().map(Arc::new).collect();
         changed.push(object.key.to_string());
         known.definitions.insert(object.key.to_string(), (object.revision, definition, served));
     }
@@ -228,7 +228,7 @@ async fn clean(core: Arc<Core>, definition: Value) {
 }
 
 async fn remove_objects(core: &Arc<Core>, definition: &Value) -> bool {
-    let mut compiled = compile(definition, 0);
+    let mut compiled = compile(definition, 0, Arc::downgrade(core));
     let storage = compiled.iter().position(Served::is_storage).unwrap_or(0);
     if compiled.is_empty() {
         return true;

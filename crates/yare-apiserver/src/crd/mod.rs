@@ -4,9 +4,10 @@
 //! definitions in the store and swaps the registry.
 
 mod controller;
+mod conversion;
 mod strategy;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde_json::Value;
 use yare_kinds::view::{View, ViewMut};
@@ -15,11 +16,11 @@ use yare_schema::{
     field::{FieldError, Path},
 };
 
-pub use self::controller::start;
+pub use self::{controller::start, conversion::Conversion};
 use self::strategy::CustomStrategy;
 use crate::{
     convert::Convert,
-    core::Call,
+    core::{Call, Core},
     registry::{Served, Stored, StrategyRef, Sub, TypeHandle, api_version, store_kind},
     status::{ApiError, ApiResult, GroupResource},
 };
@@ -80,6 +81,8 @@ pub struct Custom {
     /// The revision at which the definition became what it is: objects written before it may lack its
     /// defaults and have fields that it no longer knows.
     pub since: u64,
+    /// The webhook that converts between its versions.
+    pub conversion: Option<Arc<Conversion>>,
 }
 
 impl Custom {
@@ -101,7 +104,7 @@ impl Custom {
 
 /// The resources a stored definition defines; empty where it makes no sense. `since`: the revision of its
 /// specification.
-pub fn compile(definition: &Value, since: u64) -> Vec<Served> {
+pub fn compile(definition: &Value, since: u64, core: Weak<Core>) -> Vec<Served> {
     let spec = definition.at("spec");
     let names = definition.at("status.acceptedNames");
     let name = |field: &str| {
@@ -121,12 +124,14 @@ pub fn compile(definition: &Value, since: u64) -> Vec<Served> {
         let compiled = crd::load(version.at("schema.openAPIV3Schema"));
         TypeHandle::Owned(compiled.schema, compiled.root)
     };
+    let conversion = Conversion::of(definition, core).map(Arc::new);
     let custom = Arc::new(Custom {
         definition: definition.str_at("metadata.name").to_owned(),
         versions: versions.iter().map(version).collect(),
         preserve_unknown: spec.bool_at("preserveUnknownFields"),
         terminating: definition.has("metadata.deletionTimestamp"),
         since,
+        conversion: conversion.clone(),
     });
     let ty = handle(storage);
     let stored = Arc::new(Stored {
@@ -175,7 +180,11 @@ pub fn compile(definition: &Value, since: u64) -> Vec<Served> {
                 subresources: subresources(version),
                 ty: if is_storage { ty.clone() } else { handle(version) },
                 stored: stored.clone(),
-                convert: if is_storage { Convert::None } else { Convert::Same },
+                convert: match &conversion {
+                    _ if is_storage => Convert::None,
+                    None => Convert::Same,
+                    Some(webhook) => Convert::Webhook(webhook.clone()),
+                },
             }
         })
         .collect()

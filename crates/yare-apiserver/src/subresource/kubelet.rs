@@ -1,7 +1,9 @@
 //! `log`, `exec`, `attach` and `portforward` of pods: forwarded to the kubelet of the pod's node, the upgrade
-//! and everything behind it untouched.
+//! and everything behind it untouched. Logs are a plain answer of the kubelet's; to a client that wants them over
+//! WebSocket the API server brings them so.
 
-use http::{Extensions, Method, Response};
+use http::{Extensions, Method, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 use yare_kinds::view::View;
 
@@ -9,9 +11,14 @@ use crate::{
     body::{Body, Reply, RequestBody},
     core::Call,
     status::{ApiError, ApiResult, GroupResource},
-    subresource::proxy::{self, Endpoint},
+    subresource::{
+        proxy::{self, Endpoint},
+        websocket,
+    },
 };
 
+/// A kubelet's refusals are read up to this size.
+const REFUSAL_MAX_BYTES: usize = 64 << 10;
 const PODS: GroupResource<'_> = GroupResource { group: "", resource: "pods" };
 
 /// Which of the kubelet's streams.
@@ -87,13 +94,39 @@ pub async fn handle(
         }
     };
     let target = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
-    let method = if stream == Stream::Log { Method::GET } else { call.method.clone() };
-    let mut reply = proxy::forward(call, &endpoint, method, &target, body, upgrade).await?;
-    if stream == Stream::Log && reply.status().is_success() {
-        // Whatever the kubelet says it is, logs are text to clients.
-        reply.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+    if stream != Stream::Log {
+        return proxy::forward(call, &endpoint, call.method.clone(), &target, body, upgrade).await;
     }
+    // Without the connection's upgrade: the kubelet is asked for a plain answer.
+    let mut reply =
+        proxy::forward(call, &endpoint, Method::GET, &target, body, &mut Extensions::new()).await?;
+    if !reply.status().is_success() {
+        return Err(refused(reply, name).await);
+    }
+    if websocket::requested(&call.headers) {
+        return websocket::answer(&call.headers, upgrade, reply.into_body());
+    }
+    // Whatever the kubelet says it is, logs are text to clients.
+    reply.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
     Ok(reply)
+}
+
+/// A kubelet's refusal, which is text, as the `Status` that clients show.
+async fn refused(reply: Reply, name: &str) -> ApiError {
+    let status = reply.status();
+    let text = match Limited::new(reply.into_body(), REFUSAL_MAX_BYTES).collect().await {
+        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim_end().to_owned(),
+        Err(error) => format!("the kubelet answered {status}, but its message cannot be read: {error}"),
+    };
+    match status {
+        StatusCode::BAD_REQUEST => ApiError::bad_request(text),
+        StatusCode::NOT_FOUND => {
+            let error = ApiError::not_found(PODS, name);
+            ApiError::new(404, "NotFound", format!("{error}: {text}"))
+        }
+        StatusCode::INTERNAL_SERVER_ERROR => ApiError::internal(text),
+        other => ApiError::unavailable(format!("the kubelet of pod {name:?} answered {other}: {text}")),
+    }
 }
 
 fn check_log_options(call: &Call) -> ApiResult<()> {

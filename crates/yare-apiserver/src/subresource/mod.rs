@@ -20,6 +20,7 @@ mod kubelet;
 pub mod proxy;
 mod scale;
 mod token;
+mod websocket;
 
 /// What a subresource does.
 enum Does {

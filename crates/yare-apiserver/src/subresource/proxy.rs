@@ -204,7 +204,7 @@ pub async fn forward(
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = uri;
-    let wants_upgrade = call.headers.contains_key(header::UPGRADE);
+    let wants_upgrade = call.headers.contains_key(header::UPGRADE) && upgrade.get::<OnUpgrade>().is_some();
     copy_headers(&call.headers, request.headers_mut(), wants_upgrade);
     let host = HeaderValue::from_str(&bracketed(&endpoint.host, endpoint.port)).map_err(|e| failed(&e))?;
     request.headers_mut().insert(header::HOST, host);

@@ -64,7 +64,7 @@ pub async fn handle(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult
         "get" => {
             let object = list::find(call, served).await?;
             let mut value: Value = serde_json::from_slice(&object.bytes).map_err(ApiError::internal)?;
-            served.from_storage(&mut value);
+            served.from_rest(&mut value)?;
             shown(served, &paths, &value)
         }
         _ => change(call, served, &paths, &body).await?,
@@ -202,6 +202,6 @@ async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -
     };
     let written = write::update(&update).await?;
     let mut value: Value = serde_json::from_slice(&written.bytes).map_err(ApiError::internal)?;
-    served.from_storage(&mut value);
+    served.from_storage(&mut value)?;
     Ok(shown(served, paths, &value))
 }

@@ -53,7 +53,7 @@ pub async fn object_of(
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     write::settle_namespace(served, &mut object, namespace)?;
-    served.to_storage(&mut object);
+    served.to_storage(&mut object)?;
     fill_system_fields(call, &mut object);
     let generated = object.str_at("metadata.name").is_empty() && object.is_set("metadata.generateName");
     for _ in 0..MAX_GENERATED {

@@ -143,7 +143,11 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     let selection =
         Selection::new(served, &call.info.namespace, &options.label_selector, &options.field_selector)?;
     let (snapshot, after) = state(&call.core, &served.stored.kind_key, &options).await?;
+    if selection.converts() {
+        renderer.prepare(snapshot.range(Bound::Unbounded, &selection.prefix).map(|o| &o.bytes))?;
+    }
     let page = page(&snapshot, &selection, after.as_deref(), options.limit);
+    renderer.prepare(page.objects.iter().map(|o| &o.bytes))?;
     let mut metadata = Map::new();
     metadata.insert("resourceVersion".into(), snapshot.revision().to_string().into());
     if let Some(last) = &page.next {

@@ -163,13 +163,13 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             return Err(ApiError::not_found(what, name));
         };
         let mut old: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
-        stored.freshen(&mut old);
+        stored.freshen(&mut old)?;
         let old = old;
         let mut new = if served.is_storage() {
             make(&old)?
         } else {
             let mut shown = old.clone();
-            served.from_storage(&mut shown);
+            served.from_storage(&mut shown)?;
             make(&shown)?
         };
         check_identity(&new, &old, name, call, served)?;
@@ -184,7 +184,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
                 FieldError::invalid(&path.child("resourceVersion"), 0, "must be specified for an update");
             return Err(ApiError::invalid(served.group_kind(), name, &[error]));
         }
-        served.to_storage(&mut new);
+        served.to_storage(&mut new)?;
         stored.strategy.default(&mut new);
         let now = call.core.now_rfc3339();
         let ctx = context(&now, call);

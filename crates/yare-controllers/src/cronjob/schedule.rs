@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan, Zoned, civil, tz::TimeZone};
+use yare_schema::gotime::parse_duration;
 
 /// A schedule that can never be met ends the search after this many years.
 const SEARCH_YEARS: i16 = 5;
@@ -48,10 +49,11 @@ impl Schedule {
                     let every = word
                         .strip_prefix("every ")
                         .ok_or_else(|| format!("unrecognized descriptor: @{word}"))?;
-                    let every =
-                        go_duration(every).ok_or_else(|| format!("failed to parse duration @{word}"))?;
+                    let nanos = parse_duration(every)
+                        .map_err(|e| format!("failed to parse duration @{word}: {e}"))?;
                     // Whole seconds, at least one.
-                    return Ok(Self::Every(Duration::from_secs(every.as_secs().max(1))));
+                    let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(0).max(1);
+                    return Ok(Self::Every(Duration::from_secs(seconds)));
                 }
             };
             return Self::parse(fields);
@@ -181,23 +183,6 @@ fn bits(field: &str, min: u32, max: u32, names: &[&str]) -> Result<u64, String> 
         }
     }
     Ok(set)
-}
-
-/// `1h30m`, as Go spells durations; only what is at least a second matters here.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut total = 0.0;
-    let mut rest = text.trim();
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let value: f64 = rest[..end].parse().ok()?;
-        rest = &rest[end..];
-        let units =
-            [("ms", 0.001), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
-        let (unit, seconds) = units.into_iter().find(|(u, _)| rest.starts_with(u))?;
-        total += value * seconds;
-        rest = &rest[unit.len()..];
-    }
-    Duration::try_from_secs_f64(total).ok()
 }
 
 #[cfg(test)]

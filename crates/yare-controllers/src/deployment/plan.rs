@@ -56,6 +56,11 @@ impl Strategy {
     }
 }
 
+/// A sum of counts, which are not negative. People may scale replica sets as they like, hence no overflow.
+pub fn sum(counts: impl IntoIterator<Item = i32>) -> i32 {
+    counts.into_iter().fold(0, i32::saturating_add)
+}
+
 /// The size of the new replica set, which has `new` now while all together have `total`.
 pub fn new_size(strategy: Strategy, desired: i32, total: i32, new: i32) -> i32 {
     if new >= desired {
@@ -64,7 +69,7 @@ pub fn new_size(strategy: Strategy, desired: i32, total: i32, new: i32) -> i32 {
     match strategy {
         Strategy::Recreate => desired,
         Strategy::RollingUpdate { max_surge, .. } => {
-            let room = desired.saturating_add(max_surge) - total;
+            let room = desired.saturating_add(max_surge).saturating_sub(total);
             if room <= 0 { new } else { new + room.min(desired - new) }
         }
     }
@@ -74,8 +79,8 @@ pub fn new_size(strategy: Strategy, desired: i32, total: i32, new: i32) -> i32 {
 /// that are not available go first, since nobody misses them; then as many as `max_unavailable` allows.
 pub fn shrink_old(strategy: Strategy, desired: i32, new: Counts, old: &[Counts]) -> Vec<(usize, i32)> {
     let min_available = desired - strategy.max_unavailable(desired);
-    let total: i32 = old.iter().map(|c| c.desired).sum::<i32>() + new.desired;
-    let surplus = total - min_available - (new.desired - new.available);
+    let total = sum(old.iter().map(|c| c.desired)).saturating_add(new.desired);
+    let surplus = total.saturating_sub(min_available).saturating_sub(new.desired - new.available);
     let mut steps = Vec::new();
     if surplus <= 0 {
         return steps;
@@ -90,7 +95,7 @@ pub fn shrink_old(strategy: Strategy, desired: i32, new: Counts, old: &[Counts])
             steps.push((i, sizes[i]));
         }
     }
-    let available: i32 = old.iter().map(|c| c.available).sum::<i32>() + new.available;
+    let available = sum(old.iter().map(|c| c.available)).saturating_add(new.available);
     let mut left = available - min_available;
     for (i, size) in sizes.iter_mut().enumerate() {
         let step = (*size).min(left);
@@ -109,7 +114,7 @@ pub fn shrink_old(strategy: Strategy, desired: i32, new: Counts, old: &[Counts])
 pub fn proportional(strategy: Strategy, desired: i32, current: i32, sets: &[Counts]) -> Vec<i32> {
     let max_replicas = desired.saturating_add(strategy.max_surge());
     let allowed = if desired > 0 { max_replicas } else { 0 };
-    let change = allowed - sets.iter().map(|c| c.desired).sum::<i32>();
+    let change = allowed - sum(sets.iter().map(|c| c.desired));
     let mut sizes: Vec<i32> = sets.iter().map(|c| c.desired).collect();
     if change == 0 {
         return sizes;

@@ -80,7 +80,7 @@ impl Round<'_> {
     /// right everywhere.
     async fn sync_revision(&mut self, create: bool) -> Result<(), Error> {
         let newest = self.old.iter().filter_map(|r| revision::revision(r.annotations())).max().unwrap_or(0);
-        let next = newest + 1;
+        let next = newest.saturating_add(1);
         if let Some(set) = self.new.take() {
             return self.sync_existing(set, next).await;
         }
@@ -129,7 +129,7 @@ impl Round<'_> {
         pod_template["metadata"]["labels"][POD_TEMPLATE_HASH] = hash.clone().into();
         let mut selector = self.view.spec.selector.clone();
         selector.match_labels.insert(POD_TEMPLATE_HASH.into(), hash);
-        let total = self.old.iter().map(|r| r.replicas).sum();
+        let total = plan::sum(self.old.iter().map(|r| r.replicas));
         let size = plan::new_size(self.view.strategy(), self.view.replicas(), total, 0);
         let mut annotations = Annotations::new();
         revision::make_current(&self.view.metadata.annotations, &mut annotations, next);
@@ -284,7 +284,7 @@ impl Round<'_> {
         }
         let mut sets: Vec<&mut ReplicaSet> =
             old.iter_mut().chain(new.as_mut()).filter(|r| r.replicas > 0).collect();
-        let grows = desired > 0 && self.view.max_replicas() > sets.iter().map(|r| r.replicas).sum();
+        let grows = desired > 0 && self.view.max_replicas() > plan::sum(sets.iter().map(|r| r.replicas));
         sets.sort_by(|a, b| {
             let age = if grows { ReplicaSet::by_age(b, a) } else { ReplicaSet::by_age(a, b) };
             b.replicas.cmp(&a.replicas).then(age)
@@ -302,7 +302,7 @@ impl Round<'_> {
         let desired = self.view.replicas();
         let strategy = self.view.strategy();
         let Some(mut new) = self.new.take() else { return Ok(Next::Done) };
-        let total = self.old.iter().map(|r| r.replicas).sum::<i32>() + new.replicas;
+        let total = plan::sum(self.old.iter().map(|r| r.replicas)).saturating_add(new.replicas);
         let size = plan::new_size(strategy, desired, total, new.replicas);
         let grown = self.resize(&mut new, size).await;
         let counts = new.counts();

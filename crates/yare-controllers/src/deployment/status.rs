@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{DeploymentStatus, ReplicaSet, View};
+use super::{DeploymentStatus, ReplicaSet, View, plan::sum};
 use crate::views::{Condition, after, condition, whole_second};
 
 /// Reasons of the `Progressing` condition.
@@ -59,7 +59,7 @@ pub fn calculate(
     now: Timestamp,
 ) -> DeploymentStatus {
     let all = || old.iter().chain(new);
-    let sum = |f: fn(&ReplicaSet) -> i32| all().map(f).sum::<i32>();
+    let sum = |f: fn(&ReplicaSet) -> i32| sum(all().map(f));
     let available = sum(|r| r.view.status.available_replicas);
     let wanted = sum(|r| r.replicas);
     let mut terminating = Some(0);
@@ -67,7 +67,7 @@ pub fn calculate(
         let status = &set.view.status;
         // A set that nobody has looked at yet has no pods that could be terminating.
         let known = status.terminating_replicas.or((status.observed_generation == 0).then_some(0));
-        terminating = terminating.and_then(|sum: i32| known.map(|n| sum + n));
+        terminating = terminating.and_then(|sum: i32| known.map(|n| sum.saturating_add(n)));
     }
     let mut conditions = view.status.conditions.clone();
     let enough = available >= view.replicas() - view.strategy().max_unavailable(view.replicas());

@@ -74,6 +74,11 @@ impl JobPod {
         self.number(IGNORED_FAILURES)
     }
 
+    /// Earlier failures of its index. People may edit the annotations that say so, hence no overflow.
+    pub fn all_failures(&self) -> i32 {
+        self.failures().saturating_add(self.ignored_failures())
+    }
+
     /// When it ended, as well as that can be known.
     pub fn finished_at(&self) -> Option<Timestamp> {
         let statuses = &self.view.status.container_statuses;

@@ -134,8 +134,8 @@ impl<'a> Round<'a> {
                 fresh(p, &uncounted.failed) && p.has_failed(spec) && spec.verdict(p) != Verdict::Ignore
             })
             .count();
-        self.succeeded = self.status.succeeded + count(succeeded + uncounted.succeeded.len());
-        self.failed = self.status.failed + count(failed + uncounted.failed.len());
+        self.succeeded = self.status.succeeded.saturating_add(count(succeeded + uncounted.succeeded.len()));
+        self.failed = self.status.failed.saturating_add(count(failed + uncounted.failed.len()));
         if self.spec().is_indexed() {
             self.count_indexes();
         }
@@ -166,7 +166,7 @@ impl<'a> Round<'a> {
                 if succeeded.has(index) || failed.has(index) || running.contains(&index) {
                     continue;
                 }
-                let order = |p: &JobPod| (p.failures() + p.ignored_failures(), p.finished_at());
+                let order = |p: &JobPod| (p.all_failures(), p.finished_at());
                 if delayed.get(&index).is_none_or(|other| order(other) <= order(pod)) {
                     delayed.insert(index, pod.clone());
                 }
@@ -247,13 +247,13 @@ impl<'a> Round<'a> {
             return false;
         }
         let running = self.pods.iter().filter(|p| matches!(&*p.view.status.phase, "Running" | "Pending"));
-        let restarts: i32 = running
+        let restarts: i64 = running
             .flat_map(|p| {
                 p.view.status.container_statuses.iter().chain(&p.view.status.init_container_statuses)
             })
-            .map(|c| c.restart_count)
+            .map(|c| i64::from(c.restart_count))
             .sum();
-        match spec.backoff_limit.unwrap_or(6) {
+        match i64::from(spec.backoff_limit.unwrap_or(6)) {
             0 => restarts > 0,
             limit => restarts >= limit,
         }
@@ -365,7 +365,7 @@ impl<'a> Round<'a> {
             let pending = self.pending_indexes(missing);
             let wait = |i: &i32| {
                 let last = self.delayed.get(i);
-                let failures = last.map_or(0, |p| p.failures() + p.ignored_failures() + 1);
+                let failures = last.map_or(0, |p| p.all_failures().saturating_add(1));
                 backoff(u32::try_from(failures).unwrap_or(0), last.and_then(JobPod::finished_at), self.now)
             };
             let (now, later): (Vec<i32>, Vec<i32>) = pending.into_iter().partition(|i| wait(i).is_zero());
@@ -422,9 +422,9 @@ impl<'a> Round<'a> {
         let Some(last) = last else { return (0, 0) };
         let (counted, ignored) = (last.failures(), last.ignored_failures());
         if self.spec().verdict(last) == Verdict::Ignore {
-            (counted, ignored + 1)
+            (counted, ignored.saturating_add(1))
         } else {
-            (counted + 1, ignored)
+            (counted.saturating_add(1), ignored)
         }
     }
 

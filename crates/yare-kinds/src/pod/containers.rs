@@ -1,5 +1,7 @@
 //! Containers: regular, init, sidecar and ephemeral.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -13,7 +15,7 @@ use crate::{
 /// What a container's rules need to know of its pod.
 pub struct PodFacts<'a> {
     /// Volumes that have no errors of their own.
-    pub volumes: Vec<&'a Value>,
+    pub volumes: HashMap<&'a str, &'a Value>,
     /// Names of `spec.resourceClaims`.
     pub claims: Vec<&'a str>,
     /// `spec.terminationGracePeriodSeconds`
@@ -54,7 +56,7 @@ pub fn check_containers(errs: &mut Errors, path: &Path<'_>, containers: &[Value]
     if containers.is_empty() {
         return errs.required(path, "");
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, container) in containers.iter().enumerate() {
         let p = path.index(i);
         check_common(errs, &p, container, pod);
@@ -62,7 +64,7 @@ pub fn check_containers(errs: &mut Errors, path: &Path<'_>, containers: &[Value]
         if seen.contains(&name) {
             errs.duplicate(&p.child("name"), name);
         }
-        seen.push(name);
+        seen.insert(name);
         if container.has("lifecycle") {
             handlers::check_lifecycle(
                 errs,
@@ -86,7 +88,7 @@ pub fn check_init_containers(
     regular: &[Value],
     pod: &PodFacts<'_>,
 ) {
-    let mut seen: Vec<&str> = regular.iter().map(|c| c.str_at("name")).collect();
+    let mut seen: HashSet<&str> = regular.iter().map(|c| c.str_at("name")).collect();
     for (i, container) in containers.iter().enumerate() {
         let p = path.index(i);
         check_common(errs, &p, container, pod);
@@ -95,7 +97,7 @@ pub fn check_init_containers(
         if seen.contains(&name) {
             errs.duplicate(&p.child("name"), name);
         } else if !name.is_empty() {
-            seen.push(name);
+            seen.insert(name);
         }
         check_host_ports(errs, path, std::slice::from_ref(container));
         let sidecar = container.str_at("restartPolicy") == "Always";
@@ -135,7 +137,7 @@ pub fn check_init_containers(
 
 /// Errors in `ephemeralContainers`.
 pub fn check_ephemeral_containers(errs: &mut Errors, path: &Path<'_>, spec: &Value, pod: &PodFacts<'_>) {
-    let others: Vec<&str> = spec
+    let others: HashSet<&str> = spec
         .items("containers")
         .iter()
         .chain(spec.items("initContainers"))
@@ -150,7 +152,7 @@ pub fn check_ephemeral_containers(errs: &mut Errors, path: &Path<'_>, spec: &Val
         if seen.contains(&name) {
             errs.duplicate(&p.child("name"), name);
         }
-        seen.push(name);
+        seen.insert(name);
         let target = container.str_at("targetContainerName");
         if !target.is_empty() && !others.contains(&target) {
             errs.not_found(&p.child("targetContainerName"), target);
@@ -214,7 +216,7 @@ pub fn check_pull_policy(errs: &mut Errors, path: &Path<'_>, policy: &str) {
 }
 
 fn check_ports(errs: &mut Errors, path: &Path<'_>, ports: &[Value]) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
         let p = path.index(i);
         let name = port.str_at("name");
@@ -225,7 +227,7 @@ fn check_ports(errs: &mut Errors, path: &Path<'_>, ports: &[Value]) {
             } else if seen.contains(&name) {
                 errs.duplicate(&p.child("name"), name);
             } else {
-                seen.push(name);
+                seen.insert(name);
             }
         }
         match port.int_at("containerPort") {
@@ -241,7 +243,7 @@ fn check_ports(errs: &mut Errors, path: &Path<'_>, ports: &[Value]) {
 }
 
 fn check_host_ports(errs: &mut Errors, path: &Path<'_>, containers: &[Value]) {
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen: HashSet<String> = HashSet::new();
     for (i, container) in containers.iter().enumerate() {
         let p = path.index(i);
         let p = p.child("ports");
@@ -254,20 +256,20 @@ fn check_host_ports(errs: &mut Errors, path: &Path<'_>, containers: &[Value]) {
             if seen.contains(&key) {
                 errs.duplicate(&p.index(j).child("hostPort"), key);
             } else {
-                seen.push(key);
+                seen.insert(key);
             }
         }
     }
 }
 
 fn check_resize_policy(errs: &mut Errors, path: &Path<'_>, policies: &[Value], restart_policy: &str) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, policy) in policies.iter().enumerate() {
         let (resource, restart) = (policy.str_at("resourceName"), policy.str_at("restartPolicy"));
         if seen.contains(&resource) {
             errs.duplicate(&path.index(i), resource);
         }
-        seen.push(resource);
+        seen.insert(resource);
         errs.required_one_of(path, resource, &["cpu", "memory"]);
         errs.required_one_of(path, restart, &["NotRequired", "RestartContainer"]);
         if restart_policy == "Never" && restart != "NotRequired" {

@@ -1,6 +1,6 @@
 //! Security contexts of pods and containers, sysctls, profiles, and what each operating system allows.
 
-use std::sync::LazyLock;
+use std::{collections::HashSet, sync::LazyLock};
 
 use regex::Regex;
 use serde_json::Value;
@@ -104,7 +104,7 @@ fn check_id(errs: &mut Errors, path: &Path<'_>, id: Option<i64>) {
 fn check_sysctls(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     const FORMAT: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
     static NAME: LazyLock<Regex> = LazyLock::new(|| Regex::new(FORMAT).expect("the pattern is a constant"));
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, sysctl) in spec.items("securityContext.sysctls").iter().enumerate() {
         let p = path.index(i);
         let p = p.child("name");
@@ -125,7 +125,7 @@ fn check_sysctls(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         if spec.bool_at("hostIPC") && ipc {
             errs.invalid(&p, name, "may not be specified when 'hostIPC' is true");
         }
-        seen.push(name);
+        seen.insert(name);
     }
 }
 

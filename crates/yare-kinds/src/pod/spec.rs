@@ -1,5 +1,7 @@
 //! The whole of a pod's specification, and the templates that hold one.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::Path;
 
@@ -134,7 +136,7 @@ pub fn check_pod(errs: &mut Errors, pod: &Value) {
 
 fn check_claims(errs: &mut Errors, path: &Path<'_>, owner: &Value) {
     let mirror = crate::check::annotation(owner, "kubernetes.io/config.mirror").is_some();
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, claim) in owner.items("spec.resourceClaims").iter().enumerate() {
         if mirror {
             errs.forbidden(&Path::ROOT, "static pods do not support resource claims");
@@ -146,7 +148,7 @@ fn check_claims(errs: &mut Errors, path: &Path<'_>, owner: &Value) {
             errs.duplicate(&p.child("name"), name);
         } else {
             errs.name(&p.child("name"), name, names::dns1123_label);
-            seen.push(name);
+            seen.insert(name);
         }
         let sources = ["resourceClaimName", "resourceClaimTemplateName"];
         match sources.iter().filter(|s| claim.has(s)).count() {
@@ -243,14 +245,14 @@ fn check_gates(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         errs.each(&p.index(i).child("conditionType"), kind, names::qualified_name(kind));
     }
     let p = path.child("schedulingGates");
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, gate) in spec.items("schedulingGates").iter().enumerate() {
         let name = gate.str_at("name");
         errs.each(&p.index(i), name, names::qualified_name(name));
         if seen.contains(&name) {
             errs.duplicate(&p.index(i), name);
         }
-        seen.push(name);
+        seen.insert(name);
     }
 }
 

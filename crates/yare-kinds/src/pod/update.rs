@@ -1,6 +1,8 @@
 //! What may change in a pod: almost nothing of its specification; its status by the node; its resources and ephemeral
 //! containers through their subresources.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::Path;
 
@@ -244,7 +246,7 @@ pub fn check_status_update(errs: &mut Errors, new: &Value, old: &Value) {
     check_addresses(errs, &path, new, old);
     let claims: Vec<&str> = new.items("spec.resourceClaims").iter().map(|c| c.str_at("name")).collect();
     let p = path.child("resourceClaimStatuses");
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, status) in new.items("status.resourceClaimStatuses").iter().enumerate() {
         let name = status.str_at("name");
         let p = p.index(i);
@@ -254,7 +256,7 @@ pub fn check_status_update(errs: &mut Errors, new: &Value, old: &Value) {
         if seen.contains(&name) {
             errs.duplicate(&p.child("name"), name);
         }
-        seen.push(name);
+        seen.insert(name);
         if let Some(claim) = status.str_opt("resourceClaimName") {
             errs.each(&p.child("resourceClaimName"), claim, names::dns1123_subdomain(claim));
         }

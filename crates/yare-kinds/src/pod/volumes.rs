@@ -1,5 +1,7 @@
 //! Volumes of pods, and how containers mount them.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 use yare_schema::field::Path;
 
@@ -66,26 +68,27 @@ pub fn check_volumes<'a>(
     volumes: &'a [Value],
     pod_name: &str,
     is_pod: bool,
-) -> Vec<&'a Value> {
-    let mut good: Vec<&Value> = Vec::new();
+) -> HashMap<&'a str, &'a Value> {
+    let mut good = HashMap::new();
+    let made_here: HashSet<String> = volumes
+        .iter()
+        .filter(|v| !pod_name.is_empty() && v.has("ephemeral"))
+        .map(|v| format!("{pod_name}-{}", v.str_at("name")))
+        .collect();
     for (i, volume) in volumes.iter().enumerate() {
         let p = path.index(i);
         let before = errs.len();
         let name = volume.str_at("name");
         check_source(errs, &p, volume, pod_name, is_pod);
         errs.name(&p.child("name"), name, names::dns1123_label);
-        if good.iter().any(|v| v.str_at("name") == name) {
+        if good.contains_key(name) {
             errs.duplicate(&p.child("name"), name);
         }
         if errs.len() == before {
-            good.push(volume);
+            good.insert(name, volume);
         }
         let claim = volume.str_at("persistentVolumeClaim.claimName");
-        let made_here = !pod_name.is_empty()
-            && volumes
-                .iter()
-                .any(|v| v.has("ephemeral") && claim == format!("{pod_name}-{}", v.str_at("name")));
-        if made_here {
+        if made_here.contains(claim) {
             errs.invalid(
                 &p.child("persistentVolumeClaim").child("claimName"),
                 claim,
@@ -424,26 +427,26 @@ fn check_file_path(errs: &mut Errors, path: &Path<'_>, file: &str) {
 }
 
 /// Errors in a container's `volumeMounts`.
-pub fn check_mounts(errs: &mut Errors, path: &Path<'_>, container: &Value, volumes: &[&Value]) {
-    let devices = container.items("volumeDevices");
-    let mut seen: Vec<&str> = Vec::new();
+pub fn check_mounts(errs: &mut Errors, path: &Path<'_>, container: &Value, volumes: &HashMap<&str, &Value>) {
+    let devices = fields(container.items("volumeDevices"), ["name", "devicePath"]);
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, mount) in container.items("volumeMounts").iter().enumerate() {
         let p = path.index(i);
         let (name, mount_path) = (mount.str_at("name"), mount.str_at("mountPath"));
         let (name_path, mount_path_path) = (p.child("name"), p.child("mountPath"));
         errs.non_empty(&name_path, name);
-        if !volumes.iter().any(|v| v.str_at("name") == name) {
+        if !volumes.contains_key(name) {
             errs.not_found(&name_path, name);
         }
         errs.non_empty(&mount_path_path, mount_path);
         if seen.contains(&mount_path) {
             errs.invalid(&mount_path_path, mount_path, "must be unique");
         }
-        seen.push(mount_path);
-        if devices.iter().any(|d| d.str_at("name") == name) {
+        seen.insert(mount_path);
+        if devices[0].contains(name) {
             errs.invalid(&name_path, name, "must not already exist in volumeDevices");
         }
-        if devices.iter().any(|d| d.str_at("devicePath") == mount_path) {
+        if devices[1].contains(mount_path) {
             errs.invalid(&mount_path_path, mount_path, "must not already exist as a path in volumeDevices");
         }
         let (sub, sub_expr) = (mount.str_at("subPath"), mount.str_at("subPathExpr"));
@@ -488,10 +491,15 @@ fn check_propagation(errs: &mut Errors, path: &Path<'_>, mount: &Value, privileg
     }
 }
 
+/// The values that the items of a list have in each of two fields.
+fn fields<'a>(items: &'a [Value], names: [&str; 2]) -> [HashSet<&'a str>; 2] {
+    names.map(|name| items.iter().map(|item| item.str_at(name)).collect())
+}
+
 /// Errors in a container's `volumeDevices`.
-pub fn check_devices(errs: &mut Errors, path: &Path<'_>, container: &Value, volumes: &[&Value]) {
-    let mounts = container.items("volumeMounts");
-    let (mut names, mut paths): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+pub fn check_devices(errs: &mut Errors, path: &Path<'_>, container: &Value, volumes: &HashMap<&str, &Value>) {
+    let mounts = fields(container.items("volumeMounts"), ["name", "mountPath"]);
+    let (mut names, mut paths): (HashSet<&str>, HashSet<&str>) = (HashSet::new(), HashSet::new());
     for (i, device) in container.items("volumeDevices").iter().enumerate() {
         let p = path.index(i);
         let (name, device_path) = (device.str_at("name"), device.str_at("devicePath"));
@@ -500,7 +508,7 @@ pub fn check_devices(errs: &mut Errors, path: &Path<'_>, container: &Value, volu
         if names.contains(&name) {
             errs.invalid(&name_path, name, "must be unique");
         }
-        match volumes.iter().find(|v| v.str_at("name") == name) {
+        match volumes.get(name) {
             None => errs.not_found(&name_path, name),
             Some(volume) if !volume.has("persistentVolumeClaim") && !volume.has("ephemeral") => errs.invalid(
                 &name_path,
@@ -516,16 +524,16 @@ pub fn check_devices(errs: &mut Errors, path: &Path<'_>, container: &Value, volu
         if device_path.split('/').any(|part| part == "..") {
             errs.invalid(&device_path_path, device_path, "can not contain backsteps ('..')");
         } else {
-            paths.push(device_path);
+            paths.insert(device_path);
         }
-        if mounts.iter().any(|m| m.str_at("name") == name) {
+        if mounts[0].contains(name) {
             errs.invalid(&name_path, name, "must not already exist in volumeMounts");
         }
-        if mounts.iter().any(|m| m.str_at("mountPath") == device_path) {
+        if mounts[1].contains(device_path) {
             errs.invalid(&device_path_path, device_path, "must not already exist as a path in volumeMounts");
         }
         if !name.is_empty() {
-            names.push(name);
+            names.insert(name);
         }
     }
 }

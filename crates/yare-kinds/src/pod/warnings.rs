@@ -1,5 +1,7 @@
 //! What in a pod works, or is ignored, but should be written otherwise.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 use yare_schema::field::Path;
 
@@ -198,12 +200,13 @@ fn containers(out: &mut Vec<String>, path: &Path<'_>, spec: &Value, annotations:
         }
         let env = container.items("env");
         let list = p.child("env");
+        let mut earlier = HashSet::new();
         for (i, var) in env.iter().enumerate() {
             let name = var.str_at("name");
             let reference = format!("$({name})");
             let value = var.str_at("value");
             let extends = !var.has("valueFrom") && value.contains(&reference) && value != reference;
-            if env[..i].iter().any(|v| v.str_at("name") == name) && !extends {
+            if !earlier.insert(name) && !extends {
                 out.push(format!(
                     "{}: hides previous definition of {name:?}, which may be dropped when using apply",
                     list.index(i)
@@ -227,9 +230,14 @@ fn fractions(out: &mut Vec<String>, path: &Path<'_>, amounts: &Value) {
     }
 }
 
+/// Each port is compared with so many before it, and pairs are not reported beyond so many warnings: the
+/// number of pairs grows with the square of a list that a request may make long.
+const MAX_PORTS: usize = 1000;
+const MAX_WARNINGS: usize = 1000;
+
 fn ports(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
     let mut seen: Vec<(&Value, String)> = Vec::new();
-    let mut names: Vec<(&str, String)> = Vec::new();
+    let mut names: HashMap<&str, String> = HashMap::new();
     let mut named_out = Vec::new();
     each_container(spec, path, |container, p| {
         let list = p.child("ports");
@@ -240,6 +248,9 @@ fn ports(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
                 out.push(format!("{place}: hostIP set without hostPort: {port}"));
             }
             for (other, other_place) in &seen {
+                if out.len() >= MAX_WARNINGS {
+                    break;
+                }
                 let same_port = other.int_at("containerPort") == port.int_at("containerPort")
                     && other.str_at("protocol") == port.str_at("protocol");
                 if !same_port {
@@ -259,14 +270,16 @@ fn ports(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
             }
             let name = port.str_at("name");
             if !name.is_empty() {
-                match names.iter().find(|(n, _)| *n == name) {
-                    Some((_, other)) => named_out.push(format!(
+                match names.get(name) {
+                    Some(other) => named_out.push(format!(
                         "{place}: duplicate port name {name:?} with {other}, services and probes that select ports by name will use {other}"
                     )),
-                    None => names.push((name, place.clone())),
+                    None => drop(names.insert(name, place.clone())),
                 }
             }
-            seen.push((port, place));
+            if seen.len() < MAX_PORTS {
+                seen.push((port, place));
+            }
         }
     });
     out.extend(named_out);

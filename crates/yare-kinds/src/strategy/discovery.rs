@@ -1,5 +1,7 @@
 //! Strategies of the kinds of `discovery.k8s.io`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -125,7 +127,7 @@ fn check_ports(errs: &mut Errors, path: &Path<'_>, ports: &[Value]) {
     if ports.len() > MAX_PORTS {
         return check_items(errs, path, ports.len(), MAX_PORTS);
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
         let path = path.index(i);
         let name = port.str_at("name");
@@ -135,7 +137,7 @@ fn check_ports(errs: &mut Errors, path: &Path<'_>, ports: &[Value]) {
         if seen.contains(&name) {
             errs.duplicate(&path.child("name"), name);
         }
-        seen.push(name);
+        seen.insert(name);
         errs.required_one_of(&path.child("protocol"), port.str_at("protocol"), &["TCP", "UDP", "SCTP"]);
         if let Some(protocol) = port.str_opt("appProtocol") {
             errs.each(&path.child("appProtocol"), protocol, names::qualified_name(protocol));
@@ -202,7 +204,7 @@ fn check_hints(errs: &mut Errors, path: &Path<'_>, hints: &Value) {
         if list.len() > MAX_HINTS {
             return check_items(errs, &path, list.len(), MAX_HINTS);
         }
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for (i, hint) in list.iter().enumerate() {
             let p = path.index(i);
             let p = p.child("name");
@@ -210,7 +212,7 @@ fn check_hints(errs: &mut Errors, path: &Path<'_>, hints: &Value) {
             if seen.contains(&name) {
                 errs.duplicate(&p, name);
             }
-            seen.push(name);
+            seen.insert(name);
             errs.each(&p, name, rule(name));
         }
     }

@@ -1,5 +1,7 @@
 //! Strategies of the kinds of `flowcontrol.apiserver.k8s.io`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -83,11 +85,11 @@ impl Strategy for FlowSchema {
 fn check_conditions(errs: &mut Errors, object: &Value) {
     let path = Path::new("status");
     let path = path.child("conditions");
-    let kinds: Vec<&str> = object.items("status.conditions").iter().map(|c| c.str_at("type")).collect();
-    for (i, kind) in kinds.iter().enumerate() {
-        let p = path.index(i);
-        if kinds[..i].contains(kind) {
-            errs.duplicate(&p.child("type"), *kind);
+    let mut kinds = HashSet::new();
+    for (i, condition) in object.items("status.conditions").iter().enumerate() {
+        let (p, kind) = (path.index(i), condition.str_at("type"));
+        if !kinds.insert(kind) {
+            errs.duplicate(&p.child("type"), kind);
         }
         errs.non_empty(&p.child("type"), kind);
     }

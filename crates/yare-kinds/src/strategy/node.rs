@@ -1,5 +1,7 @@
 //! Strategies of the kinds of `node.k8s.io`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -36,9 +38,9 @@ impl Strategy for RuntimeClass {
         let path = path.child("tolerations");
         let tolerations = object.items("scheduling.tolerations");
         check_tolerations(&mut errs, &path, tolerations);
-        let key = |t: &Value| ["key", "operator", "value", "effect"].map(|f| t.str_at(f).to_owned());
+        let mut seen = HashSet::new();
         for (i, toleration) in tolerations.iter().enumerate() {
-            if tolerations[..i].iter().any(|other| key(other) == key(toleration)) {
+            if !seen.insert(["key", "operator", "value", "effect"].map(|f| toleration.str_at(f))) {
                 errs.duplicate(&path.index(i), toleration.clone());
             }
         }

@@ -1,5 +1,7 @@
 //! How the API server reaches a webhook: of admission, of conversion.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::Path;
 
@@ -34,8 +36,9 @@ pub fn check_review_versions(errs: &mut Errors, path: &Path<'_>, versions: &[&st
     if versions.is_empty() {
         return errs.required(path, required);
     }
+    let mut seen = HashSet::new();
     for (i, version) in versions.iter().enumerate() {
-        if versions[..i].contains(version) {
+        if !seen.insert(*version) {
             errs.invalid(&path.index(i), *version, "duplicate version");
         } else {
             errs.each(&path.index(i), *version, names::dns1035_label(version));

@@ -18,6 +18,7 @@
 //! variants), which draws a slot and looks the endpoint up. A change touches only its own elements.
 
 pub(crate) mod conntrack;
+mod health;
 pub(crate) mod plan;
 mod rules;
 mod view;
@@ -38,6 +39,7 @@ use crate::{
     nft::{self, Batch, Element, Family},
 };
 
+pub use health::HealthServers;
 pub use plan::{Endpoint, Health, Plan, ServicePlan, plan};
 pub use view::{EndpointSlice, Service};
 
@@ -259,8 +261,13 @@ async fn run(client: Client, rules: Rules) {
     tokio::join!(services.synced(), slices.synced());
     let mut service_changes = services.subscribe();
     let mut slice_changes = slices.subscribe();
-    let mut state =
-        State { rules, services: HashMap::new(), slices: HashMap::new(), applied: HashMap::new() };
+    let mut state = State {
+        rules,
+        services: HashMap::new(),
+        slices: HashMap::new(),
+        applied: HashMap::new(),
+        health: HealthServers::default(),
+    };
     let mut retry = HashSet::new();
     loop {
         let mut touched: HashSet<ObjectKey> = std::mem::take(&mut retry);
@@ -297,6 +304,7 @@ struct State {
     /// Slices by service, then by their own key.
     slices: HashMap<ObjectKey, HashMap<ObjectKey, Cached>>,
     applied: HashMap<ObjectKey, Plan>,
+    health: HealthServers,
 }
 
 impl State {
@@ -343,6 +351,7 @@ impl State {
             return Ok(());
         }
         self.rules.apply(old, new.as_ref())?;
+        self.health.set(key, new.as_ref().and_then(|plan| plan.health));
         match new {
             Some(new) => self.applied.insert(key.clone(), new),
             None => self.applied.remove(key),

@@ -1,8 +1,9 @@
 //! What a dynamically linked program needs: its loader and libraries, read from the ELF headers.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The parts of one file's dynamic section that we need.
@@ -17,49 +18,77 @@ fn bad(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
 
-fn slice(data: &[u8], at: u64, len: u64) -> io::Result<&[u8]> {
-    let (at, len) = (usize::try_from(at).unwrap_or(usize::MAX), usize::try_from(len).unwrap_or(usize::MAX));
-    at.checked_add(len).and_then(|end| data.get(at..end)).ok_or_else(|| bad("truncated ELF file"))
+/// Names in ELF files are shorter than this.
+const NAME_MAX_BYTES: usize = 4096;
+/// Dynamic sections are a few hundred bytes.
+const DYNAMIC_MAX_BYTES: u64 = 1 << 20;
+
+/// Bytes read where they lie: our own program has a hundred megabytes, of which a few kilobytes matter here.
+trait Source {
+    /// Up to `len` bytes from `at`; fewer at the end.
+    fn some(&self, at: u64, len: usize) -> io::Result<Vec<u8>>;
+
+    fn exactly(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.some(at, len)?;
+        if bytes.len() == len { Ok(bytes) } else { Err(bad("truncated ELF file")) }
+    }
+
+    fn number(&self, at: u64, len: usize) -> io::Result<u64> {
+        Ok(self.exactly(at, len)?.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
+    }
+
+    fn text(&self, at: u64) -> io::Result<String> {
+        let bytes = self.some(at, NAME_MAX_BYTES)?;
+        let end = bytes.iter().position(|b| *b == 0).ok_or_else(|| bad("unterminated string"))?;
+        Ok(String::from_utf8_lossy(&bytes[..end]).into_owned())
+    }
 }
 
-fn number(data: &[u8], at: u64, len: u64) -> io::Result<u64> {
-    Ok(slice(data, at, len)?.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
-}
-
-fn text(data: &[u8], at: u64) -> io::Result<String> {
-    let rest = slice(data, at, (data.len() as u64).saturating_sub(at))?;
-    let end = rest.iter().position(|b| *b == 0).ok_or_else(|| bad("unterminated string"))?;
-    Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
+impl Source for File {
+    fn some(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let mut have = 0;
+        while have < len {
+            match self.read_at(&mut bytes[have..], at.saturating_add(have as u64)) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // An offset that no file can have.
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => break,
+                Err(e) => return Err(e),
+            }
+        }
+        bytes.truncate(have);
+        Ok(bytes)
+    }
 }
 
 /// Reads a 64-bit little-endian ELF file.
-fn parse(data: &[u8]) -> io::Result<Dynamic> {
-    if slice(data, 0, 6)? != b"\x7fELF\x02\x01" {
+fn parse(data: &impl Source) -> io::Result<Dynamic> {
+    if data.exactly(0, 6)? != b"\x7fELF\x02\x01" {
         return Err(bad("not a 64-bit little-endian ELF file"));
     }
     let mut found = Dynamic::default();
-    let (table, size, count) = (number(data, 32, 8)?, number(data, 54, 2)?, number(data, 56, 2)?);
-    if table >= data.len() as u64 {
-        return Err(bad("truncated ELF file"));
-    }
+    let (table, size, count) = (data.number(32, 8)?, data.number(54, 2)?, data.number(56, 2)?);
     let mut loads = Vec::new();
     let mut dynamic = None;
     for i in 0..count {
-        let header = table + i * size;
+        let header = table.checked_add(i * size).filter(|h| *h < u64::MAX - 64);
+        let header = header.ok_or_else(|| bad("truncated ELF file"))?;
         let (offset, address, length) =
-            (number(data, header + 8, 8)?, number(data, header + 16, 8)?, number(data, header + 32, 8)?);
-        match number(data, header, 4)? {
+            (data.number(header + 8, 8)?, data.number(header + 16, 8)?, data.number(header + 32, 8)?);
+        match data.number(header, 4)? {
             1 => loads.push((address, offset, length)),
             2 => dynamic = Some((offset, length)),
-            3 => found.interpreter = Some(text(data, offset)?),
+            3 => found.interpreter = Some(data.text(offset)?),
             _ => {}
         }
     }
     let Some((offset, length)) = dynamic else { return Ok(found) };
     let mut strings = None;
     let mut names = Vec::new();
-    for at in (offset..offset.saturating_add(length).min(data.len() as u64)).step_by(16) {
-        let (tag, value) = (number(data, at, 8)?, number(data, at + 8, 8)?);
+    for at in (offset..offset.saturating_add(length.min(DYNAMIC_MAX_BYTES))).step_by(16) {
+        let (tag, value) = (data.number(at, 8)?, data.number(at.saturating_add(8), 8)?);
         match tag {
             0 => break,
             1 | 15 | 29 => names.push((tag, value)),
@@ -74,7 +103,7 @@ fn parse(data: &[u8]) -> io::Result<Dynamic> {
         .ok_or_else(|| bad("no string table"))?;
     let strings = (strings - address).saturating_add(*base);
     for (tag, value) in names {
-        let name = text(data, strings.saturating_add(value))?;
+        let name = data.text(strings.saturating_add(value))?;
         match tag {
             1 => found.needed.push(name),
             _ => found.runpath.extend(name.split(':').map(str::to_owned)),
@@ -100,7 +129,7 @@ pub(super) fn dependencies(program: &Path) -> io::Result<Vec<PathBuf>> {
     let mut queue = vec![program.to_path_buf()];
     let mut names: BTreeSet<String> = BTreeSet::new();
     while let Some(file) = queue.pop() {
-        let dynamic = parse(&fs::read(&file)?)?;
+        let dynamic = parse(&File::open(&file)?)?;
         if let Some(loader) = dynamic.interpreter {
             files.insert(PathBuf::from(loader));
         }
@@ -132,6 +161,13 @@ pub(super) fn dependencies(program: &Path) -> io::Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
+    impl Source for &[u8] {
+        fn some(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
+            let rest = usize::try_from(at).ok().and_then(|at| self.get(at..)).unwrap_or_default();
+            Ok(rest[..len.min(rest.len())].to_vec())
+        }
+    }
+
     #[test]
     fn our_own_program_needs_a_loader_and_the_c_library() {
         let files = dependencies(&std::env::current_exe().unwrap()).unwrap();
@@ -143,13 +179,13 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        assert!(parse(b"").is_err());
-        assert!(parse(b"#!/bin/sh\n").is_err());
+        assert!(parse(&&b""[..]).is_err());
+        assert!(parse(&&b"#!/bin/sh\n"[..]).is_err());
         let mut header = vec![0u8; 64];
         header[..6].copy_from_slice(b"\x7fELF\x02\x01");
         header[56] = 9;
         header[54] = 56;
         header[32..40].copy_from_slice(&u64::MAX.to_le_bytes()[..8]);
-        assert!(parse(&header).is_err());
+        assert!(parse(&&header[..]).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Log files in CRI's format: `2026-01-02T03:04:05.123456789Z stdout F line`.
 //!
 //! A line longer than [`MAX_LINE`] is cut: its pieces are tagged `P`, the last one `F`. Output without a newline
-//! waits for one, or for the stream's end. A log that cannot be written (full disk) loses lines and never stops
+//! waits for one, or for the stream's end, where it is tagged `P`: readers must not add a newline to it. A log that cannot be written (full disk) loses lines and never stops
 //! the container.
 
 use std::fs::{File, OpenOptions};
@@ -86,11 +86,11 @@ impl Log {
         self.flush();
     }
 
-    /// The stream ended: what is left is a line.
+    /// The stream ended: what is left is a line without an end.
     pub(super) fn finish(&mut self, stream: Stream, now_ns: i64) {
         let rest = std::mem::take(&mut self.rest[stream as usize]);
         if !rest.is_empty() && self.file.is_some() {
-            emit(&mut self.out, &timestamp(now_ns), stream, &rest, true);
+            emit(&mut self.out, &timestamp(now_ns), stream, &rest, false);
             self.flush();
         }
     }
@@ -181,7 +181,7 @@ mod tests {
                 "stdout F ",
                 &long,
                 "stdout F xxxxxy",
-                "stdout F end"
+                "stdout P end"
             ]
         );
         std::fs::rename(&path, dir.path().join("old")).unwrap();

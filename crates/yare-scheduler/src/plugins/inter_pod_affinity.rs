@@ -93,7 +93,7 @@ impl Plugin for InterPodAffinity {
         };
         if !pod.affinity.is_empty() {
             if pod.affinity.iter().any(|t| label(node.labels(), &t.topology_key).is_none()) {
-                return Err("node(s) didn't match pod affinity rules".into());
+                return Err(Rejection::lasting("node(s) didn't match pod affinity rules"));
             }
             let all_met = pod.affinity.iter().all(|t| count(&prepared.affinity, t) > 0);
             // The first pod of a group that wants its own company may start anywhere.
@@ -104,7 +104,7 @@ impl Plugin for InterPodAffinity {
                     .iter()
                     .all(|t| t.matches(pod.object.namespace(), own_labels, pod.object.labels()));
             if !all_met && !first {
-                return Err("node(s) didn't match pod affinity rules".into());
+                return Err(Rejection::lasting("node(s) didn't match pod affinity rules"));
             }
         }
         if pod.anti_affinity.iter().any(|t| count(&prepared.anti_affinity, t) > 0) {

@@ -60,17 +60,26 @@ impl Events {
 pub struct Rejection {
     /// As upstream words them: `Insufficient cpu`.
     pub reasons: Vec<Cow<'static, str>>,
+    /// It would stay so whichever pods left the node: preemption cannot help.
+    pub lasting: bool,
+}
+
+impl Rejection {
+    /// A rejection that no pod's leaving would cure.
+    fn lasting(reason: &'static str) -> Self {
+        Self { lasting: true, ..reason.into() }
+    }
 }
 
 impl From<&'static str> for Rejection {
     fn from(reason: &'static str) -> Self {
-        Self { reasons: vec![Cow::Borrowed(reason)] }
+        Self { reasons: vec![Cow::Borrowed(reason)], lasting: false }
     }
 }
 
 impl From<String> for Rejection {
     fn from(reason: String) -> Self {
-        Self { reasons: vec![Cow::Owned(reason)] }
+        Self { reasons: vec![Cow::Owned(reason)], lasting: false }
     }
 }
 

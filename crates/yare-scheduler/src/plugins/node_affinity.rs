@@ -13,7 +13,7 @@ impl Plugin for NodeAffinity {
         if pod.allows_node(node.name(), node.labels()) {
             return Ok(());
         }
-        Err("node(s) didn't match Pod's node affinity/selector".into())
+        Err(Rejection::lasting("node(s) didn't match Pod's node affinity/selector"))
     }
 
     fn scores(&self, pod: &PodInfo, _: &State) -> bool {

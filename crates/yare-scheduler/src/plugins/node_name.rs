@@ -14,6 +14,6 @@ impl Plugin for NodeName {
         if pod.node.is_empty() || &*pod.node == node.name() {
             return Ok(());
         }
-        Err("node(s) didn't match the requested node name".into())
+        Err(Rejection::lasting("node(s) didn't match the requested node name"))
     }
 }

@@ -19,6 +19,6 @@ impl Plugin for NodeUnschedulable {
             value: String::new(),
             effect: "NoSchedule".into(),
         };
-        if pod.tolerates(&taint) { Ok(()) } else { Err("node(s) were unschedulable".into()) }
+        if pod.tolerates(&taint) { Ok(()) } else { Err(Rejection::lasting("node(s) were unschedulable")) }
     }
 }

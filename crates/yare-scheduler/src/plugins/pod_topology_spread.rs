@@ -61,9 +61,9 @@ impl Plugin for PodTopologySpread {
     fn filter(&self, pod: &PodInfo, state: &State, _: &Cluster, node: &NodeInfo) -> Result<(), Rejection> {
         for (constraint, counts) in pod.spread.iter().zip(&state.spread.0).filter(|(c, _)| c.hard) {
             let Some(topology) = label(node.labels(), &constraint.topology_key) else {
-                return Err(
-                    "node(s) didn't match pod topology spread constraints (missing required label)".into()
-                );
+                return Err(Rejection::lasting(
+                    "node(s) didn't match pod topology spread constraints (missing required label)",
+                ));
             };
             let own = i64::from(constraint.selector.matches(pod.object.labels()));
             let here = counts.pods.get(topology).copied().unwrap_or_default();

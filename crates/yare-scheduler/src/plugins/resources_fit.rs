@@ -32,7 +32,15 @@ impl Plugin for ResourcesFit {
                 reasons.push(format!("Insufficient {name}").into());
             }
         }
-        if reasons.is_empty() { Ok(()) } else { Err(Rejection { reasons }) }
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        // What the node does not have at all, nobody can make free.
+        let lasting = want.cpu_milli > have.cpu_milli
+            || want.memory_bytes > have.memory_bytes
+            || want.ephemeral_bytes > have.ephemeral_bytes
+            || want.other.iter().any(|(name, amount)| *amount > have.other(name));
+        Err(Rejection { reasons, lasting })
     }
 
     fn score(&self, pod: &PodInfo, _: &State, _: &Cluster, node: &NodeInfo) -> i64 {

@@ -13,7 +13,7 @@ impl Plugin for TaintToleration {
         let hard = |effect: &str| matches!(effect, "NoSchedule" | "NoExecute");
         match node.spec.taints.iter().find(|t| hard(&t.effect) && !pod.tolerates(t)) {
             None => Ok(()),
-            Some(_) => Err("node(s) had untolerated taint(s)".into()),
+            Some(_) => Err(Rejection::lasting("node(s) had untolerated taint(s)")),
         }
     }
 

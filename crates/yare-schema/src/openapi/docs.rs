@@ -7,8 +7,7 @@ static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/docs.z"));
 /// What stands for fields that every kind has.
 const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object, such as \
     apps/v1; v1 alone in the core group. The server converts it and rejects what it does not know.";
-const KIND: &str =
-    "Kind is the resource this object represents, in CamelCase. The server knows it from the endpoint; it \
+const KIND: &str = "Kind is the resource this object represents, in CamelCase. The server knows it from the endpoint; it \
     cannot be changed.";
 
 /// Documentation of types and fields by definition name.

@@ -159,7 +159,9 @@ fn custom_kinds_are_published_with_what_every_object_has() {
     assert_eq!(publish(Dialect::V2, Some(&open)), bare);
     let v3 = publish(Dialect::V3, Some(&open));
     assert_eq!(v3["x-kubernetes-preserve-unknown-fields"], true);
-    assert!(v3["properties"]["apiVersion"]["description"].as_str().unwrap().starts_with("APIVersion defines"));
+    assert!(
+        v3["properties"]["apiVersion"]["description"].as_str().unwrap().starts_with("APIVersion defines")
+    );
     assert!(v3["properties"]["metadata"]["description"].as_str().unwrap().starts_with("Standard object's"));
     // An object within an object has the same three fields, and must name its kind.
     let embedding = json!({"type": "object", "properties": {"inner": {

@@ -1,5 +1,7 @@
 //! Admission policies and their bindings.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -204,7 +206,7 @@ fn check_validations(errs: &mut Errors, path: &Path<'_>, spec: &Value, policy: &
             format!("must not have more than {MAX_AUDIT_ANNOTATIONS} auditAnnotations"),
         );
     }
-    let mut keys: Vec<&str> = Vec::new();
+    let mut keys: HashSet<&str> = HashSet::new();
     for (i, annotation) in annotations.iter().enumerate() {
         let path = annotation_list.index(i);
         let (p, key) = (path.child("key"), annotation.str_at("key"));
@@ -220,7 +222,7 @@ fn check_validations(errs: &mut Errors, path: &Path<'_>, spec: &Value, policy: &
         if keys.contains(&key) {
             errs.duplicate(&path.child("key"), key);
         }
-        keys.push(key);
+        keys.insert(key);
     }
 }
 
@@ -326,9 +328,10 @@ fn check_param_ref(errs: &mut Errors, path: &Path<'_>, reference: &Value) {
 }
 
 fn check_actions(errs: &mut Errors, path: &Path<'_>, actions: &[&str]) {
+    let mut seen = HashSet::new();
     for (i, action) in actions.iter().enumerate() {
         errs.one_of(&path.index(i), action, &["Audit", "Deny", "Warn"]);
-        if actions[..i].contains(action) {
+        if !seen.insert(*action) {
             errs.duplicate(&path.index(i), *action);
         }
     }

@@ -1,5 +1,7 @@
 //! Which requests a webhook or policy sees: rules and match conditions.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 use yare_schema::field::Path;
 
@@ -116,9 +118,10 @@ pub fn check_match_resources(errs: &mut Errors, path: &Path<'_>, resources: &Val
         for (i, rule) in resources.items(field).iter().enumerate() {
             let path = list.index(i);
             let (p, names) = (path.child("resourceNames"), rule.strings("resourceNames"));
+            let mut seen = HashSet::new();
             for (j, name) in names.iter().enumerate() {
                 errs.each(&p.index(j), *name, names::path_segment(name));
-                if names[..j].contains(name) {
+                if !seen.insert(*name) {
                     errs.duplicate(&p.index(j), *name);
                 }
             }
@@ -130,7 +133,7 @@ pub fn check_match_resources(errs: &mut Errors, path: &Path<'_>, resources: &Val
 /// Errors in `matchConditions`.
 pub fn check_conditions(errs: &mut Errors, path: &Path<'_>, conditions: &[Value]) {
     check_items(errs, path, conditions.len(), MAX_CONDITIONS);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, condition) in conditions.iter().enumerate() {
         let path = path.index(i);
         errs.non_empty(&path.child("expression"), condition.str_at("expression").trim());
@@ -139,6 +142,6 @@ pub fn check_conditions(errs: &mut Errors, path: &Path<'_>, conditions: &[Value]
         if !name.is_empty() && seen.contains(&name) {
             errs.duplicate(&p, name);
         }
-        seen.push(name);
+        seen.insert(name);
     }
 }

@@ -1,5 +1,7 @@
 //! `MutatingWebhookConfiguration` and `ValidatingWebhookConfiguration`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -43,7 +45,7 @@ impl Strategy for WebhookConfiguration {
     fn validate(&self, configuration: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let list = Path::new("webhooks");
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for (i, hook) in configuration.items("webhooks").iter().enumerate() {
             let path = list.index(i);
             self.check_hook(&mut errs, &path, hook);
@@ -54,7 +56,7 @@ impl Strategy for WebhookConfiguration {
             if !name.is_empty() && seen.contains(&name) {
                 errs.duplicate(&path.child("name"), name);
             }
-            seen.push(name);
+            seen.insert(name);
         }
         errs
     }

@@ -3,6 +3,8 @@
 //! What all versions say alike, upstream moves to the top of the specification before it looks for errors,
 //! so that such errors stand at `spec.validation`, not at `spec.versions[0].schema`. So they do here.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::{
     crd,
@@ -49,8 +51,8 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: Option<&Valu
         check_version(errs, &list.index(i), version);
     }
     check_parts(errs, path, spec, old);
-    let all: Vec<&str> = versions.iter().map(|v| v.str_at("name")).collect();
-    if all.iter().enumerate().any(|(i, name)| all[..i].contains(name)) {
+    let all: HashSet<&str> = versions.iter().map(|v| v.str_at("name")).collect();
+    if all.len() < versions.len() {
         errs.invalid(&list, spec.at("versions").clone(), "must contain unique version names");
     }
     if versions.iter().filter(|v| v.bool_at("storage")).count() != 1 {
@@ -220,7 +222,7 @@ fn check_column(errs: &mut Errors, path: &Path<'_>, column: &Value) {
 
 fn check_selectable(errs: &mut Errors, path: &Path<'_>, version: &Value, old: Option<&Value>) {
     let fields = version.items("selectableFields");
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, field) in fields.iter().enumerate() {
         let (p, value) = (path.index(i), field.str_at("jsonPath"));
         let p = p.child("jsonPath");
@@ -245,7 +247,7 @@ fn check_selectable(errs: &mut Errors, path: &Path<'_>, version: &Value, old: Op
         if seen.contains(&value) {
             errs.duplicate(&p, value);
         } else {
-            seen.push(value);
+            seen.insert(value);
         }
     }
     let kept =

@@ -1,5 +1,7 @@
 //! `StatefulSet`.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
@@ -223,8 +225,9 @@ fn as_the_controller_makes_it(spec: &Value) -> Value {
         spec.items("volumeClaimTemplates").iter().map(|c| c.str_at("metadata.name")).collect();
     if !claims.is_empty() {
         let mut volumes: Vec<Value> = Vec::new();
-        for (i, name) in claims.iter().enumerate() {
-            if !claims[..i].contains(name) {
+        let mut seen = HashSet::new();
+        for name in &claims {
+            if seen.insert(*name) {
                 volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
             }
         }

@@ -1,5 +1,7 @@
 //! `JobSpec`, of Jobs and of the templates in CronJobs.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -206,11 +208,12 @@ fn check_exit_codes(errs: &mut Errors, path: &Path<'_>, codes: &Value, spec: &Va
     } else if values.len() > MAX_EXIT_CODES {
         errs.push(FieldError::too_many(&p, values.len(), MAX_EXIT_CODES));
     }
+    let mut seen = HashSet::new();
     for (i, code) in values.iter().enumerate() {
         if operator == "In" && *code == 0 {
             errs.invalid(&p.index(i), 0, "must not be 0 for the In operator");
         }
-        if values[..i].contains(code) {
+        if !seen.insert(*code) {
             errs.duplicate(&p.index(i), *code);
         }
     }

@@ -1,6 +1,8 @@
 //! What the status of a `Job` may say, and how it may change. Since another controller may manage a job
 //! (`managedBy`), the API server holds every controller to these rules.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use yare_schema::field::Path;
@@ -60,7 +62,7 @@ pub fn check_update(errs: &mut Errors, new: &Value, old: &Value) {
 }
 
 fn check_uncounted(errs: &mut Errors, path: &Path<'_>, uncounted: &Value) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for list in ["succeeded", "failed"] {
         let p = path.child(list);
         for (i, uid) in uncounted.strings(list).into_iter().enumerate() {
@@ -69,7 +71,7 @@ fn check_uncounted(errs: &mut Errors, path: &Path<'_>, uncounted: &Value) {
             } else if seen.contains(&uid) {
                 errs.duplicate(&p.index(i), uid);
             } else {
-                seen.push(uid);
+                seen.insert(uid);
             }
         }
     }

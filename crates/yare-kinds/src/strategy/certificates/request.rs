@@ -1,6 +1,8 @@
 //! `CertificateSigningRequest`: who asks is on record, somebody approves (`approval`), a signer signs
 //! (`status`).
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
@@ -195,10 +197,10 @@ fn check_conditions(errs: &mut Errors, request: &Value, old: &Value) {
         r.items(CONDITIONS).iter().map(|c| c.str_at("type").to_owned()).collect()
     };
     let before = kinds(old);
-    let had_repeats = before.iter().enumerate().any(|(i, kind)| before[..i].contains(kind));
+    let had_repeats = before.iter().collect::<HashSet<_>>().len() < before.len();
     let had_both = VERDICTS.iter().all(|kind| before.iter().any(|b| b == kind));
     let had_empty = before.iter().any(String::is_empty);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, condition) in request.items(CONDITIONS).iter().enumerate() {
         let path = list.index(i);
         let (kind, status) = (condition.str_at("type"), condition.str_at("status"));
@@ -215,7 +217,7 @@ fn check_conditions(errs: &mut Errors, request: &Value, old: &Value) {
         if seen.contains(&kind) && !had_repeats {
             errs.duplicate(&path.child("type"), kind);
         }
-        seen.push(kind);
+        seen.insert(kind);
     }
 }
 

@@ -1,5 +1,7 @@
 //! `Node`. A node agent creates its node with a status, so creation keeps it.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
@@ -86,7 +88,7 @@ impl Strategy for Node {
 fn check_taints(errs: &mut Errors, object: &Value) {
     let path = Path::new("metadata");
     let path = path.child("taints");
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let mut seen: HashSet<(&str, &str)> = HashSet::new();
     for (i, taint) in object.items("spec.taints").iter().enumerate() {
         let p = path.index(i);
         let (key, value, effect) = (taint.str_at("key"), taint.str_at("value"), taint.str_at("effect"));
@@ -102,7 +104,7 @@ fn check_taints(errs: &mut Errors, object: &Value) {
                 ..FieldError::duplicate(&p, taint.clone())
             });
         }
-        seen.push((key, effect));
+        seen.insert((key, effect));
     }
 }
 

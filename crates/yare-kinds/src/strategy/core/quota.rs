@@ -1,5 +1,7 @@
 //! `LimitRange` and `ResourceQuota`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::{
     field::{FieldError, Path},
@@ -39,7 +41,7 @@ impl Strategy for LimitRange {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         let path = path.child("limits");
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for (i, limit) in object.items("spec.limits").iter().enumerate() {
             let p = path.index(i);
             let kind = limit.str_at("type");
@@ -47,7 +49,7 @@ impl Strategy for LimitRange {
             if seen.contains(&kind) {
                 errs.duplicate(&p.child("type"), kind);
             }
-            seen.push(kind);
+            seen.insert(kind);
             check_limit(&mut errs, &p, limit, kind);
         }
         errs

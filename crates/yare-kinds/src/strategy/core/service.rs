@@ -3,6 +3,8 @@
 //! Addresses and node ports are given out by the API server, before it validates; what a client leaves out
 //! of an update keeps its value here.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
@@ -301,7 +303,7 @@ fn check(errs: &mut Errors, service: &Value, old: &Value) {
 }
 
 fn check_ports(errs: &mut Errors, path: &Path<'_>, ports: &[Value], kind: &str) {
-    let mut names_seen: Vec<&str> = Vec::new();
+    let mut names_seen: HashSet<&str> = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
         let p = path.index(i);
         let name = port.str_at("name");
@@ -314,7 +316,7 @@ fn check_ports(errs: &mut Errors, path: &Path<'_>, ports: &[Value], kind: &str) 
             if names_seen.contains(&name) {
                 errs.duplicate(&p.child("name"), name);
             }
-            names_seen.push(name);
+            names_seen.insert(name);
         }
         let number = port.int_at("port");
         errs.each(&p.child("port"), number, names::port_number(number));
@@ -324,18 +326,18 @@ fn check_ports(errs: &mut Errors, path: &Path<'_>, ports: &[Value], kind: &str) 
             errs.each(&p.child("appProtocol"), protocol, names::qualified_name(protocol));
         }
     }
-    let key = |port: &Value, field: &str| (port.str_at("protocol").to_owned(), port.int_at(field));
+    let (mut node_ports, mut numbers) = (HashSet::new(), HashSet::new());
     for (i, port) in ports.iter().enumerate().filter(|(_, p)| p.int_at("nodePort") != 0) {
         let p = path.index(i);
         if kind == "ClusterIP" {
             errs.forbidden(&p.child("nodePort"), "may not be used when `type` is 'ClusterIP'");
         }
-        if ports[..i].iter().any(|other| key(other, "nodePort") == key(port, "nodePort")) {
+        if !node_ports.insert((port.str_at("protocol"), port.int_at("nodePort"))) {
             errs.duplicate(&p.child("nodePort"), port.int_at("nodePort"));
         }
     }
     for (i, port) in ports.iter().enumerate() {
-        if ports[..i].iter().any(|other| key(other, "port") == key(port, "port")) {
+        if !numbers.insert((port.str_at("protocol"), port.int_at("port"))) {
             errs.duplicate(
                 &path.index(i),
                 json!({"protocol": port.str_at("protocol"), "port": port.int_at("port")}),

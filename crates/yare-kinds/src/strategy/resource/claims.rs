@@ -1,5 +1,7 @@
 //! What is asked for in a claim, and what was given.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -148,9 +150,10 @@ fn check_attribute(errs: &mut Errors, path: &Path<'_>, name: &str) {
 /// Names of requests, or of a request and one of its alternatives with `/` between.
 fn check_references(errs: &mut Errors, path: &Path<'_>, item: &Value, requests: &[Value]) {
     let names = item.strings("requests");
+    let mut seen = HashSet::new();
     for (i, name) in names.iter().enumerate() {
         check_reference(errs, &path.index(i), name, requests);
-        if names[..i].contains(name) {
+        if !seen.insert(*name) {
             errs.duplicate(&path.index(i), *name);
         }
     }
@@ -196,12 +199,13 @@ pub fn check_status_update(errs: &mut Errors, new: &Value, old: &Value) {
     let reserved = status.items("reservedFor");
     let list = path.child("reservedFor");
     at_most(errs, &list, reserved, MAX_RESERVED_FOR);
+    let mut uids = HashSet::new();
     for (i, consumer) in reserved.iter().enumerate() {
         let p = list.index(i);
         for field in ["resource", "name", "uid"] {
             errs.non_empty(&p.child(field), consumer.str_at(field));
         }
-        if reserved[..i].iter().any(|other| other.str_at("uid") == consumer.str_at("uid")) {
+        if !uids.insert(consumer.str_at("uid")) {
             errs.duplicate(&p.child("uid"), consumer.str_at("uid"));
         }
     }

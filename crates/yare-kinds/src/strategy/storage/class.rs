@@ -1,5 +1,7 @@
 //! `StorageClass` and `VolumeAttributesClass`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
@@ -133,7 +135,7 @@ fn check_topologies(errs: &mut Errors, path: &Path<'_>, terms: &[Value]) {
     for (i, term) in terms.iter().enumerate() {
         let path = path.index(i);
         let list = path.child("matchLabelExpressions");
-        let mut keys: Vec<&str> = Vec::new();
+        let mut keys: HashSet<&str> = HashSet::new();
         for (j, requirement) in term.items("matchLabelExpressions").iter().enumerate() {
             let path = list.index(j);
             let (p, values) = (path.child("values"), requirement.strings("values"));
@@ -148,7 +150,7 @@ fn check_topologies(errs: &mut Errors, path: &Path<'_>, terms: &[Value]) {
             if keys.contains(&key) {
                 errs.duplicate(&p, key);
             }
-            keys.push(key);
+            keys.insert(key);
         }
         let sets = as_sets(term);
         // Upstream compares with as many empty terms too.

@@ -1,5 +1,7 @@
 //! `CSIDriver`, `CSINode` and `CSIStorageCapacity`.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
@@ -116,7 +118,7 @@ impl Strategy for CsiDriver {
 }
 
 fn check_token_requests(errs: &mut Errors, path: &Path<'_>, requests: &[Value]) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, request) in requests.iter().enumerate() {
         let path = path.index(i);
         let audience = request.str_at("audience");
@@ -124,7 +126,7 @@ fn check_token_requests(errs: &mut Errors, path: &Path<'_>, requests: &[Value]) 
             errs.duplicate(&path.child("audience"), audience);
             continue;
         }
-        seen.push(audience);
+        seen.insert(audience);
         let p = path.child("expirationSeconds");
         match request.int_opt("expirationSeconds") {
             Some(s) if s < MIN_TOKEN_S => {
@@ -144,7 +146,7 @@ impl Strategy for CsiNode {
     fn validate(&self, node: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let list = Path::new("spec.drivers");
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for (i, driver) in node.items("spec.drivers").iter().enumerate() {
             let path = list.index(i);
             let name = driver.str_at("name");
@@ -158,14 +160,14 @@ impl Strategy for CsiNode {
             if seen.contains(&name) {
                 errs.duplicate(&path.child("name"), name);
             }
-            seen.push(name);
-            let keys = driver.strings("topologyKeys");
-            for (j, key) in keys.iter().enumerate() {
+            seen.insert(name);
+            let mut keys = HashSet::new();
+            for key in driver.strings("topologyKeys") {
                 errs.non_empty(&path, key);
-                if keys[..j].contains(key) {
-                    errs.duplicate(&path, *key);
+                if !keys.insert(key) {
+                    errs.duplicate(&path, key);
                 }
-                errs.each(&path, *key, names::qualified_name(key));
+                errs.each(&path, key, names::qualified_name(key));
             }
         }
         errs

@@ -1,5 +1,7 @@
 //! A service's own addresses: their families, and how they may change.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use yare_schema::field::Path;
 
@@ -29,9 +31,10 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Value) {
     }
     let families = spec.strings("ipFamilies");
     let families_path = path.child("ipFamilies");
+    let mut seen = HashSet::new();
     for (i, family) in families.iter().enumerate() {
         errs.one_of(&families_path.index(i), family, &["IPv4", "IPv6"]);
-        if families[..i].contains(family) {
+        if !seen.insert(*family) {
             errs.duplicate(&families_path.index(i), *family);
         }
     }
