@@ -6,7 +6,6 @@
 use std::{collections::HashSet, sync::Arc};
 
 use http::{HeaderMap, header};
-use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 pub use yare_auth::User;
 use yare_auth::{
@@ -140,8 +139,8 @@ fn take_in(
 pub struct Credentials<'a> {
     /// The request's headers.
     pub headers: &'a HeaderMap,
-    /// The client's certificate chain, leaf first; verified against the client CA by the TLS layer.
-    pub certificates: &'a [CertificateDer<'static>],
+    /// Whom the client's certificate names, which the TLS layer verified against the client CA.
+    pub certificate: Option<&'a User>,
 }
 
 /// Who sent this.
@@ -150,10 +149,8 @@ pub fn authenticate(core: &Core, credentials: &Credentials<'_>) -> ApiResult<Use
     if auth.permissive {
         return Ok(User::admin());
     }
-    if let Some(leaf) = credentials.certificates.first()
-        && let Some(user) = User::from_certificate(leaf)
-    {
-        return Ok(user);
+    if let Some(user) = credentials.certificate {
+        return Ok(user.clone());
     }
     if let Some(value) = credentials.headers.get(header::AUTHORIZATION) {
         let token = value.to_str().ok().and_then(|v| {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 use yare_kinds::view::View;
@@ -17,6 +18,9 @@ use crate::{
     verbs::create,
 };
 
+/// Objects that are made at the same time.
+const AT_ONCE: usize = 64;
+
 /// Makes the objects that are absent, and takes in the addresses that services have.
 pub async fn run(core: &Arc<Core>) -> Result<(), StartError> {
     let snapshot = core.store().snapshot("services");
@@ -25,10 +29,15 @@ pub async fn run(core: &Arc<Core>) -> Result<(), StartError> {
             core.allocators.restore(&service);
         }
     }
-    for object in objects(core).into_iter().chain(core.config.objects.iter().cloned()) {
+    // Namespaces first, since others are in them; the rest together, so that they share the disk's syncs.
+    let (namespaces, others): (Vec<Value>, Vec<Value>) = objects(core)
+        .into_iter()
+        .chain(core.config.objects.iter().cloned())
+        .partition(|object| object.str_at("kind") == "Namespace");
+    for object in namespaces {
         ensure(core, object).await?;
     }
-    Ok(())
+    stream::iter(others).map(Ok).try_for_each_concurrent(AT_ONCE, |object| ensure(core, object)).await
 }
 
 fn objects(core: &Core) -> Vec<Value> {

@@ -4,7 +4,6 @@ use std::{panic::AssertUnwindSafe, sync::Arc, sync::atomic::Ordering, time::Inst
 
 use futures::FutureExt;
 use http::{HeaderValue, Method, Request, StatusCode, header};
-use rustls::pki_types::CertificateDer;
 
 use crate::{
     auth::{self, Credentials, User},
@@ -23,8 +22,8 @@ use crate::{
 pub enum Identity {
     /// In this process: by whoever handed the service out.
     Local(User),
-    /// Over a connection, by what the TLS layer verified and by headers.
-    Remote(Arc<Vec<CertificateDer<'static>>>),
+    /// Over a connection, by the certificate's user and by headers.
+    Remote(Option<Arc<User>>),
 }
 
 /// Answers a request, whatever happens in it.
@@ -80,8 +79,8 @@ async fn answer(
 fn who(core: &Core, identity: Identity, headers: &http::HeaderMap) -> ApiResult<User> {
     let user = match identity {
         Identity::Local(user) => user,
-        Identity::Remote(certificates) => {
-            auth::authenticate(core, &Credentials { headers, certificates: &certificates })?
+        Identity::Remote(certificate) => {
+            auth::authenticate(core, &Credentials { headers, certificate: certificate.as_deref() })?
         }
     };
     auth::impersonate(core, user, headers)

@@ -85,8 +85,9 @@ impl Renderer {
         let stored = &self.served.stored;
         stored.custom.as_ref().is_some_and(|custom| {
             crate::verbs::write::revision_of(raw).is_some_and(|revision| revision < custom.since)
-                || span::member(raw, "apiVersion")
-                    .is_some_and(|at| raw[at].trim_ascii() != format!("\"{}\"", stored.api_version).as_bytes())
+                || span::member(raw, "apiVersion").is_some_and(|at| {
+                    raw[at].trim_ascii() != format!("\"{}\"", stored.api_version).as_bytes()
+                })
         })
     }
 

@@ -18,7 +18,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use rustls::pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -148,34 +147,27 @@ async fn connection(
 ) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
     match acceptor {
-        None => http(core, TokioIo::new(stream), Arc::default()).await,
+        None => http(core, TokioIo::new(stream), None).await,
         Some(acceptor) => {
             let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-            let certificates: Vec<CertificateDer<'static>> = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect())
-                .unwrap_or_default();
-            http(core, TokioIo::new(stream), Arc::new(certificates)).await
+            // Read once for all requests of the connection.
+            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let user = leaf.and_then(|leaf| User::from_certificate(leaf)).map(Arc::new);
+            http(core, TokioIo::new(stream), user).await
         }
     }
 }
 
-async fn http<I>(
-    core: Arc<Core>,
-    io: I,
-    certificates: Arc<Vec<CertificateDer<'static>>>,
-) -> Result<(), BoxError>
+async fn http<I>(core: Arc<Core>, io: I, certificate: Option<Arc<User>>) -> Result<(), BoxError>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let stop = core.stop.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (core, certificates) = (core.clone(), certificates.clone());
+        let (core, certificate) = (core.clone(), certificate.clone());
         async move {
             let request = request.map(box_request);
-            Ok::<_, Infallible>(pipeline::handle(core, request, Identity::Remote(certificates)).await)
+            Ok::<_, Infallible>(pipeline::handle(core, request, Identity::Remote(certificate)).await)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

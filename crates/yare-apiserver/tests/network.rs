@@ -57,8 +57,7 @@ async fn cluster() -> Cluster {
     config.auth = Auth::new(Some(Arc::new(signer)));
     config.objects = yare_auth::bootstrap::objects();
     config.tls = Some(tls::server(&serving, &ca.certificate, Speaks::Both).unwrap());
-    config.kubelet_tls =
-        Some(tls::client(&client, &ca.certificate, Speaks::Http1).unwrap());
+    config.kubelet_tls = Some(tls::client(&client, &ca.certificate, Speaks::Http1).unwrap());
     let api = ApiServer::start(config).await.unwrap();
     let listener = ApiServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -78,9 +77,7 @@ impl Cluster {
     ) -> Response<Incoming> {
         let any = issue(&self.pki.front_proxy, Usage::Client, "nobody", &[]);
         let pair = who.unwrap_or(&any);
-        let mut config = (*tls::client(pair, &self.pki.cluster.certificate, Speaks::Http1)
-            .unwrap())
-        .clone();
+        let mut config = (*tls::client(pair, &self.pki.cluster.certificate, Speaks::Http1).unwrap()).clone();
         if who.is_none() {
             config.client_auth_cert_resolver = Arc::new(NoCertificate);
         }
@@ -337,7 +334,10 @@ async fn streams_to_kubelets() {
     // What the kubelet says when it refuses is what the client reads.
     let path = format!("{pods}/p/log?previous=true");
     let (code, answer) = cluster.json(Some(&admin), Method::GET, &path, &[], &Value::Null).await;
-    assert_eq!((code, &answer["reason"], &answer["message"]), (400, &json!("BadRequest"), &json!("not here")));
+    assert_eq!(
+        (code, &answer["reason"], &answer["message"]),
+        (400, &json!("BadRequest"), &json!("not here"))
+    );
 
     // Logs over WebSocket: an empty message, the log, a close with status 1000.
     let upgrade = [

@@ -35,9 +35,8 @@ async fn hook() -> Hook {
     let names = ["127.0.0.1".to_owned()];
     let subject = Subject { common_name: "hook", organizations: &[], alternative_names: &names };
     let pair = pki.cluster.issue(Usage::Server, &subject, Duration::from_secs(3600)).unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(
-        tls::server(&pair, &pki.cluster.certificate, Speaks::Both).unwrap(),
-    );
+    let acceptor =
+        tokio_rustls::TlsAcceptor::from(tls::server(&pair, &pki.cluster.certificate, Speaks::Both).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let seen: Arc<Mutex<Vec<Value>>> = Arc::default();
@@ -203,7 +202,8 @@ async fn custom_resources_are_converted() {
         json!({"name": name, "served": true, "storage": storage, "selectableFields": selectable,
             "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}})
     };
-    let versions = |v1: bool| json!([version("v1", v1, &["hostPort"]), version("v2", !v1, &["host", "port"])]);
+    let versions =
+        |v1: bool| json!([version("v1", v1, &["hostPort"]), version("v2", !v1, &["host", "port"])]);
     let url = format!("https://127.0.0.1:{}/", hook.port);
     let definition = json!({"metadata": {"name": "places.example.com"}, "spec": {
         "group": "example.com", "scope": "Namespaced", "names": {"plural": "places", "kind": "Place"},
@@ -228,7 +228,11 @@ async fn custom_resources_are_converted() {
     assert_eq!(hook.seen.lock().len(), asked);
     // The storage version changes: what rests in the old one is still shown in both.
     server
-        .patch("merge", &format!("{DEFINITIONS}/places.example.com"), &json!({"spec": {"versions": versions(false)}}))
+        .patch(
+            "merge",
+            &format!("{DEFINITIONS}/places.example.com"),
+            &json!({"spec": {"versions": versions(false)}}),
+        )
         .await
         .expect(200);
     server.post(&at("v1"), &place("b", "two:81")).await.expect(201);

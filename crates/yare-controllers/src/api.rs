@@ -198,6 +198,18 @@ impl Api {
         }
     }
 
+    /// Reads all objects of a namespace from the server, past all caches.
+    pub async fn list(&self, resource: &Resource, namespace: &str) -> Result<Vec<Cached>, ApiError> {
+        let bytes = self.call(Method::GET, &resource.path(Some(namespace)), "", None::<&()>).await?;
+        let mut list: Value = serde_json::from_slice(&bytes)
+            .map_err(|source| ApiError::Json { what: format!("list of {}", resource.plural), source })?;
+        let Value::Array(items) = list["items"].take() else { return Ok(Vec::new()) };
+        items
+            .into_iter()
+            .map(|item| cached(item.to_string().into(), resource, &ObjectKey::new(namespace, "")))
+            .collect()
+    }
+
     /// Creates an object in `namespace` (empty for cluster-scoped ones).
     pub async fn create(
         &self,

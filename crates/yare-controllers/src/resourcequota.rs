@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yare_client::{Change, Informer, ObjectKey, RESOURCE_QUOTAS, Resource};
+use yare_client::{Cached, Change, Informer, ObjectKey, RESOURCE_QUOTAS, Resource};
 use yare_kinds::quota::{self, Usage as Amounts};
 use yare_schema::quantity::Quantity;
 
@@ -83,32 +83,38 @@ impl Reconcile for ResourceQuotas {
         let Some(cached) = self.quotas.get(key).filter(|q| q.deletion_timestamp().is_none()) else {
             return Ok(Next::Done);
         };
-        let whole: Value = cached.view()?;
-        let view: View = cached.view()?;
-        let hard = amounts(&view.spec["hard"]);
-        let mut total = Amounts::new();
-        let mut unwatched = false;
-        for (group, plural) in counted_resources(&hard) {
-            unwatched |= !WATCHED.contains(&(&*group, &*plural));
-            self.count(&whole, key, &group, &plural, &mut total).await?;
+        let counted = self.used(&cached, Source::Caches).await?;
+        let next = if counted.unwatched { Next::After(RECOUNT) } else { Next::Done };
+        if counted.is_shown {
+            return Ok(next);
         }
-        // What nothing takes shows as zero, in the unit of its limit.
-        let used: BTreeMap<String, Quantity> = hard
-            .iter()
-            .map(|(name, limit)| {
-                let zero = Quantity::from_scaled(0, 0, limit.format());
-                (name.clone(), total.get(name).copied().unwrap_or(zero))
-            })
-            .collect();
-        let same = amounts(&view.status["hard"]) == hard && amounts(&view.status["used"]) == used;
-        if !same || view.status["hard"].is_null() {
-            let shown: serde_json::Map<String, Value> =
-                used.into_iter().map(|(k, v)| (k, v.into())).collect();
-            let status = json!({"hard": view.spec["hard"], "used": shown});
-            self.context.api.update_status(&RESOURCE_QUOTAS, &cached, &status).await?;
+        // The caches are not of one moment: a pod that the quota was charged for may not have arrived. What is
+        // written comes from the server, the quota first: whoever is admitted after that changes the quota, so
+        // that this write fails and the count starts again.
+        let quotas = self.context.api.list(&RESOURCE_QUOTAS, &key.namespace).await?;
+        let Some(fresh) = quotas.into_iter().find(|quota| quota.key() == key) else { return Ok(Next::Done) };
+        let counted = self.used(&fresh, Source::Server).await?;
+        if !counted.is_shown {
+            self.context.api.update_status(&RESOURCE_QUOTAS, &fresh, &counted.status).await?;
         }
-        Ok(if unwatched { Next::After(RECOUNT) } else { Next::Done })
+        Ok(next)
     }
+}
+
+/// Where objects to be counted are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Caches,
+    Server,
+}
+
+/// What a quota should show.
+struct Counted {
+    status: Value,
+    /// The quota shows it already.
+    is_shown: bool,
+    /// Some of it comes from kinds that are not watched.
+    unwatched: bool,
 }
 
 /// What the table has this controller watch.
@@ -122,18 +128,50 @@ const WATCHED: [(&str, &str); 6] = [
 ];
 
 impl ResourceQuotas {
+    async fn used(&self, quota: &Cached, source: Source) -> Result<Counted, Error> {
+        let whole: Value = quota.view()?;
+        let view: View = quota.view()?;
+        let hard = amounts(&view.spec["hard"]);
+        let mut total = Amounts::new();
+        let mut unwatched = false;
+        for (group, plural) in counted_resources(&hard) {
+            unwatched |= !WATCHED.contains(&(&*group, &*plural));
+            self.count(&whole, quota.namespace(), &group, &plural, source, &mut total).await?;
+        }
+        // What nothing takes shows as zero, in the unit of its limit.
+        let used: BTreeMap<String, Quantity> = hard
+            .iter()
+            .map(|(name, limit)| {
+                let zero = Quantity::from_scaled(0, 0, limit.format());
+                (name.clone(), total.get(name).copied().unwrap_or(zero))
+            })
+            .collect();
+        let is_shown = !view.status["hard"].is_null()
+            && amounts(&view.status["hard"]) == hard
+            && amounts(&view.status["used"]) == used;
+        let shown: serde_json::Map<String, Value> = used.into_iter().map(|(k, v)| (k, v.into())).collect();
+        Ok(Counted { status: json!({"hard": view.spec["hard"], "used": shown}), is_shown, unwatched })
+    }
+
     async fn count(
         &self,
         quota: &Value,
-        key: &ObjectKey,
+        namespace: &str,
         group: &str,
         plural: &str,
+        source: Source,
         total: &mut Amounts,
     ) -> Result<(), Error> {
         let Some(resource) = self.resource(group, plural).await? else { return Ok(()) };
-        let informer = self.context.informer(resource);
-        informer.synced().await;
-        for object in informer.in_namespace(&key.namespace) {
+        let objects: Vec<Cached> = match source {
+            Source::Server => self.context.api.list(&resource, namespace).await?,
+            Source::Caches => {
+                let informer = self.context.informer(resource);
+                informer.synced().await;
+                informer.in_namespace(namespace)
+            }
+        };
+        for object in objects {
             let body: Value = object.view()?;
             if quota::matches(quota, group, plural, &body) {
                 for (name, amount) in quota::usage(group, plural, &body) {

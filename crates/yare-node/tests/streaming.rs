@@ -116,7 +116,10 @@ async fn numbers_and_logs() {
     );
     assert_eq!(http_get(address, "/containerLogs/default/web/nope").await.0, 404);
     assert_eq!(http_get(address, "/containerLogs/default/web/web?tailLines=x").await.0, 400);
-    assert_eq!(http_get(address, "/containerLogs/default/web/web?previous=true").await.0, 400);
+    assert_eq!(
+        http_get(address, "/containerLogs/default/web/web?previous=true").await,
+        (400, "previous terminated container \"web\" in pod \"web\" not found\n".to_owned())
+    );
     let (_, summary) = http_get(address, "/stats/summary").await;
     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
     assert_eq!(summary["pods"][0]["containers"][0]["memory"]["workingSetBytes"], 4096);

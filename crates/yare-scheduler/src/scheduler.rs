@@ -187,7 +187,8 @@ impl State {
             }
             return;
         };
-        let was_nominated = change.old.and_then(|o| PodInfo::new(o).ok()).is_some_and(|o| !o.nominated.is_empty());
+        let was_nominated =
+            change.old.and_then(|o| PodInfo::new(o).ok()).is_some_and(|o| !o.nominated.is_empty());
         let pod = match PodInfo::new(new) {
             Ok(pod) => pod,
             Err(error) => return tracing::warn!(%error, "pod cannot be read, it is not scheduled"),
@@ -282,8 +283,7 @@ impl State {
         let mut freed = false;
         if why.nodes > 0 {
             let budgets = self.budgets.list();
-            let budgets: Vec<Budget> =
-                budgets.iter().filter_map(|b| Budget::new(b).ok().flatten()).collect();
+            let budgets: Vec<Budget> = budgets.iter().filter_map(|b| Budget::new(b).ok().flatten()).collect();
             let start = self.tie as usize;
             match preemption::preempt(&pod, &mut self.cluster, &budgets, &why, start) {
                 Ok(choice) => {
@@ -325,7 +325,8 @@ impl State {
             let client = self.client.kube();
             self.queue.retry(other.key(), Instant::now());
             tokio::spawn(async move {
-                let patch = json!({"metadata": {"uid": other.object.uid()}, "status": {"nominatedNodeName": null}});
+                let patch =
+                    json!({"metadata": {"uid": other.object.uid()}, "status": {"nominatedNodeName": null}});
                 patch_status(client, &other.object, &patch).await;
             });
         }
@@ -354,9 +355,8 @@ async fn evict(
         }]}});
         patch_status(client.clone(), object, &patch).await;
         let pods: Api<Pod> = Api::namespaced(client.clone(), object.namespace());
-        let mut parameters = DeleteParams::default();
-        parameters.preconditions =
-            Some(Preconditions { uid: Some(object.uid().to_owned()), resource_version: None });
+        let preconditions = Preconditions { uid: Some(object.uid().to_owned()), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         match pods.delete(object.name(), &parameters).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}

@@ -80,7 +80,11 @@ fn victims() {
         (
             "only as many as needed, the least important",
             vec![n("a")],
-            vec![on("low", "a", 1, "1", none()), on("mid", "a", 2, "1", none()), on("big", "a", 3, "2", none())],
+            vec![
+                on("low", "a", 1, "1", none()),
+                on("mid", "a", 2, "1", none()),
+                on("big", "a", 3, "2", none()),
+            ],
             new(9, "1"),
             vec![],
             "a: low (0)",
@@ -184,11 +188,7 @@ fn victims() {
         (
             "then the lowest of the highest",
             vec![n("a"), n("b")],
-            vec![
-                on("a1", "a", 3, "4", none()),
-                on("b1", "b", 2, "2", none()),
-                on("b2", "b", 2, "2", none()),
-            ],
+            vec![on("a1", "a", 3, "4", none()), on("b1", "b", 2, "2", none()), on("b2", "b", 2, "2", none())],
             new(9, "4"),
             vec![],
             "b: b1,b2 (0)",

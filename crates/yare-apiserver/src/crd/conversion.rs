@@ -131,11 +131,7 @@ impl Conversion {
         }
         let converted = response.items("convertedObjects");
         if converted.len() != objects.len() {
-            return Err(failed(format!(
-                "returned {} objects, expected {}",
-                converted.len(),
-                objects.len()
-            )));
+            return Err(failed(format!("returned {} objects, expected {}", converted.len(), objects.len())));
         }
         objects
             .iter()
@@ -189,7 +185,8 @@ where
         }
         _ => std::thread::scope(|scope| {
             let run = || {
-                let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+                let runtime =
+                    Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
                 runtime.block_on(future)
             };
             scope.spawn(run).join().unwrap_or_else(|_| Err("the call panicked".into()))

@@ -16,8 +16,8 @@ use yare_schema::{
     field::{FieldError, Path},
 };
 
-pub use self::{controller::start, conversion::Conversion};
 use self::strategy::CustomStrategy;
+pub use self::{controller::start, conversion::Conversion};
 use crate::{
     convert::Convert,
     core::{Call, Core},

@@ -58,7 +58,8 @@ pub(super) fn answer(headers: &HeaderMap, upgrade: &mut Extensions, body: Body) 
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
         return Err(ApiError::bad_request("Sec-WebSocket-Key is missing"));
     };
-    let protocol = match words(headers, header::SEC_WEBSOCKET_PROTOCOL).find(|p| [BINARY, BASE64].contains(p)) {
+    let protocol = match words(headers, header::SEC_WEBSOCKET_PROTOCOL).find(|p| [BINARY, BASE64].contains(p))
+    {
         Some(protocol) => Some(protocol),
         None if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) => {
             return Err(ApiError::bad_request(format!(

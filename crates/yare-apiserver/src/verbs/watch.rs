@@ -61,6 +61,7 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         bookmarks: options.bookmarks,
         deadline: deadline(call, &options),
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
+        batch_until: None,
         ended: false,
     };
     let from = if initial {
@@ -125,8 +126,13 @@ struct Watch {
     bookmarks: bool,
     deadline: Instant,
     next_bookmark: Instant,
+    /// When a network client that was just sent events gets the next.
+    batch_until: Option<Instant>,
     ended: bool,
 }
+
+/// How long events for one network client are gathered after others were sent.
+const BATCH_TIME: Duration = Duration::from_millis(2);
 
 /// Initial objects that are encoded at a time.
 const INITIAL_BATCH: usize = 64;
@@ -153,11 +159,19 @@ impl Watch {
             if self.ended {
                 return None;
             }
+            if let Some(again) = self.batch_until.take() {
+                // A lone event goes out at once; a stream of them shares writes, which are what it costs.
+                sleep_until(again).await;
+            }
             let watcher = self.watcher.as_mut()?;
             let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
             tokio::select! {
                 events = watcher.next() => match events {
-                    Ok(events) => self.events(&events),
+                    Ok(events) => {
+                        self.events(&events);
+                        let network = !self.encoder.shared && !self.queue.is_empty();
+                        self.batch_until = network.then(|| Instant::now() + BATCH_TIME);
+                    }
                     Err(_) => {
                         let seen = watcher.seen();
                         let error = ApiError::too_old(seen, self.core.store().oldest());

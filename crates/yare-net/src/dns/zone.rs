@@ -28,7 +28,7 @@ pub enum Answer {
         additionals: Vec<Record>,
     },
     /// An alias to a name outside the zone: the caller looks it up.
-    Alias(Record, Name),
+    Alias(Box<Record>, Name),
     /// There is no such name.
     NoSuchName,
     /// The name is not in the zone.
@@ -219,7 +219,8 @@ impl Zone {
                 return Answer::NoSuchName;
             };
             target.set_fqdn(true);
-            return Answer::Alias(record(name, RData::CNAME(CNAME(target.clone()))), target);
+            let alias = record(name, RData::CNAME(CNAME(target.clone())));
+            return Answer::Alias(Box::new(alias), target);
         }
         let cluster = cluster_ips(service);
         let headless = cluster.is_empty();

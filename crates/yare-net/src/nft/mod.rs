@@ -326,13 +326,16 @@ fn verdict(message: Message, code: i32, chain: &str) -> Message {
     message.nest(2, |m| m.be32(1, code as u32).str(2, chain))
 }
 
-/// The elements of a set: key and value.
+/// Key and value of an element; the value is empty in a plain set.
+pub type KeyValue = (Vec<u8>, Vec<u8>);
+
+/// The elements of a set.
 pub fn elements(
     socket: &mut Socket,
     family: Family,
     table: &str,
     set: &str,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+) -> Result<Vec<KeyValue>, Error> {
     use crate::netlink::Attributes;
     let message = Message::new((SUBSYSTEM << 8) | GETSETELEM, 0)
         .raw(&[family.number(), 0, 0, 0])

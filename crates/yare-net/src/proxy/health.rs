@@ -66,7 +66,9 @@ async fn serve(service: ObjectKey, port: u16, endpoints: Arc<RwLock<usize>>) {
     let listener = loop {
         match listen(port).await {
             Ok(listener) => break listener,
-            Err(error) => tracing::warn!(%service, port, %error, "healthCheckNodePort not opened, trying again"),
+            Err(error) => {
+                tracing::warn!(%service, port, %error, "healthCheckNodePort not opened, trying again")
+            }
         }
         tokio::time::sleep(RETRY).await;
     };

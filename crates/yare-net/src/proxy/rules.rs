@@ -71,11 +71,12 @@ pub fn base(batch: &mut Batch, family: Family, config: &Config) {
     for set in SETS {
         batch.add_set(set);
     }
-    for chain in ["to-service", "from-inside", "restrict", "refuse", "drop-not-here"] {
+    for chain in ["to-service", "from-inside", "restrict", "refuse"] {
         batch.add_chain(chain, None);
     }
     // Before destinations are translated.
     batch.add_chain("restrict-prerouting", Some(hook("filter", hooks::PREROUTING, -110)));
+    batch.add_chain("drop-not-here", Some(hook("filter", hooks::PREROUTING, -90)));
     batch.add_chain("restrict-output", Some(hook("filter", hooks::OUTPUT, -110)));
     batch.add_chain("prerouting", Some(hook("nat", hooks::PREROUTING, -100)));
     batch.add_chain("output", Some(hook("nat", hooks::OUTPUT, -100)));
@@ -110,10 +111,8 @@ pub fn base(batch: &mut Batch, family: Family, config: &Config) {
     for chain in ["refuse-input", "refuse-forward", "refuse-output"] {
         batch.add_rule(chain, Rule::new().jump("refuse"));
     }
-    // Traffic from inside has another destination by now, except what leaves this machine itself.
-    for chain in ["refuse-input", "refuse-forward"] {
-        batch.add_rule(chain, Rule::new().jump("drop-not-here"));
-    }
+    // After translation, and before a missing route could be answered: traffic from inside has another
+    // destination by now, and what leaves this machine itself does not pass here.
     batch.add_rule("drop-not-here", service_key(Rule::new(), family).is_in(NOT_HERE.name, 0).drop());
     let node_port = node_port_key(local.clone()).is_in(NOT_HERE_NODE_PORTS.name, 0);
     batch.add_rule("drop-not-here", node_port.drop());
@@ -191,8 +190,11 @@ pub fn endpoint_chain(batch: &mut Batch, family: Family, chain: Chain) {
         batch.add_rule(&name, known.send_to(family, TO, TO + words));
     }
     let first = if chain.local { LOCAL_SLOTS } else { 0 };
-    let mut rule =
-        key(Rule::new(), 0).load_random(words + 2, chain.endpoints, first).load_from_map(ENDPOINTS.name, 0, TO);
+    let mut rule = key(Rule::new(), 0).load_random(words + 2, chain.endpoints, first).load_from_map(
+        ENDPOINTS.name,
+        0,
+        TO,
+    );
     if let Some(timeout_s) = chain.affinity_s {
         rule = client(rule).remember(AFFINITY.name, 0, TO, u64::from(timeout_s) * 1000);
     }

@@ -37,8 +37,8 @@ pub(super) async fn serve(
     }
     let previous = flag(raw, "previous");
     let chosen = match choose(&state.containers, container, previous) {
-        Ok(chosen) => chosen.clone(),
-        Err(why) => {
+        Some(chosen) => chosen.clone(),
+        None => {
             let waiting = state.status.container(container).and_then(|s| s.state.waiting.clone());
             let message = match waiting.filter(|_| !previous) {
                 Some(w) if w.reason.is_empty() => {
@@ -52,7 +52,10 @@ pub(super) async fn serve(
                 Some(w) => {
                     format!("container {container:?} in pod {pod:?} is waiting to start: {}\n", w.reason)
                 }
-                None => format!("{why} in pod {pod:?}\n"),
+                None if previous => {
+                    format!("previous terminated container {container:?} in pod {pod:?} not found\n")
+                }
+                None => format!("container {container:?} in pod {pod:?} is not available\n"),
             };
             return text(StatusCode::BAD_REQUEST, message);
         }
@@ -85,22 +88,17 @@ pub(super) async fn serve(
 }
 
 /// The instance whose log is meant: the one that runs or ran last, or the one before.
-fn choose<'a>(
-    containers: &'a [ContainerStatus],
-    name: &str,
-    previous: bool,
-) -> Result<&'a ContainerStatus, String> {
+fn choose<'a>(containers: &'a [ContainerStatus], name: &str, previous: bool) -> Option<&'a ContainerStatus> {
     let mut instances = containers.iter().filter(|c| c.name == name && c.state != ContainerState::Created);
     if !previous {
-        return instances.next().ok_or_else(|| format!("container {name:?} is not available"));
+        return instances.next();
     }
     let newest = containers.iter().find(|c| c.name == name);
-    let before = match newest {
+    match newest {
         Some(newest) if newest.state == ContainerState::Running => instances.nth(1),
         // In a crash loop the last end is the previous instance.
         _ => instances.next(),
-    };
-    before.ok_or_else(|| format!("previous terminated container {name:?} not found"))
+    }
 }
 
 /// Cancels `ended` once the container has ended.

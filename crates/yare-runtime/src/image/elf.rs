@@ -181,7 +181,7 @@ mod tests {
     fn garbage_is_refused() {
         assert!(parse(&&b""[..]).is_err());
         assert!(parse(&&b"#!/bin/sh\n"[..]).is_err());
-        let mut header = vec![0u8; 64];
+        let mut header = [0u8; 64];
         header[..6].copy_from_slice(b"\x7fELF\x02\x01");
         header[56] = 9;
         header[54] = 56;
