@@ -114,6 +114,11 @@ pub fn decode_body(
             Syntax::Json
         }
         Encoding::Yaml => {
+            // In JSON, bytes that are no text are replaced; in YAML they are an error.
+            if std::str::from_utf8(body).is_err() {
+                let why = "error converting YAML to JSON: yaml: invalid leading UTF-8 octet";
+                return Err(unrecognized(expected, why, body));
+            }
             json = body;
             Syntax::Yaml
         }

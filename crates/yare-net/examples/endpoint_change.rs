@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release --example endpoint_change [SERVICES] [ENDPOINTS]` (root; it makes a network namespace
 //! of its own). One measured change is what the proxy does for it: decode the EndpointSlice, plan, and set.
+#![allow(clippy::print_stdout, reason = "its output")]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
 //! The Kubernetes DNS schema, as questions and answers.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use hickory_proto::rr::{Name, RecordType};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
 //! Pods on real kernel objects, in network namespaces that each test makes and that end with it.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

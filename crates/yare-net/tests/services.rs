@@ -1,4 +1,5 @@
 //! Services on real kernel objects: what is sent to a Service reaches its endpoints.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Which node a pod gets, or which reasons it is told, as data.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
@@ -15,6 +16,9 @@ fn place(cluster: &Cluster, pod: Value) -> String {
 fn request(cpu: &str) -> Value {
     json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}})
 }
+
+/// What it shows, nodes, pods, the new pod, where it goes.
+type Case = (&'static str, Vec<Value>, Vec<Value>, Value, &'static str);
 
 #[test]
 fn filters() {
@@ -40,7 +44,7 @@ fn filters() {
     };
     let port = json!({"spec": {"containers": [{"name": "c", "ports": [{"hostPort": 80}]}]}});
     let tolerant = json!({"spec": {"tolerations": [{"key": "k", "operator": "Exists"}]}});
-    let cases: Vec<(&str, Vec<Value>, Vec<Value>, Value, &str)> = vec![
+    let cases: Vec<Case> = vec![
         ("no nodes", vec![], vec![], json!({}), "no nodes available to schedule pods"),
         ("any node", vec![node("n", json!({}))], vec![], json!({}), "n"),
         (

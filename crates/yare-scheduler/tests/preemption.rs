@@ -1,4 +1,5 @@
 //! Who has to go for a more important pod, as data.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
@@ -60,6 +61,9 @@ fn placed(cluster: &Cluster) -> Vec<(String, i64, usize, Vec<ObjectKey>)> {
         .collect()
 }
 
+/// What it shows, nodes, pods, the new pod, budgets, what comes out.
+type Case = (&'static str, Vec<Value>, Vec<Value>, Value, Vec<Value>, &'static str);
+
 #[test]
 fn victims() {
     let none = || json!({});
@@ -76,7 +80,7 @@ fn victims() {
             {"labelSelector": {"matchLabels": {"app": "x"}}, "topologyKey": "kubernetes.io/hostname"}]}}}});
     let mut lonely = new(5, "1");
     merge(&mut lonely, &anti);
-    let cases: Vec<(&str, Vec<Value>, Vec<Value>, Value, Vec<Value>, &str)> = vec![
+    let cases: Vec<Case> = vec![
         (
             "only as many as needed, the least important",
             vec![n("a")],

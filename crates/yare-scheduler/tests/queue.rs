@@ -1,4 +1,5 @@
 //! Who waits, for what and how long.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{sync::Arc, time::Duration};
 

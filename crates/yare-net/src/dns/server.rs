@@ -126,7 +126,7 @@ impl Server {
                 self.reply(&request, ResponseCode::NXDomain, Vec::new(), vec![authority], Vec::new(), udp)
             }
             Answer::Alias(alias, target) => {
-                let mut answers = vec![alias];
+                let mut answers = vec![*alias];
                 let own = self.zone.read().resolve(&target, query.query_type);
                 match own {
                     Answer::Records { answers: more, .. } => answers.extend(more),

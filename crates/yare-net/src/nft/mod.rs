@@ -330,12 +330,7 @@ fn verdict(message: Message, code: i32, chain: &str) -> Message {
 pub type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// The elements of a set.
-pub fn elements(
-    socket: &mut Socket,
-    family: Family,
-    table: &str,
-    set: &str,
-) -> Result<Vec<KeyValue>, Error> {
+pub fn elements(socket: &mut Socket, family: Family, table: &str, set: &str) -> Result<Vec<KeyValue>, Error> {
     use crate::netlink::Attributes;
     let message = Message::new((SUBSYSTEM << 8) | GETSETELEM, 0)
         .raw(&[family.number(), 0, 0, 0])

@@ -1,4 +1,5 @@
 //! Nodes and pods as network namespaces that live as long as the threads that made them.
+#![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(dead_code, missing_docs)]
 
 use std::{

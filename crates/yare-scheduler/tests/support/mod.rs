@@ -1,4 +1,5 @@
 //! Pods and nodes as JSON, and clusters of them.
+#![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(dead_code, missing_docs)]
 
 use bytes::Bytes;
