@@ -1,6 +1,7 @@
 //! A whole cluster: `yare server` with one node.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fmt::Write as _,
     fs::File,
@@ -255,6 +256,11 @@ impl Cluster {
         }
     }
 
+    /// The processes inside the pods, shims included.
+    pub fn pod_processes(&self) -> BTreeSet<u32> {
+        Owned::of(None, &self.directory, &self.run_directory).processes()
+    }
+
     /// Kills the server with SIGKILL.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut server) = self.server.take() {
@@ -278,13 +284,13 @@ impl Cluster {
 
     /// Takes everything away; what stays, one line each.
     fn take_away(&mut self) -> Vec<String> {
-        let owned = self.namespace.inode().map(|i| Owned::of(i, &self.directory, &self.run_directory));
+        let owned = Owned::of(self.namespace.inode().ok(), &self.directory, &self.run_directory);
         let mut problems: Vec<String> = self.kill().err().map(|e| format!("{e:#}")).into_iter().collect();
         problems.extend(self.warden.finish().err().map(|e| format!("{e:#}")));
         // A process that was told to end takes a moment.
         let deadline = Instant::now() + Duration::from_secs(2);
         let left = loop {
-            let left = owned.as_ref().map(Owned::remaining).unwrap_or_default();
+            let left = owned.remaining();
             if left.is_empty() || Instant::now() > deadline {
                 break left;
             }

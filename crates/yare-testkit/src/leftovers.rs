@@ -21,31 +21,36 @@ pub(crate) struct Owned {
 }
 
 impl Owned {
-    /// What the cluster in these directories owns now.
-    pub(crate) fn of(machine: u64, directory: &Path, run_directory: &Path) -> Self {
+    /// What the cluster in these directories owns now; `machine` is its machine's network namespace.
+    pub(crate) fn of(machine: Option<u64>, directory: &Path, run_directory: &Path) -> Self {
         let names = |path: PathBuf| {
             fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>()
         };
         let inode = |path: &PathBuf| fs::metadata(path).ok().map(|m| m.ino());
         let pods = names(directory.join("data/agent/pods"));
         Self {
-            namespaces: names(run_directory.join("netns")).iter().filter_map(inode).chain([machine]).collect(),
+            namespaces: names(run_directory.join("netns")).iter().filter_map(inode).chain(machine).collect(),
             pods: pods.iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect(),
             directories: vec![directory.to_owned(), run_directory.to_owned()],
         }
     }
 
+    /// The processes in its network namespaces.
+    pub(crate) fn processes(&self) -> BTreeSet<u32> {
+        let inside = |entry: &fs::DirEntry| {
+            fs::metadata(entry.path().join("ns/net")).is_ok_and(|m| self.namespaces.contains(&m.ino()))
+        };
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter(inside).filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+    }
+
     /// What is still there, one line each.
     pub(crate) fn remaining(&self) -> Vec<String> {
         let mut found = Vec::new();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-            let inside = fs::metadata(entry.path().join("ns/net")).is_ok_and(|m| self.namespaces.contains(&m.ino()));
-            // Threads of the test itself are inside for a while.
-            if inside && pid != std::process::id() {
-                let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-                found.push(format!("process {pid}: {}", line.replace('\0', " ")));
-            }
+        // Threads of the test itself are inside for a while.
+        for pid in self.processes().into_iter().filter(|pid| *pid != std::process::id()) {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            found.push(format!("process {pid}: {}", line.replace('\0', " ")));
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         for path in mounts.lines().filter_map(|l| l.split(' ').nth(4)) {

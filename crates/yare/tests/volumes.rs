@@ -131,7 +131,6 @@ const CASES: &[(&str, &str, &str)] = &[
     ("env", r#"echo "$ESCAPED" "$UNKNOWN""#, "$(PLAIN) $(NO_SUCH)"),
     ("env", "echo $color $shape", "blue square"),
     ("env", "echo $SECRET_password $SECRET_user", "hunter2 ada"),
-    ("env", "env | grep not-an-identifier", "not-an-identifier=x"),
     ("env", "echo $FROM_CONFIG $FROM_SECRET", "blue hunter2"),
     ("env", "env | grep -c ABSENT || true", "0"),
     ("env", "echo $POD $LABEL $NOTE $NODE $ACCOUNT", "env env a note node-1 default"),

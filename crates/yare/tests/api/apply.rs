@@ -10,8 +10,7 @@ use crate::{YARE, control_plane};
 fn server_side_apply_tells_conflicts_and_can_be_forced() {
     Cluster::test(YARE, control_plane(), |cluster| {
         let apply = |manager: &str, data: &str, flags: &[&str]| {
-            let text =
-                format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: shared}}, data: {data}}}");
+            let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: shared}}\ndata: {data}\n");
             let manager = format!("--field-manager={manager}");
             let args = [&["apply", "--server-side", "-f", "-", &manager][..], flags].concat();
             cluster.kubectl_with(&args, &text)
@@ -44,8 +43,8 @@ fn server_side_apply_tells_conflicts_and_can_be_forced() {
         let (_, _, err) = apply("two", "{owner: second}", &[])?;
         ensure!(err.contains(r#"conflict with "kubectl-patch" using v1: .data.owner"#), "{err}");
         // Client-side apply of old goes over to server-side apply.
-        cluster.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: moved}, data: {a: b, c: d}}")?;
-        let moved = "{apiVersion: v1, kind: ConfigMap, metadata: {name: moved}, data: {a: e}}";
+        cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: moved}\ndata: {a: b, c: d}\n")?;
+        let moved = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: moved}\ndata: {a: e}\n";
         let (status, _, err) = cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], moved)?;
         ensure!(status.success(), "{err}");
         ensure!(cluster.field("configmap/moved", ".data")? == r#"{"a":"e"}"#);

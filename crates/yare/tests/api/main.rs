@@ -10,16 +10,16 @@ mod start;
 
 use yare_testkit::{Answer, Cluster, Https, Options};
 
-pub const YARE: &str = env!("CARGO_BIN_EXE_yare");
+const YARE: &str = env!("CARGO_BIN_EXE_yare");
 /// The administrator's bearer token.
-pub const TOKEN: &str = "administrator-of-a-test";
+const TOKEN: &str = "administrator-of-a-test";
 
-pub const JSON: &str = "application/json";
+const JSON: &str = "application/json";
 
 /// Below it the table of bad requests names its paths.
-pub const NAMESPACE: &str = "/api/v1/namespaces/default/";
+const NAMESPACE: &str = "/api/v1/namespaces/default/";
 
-pub const WIDGETS: &str = r#"
+const WIDGETS: &str = r#"
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: widgets.test.yare.local}
@@ -56,25 +56,25 @@ spec:
 "#;
 
 /// A cluster whose administrator has [`TOKEN`].
-pub fn control_plane() -> Options {
+fn control_plane() -> Options {
     let args = ["--token".to_owned(), TOKEN.to_owned()];
     Options { args: args.into(), ..Options::control_plane() }
 }
 
 /// A request; where it is refused, how.
-pub struct Bad {
-    pub method: &'static str,
+struct Bad {
+    method: &'static str,
     /// Absolute, or below [`NAMESPACE`].
-    pub path: &'static str,
-    pub content_type: &'static str,
-    pub body: Vec<u8>,
-    pub code: u16,
-    pub reason: &'static str,
+    path: &'static str,
+    content_type: &'static str,
+    body: Vec<u8>,
+    code: u16,
+    reason: &'static str,
     /// Part of the message.
-    pub message: &'static str,
+    message: &'static str,
 }
 
-pub fn bad(
+fn bad(
     (method, path): (&'static str, &'static str),
     (content_type, body): (&'static str, impl Into<Vec<u8>>),
     (code, reason, message): (u16, &'static str, &'static str),
@@ -83,12 +83,12 @@ pub fn bad(
 }
 
 /// A ConfigMap with further members.
-pub fn config_map(name: &str, members: &str) -> String {
+fn config_map(name: &str, members: &str) -> String {
     format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}}{members}}}"#)
 }
 
 /// Calls the API server from the cluster's machine.
-pub fn send(cluster: &Cluster, client: &Https, request: &Bad) -> anyhow::Result<Answer> {
+fn send(cluster: &Cluster, client: &Https, request: &Bad) -> anyhow::Result<Answer> {
     let path = match request.path.strip_prefix('/') {
         Some(_) => request.path.to_owned(),
         None => format!("{NAMESPACE}{}", request.path),
@@ -96,6 +96,6 @@ pub fn send(cluster: &Cluster, client: &Https, request: &Bad) -> anyhow::Result<
     cluster.namespace().run(|| client.send(request.method, &path, request.content_type, &request.body))?
 }
 
-pub fn get(cluster: &Cluster, client: &Https, path: &str) -> anyhow::Result<Answer> {
+fn get(cluster: &Cluster, client: &Https, path: &str) -> anyhow::Result<Answer> {
     cluster.namespace().run(|| client.get(path))?
 }

@@ -67,7 +67,7 @@ fn data_and_revisions_survive_sigkill() {
         cluster.apply(WIDGETS)?;
         cluster.kubectl(&["wait", "--for=condition=Established", "crd/widgets.test.yare.local"])?;
         cluster.apply(
-            "{apiVersion: test.yare.local/v1, kind: Widget, metadata: {name: one}, spec: {size: 3}}",
+            "apiVersion: test.yare.local/v1\nkind: Widget\nmetadata: {name: one}\nspec: {size: 3}\n",
         )?;
         let kinds = "configmaps,secrets,serviceaccounts,services,clusterroles,widgets,crd";
         let list =

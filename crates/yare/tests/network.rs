@@ -1,0 +1,234 @@
+//! Services and names: ClusterIP, NodePort, headless, affinity, hairpin, DNS.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use anyhow::ensure;
+use yare_testkit::{Cluster, Options};
+
+const YARE: &str = env!("CARGO_BIN_EXE_yare");
+const HELLO: &str = include_str!("../../../examples/hello.yaml");
+const IMAGE: &str = "yare.local/busybox:1";
+
+const OBJECTS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: node-port}
+spec:
+  type: NodePort
+  selector: {app: hello}
+  ports: [{port: 80, targetPort: http, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: sticky}
+spec:
+  sessionAffinity: ClientIP
+  selector: {app: hello}
+  ports: [{port: 80, targetPort: http}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec:
+  clusterIP: None
+  selector: {app: hello}
+  ports: [{name: http, port: 8080, targetPort: http}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec:
+  selector: {app: nobody}
+  ports: [{port: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec:
+  type: ExternalName
+  externalName: hello.default.svc.cluster.local
+---
+apiVersion: v1
+kind: Service
+metadata: {name: self}
+spec:
+  selector: {app: self}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: members}
+spec:
+  clusterIP: None
+  selector: {app: self}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: self, labels: {app: self}}
+spec:
+  hostname: me
+  subdomain: members
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "mkdir /www; echo myself >/www/index.html; exec httpd -f -p 8080 -h /www"]
+    ports: [{containerPort: 8080, hostPort: 8081}]
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: main, image: "yare.local/busybox:1", command: [sh, -c, "exec sleep 1000"]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: custom}
+spec:
+  terminationGracePeriodSeconds: 0
+  dnsPolicy: None
+  dnsConfig: {nameservers: [10.43.0.10], searches: [default.svc.cluster.local], options: [{name: ndots, value: "2"}]}
+  hostAliases: [{ip: 192.0.2.7, hostnames: [alias.example]}]
+  containers:
+  - {name: main, image: "yare.local/busybox:1", command: [sh, -c, "exec sleep 1000"]}
+"#;
+
+fn start(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.import_busybox(IMAGE)?;
+    cluster.apply(HELLO)?;
+    cluster.apply(OBJECTS)?;
+    cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"])?;
+    cluster.ready(&["self", "client", "custom"])
+}
+
+/// The pods that answered `count` calls from a pod.
+fn answering(cluster: &Cluster, url: &str, count: usize) -> anyhow::Result<BTreeSet<String>> {
+    let line = format!("for i in $(seq {count}); do wget -T 5 -q -O - {url} || exit 1; done");
+    let text = cluster.shell("client", &line)?;
+    ensure!(text.lines().count() == count, "{text}");
+    Ok(text.lines().filter_map(|l| l.split(' ').nth(3)).map(str::to_owned).collect())
+}
+
+#[test]
+fn services() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        start(cluster)?;
+        let all = answering(cluster, "http://hello/", 40)?;
+        ensure!(all.len() == 3, "{all:?}");
+        let sticky = answering(cluster, "http://sticky/", 20)?;
+        ensure!(sticky.len() == 1, "{sticky:?}");
+        let headless = answering(cluster, "http://headless:8080/", 1)?;
+        ensure!(headless.is_subset(&all), "{headless:?}");
+
+        let node = cluster.field("node/node-1", ".status.addresses[?(@.type=='InternalIP')].address")?;
+        let from_pod = answering(cluster, &format!("http://{node}:30080/"), 40)?;
+        ensure!(from_pod.len() == 3, "{from_pod:?}");
+        let address: SocketAddr = format!("{node}:30080").parse()?;
+        ensure!(cluster.http(address, "/")?.code == 200);
+        let ip = cluster.service("hello", 80)?;
+        ensure!(cluster.http(ip, "/")?.code == 200);
+        let host_port: SocketAddr = format!("{node}:8081").parse()?;
+        ensure!(cluster.http(host_port, "/")?.body == "myself\n");
+
+        // A pod reaches itself through its service.
+        for _ in 0..3 {
+            ensure!(cluster.shell("self", "wget -T 5 -q -O - http://self/")? == "myself\n");
+        }
+        // No endpoint: refused at once, not dropped.
+        let refused = cluster.shell("client", "wget -T 20 -q -O - http://nobody/ 2>&1; true")?;
+        ensure!(refused.contains("refused"), "{refused}");
+        // A service that is changed or gone is so at once.
+        cluster.kubectl(&[
+            "patch",
+            "service",
+            "hello",
+            "-p",
+            r#"{"spec": {"selector": {"app": "nobody"}}}"#,
+        ])?;
+        cluster.soon(|| {
+            ensure!(cluster.http(ip, "/").is_err(), "still answers");
+            Ok(())
+        })?;
+        cluster.kubectl(&["delete", "service", "node-port"])?;
+        cluster.soon(|| {
+            ensure!(cluster.http(address, "/").is_err(), "still answers");
+            Ok(())
+        })
+    });
+}
+
+/// Pod, shell line, what the output has.
+const NAMES: &[(&str, &str, &[&str])] = &[
+    (
+        "client",
+        "nslookup -type=a hello.default.svc.cluster.local",
+        &["Name:\thello.default.svc.cluster.local", "Address: HELLO"],
+    ),
+    ("client", "nslookup -type=a kubernetes.default.svc.cluster.local", &["Address: 10.43.0.1"]),
+    ("client", "nslookup -type=a hello", &["Address: HELLO"]),
+    ("client", "ping -c 1 -w 1 hello.default 2>&1 | head -1", &["PING hello.default (HELLO)"]),
+    (
+        "client",
+        "nslookup -type=srv _http._tcp.hello.default.svc.cluster.local",
+        &["0 100 80 hello.default.svc.cluster.local"],
+    ),
+    ("client", "nslookup -type=srv _http._tcp.headless.default.svc.cluster.local", &[" 8080 10-42-0-"]),
+    ("client", "nslookup -type=ptr HELLO", &["name = hello.default.svc.cluster.local"]),
+    (
+        "client",
+        "nslookup -type=a outside.default.svc.cluster.local",
+        &["canonical name = hello.default.svc.cluster.local", "Address: HELLO"],
+    ),
+    ("client", "nslookup -type=a me.members.default.svc.cluster.local", &["Address: SELF"]),
+    ("client", "nslookup -type=a nobody-at-all.default.svc.cluster.local 2>&1; true", &["NXDOMAIN"]),
+    ("client", "nslookup -type=aaaa hello.default.svc.cluster.local 2>&1; true", &["No answer"]),
+    (
+        "client",
+        "cat /etc/resolv.conf",
+        &[
+            "search default.svc.cluster.local svc.cluster.local cluster.local",
+            "nameserver 10.43.0.10",
+            "options ndots:5",
+        ],
+    ),
+    ("self", "hostname; hostname -f", &["me\nme.members.default.svc.cluster.local"]),
+    (
+        "custom",
+        "cat /etc/resolv.conf",
+        &["search default.svc.cluster.local\n", "nameserver 10.43.0.10", "options ndots:2"],
+    ),
+    ("custom", "cat /etc/hosts", &["192.0.2.7\talias.example"]),
+    ("custom", "wget -T 5 -q -O - http://hello/ | cut -c1-14", &["Hello from pod"]),
+];
+
+#[test]
+fn names() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        start(cluster)?;
+        let hello = cluster.field("service/hello", ".spec.clusterIP")?;
+        let own = cluster.field("pod/self", ".status.podIP")?;
+        let fill = |text: &str| text.replace("HELLO", &hello).replace("SELF", &own);
+        let mut wrong = Vec::new();
+        for (pod, line, parts) in NAMES {
+            let check = || {
+                let got = cluster.shell(pod, &fill(line))?;
+                for part in *parts {
+                    ensure!(got.contains(&fill(part)), "{pod}: {line}\n  no {:?} in\n{got}", fill(part));
+                }
+                Ok(())
+            };
+            // Endpoints come to DNS a moment after they are ready.
+            wrong.extend(
+                cluster.eventually(std::time::Duration::from_secs(3), check).err().map(|e| format!("{e:#}")),
+            );
+        }
+        let headless = cluster.shell("client", "nslookup -type=a headless.default.svc.cluster.local")?;
+        let addresses = headless.lines().filter(|l| l.starts_with("Address: 10.42.")).count();
+        ensure!(addresses == 3, "{headless}");
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(())
+    });
+}
