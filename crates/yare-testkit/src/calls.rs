@@ -52,7 +52,9 @@ impl Calls {
                     Ok(answer) => Some(format!("{} {}", answer.code, answer.body)),
                     Err(error) => Some(format!("{error:#}")),
                 };
-                report.failed.extend(failure.map(|f| format!("at {:.2} s: {f}", start.elapsed().as_secs_f32())));
+                report
+                    .failed
+                    .extend(failure.map(|f| format!("at {:.2} s: {f}", start.elapsed().as_secs_f32())));
                 thread::sleep(PAUSE);
             }
             report

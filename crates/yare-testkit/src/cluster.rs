@@ -80,13 +80,8 @@ impl Cluster {
         let directory = tempfile::Builder::new().prefix("yare-test-").tempdir()?.keep();
         // Paths of sockets must be short.
         let run_directory = tempfile::Builder::new().prefix("y").rand_bytes(4).tempdir_in("/run")?.keep();
-        let warden = Warden::start(
-            &namespace,
-            binary.as_ref(),
-            &directory.join("pid"),
-            &directory,
-            &run_directory,
-        )?;
+        let warden =
+            Warden::start(&namespace, binary.as_ref(), &directory.join("pid"), &directory, &run_directory)?;
         let mut cluster = Self {
             binary: binary.as_ref().to_owned(),
             options,
@@ -192,7 +187,10 @@ impl Cluster {
     /// A command that runs as on the cluster's machine, with its kubeconfig; see [`Self::run`].
     pub fn command(&self, program: impl Into<OsString>) -> Command {
         let mut command = Command::new(program.into());
-        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", &self.directory).current_dir(&self.directory);
+        command
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", &self.directory)
+            .current_dir(&self.directory);
         command
     }
 
@@ -204,10 +202,7 @@ impl Cluster {
     /// `yare` with arguments, on this cluster's data.
     pub fn yare(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = self.command(&self.binary);
-        command
-            .args(args)
-            .env("YARE_DATA_DIR", self.path("data"))
-            .env("YARE_RUN_DIR", &self.run_directory);
+        command.args(args).env("YARE_DATA_DIR", self.path("data")).env("YARE_RUN_DIR", &self.run_directory);
         let output = self.run(&mut command)?;
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.success(), "yare {}: {}\n{err}", args.join(" "), output.status);

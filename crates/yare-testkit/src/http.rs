@@ -93,7 +93,8 @@ impl Https {
 }
 
 fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("connect to {address}"))?;
+    let stream =
+        TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("connect to {address}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     Ok(stream)
@@ -164,7 +165,10 @@ mod tests {
         let cases = [
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", Some((200, "hi"))),
             ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", None),
-            ("HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n1\r\ni\r\n0\r\n\r\n", Some((404, "hi"))),
+            (
+                "HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n1\r\ni\r\n0\r\n\r\n",
+                Some((404, "hi")),
+            ),
             ("HTTP/1.1 200 OK\r\n\r\nto the end", Some((200, "to the end"))),
             ("HTTP/1.1 200", None),
         ];

@@ -70,7 +70,9 @@ impl Owned {
                 }
             }
         }
-        found.extend(self.directories.iter().filter(|d| d.exists()).map(|d| format!("directory {}", d.display())));
+        found.extend(
+            self.directories.iter().filter(|d| d.exists()).map(|d| format!("directory {}", d.display())),
+        );
         found
     }
 }

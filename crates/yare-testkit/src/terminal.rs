@@ -24,7 +24,11 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    pub(crate) fn start(namespace: &Namespace, command: &mut Command, size: (u16, u16)) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        namespace: &Namespace,
+        command: &mut Command,
+        size: (u16, u16),
+    ) -> anyhow::Result<Self> {
         let (rows, columns) = size;
         let size = nix::pty::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None)?;

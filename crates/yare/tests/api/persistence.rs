@@ -4,7 +4,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use yare_testkit::Cluster;
 
-use crate::{Bad, JSON, NAMESPACE, TOKEN, WIDGETS, YARE, bad, config_map, control_plane, get, send};
+use crate::{JSON, NAMESPACE, TOKEN, WIDGETS, YARE, bad, config_map, control_plane, get, send};
 
 #[test]
 fn old_revisions_are_gone_after_much_change() {
