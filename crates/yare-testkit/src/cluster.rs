@@ -117,7 +117,8 @@ impl Cluster {
         self.server.as_ref().map(Child::id)
     }
 
-    pub(crate) fn kubectl_path(&self) -> &Path {
+    /// Where `kubectl` is.
+    pub fn kubectl_path(&self) -> &Path {
         &self.kubectl
     }
 

@@ -1,6 +1,6 @@
 //! This machine as a node: runtime, pod network, node agent, service proxy, DNS.
 
-use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
@@ -28,6 +28,9 @@ const DNS_USER: &str = "system:yare-dns";
 const HELLO_IMAGE: &str = "yare.local/hello";
 /// The port of DNS on the node's address in the pod range.
 const DNS_PORT: u16 = 53;
+
+/// How long a node that was here before waits for its pod network before it says that it has none.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running node.
 pub struct Agent {
@@ -88,7 +91,9 @@ impl Agent {
         tls: Arc<rustls::ServerConfig>,
         progress: &mut Progress,
     ) -> anyhow::Result<Self> {
-        let pods = Arc::new(PodNetwork::new(&args.data.data_dir.join("network")));
+        let network_dir = args.data.data_dir.join("network");
+        let known = network_dir.exists();
+        let pods = Arc::new(PodNetwork::new(&network_dir));
         let mut config = EngineConfig::new(&args.data.data_dir, &args.run_dir);
         config.network = Some(Arc::new(Attach(pods.clone())));
         config.insecure_registries = args.insecure_registry.clone();
@@ -101,7 +106,7 @@ impl Agent {
         let node_client = component(&format!("system:node:{}", plan.node_name), &["system:nodes"]);
         let listener = yare_node::bind(SocketAddr::new(args.bind_address, args.kubelet_port)).await?;
         let kubelet_port = listener.local_addr()?.port();
-        let (readiness, network) =
+        let (readiness, mut network) =
             watch::channel(NetworkReadiness::NotReady("the node has no podCIDR yet".into()));
         let mut config = NodeConfig::new(
             node_client.clone(),
@@ -116,12 +121,9 @@ impl Agent {
         config.cluster_domain.clone_from(&args.cluster_domain);
         config.resolv_conf.clone_from(&args.resolv_conf);
         config.max_pods = args.max_pods;
-        config.network = network;
+        config.network = network.clone();
         config.server =
             Some(KubeletServer { listener, tls: Some(tls), authorize: yare_node::allow_api_server() });
-        let node = Node::start(config).await?;
-        progress.done("node agent", &format!("{} on port {kubelet_port}", plan.node_name));
-
         let parts = NetworkParts {
             pods,
             node_client,
@@ -137,7 +139,17 @@ impl Agent {
             resolv_conf: args.resolv_conf.clone(),
             readiness,
         };
-        Ok(Self { node, network: tokio::spawn(parts.run()), images })
+        let running = tokio::spawn(parts.run());
+        if known {
+            // A node that comes back must not look broken meanwhile: its pods would lose their traffic.
+            let ready = network.wait_for(|state| *state == NetworkReadiness::Ready);
+            // What is not there by then is reported as what the node lacks.
+            let _ = tokio::time::timeout(NETWORK_PATIENCE, ready).await;
+        }
+        let node = Node::start(config).await?;
+        progress.done("node agent", &format!("{} on port {kubelet_port}", plan.node_name));
+
+        Ok(Self { node, network: running, images })
     }
 
     /// Stops the agent; containers and service rules stay.

@@ -65,7 +65,7 @@ const ENDS: &[(&str, &str, &str, &str, &str, &str)] = &[
     ("crashes", "exit 1", "", "", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff"),
     (
         "signalled",
-        "sh -c 'kill -9 $$'; exit $?",
+        "sleep 1000 & kill -9 $!; wait $!",
         "",
         "restartPolicy: Never",
         ".status.containerStatuses[0].state.terminated.exitCode",

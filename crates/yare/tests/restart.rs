@@ -125,7 +125,7 @@ fn what_happened_meanwhile_is_seen() {
         cluster.ready(&["ends", "again", "leaves"])?;
 
         // Deleted at the last moment: the node learns of it afterwards.
-        cluster.kubectl(&["delete", "pod", "leaves", "--wait=false", "--grace-period=30"])?;
+        cluster.kubectl(&["delete", "pod", "leaves", "--wait=false", "--grace-period=2"])?;
         cluster.kill()?;
         for directory in ["files", "others"] {
             std::fs::write(cluster.path(directory).join("end"), "")?;

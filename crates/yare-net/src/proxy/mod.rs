@@ -78,14 +78,45 @@ pub struct Rules {
 impl Rules {
     /// Empties the tables and writes what does not depend on services.
     pub fn new(config: Config) -> Result<Self, ProxyError> {
-        let mut socket = nft::socket().map_err(doing("netlink"))?;
-        for family in [Family::V4, Family::V6] {
-            let mut batch = Batch::new(family, rules::TABLE);
-            rules::base(&mut batch, family, &config);
-            batch.commit(&mut socket).map_err(doing("base table"))?;
-        }
+        let mut rules = Self::open(config)?;
+        rules.reset(&[])?;
+        Ok(rules)
+    }
+
+    /// Leaves in the kernel what an earlier process has set there, until [`Self::reset`].
+    fn open(config: Config) -> Result<Self, ProxyError> {
+        let socket = nft::socket().map_err(doing("netlink"))?;
         route_services(&config).map_err(doing("route to the service range"))?;
         Ok(Self { socket, set: HashMap::new(), chains: HashSet::new(), config })
+    }
+
+    /// Replaces whatever is there by the base rules and what these plans want, in one transaction: a
+    /// connection that is made meanwhile finds its service under the old rules or under the new.
+    fn reset(&mut self, plans: &[&Plan]) -> Result<(), ProxyError> {
+        let (mut set, mut chains) = (HashMap::new(), HashSet::new());
+        for family in [Family::V4, Family::V6] {
+            let mut batch = Batch::new(family, rules::TABLE);
+            rules::base(&mut batch, family, &self.config);
+            let mut come = Vec::new();
+            for plan in plans.iter().map(|plan| plan.family(family)) {
+                for chain in &plan.chains {
+                    if chains.insert((family, *chain)) {
+                        rules::endpoint_chain(&mut batch, family, *chain);
+                    }
+                }
+                for element in &plan.elements {
+                    let count: &mut u32 = set.entry((family, element.clone())).or_default();
+                    if *count == 0 {
+                        come.push(element);
+                    }
+                    *count += 1;
+                }
+            }
+            batch.add_elements(come);
+            batch.commit(&mut self.socket).map_err(doing("base table"))?;
+        }
+        (self.set, self.chains) = (set, chains);
+        Ok(())
     }
 
     /// Replaces what `old` set by what `new` wants.
@@ -248,9 +279,9 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Writes the base rules and keeps the rest as services change.
+    /// Takes the rules over from an earlier process, if there was one, and keeps them as services change.
     pub fn start(client: Client, config: Config) -> Result<Self, ProxyError> {
-        let rules = Rules::new(config)?;
+        let rules = Rules::open(config)?;
         Ok(Self { task: tokio::spawn(run(client, rules)) })
     }
 }
@@ -269,6 +300,18 @@ async fn run(client: Client, rules: Rules) {
         health: HealthServers::default(),
     };
     let mut retry = HashSet::new();
+    // Both caches are whole: what is known now comes into the kernel at once.
+    while let Some(change) = service_changes.try_recv() {
+        state.service_changed(change, &mut retry);
+    }
+    while let Some(change) = slice_changes.try_recv() {
+        state.slice_changed(change, &mut retry);
+    }
+    while let Err(error) = state.take_over(&retry) {
+        tracing::warn!(%error, "service rules not set, trying again");
+        tokio::time::sleep(RETRY).await;
+    }
+    retry.clear();
     loop {
         let mut touched: HashSet<ObjectKey> = std::mem::take(&mut retry);
         if touched.is_empty() {
@@ -339,13 +382,27 @@ impl State {
         }
     }
 
+    fn plan(&self, key: &ObjectKey) -> Option<Plan> {
+        let service: Service = self.services.get(key)?.view().ok()?;
+        let slices = self.slices.get(key).into_iter().flat_map(HashMap::values);
+        let slices: Vec<EndpointSlice> = slices.filter_map(|s| s.view().ok()).collect();
+        Some(self.rules.plan(&service, &slices))
+    }
+
+    /// Sets the rules of all services in place of those of an earlier process.
+    fn take_over(&mut self, services: &HashSet<ObjectKey>) -> Result<(), ProxyError> {
+        let plans: HashMap<ObjectKey, Plan> =
+            services.iter().filter_map(|key| Some((key.clone(), self.plan(key)?))).collect();
+        self.rules.reset(&plans.values().collect::<Vec<_>>())?;
+        for (key, plan) in &plans {
+            self.health.set(key, plan.health);
+        }
+        self.applied = plans;
+        Ok(())
+    }
+
     fn sync(&mut self, key: &ObjectKey) -> Result<(), ProxyError> {
-        let new = self.services.get(key).and_then(|service| {
-            let service: Service = service.view().ok()?;
-            let slices = self.slices.get(key).into_iter().flat_map(HashMap::values);
-            let slices: Vec<EndpointSlice> = slices.filter_map(|s| s.view().ok()).collect();
-            Some(self.rules.plan(&service, &slices))
-        });
+        let new = self.plan(key);
         let old = self.applied.get(key);
         if old == new.as_ref() {
             return Ok(());
