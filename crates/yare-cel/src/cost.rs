@@ -48,11 +48,11 @@ impl SizeEstimate {
         SizeEstimate { min: size, max: size }
     }
 
-    pub(crate) fn add(self, other: SizeEstimate) -> SizeEstimate {
+    pub(crate) fn plus(self, other: SizeEstimate) -> SizeEstimate {
         SizeEstimate { min: self.min.saturating_add(other.min), max: self.max.saturating_add(other.max) }
     }
 
-    pub(crate) fn multiply(self, other: SizeEstimate) -> SizeEstimate {
+    pub(crate) fn by(self, other: SizeEstimate) -> SizeEstimate {
         SizeEstimate { min: self.min.saturating_mul(other.min), max: self.max.saturating_mul(other.max) }
     }
 
@@ -77,13 +77,13 @@ impl CostEstimate {
 
     /// Both, one after the other.
     #[must_use]
-    pub fn add(self, other: CostEstimate) -> CostEstimate {
+    pub fn plus(self, other: CostEstimate) -> CostEstimate {
         CostEstimate { min: self.min.saturating_add(other.min), max: self.max.saturating_add(other.max) }
     }
 
     /// One for each unit of the other.
     #[must_use]
-    pub fn multiply(self, other: CostEstimate) -> CostEstimate {
+    pub fn times(self, other: CostEstimate) -> CostEstimate {
         CostEstimate { min: self.min.saturating_mul(other.min), max: self.max.saturating_mul(other.max) }
     }
 
@@ -112,7 +112,7 @@ pub enum PathStep {
 }
 
 /// Bounds the sizes of values that come from outside of the expression.
-pub trait SizeEstimator {
+pub trait SizeEstimator: Sync {
     /// The size of what `path` leads to, `None` when nothing is known. `path` is empty when the value does
     /// not lie under a variable.
     fn size(&self, path: &[PathStep], of: &Type) -> Option<SizeEstimate>;

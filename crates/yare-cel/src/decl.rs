@@ -232,7 +232,9 @@ impl Decl {
                 });
                 DeclKind::Object(Arc::new(ObjectDecl { name: name.into(), fields: fields.collect() }))
             }
-            DeclKind::Map { value } => DeclKind::Map { value: Arc::new(value.named(&format!("{name}.@elem"))) },
+            DeclKind::Map { value } => {
+                DeclKind::Map { value: Arc::new(value.named(&format!("{name}.@elem"))) }
+            }
             DeclKind::List { elem, kind } => {
                 DeclKind::List { elem: Arc::new(elem.named(&format!("{name}.@idx"))), kind: kind.clone() }
             }

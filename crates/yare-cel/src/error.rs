@@ -47,7 +47,9 @@ impl fmt::Display for CompileError {
                 0 => write!(f, "ERROR: <input>:-1:0: {}", issue.message)?,
                 line => write!(f, "ERROR: <input>:{line}:{}: {}", issue.column + 1, issue.message)?,
             }
-            let Some(line) = (issue.line as usize).checked_sub(1).and_then(|n| self.source.split('\n').nth(n)) else {
+            let Some(line) =
+                (issue.line as usize).checked_sub(1).and_then(|n| self.source.split('\n').nth(n))
+            else {
                 continue;
             };
             if line.len() > MAX_SNIPPET_BYTES {

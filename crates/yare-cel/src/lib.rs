@@ -15,18 +15,20 @@
 //! |---|---|
 //! | Tokens, grammar, limits (100,000 code points, depth 250) | `lexer.rs`, `parser.rs` |
 //! | `has`, `all`, `exists`, `map`, `filter`, `optMap`, `transformList`, `cel.bind`, … | `macros.rs` |
-//! | Types, unification, overload resolution | `types.rs`, `check.rs` |
+//! | Types, unification, overload resolution | `types.rs`, `check.rs`, `validate.rs` |
 //! | What an expression may cost, from sizes that a schema bounds | `estimate.rs` |
 //! | Names to slots, constants folded, regular expressions compiled | `plan.rs` |
 //! | Evaluation and what it did cost | `eval.rs` |
+//! | JSON read through its declaration, equality, order | `json.rs`, `equality.rs` |
 //! | One file per function library, each a table | `library/` |
+//! | Declarations from OpenAPI schemas | `schema.rs` |
 //!
 //! # Compile once
 //!
 //! An [`Env`] says which functions, variables and object types exist. It is immutable and cheap to
 //! clone; [`Env::kubernetes`] is built once per process and version, and extended per use:
 //!
-//! ```ignore
+//! ```
 //! use yare_cel::{Budget, Decl, Env, Field, Type, Vars};
 //! use serde_json::json;
 //!
@@ -51,6 +53,10 @@
 //!
 //! `Env`, `Ast` and `Program` are `Send + Sync`; share them in an `Arc`. Keep the `Program` and drop the
 //! `Ast`, unless costs or references are still to be asked of it.
+//!
+//! Where patches are made, add [`Library::JsonPatch`] (`JSONPatch{…}`, `jsonpatch.escapeKey`) and either
+//! [`EnvBuilder::constructible`] with a declaration called `Object`, or [`EnvBuilder::open_type`] when there is no
+//! schema; [`Struct::misnamed`] checks what came out, [`Value::to_json`] gives the patch.
 //!
 //! # What callers ask of an [`Ast`]
 //!
@@ -78,49 +84,41 @@
 //!
 //! [`CompileError`] displays as upstream's text, with the source line and a caret. [`EvalError`] displays
 //! as upstream's message (`no such key: x`) and tells limits and cancellation apart.
-//!
-//! # Surface that is still to be filled in
-//!
-//! ```ignore
-//! impl Env {
-//!     pub fn standard() -> Env;                     // the specification's functions and nothing else
-//!     pub fn kubernetes(version: Version) -> Env;   // what that version of Kubernetes has; cached
-//!     pub fn extend(&self) -> EnvBuilder;
-//!     pub fn compile(&self, source: &str) -> Result<Ast, CompileError>;  // parse, expand, check
-//! }
-//! impl EnvBuilder {
-//!     pub fn variable(self, name: &str, of: Type) -> Self;
-//!     pub fn declare(self, name: &str, decl: &Decl) -> Self;   // variable and all object types below it
-//!     pub fn object_types(self, decl: &Decl) -> Self;          // constructible: Object{…}, Object.spec{…}
-//!     pub fn variables_type(self, name: &str, fields: impl IntoIterator<Item = (&str, Type)>) -> Self;
-//!     pub fn library(self, library: Library) -> Self;          // jsonpatch, bindings, …
-//!     pub fn build(self) -> Env;
-//! }
-//! impl Ast {
-//!     pub fn output_type(&self) -> &Type;
-//!     pub fn estimate(&self, sizes: &dyn SizeEstimator) -> CostEstimate;
-//!     pub fn references(&self) -> References;                  // .variables(): names; .reads("oldSelf")
-//!     pub fn program(&self) -> Result<Program, CompileError>;
-//! }
-//! impl Program {
-//!     pub fn eval<'a>(&self, vars: &Vars<'a>, budget: &mut Budget) -> Result<Value<'a>, EvalError>;
-//! }
-//! // Value<'a>: Null, Bool, Int, Uint, Double, String, Bytes, Timestamp, Duration, List, Map, Struct, Type,
-//! //   Optional, Opaque; as_bool, as_str, to_json, type_of.
-//! // Vars<'a>: bind(name, Value), bind_json(name, &'a Json, &'a Decl), bind_lazy(name, &'a Lazy), cancel_when(&dyn Fn() -> bool)
-//! // Lazy<'a>: push(name, &'a Program): admission's `variables.*`, evaluated once, charged once.
-//! // schema::decl(openapi: &Json, is_resource_root: bool) -> Option<Decl>: from an OpenAPI v3 / structural schema.
-//! // authz::authorizer(Arc<dyn Authorizer>, user) -> Value; trait Authorizer { fn authorize(&self, &Attributes) -> Decision }
-//! ```
 
+mod ast;
+mod check;
 mod cost;
 mod decl;
+mod deep;
+mod env;
+mod equality;
 mod error;
 mod escape;
+mod estimate;
+mod eval;
+mod json;
+mod lexer;
+pub mod library;
+mod macros;
+mod number;
+mod parser;
+mod plan;
+pub mod schema;
+mod time;
 mod types;
+mod validate;
+mod value;
+mod vars;
 
+pub use ast::{Ast, References};
 pub use cost::{Budget, CostEstimate, DeclSizes, NoSizes, PathStep, SizeEstimate, SizeEstimator};
 pub use decl::{Decl, DeclKind, Field, ListKind, MAX_REQUEST_SIZE_BYTES, ObjectDecl};
+pub use env::{Env, EnvBuilder, Version};
 pub use error::{CompileError, EvalError, Issue};
 pub use escape::{escape, unescape};
+pub use library::{Library, authz};
+pub use plan::Program;
+pub use time::{Duration, Timestamp};
 pub use types::Type;
+pub use value::{Key, List, Map, OpaqueValue, Str, Struct, Value};
+pub use vars::{Lazy, Vars};
