@@ -10,6 +10,7 @@ pub mod meta;
 pub mod names;
 pub mod net;
 pub mod pod;
+pub mod podsecurity;
 pub mod printers;
 pub mod quota;
 pub mod scale;
