@@ -1,7 +1,11 @@
 //! What every request needs: the store, what is served, who may, clock and randomness; and [`Call`], one
 //! request on its way through the pipeline.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, header};
@@ -12,9 +16,11 @@ use tokio::sync::Semaphore;
 use yare_store::Store;
 
 use crate::{
+    admission::{Admission, Settings},
     auth::{Auth, User},
     path::{Query, RequestInfo},
     registry::Registry,
+    warnings::Warnings,
 };
 
 /// Tells the time.
@@ -79,8 +85,8 @@ pub struct Config {
     pub max_mutating_in_flight: usize,
     /// Documents of `/.well-known/openid-configuration` and `/openid/v1/jwks`.
     pub openid: Option<(Value, Value)>,
-    /// Names of admission rows that are switched off.
-    pub disabled_admission: Vec<String>,
+    /// How admission is set up.
+    pub admission: Settings,
 }
 
 impl Config {
@@ -100,7 +106,7 @@ impl Config {
             max_readonly_in_flight: 400,
             max_mutating_in_flight: 200,
             openid: None,
-            disabled_admission: Vec::new(),
+            admission: Settings::default(),
         }
     }
 }
@@ -113,6 +119,8 @@ pub struct Core {
     pub registry: ArcSwap<Registry>,
     /// The built-in part of it.
     pub builtin: Registry,
+    /// Admission plugins and webhooks.
+    pub admission: Admission,
     /// Service addresses and node ports.
     pub allocators: crate::alloc::Allocators,
     /// Counters and histograms.
@@ -138,6 +146,7 @@ impl Core {
         Arc::new(Self {
             registry: ArcSwap::from_pointee(builtin.with_custom(std::iter::empty())),
             builtin,
+            admission: Admission::new(&config.admission),
             allocators: crate::alloc::Allocators::new(&config),
             metrics: crate::metrics::Metrics::default(),
             openapi: crate::openapi::Cache::default(),
@@ -223,8 +232,18 @@ pub struct Call {
     pub user: User,
     /// The client is in this process: pieces of bodies are handed over shared instead of coalesced.
     pub in_process: bool,
-    warnings: Mutex<Vec<String>>,
+    warnings: Mutex<Warnings>,
+    /// What admission has to say to the audit log.
+    annotations: Mutex<Vec<(String, String)>>,
+    /// When webhooks must have answered; set when the first is asked.
+    deadline: OnceLock<Instant>,
 }
+
+/// How long a write may take, webhooks included (`k8s.io/apiserver/pkg/endpoints/handlers/rest.go`).
+const MAX_WRITE_TIME: Duration = Duration::from_secs(34);
+/// Audit annotations of a request, and the size of all together.
+const MAX_ANNOTATIONS: usize = 256;
+const MAX_ANNOTATION_BYTES: usize = 64 << 10;
 
 impl Call {
     /// A request that has been authenticated.
@@ -247,22 +266,48 @@ impl Call {
             user,
             in_process,
             warnings: Mutex::default(),
+            annotations: Mutex::default(),
+            deadline: OnceLock::new(),
         }
     }
 
     /// Tells the client something in a `Warning` header.
     pub fn warn(&self, text: impl Into<String>) {
-        let text = text.into();
-        let mut warnings = self.warnings.lock();
-        // Upstream bounds all warnings together to 4 KiB and sends each one once.
-        if warnings.len() < 64 && !warnings.contains(&text) {
-            warnings.push(text);
-        }
+        self.warnings.lock().add(text.into());
     }
 
     /// The warnings so far.
     pub fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut *self.warnings.lock())
+        self.warnings.lock().take()
+    }
+
+    /// Notes something for the audit log. What was noted under a name stays.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        let (key, value) = (key.into(), value.into());
+        let mut annotations = self.annotations.lock();
+        let bytes: usize = annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if annotations.len() < MAX_ANNOTATIONS
+            && bytes + key.len() + value.len() <= MAX_ANNOTATION_BYTES
+            && !annotations.iter().any(|(k, _)| *k == key)
+        {
+            annotations.push((key, value));
+        }
+    }
+
+    /// The notes so far.
+    pub fn take_annotations(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut *self.annotations.lock())
+    }
+
+    /// How long webhooks may still take: 34 seconds in all, less where the client's `timeout` says so. The
+    /// clock starts with the first question.
+    pub fn time_left(&self) -> Duration {
+        let deadline = self.deadline.get_or_init(|| {
+            let asked = self.query.get("timeout").and_then(|t| yare_schema::gotime::parse_duration(t).ok());
+            let asked = asked.and_then(|ns| u64::try_from(ns).ok()).filter(|ns| *ns > 0);
+            Instant::now() + asked.map_or(MAX_WRITE_TIME, Duration::from_nanos).min(MAX_WRITE_TIME)
+        });
+        deadline.saturating_duration_since(Instant::now())
     }
 
     /// The query as sent.

@@ -127,11 +127,13 @@ pub fn before_update(
 /// After an object was created.
 pub fn after_create(call: &Call, served: &Served, _object: &Value) {
     call.core.metrics.written(served, "create");
+    crate::admission::written(&call.core, served);
 }
 
 /// After an object changed.
 pub fn after_update(call: &Call, served: &Served, new: &Value, old: &Value) {
     call.core.metrics.written(served, "update");
+    crate::admission::written(&call.core, served);
     if let Some(updated) = row(served).and_then(|r| r.updated) {
         updated(call, new, old);
     }
@@ -154,6 +156,7 @@ pub fn is_held(served: &Served, object: &Value) -> bool {
 /// After an object is gone.
 pub fn after_delete(call: &Call, served: &Served, object: &Value) {
     call.core.metrics.written(served, "delete");
+    crate::admission::written(&call.core, served);
     if let Some(deleted) = row(served).and_then(|r| r.deleted) {
         deleted(call, object);
     }

@@ -40,6 +40,7 @@ pub mod status;
 pub mod subresource;
 pub mod tables;
 pub mod verbs;
+mod warnings;
 pub mod wire;
 pub mod yaml;
 

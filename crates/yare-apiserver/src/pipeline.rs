@@ -13,9 +13,10 @@ use crate::{
     path::{Query, RequestInfo},
     registry::Served,
     render,
-    status::{ApiError, ApiResult, quote},
+    status::{ApiError, ApiResult},
     subresource,
     verbs::{create, delete, list, patch, update, watch, write},
+    warnings,
 };
 
 /// How the caller is known.
@@ -69,7 +70,7 @@ async fn answer(
     let result = admitted(&call, body, &mut upgrade).await;
     let mut reply = result.unwrap_or_else(|error| render::error(&error));
     for text in call.take_warnings() {
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - {}", quote(&text))) {
+        if let Ok(value) = HeaderValue::from_bytes(warnings::header(&text).as_bytes()) {
             reply.headers_mut().append(header::WARNING, value);
         }
     }

@@ -11,6 +11,7 @@ use yare_kinds::view::{View, ViewMut};
 use yare_schema::field::{FieldError, Path};
 
 use crate::{
+    admission::{self, Attributes, Operation},
     auth::{self, User},
     body::Reply,
     core::Call,
@@ -48,6 +49,8 @@ pub async fn handle(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
     let mut object = write::decode(call, served, &body, options.field_validation)?;
     object.remove("status");
+    let attributes = Attributes::new(call, served, Operation::Create, options.dry_run);
+    admission::admit(&attributes, &mut object).await?;
     answer(call, served, &mut object)?;
     render::document(call, StatusCode::CREATED, &object)
 }

@@ -76,6 +76,7 @@ impl ApiServer {
         bootstrap::run(&core).await?;
         auth::feed(&core);
         crate::crd::start(&core).await;
+        crate::admission::start(&core);
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
     }

@@ -21,7 +21,8 @@ use yare_auth::{
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// A webhook: denies what has `data.deny`, labels everything else, and never answers `/slow`.
+/// A webhook: denies what has `data.deny`, and changes what is created. Its path says in what way it is odd
+/// ([`odd`]); it never answers `/slow`.
 struct Hook {
     port: u16,
     bundle: String,
@@ -49,7 +50,8 @@ async fn hook() -> Hook {
                 let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
                     let log = log.clone();
                     async move {
-                        if request.uri().path() == "/slow" {
+                        let path = request.uri().path().to_owned();
+                        if path == "/slow" {
                             std::future::pending::<()>().await;
                         }
                         let body = request.into_body().collect().await?.to_bytes();
@@ -57,6 +59,9 @@ async fn hook() -> Hook {
                         log.lock().push(review["request"].clone());
                         if review["kind"] == "ConversionReview" {
                             return Ok(Response::new(Full::new(Bytes::from(converted(&review).to_string()))));
+                        }
+                        if let Some(answer) = odd(&path, &review) {
+                            return Ok(answer);
                         }
                         let mut response =
                             json!({"uid": review["request"]["uid"], "allowed": true, "warnings": ["seen"]});
@@ -79,6 +84,63 @@ async fn hook() -> Hook {
         }
     });
     Hook { port, bundle: STANDARD.encode(&pki.cluster.certificate), seen, _dir: dir }
+}
+
+/// The answer of a webhook with a fault, or with something of its own to do.
+fn odd(path: &str, review: &Value) -> Option<Response<Full<Bytes>>> {
+    let body = |bytes: Vec<u8>| Response::new(Full::new(Bytes::from(bytes)));
+    let answer = |version: &str, response: Value| {
+        let mut response = response;
+        response["uid"] = review["request"]["uid"].clone();
+        let review = json!({"apiVersion": format!("admission.k8s.io/{version}"), "kind": "AdmissionReview", "response": response});
+        body(review.to_string().into_bytes())
+    };
+    let patched = |version: &str, patch: Value| {
+        answer(
+            version,
+            json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string())}),
+        )
+    };
+    let object = &review["request"]["object"];
+    let step = path.trim_start_matches("/step-");
+    Some(match path {
+        "/garbage" => body(b"<html>".to_vec()),
+        "/big" => body(vec![b' '; 10 << 20]),
+        "/error" => {
+            let mut response = body(b"out of order".to_vec());
+            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+        "/absent" => {
+            body(b"{\"apiVersion\": \"admission.k8s.io/v1\", \"kind\": \"AdmissionReview\"}".to_vec())
+        }
+        "/old" => {
+            patched("v1beta1", json!([{"op": "add", "path": "/data", "value": {"by": review["apiVersion"]}}]))
+        }
+        "/bad-patch" => patched("v1", json!([{"op": "remove", "path": "/nothing/here"}])),
+        "/system-fields" => patched(
+            "v1",
+            json!([
+                {"op": "add", "path": "/metadata/namespace", "value": "elsewhere"},
+                {"op": "add", "path": "/metadata/uid", "value": "mine"},
+                {"op": "add", "path": "/metadata/unknown", "value": "field"},
+            ]),
+        ),
+        "/replicas" => patched("v1", json!([{"op": "replace", "path": "/spec/replicas", "value": 7}])),
+        "/denied" => answer(
+            "v1",
+            json!({"allowed": false, "status": {"code": 409, "reason": "Conflict", "message": "taken",
+            "details": {"kind": "thing", "causes": [{"reason": "r", "message": "m", "field": "f"}]}}}),
+        ),
+        "/allowed" => answer("v1", json!({"allowed": true, "auditAnnotations": {"k": "v"}})),
+        // Appends to a list of who has seen the object.
+        _ if path.starts_with("/step-") => {
+            let seen = object["metadata"]["annotations"]["seen"].as_str().unwrap_or_default();
+            let value = json!({"seen": format!("{seen}{step}")});
+            patched("v1", json!([{"op": "add", "path": "/metadata/annotations", "value": value}]))
+        }
+        _ => return None,
+    })
 }
 
 /// What a conversion webhook answers that knows two ways to say where a host is.
@@ -145,11 +207,11 @@ async fn change_and_refuse() {
         (&json!("CREATE"), &json!("configmaps"), &json!("ConfigMap"))
     );
     assert_eq!(request["userInfo"]["username"], "system:admin");
-    let message = server
+    let status = server
         .post(CONFIG_MAPS, &json!({"metadata": {"name": "b"}, "data": {"deny": "x"}}))
         .await
-        .expect_reason(403, "Forbidden");
-    assert_eq!(message, "admission webhook \"hook.example.com\" denied the request: not this one");
+        .expect(400);
+    assert_eq!(status["message"], "admission webhook \"hook.example.com\" denied the request: not this one");
     server.delete(&format!("{CONFIG_MAPS}/a")).await.expect(200);
     let last = hook.seen.lock().last().cloned().unwrap();
     assert_eq!((&last["operation"], &last["oldObject"]["metadata"]["name"]), (&json!("DELETE"), &json!("a")));
@@ -170,7 +232,7 @@ async fn selectors_and_failures() {
         .expect(201);
     server.post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}, "data": {"deny": "x"}})).await.expect(201);
     let labelled = json!({"metadata": {"name": "b", "labels": {"watch": "me"}}, "data": {"deny": "x"}});
-    server.post(CONFIG_MAPS, &labelled).await.expect_reason(403, "Forbidden");
+    server.post(CONFIG_MAPS, &labelled).await.expect(400);
     for (more, path, code, part) in [
         (json!({"timeoutSeconds": 1}), "/slow", 500, "context deadline exceeded"),
         (json!({"timeoutSeconds": 1, "failurePolicy": "Ignore"}), "/slow", 201, ""),
@@ -249,4 +311,268 @@ async fn custom_resources_are_converted() {
     assert_eq!(changed["port"], "82");
     let shown = server.get(&format!("{}/a", at("v1"))).await.expect(200);
     assert_eq!(shown["hostPort"], "one:82");
+}
+
+/// A configuration with several webhooks: name, path, and what else each says.
+fn configuration(hook: &Hook, kind: &str, webhooks: &[(&str, &str, Value)]) -> Value {
+    let list: Vec<Value> = webhooks
+        .iter()
+        .map(|(name, path, more)| {
+            let mut webhook = hook.configuration(kind, path, more)["webhooks"][0].clone();
+            webhook["name"] = (*name).into();
+            webhook
+        })
+        .collect();
+    json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "hooks"}, "webhooks": list})
+}
+
+async fn configure(server: &Server, hook: &Hook, mutating: bool, webhooks: &[(&str, &str, Value)]) {
+    let (path, kind) = if mutating {
+        (MUTATING, "MutatingWebhookConfiguration")
+    } else {
+        (VALIDATING, "ValidatingWebhookConfiguration")
+    };
+    let name = format!("{path}/hooks");
+    if server.get(&name).await.code == 200 {
+        server.delete(&name).await.expect(200);
+    }
+    server.post(path, &configuration(hook, kind, webhooks)).await.expect(201);
+}
+
+#[tokio::test]
+async fn faults_are_named() {
+    let (server, hook) = (Server::start().await, hook().await);
+    let url = format!("https://127.0.0.1:{}", hook.port);
+    let prefix = "Internal error occurred: failed calling webhook \"a.example.com\": ";
+    for (path, mutating, more, expect) in [
+        ("/garbage", false, json!({}), "failed to call webhook: couldn't get version/kind; json parse error: ".to_owned()),
+        ("/big", false, json!({}), format!("failed to call webhook: Post \"{url}/big?timeout=10s\": the answer is larger than 8388608 bytes")),
+        ("/error", false, json!({}), "failed to call webhook: an error on the server (\"out of order\") has prevented the request from succeeding".into()),
+        ("/absent", false, json!({}), "received invalid webhook response: webhook response was absent".into()),
+        ("/old", false, json!({}), "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got admission.k8s.io/v1beta1, Kind=AdmissionReview".into()),
+        ("/step-x", false, json!({}), "received invalid webhook response: validating webhook may not return response.patch".into()),
+        (
+            "/allowed",
+            false,
+            json!({"clientConfig": {"service": {"namespace": "default", "name": "nobody", "path": "/p", "port": 8443}, "caBundle": hook.bundle}}),
+            "failed to call webhook: Post \"https://nobody.default.svc:8443/p?timeout=10s\": service \"nobody\" not found".into(),
+        ),
+        (
+            "/allowed",
+            false,
+            json!({"clientConfig": {"url": "https://127.0.0.1:1/x", "caBundle": hook.bundle}}),
+            "failed to call webhook: Post \"https://127.0.0.1:1/x?timeout=10s\": dial tcp 127.0.0.1:1: connect: connection refused".into(),
+        ),
+    ] {
+        configure(&server, &hook, mutating, &[("a.example.com", path, more.clone())]).await;
+        let body = json!({"metadata": {"generateName": "c"}});
+        let message = server.post(CONFIG_MAPS, &body).await.expect_reason(500, "InternalError");
+        assert!(message.starts_with(&format!("{prefix}{expect}")), "{message}");
+        // The same, ignored.
+        let mut more = more;
+        more["failurePolicy"] = "Ignore".into();
+        configure(&server, &hook, mutating, &[("a.example.com", path, more)]).await;
+        server.post(CONFIG_MAPS, &body).await.expect(201);
+    }
+    let metrics = server.get("/metrics").await.text();
+    for part in [
+        "apiserver_admission_webhook_fail_open_count{name=\"a.example.com\",type=\"validating\"} 8",
+        "apiserver_admission_webhook_rejection_count{name=\"a.example.com\",type=\"validating\",operation=\"CREATE\",error_type=\"calling_webhook_error\",rejection_code=\"500\"} 1",
+        "apiserver_admission_webhook_request_total{name=\"a.example.com\",type=\"validating\",operation=\"CREATE\",code=\"503\",rejected=\"true\"} 7",
+    ] {
+        assert!(metrics.contains(part), "{part}");
+    }
+    // What is wrong with a patch is the server's to say.
+    server.delete(&format!("{VALIDATING}/hooks")).await.expect(200);
+    configure(&server, &hook, true, &[("a.example.com", "/bad-patch", json!({}))]).await;
+    server.post(CONFIG_MAPS, &json!({"metadata": {"name": "p"}})).await.expect_reason(500, "InternalError");
+}
+
+#[tokio::test]
+async fn refusals_keep_their_status() {
+    let (server, hook) = (Server::start().await, hook().await);
+    configure(&server, &hook, false, &[("a.example.com", "/denied", json!({}))]).await;
+    let status = server.post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}})).await.expect(409);
+    assert_eq!(status["reason"], "Conflict");
+    assert_eq!(status["message"], "admission webhook \"a.example.com\" denied the request: taken");
+    assert_eq!(
+        status["details"],
+        json!({"kind": "thing", "causes": [{"reason": "r", "message": "m", "field": "f"}]})
+    );
+}
+
+#[tokio::test]
+async fn webhooks_see_each_others_changes() {
+    let (server, hook) = (Server::start().await, hook().await);
+    let again = json!({"reinvocationPolicy": "IfNeeded"});
+    for (hooks, expect) in [
+        (vec![("a.example.com", "/step-a", json!({})), ("b.example.com", "/step-b", json!({}))], "ab"),
+        // The first sees what the second did. Two that answer each other do so once.
+        (vec![("a.example.com", "/step-a", again.clone()), ("b.example.com", "/step-b", json!({}))], "aba"),
+        (
+            vec![("a.example.com", "/step-a", again.clone()), ("b.example.com", "/step-b", again.clone())],
+            "abab",
+        ),
+        (vec![("a.example.com", "/step-a", again.clone())], "a"),
+    ] {
+        configure(&server, &hook, true, &hooks).await;
+        let made = server.post(CONFIG_MAPS, &json!({"metadata": {"generateName": "a"}})).await.expect(201);
+        assert_eq!(made["metadata"]["annotations"]["seen"], expect);
+    }
+}
+
+#[tokio::test]
+async fn dry_runs_need_consent() {
+    let (server, hook) = (Server::start().await, hook().await);
+    let path = format!("{CONFIG_MAPS}?dryRun=All&fieldManager=me");
+    let body = json!({"metadata": {"name": "a"}});
+    configure(
+        &server,
+        &hook,
+        false,
+        &[("a.example.com", "/allowed", json!({"sideEffects": "NoneOnDryRun"}))],
+    )
+    .await;
+    server.post(&path, &body).await.expect(201);
+    let request = hook.seen.lock().last().cloned().unwrap();
+    assert_eq!(request["dryRun"], true);
+    assert_eq!(
+        request["options"],
+        json!({"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1", "dryRun": ["All"], "fieldManager": "me"})
+    );
+}
+
+#[tokio::test]
+async fn versions_are_those_that_webhooks_know() {
+    let (server, hook) = (Server::start().await, hook().await);
+    let rules = json!([{"operations": ["*"], "apiGroups": ["autoscaling"], "apiVersions": ["v1"], "resources": ["horizontalpodautoscalers"]}]);
+    let scaler = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"},
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}]}})
+    };
+    const SCALERS: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    configure(&server, &hook, false, &[("a.example.com", "/allowed", json!({"rules": rules}))]).await;
+    server.post(SCALERS, &scaler("a")).await.expect(201);
+    let request = hook.seen.lock().last().cloned().unwrap();
+    assert_eq!(
+        (&request["kind"]["version"], &request["requestKind"]["version"]),
+        (&json!("v1"), &json!("v2"))
+    );
+    assert_eq!(request["object"]["apiVersion"], "autoscaling/v1");
+    assert_eq!(request["object"]["spec"]["targetCPUUtilizationPercentage"], 50);
+    let before = hook.seen.lock().len();
+    configure(
+        &server,
+        &hook,
+        false,
+        &[("a.example.com", "/allowed", json!({"rules": rules, "matchPolicy": "Exact"}))],
+    )
+    .await;
+    server.post(SCALERS, &scaler("b")).await.expect(201);
+    assert_eq!(hook.seen.lock().len(), before);
+    // A review of the older version may be answered with less.
+    configure(
+        &server,
+        &hook,
+        true,
+        &[("a.example.com", "/old", json!({"admissionReviewVersions": ["v1beta1", "v1"]}))],
+    )
+    .await;
+    let made = server.post(CONFIG_MAPS, &json!({"metadata": {"name": "old"}})).await.expect(201);
+    assert_eq!(made["data"]["by"], "admission.k8s.io/v1beta1");
+}
+
+#[tokio::test]
+async fn what_the_server_keeps() {
+    let (server, hook) = (Server::start().await, hook().await);
+    configure(&server, &hook, true, &[("a.example.com", "/system-fields", json!({"rules": [
+        {"operations": ["CREATE", "UPDATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]}))]).await;
+    let made = server.post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}})).await.expect(201);
+    assert_eq!(made["metadata"]["namespace"], "default");
+    assert_ne!(made["metadata"]["uid"], "mine");
+    assert!(made["metadata"].get("unknown").is_none(), "{made}");
+}
+
+#[tokio::test]
+async fn subresources_show_their_own_kind() {
+    let (server, hook) = (Server::start().await, hook().await);
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    server.post("/apis/apps/v1/namespaces/default/deployments", &deployment).await.expect(201);
+    server
+        .post(
+            "/api/v1/namespaces/default/pods",
+            &json!({"metadata": {"name": "p"}, "spec": template["spec"]}),
+        )
+        .await
+        .expect(201);
+    let rule = |group: &str, resource: &str| json!({"operations": ["*"], "apiGroups": [group], "apiVersions": ["*"], "resources": [resource]});
+    configure(
+        &server,
+        &hook,
+        true,
+        &[("a.example.com", "/replicas", json!({"rules": [rule("apps", "deployments/scale")]}))],
+    )
+    .await;
+    let scale = server
+        .patch(
+            "merge",
+            "/apis/apps/v1/namespaces/default/deployments/d/scale",
+            &json!({"spec": {"replicas": 3}}),
+        )
+        .await
+        .expect(200);
+    assert_eq!(scale["spec"]["replicas"], 7);
+    let request = hook.seen.lock().last().cloned().unwrap();
+    assert_eq!(request["kind"], json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}));
+    assert_eq!(
+        (&request["object"]["spec"]["replicas"], &request["oldObject"]["spec"]["replicas"]),
+        (&json!(3), &json!(1))
+    );
+    assert_eq!(request["options"]["kind"], "UpdateOptions");
+    let stored = server.get("/apis/apps/v1/namespaces/default/deployments/d").await.expect(200);
+    assert_eq!((&stored["spec"]["replicas"], &stored["metadata"]["generation"]), (&json!(7), &json!(2)));
+    server.delete(&format!("{MUTATING}/hooks")).await.expect(200);
+    // Bindings, evictions and connections are seen as what they are.
+    let all = json!({"rules": [rule("", "pods/binding"), rule("", "pods/eviction"), rule("", "pods/exec"), rule("", "pods")]});
+    configure(&server, &hook, false, &[("a.example.com", "/allowed", all)]).await;
+    let pods = "/api/v1/namespaces/default/pods/p";
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    server.post(&format!("{pods}/binding"), &binding).await.expect(201);
+    let _ = server.post(&format!("{pods}/exec?command=ls&stdin=true&container=c"), &json!({})).await;
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    server.post(&format!("{pods}/eviction"), &eviction).await.expect(201);
+    let seen: Vec<(String, String, String)> = hook
+        .seen
+        .lock()
+        .iter()
+        .rev()
+        .take(3)
+        .map(|r| (&r["operation"], &r["subResource"], &r["kind"]["kind"]))
+        .map(|(a, b, c)| {
+            (a.as_str().unwrap().into(), b.as_str().unwrap_or_default().into(), c.as_str().unwrap().into())
+        })
+        .collect();
+    let of = |operation: &str, sub: &str, kind: &str| (operation.to_owned(), sub.to_owned(), kind.to_owned());
+    assert_eq!(
+        seen,
+        [
+            of("CREATE", "eviction", "Eviction"),
+            of("CONNECT", "exec", "PodExecOptions"),
+            of("CREATE", "binding", "Binding")
+        ]
+    );
+}
+
+#[tokio::test]
+async fn all_waits_together_are_bounded() {
+    let (server, hook) = (Server::start().await, hook().await);
+    let ignored = json!({"failurePolicy": "Ignore", "timeoutSeconds": 30});
+    let hooks = [("a.example.com", "/slow", ignored.clone()), ("b.example.com", "/slow", ignored)];
+    configure(&server, &hook, true, &hooks).await;
+    let path = format!("{CONFIG_MAPS}?timeout=300ms");
+    let status = server.post(&path, &json!({"metadata": {"name": "a"}})).await.expect(504);
+    assert_eq!(status["message"], "Timeout: request did not complete within requested timeout");
+    assert_eq!(server.get(&format!("{CONFIG_MAPS}/a")).await.code, 404);
 }

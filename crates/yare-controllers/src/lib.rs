@@ -8,6 +8,7 @@
 //! To add one: write its file, add its row.
 
 pub mod api;
+mod attributes_class_protection;
 mod clusterrole_aggregation;
 mod context;
 mod cronjob;

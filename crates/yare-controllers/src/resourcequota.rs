@@ -174,7 +174,7 @@ impl ResourceQuotas {
         for object in objects {
             let body: Value = object.view()?;
             if quota::matches(quota, group, plural, &body) {
-                for (name, amount) in quota::usage(group, plural, &body) {
+                for (name, amount) in quota::usage(group, plural, &body, self.context.now()) {
                     *total.entry(name).or_default() += amount;
                 }
             }

@@ -6,11 +6,11 @@ use yare_client::{
     CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES,
     ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS,
     PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
-    STATEFUL_SETS, STORAGE_CLASSES,
+    STATEFUL_SETS, STORAGE_CLASSES, VOLUME_ATTRIBUTES_CLASSES,
 };
 
 use crate::{
-    clusterrole_aggregation,
+    attributes_class_protection, clusterrole_aggregation,
     context::Context,
     cronjob, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
     ephemeral_volume, garbage,
@@ -312,6 +312,18 @@ pub const CONTROLLERS: &[Row] = &[
         description: "Deletes finished Jobs when their time has passed.",
         watches: &[watch(JOBS, Own)],
         make: ttl_after_finished::new,
+        workers: 1,
+    },
+    Row {
+        name: "volumeattributesclass-protection-controller",
+        account: "volumeattributesclass-protection-controller",
+        description: "Keeps VolumeAttributesClasses that claims and volumes name from being deleted.",
+        watches: &[
+            watch(VOLUME_ATTRIBUTES_CLASSES, Own),
+            watch(PERSISTENT_VOLUME_CLAIMS, With(attributes_class_protection::changed_user)),
+            watch(PERSISTENT_VOLUMES, With(attributes_class_protection::changed_user)),
+        ],
+        make: attributes_class_protection::new,
         workers: 1,
     },
 ];

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use yare_client::{
     CLUSTER_ROLES, CONFIG_MAPS, CRON_JOBS, ENDPOINT_SLICES, ENDPOINTS, JOBS, PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, RESOURCE_QUOTAS, SERVICES,
+    VOLUME_ATTRIBUTES_CLASSES,
 };
 use yare_controllers::{Config, api::Propagation};
 
@@ -165,5 +166,30 @@ async fn claims_get_the_smallest_volume_that_fits() {
         .await;
     cluster.delete(&PODS, "default", "scratch", Propagation::Background).await;
     cluster.until_list(&PERSISTENT_VOLUME_CLAIMS, "default", <[Value]>::is_empty).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_classes_stay_while_claims_name_them() {
+    let cluster = Cluster::start().await;
+    let class = |name: &str| json!({"metadata": {"name": name}, "driverName": "example.com/d", "parameters": {"iops": "1"}});
+    for name in ["used", "unused"] {
+        cluster.create(&VOLUME_ATTRIBUTES_CLASSES, "", class(name)).await;
+    }
+    let made = cluster.get(&VOLUME_ATTRIBUTES_CLASSES, "", "used").await;
+    assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/vac-protection"]));
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"], "volumeAttributesClassName": "used",
+        "storageClassName": "", "resources": {"requests": {"storage": "1Gi"}}}});
+    cluster.create(&PERSISTENT_VOLUME_CLAIMS, "default", claim).await;
+    for name in ["used", "unused"] {
+        cluster.delete(&VOLUME_ATTRIBUTES_CLASSES, "", name, Propagation::Background).await;
+    }
+    let gone = async |name: &'static str| {
+        cluster.find(&VOLUME_ATTRIBUTES_CLASSES, "", name).await.is_none().then_some(())
+    };
+    cluster.until("the unused class is gone", || gone("unused")).await;
+    assert!(cluster.find(&VOLUME_ATTRIBUTES_CLASSES, "", "used").await.is_some());
+    cluster.delete(&PERSISTENT_VOLUME_CLAIMS, "default", "c", Propagation::Background).await;
+    cluster.until("the used class is gone", || gone("used")).await;
     cluster.stop().await;
 }

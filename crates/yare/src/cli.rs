@@ -86,6 +86,21 @@ pub struct ServerArgs {
     /// A bearer token for the administrator, beside the kubeconfig's certificate.
     #[arg(long, env = "YARE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Admission plugins that run beside those that do by default.
+    #[arg(long, env = "YARE_ENABLE_ADMISSION_PLUGINS", value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins that do not run.
+    #[arg(long, env = "YARE_DISABLE_ADMISSION_PLUGINS", value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+    /// File with an AdmissionConfiguration: Pod Security defaults and exemptions, limited resources, event rates.
+    #[arg(long, env = "YARE_ADMISSION_CONTROL_CONFIG_FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
+    /// How long pods stay on a node that is not ready, where they do not say.
+    #[arg(long, default_value_t = 300, env = "YARE_DEFAULT_NOT_READY_TOLERATION_SECONDS")]
+    pub default_not_ready_toleration_seconds: i64,
+    /// How long pods stay on a node that is not reachable, where they do not say.
+    #[arg(long, default_value_t = 300, env = "YARE_DEFAULT_UNREACHABLE_TOLERATION_SECONDS")]
+    pub default_unreachable_toleration_seconds: i64,
     /// Components that do not run: scheduler, dns, service-proxy, or a controller's name.
     #[arg(long, env = "YARE_DISABLE", value_delimiter = ',')]
     pub disable: Vec<String>,

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use yare_apiserver::{ApiServer, Auth, Config};
+use yare_apiserver::{ApiServer, Auth, Config, admission::Settings};
 use yare_auth::{
     User, bootstrap,
     pki::{Pki, Subject, Usage},
@@ -78,6 +78,17 @@ impl Plan {
     }
 }
 
+fn admission(args: &ServerArgs) -> anyhow::Result<Settings> {
+    let mut settings = Settings::load(
+        &args.enable_admission_plugins,
+        &args.disable_admission_plugins,
+        args.admission_control_config_file.as_deref(),
+    )?;
+    settings.not_ready_toleration_s = args.default_not_ready_toleration_seconds;
+    settings.unreachable_toleration_s = args.default_unreachable_toleration_seconds;
+    Ok(settings)
+}
+
 fn hostname() -> anyhow::Result<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("this machine's name")?;
     Ok(name.trim().to_ascii_lowercase())
@@ -92,6 +103,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     }
     let mut progress = Progress::new();
     let plan = Plan::new(&args)?;
+    let admission = admission(&args)?;
     // Taken first: a port in use should be said before anything is written.
     let listener = ApiServer::bind(SocketAddr::new(args.bind_address, args.https_listen_port)).await?;
     let port = listener.local_addr()?.port();
@@ -125,6 +137,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         auth.tokens.push((token.clone(), User::new("kubernetes-admin", &["system:masters"])));
     }
     let mut config = Config::new(store.clone());
+    config.admission = admission;
     config.openid = auth.signer.as_ref().map(|signer| {
         let jwks = format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node_ip, port));
         (signer.openid_configuration(&jwks), signer.jwks())

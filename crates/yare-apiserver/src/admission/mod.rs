@@ -1,29 +1,68 @@
 //! Admission: what may change or refuse a write after it is authorized and before it is validated.
 //!
-//! [`TABLE`] is the order. A row names the resources and operations it sees; each row's behaviour is one file
-//! beside this one. Objects pass through as JSON of the storage version.
+//! [`TABLE`] is the order. A row names the resources, subresources and operations it sees; each row's behaviour
+//! is one file beside this one. Objects pass through as JSON of the storage version. Which rows run is settled
+//! once, at start ([`Admission`]), so that a request looks only at the rows of its own resource.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
+use yare_kinds::view::View;
 use yare_store::Object;
 
-use crate::{core::Call, registry::Served, status::ApiResult};
+use crate::{
+    core::Call,
+    options::DeleteOptions,
+    registry::Served,
+    status::{ApiError, ApiResult},
+};
 
+mod always;
+mod always_pull_images;
+mod certificates;
+mod claim_resize;
 mod default_classes;
 mod default_toleration_seconds;
+mod deny_external_ips;
+pub mod event_rate_limit;
+mod extended_resource_toleration;
+mod hard_anti_affinity;
 mod limit_ranger;
+pub mod metrics;
+mod namespace_exists;
 mod namespace_lifecycle;
+mod node_declared_features;
 mod node_restriction;
+mod owner_references;
+mod pod_node_selector;
+mod pod_resize;
+mod pod_security;
+mod pod_toleration_restriction;
+mod pod_topology_labels;
 mod priority;
+mod references;
 pub mod resource_quota;
 mod runtime_class;
 mod service_account;
+pub mod settings;
+mod storage_in_use;
+mod table;
 mod taint_nodes;
+mod tolerations;
 pub mod webhook;
 
+pub use settings::Settings;
+pub use table::{Row, TABLE};
+
+use Operation::{Connect, Delete};
+use table::{MUTATING_WEBHOOKS, PROVISION, RESOURCE_QUOTA, VALIDATING_WEBHOOKS};
+
 /// What is being done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Operation {
     /// A new object.
     Create,
@@ -35,7 +74,20 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// As reviews and metrics have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
 /// What admission knows of a request.
+#[derive(Clone, Copy)]
 pub struct Attributes<'a> {
     /// The request.
     pub call: &'a Call,
@@ -51,151 +103,162 @@ pub struct Attributes<'a> {
     pub subresource: &'a str,
     /// Nothing will be stored.
     pub dry_run: bool,
+    /// Options of a deletion.
+    pub deletion: Option<&'a DeleteOptions>,
 }
 
-impl Attributes<'_> {
+impl<'a> Attributes<'a> {
+    /// What `call` does to what it names.
+    pub fn new(call: &'a Call, served: &'a Arc<Served>, operation: Operation, dry_run: bool) -> Self {
+        Self {
+            call,
+            served,
+            operation,
+            name: &call.info.name,
+            namespace: &call.info.namespace,
+            subresource: &call.info.subresource,
+            dry_run,
+            deletion: None,
+        }
+    }
+
     /// Whether this is about the resource itself.
     pub fn is(&self, group: &str, plural: &str) -> bool {
         &*self.served.stored.group == group && &*self.served.stored.plural == plural
     }
 
     /// A refusal in the usual words.
-    pub fn forbidden(&self, why: impl std::fmt::Display) -> crate::status::ApiError {
-        crate::status::ApiError::forbidden(self.served.group_resource(), self.name, why)
+    pub fn forbidden(&self, why: impl std::fmt::Display) -> ApiError {
+        ApiError::forbidden(self.served.group_resource(), self.name, why)
+    }
+
+    /// [`Attributes::forbidden`] of an object that may have told its name only in its body.
+    pub fn forbidden_object(&self, object: &Value, why: impl std::fmt::Display) -> ApiError {
+        let of = |field: &str| Some(object.at("metadata").str_at(field)).filter(|n| !n.is_empty());
+        let name = Some(self.name).filter(|n| !n.is_empty());
+        let name = name.or_else(|| of("name")).or_else(|| of("generateName")).unwrap_or("Unknown");
+        ApiError::forbidden(self.served.group_resource(), name, why)
+    }
+
+    fn admission(&self) -> &Admission {
+        &self.call.core.admission
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.call.core.config.admission
     }
 }
 
-type Mutate = fn(&Attributes<'_>, &mut Value, Option<&Value>) -> ApiResult<()>;
-type Validate = fn(&Attributes<'_>, Option<&Value>, Option<&Value>) -> ApiResult<()>;
-
-/// One admission plugin.
-pub struct Row {
-    /// Upstream's name, by which it is switched off.
-    pub name: &'static str,
-    /// Group and plural of what it sees; empty: everything.
-    pub resources: &'static [(&'static str, &'static str)],
-    /// Subresources it sees beside the object itself.
-    pub subresources: &'static [&'static str],
-    /// Operations it sees.
-    pub operations: &'static [Operation],
-    /// Changes the object.
-    pub mutate: Option<Mutate>,
-    /// Refuses it.
-    pub validate: Option<Validate>,
+/// The plugins that run, by what they see; webhooks as they were compiled last; what is counted.
+pub struct Admission {
+    /// Rows (and their place in [`TABLE`]) that name the resource or see every one, by kind in the store.
+    rows: HashMap<String, Box<[(usize, &'static Row)]>>,
+    /// Rows that see every resource.
+    everywhere: Box<[(usize, &'static Row)]>,
+    /// NamespaceAutoProvision runs.
+    provision: bool,
+    /// MutatingAdmissionWebhook runs.
+    mutating: bool,
+    /// ValidatingAdmissionWebhook runs.
+    validating: bool,
+    /// ResourceQuota runs.
+    quota: bool,
+    /// Webhooks, compiled once per change.
+    pub webhooks: webhook::Webhooks,
+    /// What has been counted and measured.
+    pub metrics: metrics::Metrics,
+    /// Whose turn it is to write to a namespace's quotas.
+    turns: resource_quota::Turns,
+    events: event_rate_limit::Buckets,
 }
 
-use Operation::{Create, Delete, Update};
+impl Admission {
+    /// The plugins that `settings` switch on.
+    pub fn new(settings: &Settings) -> Self {
+        let on: Vec<(usize, &'static Row)> =
+            TABLE.iter().enumerate().filter(|(_, row)| settings.is_on(row)).collect();
+        let runs = |name: &str| on.iter().any(|(_, row)| row.name == name);
+        let named = on.iter().flat_map(|(_, row)| row.resources);
+        let rows = named.map(|(group, plural)| {
+            let sees = |row: &Row| row.resources.is_empty() || row.resources.contains(&(*group, *plural));
+            let key = crate::registry::store_kind(group, plural).to_string();
+            (key, on.iter().copied().filter(|(_, row)| sees(row)).collect())
+        });
+        Self {
+            rows: rows.collect(),
+            everywhere: on.iter().copied().filter(|(_, row)| row.resources.is_empty()).collect(),
+            provision: runs(PROVISION),
+            mutating: runs(MUTATING_WEBHOOKS),
+            validating: runs(VALIDATING_WEBHOOKS),
+            quota: runs(RESOURCE_QUOTA),
+            webhooks: webhook::Webhooks::default(),
+            metrics: metrics::Metrics::new(TABLE.len()),
+            turns: resource_quota::Turns::default(),
+            events: event_rate_limit::Buckets::new(&settings.event_limits),
+        }
+    }
 
-const PODS: &[(&str, &str)] = &[("", "pods")];
-
-/// Admission plugins in upstream's order.
-pub const TABLE: &[Row] = &[
-    Row {
-        name: "NamespaceLifecycle",
-        resources: &[("", "namespaces")],
-        subresources: &[],
-        operations: &[Delete],
-        mutate: None,
-        validate: Some(namespace_lifecycle::validate),
-    },
-    Row {
-        name: "LimitRanger",
-        resources: &[("", "pods"), ("", "persistentvolumeclaims")],
-        subresources: &[],
-        operations: &[Create, Update],
-        mutate: Some(limit_ranger::mutate),
-        validate: Some(limit_ranger::validate),
-    },
-    Row {
-        name: "ServiceAccount",
-        resources: PODS,
-        subresources: &[],
-        operations: &[Create],
-        mutate: Some(service_account::mutate),
-        validate: None,
-    },
-    Row {
-        name: "NodeRestriction",
-        resources: &[],
-        subresources: &["status", "eviction", "binding", "token"],
-        operations: &[Create, Update, Delete],
-        mutate: None,
-        validate: Some(node_restriction::validate),
-    },
-    Row {
-        name: "TaintNodesByCondition",
-        resources: &[("", "nodes")],
-        subresources: &[],
-        operations: &[Create],
-        mutate: Some(taint_nodes::mutate),
-        validate: None,
-    },
-    Row {
-        name: "Priority",
-        resources: &[("", "pods"), ("scheduling.k8s.io", "priorityclasses")],
-        subresources: &[],
-        operations: &[Create, Update],
-        mutate: Some(priority::mutate),
-        validate: Some(priority::validate),
-    },
-    Row {
-        name: "DefaultTolerationSeconds",
-        resources: PODS,
-        subresources: &[],
-        operations: &[Create, Update],
-        mutate: Some(default_toleration_seconds::mutate),
-        validate: None,
-    },
-    Row {
-        name: "DefaultStorageClass",
-        resources: &[("", "persistentvolumeclaims")],
-        subresources: &[],
-        operations: &[Create],
-        mutate: Some(default_classes::storage),
-        validate: None,
-    },
-    Row {
-        name: "RuntimeClass",
-        resources: PODS,
-        subresources: &[],
-        operations: &[Create],
-        mutate: Some(runtime_class::mutate),
-        validate: None,
-    },
-    Row {
-        name: "DefaultIngressClass",
-        resources: &[("networking.k8s.io", "ingresses")],
-        subresources: &[],
-        operations: &[Create],
-        mutate: Some(default_classes::ingress),
-        validate: None,
-    },
-];
-
-impl Row {
-    fn sees(&self, attributes: &Attributes<'_>) -> bool {
-        self.operations.contains(&attributes.operation)
-            && (attributes.subresource.is_empty() || self.subresources.contains(&attributes.subresource))
-            && (self.resources.is_empty() || self.resources.iter().any(|(g, p)| attributes.is(g, p)))
-            && !attributes.call.core.config.disabled_admission.iter().any(|d| d == self.name)
+    fn rows(&self, attributes: &Attributes<'_>) -> &[(usize, &'static Row)] {
+        self.rows.get(&*attributes.served.stored.kind_key).unwrap_or(&self.everywhere)
     }
 }
 
-/// Runs what may change the object. For a new object in a namespace, gives the namespace as it was seen: the
-/// transaction checks that it is still so.
+/// What came of [`mutate`].
+#[derive(Default)]
+pub struct Admitted {
+    /// The namespace of a new object as it was seen: the transaction checks that it is still so.
+    pub namespace: Option<Arc<Object>>,
+    /// A webhook changed the object.
+    pub by_webhook: bool,
+}
+
+/// Runs what may change the object.
 pub async fn mutate(
     attributes: &Attributes<'_>,
     object: &mut Value,
     old: Option<&Value>,
-) -> ApiResult<Option<Arc<Object>>> {
-    let namespace = namespace_lifecycle::namespace(attributes)?;
-    for row in TABLE.iter().filter(|row| row.mutate.is_some() && row.sees(attributes)) {
-        if let Some(mutate) = row.mutate {
-            mutate(attributes, object, old)?;
+) -> ApiResult<Admitted> {
+    let started = Instant::now();
+    let done = change(attributes, object, old).await;
+    let metrics = &attributes.admission().metrics;
+    metrics.step(metrics::Step::Admit, attributes.operation, done.is_err(), started.elapsed());
+    done
+}
+
+async fn change(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> ApiResult<Admitted> {
+    let admission = attributes.admission();
+    if admission.provision {
+        namespace_exists::provision(attributes).await?;
+    }
+    let namespace = namespace_lifecycle::namespace(attributes, object)?;
+    let mut rounds = webhook::Rounds::default();
+    // What webhooks change is shown once more to the plugins, and to the webhooks that ask for it.
+    loop {
+        for (place, row) in admission.rows(attributes) {
+            if let Some(mutate) = row.mutate
+                && row.sees(attributes)
+            {
+                let started = Instant::now();
+                let done = mutate(attributes, object, old);
+                measured(attributes, *place, metrics::Step::Admit, started.elapsed(), done)?;
+            }
+        }
+        if !admission.mutating || !webhook::mutate(attributes, object, old, &mut rounds).await? {
+            return Ok(Admitted { namespace, by_webhook: rounds.has_changes() });
         }
     }
-    webhook::mutate(attributes, object, old).await?;
-    Ok(namespace)
+}
+
+fn measured(
+    attributes: &Attributes<'_>,
+    place: usize,
+    step: metrics::Step,
+    took: Duration,
+    done: ApiResult<()>,
+) -> ApiResult<()> {
+    let metrics = &attributes.admission().metrics;
+    metrics.plugin(place, step, attributes.operation, done.is_err(), took);
+    done
 }
 
 /// Runs what may refuse the object. `object` is absent for deletions.
@@ -204,13 +267,52 @@ pub async fn validate(
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> ApiResult<()> {
-    for row in TABLE.iter().filter(|row| row.validate.is_some() && row.sees(attributes)) {
-        if let Some(validate) = row.validate {
-            validate(attributes, object, old)?;
+    let started = Instant::now();
+    let done = check(attributes, object, old).await;
+    let metrics = &attributes.admission().metrics;
+    metrics.step(metrics::Step::Validate, attributes.operation, done.is_err(), started.elapsed());
+    done
+}
+
+async fn check(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+    let admission = attributes.admission();
+    for (place, row) in admission.rows(attributes) {
+        if (row.validate.is_none() && row.ask.is_none()) || !row.sees(attributes) {
+            continue;
         }
+        let started = Instant::now();
+        let mut done = row.validate.map_or(Ok(()), |validate| validate(attributes, object, old));
+        if done.is_ok()
+            && let Some(answer) = row.ask.and_then(|ask| ask(attributes, object, old))
+        {
+            done = answer.await;
+        }
+        measured(attributes, *place, metrics::Step::Validate, started.elapsed(), done)?;
     }
-    if object.is_none() || attributes.operation == Operation::Connect {
+    if admission.mutating && matches!(attributes.operation, Delete | Connect) {
         webhook::observe(attributes, object, old).await?;
     }
-    webhook::validate(attributes, object, old).await
+    if admission.validating {
+        webhook::validate(attributes, object, old).await?;
+    }
+    Ok(())
+}
+
+/// Both steps, for what is not stored as an object of its own (a binding, an eviction, a review).
+pub async fn admit(attributes: &Attributes<'_>, object: &mut Value) -> ApiResult<()> {
+    mutate(attributes, object, None).await?;
+    validate(attributes, Some(object), None).await
+}
+
+/// After an object of `served` was written: what is compiled from it is compiled anew, so that its writer sees
+/// it in force.
+pub fn written(core: &crate::core::Core, served: &Served) {
+    if &*served.stored.group == webhook::GROUP {
+        core.admission.webhooks.compile(core);
+    }
+}
+
+/// Follows what admission compiles until the server stops.
+pub fn start(core: &Arc<crate::core::Core>) {
+    webhook::follow(core);
 }

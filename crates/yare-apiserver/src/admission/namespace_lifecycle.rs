@@ -14,10 +14,11 @@ use crate::{
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 /// The namespace that a new object goes into.
-pub fn namespace(attributes: &Attributes<'_>) -> ApiResult<Option<Arc<Object>>> {
+pub fn namespace(attributes: &Attributes<'_>, object: &Value) -> ApiResult<Option<Arc<Object>>> {
+    // Asking what one may do in a namespace must not tell whether it is there.
     if attributes.operation != Operation::Create
         || !attributes.served.namespaced
-        || !attributes.subresource.is_empty()
+        || attributes.is("authorization.k8s.io", "localsubjectaccessreviews")
     {
         return Ok(None);
     }
@@ -27,9 +28,10 @@ pub fn namespace(attributes: &Attributes<'_>) -> ApiResult<Option<Arc<Object>>> 
     };
     let metadata = span::member(&namespace.bytes, "metadata").map_or(&b"{}"[..], |at| &namespace.bytes[at]);
     if span::member(metadata, "deletionTimestamp").is_some() {
-        let mut error = attributes.forbidden(format!(
-            "unable to create new content in namespace {name} because it is being terminated"
-        ));
+        let mut error = attributes.forbidden_object(
+            object,
+            format!("unable to create new content in namespace {name} because it is being terminated"),
+        );
         error.details.causes.push(Cause {
             reason: "NamespaceTerminating".into(),
             message: format!("namespace {name} is being terminated"),

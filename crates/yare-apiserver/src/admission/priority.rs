@@ -4,9 +4,19 @@ use serde_json::Value;
 use yare_kinds::view::{View, ViewMut};
 
 use super::{Attributes, Operation};
-use crate::status::{ApiError, ApiResult};
+use crate::status::ApiResult;
 
 const CLASSES: &str = "scheduling.k8s.io/priorityclasses";
+
+/// The class of pods that name none. Of several (a race while they were made) the lowest is the safe one.
+fn default_class(attributes: &Attributes<'_>) -> Option<Value> {
+    let snapshot = attributes.call.core.store().snapshot(CLASSES);
+    snapshot
+        .range(std::ops::Bound::Unbounded, "")
+        .filter_map(|row| serde_json::from_slice::<Value>(&row.bytes).ok())
+        .filter(|class| class.bool_at("globalDefault"))
+        .min_by_key(|class| class.int_at("value"))
+}
 
 /// Computes a pod's priority.
 pub fn mutate(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> ApiResult<()> {
@@ -24,45 +34,39 @@ pub fn mutate(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Valu
         }
         return Ok(());
     }
-    let store = attributes.call.core.store();
     let name = object.str_at("spec.priorityClassName").to_owned();
     let class = if name.is_empty() {
-        let snapshot = store.snapshot(CLASSES);
-        let mut best: Option<Value> = None;
-        for row in snapshot.range(std::ops::Bound::Unbounded, "") {
-            let Ok(class) = serde_json::from_slice::<Value>(&row.bytes) else { continue };
-            // Of several defaults (a race while they were made) the lowest is the safe one.
-            if class.bool_at("globalDefault")
-                && best.as_ref().is_none_or(|b| class.int_at("value") < b.int_at("value"))
-            {
-                best = Some(class);
-            }
-        }
-        if let Some(class) = &best {
+        let class = default_class(attributes);
+        if let Some(class) = &class {
             object.set("spec.priorityClassName", class.str_at("metadata.name"));
         }
-        best
+        class
     } else {
         match attributes.call.core.read(CLASSES, &name) {
             Some(class) => Some(class),
-            None => return Err(attributes.forbidden(format!("no PriorityClass with name {name} was found"))),
+            None => {
+                let why = format!("no PriorityClass with name {name} was found");
+                return Err(attributes.forbidden_object(object, why));
+            }
         }
     };
-    let (value, policy) = class
-        .as_ref()
-        .map_or((0, None), |c| (c.int_at("value"), c.str_opt("preemptionPolicy").map(str::to_owned)));
+    let value = class.as_ref().map_or(0, |c| c.int_at("value"));
     if object.has("spec.priority") && object.int_at("spec.priority") != value {
-        return Err(attributes.forbidden(format!(
+        return Err(attributes.forbidden_object(object, format!(
             "the integer value of priority ({}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name",
             object.int_at("spec.priority")
         )));
     }
     object.set("spec.priority", value);
-    let policy = policy.unwrap_or_else(|| "PreemptLowerPriority".into());
+    let policy = match &class {
+        Some(class) => class.str_opt("preemptionPolicy").map(str::to_owned),
+        None => Some("PreemptLowerPriority".into()),
+    };
+    let Some(policy) = policy else { return Ok(()) };
     if let Some(given) = object.str_opt("spec.preemptionPolicy")
         && given != policy
     {
-        return Err(attributes.forbidden(format!(
+        return Err(attributes.forbidden_object(object, format!(
             "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
         )));
     }
@@ -78,16 +82,15 @@ pub fn validate(attributes: &Attributes<'_>, object: Option<&Value>, _old: Optio
     if !class.bool_at("globalDefault") {
         return Ok(());
     }
-    let snapshot = attributes.call.core.store().snapshot(CLASSES);
-    for row in snapshot.range(std::ops::Bound::Unbounded, "") {
-        let Ok(other) = serde_json::from_slice::<Value>(&row.bytes) else { continue };
-        if other.bool_at("globalDefault") && *row.key != *class.str_at("metadata.name") {
-            return Err(ApiError::forbidden(
-                attributes.served.group_resource(),
-                class.str_at("metadata.name"),
-                format!("PriorityClass {} is already marked as default. Only one default can exist", row.key),
-            ));
-        }
+    match default_class(attributes) {
+        Some(other) if other.str_at("metadata.name") != class.str_at("metadata.name") => Err(attributes
+            .forbidden_object(
+                class,
+                format!(
+                    "PriorityClass {} is already marked as default. Only one default can exist",
+                    other.str_at("metadata.name")
+                ),
+            )),
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -1,11 +1,14 @@
 //! `pods/binding` and `bindings`: the scheduler's word on where a pod runs.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use yare_kinds::view::{View, ViewMut};
 use yare_schema::field::{FieldError, Path};
 
 use crate::{
+    admission::{self, Attributes, Operation},
     body::Reply,
     codec,
     core::Call,
@@ -20,20 +23,20 @@ const BINDING: GroupResource<'_> = GroupResource { group: "", resource: "Binding
 const BINDINGS: GroupResource<'_> = GroupResource { group: "", resource: "pods/binding" };
 
 /// Assigns a pod to a node.
-pub async fn create(call: &Call, _served: &Served, body: &[u8]) -> ApiResult<Reply> {
+pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
     let expected = codec::Expected { group: "", version: "v1", kind: "Binding", custom: false };
     let ty =
         codec::builtin_type("", "v1", "Binding").ok_or_else(|| ApiError::internal("no type for Binding"))?;
-    let binding = codec::decode_body(
+    let mut binding = codec::decode_body(
         call,
         &crate::registry::TypeHandle::Static(ty),
         &expected,
         body,
         options.field_validation,
     )?;
-    let given = binding.str_at("metadata.name");
-    let name = if call.info.name.is_empty() { given } else { call.info.name.as_str() };
+    let given = binding.str_at("metadata.name").to_owned();
+    let name = if call.info.name.is_empty() { given.as_str() } else { call.info.name.as_str() };
     if !given.is_empty() && given != name {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
@@ -45,6 +48,8 @@ pub async fn create(call: &Call, _served: &Served, body: &[u8]) -> ApiResult<Rep
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
+    let attributes = Attributes { name, ..Attributes::new(call, served, Operation::Create, options.dry_run) };
+    admission::mutate(&attributes, &mut binding, None).await?;
     let target = Path::new("target");
     let mut errors = Vec::new();
     let kind = binding.str_at("target.kind");
@@ -57,6 +62,7 @@ pub async fn create(call: &Call, _served: &Served, body: &[u8]) -> ApiResult<Rep
     if !errors.is_empty() {
         return Err(ApiError::invalid(BINDING, name, &errors));
     }
+    admission::validate(&attributes, Some(&binding), None).await?;
     let registry = call.core.registry.load_full();
     let pods = registry.find("", "v1", "pods").ok_or_else(ApiError::unknown_resource)?;
     let uid = binding.str_at("metadata.uid");

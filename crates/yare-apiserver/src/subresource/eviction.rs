@@ -10,6 +10,7 @@ use yare_schema::selector::LabelSelector;
 use yare_store::{Expect, Op, Write};
 
 use crate::{
+    admission::{self, Attributes, Operation},
     body::Reply,
     codec,
     core::{Call, Core},
@@ -31,7 +32,7 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let expected = codec::Expected { group: "policy", version: "v1", kind: "Eviction", custom: false };
     let ty = codec::builtin_type("policy", "v1", "Eviction")
         .ok_or_else(|| ApiError::internal("no type for Eviction"))?;
-    let eviction =
+    let mut eviction =
         codec::decode_body(call, &TypeHandle::Static(ty), &expected, body, FieldValidation::Ignore)?;
     let name = call.info.name.as_str();
     let given = eviction.str_at("metadata.name");
@@ -43,6 +44,8 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         given => DeleteOptions::parse(&Query::default(), Some(given))?,
     };
     deletion.dry_run |= options.dry_run;
+    let attributes = Attributes::new(call, served, Operation::Create, deletion.dry_run);
+    admission::admit(&attributes, &mut eviction).await?;
     let namespace = call.info.namespace.as_str();
     let key = format!("{namespace}/{name}");
     for _ in 0..MAX_ATTEMPTS {
@@ -76,7 +79,8 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
 }
 
 async fn finish(call: &Call, served: &Arc<Served>, name: &str, options: &DeleteOptions) -> ApiResult<Reply> {
-    delete::object(call, served, &call.info.namespace, name, options).await?;
+    // Admission has seen the eviction.
+    delete::admitted(call, served, &call.info.namespace, name, options).await?;
     let status =
         json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
     render::document(call, StatusCode::CREATED, &status)

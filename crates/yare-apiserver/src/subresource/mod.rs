@@ -7,6 +7,7 @@ use http::Extensions;
 use yare_kinds::view::ViewMut;
 
 use crate::{
+    admission::{self, Attributes, Operation},
     body::{self, Reply, RequestBody},
     core::Call,
     registry::Served,
@@ -117,16 +118,15 @@ async fn connect(call: &Call, served: &Arc<Served>) -> ApiResult<()> {
     if !command.is_empty() {
         options.set("command", command);
     }
-    let attributes = crate::admission::Attributes {
-        call,
-        served,
-        operation: crate::admission::Operation::Connect,
-        name: &info.name,
-        namespace: &info.namespace,
-        subresource: &info.subresource,
-        dry_run: false,
-    };
-    crate::admission::validate(&attributes, Some(&options), None).await
+    if kind.ends_with("ProxyOptions") && call.query.has("path") {
+        options.set("path", call.query.get("path").unwrap_or_default());
+    }
+    let ports: Vec<i64> = call.query.all("ports").filter_map(|p| p.parse().ok()).collect();
+    if kind == "PodPortForwardOptions" && !ports.is_empty() {
+        options.set("ports", ports);
+    }
+    let attributes = Attributes::new(call, served, Operation::Connect, false);
+    admission::validate(&attributes, Some(&options), None).await
 }
 
 /// Answers a request for a subresource.

@@ -23,7 +23,7 @@ use crate::{
     status::{ApiError, ApiResult, GroupResource},
     verbs::{
         list,
-        write::{self, Target, Update},
+        write::{self, AdmissionView, Target, Update},
     },
 };
 
@@ -96,6 +96,22 @@ fn shown(served: &Served, paths: &Paths, object: &Value) -> Value {
         scale.set("status.selector", selector);
     }
     scale
+}
+
+/// The scale in the place of its object.
+struct ScaleView<'a> {
+    served: &'a Served,
+    paths: &'a Paths,
+}
+
+impl AdmissionView for ScaleView<'_> {
+    fn show(&self, object: &Value) -> Value {
+        shown(self.served, self.paths, object)
+    }
+
+    fn put(&self, object: &mut Value, shown: &Value) {
+        object.set(&self.paths.spec, shown.int_at("spec.replicas"));
+    }
 }
 
 const TARGET: Target = Target {
@@ -199,6 +215,7 @@ async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -
         make: &make,
         apply: false,
         retry: true,
+        view: Some(&ScaleView { served, paths }),
     };
     let written = write::update(&update).await?;
     let mut value: Value = serde_json::from_slice(&written.bytes).map_err(ApiError::internal)?;

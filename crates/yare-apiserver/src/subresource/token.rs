@@ -1,5 +1,7 @@
 //! `serviceaccounts/token`: a signed token for a service account, bound to what it should die with.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 use yare_auth::token::Reference;
@@ -7,6 +9,7 @@ use yare_kinds::view::{View, ViewMut};
 use yare_schema::field::{FieldError, Path};
 
 use crate::{
+    admission::{self, Attributes, Operation},
     auth::{self, TokenSpec},
     body::Reply,
     codec,
@@ -23,7 +26,7 @@ const DEFAULT_SECONDS: i64 = 3600;
 const MAX_SECONDS: i64 = 1 << 32;
 
 /// Issues a token.
-pub async fn create(call: &Call, served: &Served, body: &[u8]) -> ApiResult<Reply> {
+pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
     let expected = codec::Expected { group: KIND.group, version: "v1", kind: KIND.resource, custom: false };
     let ty = codec::builtin_type(KIND.group, "v1", KIND.resource)
@@ -34,6 +37,8 @@ pub async fn create(call: &Call, served: &Served, body: &[u8]) -> ApiResult<Repl
     let Some(account) = call.core.read("serviceaccounts", &format!("{namespace}/{name}")) else {
         return Err(ApiError::not_found(served.group_resource(), name));
     };
+    let attributes = Attributes::new(call, served, Operation::Create, options.dry_run);
+    admission::admit(&attributes, &mut request).await?;
     let spec_path = Path::new("spec");
     let invalid = |error: FieldError| ApiError::invalid(KIND, "", &[error]);
     let seconds = request.int_opt("spec.expirationSeconds").unwrap_or(DEFAULT_SECONDS);

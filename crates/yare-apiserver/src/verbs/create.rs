@@ -57,12 +57,7 @@ pub async fn object_of(
     fill_system_fields(call, &mut object);
     let generated = object.str_at("metadata.name").is_empty() && object.is_set("metadata.generateName");
     for _ in 0..MAX_GENERATED {
-        let mut attempt = object.clone();
-        if generated {
-            let name = call.core.generate_name(object.str_at("metadata.generateName"));
-            attempt.set("metadata.name", name);
-        }
-        match commit(call, served, attempt, options, apply).await {
+        match commit(call, served, &object, options, apply).await {
             Err(error) if generated && error.reason == "AlreadyExists" => {}
             done => return done,
         }
@@ -87,13 +82,13 @@ fn fill_system_fields(call: &Call, object: &mut Value) {
 async fn commit(
     call: &Call,
     served: &Arc<Served>,
-    object: Value,
+    object: &Value,
     options: &WriteOptions,
     apply: bool,
 ) -> ApiResult<Written> {
     let stored = &served.stored;
     let store = call.core.store();
-    let name = object.str_at("metadata.name").to_owned();
+    let given = object.str_at("metadata.name");
     let what = served.group_resource();
     let now = call.core.now_rfc3339();
     let ctx = write::context(&now, call);
@@ -101,10 +96,11 @@ async fn commit(
         call,
         served,
         operation: Operation::Create,
-        name: &name,
+        name: given,
         namespace: &call.info.namespace,
         subresource: "",
         dry_run: options.dry_run,
+        deletion: None,
     };
     for _ in 0..MAX_ATTEMPTS {
         let mut new = object.clone();
@@ -117,7 +113,14 @@ async fn commit(
                 new.set("status", status);
             }
         }
-        let namespace = admission::mutate(&attributes, &mut new, None).await?;
+        let admitted = admission::mutate(&attributes, &mut new, None).await?;
+        // Who changes the object sees that its name is still to be made; who may refuse it sees the name.
+        if new.str_at("metadata.name").is_empty() && new.is_set("metadata.generateName") {
+            let name = call.core.generate_name(new.str_at("metadata.generateName"));
+            new.set("metadata.name", name);
+        }
+        let name = new.str_at("metadata.name").to_owned();
+        let attributes = admission::Attributes { name: &name, ..attributes };
         stored.strategy.prepare_for_create(&mut new, &ctx);
         let reserved = hooks::before_create(call, served, &mut new, options.dry_run)?;
         let mut errors = stored.strategy.validate(&new);
@@ -135,43 +138,53 @@ async fn commit(
             call.warn(warning);
         }
         let key = stored.key(&call.info.namespace, &name);
-        // Last of all, so that nothing is charged for what is refused.
-        let charges = admission::resource_quota::charge(&attributes, &new, None)?;
-        let draft = codec::draft(&stored.ty, &mut new)?;
-        if options.dry_run {
-            if store.get(&stored.kind_key, &key).is_some() {
-                return Err(ApiError::already_exists(what, &name));
+        let mut draft = Some(codec::draft(&stored.ty, &mut new)?);
+        // Last of all, so that nothing is charged for what is refused; again while others write to the quotas.
+        for _ in 0..MAX_ATTEMPTS {
+            let _turn = admission::resource_quota::turn(&attributes).await;
+            let charges = admission::resource_quota::charge(&attributes, &new, None)?;
+            let this = if charges.is_empty() { draft.take() } else { draft.clone() };
+            let Some(draft) = this else { break };
+            if options.dry_run {
+                if store.get(&stored.kind_key, &key).is_some() {
+                    return Err(ApiError::already_exists(what, &name));
+                }
+                return Ok(Written { bytes: write::dry(draft, None), created: true });
             }
-            return Ok(Written { bytes: write::dry(draft, None), created: true });
-        }
-        let mut writes = vec![Write {
-            kind: stored.kind_key.clone(),
-            key: key.clone(),
-            expect: Expect::Absent,
-            op: Op::Put(draft),
-        }];
-        writes.extend(charges);
-        // The namespace must still be what admission saw when the object appears in it.
-        if let Some(namespace) = namespace {
-            writes.push(Write {
-                kind: namespace.kind.clone(),
-                key: namespace.key.to_string(),
-                expect: Expect::Revision(namespace.revision),
-                op: Op::Check,
-            });
-        }
-        match store.commit(writes).await {
-            Ok(objects) => {
-                reserved.keep();
-                let bytes = objects.first().map(|o| o.bytes.clone()).unwrap_or_default();
-                hooks::after_create(call, served, &new);
-                return Ok(Written { bytes, created: true });
+            let mut writes = vec![Write {
+                kind: stored.kind_key.clone(),
+                key: key.clone(),
+                expect: Expect::Absent,
+                op: Op::Put(draft),
+            }];
+            writes.extend(charges);
+            // The namespace must still be what admission saw when the object appears in it.
+            if let Some(namespace) = &admitted.namespace {
+                writes.push(Write {
+                    kind: namespace.kind.clone(),
+                    key: namespace.key.to_string(),
+                    expect: Expect::Revision(namespace.revision),
+                    op: Op::Check,
+                });
             }
-            // The namespace or a quota changed meanwhile: look again.
-            Err(CommitError::Conflict { kind, key: at, .. } | CommitError::Missing { kind, key: at, .. })
-                if (&*kind, &at) != (&*stored.kind_key, &key) => {}
-            Err(error) => return Err(ApiError::from_commit(error, what, &name)),
+            match store.commit(writes).await {
+                Ok(objects) => {
+                    reserved.keep();
+                    let bytes = objects.first().map(|o| o.bytes.clone()).unwrap_or_default();
+                    hooks::after_create(call, served, &new);
+                    return Ok(Written { bytes, created: true });
+                }
+                Err(
+                    CommitError::Conflict { kind, key: at, .. } | CommitError::Missing { kind, key: at, .. },
+                ) if (&*kind, &at) != (&*stored.kind_key, &key) => {
+                    // The namespace changed: all that was thought of it is thought again.
+                    if &*kind != admission::resource_quota::QUOTAS {
+                        break;
+                    }
+                }
+                Err(error) => return Err(ApiError::from_commit(error, what, &name)),
+            }
         }
     }
-    Err(ApiError::modified(what, &name))
+    Err(ApiError::modified(what, given))
 }

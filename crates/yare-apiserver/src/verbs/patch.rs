@@ -50,7 +50,8 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
     let options = WriteOptions::parse(&call.query, "PatchOptions", Some(media), call.user_agent())?;
     let name = call.info.name.as_str();
     let run = async |make: &write::Make<'_>, apply: bool| {
-        let update = Update { call, served, name, target, options: &options, make, apply, retry: true };
+        let update =
+            Update { call, served, name, target, options: &options, make, apply, retry: true, view: None };
         write::update(&update).await
     };
     if media == APPLY_PATCH {

@@ -30,8 +30,17 @@ pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: By
         ))
     })?;
     let make = |_: &serde_json::Value| Ok(object.clone());
-    let update =
-        Update { call, served, name, target, options: &options, make: &make, apply: false, retry: true };
+    let update = Update {
+        call,
+        served,
+        name,
+        target,
+        options: &options,
+        make: &make,
+        apply: false,
+        retry: true,
+        view: None,
+    };
     let written = match write::update(&update).await {
         Err(error)
             if error.reason == "NotFound"

@@ -149,11 +149,27 @@ pub struct Update<'a> {
     pub apply: bool,
     /// For metrics, authorization and admission: how the object is changed.
     pub retry: bool,
+    /// What admission sees in the object's place.
+    pub view: Option<&'a dyn AdmissionView>,
+}
+
+/// A body of another kind (a `Scale`) that stands for an object while it is admitted.
+pub trait AdmissionView: Send + Sync {
+    /// What the object (of the served version) shows of itself.
+    fn show(&self, object: &Value) -> Value;
+    /// Brings what admission changed in `shown` into the object.
+    fn put(&self, object: &mut Value, shown: &Value);
+}
+
+fn shown_by(view: &dyn AdmissionView, served: &Served, object: &Value) -> ApiResult<Value> {
+    let mut object = object.clone();
+    served.from_storage(&mut object)?;
+    Ok(view.show(&object))
 }
 
 /// Runs an update of an object that exists.
 pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
-    let Update { call, served, name, target, options, make, apply, retry } = *update;
+    let Update { call, served, name, target, options, make, apply, retry, view } = *update;
     let stored = &served.stored;
     let what = served.group_resource();
     let key = stored.key(&call.info.namespace, name);
@@ -201,8 +217,27 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             namespace: &call.info.namespace,
             subresource: target.subresource,
             dry_run: options.dry_run,
+            deletion: None,
         };
-        admission::mutate(&attributes, &mut new, Some(&old)).await?;
+        let shown = match view {
+            Some(view) => {
+                let mut seen = (shown_by(view, served, &new)?, shown_by(view, served, &old)?);
+                if admission::mutate(&attributes, &mut seen.0, Some(&seen.1)).await?.by_webhook {
+                    served.from_storage(&mut new)?;
+                    view.put(&mut new, &seen.0);
+                    served.to_storage(&mut new)?;
+                    (target.prepare)(served, &mut new, &old, &ctx);
+                }
+                Some(seen)
+            }
+            None => {
+                if admission::mutate(&attributes, &mut new, Some(&old)).await?.by_webhook {
+                    // What a webhook must not change is put back as well.
+                    (target.prepare)(served, &mut new, &old, &ctx);
+                }
+                None
+            }
+        };
         hooks::before_update(call, served, &mut new, &old, options.dry_run)?;
         let mut errors = meta::validate_update(&new, &old, stored.namespaced);
         if stored.builtin.is_some() {
@@ -212,10 +247,12 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         if !errors.is_empty() {
             return Err(ApiError::invalid(served.group_kind(), name, &errors));
         }
-        admission::validate(&attributes, Some(&new), Some(&old)).await?;
+        let (seen, seen_old) = shown.as_ref().map_or((&new, &old), |(new, old)| (new, old));
+        admission::validate(&attributes, Some(seen), Some(seen_old)).await?;
         for warning in stored.strategy.warnings(&new, Some(&old)) {
             call.warn(warning);
         }
+        let _turn = admission::resource_quota::turn(&attributes).await;
         let charges = admission::resource_quota::charge(&attributes, &new, Some(&old))?;
         managed::settle(&old, &mut new);
         let finished = is_finished(&new, &old, served);

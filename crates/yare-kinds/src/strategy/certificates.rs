@@ -7,6 +7,8 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+pub use pem::{RequestSubject, request_subject};
+
 /// `CertificateSigningRequest`
 pub const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &request::CertificateSigningRequest;
 

@@ -12,8 +12,11 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
     STANDARD.decode(text).map_err(|e| e.to_string())
 }
 
-/// Whether `text` holds a PKCS#10 request that its own key has signed.
-pub fn check_request(text: &str) -> Result<(), String> {
+/// Hands the PKCS#10 request in `text` on.
+fn with_request<T>(
+    text: &str,
+    read: impl FnOnce(&X509CertificationRequest<'_>) -> Result<T, String>,
+) -> Result<T, String> {
     const NO_REQUEST: &str = "PEM block type must be CERTIFICATE REQUEST";
     let bytes = decode(text)?;
     let (_, block) = parse_x509_pem(&bytes).map_err(|_| NO_REQUEST.to_owned())?;
@@ -25,7 +28,33 @@ pub fn check_request(text: &str) -> Result<(), String> {
     if !rest.is_empty() {
         return Err("asn1: syntax error: trailing data".to_owned());
     }
-    request.verify_signature().map_err(|e| format!("x509: {e}"))
+    read(&request)
+}
+
+/// Whether `text` holds a PKCS#10 request that its own key has signed.
+pub fn check_request(text: &str) -> Result<(), String> {
+    with_request(text, |request| request.verify_signature().map_err(|e| format!("x509: {e}")))
+}
+
+/// Whom a certificate is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestSubject {
+    /// The user.
+    pub common_name: String,
+    /// Its groups.
+    pub organizations: Vec<String>,
+}
+
+/// The subject of the PKCS#10 request in `text` (base64 of PEM, as `spec.request` has it).
+pub fn request_subject(text: &str) -> Result<RequestSubject, String> {
+    with_request(text, |request| {
+        let subject = &request.certification_request_info.subject;
+        let text = |attribute: Option<&str>| attribute.unwrap_or_default().to_owned();
+        Ok(RequestSubject {
+            common_name: text(subject.iter_common_name().next().and_then(|n| n.as_str().ok())),
+            organizations: subject.iter_organization().map(|o| text(o.as_str().ok())).collect(),
+        })
+    })
 }
 
 /// Whether `text` holds certificates and nothing else.

@@ -1,0 +1,468 @@
+//! The conversation with a webhook: an `AdmissionReview` with a request, one with a response, and what the
+//! response does.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use yare_kinds::view::{View, ViewMut, same};
+use yare_schema::patch;
+
+use super::{
+    Attributes, Operation,
+    hook::{Invocation, ReviewVersion},
+};
+use crate::{
+    codec,
+    registry::{Served, TypeHandle},
+    status::{ApiError, ApiResult, Cause},
+};
+
+/// Why a request does not pass a webhook.
+pub enum Refusal {
+    /// The webhook says so.
+    Denied(ApiError),
+    /// The webhook could not be asked, or its answer makes no sense; `code` is for metrics.
+    Failed {
+        /// One line.
+        why: String,
+        /// HTTP status.
+        code: u16,
+    },
+    /// The server itself cannot go on.
+    Internal(ApiError),
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Internal(error)
+    }
+}
+
+fn failed(why: impl Into<String>, code: u16) -> Refusal {
+    Refusal::Failed { why: why.into(), code }
+}
+
+/// Asks the webhook. Gives the object (of the storage version) where the webhook changed it.
+pub async fn run(
+    attributes: &Attributes<'_>,
+    invocation: &Invocation<'_>,
+    object: Option<&Value>,
+    old: Option<&Value>,
+    at: &str,
+) -> Result<Option<Value>, Refusal> {
+    let Invocation { hook, served } = invocation;
+    if attributes.dry_run {
+        match hook.knows_dry_run {
+            None => return Err(failed("Webhook SideEffects is nil", 400)),
+            Some(false) => {
+                let why = format!("admission webhook {:?} does not support dry run", hook.name);
+                return Err(Refusal::Internal(ApiError::bad_request(why)));
+            }
+            Some(true) => {}
+        }
+    }
+    let Some(version) = hook.review else {
+        return Err(failed(
+            "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)",
+            400,
+        ));
+    };
+    let api_version = match version {
+        ReviewVersion::V1 => "admission.k8s.io/v1",
+        ReviewVersion::V1Beta1 => "admission.k8s.io/v1beta1",
+    };
+    let core = &attributes.call.core;
+    let uid = core.new_uid();
+    let shown = object.map(|o| in_version(attributes, served, o)).transpose()?;
+    let shown_old = old.map(|o| in_version(attributes, served, o)).transpose()?;
+    let request = request(attributes, served, &uid, shown.as_ref(), shown_old);
+    let review = json!({ "kind": "AdmissionReview", "apiVersion": api_version, "request": request });
+    let left = attributes.call.time_left();
+    if left.is_zero() {
+        return Err(ApiError::timeout("request did not complete within requested timeout").into());
+    }
+    let timeout = hook.timeout.min(left);
+    let query = format!("?timeout={}s", whole_seconds(timeout));
+    let answer = hook
+        .client
+        .post(core, &query, Bytes::from(review.to_string()), timeout)
+        .await
+        .map_err(|f| failed(format!("failed to call webhook: {}", f.message), f.code.unwrap_or(503)))?;
+    let response = Response::read(&answer, version, &uid, hook.is_mutating)
+        .map_err(|why| failed(format!("received invalid webhook response: {why}"), 503))?;
+    for (key, value) in response.at.entries("auditAnnotations") {
+        attributes.call.annotate(format!("{}/{key}", hook.name), value.as_str().unwrap_or_default());
+    }
+    for warning in response.at.strings("warnings") {
+        attributes.call.warn(warning);
+    }
+    if !response.at.bool_at("allowed") {
+        return Err(Refusal::Denied(denied(&hook.name, response.at.at("status"))));
+    }
+    let Some(patch) = response.patch else { return Ok(None) };
+    let document: Value = serde_json::from_slice(&patch)
+        .map_err(|e| failed(format!("received undecodable patch in webhook response: {e}"), 503))?;
+    match document.as_array() {
+        None => return Err(failed("received undecodable patch in webhook response: it is no list", 503)),
+        Some(operations) if operations.is_empty() => return Ok(None),
+        Some(_) => {}
+    }
+    let (Some(object), Some(shown)) = (object, shown) else {
+        return Err(ApiError::internal(format!(
+            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+            hook.name
+        ))
+        .into());
+    };
+    if response.patch_type != "JSONPatch" {
+        return Err(failed(format!("unsupported patch type {:?}", response.patch_type), 400));
+    }
+    let changed = apply(attributes, served, object, shown, &document)?;
+    attributes.call.annotate(
+        format!("patch.webhook.admission.k8s.io/{at}"),
+        json!({
+            "configuration": hook.configuration, "webhook": hook.name, "patch": document,
+            "patchType": "JSONPatch",
+        })
+        .to_string(),
+    );
+    Ok(changed)
+}
+
+fn whole_seconds(timeout: Duration) -> u64 {
+    timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0)
+}
+
+/// What of a response counts, checked.
+struct Response<'a> {
+    at: &'a Value,
+    patch: Option<Vec<u8>>,
+    patch_type: &'a str,
+}
+
+impl<'a> Response<'a> {
+    fn read(review: &'a Value, version: ReviewVersion, uid: &str, is_mutating: bool) -> Result<Self, String> {
+        let response = review.at("response");
+        if !response.is_object() {
+            return Err("webhook response was absent".into());
+        }
+        let patch = match response.at("patch") {
+            Value::Null => None,
+            Value::String(text) => {
+                Some(STANDARD.decode(text).map_err(|e| format!("response.patch is no base64: {e}"))?)
+            }
+            _ => return Err("response.patch is no string".into()),
+        }
+        .filter(|p| !p.is_empty());
+        let mut patch_type = response.str_at("patchType");
+        match version {
+            ReviewVersion::V1 => {
+                let given = response.str_at("uid");
+                if given != uid {
+                    return Err(format!("expected response.uid={uid:?}, got {given:?}"));
+                }
+                let (group, review_version) =
+                    review.str_at("apiVersion").rsplit_once('/').unwrap_or(("", review.str_at("apiVersion")));
+                let kind = review.str_at("kind");
+                if (group, review_version, kind) != ("admission.k8s.io", "v1", "AdmissionReview") {
+                    let got = format!("{group}/{review_version}, Kind={kind}");
+                    return Err(format!(
+                        "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {got}"
+                    ));
+                }
+                let has_type = response.has("patchType");
+                match (is_mutating, patch.is_some(), has_type) {
+                    (true, true, false) => {
+                        return Err("webhook returned response.patch but not response.patchType".into());
+                    }
+                    (true, false, true) => {
+                        return Err("webhook returned response.patchType but not response.patch".into());
+                    }
+                    (true, true, true) if patch_type.is_empty() => {
+                        return Err("webhook returned invalid response.patchType of \"\"".into());
+                    }
+                    (false, true, _) => {
+                        return Err("validating webhook may not return response.patch".into());
+                    }
+                    (false, _, true) => {
+                        return Err("validating webhook may not return response.patchType".into());
+                    }
+                    _ => {}
+                }
+            }
+            // There has only ever been one type of patch.
+            ReviewVersion::V1Beta1 => patch_type = "JSONPatch",
+        }
+        Ok(Self { at: response, patch: patch.filter(|_| is_mutating), patch_type })
+    }
+}
+
+/// The refusal of a webhook as the client sees it.
+fn denied(name: &str, status: &Value) -> ApiError {
+    const REASONS: [&str; 24] = [
+        "Unauthorized",
+        "Forbidden",
+        "NotFound",
+        "AlreadyExists",
+        "Conflict",
+        "Gone",
+        "Invalid",
+        "ServerTimeout",
+        "StoreReadError",
+        "Timeout",
+        "TooManyRequests",
+        "BadRequest",
+        "MethodNotAllowed",
+        "NotAcceptable",
+        "RequestEntityTooLarge",
+        "UnsupportedMediaType",
+        "InternalError",
+        "Expired",
+        "ServiceUnavailable",
+        "StorageReadError",
+        "PreconditionFailed",
+        "UnprocessableEntity",
+        "Unknown",
+        "",
+    ];
+    let (message, reason) = (status.str_at("message"), status.str_at("reason"));
+    let text = match (message, reason) {
+        ("", "") => format!("admission webhook {name:?} denied the request without explanation"),
+        ("", reason) => format!("admission webhook {name:?} denied the request: {reason}"),
+        (message, _) => format!("admission webhook {name:?} denied the request: {message}"),
+    };
+    let code = u16::try_from(status.int_at("code")).ok().filter(|c| (400..600).contains(c)).unwrap_or(400);
+    let known = REASONS.iter().find(|r| **r == reason).copied().unwrap_or("");
+    let mut error = ApiError::new(code, known, text);
+    let details = status.at("details");
+    if details.is_object() {
+        let text = |field: &str| details.str_at(field).to_owned();
+        let out = &mut error.details;
+        out.present = true;
+        (out.name, out.group, out.kind, out.uid) = (text("name"), text("group"), text("kind"), text("uid"));
+        out.retry_after_s = i32::try_from(details.int_at("retryAfterSeconds")).unwrap_or(0);
+        out.causes = details
+            .items("causes")
+            .iter()
+            .map(|c| Cause {
+                reason: c.str_at("reason").to_owned(),
+                message: c.str_at("message").to_owned(),
+                field: c.str_at("field").to_owned(),
+            })
+            .collect();
+    }
+    error
+}
+
+/// Group, version and kind of what is written: of the resource, or of its subresource's own body.
+fn kind_of(served: &Served, subresource: &str) -> Value {
+    let own = served.sub(subresource).and_then(|s| s.kind.as_ref());
+    let (group, version, kind) = match own {
+        Some((group, version, kind)) => (group, version, kind),
+        None => (&served.group, &served.version, &served.kind),
+    };
+    json!({ "group": &**group, "version": &**version, "kind": &**kind })
+}
+
+/// Whether the object of the request is the resource's own, which has versions.
+fn has_versions(attributes: &Attributes<'_>) -> bool {
+    attributes.served.sub(attributes.subresource).is_none_or(|s| s.kind.is_none())
+}
+
+fn in_version(attributes: &Attributes<'_>, served: &Served, object: &Value) -> ApiResult<Value> {
+    let mut object = object.clone();
+    if has_versions(attributes) {
+        served.from_storage(&mut object)?;
+    }
+    Ok(object)
+}
+
+/// Metadata that no webhook changes.
+const FIXED: [&str; 6] = [
+    "metadata.creationTimestamp",
+    "metadata.deletionGracePeriodSeconds",
+    "metadata.deletionTimestamp",
+    "metadata.namespace",
+    "metadata.resourceVersion",
+    "metadata.uid",
+];
+
+/// The object with the patch applied in the webhook's version; `None` where that changes nothing.
+fn apply(
+    attributes: &Attributes<'_>,
+    served: &Served,
+    object: &Value,
+    shown: Value,
+    document: &Value,
+) -> ApiResult<Option<Value>> {
+    let patched = patch::json::apply(shown, document).map_err(ApiError::internal)?;
+    let own = served.sub(attributes.subresource).and_then(|s| s.kind.as_ref());
+    let mut changed = match own {
+        Some((group, version, kind)) => {
+            let ty = codec::builtin_type(group, version, kind)
+                .ok_or_else(|| ApiError::internal(format!("no type for {kind}")))?;
+            codec::conform(&TypeHandle::Static(ty), patched).map_err(ApiError::internal)?.value
+        }
+        None => {
+            let mut value = codec::conform(&served.ty, patched).map_err(ApiError::internal)?.value;
+            served.to_storage(&mut value)?;
+            attributes.served.stored.strategy.default(&mut value);
+            value
+        }
+    };
+    if own.is_none() {
+        for field in FIXED {
+            changed.copy_from(object, field);
+        }
+        if !object.str_at("metadata.name").is_empty() {
+            changed.copy_from(object, "metadata.name");
+        }
+    }
+    Ok((!same(&changed, object)).then_some(changed))
+}
+
+fn request(
+    attributes: &Attributes<'_>,
+    served: &Served,
+    uid: &str,
+    object: Option<&Value>,
+    old: Option<Value>,
+) -> Value {
+    let resource_of = |served: &Served| json!({ "group": &*served.group, "version": &*served.version, "resource": &*served.plural });
+    let collection = attributes.call.info.verb == "deletecollection";
+    let name = match attributes.name {
+        _ if collection => "",
+        "" => object.map_or("", |o| o.str_at("metadata.name")),
+        name => name,
+    };
+    let mut out = Map::new();
+    out.insert("uid".into(), uid.into());
+    out.insert("kind".into(), kind_of(served, attributes.subresource));
+    out.insert("resource".into(), resource_of(served));
+    if !attributes.subresource.is_empty() {
+        out.insert("subResource".into(), attributes.subresource.into());
+    }
+    out.insert("requestKind".into(), kind_of(attributes.served, attributes.subresource));
+    out.insert("requestResource".into(), resource_of(attributes.served));
+    if !attributes.subresource.is_empty() {
+        out.insert("requestSubResource".into(), attributes.subresource.into());
+    }
+    if !name.is_empty() {
+        out.insert("name".into(), name.into());
+    }
+    let namespace = if attributes.is("", "namespaces") { name } else { attributes.namespace };
+    if !namespace.is_empty() {
+        out.insert("namespace".into(), namespace.into());
+    }
+    out.insert("operation".into(), attributes.operation.name().into());
+    out.insert("userInfo".into(), attributes.call.user.to_json());
+    out.insert("object".into(), object.cloned().unwrap_or_default());
+    out.insert("oldObject".into(), old.unwrap_or_default());
+    out.insert("dryRun".into(), attributes.dry_run.into());
+    out.insert("options".into(), options(attributes));
+    Value::Object(out)
+}
+
+/// The options of the operation, which a patch has too, as what it comes to.
+fn options(attributes: &Attributes<'_>) -> Value {
+    let kind = match attributes.operation {
+        Operation::Create => "CreateOptions",
+        Operation::Update => "UpdateOptions",
+        Operation::Delete => "DeleteOptions",
+        Operation::Connect => return Value::Null,
+    };
+    let mut out = json!({ "kind": kind, "apiVersion": "meta.k8s.io/v1" });
+    if attributes.dry_run {
+        out.set("dryRun", vec!["All"]);
+    }
+    if let Some(deletion) = attributes.deletion {
+        if let Some(seconds) = deletion.grace_period_s {
+            out.set("gracePeriodSeconds", seconds);
+        }
+        if let Some(uid) = &deletion.uid {
+            out.set("preconditions.uid", uid.as_str());
+        }
+        if let Some(version) = &deletion.resource_version {
+            out.set("preconditions.resourceVersion", version.as_str());
+        }
+        if let Some(propagation) = deletion.propagation {
+            out.set("propagationPolicy", format!("{propagation:?}"));
+        }
+        return out;
+    }
+    for field in ["fieldManager", "fieldValidation"] {
+        if let Some(value) = attributes.call.query.get(field).filter(|v| !v.is_empty()) {
+            out.set(field, value);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_are_checked() {
+        let review = |response: Value| json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+        let patch = STANDARD.encode("[]");
+        for (review, version, is_mutating, expect) in [
+            (review(json!({"uid": "u", "allowed": true})), ReviewVersion::V1, true, ""),
+            (review(Value::Null), ReviewVersion::V1, true, "webhook response was absent"),
+            (review(json!({"uid": "x"})), ReviewVersion::V1, true, "expected response.uid=\"u\", got \"x\""),
+            (review(json!({"uid": "x"})), ReviewVersion::V1Beta1, true, ""),
+            (
+                json!({"apiVersion": "v1", "kind": "Pod", "response": {"uid": "u"}}),
+                ReviewVersion::V1,
+                true,
+                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got /v1, Kind=Pod",
+            ),
+            (
+                review(json!({"uid": "u", "patch": patch})),
+                ReviewVersion::V1,
+                true,
+                "webhook returned response.patch but not response.patchType",
+            ),
+            (
+                review(json!({"uid": "u", "patchType": "JSONPatch"})),
+                ReviewVersion::V1,
+                true,
+                "webhook returned response.patchType but not response.patch",
+            ),
+            (
+                review(json!({"uid": "u", "patch": patch, "patchType": "JSONPatch"})),
+                ReviewVersion::V1,
+                false,
+                "validating webhook may not return response.patch",
+            ),
+            (review(json!({"patch": patch})), ReviewVersion::V1Beta1, true, ""),
+            (review(json!({"uid": "u", "patch": 7})), ReviewVersion::V1, true, "response.patch is no string"),
+        ] {
+            let found = Response::read(&review, version, "u", is_mutating).err().unwrap_or_default();
+            assert_eq!(found, expect, "{review}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_told() {
+        for (status, code, reason, message) in [
+            (Value::Null, 400, "", "admission webhook \"w\" denied the request without explanation"),
+            (json!({"message": "no"}), 400, "", "admission webhook \"w\" denied the request: no"),
+            (
+                json!({"reason": "Forbidden", "code": 403}),
+                403,
+                "Forbidden",
+                "admission webhook \"w\" denied the request: Forbidden",
+            ),
+            (json!({"message": "m", "code": 200}), 400, "", "admission webhook \"w\" denied the request: m"),
+        ] {
+            let error = denied("w", &status);
+            assert_eq!((error.code, error.reason, error.message.as_str()), (code, reason, message));
+        }
+        let error =
+            denied("w", &json!({"details": {"name": "n", "causes": [{"reason": "r", "field": "f"}]}}));
+        assert_eq!((error.details.name.as_str(), error.details.causes[0].field.as_str()), ("n", "f"));
+    }
+}
