@@ -62,6 +62,8 @@ pub struct Resource {
     /// The resource (group, plural) whose objects these are in another shape: `events.k8s.io` events are
     /// core's. [`crate::convert`] goes between the shapes; strategy, columns and selectors see the other's.
     pub stored_as: Option<(&'static str, &'static str)>,
+    /// The feature gate without which it is not served in any version.
+    pub gate: Option<&'static str>,
 }
 
 /// One version of a [`Resource`].
@@ -236,6 +238,7 @@ const fn row(
         selectable: &[],
         strategy: &Neutral,
         stored_as: None,
+        gate: None,
     }
 }
 
@@ -298,6 +301,11 @@ impl Resource {
 
     const fn stored_as(mut self, group: &'static str, plural: &'static str) -> Self {
         self.stored_as = Some((group, plural));
+        self
+    }
+
+    const fn gated(mut self, gate: &'static str) -> Self {
+        self.gate = Some(gate);
         self
     }
 }
@@ -370,6 +378,7 @@ mod tests {
             assert_eq!(cells.len(), r.columns.len(), "{}: cells and columns", r.plural);
             assert!(r.columns.iter().any(|c| c.format == "name"), "{}: name column", r.plural);
             assert_eq!(r.strategy.has_status(), r.subresource("status").is_some(), "{}: status", r.plural);
+            assert!(r.gate.is_none_or(|g| yare_schema::features::find(g).is_some()), "{}: gate", r.plural);
         }
     }
 

@@ -9,6 +9,7 @@ pub mod crd;
 pub mod decode;
 pub mod defaults;
 pub mod encode;
+pub mod features;
 pub mod field;
 pub mod fixtures;
 mod goprint;

@@ -110,7 +110,8 @@ impl Sources {
             let mut package = GoPackage::default();
             for file in sorted(&dir).with_context(|| format!("no package {path} in {}", root.display()))? {
                 let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                if name == "zz_generated.prerelease-lifecycle.go" {
+                // Core's are written by hand.
+                if matches!(name, "zz_generated.prerelease-lifecycle.go" | "lifecycle.go") {
                     lifecycle(&path, &fs::read_to_string(&file)?, &mut out.lifecycle);
                 }
                 if !name.ends_with(".go")
@@ -181,10 +182,11 @@ impl Sources {
                     if kinds.names.contains(&list) && self.is_plain_list(path, &list, &kinds.names) {
                         write!(text, " list")?;
                     }
-                    for (part, value) in
-                        self.lifecycle.get(&(path.clone(), name.clone())).into_iter().flatten()
-                    {
-                        write!(text, " {part}={value}")?;
+                    let said = self.lifecycle.get(&(path.clone(), name.clone()));
+                    for part in ["introduced", "deprecated", "replacement", "removed"] {
+                        for (_, value) in said.into_iter().flatten().filter(|(p, _)| *p == part) {
+                            write!(text, " {part}={value}")?;
+                        }
                     }
                     text.push('\n');
                 }

@@ -72,7 +72,8 @@ pub(super) const ROWS: &[Resource] = &[
     )
     .print(printers::CLUSTER_TRUST_BUNDLE)
     .select(selectors::SIGNER)
-    .does(certificates::CLUSTER_TRUST_BUNDLE),
+    .does(certificates::CLUSTER_TRUST_BUNDLE)
+    .gated("ClusterTrustBundle"),
     namespaced(
         CERTIFICATES,
         &[off_stored("v1beta1")],
@@ -83,5 +84,6 @@ pub(super) const ROWS: &[Resource] = &[
     .sub(&[STATUS])
     .print(printers::POD_CERTIFICATE_REQUEST)
     .select(selectors::POD_CERTIFICATE_REQUEST)
-    .does(certificates::POD_CERTIFICATE_REQUEST),
+    .does(certificates::POD_CERTIFICATE_REQUEST)
+    .gated("PodCertificateRequest"),
 ];

@@ -125,5 +125,6 @@ pub(super) const ROWS: &[Resource] = &[
     )
     .sub(&[STATUS])
     .print(printers::STORAGE_VERSION_MIGRATION)
-    .does(internal::STORAGE_VERSION_MIGRATION),
+    .does(internal::STORAGE_VERSION_MIGRATION)
+    .gated("StorageVersionMigrator"),
 ];

@@ -77,10 +77,12 @@ pub(super) const ROWS: &[Resource] = &[
     namespaced(SCHEDULING, &[off_stored("v1alpha2")], "PodGroup", "podgroups", "podgroup")
         .sub(&[STATUS])
         .print(printers::POD_GROUP)
-        .does(scheduling::POD_GROUP),
+        .does(scheduling::POD_GROUP)
+        .gated("GenericWorkload"),
     namespaced(SCHEDULING, &[off_stored("v1alpha2")], "Workload", "workloads", "workload")
         .print(printers::NAME_AND_AGE)
-        .does(scheduling::WORKLOAD),
+        .does(scheduling::WORKLOAD)
+        .gated("GenericWorkload"),
     cluster(RESOURCE, RESOURCE_VERSIONS, "DeviceClass", "deviceclasses", "deviceclass")
         .print(printers::NAME_AND_AGE)
         .does(resource::DEVICE_CLASS),

@@ -1,0 +1,336 @@
+//! Feature gates: what of Kubernetes can be switched on and off by name.
+//!
+//! In: `--feature-gates A=true,B=false`. Out: [`Gates`], which says what is on. The gates themselves, with the
+//! stage each had in each release, are the table `gates.txt` beside this file.
+
+use std::{collections::BTreeMap, fmt, sync::LazyLock};
+
+/// How far a feature has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// May change or go at any time.
+    Alpha,
+    /// Complete, still under observation.
+    Beta,
+    /// Here to stay; the gate itself goes some releases later.
+    Ga,
+    /// On its way out.
+    Deprecated,
+}
+
+impl Stage {
+    /// As `kubernetes_feature_enabled` labels it; stable features carry an empty label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Alpha => "ALPHA",
+            Self::Beta => "BETA",
+            Self::Ga => "",
+            Self::Deprecated => "DEPRECATED",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "alpha" => Self::Alpha,
+            "beta" => Self::Beta,
+            "ga" => Self::Ga,
+            "deprecated" => Self::Deprecated,
+            _ => return None,
+        })
+    }
+}
+
+/// What a gate became in one release.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// The release, as the number behind `1.`.
+    pub since_minor: u16,
+    /// How far the feature had come.
+    pub stage: Stage,
+    /// Whether it was on unless asked for otherwise.
+    pub on: bool,
+    /// Whether nothing but the default was allowed.
+    pub locked: bool,
+}
+
+/// One gate.
+#[derive(Debug)]
+pub struct Gate {
+    /// `InPlacePodVerticalScaling`
+    pub name: &'static str,
+    /// Its history, oldest first, never empty.
+    pub steps: Box<[Step]>,
+    /// Gates that must be on where this one is.
+    pub needs: Box<[&'static str]>,
+}
+
+impl Gate {
+    /// What it is now.
+    pub fn now(&self) -> Step {
+        self.steps[self.steps.len() - 1]
+    }
+}
+
+/// Switches all alpha features that are not named themselves.
+const ALL_ALPHA: &str = "AllAlpha";
+/// Switches all beta features that are not named themselves.
+const ALL_BETA: &str = "AllBeta";
+
+static TABLE: LazyLock<Vec<Gate>> = LazyLock::new(|| {
+    let lines = include_str!("gates.txt").lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
+    // A test holds every line of the table to this form.
+    let mut gates: Vec<Gate> = lines.filter_map(parse_line).collect();
+    for (name, stage) in [(ALL_ALPHA, Stage::Alpha), (ALL_BETA, Stage::Beta)] {
+        let step = Step { since_minor: 0, stage, on: false, locked: false };
+        gates.push(Gate { name, steps: Box::new([step]), needs: Box::default() });
+    }
+    gates.sort_by_key(|gate| gate.name);
+    gates
+});
+
+fn parse_line(line: &'static str) -> Option<Gate> {
+    let (head, needs) = line.split_once(" needs ").unwrap_or((line, ""));
+    let mut words = head.split(' ');
+    let name = words.next()?;
+    let steps: Box<[Step]> = words.map(parse_step).collect::<Option<_>>()?;
+    let needs = needs.split(',').filter(|n| !n.is_empty()).collect();
+    (!steps.is_empty()).then_some(Gate { name, steps, needs })
+}
+
+fn parse_step(text: &str) -> Option<Step> {
+    let mut parts = text.split(':');
+    let step = Step {
+        since_minor: parts.next()?.parse().ok()?,
+        stage: Stage::parse(parts.next()?)?,
+        on: match parts.next()? {
+            "on" => true,
+            "off" => false,
+            _ => return None,
+        },
+        locked: match parts.next() {
+            None => false,
+            Some("lock") => true,
+            Some(_) => return None,
+        },
+    };
+    parts.next().is_none().then_some(step)
+}
+
+/// Every gate, by name.
+pub fn all() -> &'static [Gate] {
+    &TABLE
+}
+
+/// The gate of this name.
+pub fn find(name: &str) -> Option<&'static Gate> {
+    let table = all();
+    table.binary_search_by(|gate| gate.name.cmp(name)).ok().map(|at| &table[at])
+}
+
+/// What is wrong with a wish for gates.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum GateError {
+    /// A name without a value.
+    #[error("missing bool value for {0}")]
+    MissingValue(String),
+    /// A value that is neither true nor false.
+    #[error("invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: invalid syntax")]
+    InvalidValue {
+        /// The gate.
+        name: String,
+        /// What was given.
+        value: String,
+    },
+    /// No gate of that name.
+    #[error("unrecognized feature gate: {0}")]
+    Unknown(String),
+    /// A gate that can no longer be switched.
+    #[error("cannot set feature gate {name} to {wanted}, feature is locked to {locked}")]
+    Locked {
+        /// The gate.
+        name: String,
+        /// What was asked for.
+        wanted: bool,
+        /// What it stays.
+        locked: bool,
+    },
+    /// A gate that is on without what it needs.
+    #[error("{name} is enabled, but depends on features that are disabled: [{}]", needs.join(" "))]
+    Needs {
+        /// The gate.
+        name: &'static str,
+        /// What it needs and is off.
+        needs: Vec<&'static str>,
+    },
+}
+
+/// Everything that is wrong with a wish, in one message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct GateErrors(pub Vec<GateError>);
+
+impl fmt::Display for GateErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        match &all[..] {
+            [one] => f.write_str(one),
+            _ => write!(f, "[{}]", all.join(", ")),
+        }
+    }
+}
+
+impl std::error::Error for GateErrors {}
+
+/// Which features are on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gates {
+    /// What differs from the defaults, or was named.
+    set: BTreeMap<&'static str, bool>,
+}
+
+impl Gates {
+    /// Reads `A=true,B=false`. The last wish for a gate holds; `AllAlpha` and `AllBeta` leave alone what is
+    /// named beside them.
+    pub fn parse(text: &str) -> Result<Self, GateErrors> {
+        let mut wishes: BTreeMap<&str, bool> = BTreeMap::new();
+        for wish in text.split(',').filter(|w| !w.is_empty()) {
+            let (name, value) = wish
+                .split_once('=')
+                .ok_or_else(|| GateErrors(vec![GateError::MissingValue(wish.trim().to_owned())]))?;
+            let (name, value) = (name.trim(), value.trim());
+            let on = parse_bool(value).ok_or_else(|| {
+                GateErrors(vec![GateError::InvalidValue { name: name.to_owned(), value: value.to_owned() }])
+            })?;
+            wishes.insert(name, on);
+        }
+        Self::of(&wishes)
+    }
+
+    fn of(wishes: &BTreeMap<&str, bool>) -> Result<Self, GateErrors> {
+        let mut errors = Vec::new();
+        let mut set: BTreeMap<&'static str, bool> = BTreeMap::new();
+        for (all_of, stage) in [(ALL_ALPHA, Stage::Alpha), (ALL_BETA, Stage::Beta)] {
+            if let Some(&on) = wishes.get(all_of) {
+                set.extend(all().iter().filter(|g| g.now().stage == stage).map(|gate| (gate.name, on)));
+                // The switches themselves are gates of their stage, but not of each other's.
+                set.insert(all_of, on);
+            }
+        }
+        for (name, &on) in wishes {
+            let Some(gate) = find(name) else {
+                errors.push(GateError::Unknown((*name).to_owned()));
+                continue;
+            };
+            let now = gate.now();
+            if now.locked && now.on != on {
+                errors.push(GateError::Locked { name: (*name).to_owned(), wanted: on, locked: now.on });
+                continue;
+            }
+            set.insert(gate.name, on);
+        }
+        let gates = Self { set };
+        if errors.is_empty() {
+            for gate in all().iter().filter(|gate| gates.is_on(gate.name)) {
+                let off: Vec<&'static str> = gate.needs.iter().copied().filter(|n| !gates.is_on(n)).collect();
+                if !off.is_empty() {
+                    errors.push(GateError::Needs { name: gate.name, needs: off });
+                }
+            }
+        }
+        if errors.is_empty() { Ok(gates) } else { Err(GateErrors(errors)) }
+    }
+
+    /// Whether the feature is on. A name that is no gate is off.
+    pub fn is_on(&self, name: &str) -> bool {
+        match self.set.get(name) {
+            Some(on) => *on,
+            None => find(name).is_some_and(|gate| gate.now().on),
+        }
+    }
+
+    /// Every gate and whether it is on, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Gate, bool)> + '_ {
+        all().iter().map(|gate| (gate, self.is_on(gate.name)))
+    }
+}
+
+/// What Go's `strconv.ParseBool` takes.
+pub fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_reads_and_is_consistent() {
+        let lines = include_str!("gates.txt").lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
+        let mut count = 2;
+        for line in lines {
+            assert!(parse_line(line).is_some(), "{line}");
+            count += 1;
+        }
+        assert_eq!(all().len(), count);
+        assert!(all().is_sorted_by(|a, b| a.name < b.name), "a gate stands twice");
+        for gate in all() {
+            assert!(gate.steps.is_sorted_by_key(|s| s.since_minor), "{}", gate.name);
+            assert!(gate.now().since_minor <= 36, "{}", gate.name);
+            let locks = gate.steps.iter().map(|s| s.locked);
+            assert!(locks.is_sorted(), "{}: a lock never opens", gate.name);
+            for need in &gate.needs {
+                let needed = find(need).unwrap_or_else(|| panic!("{} needs {need}", gate.name));
+                assert!(!gate.now().on || needed.now().on, "{} is on without {need}", gate.name);
+            }
+        }
+        assert_eq!(Gates::parse(""), Ok(Gates::default()), "the defaults satisfy each other's needs");
+    }
+
+    #[test]
+    fn wishes() {
+        for (text, gate, expect) in [
+            ("", "WatchList", true),
+            ("", "HPAScaleToZero", false),
+            ("HPAScaleToZero=true", "HPAScaleToZero", true),
+            ("HPAScaleToZero=true,HPAScaleToZero=0", "HPAScaleToZero", false),
+            ("AllAlpha=true", "HPAScaleToZero", true),
+            ("AllAlpha=true,HPAScaleToZero=false", "HPAScaleToZero", false),
+            ("HPAScaleToZero=false, AllAlpha = true", "HPAScaleToZero", false),
+            ("AllAlpha=true", "AllBeta", false),
+            ("AllBeta=true", "CoordinatedLeaderElection", true),
+            ("DynamicResourceAllocation=true", "DynamicResourceAllocation", true),
+            ("", "NoSuchThing", false),
+        ] {
+            assert_eq!(Gates::parse(text).map(|g| g.is_on(gate)), Ok(expect), "{text:?} {gate}");
+        }
+    }
+
+    #[test]
+    fn wrong_wishes() {
+        for (text, expect) in [
+            ("HPAScaleToZero", "missing bool value for HPAScaleToZero"),
+            (
+                "HPAScaleToZero=maybe",
+                "invalid value of HPAScaleToZero=maybe, err: strconv.ParseBool: parsing \"maybe\": invalid syntax",
+            ),
+            ("NoSuchThing=true", "unrecognized feature gate: NoSuchThing"),
+            (
+                "NoSuchThing=true,Other=true",
+                "[unrecognized feature gate: NoSuchThing, unrecognized feature gate: Other]",
+            ),
+            (
+                "DynamicResourceAllocation=false",
+                "cannot set feature gate DynamicResourceAllocation to false, feature is locked to true",
+            ),
+            (
+                "GangScheduling=true",
+                "GangScheduling is enabled, but depends on features that are disabled: [GenericWorkload]",
+            ),
+        ] {
+            assert_eq!(Gates::parse(text).unwrap_err().to_string(), expect, "{text}");
+        }
+    }
+}
