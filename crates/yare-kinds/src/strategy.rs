@@ -19,6 +19,7 @@ pub mod batch;
 pub mod certificates;
 pub mod coordination;
 pub mod core;
+mod declared;
 pub mod discovery;
 pub mod flowcontrol;
 pub mod internal;

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
-use super::{Context, Strategy, webhook::default_client_config};
+use super::{Context, Strategy, certificates::check_ca_bundle, webhook::default_client_config};
 use crate::{
     check::{Check, Errors, annotation},
     meta, names,
@@ -71,6 +71,13 @@ impl Strategy for CustomResourceDefinition {
             .items("status.conditions")
             .iter()
             .any(|c| c.str_at("type") == "Established" && c.str_at("status") == "True");
+        let bundle = |crd: &Value| ca_bundle(crd).map(|text| (text.to_owned(), check_ca_bundle(text)));
+        if established
+            && let Some((text, Err(why))) = bundle(new)
+            && !matches!(bundle(old), Some((_, Err(_))))
+        {
+            errs.invalid(&Path::new("spec.conversion.webhookClientConfig.caBundle"), text, why);
+        }
         let fixed: &[&str] = if established {
             &["scope", "names.kind", "group", "names.plural"]
         } else {
@@ -99,6 +106,16 @@ impl Strategy for CustomResourceDefinition {
     fn allow_unconditional_update(&self) -> bool {
         false
     }
+}
+
+/// The certificates that a definition's webhook is trusted by.
+fn ca_bundle(crd: &Value) -> Option<&str> {
+    crd.str_opt("spec.conversion.webhook.clientConfig.caBundle").filter(|text| !text.is_empty())
+}
+
+/// Whether a definition names certificates for its webhook that are none.
+pub fn has_bad_ca_bundle(crd: &Value) -> bool {
+    ca_bundle(crd).is_some_and(|text| check_ca_bundle(text).is_err())
 }
 
 fn storage_version(crd: &Value) -> Option<String> {
@@ -157,49 +174,87 @@ fn check_stored_versions(errs: &mut Errors, path: &Path<'_>, crd: &Value) {
     }
 }
 
-/// Groups of the project's own hold only what its reviewers have seen.
-fn check_approval(errs: &mut Errors, crd: &Value, old: Option<&Value>) {
-    #[derive(PartialEq, Eq)]
-    enum State {
-        Missing,
-        Bypassed,
-        Approved,
-        Invalid,
+/// Whether the project's own reviewers have seen a definition in one of its groups.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Approval {
+    Missing,
+    Bypassed,
+    Approved,
+    Invalid,
+}
+
+impl Approval {
+    fn of(crd: &Value) -> Self {
+        match annotation(crd, APPROVED).unwrap_or_default() {
+            "" => Self::Missing,
+            text if text.starts_with("unapproved") => Self::Bypassed,
+            text => match text.split_once("://") {
+                Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/') => {
+                    Self::Approved
+                }
+                _ => Self::Invalid,
+            },
+        }
     }
-    let state = |crd: &Value| match annotation(crd, APPROVED).unwrap_or_default() {
-        "" => State::Missing,
-        text if text.starts_with("unapproved") => State::Bypassed,
-        text => match text.split_once("://") {
-            Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/') => {
-                State::Approved
+
+    /// What is wrong, where something is.
+    fn complaint(self) -> Option<String> {
+        match self {
+            Self::Missing => {
+                Some(format!("protected groups must have approval annotation {APPROVED:?}, {PULL}"))
             }
-            _ => State::Invalid,
-        },
-    };
-    let group = crd.str_at("spec.group");
+            Self::Invalid => Some(format!(
+                "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {PULL}"
+            )),
+            Self::Bypassed | Self::Approved => None,
+        }
+    }
+}
+
+fn is_protected(group: &str) -> bool {
     let owned =
         |domain: &str| group == domain || group.strip_suffix(domain).is_some_and(|g| g.ends_with('.'));
-    if !owned("k8s.io") && !owned("kubernetes.io") {
+    owned("k8s.io") || owned("kubernetes.io")
+}
+
+/// The condition `KubernetesAPIApprovalPolicyConformant` that a definition in a protected group should have.
+pub fn approval_condition(crd: &Value) -> Option<Value> {
+    if !is_protected(crd.str_at("spec.group")) {
+        return None;
+    }
+    let approval = Approval::of(crd);
+    let text = annotation(crd, APPROVED).unwrap_or_default();
+    let (status, reason) = match approval {
+        Approval::Missing => ("False", "MissingAnnotation"),
+        Approval::Invalid => ("False", "InvalidAnnotation"),
+        Approval::Bypassed => ("False", "UnapprovedAnnotation"),
+        Approval::Approved => ("True", "ApprovedAnnotation"),
+    };
+    let message = approval.complaint().unwrap_or_else(|| match approval {
+        Approval::Bypassed => format!("not approved: {text:?}"),
+        _ => format!("approved in {text}"),
+    });
+    Some(json!({
+        "type": "KubernetesAPIApprovalPolicyConformant", "status": status, "reason": reason, "message": message,
+    }))
+}
+
+/// Groups of the project's own hold only what its reviewers have seen.
+fn check_approval(errs: &mut Errors, crd: &Value, old: Option<&Value>) {
+    if !is_protected(crd.str_at("spec.group")) {
         return;
     }
-    let now = state(crd);
-    if old.is_some_and(|old| state(old) == now) {
+    let now = Approval::of(crd);
+    if old.is_some_and(|old| Approval::of(old) == now) {
         return;
     }
     let path = Path::new("metadata.annotations");
     let path = path.key(APPROVED);
-    match now {
-        State::Missing => {
-            errs.required(&path, format!("protected groups must have approval annotation {APPROVED:?}, {PULL}"));
-        }
-        State::Invalid => errs.invalid(
-            &path,
-            annotation(crd, APPROVED).unwrap_or_default(),
-            format!(
-                "protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\", {PULL}"
-            ),
-        ),
-        State::Bypassed | State::Approved => {}
+    let Some(complaint) = now.complaint() else { return };
+    if now == Approval::Missing {
+        errs.required(&path, complaint);
+    } else {
+        errs.invalid(&path, annotation(crd, APPROVED).unwrap_or_default(), complaint);
     }
 }
 

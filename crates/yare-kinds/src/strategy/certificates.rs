@@ -1,19 +1,22 @@
 //! Strategies of the kinds of `certificates.k8s.io`.
 
-use super::{Flags, Strategy};
+use super::Strategy;
 
+mod bundle;
 mod pem;
+mod pod;
 mod request;
 #[cfg(test)]
 mod tests;
 
+pub(super) use pem::check_ca_bundle;
 pub use pem::{RequestSubject, request_subject};
 
 /// `CertificateSigningRequest`
 pub const CERTIFICATE_SIGNING_REQUEST: &dyn Strategy = &request::CertificateSigningRequest;
 
 /// `ClusterTrustBundle`
-pub const CLUSTER_TRUST_BUNDLE: &dyn Strategy = &Flags::new().conditional_update();
+pub const CLUSTER_TRUST_BUNDLE: &dyn Strategy = &bundle::ClusterTrustBundle;
 
 /// `PodCertificateRequest`
-pub const POD_CERTIFICATE_REQUEST: &dyn Strategy = &Flags::new().status().conditional_update();
+pub const POD_CERTIFICATE_REQUEST: &dyn Strategy = &pod::PodCertificateRequest;

@@ -3,21 +3,23 @@
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::{Context, Flags, Strategy};
+use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
     meta,
     view::{View, ViewMut},
 };
 
+mod groups;
+
 /// `PriorityClass`
 pub const PRIORITY_CLASS: &dyn Strategy = &PriorityClass;
 
 /// `PodGroup`
-pub const POD_GROUP: &dyn Strategy = &PodGroup;
+pub const POD_GROUP: &dyn Strategy = &groups::PodGroup;
 
 /// `Workload`
-pub const WORKLOAD: &dyn Strategy = &Flags::new();
+pub const WORKLOAD: &dyn Strategy = &groups::Workload;
 
 /// The highest priority that a class may have that is not the system's.
 const HIGHEST_USER: i64 = 1_000_000_000;
@@ -81,29 +83,6 @@ fn check_system(name: &str, value: i64, global: bool) -> Result<(), String> {
         Some((_, known)) if *known != value => Err(format!("value of {name} PriorityClass must be {known}")),
         Some(_) if global => Err(format!("globalDefault of {name} PriorityClass must be false")),
         Some(_) => Ok(()),
-    }
-}
-
-struct PodGroup;
-
-impl Strategy for PodGroup {
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
-        let path = Path::new("status");
-        let mut errs = meta::validate_conditions(new.items("status.conditions"), &path.child("conditions"));
-        let list = path.child("resourceClaimStatuses");
-        let claims = new.items("spec.resourceClaims");
-        for (i, status) in new.items("status.resourceClaimStatuses").iter().enumerate() {
-            let name = status.str_at("name");
-            if !claims.iter().any(|c| c.str_at("name") == name) {
-                let detail = "must match the name of an entry in `spec.resourceClaims`";
-                errs.invalid(&list.index(i).child("name"), name, detail);
-            }
-        }
-        errs
-    }
-
-    fn has_status(&self) -> bool {
-        true
     }
 }
 

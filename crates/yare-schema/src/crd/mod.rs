@@ -46,6 +46,11 @@ pub fn compile(schema: &Value, path: &Path<'_>) -> Result<Compiled, Vec<FieldErr
     if errors.is_empty() { Ok(compiled) } else { Err(errors) }
 }
 
+/// What keeps a schema from being structural.
+pub fn structural_violations(schema: &Value, path: &Path<'_>) -> Vec<FieldError> {
+    structural::check(schema, path)
+}
+
 /// What the root of a schema must not say because the `status` subresource is enabled.
 pub fn check_root_with_status(schema: &Value, path: &Path<'_>) -> Vec<FieldError> {
     check::root_with_status(schema, path)

@@ -37,9 +37,37 @@ fn run(ty: TypeRef<'_>, object: &Value, old: Option<&Value>) -> Vec<FieldError> 
     let mut errors = Vec::new();
     values(ty, false, object, old, &Path::ROOT, &mut errors);
     embedded::check(ty, object, true, &Path::ROOT, &mut errors);
-    list_types(ty, object, old, &Path::ROOT, &mut errors);
+    lists(ty, object, old, &mut errors);
     errors.truncate(MAX_ERRORS);
     errors
+}
+
+/// [`validate_update`] for a write of `status` alone: the rest of the object is what it was.
+pub fn validate_status_update(ty: TypeRef<'_>, object: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let slot = ty.field("status").map(|field| &field.slot);
+    if let (Some(slot), Some(status)) = (slot, object.get("status")) {
+        values(ty.to(slot), slot.nullable, status, old.get("status"), &Path::new("status"), &mut errors);
+    }
+    lists(ty, object, Some(old), &mut errors);
+    errors.truncate(MAX_ERRORS);
+    errors
+}
+
+/// Lists against their list types. An object that broke them before may go on doing so.
+fn lists(ty: TypeRef<'_>, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    let mut found = Vec::new();
+    list_types(ty, object, &Path::ROOT, &mut found);
+    if !found.is_empty()
+        && let Some(old) = old
+    {
+        let mut before = Vec::new();
+        list_types(ty, old, &Path::ROOT, &mut before);
+        if !before.is_empty() {
+            return;
+        }
+    }
+    errors.extend(found);
 }
 
 /// The path as messages show it, where the root is nothing.
@@ -462,28 +490,21 @@ fn check_object(
 }
 
 /// Items of sets and of lists with keys must differ.
-fn list_types(
-    ty: TypeRef<'_>,
-    value: &Value,
-    old: Option<&Value>,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
-    if errors.len() >= MAX_ERRORS || old.is_some_and(|old| same_value(old, value)) {
+fn list_types(ty: TypeRef<'_>, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    if errors.len() >= MAX_ERRORS {
         return;
     }
-    let old_member = |name: &str| old.and_then(|old| old.get(name));
     match (ty.shape(), value) {
         (Shape::Struct(s), Value::Object(map)) => {
             for (name, member) in map {
                 if let Some(field) = s.field(name) {
-                    list_types(ty.to(&field.slot), member, old_member(name), &path.child(name), errors);
+                    list_types(ty.to(&field.slot), member, &path.child(name), errors);
                 }
             }
         }
         (Shape::Map(m), Value::Object(map)) => {
             for (name, member) in map {
-                list_types(ty.to(&m.value), member, old_member(name), &path.key(name), errors);
+                list_types(ty.to(&m.value), member, &path.key(name), errors);
             }
         }
         (Shape::List(list), Value::Array(items)) => {
@@ -508,8 +529,7 @@ fn list_types(
                 }
             }
             for (i, item) in items.iter().enumerate() {
-                let before = predecessor(list, old, item);
-                list_types(ty.to(&list.item), item, before, &path.index(i), errors);
+                list_types(ty.to(&list.item), item, &path.index(i), errors);
             }
         }
         _ => {}

@@ -57,6 +57,20 @@ pub fn request_subject(text: &str) -> Result<RequestSubject, String> {
     })
 }
 
+/// Whether `text` holds a certificate that can be trusted, among whatever else.
+pub fn check_ca_bundle(text: &str) -> Result<(), String> {
+    const NO_PEM: &str = "unable to load root certificates: unable to parse bytes as PEM block";
+    let bytes = decode(text)?;
+    let mut why = NO_PEM.to_owned();
+    for block in Pem::iter_from_buffer(&bytes).map_while(Result::ok).filter(|b| b.label == "CERTIFICATE") {
+        match X509Certificate::from_der(&block.contents) {
+            Ok(_) => return Ok(()),
+            Err(e) => why = format!("unable to load root certificates: x509: malformed certificate: {e}"),
+        }
+    }
+    Err(why)
+}
+
 /// Whether `text` holds certificates and nothing else.
 pub fn check_certificates(text: &str) -> Result<(), String> {
     let bytes = decode(text)?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::check_pool_name;
+use super::{check_pool_name, slice::check_toleration};
 use crate::{
     check::{Check, Errors},
     meta::immutable,
@@ -17,6 +17,7 @@ use crate::{
 const MAX_REQUESTS: usize = 32;
 const MAX_FIRST_AVAILABLE: usize = 8;
 const MAX_SELECTORS: usize = 32;
+const MAX_TOLERATIONS: usize = 16;
 const MAX_RESERVED_FOR: usize = 256;
 const MAX_EXPRESSION_BYTES: usize = 10 * 1024;
 const MAX_PARAMETERS_BYTES: usize = 10 * 1024;
@@ -110,6 +111,11 @@ fn check_request(errs: &mut Errors, path: &Path<'_>, request: &Value) {
 fn check_devices(errs: &mut Errors, path: &Path<'_>, request: &Value) {
     errs.name(&path.child("deviceClassName"), request.str_at("deviceClassName"), names::dns1123_subdomain);
     check_selectors(errs, &path.child("selectors"), request.items("selectors"));
+    let (tolerations, list) = (request.items("tolerations"), path.child("tolerations"));
+    at_most(errs, &list, tolerations, MAX_TOLERATIONS);
+    for (i, toleration) in tolerations.iter().enumerate().take(MAX_TOLERATIONS) {
+        check_toleration(errs, &list.index(i), toleration);
+    }
     let count = request.int_at("count");
     match request.str_at("allocationMode") {
         "All" if count != 0 => {
