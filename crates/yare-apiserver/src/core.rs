@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use yare_schema::features::Gates;
 use yare_store::Store;
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     path::{Query, RequestInfo},
     registry::Registry,
     warnings::Warnings,
+    runtime_config::RuntimeConfig,
 };
 
 /// Tells the time.
@@ -87,6 +89,10 @@ pub struct Config {
     pub openid: Option<(Value, Value)>,
     /// How admission is set up.
     pub admission: Settings,
+    /// Which features are on.
+    pub gates: Gates,
+    /// Which built-in group versions are served.
+    pub runtime_config: RuntimeConfig,
 }
 
 impl Config {
@@ -107,6 +113,8 @@ impl Config {
             max_mutating_in_flight: 200,
             openid: None,
             admission: Settings::default(),
+            gates: Gates::default(),
+            runtime_config: RuntimeConfig::default(),
         }
     }
 }
@@ -142,7 +150,7 @@ pub struct Core {
 impl Core {
     /// The shared parts of a new server.
     pub fn new(config: Config) -> Arc<Self> {
-        let builtin = Registry::builtin();
+        let builtin = Registry::builtin(&config.gates, &config.runtime_config);
         Arc::new(Self {
             registry: ArcSwap::from_pointee(builtin.with_custom(std::iter::empty())),
             builtin,

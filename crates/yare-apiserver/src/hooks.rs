@@ -9,7 +9,7 @@ use yare_kinds::view::{View, ViewMut};
 use crate::{
     alloc::{self, Reserved},
     core::Call,
-    escalation,
+    crd, escalation,
     registry::Served,
     status::ApiResult,
 };
@@ -26,8 +26,8 @@ struct Row {
     update: Option<Update>,
     /// After an object changed.
     updated: Option<fn(&Call, &Value, &Value)>,
-    /// When an object's deletion starts.
-    deleting: Option<fn(&mut Value)>,
+    /// When an object's deletion starts, with the time.
+    deleting: Option<fn(&mut Value, &str)>,
     /// Whether something beside finalizers holds the object.
     held: Option<fn(&Value) -> bool>,
     /// After an object is gone.
@@ -47,7 +47,7 @@ const NOTHING: Row = Row {
 const TABLE: &[Row] = &[
     Row {
         resource: ("", "namespaces"),
-        deleting: Some(|namespace| namespace.set("status.phase", "Terminating")),
+        deleting: Some(|namespace, _| namespace.set("status.phase", "Terminating")),
         held: Some(|namespace| !namespace.items("spec.finalizers").is_empty()),
         ..NOTHING
     },
@@ -61,12 +61,6 @@ const TABLE: &[Row] = &[
     },
     Row {
         resource: ("apiextensions.k8s.io", "customresourcedefinitions"),
-        create: Some(|_, definition, _| {
-            crate::crd::admit(definition)?;
-            crate::crd::record_storage_version(definition);
-            Ok(Reserved::nothing())
-        }),
-        update: Some(|_, definition, _, _| crate::crd::admit(definition)),
         deleting: Some(hold_definition),
         ..NOTHING
     },
@@ -140,10 +134,10 @@ pub fn after_update(call: &Call, served: &Served, new: &Value, old: &Value) {
 }
 
 /// When a deletion starts: marks the object, and says whether something beside finalizers holds it.
-pub fn before_delete(served: &Served, object: &mut Value) -> bool {
+pub fn before_delete(served: &Served, object: &mut Value, now: &str) -> bool {
     let Some(row) = row(served) else { return false };
     if let Some(deleting) = row.deleting {
-        deleting(object);
+        deleting(object, now);
     }
     row.held.is_some_and(|held| held(object))
 }
@@ -165,12 +159,15 @@ pub fn after_delete(call: &Call, served: &Served, object: &Value) {
 /// The finalizer under which the instances of a definition are removed first.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-fn hold_definition(definition: &mut Value) {
+fn hold_definition(definition: &mut Value, now: &str) {
     if definition.has("metadata.deletionTimestamp")
         && !definition.strings("metadata.finalizers").contains(&CLEANUP)
     {
         // The cleanup is done already, or under way.
         return;
+    }
+    if !definition.has("metadata.deletionTimestamp") {
+        crd::mark_for_deletion(definition, now);
     }
     let mut finalizers = definition.items("metadata.finalizers").to_vec();
     if !finalizers.iter().any(|f| f == CLEANUP) {

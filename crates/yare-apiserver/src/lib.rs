@@ -33,6 +33,7 @@ pub mod pipeline;
 pub mod registry;
 pub mod render;
 pub mod review;
+pub mod runtime_config;
 pub mod selection;
 pub mod server;
 pub mod span;

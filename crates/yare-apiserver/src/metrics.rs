@@ -178,6 +178,20 @@ impl Metrics {
             let dot = if group.is_empty() { "" } else { "." };
             let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{plural}{dot}{group}\"}} {count}");
         }
+        head(
+            "kubernetes_feature_enabled",
+            "gauge",
+            "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
+            &mut out,
+        );
+        for (gate, on) in core.config.gates.iter() {
+            let (name, stage) = (gate.name, gate.now().stage.label());
+            let _ = writeln!(
+                out,
+                "kubernetes_feature_enabled{{name=\"{name}\",stage=\"{stage}\"}} {}",
+                u8::from(on)
+            );
+        }
         head("yare_store_writes_total", "counter", "Committed writes of objects.", &mut out);
         let _ = writeln!(out, "yare_store_writes_total {}", self.writes.load(Ordering::Relaxed));
         core.admission.metrics.render(&mut out);

@@ -133,6 +133,10 @@ async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extensions
     let Some(served) = registry.find(&info.group, &info.version, &info.resource) else {
         return Err(ApiError::unknown_resource());
     };
+    let shows_its_own_kind = served.sub(&info.subresource).is_none_or(|sub| sub.kind.is_none());
+    if let Some(text) = served.deprecation.as_deref().filter(|_| shows_its_own_kind) {
+        call.warn(text);
+    }
     if served.namespaced
         && info.namespace.is_empty()
         && !matches!(info.verb, "list" | "watch" | "deletecollection")

@@ -4,21 +4,28 @@
 //! resource in one version; all versions of a resource share one [`Stored`], which says how its objects rest.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
 use serde_json::Value;
 use yare_kinds::{
+    gated,
     strategy::Strategy,
     table::{RESOURCES, Resource, Scope},
 };
-use yare_schema::model::{Schema, TypeId, TypeRef};
+use yare_schema::{
+    builtin::builtin,
+    features::Gates,
+    model::{Schema, TypeId, TypeRef},
+};
 use yare_store::Kind;
 
 use crate::{
     convert::{self, Convert},
     crd::{Conversion, Custom},
+    runtime_config::RuntimeConfig,
     status::{ApiResult, GroupResource},
 };
 
@@ -32,6 +39,15 @@ pub enum TypeHandle {
 }
 
 impl TypeHandle {
+    /// Whether both are one type, not just alike.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Static(a), Self::Static(b)) => std::ptr::eq(a.schema, b.schema) && a.id == b.id,
+            (Self::Owned(a, id), Self::Owned(b, other)) => Arc::ptr_eq(a, b) && id == other,
+            _ => false,
+        }
+    }
+
     /// The type, to walk.
     pub fn at(&self) -> TypeRef<'_> {
         match self {
@@ -81,6 +97,8 @@ pub struct Stored {
     pub ty: TypeHandle,
     /// Defaults, validation, update rules.
     pub strategy: StrategyRef,
+    /// Fields that writes lose because their features are off.
+    pub gated: gated::Rows,
     /// The row, for built-in resources.
     pub builtin: Option<&'static Resource>,
     /// The definition, for custom resources.
@@ -157,10 +175,15 @@ pub struct Served {
     pub subresources: Vec<Sub>,
     /// Type in this version.
     pub ty: TypeHandle,
+    /// Defaults and validation of this version: of a built-in kind those of the stored one, since there all
+    /// versions are shapes of the same thing; a custom resource is judged in the version it is written in.
+    pub strategy: StrategyRef,
     /// How its objects rest.
     pub stored: Arc<Stored>,
     /// From the storage version and back.
     pub convert: Convert,
+    /// What whoever uses this version is told, where it is on its way out.
+    pub deprecation: Option<Box<str>>,
 }
 
 impl Served {
@@ -189,9 +212,18 @@ impl Served {
         matches!(self.convert, Convert::None)
     }
 
+    /// Whether this is a version of a custom resource that knows other fields than the stored one.
+    fn has_own_fields(&self) -> bool {
+        self.stored.custom.is_some() && !self.ty.is(&self.stored.ty)
+    }
+
     /// Turns an object of the storage version into this version, in place.
     pub fn from_storage(&self, object: &mut Value) -> ApiResult<()> {
-        self.convert.from_storage(&self.api_version, object)
+        self.convert.from_storage(&self.api_version, object)?;
+        if self.has_own_fields() {
+            yare_schema::prune::prune(self.ty.at(), object);
+        }
+        Ok(())
     }
 
     /// [`Served::from_storage`] for an object that may have been written in another version.
@@ -199,7 +231,6 @@ impl Served {
         let Some(conversion) = self.conversion() else { return self.from_storage(object) };
         conversion.convert(object, &self.api_version)?;
         yare_schema::prune::prune(self.ty.at(), object);
-        yare_schema::defaults::apply(self.ty.at(), object);
         Ok(())
     }
 
@@ -210,7 +241,28 @@ impl Served {
 
     /// Turns an object of this version into the storage version, in place.
     pub fn to_storage(&self, object: &mut Value) -> ApiResult<()> {
-        self.convert.to_storage(&self.stored.api_version, object)
+        self.convert.to_storage(&self.stored.api_version, object)?;
+        if self.has_own_fields() {
+            yare_schema::prune::prune(self.stored.ty.at(), object);
+        }
+        Ok(())
+    }
+
+    /// Defaults of this version, where they are others than those of the stored one.
+    pub fn default_own(&self, object: &mut Value) {
+        if self.has_own_fields() {
+            self.strategy.default(object);
+        }
+    }
+
+    /// An object of the storage version as this version's strategy looks at it.
+    pub fn judged<'a>(&self, object: &'a Value) -> ApiResult<Cow<'a, Value>> {
+        if self.is_storage() || self.stored.custom.is_none() {
+            return Ok(Cow::Borrowed(object));
+        }
+        let mut shown = object.clone();
+        self.from_storage(&mut shown)?;
+        Ok(Cow::Owned(shown))
     }
 
     /// Whether two versions rest as the same objects.
@@ -228,8 +280,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The built-in resources.
-    pub fn builtin() -> Self {
+    /// The built-in resources that gates and configuration let be served.
+    pub fn builtin(gates: &Gates, config: &RuntimeConfig) -> Self {
         let mut registry = Self::default();
         let mut stored_of: HashMap<(&str, &str), Arc<Stored>> = HashMap::new();
         // Aliases look their storage up, so what they point at comes first.
@@ -238,7 +290,7 @@ impl Registry {
         for row in plain.into_iter().chain(aliases) {
             let stored = match row.stored_as {
                 Some(target) => stored_of.get(&target).cloned(),
-                None => builtin_stored(row).map(Arc::new),
+                None => builtin_stored(row, gates).map(Arc::new),
             };
             let Some(stored) = stored else {
                 tracing::error!(
@@ -249,7 +301,10 @@ impl Registry {
                 continue;
             };
             stored_of.insert((row.group, row.plural), stored.clone());
-            for version in row.versions.iter().filter(|v| v.served) {
+            if row.gate.is_some_and(|gate| !gates.is_on(gate)) {
+                continue;
+            }
+            for version in row.versions.iter().filter(|v| config.serves(row, v.name, v.served)) {
                 if let Some(served) = builtin_served(row, version.name, &stored) {
                     registry.insert(Arc::new(served));
                 }
@@ -336,7 +391,7 @@ pub fn api_version(group: &str, version: &str) -> Box<str> {
     if group.is_empty() { version.into() } else { format!("{group}/{version}").into() }
 }
 
-fn builtin_stored(row: &'static Resource) -> Option<Stored> {
+fn builtin_stored(row: &'static Resource, gates: &Gates) -> Option<Stored> {
     let version = row.versions.iter().find(|v| v.storage)?;
     Some(Stored {
         kind_key: store_kind(row.group, row.plural),
@@ -348,6 +403,7 @@ fn builtin_stored(row: &'static Resource) -> Option<Stored> {
         namespaced: row.scope == Scope::Namespaced,
         ty: TypeHandle::Static(crate::codec::builtin_type(row.group, version.name, row.kind)?),
         strategy: StrategyRef::Static(row.strategy),
+        gated: gated::of(row, gates),
         builtin: Some(row),
         custom: None,
     })
@@ -377,7 +433,24 @@ fn builtin_served(row: &'static Resource, version: &'static str, stored: &Arc<St
             })
             .collect(),
         ty: TypeHandle::Static(crate::codec::builtin_type(row.group, version, row.kind)?),
+        strategy: stored.strategy.clone(),
         stored: stored.clone(),
         convert: convert::of(row, version, stored),
+        deprecation: deprecation(row.group, version, row.kind),
     })
+}
+
+/// `v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice`
+fn deprecation(group: &str, version: &str, kind: &str) -> Option<Box<str>> {
+    let known = builtin().kind(group, version, kind).filter(|k| k.is_deprecated())?;
+    let since = known.deprecated?;
+    let mut text =
+        format!("{} {kind} is deprecated in v{}.{}+", api_version(group, version), since.0, since.1);
+    if let Some(until) = known.removed {
+        text.push_str(&format!(", unavailable in v{}.{}+", until.0, until.1));
+    }
+    if let Some((group, version, kind)) = known.replacement {
+        text.push_str(&format!("; use {} {kind}", api_version(group, version)));
+    }
+    Some(text.into())
 }

@@ -185,7 +185,6 @@ fn components(call: &Call, served: &Served) -> ApiResult<Reply> {
             "conditions": [{ "type": "Healthy", "status": "True", "message": "ok" }],
         })
     };
-    call.warn("v1 ComponentStatus is deprecated in v1.19+");
     let names = ["controller-manager", "etcd-0", "scheduler"];
     if call.info.verb == "get" {
         let name = call.info.name.as_str();

@@ -104,6 +104,13 @@ pub struct ServerArgs {
     /// Components that do not run: scheduler, dns, service-proxy, or a controller's name.
     #[arg(long, env = "YARE_DISABLE", value_delimiter = ',')]
     pub disable: Vec<String>,
+    /// Features to switch, NAME=true or NAME=false; AllAlpha and AllBeta stand for all of a stage.
+    #[arg(long, env = "YARE_FEATURE_GATES", value_delimiter = ',')]
+    pub feature_gates: Vec<String>,
+    /// Built-in API versions to serve or not: api/all, api/ga, api/beta, api/alpha, GROUP/VERSION or
+    /// GROUP/VERSION/RESOURCE, each with =true or =false.
+    #[arg(long, env = "YARE_RUNTIME_CONFIG", value_delimiter = ',')]
+    pub runtime_config: Vec<String>,
     /// Run the control plane only. Needs no root.
     #[arg(long, env = "YARE_DISABLE_AGENT")]
     pub disable_agent: bool,

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use yare_apiserver::{ApiServer, Auth, Config, admission::Settings};
+use yare_apiserver::{ApiServer, Auth, Config, admission::Settings, runtime_config::RuntimeConfig};
 use yare_auth::{
     User, bootstrap,
     pki::{Pki, Subject, Usage},
@@ -19,6 +19,7 @@ use yare_client::Client;
 use yare_controllers::Controllers;
 use yare_net::ipam::Cidr;
 use yare_scheduler::Scheduler;
+use yare_schema::features::Gates;
 use yare_store::{Options, Store};
 
 use crate::{
@@ -109,6 +110,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let port = listener.local_addr()?.port();
 
     let data_dir = &args.data.data_dir;
+    let gates = Gates::parse(&args.feature_gates.join(",")).context("--feature-gates")?;
+    let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(",")).context("--runtime-config")?;
     let unusable =
         || format!("cannot use the data directory {} (choose another with --data-dir)", data_dir.display());
     let pki = Pki::open(&data_dir.join("tls")).with_context(unusable)?;
@@ -147,6 +150,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     config.kubelet_tls = Some(tls::client(&kubelet_client, &pki.cluster.certificate, Speaks::Http1)?);
     config.service_cidrs = vec![plan.service_cidr.to_string()];
     config.advertise = Some((plan.node_ip, port));
+    config.gates = gates;
+    config.runtime_config = runtime_config;
     config.objects = bootstrap::objects();
     config.objects.extend(agent::bootstrap_objects());
     let api = ApiServer::start(config).await?;

@@ -1,29 +1,69 @@
 //! Follows CustomResourceDefinitions: accepts their names, serves them, and takes their objects away when
 //! they go. Level-triggered: what is done depends on the definitions as they are, not on the event.
+//!
+//! Of a definition only a summary is kept ([`Entry`]); its text rests in the store. What is served of it is
+//! compiled again only where its specification, its names or its end changed, not when its status did.
 
 use std::{
     collections::{BTreeMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use yare_kinds::view::{View, ViewMut};
+use yare_kinds::{
+    strategy::apiextensions::{approval_condition, has_bad_ca_bundle},
+    view::{View, ViewMut, same},
+};
+use yare_schema::{
+    crd,
+    field::{FieldError, Path},
+};
 
-use super::{DEFINITIONS, compile};
+use super::{
+    DEFINITIONS, compile,
+    names::{self, Names},
+};
 use crate::{
     bootstrap::internal_call,
     core::Core,
     hooks::CLEANUP,
     options::DeleteOptions,
     registry::Served,
+    span,
     verbs::{delete, write},
 };
 
-/// Definitions as they were compiled last, by name.
+/// What is kept of a definition.
+struct Entry {
+    /// Revision of the definition as it was read last.
+    revision: u64,
+    /// Revision at which its specification became what it is.
+    since: u64,
+    /// Digest of the specification.
+    spec: u64,
+    names: Names,
+    /// Its conditions.
+    conditions: Value,
+    /// The condition about protected groups that it should have.
+    approval: Option<Value>,
+    /// What is wrong with its schemas, empty for most.
+    violations: String,
+    /// Its webhook's certificates make no sense.
+    bad_ca_bundle: bool,
+    deleting: bool,
+    /// It waits for its objects to be removed.
+    cleanup: bool,
+    /// What `served` was compiled from beside the specification.
+    compiled: Option<(Value, bool)>,
+    served: Vec<Arc<Served>>,
+}
+
+/// Definitions by name.
 #[derive(Default)]
 struct Known {
-    definitions: BTreeMap<String, (u64, Value, Vec<Arc<Served>>)>,
+    entries: BTreeMap<String, Entry>,
 }
 
 /// Serves the custom resources there are, and follows their definitions until the server stops.
@@ -53,171 +93,274 @@ pub async fn start(core: &Arc<Core>) {
     });
 }
 
-/// Brings registry and definitions into step with each other. Only what changed is compiled.
-async fn settle(core: &Arc<Core>, known: &mut Known) {
-    let snapshot = core.store().snapshot(DEFINITIONS);
-    known.definitions.retain(|name, _| snapshot.get(name).is_some());
-    let mut changed: Vec<String> = Vec::new();
-    for object in snapshot.range(std::ops::Bound::Unbounded, "") {
-        if known.definitions.get(&*object.key).is_some_and(|(revision, ..)| *revision == object.revision) {
-            continue;
+impl Known {
+    /// Reads what changed, and says what that was.
+    fn read(&mut self, core: &Core) -> HashSet<String> {
+        let snapshot = core.store().snapshot(DEFINITIONS);
+        self.entries.retain(|name, _| snapshot.get(name).is_some());
+        let mut changed = HashSet::new();
+        for object in snapshot.range(std::ops::Bound::Unbounded, "") {
+            if self.entries.get(&*object.key).is_some_and(|entry| entry.revision == object.revision) {
+                continue;
+            }
+            let before = self.entries.remove(&*object.key);
+            if let Some(entry) = Entry::read(&object.bytes, object.revision, before) {
+                self.entries.insert(object.key.to_string(), entry);
+            }
+            changed.insert(object.key.to_string());
         }
-        let Ok(definition) = serde_json::from_slice::<Value>(&object.bytes) else { continue };
-        let since = match known.definitions.get(&*object.key) {
-            Some((_, before, served)) if before.at("spec") == definition.at("spec") => served
-                .iter()
-                .find_map(|s| s.stored.custom.as_ref().map(|c| c.since))
-                .unwrap_or(object.revision),
-            _ => object.revision,
-        };
-        let served = compile(&definition, since, Arc::downgrade(core)).into_iter().map(Arc::new).collect();
-        changed.push(object.key.to_string());
-        known.definitions.insert(object.key.to_string(), (object.revision, definition, served));
+        changed
     }
-    let conflicts = conflicts(known.definitions.values().map(|(_, definition, _)| definition));
-    let served = known
-        .definitions
-        .iter()
-        .filter(|(name, _)| !conflicts.contains_key(*name))
-        .flat_map(|(_, (_, _, served))| served.iter().cloned());
+}
+
+impl Entry {
+    fn read(bytes: &[u8], revision: u64, before: Option<Self>) -> Option<Self> {
+        let mut hasher = DefaultHasher::new();
+        span::member(bytes, "spec").map(|at| &bytes[at]).hash(&mut hasher);
+        let spec = hasher.finish();
+        let definition: Value = serde_json::from_slice(bytes).ok()?;
+        let before = before.filter(|b| b.spec == spec);
+        let (since, compiled, served) = before
+            .map_or((revision, None, Vec::new()), |before| (before.since, before.compiled, before.served));
+        Some(Self {
+            revision,
+            since,
+            spec,
+            names: Names::of(&definition),
+            conditions: definition.at("status.conditions").clone(),
+            approval: approval_condition(&definition),
+            violations: violations(&definition),
+            bad_ca_bundle: has_bad_ca_bundle(&definition),
+            deleting: definition.has("metadata.deletionTimestamp"),
+            cleanup: definition.strings("metadata.finalizers").contains(&CLEANUP),
+            compiled,
+            served,
+        })
+    }
+
+    fn is_true(&self, kind: &str) -> bool {
+        self.conditions.items("").iter().any(|c| c.str_at("type") == kind && c.str_at("status") == "True")
+    }
+
+    /// Compiles what is served, if that is not as it was.
+    fn compile(&mut self, core: &Arc<Core>, name: &str, names: &Value) {
+        let from = (names.clone(), self.deleting);
+        if self.compiled.as_ref() == Some(&from) {
+            return;
+        }
+        let Some(definition) = core.read(DEFINITIONS, name) else { return };
+        self.served =
+            compile(&definition, names, self.since, Arc::downgrade(core)).into_iter().map(Arc::new).collect();
+        self.compiled = Some(from);
+    }
+}
+
+/// What keeps a definition's schemas from being structural: possible only in definitions from before that was
+/// demanded.
+fn violations(definition: &Value) -> String {
+    let mut errors = Vec::new();
+    if definition.bool_at("spec.preserveUnknownFields") {
+        let path = Path::new("spec");
+        errors.push(FieldError::invalid(&path.child("preserveUnknownFields"), true, "must be false"));
+    }
+    let versions = Path::new("spec.versions");
+    for (i, version) in definition.items("spec.versions").iter().enumerate() {
+        let at = versions.index(i);
+        let at = at.child("schema");
+        errors.extend(crd::structural_violations(
+            version.at("schema.openAPIV3Schema"),
+            &at.child("openAPIV3Schema"),
+        ));
+    }
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    match &texts[..] {
+        [] => String::new(),
+        [one] => one.clone(),
+        _ => format!("[{}]", texts.join(", ")),
+    }
+}
+
+/// Brings registry and definitions into step with each other.
+async fn settle(core: &Arc<Core>, known: &mut Known) {
+    let changed = known.read(core);
+    let verdicts = names::judge(known.entries.iter().map(|(name, e)| (name.as_str(), &e.names)));
+    let mut served = Vec::new();
+    for (name, entry) in &mut known.entries {
+        let Some(verdict) = verdicts.get(name) else { continue };
+        if verdict.conflict.is_none() || entry.is_true("Established") {
+            entry.compile(core, name, &verdict.accepted);
+            served.extend(entry.served.iter().cloned());
+        } else {
+            entry.served.clear();
+            entry.compiled = None;
+        }
+    }
     core.registry.store(Arc::new(core.builtin.with_custom(served)));
     core.openapi.forget();
-    for (name, (_, definition, _)) in &known.definitions {
-        if definition.has("metadata.deletionTimestamp") {
-            if definition.strings("metadata.finalizers").contains(&CLEANUP)
-                && core.cleaning.lock().insert(name.to_owned())
-            {
-                tokio::spawn(clean(core.clone(), definition.clone()));
+    for (name, entry) in &known.entries {
+        if entry.deleting {
+            if entry.cleanup && core.cleaning.lock().insert(name.to_owned()) {
+                tokio::spawn(clean(core.clone(), name.clone(), entry.is_true("Established")));
             }
-        } else if changed.contains(name) || waits_for_names(definition) {
-            accept(core, definition, conflicts.get(name)).await;
+        } else if let Some(verdict) = verdicts.get(name)
+            && (changed.contains(name)
+                || verdict.accepted != entry.names.accepted
+                || !entry.is_true("NamesAccepted"))
+        {
+            report(core, name, entry, verdict).await;
         }
     }
 }
 
-/// Whether another definition's end may make this one's names free.
-fn waits_for_names(definition: &Value) -> bool {
-    definition
-        .items("status.conditions")
-        .iter()
-        .any(|c| c.str_at("type") == "NamesAccepted" && c.str_at("status") != "True")
+/// Sets a condition; says whether anything but its time is new.
+fn set_condition(conditions: &mut Vec<Value>, wanted: &Value, now: &str) -> bool {
+    let have = conditions.iter_mut().find(|c| c.at("type") == wanted.at("type"));
+    let mut new = wanted.clone();
+    match have {
+        Some(have) if ["status", "reason", "message"].iter().all(|f| have.str_at(f) == wanted.str_at(f)) => {
+            false
+        }
+        Some(have) => {
+            let since = if have.at("status") == wanted.at("status") {
+                have.at("lastTransitionTime").clone()
+            } else {
+                now.into()
+            };
+            new.set("lastTransitionTime", since);
+            *have = new;
+            true
+        }
+        None => {
+            new.set("lastTransitionTime", now);
+            conditions.push(new);
+            true
+        }
+    }
 }
 
-/// Definitions whose names another, older one of the group has already: definition name → what is wrong.
-fn conflicts<'a>(definitions: impl Iterator<Item = &'a Value>) -> BTreeMap<String, (&'static str, String)> {
-    let mut sorted: Vec<&Value> = definitions.collect();
-    // Whoever was accepted first keeps its names.
-    sorted.sort_by_key(|d| {
-        let accepted = d
-            .items("status.conditions")
-            .iter()
-            .any(|c| c.str_at("type") == "NamesAccepted" && c.str_at("status") == "True");
-        (!accepted, d.str_at("metadata.creationTimestamp").to_owned(), d.str_at("metadata.name").to_owned())
-    });
-    let mut resources: HashSet<(String, String)> = HashSet::new();
-    let mut kinds: HashSet<(String, String)> = HashSet::new();
-    let mut out = BTreeMap::new();
-    for definition in sorted {
-        let group = definition.str_at("spec.group");
-        let names = definition.at("spec.names");
-        let place = |name: &str| (group.to_owned(), name.to_owned());
-        let mut wanted: Vec<(&'static str, &str)> =
-            vec![("PluralConflict", names.str_at("plural")), ("SingularConflict", names.str_at("singular"))];
-        wanted.extend(names.strings("shortNames").into_iter().map(|n| ("ShortNamesConflict", n)));
-        let taken = wanted.iter().find(|(_, n)| !n.is_empty() && resources.contains(&place(n)));
-        let kind_taken =
-            [("KindConflict", names.str_at("kind")), ("ListKindConflict", names.str_at("listKind"))]
-                .into_iter()
-                .find(|(_, n)| !n.is_empty() && kinds.contains(&place(n)));
-        if let Some((reason, name)) = taken.copied().or(kind_taken) {
-            out.insert(
-                definition.str_at("metadata.name").to_owned(),
-                (reason, format!("{name:?} is already in use")),
-            );
-            continue;
-        }
-        resources.extend(wanted.iter().filter(|(_, n)| !n.is_empty()).map(|(_, n)| place(n)));
-        kinds.insert(place(names.str_at("kind")));
-        kinds.insert(place(names.str_at("listKind")));
+fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({ "type": kind, "status": status, "reason": reason, "message": message })
+}
+
+/// The conditions that a definition should have, beside those about its end.
+fn wanted(entry: &Entry, verdict: &names::Verdict) -> Vec<Value> {
+    let mut out = Vec::new();
+    match &verdict.conflict {
+        None => out.push(condition("NamesAccepted", "True", "NoConflicts", "no conflicts found")),
+        Some((reason, message)) => out.push(condition("NamesAccepted", "False", reason, message)),
     }
+    if !entry.is_true("Established") {
+        out.push(match &verdict.conflict {
+            Some(_) => condition("Established", "False", "NotAccepted", "not all names are accepted"),
+            None if entry.bad_ca_bundle => {
+                let message = "The conversion webhook CABundle is invalid";
+                condition("Established", "False", "InvalidCABundle", message)
+            }
+            None => {
+                let message = "the initial names have been accepted";
+                condition("Established", "True", "InitialNamesAccepted", message)
+            }
+        });
+    }
+    if !entry.violations.is_empty() {
+        out.push(condition("NonStructuralSchema", "True", "Violations", &entry.violations));
+    }
+    out.extend(entry.approval.clone());
     out
 }
 
-fn set_condition(definition: &mut Value, kind: &str, status: &str, reason: &str, message: &str, now: &str) {
-    let mut conditions = definition.items("status.conditions").to_vec();
-    let new = json!({
-        "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now,
-    });
-    match conditions.iter_mut().find(|c| c.str_at("type") == kind) {
-        Some(have) => {
-            let since = have.at("lastTransitionTime").clone();
-            let same = have.str_at("status") == status;
-            *have = new;
-            if same {
-                have.set("lastTransitionTime", since);
-            }
+/// Writes what became of a definition into its status; the registry serves it already.
+async fn report(core: &Arc<Core>, name: &str, entry: &Entry, verdict: &names::Verdict) {
+    let wanted = wanted(entry, verdict);
+    let now = core.now_rfc3339();
+    let update = |conditions: &mut Vec<Value>| {
+        let mut changed = false;
+        for condition in &wanted {
+            changed |= set_condition(conditions, condition, &now);
         }
-        None => conditions.push(new),
+        let before = conditions.len();
+        if entry.violations.is_empty() {
+            conditions.retain(|c| c.str_at("type") != "NonStructuralSchema");
+        }
+        changed || conditions.len() < before
+    };
+    if same(&entry.names.accepted, &verdict.accepted) && !update(&mut entry.conditions.items("").to_vec()) {
+        return;
     }
+    let change = |definition: &mut Value| {
+        definition.set("status.acceptedNames", verdict.accepted.clone());
+        let mut conditions = definition.items("status.conditions").to_vec();
+        update(&mut conditions);
+        definition.set("status.conditions", conditions);
+        Ok(())
+    };
+    modify(core, name, change).await;
+}
+
+/// Changes a definition in the server's own name.
+async fn modify(
+    core: &Arc<Core>,
+    name: &str,
+    change: impl Fn(&mut Value) -> crate::status::ApiResult<()>,
+) -> bool {
+    let call = internal_call(core, "update", "customresourcedefinitions", "", name);
+    let Some(served) = core.builtin.stored(DEFINITIONS) else { return false };
+    match write::modify(&call, served, "", name, false, change).await {
+        Ok(()) => true,
+        Err(error) => {
+            if error.reason != "NotFound" {
+                tracing::warn!(%error, definition = name, "cannot write the status of a custom resource definition");
+            }
+            false
+        }
+    }
+}
+
+/// Says in a definition that its end has begun.
+pub fn mark_for_deletion(definition: &mut Value, now: &str) {
+    let mut conditions = definition.items("status.conditions").to_vec();
+    let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    set_condition(
+        &mut conditions,
+        &condition("Terminating", "True", "InstanceDeletionPending", message),
+        now,
+    );
     definition.set("status.conditions", conditions);
 }
 
-/// Writes what became of a definition's names; the registry serves it already.
-async fn accept(core: &Arc<Core>, definition: &Value, conflict: Option<&(&'static str, String)>) {
-    let name = definition.str_at("metadata.name");
-    let call = internal_call(core, "update", "customresourcedefinitions", "", name);
-    let Some(served) = core.builtin.stored(DEFINITIONS) else { return };
+/// Writes how far the end of a definition has come.
+async fn terminating(core: &Arc<Core>, name: &str, status: &str, reason: &str, message: &str) -> bool {
+    let wanted = condition("Terminating", status, reason, message);
     let now = core.now_rfc3339();
     let change = |definition: &mut Value| {
-        match conflict {
-            None => {
-                let names = definition.at("spec.names").clone();
-                definition.set("status.acceptedNames", names);
-                set_condition(definition, "NamesAccepted", "True", "NoConflicts", "no conflicts found", &now);
-                set_condition(
-                    definition,
-                    "Established",
-                    "True",
-                    "InitialNamesAccepted",
-                    "the initial names have been accepted",
-                    &now,
-                );
-            }
-            Some((reason, message)) => {
-                set_condition(definition, "NamesAccepted", "False", reason, message, &now);
-                let established = definition
-                    .items("status.conditions")
-                    .iter()
-                    .any(|c| c.str_at("type") == "Established" && c.str_at("status") == "True");
-                if !established {
-                    set_condition(
-                        definition,
-                        "Established",
-                        "False",
-                        "NotAccepted",
-                        "not all names are accepted",
-                        &now,
-                    );
-                }
-            }
+        let mut conditions = definition.items("status.conditions").to_vec();
+        if set_condition(&mut conditions, &wanted, &now) {
+            definition.set("status.conditions", conditions);
         }
-        super::record_storage_version(definition);
         Ok(())
     };
-    if let Err(error) = write::modify(&call, served, "", name, false, change).await
-        && error.reason != "NotFound"
-    {
-        tracing::warn!(%error, definition = name, "cannot write the status of a custom resource definition");
-    }
+    modify(core, name, change).await
 }
 
 /// How long to wait before looking again at objects that hold themselves.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Deletes all objects of a definition that is going, then lets it go.
-async fn clean(core: Arc<Core>, definition: Value) {
-    let name = definition.str_at("metadata.name").to_owned();
-    let done = remove_objects(&core, &definition).await;
+async fn clean(core: Arc<Core>, name: String, established: bool) {
+    let done = if established {
+        terminating(
+            &core,
+            &name,
+            "True",
+            "InstanceDeletionInProgress",
+            "CustomResource deletion is in progress",
+        )
+        .await
+            && remove_objects(&core, &name).await
+            && terminating(&core, &name, "False", "InstanceDeletionCompleted", "removed all instances").await
+    } else {
+        terminating(&core, &name, "False", "NeverEstablished", "resource was never established").await
+    };
     if done && let Some(served) = core.builtin.stored(DEFINITIONS) {
         let call = internal_call(&core, "update", "customresourcedefinitions", "", &name);
         if let Err(error) = delete::finish(&call, served, "", &name, CLEANUP).await {
@@ -227,8 +370,9 @@ async fn clean(core: Arc<Core>, definition: Value) {
     core.cleaning.lock().remove(&name);
 }
 
-async fn remove_objects(core: &Arc<Core>, definition: &Value) -> bool {
-    let mut compiled = compile(definition, 0, Arc::downgrade(core));
+async fn remove_objects(core: &Arc<Core>, name: &str) -> bool {
+    let Some(definition) = core.read(DEFINITIONS, name) else { return true };
+    let mut compiled = compile(&definition, definition.at("status.acceptedNames"), 0, Arc::downgrade(core));
     let storage = compiled.iter().position(Served::is_storage).unwrap_or(0);
     if compiled.is_empty() {
         return true;

@@ -5,24 +5,26 @@
 
 mod controller;
 mod conversion;
+mod names;
 mod strategy;
 
 use std::sync::{Arc, Weak};
 
 use serde_json::Value;
-use yare_kinds::view::{View, ViewMut};
-use yare_schema::{
-    crd,
-    field::{FieldError, Path},
-};
+use yare_kinds::{gated, view::View};
+use yare_schema::crd;
 
 use self::strategy::CustomStrategy;
-pub use self::{controller::start, conversion::Conversion};
+pub use self::{
+    controller::{mark_for_deletion, start},
+    conversion::Conversion,
+};
 use crate::{
     convert::Convert,
     core::{Call, Core},
+    discovery::compare_versions,
     registry::{Served, Stored, StrategyRef, Sub, TypeHandle, api_version, store_kind},
-    status::{ApiError, ApiResult, GroupResource},
+    status::{ApiError, ApiResult},
 };
 
 /// Kind of definitions in the store.
@@ -102,28 +104,19 @@ impl Custom {
     }
 }
 
-/// The resources a stored definition defines; empty where it makes no sense. `since`: the revision of its
-/// specification.
-pub fn compile(definition: &Value, since: u64, core: Weak<Core>) -> Vec<Served> {
+/// The resources a stored definition defines; empty where it makes no sense. `names`: those it has been given.
+/// `since`: the revision of its specification.
+pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) -> Vec<Served> {
     let spec = definition.at("spec");
-    let names = definition.at("status.acceptedNames");
-    let name = |field: &str| {
-        let accepted = names.str_at(field);
-        let wanted = spec.at("names").str_at(field);
-        if accepted.is_empty() { wanted.to_owned() } else { accepted.to_owned() }
-    };
-    let list = |field: &str| -> Vec<Box<str>> {
-        spec.at("names").strings(field).into_iter().map(Box::from).collect()
-    };
+    let name = |field: &str| names.str_at(field).to_owned();
+    let list = |field: &str| -> Vec<Box<str>> { names.strings(field).into_iter().map(Box::from).collect() };
     let group = spec.str_at("group");
     let (kind, plural) = (name("kind"), name("plural"));
     let versions = spec.items("versions");
-    let Some(storage) = versions.iter().find(|v| v.bool_at("storage")) else { return Vec::new() };
+    let Some(storage_at) = versions.iter().position(|v| v.bool_at("storage")) else { return Vec::new() };
+    let storage = &versions[storage_at];
     let namespaced = spec.str_at("scope") == "Namespaced";
-    let handle = |version: &Value| {
-        let compiled = crd::load(version.at("schema.openAPIV3Schema"));
-        TypeHandle::Owned(compiled.schema, compiled.root)
-    };
+    let types = types(versions);
     let conversion = Conversion::of(definition, core).map(Arc::new);
     let custom = Arc::new(Custom {
         definition: definition.str_at("metadata.name").to_owned(),
@@ -133,7 +126,13 @@ pub fn compile(definition: &Value, since: u64, core: Weak<Core>) -> Vec<Served> 
         since,
         conversion: conversion.clone(),
     });
-    let ty = handle(storage);
+    let strategy = |at: usize| {
+        StrategyRef::Owned(Arc::new(CustomStrategy {
+            ty: types[at].clone(),
+            status: versions[at].has("subresources.status"),
+            scale: scale(&versions[at]),
+        }))
+    };
     let stored = Arc::new(Stored {
         kind_key: store_kind(group, &plural),
         group: group.into(),
@@ -142,11 +141,9 @@ pub fn compile(definition: &Value, since: u64, core: Weak<Core>) -> Vec<Served> 
         kind: kind.as_str().into(),
         plural: plural.as_str().into(),
         namespaced,
-        strategy: StrategyRef::Owned(Arc::new(CustomStrategy {
-            ty: ty.clone(),
-            status: storage.has("subresources.status"),
-        })),
-        ty: ty.clone(),
+        strategy: strategy(storage_at),
+        ty: types[storage_at].clone(),
+        gated: gated::Rows::default(),
         builtin: None,
         custom: Some(custom),
     });
@@ -158,9 +155,10 @@ pub fn compile(definition: &Value, since: u64, core: Weak<Core>) -> Vec<Served> 
     let list_kind = name("listKind");
     versions
         .iter()
-        .filter(|v| v.bool_at("served"))
-        .map(|version| {
-            let is_storage = version.str_at("name") == &*stored.version;
+        .enumerate()
+        .filter(|(_, v)| v.bool_at("served"))
+        .map(|(at, version)| {
+            let is_storage = at == storage_at;
             Served {
                 group: group.into(),
                 version: version.str_at("name").into(),
@@ -178,16 +176,56 @@ pub fn compile(definition: &Value, since: u64, core: Weak<Core>) -> Vec<Served> 
                 categories: list("categories"),
                 verbs: verbs(),
                 subresources: subresources(version),
-                ty: if is_storage { ty.clone() } else { handle(version) },
+                ty: types[at].clone(),
+                strategy: if is_storage { stored.strategy.clone() } else { strategy(at) },
                 stored: stored.clone(),
                 convert: match &conversion {
                     _ if is_storage => Convert::None,
                     None => Convert::Same,
                     Some(webhook) => Convert::Webhook(webhook.clone()),
                 },
+                deprecation: deprecation(spec, version, &kind),
             }
         })
         .collect()
+}
+
+/// The type of each version. Versions that say the same share one.
+fn types(versions: &[Value]) -> Vec<TypeHandle> {
+    let mut out: Vec<TypeHandle> = Vec::with_capacity(versions.len());
+    for (at, version) in versions.iter().enumerate() {
+        let schema = version.at("schema.openAPIV3Schema");
+        let same = versions[..at].iter().position(|v| v.at("schema.openAPIV3Schema") == schema);
+        let handle = match same {
+            Some(same) => out[same].clone(),
+            None => {
+                let compiled = crd::load(schema);
+                TypeHandle::Owned(compiled.schema, compiled.root)
+            }
+        };
+        out.push(handle);
+    }
+    out
+}
+
+/// What users of a deprecated version are told.
+fn deprecation(spec: &Value, version: &Value, kind: &str) -> Option<Box<str>> {
+    if !version.bool_at("deprecated") {
+        return None;
+    }
+    if let Some(text) = version.str_opt("deprecationWarning") {
+        return Some(text.into());
+    }
+    let (group, name) = (spec.str_at("group"), version.str_at("name"));
+    let newest = spec
+        .items("versions")
+        .iter()
+        .filter(|v| v.bool_at("served") && !v.bool_at("deprecated"))
+        .map(|v| v.str_at("name"))
+        .min_by(|a, b| compare_versions(a, b))
+        .filter(|newest| compare_versions(newest, name).is_lt());
+    let instead = newest.map_or_else(String::new, |newest| format!("; use {group}/{newest} {kind}"));
+    Some(format!("{group}/{name} {kind} is deprecated{instead}").into())
 }
 
 fn subresources(version: &Value) -> Vec<Sub> {
@@ -228,14 +266,6 @@ fn version(version: &Value) -> CustomVersion {
             json_path: ".metadata.creationTimestamp".into(),
         });
     }
-    let scale = version.has("subresources.scale").then(|| {
-        let scale = version.at("subresources.scale");
-        ScalePaths {
-            spec_replicas: scale.str_at("specReplicasPath").to_owned(),
-            status_replicas: scale.str_at("statusReplicasPath").to_owned(),
-            label_selector: scale.str_opt("labelSelectorPath").map(str::to_owned),
-        }
-    });
     let selectable = version
         .items("selectableFields")
         .iter()
@@ -244,68 +274,16 @@ fn version(version: &Value) -> CustomVersion {
             (path.trim_start_matches('.').to_owned(), path)
         })
         .collect();
-    CustomVersion { name: version.str_at("name").to_owned(), scale, columns, selectable }
+    CustomVersion { name: version.str_at("name").to_owned(), scale: scale(version), columns, selectable }
 }
 
-/// Completes and checks a definition that is being written.
-pub fn admit(definition: &mut Value) -> ApiResult<()> {
-    let kind = definition.str_at("spec.names.kind").to_owned();
-    definition.default_zero("spec.names.singular", kind.to_lowercase());
-    definition.default_zero("spec.names.listKind", format!("{kind}List"));
-    definition.default_absent("spec.conversion.strategy", "None");
-    let name = definition.str_at("metadata.name").to_owned();
-    let mut errors = Vec::new();
-    let spec = Path::new("spec");
-    let wanted = format!("{}.{}", definition.str_at("spec.names.plural"), definition.str_at("spec.group"));
-    if name != wanted {
-        let metadata = Path::new("metadata");
-        errors.push(FieldError::invalid(
-            &metadata.child("name"),
-            name.as_str(),
-            "must be spec.names.plural+\".\"+spec.group",
-        ));
-    }
-    let versions = spec.child("versions");
-    let list = definition.items("spec.versions");
-    if list.iter().filter(|v| v.bool_at("storage")).count() != 1 {
-        errors.push(FieldError::invalid(
-            &versions,
-            definition.at("spec.versions").clone(),
-            "must have exactly one version marked as storage version",
-        ));
-    }
-    for (i, version) in list.iter().enumerate() {
-        let at = versions.index(i);
-        let at = at.child("schema");
-        let at = at.child("openAPIV3Schema");
-        if !version.has("schema.openAPIV3Schema") {
-            errors.push(FieldError::required(&at, "schemas are required"));
-        } else if let Err(wrong) = crd::compile(version.at("schema.openAPIV3Schema"), &at) {
-            errors.extend(wrong);
-        }
-    }
-    if errors.is_empty() {
-        return Ok(());
-    }
-    let what = GroupResource { group: "apiextensions.k8s.io", resource: "CustomResourceDefinition" };
-    Err(ApiError::invalid(what, &name, &errors))
-}
-
-/// The storage version goes on record, so that nobody drops a version that objects rest in.
-pub fn record_storage_version(definition: &mut Value) {
-    let Some(storage) = definition
-        .items("spec.versions")
-        .iter()
-        .find(|v| v.bool_at("storage"))
-        .map(|v| v.str_at("name").to_owned())
-    else {
-        return;
-    };
-    let mut stored = definition.items("status.storedVersions").to_vec();
-    if !stored.iter().any(|v| *v == *storage) {
-        stored.push(storage.into());
-        definition.set("status.storedVersions", stored);
-    }
+fn scale(version: &Value) -> Option<ScalePaths> {
+    let scale = version.at("subresources.scale");
+    (!scale.is_null()).then(|| ScalePaths {
+        spec_replicas: scale.str_at("specReplicasPath").to_owned(),
+        status_replicas: scale.str_at("statusReplicasPath").to_owned(),
+        label_selector: scale.str_opt("labelSelectorPath").map(str::to_owned),
+    })
 }
 
 /// Refuses new objects of a definition that is going.

@@ -6,16 +6,23 @@ use yare_kinds::{
     strategy::{Context, Strategy},
     view::{View, ViewMut, same},
 };
-use yare_schema::{defaults, field::FieldError, validate};
+use yare_schema::{
+    defaults,
+    field::{FieldError, Path},
+    validate,
+};
 
+use super::ScalePaths;
 use crate::registry::TypeHandle;
 
-/// The strategy of one definition.
+/// The strategy of one version of a definition.
 pub struct CustomStrategy {
-    /// The storage version's type.
+    /// The version's type.
     pub ty: TypeHandle,
     /// Whether `status` is a subresource.
     pub status: bool,
+    /// Where `scale` reads and writes.
+    pub scale: Option<ScalePaths>,
 }
 
 /// Everything but what the server and status writers own.
@@ -28,6 +35,78 @@ fn body(object: &Value, status: bool) -> Value {
         object.remove("status");
     }
     object
+}
+
+impl CustomStrategy {
+    fn check_scale(&self, object: &Value, errors: &mut Vec<FieldError>, status_alone: bool) {
+        let Some(scale) = &self.scale else { return };
+        if !status_alone {
+            check_replicas(&scale.spec_replicas, object, errors);
+        }
+        check_replicas(&scale.status_replicas, object, errors);
+        if let Some(selector) = &scale.label_selector {
+            let value = object.at(selector.trim_start_matches('.'));
+            if !value.is_null() && !value.is_string() {
+                let detail = format!(
+                    "{selector} accessor error: {value} is of the type {}, expected string",
+                    go_type(value)
+                );
+                errors.push(FieldError::invalid(&Path::new(selector), "", detail));
+            }
+        }
+    }
+}
+
+/// A number of replicas, where there is one, is a 32-bit count.
+fn check_replicas(path: &str, object: &Value, errors: &mut Vec<FieldError>) {
+    let at = Path::new(path);
+    let value = object.at(path.trim_start_matches('.'));
+    match value.as_i64() {
+        None if value.is_null() => {}
+        None => {
+            let detail =
+                format!("{path} accessor error: {value} is of the type {}, expected int64", go_type(value));
+            errors.push(FieldError::invalid(&at, 0, detail));
+        }
+        Some(count) if count < 0 => {
+            errors.push(FieldError::invalid(&at, count, "should be a non-negative integer"));
+        }
+        Some(count) if count > i64::from(i32::MAX) => {
+            let detail = format!("should be less than or equal to {}", i32::MAX);
+            errors.push(FieldError::invalid(&at, count, detail));
+        }
+        Some(_) => {}
+    }
+}
+
+/// What upstream's messages call the type of free JSON.
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: &[&str] = &["orphan", "foregroundDeletion", "kubernetes"];
+
+fn finalizer_warnings(finalizer: &str) -> Vec<String> {
+    let mut out: Vec<String> = names::qualified_name(finalizer)
+        .into_iter()
+        .map(|message| format!("metadata.finalizers: {finalizer:?}: {message}"))
+        .collect();
+    if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
+        let path = if finalizer.contains('.') { " including a path (/)" } else { "" };
+        out.push(format!(
+            "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name{path} to avoid accidental conflicts with other finalizer writers"
+        ));
+    }
+    out
 }
 
 impl Strategy for CustomStrategy {
@@ -59,11 +138,30 @@ impl Strategy for CustomStrategy {
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        validate::validate(self.ty.at(), object)
+        let mut errors = validate::validate(self.ty.at(), object);
+        self.check_scale(object, &mut errors, false);
+        errors
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
-        validate::validate(self.ty.at(), new)
+    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = validate::validate_update(self.ty.at(), new, old);
+        self.check_scale(new, &mut errors, false);
+        errors
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = validate::validate_status_update(self.ty.at(), new, old);
+        self.check_scale(new, &mut errors, true);
+        errors
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let before = old.map(|old| old.strings("metadata.finalizers")).unwrap_or_default();
+        new.strings("metadata.finalizers")
+            .into_iter()
+            .filter(|f| !before.contains(f))
+            .flat_map(finalizer_warnings)
+            .collect()
     }
 
     fn has_status(&self) -> bool {

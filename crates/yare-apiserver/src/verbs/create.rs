@@ -53,6 +53,7 @@ pub async fn object_of(
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     write::settle_namespace(served, &mut object, namespace)?;
+    served.default_own(&mut object);
     served.to_storage(&mut object)?;
     fill_system_fields(call, &mut object);
     let generated = object.str_at("metadata.name").is_empty() && object.is_set("metadata.generateName");
@@ -107,7 +108,7 @@ async fn commit(
         stored.strategy.default(&mut new);
         if !apply {
             // A status that will be cleared is nobody's.
-            let status = if stored.strategy.has_status() { new.remove("status") } else { None };
+            let status = if served.strategy.has_status() { new.remove("status") } else { None };
             managed::update(call, served, None, &mut new, options, "", &now);
             if let Some(status) = status {
                 new.set("status", status);
@@ -121,9 +122,12 @@ async fn commit(
         }
         let name = new.str_at("metadata.name").to_owned();
         let attributes = admission::Attributes { name: &name, ..attributes };
-        stored.strategy.prepare_for_create(&mut new, &ctx);
+        served.strategy.prepare_for_create(&mut new, &ctx);
+        if !stored.gated.is_empty() {
+            stored.gated.drop(&mut new, None);
+        }
         let reserved = hooks::before_create(call, served, &mut new, options.dry_run)?;
-        let mut errors = stored.strategy.validate(&new);
+        let mut errors = served.strategy.validate(&*served.judged(&new)?);
         if errors.is_empty() {
             errors = meta::validate_create(&new, stored.namespaced, &*stored.strategy);
             if stored.builtin.is_some() {
@@ -134,7 +138,7 @@ async fn commit(
             return Err(ApiError::invalid(served.group_kind(), &name, &errors));
         }
         admission::validate(&attributes, Some(&new), None).await?;
-        for warning in stored.strategy.warnings(&new, None) {
+        for warning in served.strategy.warnings(&new, None) {
             call.warn(warning);
         }
         let key = stored.key(&call.info.namespace, &name);

@@ -316,7 +316,7 @@ fn plan(served: &Served, old: &Value, options: &DeleteOptions, now: Timestamp) -
     } else {
         new.set("metadata.finalizers", finalizers.clone());
     }
-    let held = hooks::before_delete(served, &mut new);
+    let held = hooks::before_delete(served, &mut new, &rfc3339(now));
     let pending = held || !new.items("metadata.finalizers").is_empty();
     if graceful && grace_s > 0 {
         return Plan::Mark(Box::new(new));

@@ -43,15 +43,15 @@ pub struct Target {
 /// The object itself.
 pub const MAIN: Target = Target {
     subresource: "",
-    prepare: |served, new, old, ctx| served.stored.strategy.prepare_for_update(new, old, ctx),
-    validate: |served, new, old| served.stored.strategy.validate_update(new, old),
+    prepare: |served, new, old, ctx| served.strategy.prepare_for_update(new, old, ctx),
+    validate: |served, new, old| served.strategy.validate_update(new, old),
 };
 
 /// Its `status`.
 pub const STATUS: Target = Target {
     subresource: "status",
-    prepare: |served, new, old, ctx| served.stored.strategy.prepare_for_status_update(new, old, ctx),
-    validate: |served, new, old| served.stored.strategy.validate_status_update(new, old),
+    prepare: |served, new, old, ctx| served.strategy.prepare_for_status_update(new, old, ctx),
+    validate: |served, new, old| served.strategy.validate_status_update(new, old),
 };
 
 /// How often a write without a revision of its own is tried against an object that keeps changing.
@@ -200,10 +200,14 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
                 FieldError::invalid(&path.child("resourceVersion"), 0, "must be specified for an update");
             return Err(ApiError::invalid(served.group_kind(), name, &[error]));
         }
+        served.default_own(&mut new);
         served.to_storage(&mut new)?;
         stored.strategy.default(&mut new);
         let now = call.core.now_rfc3339();
         let ctx = context(&now, call);
+        if !stored.gated.is_empty() {
+            stored.gated.drop(&mut new, Some(&old));
+        }
         (target.prepare)(served, &mut new, &old, &ctx);
         if !apply {
             // What prepare put back is not this writer's doing; ownership is read off the prepared object.
@@ -243,13 +247,13 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         if stored.builtin.is_some() {
             errors.extend(meta::validate_kube_finalizers(&new));
         }
-        errors.extend((target.validate)(served, &new, &old));
+        errors.extend((target.validate)(served, &*served.judged(&new)?, &*served.judged(&old)?));
         if !errors.is_empty() {
             return Err(ApiError::invalid(served.group_kind(), name, &errors));
         }
         let (seen, seen_old) = shown.as_ref().map_or((&new, &old), |(new, old)| (new, old));
         admission::validate(&attributes, Some(seen), Some(seen_old)).await?;
-        for warning in stored.strategy.warnings(&new, Some(&old)) {
+        for warning in served.strategy.warnings(&new, Some(&old)) {
             call.warn(warning);
         }
         let _turn = admission::resource_quota::turn(&attributes).await;
