@@ -31,7 +31,7 @@ async fn condition(server: &Server, name: &str, kind: &str, status: &str) -> (St
         crd = server.get(&format!("{CRDS}/{name}")).await.expect(200);
         let all = crd["status"]["conditions"].as_array().cloned().unwrap_or_default();
         if let Some(found) = all.iter().find(|c| c["type"] == kind && c["status"] == status) {
-            let text = |field: &str| found[field].as_str().unwrap().to_owned();
+            let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
             return (text("reason"), text("message"));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -300,6 +300,11 @@ impl Pattern {
         !is_zero(value) && self.except.as_deref().is_none_or(|except| value.as_str() != Some(except))
     }
 
+    /// Whether a value that is there is taken away: an empty one too, unless it is excepted.
+    fn goes(&self, value: &Value) -> bool {
+        self.except.is_none() || self.is_meant(value)
+    }
+
     fn is_in(&self, value: &Value, steps: &[Step]) -> bool {
         match (steps, value) {
             ([], _) => self.is_meant(value),
@@ -316,10 +321,8 @@ impl Pattern {
 
     fn drop(&self, value: &mut Value, steps: &[Step]) {
         match (steps, value) {
-            ([Step::Field(name)], Value::Object(map)) => {
-                if map.get(&**name).is_some_and(|member| self.except.is_none() || self.is_meant(member)) {
-                    map.remove(&**name);
-                }
+            ([Step::Field(name)], Value::Object(map)) if map.get(&**name).is_some_and(|m| self.goes(m)) => {
+                map.remove(&**name);
             }
             ([Step::Field(name), rest @ ..], Value::Object(map)) => {
                 if let Some(member) = map.get_mut(&**name) {

@@ -170,7 +170,7 @@ fn check_key(key: &SubjectPublicKeyInfo<'_>) -> KeyCheck {
 fn check_request(errs: &mut Errors, path: &Path<'_>, text: &str) {
     let Some(bytes) = decode(errs, path, text) else { return };
     let request = match X509CertificationRequest::from_der(&bytes) {
-        Ok((rest, request)) if rest.is_empty() => request,
+        Ok((&[], request)) => request,
         _ => return plain_invalid(errs, path, "must be a valid PKCS#10 CSR"),
     };
     match check_key(&request.certification_request_info.subject_pki) {
@@ -202,7 +202,7 @@ fn check_proof(errs: &mut Errors, path: &Path<'_>, key: &str, proof: &str, signe
     let Some(bytes) = decode(errs, &key_path, key) else { return };
     let Some(proof) = decode(errs, &proof_path, proof) else { return };
     let info = match SubjectPublicKeyInfo::from_der(&bytes) {
-        Ok((rest, info)) if rest.is_empty() => info,
+        Ok((&[], info)) => info,
         _ => return errs.invalid(&key_path, key, "must be a valid PKIX-serialized public key"),
     };
     match check_key(&info) {
