@@ -82,7 +82,7 @@ pub enum CommitError {
     #[error("invalid transaction: {0}")]
     Invalid(String),
     /// No space for it; the store still reads, and writes again once there is space.
-    #[error("no space to write: {0}")]
+    #[error("the disk is full, free some space on it: {0}")]
     Full(String),
     /// The store was closed.
     #[error("the store is closed")]

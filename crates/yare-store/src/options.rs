@@ -56,6 +56,9 @@ pub struct Options {
     pub history: HistoryBounds,
     /// A log segment is closed when it would grow beyond this.
     pub segment_bytes: u64,
+    /// How far a segment is filled with zeros ahead of what is written. A sync of blocks that were written
+    /// before changes no metadata: it costs about a third less CPU and a fraction of the time.
+    pub ahead_bytes: usize,
     /// A checkpoint is written when the log since the last one is larger than this and than half of that
     /// checkpoint: it bounds both the restart and how often the state is rewritten.
     pub checkpoint_bytes: u64,
@@ -74,6 +77,7 @@ impl Options {
             dir: dir.into(),
             history: HistoryBounds::default(),
             segment_bytes: 16 << 20,
+            ahead_bytes: 256 << 10,
             checkpoint_bytes: 32 << 20,
             queue: 1024,
             disk: Arc::new(RealDisk),

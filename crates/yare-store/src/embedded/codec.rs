@@ -6,8 +6,9 @@
 //! header CRC u32.
 //!
 //! In the log a frame is one group commit: `count` transactions at consecutive revisions from `revision` on; a
-//! frame is only written when the one before it is on disk. An empty frame marks a clean shutdown. In a
-//! checkpoint a frame is `count` objects of one kind.
+//! frame is only written when the one before it is on disk. An empty frame marks a clean shutdown. Zeros behind
+//! the last frame are room that the next ones are written over. In a checkpoint a frame is `count` objects of
+//! one kind.
 
 use bytes::Bytes;
 

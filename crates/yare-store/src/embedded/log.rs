@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::codec::{FILE_HEADER, FileKind, file_header};
 use crate::disk::{Disk, DiskFile, is_full, write_all_at};
+use crate::options::Options;
 
 /// Why an append did not happen.
 #[derive(Clone, Debug)]
@@ -42,42 +43,43 @@ pub(crate) struct Log {
     path: PathBuf,
     /// Where the next frame goes: everything before is durable.
     size: u64,
+    /// The file's length; zeros from `size` on.
+    room: u64,
     segment_bytes: u64,
+    ahead_bytes: usize,
     /// Set when a failure left the disk in an unknown state.
     broken: Option<String>,
 }
 
 impl Log {
-    /// Continues an existing segment, of which the first `size` bytes are intact.
-    pub fn resume(
-        disk: Arc<dyn Disk>,
-        path: PathBuf,
-        size: u64,
-        segment_bytes: u64,
-    ) -> std::io::Result<Self> {
-        let file = disk.open(&path)?;
-        let dir = path.parent().unwrap_or(Path::new("")).to_owned();
-        Ok(Log { disk, dir, file, path, size, segment_bytes, broken: None })
+    /// Continues an existing segment, of which the first `size` bytes are intact and the rest are zeros.
+    pub fn resume(options: &Options, path: PathBuf, size: u64) -> std::io::Result<Self> {
+        let file = options.disk.open(&path)?;
+        let room = file.len()?;
+        Ok(Self::with(options, file, path, size, room))
     }
 
     /// Starts a segment whose first frame will be at `revision`.
-    pub fn create(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        revision: u64,
-        segment_bytes: u64,
-    ) -> std::io::Result<Self> {
-        let path = dir.join(segment_name(revision));
-        let file = new_segment(&*disk, dir, &path, revision)?;
-        Ok(Log {
-            disk,
-            dir: dir.to_owned(),
+    pub fn create(options: &Options, revision: u64) -> std::io::Result<Self> {
+        let path = options.dir.join(segment_name(revision));
+        let file = new_segment(&*options.disk, &options.dir, &path, revision)?;
+        let size = FILE_HEADER as u64;
+        Ok(Self::with(options, file, path, size, size))
+    }
+
+    fn with(options: &Options, file: Box<dyn DiskFile>, path: PathBuf, size: u64, room: u64) -> Self {
+        let Options { disk, dir, segment_bytes, ahead_bytes, .. } = options;
+        Log {
+            disk: disk.clone(),
+            dir: dir.clone(),
             file,
             path,
-            size: FILE_HEADER as u64,
-            segment_bytes,
+            size,
+            room,
+            segment_bytes: *segment_bytes,
+            ahead_bytes: *ahead_bytes,
             broken: None,
-        })
+        }
     }
 
     pub fn dir(&self) -> &Path {
@@ -102,24 +104,43 @@ impl Log {
         if !self.is_fresh() && self.size + frame.len() as u64 > self.segment_bytes {
             self.roll(revision)?;
         }
-        if let Err(error) = write_all_at(&mut *self.file, frame, self.size) {
-            let why = format!("{}: {error}", self.path.display());
-            if !is_full(&error) {
-                return Err(self.give_up(why));
-            }
-            // What was written of the frame must not be found by a later reader behind a later, shorter frame.
-            let undone = self.file.set_len(self.size).and_then(|()| self.file.sync());
-            return Err(match undone {
-                Ok(()) => AppendError::Full(why),
-                Err(error) => self.give_up(format!("{}: {error}", self.path.display())),
-            });
+        let end = self.size + frame.len() as u64;
+        let mut written = if end > self.room {
+            self.write(&[frame, &vec![0; self.ahead_bytes]].concat())
+        } else {
+            self.write(frame)
+        };
+        if matches!(written, Err(AppendError::Full(_))) && end > self.room {
+            // Room ahead is a luxury: what is left of the disk is for frames.
+            written = self.write(frame);
         }
+        written?;
         // After a failed sync the kernel may have dropped the pages: a second sync that succeeds proves nothing.
         if let Err(error) = self.file.sync() {
             return Err(self.give_up(format!("{}: sync: {error}", self.path.display())));
         }
-        self.size += frame.len() as u64;
+        self.size = end;
         Ok(())
+    }
+
+    /// Writes behind the last frame, or leaves the file as if that had not been tried.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
+        let Err(error) = write_all_at(&mut *self.file, bytes, self.size) else {
+            self.room = self.room.max(self.size + bytes.len() as u64);
+            return Ok(());
+        };
+        let why = format!("{}: {error}", self.path.display());
+        if !is_full(&error) {
+            return Err(self.give_up(why));
+        }
+        // What was written of a frame must not be found by a later reader behind a later, shorter frame.
+        match self.file.set_len(self.size).and_then(|()| self.file.sync()) {
+            Ok(()) => {
+                self.room = self.size;
+                Err(AppendError::Full(why))
+            }
+            Err(error) => Err(self.give_up(format!("{}: {error}", self.path.display()))),
+        }
     }
 
     /// Goes on in a new segment whose first frame will be at `revision`. On failure the old one stays.
@@ -130,6 +151,7 @@ impl Log {
                 self.file = file;
                 self.path = path;
                 self.size = FILE_HEADER as u64;
+                self.room = self.size;
                 Ok(())
             }
             Err(error) => {

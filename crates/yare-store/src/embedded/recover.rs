@@ -80,7 +80,7 @@ pub(crate) fn recover(options: &Options, indexer: &dyn Indexer) -> Result<Recove
         let (end, next) = replay(segment, &bytes, last, &cache, indexer)?;
         log_bytes += end as u64;
         if next == cache.revision() + 1 {
-            tail = Some((segment, end as u64));
+            tail = Some((segment, end as u64, bytes[end..].iter().any(|b| *b != 0)));
         } else {
             // Of the segments that a checkpoint replaced, a crash during their removal left an early one.
             stale = Some(segment.path.clone());
@@ -95,12 +95,12 @@ pub(crate) fn recover(options: &Options, indexer: &dyn Indexer) -> Result<Recove
         remove(disk, &path)?;
     }
     let log = match tail {
-        Some((segment, end)) => {
-            settle(disk, segment, end)?;
-            Log::resume(options.disk.clone(), segment.path.clone(), end, options.segment_bytes)
+        Some((segment, end, torn)) => {
+            settle(disk, segment, end, torn)?;
+            Log::resume(options, segment.path.clone(), end)
                 .map_err(|source| OpenError::Io { path: segment.path.clone(), source })?
         }
-        None => Log::create(options.disk.clone(), dir, cache.revision() + 1, options.segment_bytes)
+        None => Log::create(options, cache.revision() + 1)
             .map_err(|source| OpenError::Io { path: dir.clone(), source })?,
     };
     info!(dir = %dir.display(), revision = cache.revision(), checkpoint = loaded, log_bytes, "store opened");
@@ -125,12 +125,12 @@ fn remove(disk: &dyn Disk, path: &Path) -> Result<(), OpenError> {
 
 /// Removes what a crash left of the last frame (it was never acknowledged), and makes the rest durable: the
 /// process may have been killed between a write and its sync, and what is visible must survive.
-fn settle(disk: &dyn Disk, segment: &Segment, end: u64) -> Result<(), OpenError> {
-    if end < segment.len {
+fn settle(disk: &dyn Disk, segment: &Segment, end: u64, torn: bool) -> Result<(), OpenError> {
+    if torn {
         warn!("{}: cutting {} bytes of an unfinished write", segment.path.display(), segment.len - end);
     }
     let settled = disk.open(&segment.path).and_then(|mut file| {
-        if end < segment.len {
+        if torn {
             file.set_len(end)?;
         }
         file.sync()
@@ -162,7 +162,7 @@ impl Segment {
     }
 }
 
-/// Applies a segment; returns where its intact frames end (which is its end, unless it is the last) and the
+/// Applies a segment; returns where its intact frames end (only zeros follow, unless it is the last) and the
 /// revision that would follow them.
 fn replay(
     segment: &Segment,
@@ -190,7 +190,9 @@ fn replay(
     let mut at = FILE_HEADER;
     let mut next = segment.first;
     let mut broken = None;
-    while at < bytes.len() {
+    // Behind the last frame there may be zeros, to be written over.
+    let written = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
+    while at < written {
         match Frame::read_whole(&bytes[at..]) {
             Ok(frame) if frame.revision != next => {
                 let reason = format!("revision {next} should be here, not {}", frame.revision);

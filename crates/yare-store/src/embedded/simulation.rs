@@ -108,6 +108,7 @@ impl Sim {
         let disk = SimDisk::new(seed);
         let mut options = Options::new("/data");
         options.segment_bytes = 3000;
+        options.ahead_bytes = [0, 100, 2000][seed as usize % 3];
         options.checkpoint_bytes = 8000;
         options.disk = Arc::new(disk.clone());
         Sim {

@@ -99,6 +99,8 @@ pub(crate) struct Writer {
     min_checkpoint_bytes: u64,
     checkpoint: Arc<CheckpointStatus>,
     checkpointer: Option<JoinHandle<()>>,
+    /// The last write found no space. It is said once, not for every write.
+    full: bool,
 }
 
 /// Whatever ends the writer (also a panic), nobody waits for it forever.
@@ -136,6 +138,7 @@ impl Writer {
             min_checkpoint_bytes,
             checkpoint: Arc::new(checkpoint),
             checkpointer: None,
+            full: false,
         }
     }
 
@@ -176,13 +179,18 @@ impl Writer {
         let failure = match appended {
             Ok(()) => {
                 if self.frame.count() > 0 {
+                    if std::mem::take(&mut self.full) {
+                        warn!("{}: there is space again, writes go on", self.log.dir().display());
+                    }
                     self.log_bytes += self.frame.payload_len() as u64;
                     self.cache.publish(batch);
                 }
                 None
             }
             Err(AppendError::Full(why)) => {
-                warn!("no space to write: {why}");
+                if !std::mem::replace(&mut self.full, true) {
+                    error!("the disk is full, writes are refused until space is freed on it: {why}");
+                }
                 Some(CommitError::Full(why))
             }
             Err(AppendError::Broken(why)) => {
