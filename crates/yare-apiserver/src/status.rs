@@ -74,10 +74,7 @@ impl std::fmt::Display for GroupResource<'_> {
     }
 }
 
-/// Text as Go's `%q` writes it, near enough for names and user input.
-pub fn quote(text: &str) -> String {
-    format!("{text:?}")
-}
+pub use yare_schema::goprint::quote;
 
 impl ApiError {
     /// An error without details.

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod convert;
 pub mod gated;
+pub mod cron;
 pub mod meta;
 pub mod names;
 pub mod net;

@@ -1,73 +1,26 @@
 //! Resource quantities (`100m`, `1Gi`, `1e3`) as numbers.
 //!
-//! In: the text of a quantity as the API serves it. Out: whole units or thousandths, rounded up, which
-//! is what cgroups, admission and the downward API need. Nothing here writes quantities back in another
-//! form than plain digits with an optional `m`, `Ki`.
+//! In: the text of a quantity as the API serves it. Out: whole units, thousandths or billionths, rounded up,
+//! which is what cgroups, admission and the downward API need; and amounts of a machine as quantities.
 
-/// Billionths: the finest step a quantity can have.
+use yare_schema::quantity::Quantity;
+
+/// Billionths of one.
 const NANO: i128 = 1_000_000_000;
-
-/// Suffixes and the billionths that one of them stands for.
-const SUFFIXES: &[(&str, i128)] = &[
-    ("n", 1),
-    ("u", 1_000),
-    ("m", 1_000_000),
-    ("k", 1_000 * NANO),
-    ("M", 1_000_000 * NANO),
-    ("G", 1_000_000_000 * NANO),
-    ("T", 1_000_000_000_000 * NANO),
-    ("P", 1_000_000_000_000_000 * NANO),
-    ("E", 1_000_000_000_000_000_000 * NANO),
-    ("Ki", (1 << 10) * NANO),
-    ("Mi", (1 << 20) * NANO),
-    ("Gi", (1 << 30) * NANO),
-    ("Ti", (1 << 40) * NANO),
-    ("Pi", (1 << 50) * NANO),
-    ("Ei", (1 << 60) * NANO),
-];
 
 /// The quantity in billionths, or `None` when the text is not a quantity.
 pub fn nanos(text: &str) -> Option<i128> {
-    let text = text.trim();
-    let (negative, unsigned) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let digits_end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
-    let (number, suffix) = unsigned.split_at(digits_end);
-    let scale = if suffix.is_empty() {
-        NANO
-    } else if let Some((_, scale)) = SUFFIXES.iter().find(|(name, _)| *name == suffix) {
-        *scale
-    } else {
-        let exponent = suffix.strip_prefix(['e', 'E'])?.parse::<i32>().ok()?;
-        let power = 10i128.checked_pow(exponent.unsigned_abs())?;
-        if exponent >= 0 { NANO.checked_mul(power)? } else { NANO / power }
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let whole = if whole.is_empty() { 0 } else { whole.parse::<i128>().ok()? };
-    let mut total = whole.checked_mul(scale)?;
-    let mut step = scale;
-    for digit in fraction.chars() {
-        let digit = i128::from(digit.to_digit(10)?);
-        // What is finer than a billionth rounds up, as upstream's does.
-        total += (digit * step + 9) / 10;
-        step /= 10;
-    }
-    Some(if negative { -total } else { total })
+    Quantity::parse(text).ok().map(Quantity::nanos)
 }
 
 /// Thousandths, rounded up; 0 for what does not parse (the API server has validated it).
 pub fn milli(text: &str) -> i64 {
-    clamp(nanos(text).map_or(0, |n| ceil_div(n, NANO / 1000)))
+    Quantity::parse(text).map_or(0, Quantity::milli_value)
 }
 
 /// Whole units, rounded up; 0 for what does not parse.
 pub fn value(text: &str) -> i64 {
-    clamp(nanos(text).map_or(0, |n| ceil_div(n, NANO)))
+    Quantity::parse(text).map_or(0, Quantity::value)
 }
 
 /// `amount / divisor` in whole units, rounded up (downward API's `resourceFieldRef`).

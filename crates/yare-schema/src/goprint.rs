@@ -1,4 +1,4 @@
-//! How Go's `%v` and `%q` show JSON values: several of upstream's messages carry values in that form, and
+//! How Go's `%v` and `%q` show values: several of upstream's messages carry values in that form, and
 //! clients (and their tests) compare messages.
 
 use std::fmt::{self, Write};
@@ -71,6 +71,56 @@ impl fmt::Display for GoFloat {
     }
 }
 
+/// Text as Go's `%q` writes it: in quotes, with everything escaped that does not print.
+pub fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        let escaped = match c {
+            '"' => "\\\"",
+            '\\' => "\\\\",
+            '\u{7}' => "\\a",
+            '\u{8}' => "\\b",
+            '\u{c}' => "\\f",
+            '\n' => "\\n",
+            '\r' => "\\r",
+            '\t' => "\\t",
+            '\u{b}' => "\\v",
+            c if prints(c) => {
+                out.push(c);
+                continue;
+            }
+            _ => "",
+        };
+        out.push_str(escaped);
+        if escaped.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = match u32::from(c) {
+                code @ ..0x80 => write!(out, "\\x{code:02x}"),
+                code @ ..0x1_0000 => write!(out, "\\u{code:04x}"),
+                code => write!(out, "\\U{code:08x}"),
+            };
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Whether a character leaves a mark, or is the plain blank. Marks that combine with the letter before print.
+fn prints(c: char) -> bool {
+    match c {
+        ' ' => true,
+        c if c.is_control() || c.is_whitespace() => false,
+        c => c.is_alphanumeric() || c.escape_debug().count() == 1 || is_combining(c),
+    }
+}
+
+/// Combining marks, which Rust escapes for their own sake.
+fn is_combining(c: char) -> bool {
+    matches!(u32::from(c), 0x300..=0x36F | 0x483..=0x489 | 0x591..=0x5BD | 0x610..=0x61A | 0x64B..=0x65F
+        | 0x1AB0..=0x1AFF | 0x1DC0..=0x1DFF | 0x20D0..=0x20FF | 0xFE00..=0xFE0F | 0xFE20..=0xFE2F)
+}
+
 /// The Go type name of a decoded JSON value, as `%T` shows it.
 pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
@@ -89,6 +139,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn text_is_quoted_as_in_go() {
+        for (text, want) in [
+            ("plain", r#""plain""#),
+            ("a \"b\" \\", r#""a \"b\" \\""#),
+            ("\u{7}\u{8}\u{c}\n\r\t\u{b}", r#""\a\b\f\n\r\t\v""#),
+            ("\0\u{1f}\u{7f}", r#""\x00\x1f\x7f""#),
+            ("\u{85}\u{a0}\u{200b}\u{2028}", r#""\u0085\u00a0\u200b\u2028""#),
+            ("\u{e0001}", r#""\U000e0001""#),
+            ("日本 é e\u{301} 😀", "\"日本 é e\u{301} 😀\""),
+        ] {
+            assert_eq!(quote(text), want);
+        }
+    }
 
     #[test]
     fn values_print_as_in_go() {

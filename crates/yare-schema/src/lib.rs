@@ -12,7 +12,7 @@ pub mod encode;
 pub mod features;
 pub mod field;
 pub mod fixtures;
-mod goprint;
+pub mod goprint;
 pub mod gotime;
 pub mod managed;
 pub mod model;

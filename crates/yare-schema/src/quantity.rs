@@ -301,6 +301,11 @@ impl Quantity {
         self.scaled_value(-3)
     }
 
+    /// The amount in billionths, the finest step there is; saturates.
+    pub fn nanos(self) -> i128 {
+        self.scaled(NANO).0
+    }
+
     /// The amount rounded away from zero to a multiple of `10^scale`, and whether that was exact.
     pub fn round_up(self, scale: i32) -> (Self, bool) {
         if self.scale >= scale {

@@ -1,84 +1,27 @@
-//! Cron schedules: five fields, or a word such as `@daily`, in a time zone.
-
-use std::time::Duration;
+//! When a CronJob is due next. In: a schedule as [`yare_kinds::cron`] reads it, times. Out: times.
 
 use jiff::{Timestamp, ToSpan, Zoned, civil, tz::TimeZone};
-use yare_schema::gotime::parse_duration;
+use yare_kinds::cron::{self, Times, When};
 
 /// A schedule that can never be met ends the search after this many years.
 const SEARCH_YEARS: i16 = 5;
 
 /// When something is to happen.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Schedule {
-    /// At the times that match.
-    Times(Box<Times>),
-    /// Again and again after a fixed time.
-    Every(Duration),
-}
-
-/// The five fields as sets of bits.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Times {
-    minute: u64,
-    hour: u64,
-    day: u64,
-    month: u64,
-    weekday: u64,
-    /// `*` in a day field means that only the other one counts; otherwise either may match.
-    any_day: bool,
-    any_weekday: bool,
-}
-
-const MONTHS: [&str; 12] =
-    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+pub struct Schedule(cron::Schedule);
 
 impl Schedule {
     /// Reads a schedule.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        if let Some(word) = text.strip_prefix('@') {
-            let fields = match word {
-                "yearly" | "annually" => "0 0 1 1 *",
-                "monthly" => "0 0 1 * *",
-                "weekly" => "0 0 * * 0",
-                "daily" | "midnight" => "0 0 * * *",
-                "hourly" => "0 * * * *",
-                _ => {
-                    let every = word
-                        .strip_prefix("every ")
-                        .ok_or_else(|| format!("unrecognized descriptor: @{word}"))?;
-                    let nanos = parse_duration(every)
-                        .map_err(|e| format!("failed to parse duration @{word}: {e}"))?;
-                    // Whole seconds, at least one.
-                    let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(0).max(1);
-                    return Ok(Self::Every(Duration::from_secs(seconds)));
-                }
-            };
-            return Self::parse(fields);
-        }
-        let fields: Vec<&str> = text.split_whitespace().collect();
-        let [minute, hour, day, month, weekday] = fields[..] else {
-            return Err(format!("expected exactly 5 fields, found {}: {fields:?}", fields.len()));
-        };
-        let starred = |f: &str| f.split(',').any(|p| p.starts_with('*') || p.starts_with('?'));
-        Ok(Self::Times(Box::new(Times {
-            minute: bits(minute, 0, 59, &[])?,
-            hour: bits(hour, 0, 23, &[])?,
-            day: bits(day, 1, 31, &[])?,
-            month: bits(month, 1, 12, &MONTHS)?,
-            weekday: bits(weekday, 0, 6, &WEEKDAYS)?,
-            any_day: starred(day),
-            any_weekday: starred(weekday),
-        })))
+        cron::parse(text.trim()).map(Self)
     }
 
     /// The first time after `after`; `None` if there is none in the next years.
     pub fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-        match self {
-            Self::Every(every) => Timestamp::from_second(after.as_second()).ok()?.checked_add(*every).ok(),
-            Self::Times(times) => times.next(after.to_zoned(zone.clone())),
+        let zone = self.0.zone.as_ref().unwrap_or(zone);
+        match &self.0.when {
+            When::Every(every) => Timestamp::from_second(after.as_second()).ok()?.checked_add(*every).ok(),
+            When::Times(times) => next_match(times, after.to_zoned(zone.clone())),
         }
     }
 
@@ -103,86 +46,43 @@ impl Schedule {
     }
 }
 
-impl Times {
-    fn matches_day(&self, date: civil::Date) -> bool {
-        let day = self.day >> date.day() & 1 == 1;
-        let weekday = self.weekday >> date.weekday().to_sunday_zero_offset() & 1 == 1;
-        if self.any_day || self.any_weekday { day && weekday } else { day || weekday }
-    }
+fn matches_day(times: &Times, date: civil::Date) -> bool {
+    let day = times.day >> date.day() & 1 == 1;
+    let weekday = times.weekday >> date.weekday().to_sunday_zero_offset() & 1 == 1;
+    if times.any_day || times.any_weekday { day && weekday } else { day || weekday }
+}
 
-    fn next(&self, after: Zoned) -> Option<Timestamp> {
-        let start = after.timestamp();
-        let mut date = after.date();
-        let last = date.year() + SEARCH_YEARS;
-        let mut from = (after.hour(), after.minute());
-        while date.year() <= last {
-            if self.month >> date.month() & 1 == 0 {
-                date = date.first_of_month().checked_add(1.month()).ok()?;
-                from = (0, 0);
-                continue;
-            }
-            if self.matches_day(date) {
-                for hour in from.0..24 {
-                    if self.hour >> hour & 1 == 0 {
-                        continue;
-                    }
-                    let minute = if hour == from.0 { from.1 } else { 0 };
-                    for minute in (minute..60).filter(|m| self.minute >> m & 1 == 1) {
-                        let at = date.at(hour, minute, 0, 0).to_zoned(after.time_zone().clone()).ok()?;
-                        // Clocks that are put forward skip times, and those put back repeat them.
-                        let skipped = (at.hour(), at.minute()) != (hour, minute);
-                        if at.timestamp() > start && !skipped {
-                            return Some(at.timestamp());
-                        }
+fn next_match(times: &Times, after: Zoned) -> Option<Timestamp> {
+    let start = after.timestamp();
+    let mut date = after.date();
+    let last = date.year() + SEARCH_YEARS;
+    let mut from = (after.hour(), after.minute());
+    while date.year() <= last {
+        if times.month >> date.month() & 1 == 0 {
+            date = date.first_of_month().checked_add(1.month()).ok()?;
+            from = (0, 0);
+            continue;
+        }
+        if matches_day(times, date) {
+            for hour in from.0..24 {
+                if times.hour >> hour & 1 == 0 {
+                    continue;
+                }
+                let minute = if hour == from.0 { from.1 } else { 0 };
+                for minute in (minute..60).filter(|m| times.minute >> m & 1 == 1) {
+                    let at = date.at(hour, minute, 0, 0).to_zoned(after.time_zone().clone()).ok()?;
+                    // Clocks that are put forward skip times, and those put back repeat them.
+                    let skipped = (at.hour(), at.minute()) != (hour, minute);
+                    if at.timestamp() > start && !skipped {
+                        return Some(at.timestamp());
                     }
                 }
             }
-            date = date.tomorrow().ok()?;
-            from = (0, 0);
         }
-        None
+        date = date.tomorrow().ok()?;
+        from = (0, 0);
     }
-}
-
-/// One field: `*`, `5`, `1-5`, `*/15`, `mon-fri`, lists of these.
-fn bits(field: &str, min: u32, max: u32, names: &[&str]) -> Result<u64, String> {
-    let number = |text: &str| -> Result<u32, String> {
-        let lower = text.to_ascii_lowercase();
-        if let Some(i) = names.iter().position(|n| *n == lower) {
-            return Ok(min + i as u32);
-        }
-        text.parse().map_err(|_| format!("failed to parse int from {text}"))
-    };
-    let mut set = 0;
-    for part in field.split(',') {
-        let (range, step) = part.split_once('/').map_or((part, None), |(r, s)| (r, Some(s)));
-        let step =
-            step.map_or(Ok(1), |s| s.parse::<u32>().map_err(|_| format!("failed to parse int from {s}")))?;
-        if step == 0 {
-            return Err(format!("step of range should be a positive number: {part}"));
-        }
-        let (first, last) = match range {
-            "*" | "?" => (min, max),
-            range => match range.split_once('-') {
-                Some((first, last)) => (number(first)?, number(last)?),
-                None if part.contains('/') => (number(range)?, max),
-                None => (number(range)?, number(range)?),
-            },
-        };
-        if first < min {
-            return Err(format!("beginning of range ({first}) below minimum ({min}): {part}"));
-        }
-        if last > max {
-            return Err(format!("end of range ({last}) above maximum ({max}): {part}"));
-        }
-        if first > last {
-            return Err(format!("beginning of range ({first}) beyond end of range ({last}): {part}"));
-        }
-        for n in (first..=last).step_by(step as usize) {
-            set |= 1 << n;
-        }
-    }
-    Ok(set)
+    None
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use super::Strategy;
 
-mod cron;
 mod cron_job;
 mod indexes;
 mod job;

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use yare_schema::goprint::quote;
+
 use crate::quantity;
 use crate::view::{Pod, ResourceFieldRef};
 
@@ -84,32 +86,8 @@ fn format_map(map: &BTreeMap<String, String>) -> String {
         if !out.is_empty() {
             out.push('\n');
         }
-        let _ = write!(out, "{key}={}", go_quote(value));
+        let _ = write!(out, "{key}={}", quote(value));
     }
-    out
-}
-
-fn go_quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => {
-                let _ = write!(out, "\\x{:02x}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
     out
 }
 

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use self::read::{Outcome, Reader};
 use crate::{
+    goprint::quote,
     gotime,
     model::{Additional, Field, List, Scalar, Shape, Struct, TypeId, TypeRef, Wire},
     quantity::{Quantity, QuantityError},
@@ -607,26 +608,6 @@ fn go_type(ty: TypeRef<'_>) -> String {
         Shape::Struct(_) => "struct".into(),
         Shape::Any => "interface {}".into(),
     }
-}
-
-/// Go's `strconv.Quote`.
-fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c.is_control() && (c as u32) < 0x80 => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 #[cfg(test)]

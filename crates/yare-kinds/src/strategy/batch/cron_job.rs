@@ -3,9 +3,10 @@
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::{cron, job_spec};
+use super::job_spec;
 use crate::{
     check::{Check, Errors},
+    cron,
     strategy::{
         Strategy,
         workload::{check_counts, default_template, is_other_generation, name_warning},
@@ -77,7 +78,7 @@ fn check_spec(errs: &mut Errors, spec: &Value, old: Option<&Value>) {
         errs.required(&path.child("schedule"), "");
     } else {
         let p = path.child("schedule");
-        if let Err(e) = cron::check(schedule) {
+        if let Err(e) = cron::parse(schedule) {
             errs.invalid(&p, schedule, e);
         }
         let had_zone = old.is_some_and(|o| o.str_at("schedule").contains("TZ"));
@@ -127,7 +128,7 @@ fn check_time_zone(errs: &mut Errors, path: &Path<'_>, zone: &str) {
             "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
         );
     }
-    if let Err(e) = cron::check_zone(zone) {
+    if let Err(e) = cron::time_zone(zone) {
         errs.invalid(path, zone, e);
     }
 }

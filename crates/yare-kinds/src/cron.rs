@@ -1,7 +1,47 @@
-//! Whether a schedule is one: crontab(5) with names, ranges and steps, or `@daily` and its like.
+//! Schedules of CronJobs: crontab(5) with names, ranges and steps, or `@daily` and its like. In: text. Out: the
+//! times as sets, for the controller, or upstream's words for what is wrong, for validation.
+
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use yare_schema::gotime;
+
+/// When something is to happen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    /// The time zone that the text itself names (`TZ=UTC …`).
+    pub zone: Option<TimeZone>,
+    /// When, in that zone or another.
+    pub when: When,
+}
+
+/// At which times.
+#[derive(Clone, Debug, PartialEq)]
+pub enum When {
+    /// At those that match.
+    Times(Box<Times>),
+    /// Again and again after a fixed time of whole seconds.
+    Every(Duration),
+}
+
+/// The five fields as sets of bits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Times {
+    /// 0 to 59.
+    pub minute: u64,
+    /// 0 to 23.
+    pub hour: u64,
+    /// 1 to 31.
+    pub day: u64,
+    /// 1 to 12.
+    pub month: u64,
+    /// 0 (Sunday) to 6.
+    pub weekday: u64,
+    /// `*` in a day field means that only the other one counts; otherwise either may match.
+    pub any_day: bool,
+    /// As for days.
+    pub any_weekday: bool,
+}
 
 /// One field of a schedule.
 struct Bounds {
@@ -19,12 +59,21 @@ const FIELDS: [Bounds; 5] = [
     Bounds { min: 1, max: 12, names: MONTHS },
     Bounds { min: 0, max: 6, names: DAYS },
 ];
-const DESCRIPTORS: &[&str] =
-    &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+/// Words for whole schedules.
+const DESCRIPTORS: &[(&str, &str)] = &[
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+    ("@monthly", "0 0 1 * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@hourly", "0 * * * *"),
+];
 
-/// What is wrong with `schedule`.
-pub fn check(schedule: &str) -> Result<(), String> {
+/// Reads a schedule, or says what is wrong with it.
+pub fn parse(schedule: &str) -> Result<Schedule, String> {
     let mut schedule = schedule;
+    let mut own_zone = None;
     if schedule.is_empty() {
         return Err("empty spec string".to_owned());
     }
@@ -33,11 +82,22 @@ pub fn check(schedule: &str) -> Result<(), String> {
             return Err("invalid schedule format: runtime error: slice bounds out of range [:-1]".to_owned());
         };
         let zone = zone.split_once('=').map_or("", |(_, zone)| zone);
-        check_zone(zone).map_err(|e| format!("provided bad location {zone}: {e}"))?;
+        own_zone = Some(time_zone(zone).map_err(|e| format!("provided bad location {zone}: {e}"))?);
         schedule = rest.trim();
     }
+    if let Some(every) = schedule.strip_prefix("@every ") {
+        let nanos =
+            gotime::parse_duration(every).map_err(|e| format!("failed to parse duration {schedule}: {e}"))?;
+        // Whole seconds, at least one.
+        let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(0).max(1);
+        return Ok(Schedule { zone: own_zone, when: When::Every(Duration::from_secs(seconds)) });
+    }
     if schedule.starts_with('@') {
-        return check_descriptor(schedule);
+        schedule = DESCRIPTORS
+            .iter()
+            .find(|(word, _)| *word == schedule)
+            .map(|(_, fields)| *fields)
+            .ok_or_else(|| format!("unrecognized descriptor: {schedule}"))?;
     }
     let fields: Vec<&str> = schedule.split_whitespace().collect();
     if fields.len() != FIELDS.len() {
@@ -48,39 +108,35 @@ pub fn check(schedule: &str) -> Result<(), String> {
             fields.join(" ")
         ));
     }
-    for (field, bounds) in fields.iter().zip(&FIELDS) {
+    let mut sets = [0; FIELDS.len()];
+    for ((field, bounds), set) in fields.iter().zip(&FIELDS).zip(&mut sets) {
         for range in field.split(',').filter(|r| !r.is_empty()) {
-            check_range(range, bounds)?;
+            *set |= read_range(range, bounds)?;
         }
     }
-    Ok(())
+    let starred = |field: &str| field.split(',').any(|range| range.starts_with(['*', '?']));
+    let [minute, hour, day, month, weekday] = sets;
+    let (any_day, any_weekday) = (starred(fields[2]), starred(fields[4]));
+    let times = Times { minute, hour, day, month, weekday, any_day, any_weekday };
+    Ok(Schedule { zone: own_zone, when: When::Times(Box::new(times)) })
 }
 
-/// Whether `zone` names a time zone.
-pub fn check_zone(zone: &str) -> Result<(), String> {
-    if matches!(zone, "" | "UTC" | "Local") {
-        return Ok(());
+/// The time zone of this name.
+pub fn time_zone(zone: &str) -> Result<TimeZone, String> {
+    match zone {
+        "" | "UTC" => return Ok(TimeZone::UTC),
+        "Local" => return Ok(TimeZone::system()),
+        _ => {}
     }
     // The database ignores case; Go, which reads files, does not.
     match TimeZone::get(zone) {
-        Ok(found) if found.iana_name() == Some(zone) => Ok(()),
+        Ok(found) if found.iana_name() == Some(zone) => Ok(found),
         _ => Err(format!("unknown time zone {zone}")),
     }
 }
 
-fn check_descriptor(descriptor: &str) -> Result<(), String> {
-    if DESCRIPTORS.contains(&descriptor) {
-        return Ok(());
-    }
-    match descriptor.strip_prefix("@every ") {
-        Some(duration) => gotime::parse_duration(duration)
-            .map(drop)
-            .map_err(|e| format!("failed to parse duration {descriptor}: {e}")),
-        None => Err(format!("unrecognized descriptor: {descriptor}")),
-    }
-}
-
-fn check_range(range: &str, bounds: &Bounds) -> Result<(), String> {
+/// One range as a set of bits: `*`, `5`, `1-5`, `*/15`, `mon-fri`.
+fn read_range(range: &str, bounds: &Bounds) -> Result<u64, String> {
     let parts: Vec<&str> = range.split('/').collect();
     let ends: Vec<&str> = parts[0].split('-').collect();
     let (start, mut end) = match ends[..] {
@@ -117,7 +173,8 @@ fn check_range(range: &str, bounds: &Bounds) -> Result<(), String> {
     if step == 0 {
         return Err(format!("step of range should be a positive number: {range}"));
     }
-    Ok(())
+    let step = usize::try_from(step).unwrap_or(usize::MAX);
+    Ok((start..=end).step_by(step).fold(0, |set, n| set | 1 << n))
 }
 
 fn number(text: &str, bounds: &Bounds) -> Result<u64, String> {
@@ -157,7 +214,7 @@ mod tests {
             "@every 1h30m",
             "TZ=UTC 0 0 * * *",
         ] {
-            assert_eq!(check(good), Ok(()), "{good}");
+            assert!(parse(good).is_ok(), "{good}");
         }
         for (bad, why) in [
             ("* * * *", "expected exactly 5 fields, found 4: [* * * *]"),
@@ -171,7 +228,7 @@ mod tests {
             ("@often", "unrecognized descriptor: @often"),
             ("TZ=0", "invalid schedule format: runtime error: slice bounds out of range [:-1]"),
         ] {
-            assert_eq!(check(bad), Err(why.to_owned()), "{bad}");
+            assert_eq!(parse(bad), Err(why.to_owned()), "{bad}");
         }
     }
 }
