@@ -15,7 +15,7 @@ use std::{
 use serde_json::{Value, json};
 use support::{Pod, on_a_node};
 use yare_net::{
-    PodNetwork,
+    PodNetwork, nft,
     proxy::{Config, HealthServers, Plan, Rules, remove_rules},
 };
 
@@ -222,6 +222,42 @@ fn udp_flows_move_when_their_endpoint_goes() {
         assert_eq!(ask(), node.pods[0].1.to_string());
         node.expose(&udp, &[1]);
         assert_eq!(ask(), node.pods[1].1.to_string());
+    });
+}
+
+#[test]
+fn a_large_rule_set_is_one_transaction() {
+    on_a_node(|| {
+        let plain = nft::Set {
+            name: "numbers",
+            key: &[nft::Part::Number],
+            leads: nft::Leads::Nowhere,
+            dynamic: false,
+            ranges: false,
+        };
+        let element =
+            |n: u32| nft::Element { set: plain.name, key: n.to_ne_bytes().to_vec(), data: nft::Data::None };
+        let mut socket = nft::socket().unwrap();
+        let mut batch = nft::Batch::new(nft::Family::V4, "large");
+        batch.reset_table();
+        batch.add_set(&plain);
+        batch.commit(&mut socket).unwrap();
+        // Some 16 MB: more than a socket takes at once unless it is told to.
+        let all: Vec<_> = (0..200_000).map(element).collect();
+        let add = |last: Option<&nft::Element>| {
+            let mut batch = nft::Batch::new(nft::Family::V4, "large");
+            batch.add_elements(&all);
+            batch.delete_elements(last);
+            batch
+        };
+        let absent = element(u32::MAX);
+        let error = add(Some(&absent)).commit(&mut socket).unwrap_err();
+        assert_eq!(error.errno(), Some(nix::errno::Errno::ENOENT), "{error}");
+        let there =
+            |socket: &mut _| nft::elements(socket, nft::Family::V4, "large", plain.name).unwrap().len();
+        assert_eq!(there(&mut socket), 0, "a refused transaction leaves nothing");
+        add(None).commit(&mut socket).unwrap();
+        assert_eq!(there(&mut socket), all.len());
     });
 }
 

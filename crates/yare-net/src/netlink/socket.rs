@@ -10,8 +10,8 @@ use nix::sched::{CloneFlags, setns};
 
 use super::message::Message;
 
-/// Messages of a batch that are sent at once stay below this, bytes.
-const CHUNK_BYTES: usize = 512 * 1024;
+/// Room for what is sent and for the acknowledgements of a batch; a larger transaction makes more.
+const BUFFER_BYTES: usize = 8 * 1024 * 1024;
 const RECEIVE_BYTES: usize = 64 * 1024;
 
 /// What the kernel or the socket answered.
@@ -53,21 +53,25 @@ impl Socket {
         }
         // SAFETY: `fd` was just returned by socket(2) and nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // Room for the acknowledgements of a large batch.
-        let size: libc::c_int = 8 * 1024 * 1024;
-        for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
-            // SAFETY: `size` outlives the call and its length is given. Failure only means a smaller buffer.
-            unsafe {
-                libc::setsockopt(
-                    fd.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    option,
-                    (&raw const size).cast(),
-                    size_of_val(&size) as libc::socklen_t,
-                );
-            }
+        let socket = Self { fd, sequence: 0 };
+        socket.buffer(libc::SO_RCVBUFFORCE, BUFFER_BYTES);
+        socket.buffer(libc::SO_SNDBUFFORCE, BUFFER_BYTES);
+        Ok(socket)
+    }
+
+    /// Sets the size of one of its buffers.
+    fn buffer(&self, option: libc::c_int, bytes: usize) {
+        let size = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX / 2);
+        // SAFETY: `size` outlives the call and its length is given. Failure only means a smaller buffer.
+        unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const size).cast(),
+                size_of_val(&size) as libc::socklen_t,
+            );
         }
-        Ok(Self { fd, sequence: 0 })
     }
 
     /// A socket in the network namespace `namespace`.
@@ -103,7 +107,8 @@ impl Socket {
         self.receive(sequence, each)
     }
 
-    /// Sends a netfilter transaction: all messages take effect, or none. `begin` and `end` frame it.
+    /// Sends a netfilter transaction: all messages take effect, or none. `begin` and `end` frame it. It is one
+    /// packet, whatever its size: the kernel knows no other way.
     pub fn transaction(&mut self, begin: Message, messages: Vec<Message>, end: Message) -> Result<(), Error> {
         let mut bytes = begin.finish(self.next(), 0);
         let first = self.sequence + 1;
@@ -116,15 +121,15 @@ impl Socket {
         }
         let last = self.sequence;
         bytes.extend(end.finish(self.next(), 0));
+        if bytes.len() > BUFFER_BYTES {
+            self.buffer(libc::SO_SNDBUFFORCE, bytes.len());
+        }
         self.send(&bytes)?;
         if count == 0 {
             return Ok(());
         }
         self.receive_range(first, last)
     }
-
-    /// How large a transaction may be, bytes: larger ones must be split by the caller.
-    pub const MAX_TRANSACTION_BYTES: usize = CHUNK_BYTES;
 
     fn next(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1).max(1);

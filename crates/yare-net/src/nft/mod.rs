@@ -20,6 +20,7 @@ const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
 const GETSETELEM: u16 = 13;
 const DELSETELEM: u16 = 14;
+const GETGEN: u16 = 16;
 
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const APPEND: u16 = (libc::NLM_F_CREATE | libc::NLM_F_APPEND) as u16;
@@ -298,29 +299,18 @@ impl Batch {
         self.messages.is_empty()
     }
 
-    /// Makes it so. What is larger than one transaction may be is split; each part is atomic.
+    /// Makes it so: all of it, or nothing.
     pub fn commit(self, socket: &mut Socket) -> Result<(), Error> {
-        let mut part = Vec::new();
-        let mut size = 0;
-        for message in self.messages {
-            size += message.len();
-            part.push(message);
-            if size > Socket::MAX_TRANSACTION_BYTES {
-                transact(socket, std::mem::take(&mut part))?;
-                size = 0;
-            }
+        if self.messages.is_empty() {
+            return Ok(());
         }
-        if part.is_empty() { Ok(()) } else { transact(socket, part) }
+        let frame = |kind| Message::new(kind, 0).raw(&[0, 0, 0, SUBSYSTEM as u8]);
+        socket.transaction(frame(BATCH_BEGIN), self.messages, frame(BATCH_END))
     }
 }
 
 /// The most elements a dynamic set takes.
 const MAX_DYNAMIC: u32 = 65_536;
-
-fn transact(socket: &mut Socket, messages: Vec<Message>) -> Result<(), Error> {
-    let frame = |kind| Message::new(kind, 0).raw(&[0, 0, 0, SUBSYSTEM as u8]);
-    socket.transaction(frame(BATCH_BEGIN), messages, frame(BATCH_END))
-}
 
 fn verdict(message: Message, code: i32, chain: &str) -> Message {
     message.nest(2, |m| m.be32(1, code as u32).str(2, chain))
@@ -347,6 +337,13 @@ pub fn elements(socket: &mut Socket, family: Family, table: &str, set: &str) -> 
         }
     })?;
     Ok(out)
+}
+
+/// Asks the kernel's nftables for their generation, which loads them where they are a module; an error where
+/// there are none.
+pub fn check() -> Result<(), Error> {
+    let message = Message::new((SUBSYSTEM << 8) | GETGEN, 0).raw(&[0, 0, 0, 0]);
+    socket()?.get(message, |_, _| {})
 }
 
 /// A netfilter socket in this network namespace.
