@@ -20,6 +20,7 @@ use crate::node::NetworkReadiness;
 use crate::node::capacity::Capacity;
 use crate::objects::Objects;
 use crate::pod::admission::{self, Offer, Rejection};
+use crate::pod::id_ranges::IdRanges;
 use crate::pod::mailbox::Mailbox;
 use crate::pod::qos;
 use crate::pod::writer::StatusWriter;
@@ -52,6 +53,8 @@ pub(crate) struct Kubelet {
     pub(crate) offer: Mutex<Offer>,
     /// Requests of the pods that were admitted, by uid.
     admitted: Mutex<HashMap<String, BTreeMap<String, i128>>>,
+    /// User ids of pods in user namespaces.
+    id_ranges: Mutex<IdRanges>,
     /// Which pod to wake for a sandbox's events.
     routes: Mutex<HashMap<String, Arc<Mailbox>>>,
     /// What the HTTP API may know of each pod, by uid.
@@ -118,6 +121,7 @@ impl Kubelet {
             network: parts.network,
             offer: Mutex::new(parts.offer),
             admitted: Mutex::default(),
+            id_ranges: Mutex::default(),
             routes: Mutex::default(),
             published: Mutex::default(),
         })
@@ -189,9 +193,21 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Gives a pod's requests back.
+    /// Gives a pod's requests and ids back.
     pub(crate) fn release(&self, uid: &str) {
         self.admitted.lock().remove(uid);
+        self.id_ranges.lock().release(uid);
+    }
+
+    /// The first of the user ids that are a pod's alone.
+    pub(crate) async fn id_range(&self, uid: &str) -> Result<u32, String> {
+        let sandboxes = self.runtime.sandboxes().await.map_err(|e| e.to_string())?;
+        let used = sandboxes.iter().filter_map(|sandbox| {
+            let range = sandbox.namespaces.user.as_ref()?.uids.first()?;
+            Some((sandbox.uid.as_str(), range.host_id))
+        });
+        let id = self.id_ranges.lock().take(uid, used);
+        id.ok_or_else(|| "no range of user ids is free for a user namespace".to_owned())
     }
 
     pub(crate) fn route(&self, sandbox: &str, mailbox: &Arc<Mailbox>) {

@@ -48,6 +48,7 @@ pub use error::{Error, Result};
 pub use http::{Attributes, Authorize, KubeletServer, allow_api_server};
 pub use node::NetworkReadiness;
 pub use node::capacity::Capacity;
+pub use pod::qos::CGROUPS;
 pub use view::Taint;
 
 use kubelet::{Kubelet, Parts};
@@ -88,7 +89,7 @@ pub struct NodeConfig {
     pub server: Option<KubeletServer>,
     /// Pods that may run.
     pub max_pods: u32,
-    /// Processes per container; none: unlimited.
+    /// Processes per pod, all its containers together; none: unlimited.
     pub pids_limit: Option<i64>,
     /// Sysctls beyond the safe ones that pods may set; a trailing `*` matches any rest.
     pub allowed_sysctls: Vec<String>,

@@ -13,6 +13,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::unistd::{AccessFlags, access};
+
 use crate::api::{ContainerStats, Resources};
 pub(crate) use devices::{Access, DeviceRule};
 
@@ -106,6 +108,23 @@ impl Cgroups {
         found
     }
 
+    /// Controllers without which no limit can be kept.
+    pub const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+
+    /// Which of those the machine does not offer.
+    pub fn lacking(&self) -> Vec<&'static str> {
+        let there = |controller: &str| {
+            self.has_v2(controller) || self.v1_dir(controller, Path::new("")).is_some_and(|dir| dir.is_dir())
+        };
+        Self::NEEDED.into_iter().filter(|controller| !there(controller)).collect()
+    }
+
+    /// A hierarchy in which no group can be made, if there is one.
+    pub fn read_only(&self) -> Option<&Path> {
+        let mounts = self.v2.iter().chain(self.v1.values()).map(PathBuf::as_path);
+        mounts.filter(|m| m.is_dir()).find(|m| access(*m, AccessFlags::W_OK).is_err())
+    }
+
     /// Whether v2 alone rules.
     pub fn unified(&self) -> bool {
         self.v1.is_empty() && self.v2.is_some()
@@ -147,6 +166,18 @@ impl Cgroups {
 
     /// Makes a group in all hierarchies and sets its limits.
     pub fn create(&self, group: &Path, resources: &Resources) -> io::Result<()> {
+        again(|| self.create_once(group, resources))
+    }
+
+    /// Makes a group and moves the calling process into it.
+    pub fn join(&self, group: &Path) -> io::Result<()> {
+        again(|| {
+            self.create_once(group, &Resources::default())?;
+            self.enter(group, true)
+        })
+    }
+
+    fn create_once(&self, group: &Path, resources: &Resources) -> io::Result<()> {
         if let Some(v2) = &self.v2 {
             let dir = v2.join(group);
             if !dir.is_dir() {
@@ -423,6 +454,15 @@ impl Cgroups {
         result
     }
 
+    /// Removes a group where nothing is in it; whether it is gone everywhere.
+    pub fn remove_empty(&self, group: &Path) -> bool {
+        let roots = self.v2.iter().chain(self.v1.values());
+        for dir in roots.map(|m| m.join(group)) {
+            let _ = fs::remove_dir(dir);
+        }
+        !self.exists(group)
+    }
+
     /// How often the kernel killed in this group for want of memory.
     pub fn oom_kills(&self, group: &Path) -> u64 {
         let file = match self.v1_dir("memory", group) {
@@ -466,6 +506,18 @@ impl Cgroups {
             let _ = crate::sys::cgroup2_favor_dynmods(v2);
         }
     }
+}
+
+/// Does it again when a group vanished meanwhile: another process of ours may be taking empty ones away.
+fn again(mut work: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    const ATTEMPTS: usize = 5;
+    for _ in 1..ATTEMPTS {
+        match work() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV) => {}
+            other => return other,
+        }
+    }
+    work()
 }
 
 /// Makes a v1 directory and its parents; a cpuset inherits what its parent has. Answers whether it was new.

@@ -59,13 +59,16 @@ impl EngineConfig {
             data_dir: data_dir.into(),
             run_dir: run_dir.into(),
             shim_command: vec!["/proc/self/exe".into(), "shim".into()],
-            shim_cgroup: "yare/shims".into(),
+            shim_cgroup: CGROUPS[0].into(),
             network: None,
             quick_cgroup_moves: true,
             insecure_registries: Vec::new(),
         }
     }
 }
+
+/// Cgroups that the engine makes for all pods together, the inner ones first.
+pub const CGROUPS: [&str; 2] = ["yare/shims", "yare"];
 
 /// The embedded container runtime. Cheap to clone: all clones are the same engine.
 #[derive(Clone)]
@@ -129,6 +132,20 @@ impl Engine {
     /// The image store, for imports and built-in images.
     pub fn images(&self) -> Arc<ImageStore> {
         Arc::clone(&self.inner.images)
+    }
+}
+
+/// Removes cgroups in which nothing is left: the parents of those that pods had. A process that was just told
+/// to end may be in one for a moment, so it is tried for `patience`.
+pub async fn remove_empty_cgroups(groups: &[&str], patience: Duration) {
+    let cgroups = Cgroups::detect();
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        let left = groups.iter().filter(|group| !cgroups.remove_empty(Path::new(group))).count();
+        if left == 0 || tokio::time::Instant::now() >= deadline {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

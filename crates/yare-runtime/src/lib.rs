@@ -10,6 +10,7 @@ mod cgroup;
 mod engine;
 mod error;
 mod image;
+pub mod machine;
 mod proto;
 pub mod shim;
 mod sys;
@@ -20,7 +21,7 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 pub use api::*;
-pub use engine::{Engine, EngineConfig};
+pub use engine::{CGROUPS, Engine, EngineConfig, remove_empty_cgroups};
 pub use error::{Result, RuntimeError};
 pub use image::{ImageStore, Reference};
 

@@ -82,10 +82,7 @@ fn spawner(mut args: impl Iterator<Item = String>) -> Result<(), String> {
     if let Some(cgroup) = cgroup {
         // Away from the service's cgroup, so that stopping the service does not kill the pods. Best effort: a
         // read-only cgroup tree leaves everything where it is.
-        let group = Path::new(&cgroup);
-        if cgroups.create(group, &crate::api::Resources::default()).is_ok() {
-            let _ = cgroups.enter(group, true);
-        }
+        let _ = cgroups.join(Path::new(&cgroup));
     }
     // The shims are the last to go when memory is short. Needs CAP_SYS_RESOURCE.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");

@@ -97,16 +97,22 @@ pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: MountA
     Ok(())
 }
 
+/// A filesystem to be configured; `ENODEV` where the kernel has none of this type.
+pub(crate) fn open_filesystem(fstype: &CStr) -> io::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: libc::c_uint = 1;
+    // SAFETY: a valid C string, which the kernel copies.
+    owned(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC) })
+}
+
 /// A new filesystem as a detached mount: `fsopen`, `fsconfig`, `fsmount`.
 pub(crate) fn new_filesystem(fstype: &CStr, options: &[(&CStr, &CStr)], attr: u64) -> io::Result<OwnedFd> {
     const FSCONFIG_SET_STRING: libc::c_uint = 1;
     const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
     const CLOEXEC: libc::c_uint = 1;
     let none: *const libc::c_char = std::ptr::null();
-    // SAFETY: C strings and descriptors are valid for the calls; the kernel copies what it needs.
-    let fs = owned(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), CLOEXEC) })?;
+    let fs = open_filesystem(fstype)?;
     for (key, value) in options {
-        // SAFETY: as above.
+        // SAFETY: C strings and descriptors are valid for the calls; the kernel copies what it needs.
         check(unsafe {
             libc::syscall(
                 libc::SYS_fsconfig,

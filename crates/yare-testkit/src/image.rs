@@ -2,8 +2,9 @@
 
 use std::{
     fs::File,
+    io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::Context as _;
@@ -11,6 +12,19 @@ use serde_json::json;
 
 /// Writes a docker archive of an image `name` with Debian's static busybox and all its applets.
 pub fn busybox(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let (layer_path, config) = busybox_parts(directory)?;
+    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
+    let path = directory.join("busybox.tar");
+    let mut archive = tar::Builder::new(File::create(&path)?);
+    append(&mut archive, "config.json", config.as_bytes())?;
+    append(&mut archive, "manifest.json", manifest.to_string().as_bytes())?;
+    archive.append_path_with_name(&layer_path, "layer.tar")?;
+    archive.finish()?;
+    Ok(path)
+}
+
+/// The one layer of that image as a file below `directory`, and its configuration.
+pub(crate) fn busybox_parts(directory: &Path) -> anyhow::Result<(PathBuf, String)> {
     let binary = ["/bin/busybox", "/usr/bin/busybox"]
         .into_iter()
         .find(|p| Path::new(p).exists())
@@ -47,21 +61,14 @@ pub fn busybox(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
     layer.finish()?;
     drop(layer);
 
-    let digest = sha256(&layer_path)?;
+    let digest = sha256(&std::fs::read(&layer_path)?)?;
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
         "config": {"Env": ["PATH=/bin:/sbin:/usr/bin:/usr/sbin"], "Cmd": ["sh"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
     });
-    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
-    let path = directory.join("busybox.tar");
-    let mut archive = tar::Builder::new(File::create(&path)?);
-    append(&mut archive, "config.json", config.to_string().as_bytes())?;
-    append(&mut archive, "manifest.json", manifest.to_string().as_bytes())?;
-    archive.append_path_with_name(&layer_path, "layer.tar")?;
-    archive.finish()?;
-    Ok(path)
+    Ok((layer_path, config.to_string()))
 }
 
 fn append<W: std::io::Write>(archive: &mut tar::Builder<W>, path: &str, bytes: &[u8]) -> anyhow::Result<()> {
@@ -80,8 +87,10 @@ fn numeric_header() -> tar::Header {
     header
 }
 
-fn sha256(path: &Path) -> anyhow::Result<String> {
-    let output = Command::new("sha256sum").arg(path).output()?;
-    let text = String::from_utf8(output.stdout)?;
+/// The SHA-256 of some bytes, in hexadecimal digits.
+pub(crate) fn sha256(bytes: &[u8]) -> anyhow::Result<String> {
+    let mut program = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    program.stdin.take().context("its input")?.write_all(bytes)?;
+    let text = String::from_utf8(program.wait_with_output()?.stdout)?;
     Ok(text.split_whitespace().next().context("sha256sum said nothing")?.to_owned())
 }

@@ -11,6 +11,7 @@ mod image;
 mod kubectl;
 mod leftovers;
 mod namespace;
+pub mod registry;
 mod terminal;
 mod warden;
 

@@ -41,19 +41,15 @@ pub struct Agent {
 
 /// Says in one line what this machine lacks.
 pub fn check_machine() -> anyhow::Result<()> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let uid = status.lines().find_map(|l| l.strip_prefix("Uid:")).and_then(|l| l.split_whitespace().nth(1));
-    if uid != Some("0") {
-        bail!("containers need root: run as root, or run the control plane only with --disable-agent");
-    }
-    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if !filesystems.lines().any(|l| l.ends_with("\toverlay")) {
-        bail!("this kernel has no overlay file system: load it (modprobe overlay), or use --disable-agent");
-    }
-    if !Path::new("/sys/fs/cgroup").join("cgroup.controllers").exists()
-        && !Path::new("/sys/fs/cgroup/memory").exists()
-    {
-        bail!("no cgroups under /sys/fs/cgroup: mount them, or use --disable-agent");
+    let lack = yare_runtime::machine::lack().map(|lack| lack.to_string()).or_else(|| {
+        // Services, host ports and policies are rules of nftables.
+        let error = yare_net::nft::check().err()?;
+        Some(format!(
+            "this kernel has no nftables ({error}): load it (modprobe nf_tables), or boot one that has it"
+        ))
+    });
+    if let Some(lack) = lack {
+        bail!("{lack}, or run the control plane only with --disable-agent");
     }
     Ok(())
 }
@@ -121,6 +117,7 @@ impl Agent {
         config.cluster_domain.clone_from(&args.cluster_domain);
         config.resolv_conf.clone_from(&args.resolv_conf);
         config.max_pods = args.max_pods;
+        plan.kubelet.apply(&mut config);
         config.network = network.clone();
         config.server =
             Some(KubeletServer { listener, tls: Some(tls), authorize: yare_node::allow_api_server() });

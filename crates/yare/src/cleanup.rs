@@ -1,6 +1,6 @@
 //! `yare cleanup`: ends all pods of this node and takes away what they left in the kernel.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 use nix::mount::{MntFlags, umount2};
@@ -20,6 +20,10 @@ pub async fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         engine.stop_sandbox(&sandbox.id).await.with_context(|| format!("stop sandbox {}", sandbox.id))?;
         engine.remove_sandbox(&sandbox.id).await.with_context(|| format!("remove sandbox {}", sandbox.id))?;
     }
+    drop(engine);
+    // Those of other nodes on this machine stay.
+    let cgroups = [&yare_node::CGROUPS[..], &yare_runtime::CGROUPS].concat();
+    yare_runtime::remove_empty_cgroups(&cgroups, Duration::from_millis(200)).await;
     let volumes = unmount_below(&args.data.data_dir.join("agent"))?;
     proxy::remove_rules()?;
     say(&format!("ended {} pods, unmounted {volumes} volumes, removed service rules", sandboxes.len()));

@@ -126,6 +126,9 @@ pub struct ServerArgs {
     /// How many pods this node takes.
     #[arg(long, default_value_t = 110, env = "YARE_MAX_PODS")]
     pub max_pods: u32,
+    /// A flag of upstream's kubelet, NAME=VALUE (pod-max-pids=1000); several times, or with `;` between them.
+    #[arg(long, env = "YARE_KUBELET_ARG", value_delimiter = ';')]
+    pub kubelet_arg: Vec<String>,
     /// Sockets and namespaces of containers.
     #[arg(long, default_value = "/run/yare", env = "YARE_RUN_DIR")]
     pub run_dir: PathBuf,

@@ -6,6 +6,7 @@
 //! | `/env` | the environment |
 //! | `/counters` | requests so far and uptime |
 //! | `/healthz` | `ok` |
+//! | `/grpc.health.v1.Health/Check` | gRPC's health protocol: the whole (`""`) and `hello` serve, until SIGTERM |
 
 use std::{
     convert::Infallible,
@@ -18,9 +19,13 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http_body_util::Full;
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::Semaphore};
 
 use crate::{cli::HelloArgs, progress::say};
@@ -28,6 +33,17 @@ use crate::{cli::HelloArgs, progress::say};
 const MAX_CONNECTIONS: usize = 1024;
 /// How long connections may take to finish after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// A body with or without trailers.
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+/// Far more than the name of a service takes.
+const MAX_HEALTH_REQUEST_BYTES: usize = 1024;
+/// gRPC's status codes.
+const OK: &str = "0";
+const INVALID_ARGUMENT: &str = "3";
+const NOT_FOUND: &str = "5";
 
 struct Page {
     pod: String,
@@ -77,14 +93,19 @@ async fn serve(args: &HelloArgs) -> anyhow::Result<()> {
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
         let page = page.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let answer = page.answer(request.uri().path());
-            async move { Ok::<_, Infallible>(answer) }
+            let page = page.clone();
+            async move {
+                Ok::<_, Infallible>(match request.uri().path() {
+                    HEALTH => health(request.into_body()).await,
+                    path => page.answer(path),
+                })
+            }
         });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_secs(30))
-            .serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {
             // A client that breaks off is no event.
             let _ = connection.await;
@@ -97,7 +118,7 @@ async fn serve(args: &HelloArgs) -> anyhow::Result<()> {
 }
 
 impl Page {
-    fn answer(&self, path: &str) -> Response<Full<Bytes>> {
+    fn answer(&self, path: &str) -> Response<Body> {
         let mut status = StatusCode::OK;
         let text = match path {
             "/" => {
@@ -120,8 +141,49 @@ impl Page {
                 "not here; try /, /env, /counters or /healthz\n".to_owned()
             }
         };
-        let mut response = Response::new(Full::new(Bytes::from(text)));
+        let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
         *response.status_mut() = status;
         response
+    }
+}
+
+/// `grpc.health.v1.Health/Check`. What listens serves, so there is no other status than SERVING.
+async fn health(body: Incoming) -> Response<Body> {
+    let request = Limited::new(body, MAX_HEALTH_REQUEST_BYTES).collect().await.map(|b| b.to_bytes());
+    let (message, status) = match request.as_deref().ok().and_then(service) {
+        // HealthCheckResponse { status = 1: SERVING } behind gRPC's prefix: not compressed, two bytes long.
+        Some(b"" | b"hello") => (Bytes::from_static(&[0, 0, 0, 0, 2, 0x08, 1]), OK),
+        Some(_) => (Bytes::new(), NOT_FOUND),
+        None => (Bytes::new(), INVALID_ARGUMENT),
+    };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers)))).boxed_unsync();
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// `HealthCheckRequest { string service = 1; }` behind gRPC's prefix. Names here are short: one byte of length.
+fn service(frame: &[u8]) -> Option<&[u8]> {
+    match frame.get(5..)? {
+        [] => Some(b""),
+        [0x0a, length @ 0..=0x7f, name @ ..] if name.len() == usize::from(*length) => Some(name),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_service_that_is_asked_for() {
+        for (frame, want) in [
+            (&[0, 0, 0, 0, 0][..], Some(&b""[..])),
+            (&[0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b'], Some(b"ab")),
+            (&[0, 0, 0, 0, 4, 0x0a, 3, b'a', b'b'], None),
+            (&[0, 0, 0], None),
+        ] {
+            assert_eq!(super::service(frame), want, "{frame:?}");
+        }
     }
 }

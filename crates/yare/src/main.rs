@@ -7,6 +7,7 @@ mod config;
 mod hello;
 mod image;
 mod kubeconfig;
+mod kubelet_arg;
 mod progress;
 mod server;
 

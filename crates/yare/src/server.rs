@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::Arc,
 };
 
@@ -25,7 +26,7 @@ use yare_store::{Options, Store};
 use crate::{
     agent::{self, Agent},
     cli::ServerArgs,
-    kubeconfig,
+    kubeconfig, kubelet_arg,
     progress::{Progress, say},
 };
 
@@ -47,6 +48,8 @@ pub struct Plan {
     pub service_cidr: Cidr,
     /// Cluster DNS.
     pub cluster_dns: IpAddr,
+    /// What `--kubelet-arg` says.
+    pub kubelet: kubelet_arg::Settings,
 }
 
 impl Plan {
@@ -75,7 +78,8 @@ impl Plan {
             Some(name) => name.clone(),
             None => hostname()?,
         };
-        Ok(Self { node_name, node_ip, cluster_cidr, service_cidr, cluster_dns })
+        let kubelet = kubelet_arg::Settings::parse(&args.kubelet_arg)?;
+        Ok(Self { node_name, node_ip, cluster_cidr, service_cidr, cluster_dns, kubelet })
     }
 }
 
@@ -88,6 +92,22 @@ fn admission(args: &ServerArgs) -> anyhow::Result<Settings> {
     settings.not_ready_toleration_s = args.default_not_ready_toleration_seconds;
     settings.unreachable_toleration_s = args.default_unreachable_toleration_seconds;
     Ok(settings)
+}
+
+/// What keeps the data directory from being used, and what to do about it.
+fn unusable(data_dir: &Path, error: anyhow::Error) -> anyhow::Error {
+    let full = error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| {
+            use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+            matches!(e.kind(), StorageFull | QuotaExceeded)
+        })
+    });
+    let data_dir = data_dir.display();
+    error.context(if full {
+        format!("the disk of the data directory {data_dir} is full (free some space on it, or choose another with --data-dir)")
+    } else {
+        format!("cannot use the data directory {data_dir} (choose another with --data-dir)")
+    })
 }
 
 fn hostname() -> anyhow::Result<String> {
@@ -112,9 +132,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let data_dir = &args.data.data_dir;
     let gates = Gates::parse(&args.feature_gates.join(",")).context("--feature-gates")?;
     let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(",")).context("--runtime-config")?;
-    let unusable =
-        || format!("cannot use the data directory {} (choose another with --data-dir)", data_dir.display());
-    let pki = Pki::open(&data_dir.join("tls")).with_context(unusable)?;
+    let pki = Pki::open(&data_dir.join("tls")).map_err(|error| unusable(data_dir, error.into()))?;
     let signer = Signer::new(&pki.service_account_key, ISSUER, &[ISSUER.to_owned()])?;
     let names = server_names(&args, &plan);
     let serving = pki.keep(
@@ -131,8 +149,9 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     progress.done("certificates", &args.data.data_dir.join("tls").display().to_string());
 
     let store_dir = args.data.data_dir.join("store");
-    let store =
-        Store::open(Options::new(&store_dir), yare_apiserver::indexer()).await.with_context(unusable)?;
+    let store = Store::open(Options::new(&store_dir), yare_apiserver::indexer())
+        .await
+        .map_err(|error| unusable(data_dir, error.into()))?;
     progress.done("store", &format!("revision {}", store.revision()));
 
     let mut auth = Auth::new(Some(Arc::new(signer)));

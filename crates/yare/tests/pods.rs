@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use yare_testkit::{Cluster, Options};
+use yare_testkit::{Cluster, Options, registry};
 
 const YARE: &str = env!("CARGO_BIN_EXE_yare");
 const IMAGE: &str = "yare.local/busybox:1";
@@ -182,6 +182,48 @@ fn ends_and_failures() {
     });
 }
 
+/// Names in a registry, what is wrong with the image there, and a part of the event on the pod.
+const PULLED: &[(&str, registry::Layer, &str)] = &[
+    ("whole", registry::Layer::Whole, "Successfully pulled image"),
+    ("half", registry::Layer::Half, r#"Failed to pull image "127.0.0.1:5000/half:1""#),
+    ("short", registry::Layer::Short, r#"Failed to pull image "127.0.0.1:5000/short:1""#),
+    ("flipped", registry::Layer::Flipped, r#"Failed to pull image "127.0.0.1:5000/flipped:1""#),
+];
+
+#[test]
+fn damaged_images_are_named_in_events_and_leave_nothing() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        let images: Vec<_> = PULLED.iter().map(|(name, damage, _)| (*name, *damage)).collect();
+        registry::serve(cluster.namespace(), 5000, &images)?;
+        let wanted = |name: &str| {
+            let image = format!("127.0.0.1:5000/{name}:1");
+            pod(name, "exit 0", "", "restartPolicy: Never").replace(IMAGE, &image)
+        };
+        let (whole, damaged): (Vec<_>, Vec<_>) =
+            PULLED.iter().partition(|(_, damage, _)| *damage == registry::Layer::Whole);
+        let manifest: String = damaged.iter().map(|(name, _, _)| wanted(name)).collect();
+        cluster.apply(&(manifest + &wanted("absent")))?;
+        for (name, _, text) in &damaged {
+            cluster.event(name, "Failed", text)?;
+            let reason = ".status.containerStatuses[0].state.waiting.reason";
+            cluster.becomes(&format!("pod/{name}"), reason, "ImagePullBackOff")?;
+        }
+        cluster.event("absent", "Failed", "not found")?;
+        let images = cluster.yare(&["image", "ls"])?;
+        ensure!(!images.contains("127.0.0.1:5000"), "{images}");
+        // After that, since it brings the layer that the others lack.
+        for (name, _, text) in &whole {
+            cluster.apply(&wanted(name))?;
+            cluster.becomes(&format!("pod/{name}"), ".status.phase", "Succeeded")?;
+            cluster.event(name, "Pulled", text)?;
+        }
+        // What was fetched in vain is gone.
+        let half_way: Vec<_> = std::fs::read_dir(cluster.path("data/images/ingest"))?.flatten().collect();
+        ensure!(half_way.is_empty(), "{half_way:?}");
+        Ok(())
+    });
+}
+
 const LIVES: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -265,6 +307,29 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: serves}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/hello
+    startupProbe: {grpc: {port: 8080}, periodSeconds: 1}
+    readinessProbe: {grpc: {port: 8080, service: hello}, periodSeconds: 1}
+    livenessProbe: {grpc: {port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: absent}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/hello
+    readinessProbe: {grpc: {port: 8080, service: absent}, periodSeconds: 1, failureThreshold: 1}
+    livenessProbe: {grpc: {port: 8081}, initialDelaySeconds: 1, periodSeconds: 1, failureThreshold: 1}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: slow}
 spec:
   terminationGracePeriodSeconds: 0
@@ -337,6 +402,14 @@ fn init_containers_probes_and_hooks() {
         cluster.event("live", "Killing", "Container main failed liveness probe, will be restarted")?;
         cluster.becomes("pod/live", ".status.containerStatuses[0].restartCount", "1")?;
 
+        // By gRPC: a server that serves, a service that it does not know, and nobody there.
+        cluster.ready(&["serves"])?;
+        cluster.event("absent", "Unhealthy", "Readiness probe failed: error: health rpc probe failed")?;
+        cluster.event("absent", "Unhealthy", "Liveness probe failed: error: connection error")?;
+        cluster.event("absent", "Killing", "Container main failed liveness probe, will be restarted")?;
+        ensure!(cluster.field("pod/absent", ".status.containerStatuses[0].ready")? == "false");
+        ensure!(cluster.field("pod/serves", ".status.containerStatuses[0].restartCount")? == "0");
+
         // The startup probe holds the others back.
         ensure!(cluster.field("pod/slow", ".status.containerStatuses[0].restartCount")? == "0");
         ensure!(cluster.field("pod/slow", ".status.containerStatuses[0].started")? == "false");
@@ -394,9 +467,27 @@ const SECURITY: &[(&str, &str, &str)] = &[
     ("{privileged: true}", "grep CapEff /proc/self/status | cut -c1-15", "CapEff:\t000001f"),
 ];
 
+/// Starts twenty processes; the shell gives up where it cannot.
+const FORKS: &str = "for i in $(seq 20); do sleep 1000 & done; echo started; sleep 2; exit 0";
+
+/// Twice that in one pod.
+const FORKS_TWICE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: many}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: one, image: "yare.local/busybox:1", command: [sh, -c, LINE]}
+  - {name: two, image: "yare.local/busybox:1", command: [sh, -c, LINE]}
+---
+"#;
+
 #[test]
 fn security_and_limits() {
-    Cluster::test(YARE, Options::default(), |cluster| {
+    let limited = Options::with(&["--kubelet-arg", "pod-max-pids=30", "--kubelet-arg=max-pods=50"]);
+    Cluster::test(YARE, limited, |cluster| {
         cluster.import_busybox(IMAGE)?;
         let mut manifest = String::new();
         for (number, (context, line, _)) in SECURITY.iter().enumerate() {
@@ -415,6 +506,8 @@ fn security_and_limits() {
             "resources: {limits: {cpu: 500m, memory: 32Mi}}",
             "restartPolicy: Never",
         ));
+        manifest.push_str(&pod("few", FORKS, "", "restartPolicy: Never"));
+        manifest.push_str(&FORKS_TWICE.replace("LINE", &serde_json::json!(FORKS).to_string()));
         cluster.apply(&manifest)?;
         let mut wrong = Vec::new();
         for (number, (context, line, want)) in SECURITY.iter().enumerate() {
@@ -430,6 +523,13 @@ fn security_and_limits() {
         if !limits.contains("33554432") || !limits.contains("50000") {
             wrong.push(limits);
         }
+        // The limit is the pod's: what one container may start, two together may not.
+        cluster.becomes("pod/few", ".status.phase", "Succeeded")?;
+        cluster.becomes("pod/many", ".status.phase", "Failed")?;
+        let log = cluster.kubectl(&["logs", "many", "--all-containers"])?;
+        ensure!(log.contains("can't fork: Resource temporarily unavailable"), "{log}");
+        let path = ".status.allocatable.pods";
+        ensure!(cluster.field("node/node-1", path)? == "50", "max-pods is not in force");
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(())
     });

@@ -57,7 +57,7 @@ impl PodHook for Identity {
             pod.spec.termination_grace_period_seconds.unwrap_or(30).to_string(),
         );
         sandbox.cgroup_parent = qos::cgroup_parent(pod);
-        sandbox.resources = qos::pod(pod);
+        sandbox.resources = qos::pod(pod, start.kubelet.pids_limit);
         sandbox.port_mappings = if pod.spec.host_network { Vec::new() } else { port_mappings(pod) };
         sandbox.sysctls = pod
             .spec

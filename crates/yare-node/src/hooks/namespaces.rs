@@ -4,11 +4,9 @@ use async_trait::async_trait;
 use yare_runtime::{IdMapping, NamespaceMode, UserNamespace};
 
 use super::{PodFailure, PodHook, PodStart};
+use crate::pod::id_ranges::IDS_PER_RANGE;
 
 pub(crate) struct Namespaces;
-
-/// Ids per pod in a user namespace, and where their ranges begin on the node.
-const IDS_PER_POD: u32 = 65_536;
 
 #[async_trait]
 impl PodHook for Namespaces {
@@ -28,18 +26,15 @@ impl PodHook for Namespaces {
         } else {
             NamespaceMode::Container
         };
-        modes.user = (spec.host_users == Some(false)).then(|| {
-            // Ranges are spread by uid: 32,000 of them above the ids that people and daemons use.
-            let slot = start
-                .pod
-                .metadata
-                .uid
-                .bytes()
-                .fold(7u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)))
-                % 32_000;
-            let range = IdMapping { host_id: (slot + 2) * IDS_PER_POD, container_id: 0, length: IDS_PER_POD };
-            UserNamespace { uids: vec![range], gids: vec![range] }
-        });
+        if spec.host_users == Some(false) {
+            let host_id = start
+                .kubelet
+                .id_range(&start.pod.metadata.uid)
+                .await
+                .map_err(|message| PodFailure { reason: "FailedCreatePodSandBox", message })?;
+            let range = IdMapping { host_id, container_id: 0, length: IDS_PER_RANGE };
+            start.sandbox.namespaces.user = Some(UserNamespace { uids: vec![range], gids: vec![range] });
+        }
         Ok(())
     }
 }

@@ -15,8 +15,7 @@ impl ContainerHook for ContainerResources {
 
     async fn apply(&self, start: &mut ContainerStart<'_>) -> Result<(), StartFailure> {
         let kubelet = start.kubelet;
-        start.config.resources =
-            qos::container(start.pod, start.container, kubelet.capacity.memory_bytes, kubelet.pids_limit);
+        start.config.resources = qos::container(start.pod, start.container, kubelet.capacity.memory_bytes);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod conditions;
 pub(crate) mod dirs;
 pub(crate) mod expand;
 pub(crate) mod fields;
+pub(crate) mod id_ranges;
 pub(crate) mod kill;
 pub(crate) mod lifecycle;
 pub(crate) mod mailbox;

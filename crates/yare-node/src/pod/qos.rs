@@ -59,6 +59,9 @@ pub(crate) fn class(pod: &Pod) -> &'static str {
     }
 }
 
+/// Cgroups of all pods of a class together, the inner ones first.
+pub const CGROUPS: [&str; 3] = ["kubepods/burstable", "kubepods/besteffort", "kubepods"];
+
 /// The pod's cgroup, relative to the hierarchy's root.
 pub(crate) fn cgroup_parent(pod: &Pod) -> String {
     let uid = &pod.metadata.uid;
@@ -93,13 +96,8 @@ fn hugepages(limits: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// Limits of one container; `memory_capacity_bytes` and `pids_limit` are the node's.
-pub(crate) fn container(
-    pod: &Pod,
-    container: &Container,
-    memory_capacity_bytes: u64,
-    pids_limit: Option<i64>,
-) -> Resources {
+/// Limits of one container; `memory_capacity_bytes` is the node's.
+pub(crate) fn container(pod: &Pod, container: &Container, memory_capacity_bytes: u64) -> Resources {
     let limits = &container.resources.limits;
     let requests = &container.resources.requests;
     let cpu_limit = limits.get("cpu").map(|t| quantity::milli(t)).filter(|m| *m > 0);
@@ -114,14 +112,14 @@ pub(crate) fn container(
         // No swap beyond the limit: upstream's default swap behaviour is NoSwap.
         memory_swap_limit_bytes: memory_limit,
         oom_score_adj: Some(oom_score_adj(pod, container, memory_capacity_bytes)),
-        pids_limit,
         hugepages: hugepages(limits),
         ..Resources::default()
     }
 }
 
-/// Limits of the pod's own cgroup: sums of requests, and of limits where every container has one.
-pub(crate) fn pod(pod: &Pod) -> Resources {
+/// Limits of the pod's own cgroup: sums of requests, limits where every container has one, and the node's limit
+/// of processes, which all containers of a pod share.
+pub(crate) fn pod(pod: &Pod, pids_limit: Option<i64>) -> Resources {
     let level = pod.spec.resources.clone().unwrap_or_default();
     let requests = totals(pod, |r| &r.requests);
     let overhead = |name: &str| pod.spec.overhead.get(name).and_then(|t| quantity::nanos(t)).unwrap_or(0);
@@ -148,6 +146,7 @@ pub(crate) fn pod(pod: &Pod) -> Resources {
         cpu_period_us: cpu_limit.map(|_| QUOTA_PERIOD_US),
         cpu_quota_us: cpu_limit.map(quota_us),
         memory_limit_bytes: limit("memory").map(bytes),
+        pids_limit,
         ..Resources::default()
     }
 }
@@ -275,13 +274,14 @@ mod tests {
     fn container_limits() {
         let pod = pod_with(serde_json::json!([{"name": "a", "resources": {
             "requests": {"cpu": "250m", "memory": "100Mi"}, "limits": {"cpu": "500m", "memory": "200Mi", "hugepages-2Mi": "4Mi"}}}]));
-        let r = container(&pod, &pod.spec.containers[0], 1 << 30, Some(100));
+        let r = container(&pod, &pod.spec.containers[0], 1 << 30);
         assert_eq!(r.cpu_shares, Some(256));
         assert_eq!(r.cpu_quota_us, Some(50_000));
         assert_eq!(r.memory_limit_bytes, Some(200 << 20));
         assert_eq!(r.hugepages["2MB"], 4 << 20);
         assert_eq!(r.oom_score_adj, Some(1000 - 97));
-        let whole = super::pod(&pod);
+        let whole = super::pod(&pod, Some(100));
+        assert_eq!(whole.pids_limit, Some(100));
         assert_eq!((whole.cpu_shares, whole.cpu_quota_us), (Some(256), Some(50_000)));
     }
 

@@ -4,9 +4,8 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::atomic::{self, File, Payload};
-use super::{Mounted, VolumeContext, VolumeKind, ownership, token::Tokens};
-use crate::objects::Missing;
+use super::atomic::{File, Payload};
+use super::{Keep, Mounted, VolumeContext, VolumeKind, token::Tokens};
 use crate::view::{ConfigMap, ConfigMapSource, KeyToPath, Volume};
 
 pub(super) struct ConfigMapVolume;
@@ -29,10 +28,7 @@ impl VolumeKind for ConfigMapVolume {
     ) -> Result<Mounted, String> {
         let source = volume.config_map.as_ref().ok_or("no configMap source")?;
         let payload = payload(context, source, source.default_mode.unwrap_or(0o644)).await?;
-        let dir = context.dirs.volume("kubernetes.io/configmap", &volume.name);
-        ownership::make_directory(&dir)?;
-        atomic::write(&dir, &payload, ownership::fs_group(context.pod), context.kubelet.seams.now())?;
-        Ok(Mounted { path: dir, ..Mounted::default() })
+        context.write(volume, "kubernetes.io/configmap", &payload, Keep::OnDisk)
     }
 }
 
@@ -42,18 +38,8 @@ pub(super) async fn payload(
     source: &ConfigMapSource,
     mode: u32,
 ) -> Result<Payload, String> {
-    let m = &context.pod.metadata;
     let optional = source.optional == Some(true);
-    let found: Result<ConfigMap, Missing> = context
-        .kubelet
-        .objects
-        .get(&yare_client::CONFIG_MAPS, &m.namespace, &source.name, &m.uid, context.mailbox)
-        .await;
-    let map = match found {
-        Ok(map) => map,
-        Err(Missing::NotFound(_)) if optional => ConfigMap::default(),
-        Err(missing) => return Err(missing.to_string()),
-    };
+    let map: ConfigMap = context.object(&yare_client::CONFIG_MAPS, &source.name, optional).await?;
     let mut data: Vec<(String, Vec<u8>)> = map.data.into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
     for (key, value) in map.binary_data {
         let bytes =

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use super::atomic::{self, File, Payload};
-use super::{Mounted, VolumeContext, VolumeKind, ownership, secret_directory, token::Tokens};
+use super::atomic::{File, Payload};
+use super::{Keep, Mounted, VolumeContext, VolumeKind, token::Tokens};
 use crate::pod::fields;
 use crate::view::{DownwardApi, Volume};
 
@@ -27,11 +27,7 @@ impl VolumeKind for DownwardVolume {
     ) -> Result<Mounted, String> {
         let source = volume.downward_api.as_ref().ok_or("no downwardAPI source")?;
         let payload = payload(context, source, source.default_mode.unwrap_or(0o644))?;
-        let dir = context.dirs.volume("kubernetes.io/downward-api", &volume.name);
-        ownership::make_directory(&dir)?;
-        secret_directory(&dir)?;
-        atomic::write(&dir, &payload, ownership::fs_group(context.pod), context.kubelet.seams.now())?;
-        Ok(Mounted { path: dir, ..Mounted::default() })
+        context.write(volume, "kubernetes.io/downward-api", &payload, Keep::InMemory)
     }
 }
 

@@ -18,6 +18,7 @@ mod secret;
 mod token;
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use nix::mount::{MntFlags, MsFlags};
 
 use crate::error::{Context, Error, Result};
 use crate::kubelet::Kubelet;
+use crate::objects::Missing;
 use crate::pod::dirs::PodDirs;
 use crate::pod::fields::Facts;
 use crate::pod::mailbox::Mailbox;
@@ -51,6 +53,47 @@ pub(crate) struct VolumeContext<'a> {
     pub(crate) pod: &'a Arc<Pod>,
     pub(crate) dirs: &'a PodDirs,
     pub(crate) facts: &'a Facts,
+}
+
+/// Where the files of a volume are kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    OnDisk,
+    /// In memory: what may be secret.
+    InMemory,
+}
+
+impl VolumeContext<'_> {
+    /// An object of the pod's namespace that a volume is made from; an empty one where it may be absent.
+    async fn object<T: serde::de::DeserializeOwned + Default>(
+        &self,
+        resource: &yare_client::Resource,
+        name: &str,
+        optional: bool,
+    ) -> std::result::Result<T, String> {
+        let m = &self.pod.metadata;
+        match self.kubelet.objects.get(resource, &m.namespace, name, &m.uid, self.mailbox).await {
+            Err(Missing::NotFound(_)) if optional => Ok(T::default()),
+            found => found.map_err(|missing: Missing| missing.to_string()),
+        }
+    }
+
+    /// Makes the volume's directory hold these files.
+    fn write(
+        &self,
+        volume: &Volume,
+        plugin: &str,
+        payload: &atomic::Payload,
+        keep: Keep,
+    ) -> std::result::Result<Mounted, String> {
+        let dir = self.dirs.volume(plugin, &volume.name);
+        ownership::make_directory(&dir)?;
+        if keep == Keep::InMemory {
+            secret_directory(&dir)?;
+        }
+        atomic::write(&dir, payload, ownership::fs_group(self.pod), self.kubelet.seams.now())?;
+        Ok(Mounted { path: dir, ..Mounted::default() })
+    }
 }
 
 /// A volume that is ready.
@@ -139,7 +182,9 @@ impl Volumes {
 /// Mounts a tmpfs at `dir`, unless one is there.
 fn mount_tmpfs(dir: &Path, options: &str) -> std::result::Result<(), String> {
     std::fs::create_dir_all(dir).map_err(|e| format!("make {}: {e}", dir.display()))?;
-    if mounts_below(dir).is_ok_and(|m| m.iter().any(|p| p == dir)) {
+    // Asked on every look at a pod, so not by reading the mount table: a tmpfs is a device of its own.
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|m| m.dev());
+    if device(dir) != dir.parent().and_then(device) {
         return Ok(());
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;

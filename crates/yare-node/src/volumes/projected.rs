@@ -2,10 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::atomic::{self, File, Payload};
+use super::atomic::{File, Payload};
 use super::{
-    Mounted, VolumeContext, VolumeKind, config_map, downward, ownership, secret, secret_directory, token,
-    token::Tokens,
+    Keep, Mounted, VolumeContext, VolumeKind, config_map, downward, ownership, secret, token, token::Tokens,
 };
 use crate::view::Volume;
 
@@ -51,10 +50,7 @@ impl VolumeKind for ProjectedVolume {
                 return Err("this kind of projected source is not supported".to_owned());
             }
         }
-        let dir = context.dirs.volume("kubernetes.io/projected", &volume.name);
-        ownership::make_directory(&dir)?;
-        secret_directory(&dir)?;
-        atomic::write(&dir, &payload, gid, context.kubelet.seams.now())?;
-        Ok(Mounted { path: dir, refresh_at, ..Mounted::default() })
+        let mounted = context.write(volume, "kubernetes.io/projected", &payload, Keep::InMemory)?;
+        Ok(Mounted { refresh_at, ..mounted })
     }
 }

@@ -4,9 +4,8 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::atomic::{self, Payload};
-use super::{Mounted, VolumeContext, VolumeKind, config_map, ownership, secret_directory, token::Tokens};
-use crate::objects::Missing;
+use super::atomic::Payload;
+use super::{Keep, Mounted, VolumeContext, VolumeKind, config_map, token::Tokens};
 use crate::view::{Secret, SecretSource, Volume};
 
 pub(super) struct SecretVolume;
@@ -29,11 +28,7 @@ impl VolumeKind for SecretVolume {
     ) -> Result<Mounted, String> {
         let source = volume.secret.as_ref().ok_or("no secret source")?;
         let payload = payload(context, source, source.default_mode.unwrap_or(0o644)).await?;
-        let dir = context.dirs.volume("kubernetes.io/secret", &volume.name);
-        ownership::make_directory(&dir)?;
-        secret_directory(&dir)?;
-        atomic::write(&dir, &payload, ownership::fs_group(context.pod), context.kubelet.seams.now())?;
-        Ok(Mounted { path: dir, ..Mounted::default() })
+        context.write(volume, "kubernetes.io/secret", &payload, Keep::InMemory)
     }
 }
 
@@ -43,18 +38,8 @@ pub(super) async fn payload(
     source: &SecretSource,
     mode: u32,
 ) -> Result<Payload, String> {
-    let m = &context.pod.metadata;
     let optional = source.optional == Some(true);
-    let found: Result<Secret, Missing> = context
-        .kubelet
-        .objects
-        .get(&yare_client::SECRETS, &m.namespace, &source.secret_name, &m.uid, context.mailbox)
-        .await;
-    let secret = match found {
-        Ok(secret) => secret,
-        Err(Missing::NotFound(_)) if optional => Secret::default(),
-        Err(missing) => return Err(missing.to_string()),
-    };
+    let secret: Secret = context.object(&yare_client::SECRETS, &source.secret_name, optional).await?;
     let mut data = Vec::with_capacity(secret.data.len());
     for (key, value) in secret.data {
         let bytes = STANDARD

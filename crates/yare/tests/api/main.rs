@@ -4,6 +4,7 @@
 mod access;
 mod apply;
 mod custom;
+mod disk;
 mod persistence;
 mod refusal;
 mod start;

@@ -34,6 +34,25 @@ fn server(program: &mut Command, directory: &Path) {
         .arg(directory.join("kubeconfig"));
 }
 
+/// Programs that take something away from the program that they run, and what that says then.
+const LACKS: &[(&str, &[&str], &[&str])] = &[
+    (
+        "unshare",
+        &["--mount", "sh", "-c", "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"", "sh"],
+        &["no cgroups are mounted: mount them (mount -t cgroup2 none /sys/fs/cgroup)"],
+    ),
+    (
+        "setpriv",
+        &["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"],
+        &["root lacks CAP_SYS_ADMIN here, which mounts and namespaces need", "start that one as privileged"],
+    ),
+    (
+        "setpriv",
+        &["--bounding-set=-net_admin", "--inh-caps=-net_admin"],
+        &["root lacks CAP_NET_ADMIN here, which the pod network needs"],
+    ),
+];
+
 #[test]
 fn a_server_that_cannot_start_says_why_and_what_to_do() -> anyhow::Result<()> {
     let namespace = Namespace::new()?;
@@ -67,6 +86,22 @@ fn a_server_that_cannot_start_says_why_and_what_to_do() -> anyhow::Result<()> {
     command.arg("server").arg("--data-dir").arg(directory.path().join("data"));
     let line = complaint(&namespace, &mut command)?;
     ensure!(line.contains("containers need root: run as root") && line.contains("--disable-agent"), "{line}");
+
+    // What containers need of the machine, taken away one by one.
+    for (program, args, parts) in LACKS {
+        let mut command = Command::new(program);
+        command.args(*args).arg(&binary).arg("server").arg("--data-dir").arg(directory.path().join("data"));
+        let line = complaint(&namespace, &mut command)?;
+        for part in parts.iter().chain(&["or run the control plane only with --disable-agent"]) {
+            ensure!(line.contains(part), "no {part:?} in {line}");
+        }
+    }
+
+    // A flag of the kubelet that is none.
+    let mut command = Command::new(&binary);
+    command.args(["server", "--kubelet-arg=no-such=1"]);
+    let line = complaint(&namespace, &mut command)?;
+    ensure!(line.contains("--kubelet-arg no-such is not known; known are"), "{line}");
 
     // A data directory that cannot be written, or is none.
     let mut command = nobody();

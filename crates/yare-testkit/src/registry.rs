@@ -1,0 +1,117 @@
+//! A registry over plain HTTP with one image, whole or damaged.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use crate::{
+    Namespace,
+    image::{busybox_parts, sha256},
+};
+
+/// What is wrong with the layer that a registry sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// Nothing.
+    Whole,
+    /// The connection ends half way.
+    Half,
+    /// It is a byte shorter than announced by the manifest.
+    Short,
+    /// One of its bits is another one.
+    Flipped,
+}
+
+/// What a path answers: its media type, what is announced and what is sent.
+struct Answer {
+    kind: &'static str,
+    announced: usize,
+    body: Vec<u8>,
+}
+
+/// Serves an image with busybox as `127.0.0.1:PORT/NAME:1` in the namespace, one name for each kind of damage,
+/// for as long as the test's process lives.
+pub fn serve(namespace: &Namespace, port: u16, images: &[(&str, Layer)]) -> anyhow::Result<()> {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    const BLOB: &str = "application/octet-stream";
+    let directory = tempfile::tempdir()?;
+    let (layer_path, config) = busybox_parts(directory.path())?;
+    let layer = std::fs::read(layer_path)?;
+    let (config_digest, layer_digest) = (sha256(config.as_bytes())?, sha256(&layer)?);
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": format!("sha256:{config_digest}"), "size": config.len(),
+        },
+        "layers": [{
+            "mediaType": "application/vnd.oci.image.layer.v1.tar",
+            "digest": format!("sha256:{layer_digest}"), "size": layer.len(),
+        }],
+    })
+    .to_string();
+    let mut answers = BTreeMap::new();
+    let mut add = |path: String, kind, announced, body: &[u8]| {
+        answers.insert(path, Answer { kind, announced, body: body.to_vec() });
+    };
+    for (name, damage) in images {
+        add(format!("/v2/{name}/manifests/1"), MANIFEST, manifest.len(), manifest.as_bytes());
+        add(format!("/v2/{name}/blobs/sha256:{config_digest}"), BLOB, config.len(), config.as_bytes());
+        let (mut sent, mut announced) = (layer.clone(), layer.len());
+        match damage {
+            Layer::Whole => {}
+            Layer::Half => sent.truncate(layer.len() / 2),
+            Layer::Short => {
+                announced -= 1;
+                sent.truncate(announced);
+            }
+            Layer::Flipped => sent[layer.len() / 2] ^= 1,
+        }
+        add(format!("/v2/{name}/blobs/sha256:{layer_digest}"), BLOB, announced, &sent);
+    }
+    let listener = namespace.run(|| TcpListener::bind(("127.0.0.1", port)))??;
+    let answers = Arc::new(answers);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let answers = answers.clone();
+            // A client that breaks off is no event.
+            thread::spawn(move || drop(answer(&stream, &answers)));
+        }
+    });
+    Ok(())
+}
+
+fn answer(mut stream: &TcpStream, answers: &BTreeMap<String, Answer>) -> anyhow::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut lines = BufReader::new(stream).lines();
+    let request = lines.next().context("no request")??;
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let mut words = request.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let Some(Answer { kind, announced, body }) = answers.get(path) else {
+        return Ok(
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?
+        );
+    };
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {announced}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
+    if method != "HEAD" {
+        stream.write_all(body)?;
+    }
+    Ok(())
+}
