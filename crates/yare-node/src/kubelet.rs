@@ -2,7 +2,7 @@
 //!
 //! One of these exists per node. Pods, the HTTP API and the node's own status hold it by `Arc`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,10 +19,9 @@ use crate::metrics::Metrics;
 use crate::node::NetworkReadiness;
 use crate::node::capacity::Capacity;
 use crate::objects::Objects;
-use crate::pod::admission::{self, Offer, Rejection};
+use crate::pod::admission::{self, Offer, Rejection, Share, Used};
 use crate::pod::id_ranges::IdRanges;
 use crate::pod::mailbox::Mailbox;
-use crate::pod::qos;
 use crate::pod::writer::StatusWriter;
 use crate::view::Pod;
 
@@ -51,8 +50,8 @@ pub(crate) struct Kubelet {
     pub(crate) metrics: Metrics,
     /// What the node offers to pods, as last read from its own object.
     pub(crate) offer: Mutex<Offer>,
-    /// Requests of the pods that were admitted, by uid.
-    admitted: Mutex<HashMap<String, BTreeMap<String, i128>>>,
+    /// What the pods that were admitted take, by uid.
+    admitted: Mutex<HashMap<String, Share>>,
     /// User ids of pods in user namespaces.
     id_ranges: Mutex<IdRanges>,
     /// Which pod to wake for a sandbox's events.
@@ -176,24 +175,18 @@ impl Kubelet {
         self.recorder.event(regarding, kind, reason, message);
     }
 
-    /// Admits a pod and reserves its requests, or says why not. A pod that runs already is not judged again.
+    /// Admits a pod and reserves what it takes, or says why not. A pod that runs already is not judged again.
     pub(crate) fn admit(&self, pod: &Pod, runs_already: bool) -> Result<(), Rejection> {
         let mut admitted = self.admitted.lock();
         if !admitted.contains_key(&pod.metadata.uid) && !runs_already {
-            let mut used: BTreeMap<String, i128> = BTreeMap::new();
-            for requests in admitted.values() {
-                for (name, amount) in requests {
-                    *used.entry(name.clone()).or_default() += amount;
-                }
-            }
-            let pods = u64::try_from(admitted.len()).unwrap_or(u64::MAX);
-            admission::admit(pod, &used, pods, &self.offer.lock())?;
+            let used = Used::sum(admitted.values());
+            admission::admit(pod, &used, &self.offer.lock())?;
         }
-        admitted.insert(pod.metadata.uid.clone(), qos::requests(pod));
+        admitted.insert(pod.metadata.uid.clone(), Share::of(pod));
         Ok(())
     }
 
-    /// Gives a pod's requests and ids back.
+    /// Gives back what a pod took, its ids too.
     pub(crate) fn release(&self, uid: &str) {
         self.admitted.lock().remove(uid);
         self.id_ranges.lock().release(uid);

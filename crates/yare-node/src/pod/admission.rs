@@ -1,6 +1,6 @@
 //! Whether this node takes a pod: the checks a kubelet repeats after the scheduler.
 //!
-//! In: the pod, the pods admitted before, the node's labels and allocatable resources.
+//! In: the pod, what the pods admitted before take, the node's labels and allocatable resources.
 //! Out: nothing, or the reason and message that go into the rejected pod's status.
 
 use std::collections::BTreeMap;
@@ -27,20 +27,77 @@ pub(crate) struct Offer {
     pub(crate) allowed_sysctls: Vec<String>,
 }
 
-/// One check: the pod, what is used, how many pods there are, what the node offers.
-type Check = fn(&Pod, &BTreeMap<String, i128>, u64, &Offer) -> Option<Rejection>;
+/// What a pod takes from its node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Share {
+    /// Requests, billionths.
+    requests: BTreeMap<String, i128>,
+    ports: Vec<HostPort>,
+}
+
+/// A port on the node itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct HostPort {
+    /// Empty: every address.
+    ip: String,
+    protocol: String,
+    port: u16,
+}
+
+impl HostPort {
+    fn conflicts(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip.is_empty() || other.ip.is_empty() || self.ip == other.ip)
+    }
+}
+
+impl Share {
+    /// Of one pod. Host ports are those of the containers that run on, sidecars among them.
+    pub(crate) fn of(pod: &Pod) -> Self {
+        let sidecars = pod.spec.init_containers.iter().filter(|c| c.is_sidecar());
+        let ports = pod.spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports);
+        let ports = ports.filter(|p| p.host_port != 0).map(|p| HostPort {
+            ip: if p.host_ip == "0.0.0.0" { String::new() } else { p.host_ip.clone() },
+            protocol: if p.protocol.is_empty() { "TCP".into() } else { p.protocol.clone() },
+            port: p.host_port,
+        });
+        Self { requests: qos::requests(pod), ports: ports.collect() }
+    }
+}
+
+/// What the pods admitted before take together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Used {
+    pods: u64,
+    share: Share,
+}
+
+impl Used {
+    /// The sum.
+    pub(crate) fn sum<'a>(shares: impl Iterator<Item = &'a Share>) -> Self {
+        let mut sum = Self::default();
+        for share in shares {
+            sum.pods += 1;
+            for (name, amount) in &share.requests {
+                *sum.share.requests.entry(name.clone()).or_default() += amount;
+            }
+            sum.share.ports.extend(share.ports.iter().cloned());
+        }
+        sum
+    }
+}
+
+/// One check: the pod, what is used, what the node offers.
+type Check = fn(&Pod, &Used, &Offer) -> Option<Rejection>;
 
 /// Checks in the order their reasons are reported. A check is a row.
-const CHECKS: &[Check] = &[os_label, os_field, sysctls, resources, node_affinity, no_execute_taints];
+const CHECKS: &[Check] =
+    &[os_label, os_field, sysctls, resources, node_affinity, host_ports, no_execute_taints];
 
-/// Decides. `used` sums the requests of the pods admitted before (billionths), `pods` counts them.
-pub(crate) fn admit(
-    pod: &Pod,
-    used: &BTreeMap<String, i128>,
-    pods: u64,
-    offer: &Offer,
-) -> Result<(), Rejection> {
-    match CHECKS.iter().find_map(|check| check(pod, used, pods, offer)) {
+/// Decides.
+pub(crate) fn admit(pod: &Pod, used: &Used, offer: &Offer) -> Result<(), Rejection> {
+    match CHECKS.iter().find_map(|check| check(pod, used, offer)) {
         Some(rejection) => Err(rejection),
         None => Ok(()),
     }
@@ -50,7 +107,7 @@ fn reject(reason: &str, message: impl Into<String>) -> Option<Rejection> {
     Some(Rejection { reason: reason.to_owned(), message: message.into() })
 }
 
-fn os_label(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, _: &Offer) -> Option<Rejection> {
+fn os_label(pod: &Pod, _: &Used, _: &Offer) -> Option<Rejection> {
     match pod.metadata.labels.get("kubernetes.io/os") {
         Some(os) if os != "linux" => reject(
             "PodOSSelectorNodeLabelDoesNotMatch",
@@ -60,7 +117,7 @@ fn os_label(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, _: &Offer) -> Option<
     }
 }
 
-fn os_field(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, _: &Offer) -> Option<Rejection> {
+fn os_field(pod: &Pod, _: &Used, _: &Offer) -> Option<Rejection> {
     match &pod.spec.os {
         Some(os) if os.name != "linux" => {
             reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
@@ -85,7 +142,7 @@ const SAFE_SYSCTLS: &[&str] = &[
     "net.ipv4.tcp_wmem",
 ];
 
-fn sysctls(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offer) -> Option<Rejection> {
+fn sysctls(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
     let context = pod.spec.security_context.as_ref()?;
     for sysctl in &context.sysctls {
         let name = sysctl.name.replace('/', ".");
@@ -106,13 +163,13 @@ fn sysctls(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offer) -> Opti
     None
 }
 
-fn resources(pod: &Pod, used: &BTreeMap<String, i128>, pods: u64, offer: &Offer) -> Option<Rejection> {
+fn resources(pod: &Pod, used: &Used, offer: &Offer) -> Option<Rejection> {
     if qos::is_critical(pod) {
         return None;
     }
     let capacity_pods = offer.allocatable.get("pods").map_or(i64::MAX, |t| quantity::value(t));
-    if i128::from(pods) + 1 > i128::from(capacity_pods) {
-        return insufficient("pods", 1, i128::from(pods), i128::from(capacity_pods));
+    if i128::from(used.pods) + 1 > i128::from(capacity_pods) {
+        return insufficient("pods", 1, i128::from(used.pods), i128::from(capacity_pods));
     }
     let requests = qos::requests(pod);
     // cpu, memory, ephemeral-storage first, as upstream reports them.
@@ -122,7 +179,7 @@ fn resources(pod: &Pod, used: &BTreeMap<String, i128>, pods: u64, offer: &Offer)
         let Some(want) = requests.get(name).copied().filter(|n| *n > 0) else { continue };
         // A resource the node does not know is a cluster-level one: not the kubelet's to judge.
         let Some(capacity) = offer.allocatable.get(name).and_then(|t| quantity::nanos(t)) else { continue };
-        let before = used.get(name).copied().unwrap_or(0);
+        let before = used.share.requests.get(name).copied().unwrap_or(0);
         if want + before > capacity {
             let unit = if name == "cpu" { 1_000_000 } else { 1_000_000_000 };
             return insufficient(name, want / unit, before / unit, capacity / unit);
@@ -140,7 +197,7 @@ fn insufficient(name: &str, want: i128, used: i128, capacity: i128) -> Option<Re
     )
 }
 
-fn node_affinity(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offer) -> Option<Rejection> {
+fn node_affinity(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
     let selected = pod.spec.node_selector.iter().all(|(k, v)| offer.labels.get(k) == Some(v));
     let required = pod
         .spec
@@ -208,7 +265,18 @@ fn requirement_matches<'a>(
     }
 }
 
-fn no_execute_taints(pod: &Pod, _: &BTreeMap<String, i128>, _: u64, offer: &Offer) -> Option<Rejection> {
+fn host_ports(pod: &Pod, used: &Used, _: &Offer) -> Option<Rejection> {
+    let taken = |p: &HostPort| used.share.ports.iter().any(|u| u.conflicts(p));
+    if !Share::of(pod).ports.iter().any(taken) {
+        return None;
+    }
+    reject(
+        "NodePorts",
+        "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+    )
+}
+
+fn no_execute_taints(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
     let tolerated = |taint: &Taint| {
         pod.spec.tolerations.iter().any(|t| {
             (t.effect.is_empty() || t.effect == taint.effect)
@@ -245,6 +313,20 @@ mod tests {
         };
         let tolerant = serde_json::json!([{"operator": "Exists"}]);
         let request = |cpu: &str| serde_json::json!([{"name": "a", "resources": {"requests": {"cpu": cpu}}}]);
+        let port = |port: serde_json::Value| serde_json::json!([{"name": "a", "ports": [port]}]);
+        let taken = || {
+            let spec = serde_json::json!({"spec": {
+                "containers": [{"name": "a", "ports": [
+                    {"hostPort": 80, "protocol": "TCP"},
+                    {"hostPort": 81, "hostIP": "10.0.0.1", "protocol": "TCP"},
+                ]}],
+                "initContainers": [
+                    {"name": "s", "restartPolicy": "Always", "ports": [{"hostPort": 82, "hostIP": "0.0.0.0"}]},
+                    {"name": "i", "ports": [{"hostPort": 83}]},
+                ],
+            }});
+            Share::of(&serde_json::from_value(spec).unwrap()).ports
+        };
         let affinity = |expr: serde_json::Value| serde_json::json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [expr]}]}}});
         for (spec, pods, want) in [
             (serde_json::json!({"tolerations": tolerant, "containers": request("1")}), 0, ""),
@@ -271,6 +353,46 @@ mod tests {
                 0,
                 "NodeAffinity",
             ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": port(serde_json::json!({"hostPort": 80}))}),
+                0,
+                "NodePorts",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": port(serde_json::json!({"hostPort": 80, "hostIP": "10.0.0.2"}))}),
+                0,
+                "NodePorts",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": port(serde_json::json!({"hostPort": 80, "protocol": "UDP"}))}),
+                0,
+                "",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": port(serde_json::json!({"hostPort": 81, "hostIP": "10.0.0.2"}))}),
+                0,
+                "",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": port(serde_json::json!({"hostPort": 81, "hostIP": "10.0.0.1"}))}),
+                0,
+                "NodePorts",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": port(serde_json::json!({"hostPort": 82}))}),
+                0,
+                "NodePorts",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": port(serde_json::json!({"hostPort": 83}))}),
+                0,
+                "",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": port(serde_json::json!({"containerPort": 80}))}),
+                0,
+                "",
+            ),
             (serde_json::json!({}), 0, "TaintToleration"),
             (serde_json::json!({"tolerations": tolerant, "os": {"name": "windows"}}), 0, "PodOSNotSupported"),
             (
@@ -285,8 +407,10 @@ mod tests {
             ),
         ] {
             let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
-            let used = BTreeMap::from([("cpu".to_owned(), 1_000_000_000)]);
-            let got = admit(&pod, &used, pods, &offer).err().map(|r| r.reason).unwrap_or_default();
+            let share =
+                Share { requests: BTreeMap::from([("cpu".to_owned(), 1_000_000_000)]), ports: taken() };
+            let used = Used { pods, share };
+            let got = admit(&pod, &used, &offer).err().map(|r| r.reason).unwrap_or_default();
             assert_eq!(got, want, "{spec}");
         }
     }
