@@ -63,12 +63,16 @@ pub(crate) async fn read(
         false => None,
     };
     let mut file = File::open(path).await?;
-    if let Some(lines) = options.tail_lines {
-        let from = tail_offset(&mut file, lines).await?;
-        file.seek(SeekFrom::Start(from)).await?;
-    }
-    let mut inode = file.metadata().await?.ino();
-    let mut reader = BufReader::new(file);
+    let metadata = file.metadata().await?;
+    let mut inode = metadata.ino();
+    // One look at the end for both: what is written while we read must not lengthen a tail.
+    let end = metadata.len();
+    let from = match options.tail_lines {
+        Some(lines) => tail_offset(&mut file, end, lines).await?,
+        None => 0,
+    };
+    file.seek(SeekFrom::Start(from)).await?;
+    let mut reader = BufReader::new(file.take(if options.follow { u64::MAX } else { end - from }));
     let mut writer = Writer { options, out, buffer: BytesMut::new(), sent: 0, at_line_start: true };
     let mut line = Vec::new();
     loop {
@@ -94,7 +98,7 @@ pub(crate) async fn read(
                 if reader.fill_buf().await?.is_empty() {
                     let file = File::open(path).await?;
                     inode = file.metadata().await?.ino();
-                    reader = BufReader::new(file);
+                    reader = BufReader::new(file.take(u64::MAX));
                     line.clear();
                 }
                 continue;
@@ -115,9 +119,8 @@ pub(crate) async fn read(
     }
 }
 
-/// Where the last `lines` lines begin.
-async fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
-    let end = file.seek(SeekFrom::End(0)).await?;
+/// Where the last `lines` lines of the first `end` bytes begin.
+async fn tail_offset(file: &mut File, end: u64, lines: u64) -> io::Result<u64> {
     if lines == 0 {
         return Ok(end);
     }
@@ -268,6 +271,34 @@ mod tests {
             ),
         ] {
             assert_eq!(run(&path, options.clone()).await, want, "{options:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_meanwhile_does_not_lengthen_a_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        // The reader waits for room in the channel after the first chunk.
+        let text = "x".repeat(CHUNK_BYTES);
+        let before = log(&[("stdout", "F", &text), ("stdout", "F", &text), ("stdout", "F", "end")]);
+        std::fs::write(&path, &before).unwrap();
+        for tail_lines in [Some(3), None] {
+            let (tx, mut rx) = mpsc::channel(1);
+            let task = tokio::spawn({
+                let path = path.clone();
+                let options = LogOptions { tail_lines, ..LogOptions::default() };
+                async move { read(&path, &options, CancellationToken::new(), tx).await }
+            });
+            let mut got = rx.recv().await.unwrap().to_vec();
+            let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+            std::io::Write::write_all(&mut file, log(&[("stdout", "F", "late")]).as_bytes()).unwrap();
+            while let Some(chunk) = rx.recv().await {
+                got.extend_from_slice(&chunk);
+            }
+            task.await.unwrap().unwrap();
+            let lines = got.iter().filter(|b| **b == b'\n').count();
+            assert_eq!(lines, 3, "{tail_lines:?}");
+            std::fs::write(&path, &before).unwrap();
         }
     }
 
