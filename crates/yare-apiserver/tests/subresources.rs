@@ -65,6 +65,40 @@ async fn eviction() {
 }
 
 #[tokio::test]
+async fn an_evicted_pod_says_so() {
+    let server = Server::start().await;
+    let evict = |options: Value| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"}, "deleteOptions": options});
+    let condition = |pod: &Value| {
+        let all = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|c| c["type"] == "DisruptionTarget")
+    };
+    let mut held = pod("a", json!({"app": "x"}));
+    held["metadata"]["finalizers"] = json!(["example.com/held"]);
+    server.post(PODS, &held).await.expect(201);
+    let path = format!("{PODS}/a/eviction");
+    // Neither a rehearsal nor a refused eviction leaves a trace.
+    server.post(&path, &evict(json!({"dryRun": ["All"]}))).await.expect(201);
+    server
+        .post(&path, &evict(json!({"preconditions": {"resourceVersion": "1"}})))
+        .await
+        .expect_reason(409, "Conflict");
+    let before = server.get(&format!("{PODS}/a")).await.expect(200);
+    assert_eq!(condition(&before), None);
+    let options = json!({"preconditions": {"resourceVersion": before["metadata"]["resourceVersion"]}});
+    server.post(&path, &evict(options)).await.expect(201);
+    let after = server.get(&format!("{PODS}/a")).await.expect(200);
+    assert!(after["metadata"]["deletionTimestamp"].is_string());
+    let first = condition(&after).expect("the condition");
+    assert_eq!(first["status"], "True");
+    assert_eq!(first["reason"], "EvictionByEvictionAPI");
+    assert_eq!(first["message"], "Eviction API: evicting");
+    // Once more changes nothing.
+    server.post(&path, &evict(json!({}))).await.expect(201);
+    let again = server.get(&format!("{PODS}/a")).await.expect(200);
+    assert_eq!(condition(&again), Some(first));
+}
+
+#[tokio::test]
 async fn namespaces_finalize() {
     let server = Server::start().await;
     server.post("/api/v1/namespaces", &json!({"metadata": {"name": "x"}})).await.expect(201);

@@ -7,13 +7,14 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 use yare_kinds::view::{View, ViewMut};
 use yare_schema::selector::LabelSelector;
-use yare_store::{Expect, Op, Write};
+use yare_store::{CommitError, Expect, Op, Write};
 
 use crate::{
     admission::{self, Attributes, Operation},
     body::Reply,
     codec,
     core::{Call, Core},
+    hooks,
     options::{DeleteOptions, FieldValidation, WriteOptions},
     path::Query,
     registry::{Served, TypeHandle},
@@ -22,6 +23,7 @@ use crate::{
     verbs::delete,
 };
 
+const PODS: &str = "pods";
 const BUDGETS: &str = "policy/poddisruptionbudgets";
 const MAX_DISRUPTED: usize = 2000;
 const MAX_ATTEMPTS: usize = 32;
@@ -49,41 +51,129 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let namespace = call.info.namespace.as_str();
     let key = format!("{namespace}/{name}");
     for _ in 0..MAX_ATTEMPTS {
-        let Some(pod) = call.core.read("pods", &key) else {
+        let Some(current) = call.core.store().get(PODS, &key) else {
             return Err(ApiError::not_found(served.group_resource(), name));
         };
-        if ignores_budget(&pod) {
-            return finish(call, served, name, &deletion).await;
+        let pod: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
+        // Where the decision hangs on the pod's state, it holds for this state only.
+        let mut guarded = deletion.clone();
+        let is_meant = deletion.uid.as_deref().is_none_or(|uid| uid == pod.str_at("metadata.uid"));
+        let guard = is_meant && deletion.resource_version.is_none();
+        if guard {
+            guarded.resource_version = Some(current.revision.to_string());
         }
-        let mut budgets = matching(&call.core, namespace, &pod);
-        if budgets.len() > 1 {
-            return Err(ApiError::internal(
-                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-            ));
-        }
-        let Some((budget, revision)) = budgets.pop() else {
-            return finish(call, served, name, &deletion).await;
+        let evicted = if ignores_budget(&pod) {
+            let is_pending =
+                pod.str_at("status.phase") == "Pending" && !pod.has("metadata.deletionTimestamp");
+            finish(call, served, name, if is_pending { guarded } else { deletion.clone() }).await
+        } else {
+            let mut budgets = matching(&call.core, namespace, &pod);
+            if budgets.len() > 1 {
+                return Err(ApiError::internal(
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+                ));
+            }
+            match budgets.pop() {
+                None => finish(call, served, name, deletion.clone()).await,
+                Some((budget, _)) if !is_ready(&pod) && unready_may_go(&budget) => {
+                    finish(call, served, name, guarded).await
+                }
+                Some((budget, revision)) => {
+                    let taken = take(budget, name, &call.core.now_rfc3339())?;
+                    if !deletion.dry_run && !store_budget(call, taken, revision).await? {
+                        continue;
+                    }
+                    return finish(call, served, name, deletion).await;
+                }
+            }
         };
-        if !is_ready(&pod) && unready_may_go(&budget) {
-            return finish(call, served, name, &deletion).await;
-        }
-        let taken = take(budget, name, &call.core.now_rfc3339())?;
-        if deletion.dry_run {
-            return finish(call, served, name, &deletion).await;
-        }
-        if store_budget(call, taken, revision).await? {
-            return finish(call, served, name, &deletion).await;
+        match evicted {
+            Err(error) if error.reason == "Conflict" && guard => {}
+            done => return done,
         }
     }
-    Err(ApiError::too_many_requests("the disruption budget keeps changing, please try again", 1))
+    Err(ApiError::too_many_requests("the pod or its disruption budget keeps changing, please try again", 1))
 }
 
-async fn finish(call: &Call, served: &Arc<Served>, name: &str, options: &DeleteOptions) -> ApiResult<Reply> {
+/// Says in the pod's status why it goes, and deletes it.
+async fn finish(
+    call: &Call,
+    served: &Arc<Served>,
+    name: &str,
+    mut options: DeleteOptions,
+) -> ApiResult<Reply> {
+    if !options.dry_run {
+        mark(call, served, name, &mut options).await?;
+    }
     // Admission has seen the eviction.
-    delete::admitted(call, served, &call.info.namespace, name, options).await?;
+    delete::admitted(call, served, &call.info.namespace, name, &options).await?;
     let status =
         json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
     render::document(call, StatusCode::CREATED, &status)
+}
+
+/// Sets the condition by which others (a Job's pod failure policy) know that the pod did not fail by itself.
+/// Preconditions of the deletion hold for this write, and then for what it made.
+async fn mark(call: &Call, served: &Arc<Served>, name: &str, options: &mut DeleteOptions) -> ApiResult<()> {
+    let stored = &served.stored;
+    let key = stored.key(&call.info.namespace, name);
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(current) = call.core.store().get(PODS, &key) else {
+            return Err(ApiError::not_found(served.group_resource(), name));
+        };
+        let old: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
+        delete::check_preconditions(served, name, &old, &current, options)?;
+        let mut new = old.clone();
+        if !disrupt(&mut new, &call.core.now_rfc3339()) {
+            return Ok(());
+        }
+        let draft = codec::draft(&stored.ty, &mut new)?;
+        let write = Write {
+            kind: stored.kind_key.clone(),
+            key: key.clone(),
+            expect: Expect::Revision(current.revision),
+            op: Op::Put(draft),
+        };
+        match call.core.store().commit(vec![write]).await {
+            Ok(written) => {
+                hooks::after_update(call, served, &new, &old);
+                if let (Some(wanted), Some(written)) = (&mut options.resource_version, written.first()) {
+                    *wanted = written.revision.to_string();
+                }
+                return Ok(());
+            }
+            Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => {}
+            Err(error) => return Err(ApiError::from_commit(error, served.group_resource(), name)),
+        }
+    }
+    Err(ApiError::modified(served.group_resource(), name))
+}
+
+/// Puts the condition into a pod; whether that changed anything.
+fn disrupt(pod: &mut Value, now: &str) -> bool {
+    let mut conditions = pod.items("status.conditions").to_vec();
+    let mut condition = json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+        "lastProbeTime": null,
+        "lastTransitionTime": now,
+    });
+    match conditions.iter_mut().find(|c| c.str_at("type") == "DisruptionTarget") {
+        Some(there) => {
+            if there.str_at("status") == "True" && there.has("lastTransitionTime") {
+                condition["lastTransitionTime"] = there["lastTransitionTime"].clone();
+            }
+            if *there == condition {
+                return false;
+            }
+            *there = condition;
+        }
+        None => conditions.push(condition),
+    }
+    pod.set("status.conditions", conditions);
+    true
 }
 
 /// A pod that has ended, has not begun, or is going already disrupts nothing.
@@ -171,7 +261,7 @@ async fn store_budget(call: &Call, mut budget: Value, revision: u64) -> ApiResul
     };
     match call.core.store().commit(vec![write]).await {
         Ok(_) => Ok(true),
-        Err(yare_store::CommitError::Conflict { .. } | yare_store::CommitError::Missing { .. }) => Ok(false),
+        Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => Ok(false),
         Err(error) => Err(ApiError::internal(error)),
     }
 }

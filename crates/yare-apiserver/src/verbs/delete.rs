@@ -239,7 +239,8 @@ pub async fn finish(
     Err(ApiError::modified(served.group_resource(), name))
 }
 
-fn check_preconditions(
+/// Whether the object is the one that the deletion means.
+pub fn check_preconditions(
     served: &Served,
     name: &str,
     old: &Value,
