@@ -3,12 +3,19 @@
 //! Admission counts what is created; this controller counts again when something changes or goes, so that
 //! errors heal and what was freed can be used again.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use futures::{StreamExt, stream::FuturesUnordered};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yare_client::{Cached, Change, Informer, ObjectKey, RESOURCE_QUOTAS, Resource};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use yare_client::{Cached, Change, Informer, ObjectKey, Queue, RESOURCE_QUOTAS, Resource};
 use yare_kinds::quota::{self, Usage as Amounts};
 use yare_schema::quantity::Quantity;
 
@@ -18,12 +25,17 @@ use crate::{
     harness::{Next, Reconcile},
 };
 
-/// Objects of kinds that are counted but not watched are counted again after this time.
+/// Quotas that name kinds which are not served are looked at again after this time.
 const RECOUNT: Duration = Duration::from_secs(300);
 
 struct ResourceQuotas {
     context: Context,
     quotas: Informer,
+    /// Resources beyond the table's that some quota counts, on their way to [`Reconcile::background`], which
+    /// watches them.
+    counts: mpsc::UnboundedSender<Resource>,
+    counted: tokio::sync::Mutex<mpsc::UnboundedReceiver<Resource>>,
+    watched: parking_lot::Mutex<HashSet<(String, String)>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -35,7 +47,14 @@ struct View {
 
 /// The controller; keys are quotas.
 pub fn new(context: &Context) -> Arc<dyn Reconcile> {
-    Arc::new(ResourceQuotas { quotas: context.informer(RESOURCE_QUOTAS), context: context.clone() })
+    let (counts, counted) = mpsc::unbounded_channel();
+    Arc::new(ResourceQuotas {
+        quotas: context.informer(RESOURCE_QUOTAS),
+        context: context.clone(),
+        counts,
+        counted: counted.into(),
+        watched: parking_lot::Mutex::default(),
+    })
 }
 
 /// Something that may be counted has come, gone or changed its size.
@@ -84,7 +103,7 @@ impl Reconcile for ResourceQuotas {
             return Ok(Next::Done);
         };
         let counted = self.used(&cached, Source::Caches).await?;
-        let next = if counted.unwatched { Next::After(RECOUNT) } else { Next::Done };
+        let next = if counted.unserved { Next::After(RECOUNT) } else { Next::Done };
         if counted.is_shown {
             return Ok(next);
         }
@@ -98,6 +117,20 @@ impl Reconcile for ResourceQuotas {
             self.context.api.update_status(&RESOURCE_QUOTAS, &fresh, &counted.status).await?;
         }
         Ok(next)
+    }
+
+    /// Watches what quotas count beside the table's resources, from the first time one does.
+    async fn background(&self, queue: Queue<ObjectKey>, stop: CancellationToken) {
+        let mut resources = self.counted.lock().await;
+        let mut watches = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(resource) = resources.recv() => watches.push(self.watch(resource, &queue)),
+                // The resource is not served any more; who counts it again has it watched again.
+                Some(ended) = watches.next() => { self.watched.lock().remove(&ended); }
+                () = stop.cancelled() => return,
+            }
+        }
     }
 }
 
@@ -113,8 +146,8 @@ struct Counted {
     status: Value,
     /// The quota shows it already.
     is_shown: bool,
-    /// Some of it comes from kinds that are not watched.
-    unwatched: bool,
+    /// Some of it is of kinds that are not served.
+    unserved: bool,
 }
 
 /// What the table has this controller watch.
@@ -128,15 +161,31 @@ const WATCHED: [(&str, &str); 6] = [
 ];
 
 impl ResourceQuotas {
+    /// Counts again whenever an object of the resource changes; ends when the resource goes.
+    async fn watch(&self, resource: Resource, queue: &Queue<ObjectKey>) -> (String, String) {
+        let mut changes = self.context.informer(resource.clone()).subscribe();
+        while let Some(change) = changes.recv().await {
+            counted(&self.context, &change, &mut |key| queue.add(key));
+        }
+        (resource.group.into(), resource.plural.into())
+    }
+
     async fn used(&self, quota: &Cached, source: Source) -> Result<Counted, Error> {
         let whole: Value = quota.view()?;
         let view: View = quota.view()?;
         let hard = amounts(&view.spec["hard"]);
         let mut total = Amounts::new();
-        let mut unwatched = false;
+        let mut unserved = false;
         for (group, plural) in counted_resources(&hard) {
-            unwatched |= !WATCHED.contains(&(&*group, &*plural));
-            self.count(&whole, quota.namespace(), &group, &plural, source, &mut total).await?;
+            let Some(resource) = self.resource(&group, &plural).await? else {
+                unserved = true;
+                continue;
+            };
+            if !WATCHED.contains(&(&*group, &*plural)) && self.watched.lock().insert((group, plural)) {
+                // It ends only with this controller.
+                let _ = self.counts.send(resource.clone());
+            }
+            self.count(&whole, quota.namespace(), resource, source, &mut total).await?;
         }
         // What nothing takes shows as zero, in the unit of its limit.
         let used: BTreeMap<String, Quantity> = hard
@@ -150,19 +199,18 @@ impl ResourceQuotas {
             && amounts(&view.status["hard"]) == hard
             && amounts(&view.status["used"]) == used;
         let shown: serde_json::Map<String, Value> = used.into_iter().map(|(k, v)| (k, v.into())).collect();
-        Ok(Counted { status: json!({"hard": view.spec["hard"], "used": shown}), is_shown, unwatched })
+        Ok(Counted { status: json!({"hard": view.spec["hard"], "used": shown}), is_shown, unserved })
     }
 
     async fn count(
         &self,
         quota: &Value,
         namespace: &str,
-        group: &str,
-        plural: &str,
+        resource: Resource,
         source: Source,
         total: &mut Amounts,
     ) -> Result<(), Error> {
-        let Some(resource) = self.resource(group, plural).await? else { return Ok(()) };
+        let (group, plural) = (resource.group.clone(), resource.plural.clone());
         let objects: Vec<Cached> = match source {
             Source::Server => self.context.api.list(&resource, namespace).await?,
             Source::Caches => {
@@ -173,8 +221,8 @@ impl ResourceQuotas {
         };
         for object in objects {
             let body: Value = object.view()?;
-            if quota::matches(quota, group, plural, &body) {
-                for (name, amount) in quota::usage(group, plural, &body, self.context.now()) {
+            if quota::matches(quota, &group, &plural, &body) {
+                for (name, amount) in quota::usage(&group, &plural, &body, self.context.now()) {
                     *total.entry(name).or_default() += amount;
                 }
             }

@@ -15,8 +15,10 @@ use yare_controllers::{Config, api::Propagation};
 #[tokio::test(flavor = "multi_thread")]
 async fn budgets_and_quotas_count() {
     let cluster = Cluster::start().await;
-    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "10", "requests.cpu": "4", "count/configmaps": "5"}}});
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "10", "requests.cpu": "4", "count/configmaps": "5", "count/replicasets.apps": "2"}}});
     cluster.create(&RESOURCE_QUOTAS, "default", quota).await;
+    // Admission refuses what a quota counts until it shows what is used.
+    cluster.until_is(&RESOURCE_QUOTAS, "default", "q", |q| q["status"]["hard"].is_object()).await;
     let budget = json!({"metadata": {"name": "b"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "rs"}}}});
     cluster.create(&POD_DISRUPTION_BUDGETS, "default", budget).await;
     let mut pod = template("rs", "one", "runs");
@@ -35,11 +37,19 @@ async fn budgets_and_quotas_count() {
     cluster
         .until_is(&RESOURCE_QUOTAS, "default", "q", |q| {
             let used = &q["status"]["used"];
-            used["pods"] == "3" && used["requests.cpu"] == "1500m" && used["count/configmaps"] == "1"
+            used["pods"] == "3"
+                && used["requests.cpu"] == "1500m"
+                && used["count/configmaps"] == "1"
+                && used["count/replicasets.apps"] == "1"
         })
         .await;
     cluster.merge(&REPLICA_SETS, "default", "rs", json!({"spec": {"replicas": 1}})).await;
     cluster.until_is(&RESOURCE_QUOTAS, "default", "q", |q| q["status"]["used"]["pods"] == "1").await;
+    // What the table does not watch is given back at once too.
+    cluster.delete(&REPLICA_SETS, "default", "rs", Propagation::Background).await;
+    cluster
+        .until_is(&RESOURCE_QUOTAS, "default", "q", |q| q["status"]["used"]["count/replicasets.apps"] == "0")
+        .await;
     cluster.stop().await;
 }
 
