@@ -18,6 +18,7 @@ use crate::{
 pub mod binding;
 mod eviction;
 mod kubelet;
+mod page;
 pub mod proxy;
 mod scale;
 mod token;

@@ -1,7 +1,7 @@
 //! `proxy` of nodes, pods and services, and the forwarding that all streams share: a connection of its own per
 //! request, headers passed on, and after an upgrade bytes spliced both ways.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
@@ -18,7 +18,7 @@ use crate::{
     core::{Call, Core},
     registry::Served,
     status::{ApiError, ApiResult, GroupResource},
-    subresource::kubelet,
+    subresource::{kubelet, page::Place},
 };
 
 /// How long connecting may take.
@@ -73,7 +73,8 @@ pub async fn handle(
     {
         let mut response = Response::new(Body::default());
         *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-        if let Ok(location) = HeaderValue::from_str(&format!("{}/", info.path)) {
+        let query = call.query_text().map(|q| format!("?{q}")).unwrap_or_default();
+        if let Ok(location) = HeaderValue::from_str(&format!("{}/{query}", info.path)) {
             response.headers_mut().insert(header::LOCATION, location);
         }
         return Ok(response);
@@ -81,10 +82,10 @@ pub async fn handle(
     let (scheme, name, port) = split_name(&info.name)?;
     let mut endpoint = match &*served.plural {
         "nodes" => node(call, name, port)?,
-        "pods" => pod(call, name, port)?,
-        _ => service_endpoint(&call.core, &call.info.namespace, name, port)?,
+        "pods" => pod(call, scheme, name, port)?,
+        _ => choose(&call.core, &call.info.namespace, name, port, |e| is_pod(call, e))?,
     };
-    if !scheme.is_empty() {
+    if !scheme.is_empty() && !endpoint.kubelet {
         endpoint.tls = scheme == "https";
     }
     let mut target = format!("/{}", info.rest);
@@ -92,7 +93,27 @@ pub async fn handle(
         target.push('?');
         target.push_str(query);
     }
-    forward(call, &endpoint, call.method.clone(), &target, body, upgrade).await
+    let prefix = info.path.strip_suffix(&info.rest).unwrap_or(&info.path).trim_end_matches('/');
+    let place = Place {
+        prefix: prefix.to_owned(),
+        backend: bracketed(&endpoint.host, endpoint.port),
+        requested: call
+            .headers
+            .get(header::HOST)
+            .and_then(|h| h.to_str().ok())
+            .unwrap_or_default()
+            .to_owned(),
+    };
+    let page = HeaderValue::from_str(&info.path).map_err(ApiError::internal)?;
+    let decorate = |headers: &mut HeaderMap| {
+        headers.insert("x-forwarded-uri", page);
+        // Backends that have several names are asked for the one that the client asked for.
+        if let Some(host) = call.headers.get(header::HOST) {
+            headers.insert(header::HOST, host.clone());
+        }
+    };
+    let reply = send(call, &endpoint, call.method.clone(), &target, body, upgrade, decorate).await?;
+    if reply.status() == StatusCode::SWITCHING_PROTOCOLS { Ok(reply) } else { place.rewrite(reply).await }
 }
 
 /// `[scheme:]name[:port]`
@@ -118,18 +139,18 @@ fn node(call: &Call, name: &str, port: &str) -> ApiResult<Endpoint> {
     Ok(endpoint)
 }
 
-fn pod(call: &Call, name: &str, port: &str) -> ApiResult<Endpoint> {
+fn pod(call: &Call, scheme: &str, name: &str, port: &str) -> ApiResult<Endpoint> {
     let namespace = &call.info.namespace;
     let Some(pod) = call.core.read("pods", &format!("{namespace}/{name}")) else {
         return Err(ApiError::not_found(GroupResource { group: "", resource: "pods" }, name));
     };
     let host = pod.str_at("status.podIP").to_owned();
-    if host.is_empty() {
+    if !host.parse().is_ok_and(is_global_unicast) {
         return Err(ApiError::bad_request("address not allowed"));
     }
     let ports = || pod.items("spec.containers").iter().flat_map(|c| c.items("ports"));
     let number = if port.is_empty() {
-        ports().next().map_or(80, |p| p.int_at("containerPort"))
+        ports().next().map_or(if scheme == "https" { 443 } else { 80 }, |p| p.int_at("containerPort"))
     } else {
         port.parse::<i64>()
             .ok()
@@ -139,8 +160,43 @@ fn pod(call: &Call, name: &str, port: &str) -> ApiResult<Endpoint> {
     Ok(Endpoint { host, port: u16::try_from(number).unwrap_or(0), kubelet: false, tls: false })
 }
 
+/// Whether pods may have the address: not this machine's own, nor one that means many.
+fn is_global_unicast(ip: IpAddr) -> bool {
+    let is_link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || is_link_local)
+}
+
+/// Whether an endpoint is a pod that has this address: whoever may write endpoints must not make the server
+/// call just anybody.
+fn is_pod(call: &Call, endpoint: &Value) -> bool {
+    let target = endpoint.at("targetRef");
+    let namespace = &call.info.namespace;
+    if target.str_at("kind") != "Pod" || target.str_at("namespace") != namespace {
+        return false;
+    }
+    let Some(pod) = call.core.read("pods", &format!("{namespace}/{}", target.str_at("name"))) else {
+        return false;
+    };
+    let has = |address: &str| pod.items("status.podIPs").iter().any(|ip| ip.str_at("ip") == address);
+    endpoint.strings("addresses").first().is_some_and(|a| has(a))
+}
+
 /// A ready endpoint of a service, chosen at random. `port`: name or number; empty: the only one.
 pub fn service_endpoint(core: &Core, namespace: &str, name: &str, port: &str) -> ApiResult<Endpoint> {
+    choose(core, namespace, name, port, |_| true)
+}
+
+/// The same among the endpoints that `may` be.
+fn choose(
+    core: &Core,
+    namespace: &str,
+    name: &str,
+    port: &str,
+    may: impl Fn(&Value) -> bool,
+) -> ApiResult<Endpoint> {
     let unavailable = |why: &str| ApiError::unavailable(format!("{why} for service {name:?}"));
     let Some(service) = core.read("services", &format!("{namespace}/{name}")) else {
         return Err(ApiError::not_found(GroupResource { group: "", resource: "services" }, name));
@@ -169,7 +225,7 @@ pub fn service_endpoint(core: &Core, namespace: &str, name: &str, port: &str) ->
             continue;
         };
         for endpoint in slice.items("endpoints") {
-            if endpoint.bool_opt("conditions.ready").unwrap_or(true) {
+            if endpoint.bool_opt("conditions.ready").unwrap_or(true) && may(endpoint) {
                 found.extend(endpoint.strings("addresses").first().map(|a| Endpoint {
                     host: (*a).to_owned(),
                     port,
@@ -197,6 +253,19 @@ pub async fn forward(
     body: RequestBody,
     upgrade: &mut Extensions,
 ) -> ApiResult<Reply> {
+    send(call, endpoint, method, target, body, upgrade, |_| {}).await
+}
+
+/// The same with headers that `decorate` sets last.
+async fn send(
+    call: &Call,
+    endpoint: &Endpoint,
+    method: Method,
+    target: &str,
+    body: RequestBody,
+    upgrade: &mut Extensions,
+    decorate: impl FnOnce(&mut HeaderMap),
+) -> ApiResult<Reply> {
     let place = format!("{}:{}", endpoint.host, endpoint.port);
     let failed =
         |e: &dyn std::fmt::Display| ApiError::unavailable(format!("error trying to reach {place}: {e}"));
@@ -208,6 +277,7 @@ pub async fn forward(
     copy_headers(&call.headers, request.headers_mut(), wants_upgrade);
     let host = HeaderValue::from_str(&bracketed(&endpoint.host, endpoint.port)).map_err(|e| failed(&e))?;
     request.headers_mut().insert(header::HOST, host);
+    decorate(request.headers_mut());
     let connect = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
     let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
         Ok(stream) => stream.map_err(|e| failed(&e))?,
@@ -215,9 +285,14 @@ pub async fn forward(
     };
     let _ = stream.set_nodelay(true);
     let mut response = if endpoint.tls {
-        let Some(tls) = call.core.config.kubelet_tls.clone() else {
-            return Err(ApiError::unavailable("this server has no client certificate for TLS endpoints"));
-        };
+        let tls =
+            if endpoint.kubelet {
+                call.core.config.kubelet_tls.clone().ok_or_else(|| {
+                    ApiError::unavailable("this server has no client certificate for kubelets")
+                })?
+            } else {
+                yare_auth::tls::unverified().map_err(ApiError::internal)?
+            };
         let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| failed(&e))?;
         let handshake = tokio_rustls::TlsConnector::from(tls).connect(name, stream);
         let stream = match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
@@ -296,5 +371,23 @@ mod tests {
         assert_eq!(split_name("https:a:443").ok(), Some(("https", "a", "443")));
         assert!(split_name("ftp:a:1").is_err());
         assert_eq!(encode("a b/ü"), "a%20b%2F%C3%BC");
+    }
+
+    #[test]
+    fn addresses() {
+        for (ip, may) in [
+            ("10.42.0.3", true),
+            ("fd00::3", true),
+            ("127.0.0.1", false),
+            ("169.254.169.254", false),
+            ("0.0.0.0", false),
+            ("255.255.255.255", false),
+            ("224.0.0.1", false),
+            ("::1", false),
+            ("fe80::1", false),
+            ("ff02::1", false),
+        ] {
+            assert_eq!(is_global_unicast(ip.parse().unwrap()), may, "{ip}");
+        }
     }
 }
