@@ -17,6 +17,7 @@ pub mod convert;
 pub mod core;
 pub mod crd;
 pub mod discovery;
+mod drain;
 mod escalation;
 pub mod health;
 pub mod hooks;

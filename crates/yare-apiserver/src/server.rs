@@ -29,6 +29,7 @@ use crate::{
     body::{Body, BoxError, box_request},
     bootstrap,
     core::{Config, Core},
+    drain::Drained,
     pipeline::{self, Identity},
 };
 
@@ -167,7 +168,7 @@ where
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (core, certificate) = (core.clone(), certificate.clone());
         async move {
-            let request = request.map(box_request);
+            let request = request.map(|body| box_request(Drained::new(body)));
             Ok::<_, Infallible>(pipeline::handle(core, request, Identity::Remote(certificate)).await)
         }
     });
