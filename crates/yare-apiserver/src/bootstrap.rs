@@ -33,6 +33,7 @@ pub async fn run(core: &Arc<Core>) -> Result<(), StartError> {
     let (namespaces, others): (Vec<Value>, Vec<Value>) = objects(core)
         .into_iter()
         .chain(core.config.objects.iter().cloned())
+        .chain(crate::aggregation::register::objects(&core.builtin))
         .partition(|object| object.str_at("kind") == "Namespace");
     for object in namespaces {
         ensure(core, object).await?;

@@ -21,8 +21,8 @@ use crate::{
     auth::{Auth, User},
     path::{Query, RequestInfo},
     registry::Registry,
-    warnings::Warnings,
     runtime_config::RuntimeConfig,
+    warnings::Warnings,
 };
 
 /// Tells the time.
@@ -93,6 +93,10 @@ pub struct Config {
     pub gates: Gates,
     /// Which built-in group versions are served.
     pub runtime_config: RuntimeConfig,
+    /// How this server proves itself to the API servers behind it; absent: it does not.
+    pub front_proxy: Option<crate::aggregation::FrontProxy>,
+    /// How requests reach the API servers behind it.
+    pub aggregator_routing: crate::aggregation::resolve::Routing,
 }
 
 impl Config {
@@ -115,6 +119,8 @@ impl Config {
             admission: Settings::default(),
             gates: Gates::default(),
             runtime_config: RuntimeConfig::default(),
+            front_proxy: None,
+            aggregator_routing: Default::default(),
         }
     }
 }
@@ -135,6 +141,10 @@ pub struct Core {
     pub metrics: crate::metrics::Metrics,
     /// OpenAPI documents while hot.
     pub openapi: crate::openapi::Cache,
+    /// Aggregated discovery documents while hot.
+    pub discovery: crate::discovery::Cache,
+    /// API versions that other servers serve.
+    pub aggregation: crate::aggregation::Aggregation,
     /// Custom resource definitions whose objects are being removed.
     pub cleaning: Mutex<std::collections::HashSet<String>>,
     /// Ready once bootstrap is done.
@@ -158,6 +168,8 @@ impl Core {
             allocators: crate::alloc::Allocators::new(&config),
             metrics: crate::metrics::Metrics::default(),
             openapi: crate::openapi::Cache::default(),
+            discovery: crate::discovery::Cache::default(),
+            aggregation: crate::aggregation::Aggregation::default(),
             cleaning: Mutex::default(),
             ready: std::sync::atomic::AtomicBool::new(false),
             stop: tokio_util::sync::CancellationToken::new(),

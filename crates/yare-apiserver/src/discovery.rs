@@ -1,50 +1,25 @@
 //! Discovery: which groups, versions and resources there are (`/api`, `/apis`, and the aggregated form that
-//! clients ask for by `Accept`), read straight off the registry.
+//! clients ask for by `Accept`), read straight off the registry and the servers behind this one.
 
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    aggregation::{
+        backend::Backend,
+        priorities::{self, Priority},
+        table::Table,
+    },
     body::{self, Body, Reply},
-    core::Call,
+    core::{Call, Core},
     negotiate,
     registry::{Registry, Served, Sub, api_version},
     status::{ApiError, ApiResult},
 };
-
-/// Built-in groups in the order clients should prefer them.
-const ORDER: [&str; 22] = [
-    "",
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-    "internal.apiserver.k8s.io",
-    "resource.k8s.io",
-];
-
-fn group_order(a: &str, b: &str) -> Ordering {
-    let place = |g: &str| ORDER.iter().position(|o| *o == g).unwrap_or(ORDER.len());
-    place(a).cmp(&place(b)).then_with(|| a.cmp(b))
-}
 
 /// The more stable and then the newer version first: `v10`, `v2`, `v1`, `v2beta1`, `v1alpha1`, others by name.
 pub fn compare_versions(a: &str, b: &str) -> Ordering {
@@ -70,21 +45,95 @@ fn parse_version(text: &str) -> Option<(u8, u32, u32)> {
     Some((stability, major, minor.parse().ok()?))
 }
 
-fn sorted_groups(registry: &Registry) -> Vec<&String> {
-    let mut groups: Vec<&String> = registry.groups().keys().collect();
-    groups.sort_by(|a, b| group_order(a, b));
-    groups
+/// Who serves a version.
+enum Source<'a> {
+    Here(&'a [Arc<Served>]),
+    There(&'a Arc<Backend>),
 }
 
-fn sorted_versions(versions: &BTreeMap<String, Vec<Arc<Served>>>) -> Vec<&String> {
-    let mut names: Vec<&String> = versions.keys().collect();
-    names.sort_by(|a, b| compare_versions(a, b));
-    names
+/// A version in discovery.
+struct Version<'a> {
+    name: &'a str,
+    priority: Priority,
+    source: Source<'a>,
+}
+
+/// A group in discovery, its versions in the order clients should prefer them.
+struct Group<'a> {
+    name: &'a str,
+    versions: Vec<Version<'a>>,
+}
+
+impl Group<'_> {
+    fn priority(&self) -> i64 {
+        self.versions.iter().map(|v| v.priority.group).max().unwrap_or_default()
+    }
+
+    /// The name of the APIService by which plain lists place the group among others of the same priority.
+    fn place(&self) -> String {
+        let priority = self.priority();
+        let names = self.versions.iter().filter(|v| v.priority.group == priority);
+        names.map(|v| format!("{}.{}", v.name, self.name)).min().unwrap_or_default()
+    }
+}
+
+/// One group as it is served by whomever; `None` where nobody does.
+fn group_of<'a>(registry: &'a Registry, table: &'a Table, name: &'a str) -> Option<Group<'a>> {
+    let mut versions: Vec<Version<'a>> = Vec::new();
+    for (version, resources) in registry.groups().get(name).into_iter().flatten() {
+        let entry = table.entry(name, version);
+        let custom = resources.iter().all(|r| r.stored.custom.is_some());
+        let priority = match entry {
+            Some(entry) => entry.priority,
+            None if custom => priorities::CUSTOM,
+            None => priorities::builtin(name, version),
+        };
+        let source = match entry.and_then(|e| e.backend.as_ref()) {
+            Some(backend) => Source::There(backend),
+            None => Source::Here(resources),
+        };
+        versions.push(Version { name: version, priority, source });
+    }
+    for (version, entry) in table.versions(name) {
+        if let Some(backend) = &entry.backend
+            && !versions.iter().any(|v| v.name == version)
+        {
+            versions.push(Version {
+                name: version,
+                priority: entry.priority,
+                source: Source::There(backend),
+            });
+        }
+    }
+    versions.sort_by(|a, b| {
+        b.priority.version.cmp(&a.priority.version).then_with(|| compare_versions(a.name, b.name))
+    });
+    (!versions.is_empty()).then_some(Group { name, versions })
+}
+
+/// All groups, the core group among them or alone. `plain`: in the order of lists that are not aggregated,
+/// where another name breaks ties.
+fn groups<'a>(registry: &'a Registry, table: &'a Table, legacy: bool, plain: bool) -> Vec<Group<'a>> {
+    let mut names: Vec<&str> = registry.groups().keys().map(String::as_str).collect();
+    names.extend(table.backends().map(|b| b.group.as_str()));
+    names.sort_unstable();
+    names.dedup();
+    let mut groups: Vec<Group<'_>> = names
+        .into_iter()
+        .filter(|name| name.is_empty() == legacy)
+        .filter_map(|name| group_of(registry, table, name))
+        .collect();
+    // Names are in order already, and sorting is stable.
+    if plain {
+        groups.sort_by_cached_key(|g| (std::cmp::Reverse(g.priority()), g.place()));
+    } else {
+        groups.sort_by_key(|g| std::cmp::Reverse(g.priority()));
+    }
+    groups
 }
 
 /// `/api` and `/apis`, plain or aggregated.
 pub fn root(call: &Call, legacy: bool) -> ApiResult<Reply> {
-    let registry = call.core.registry.load();
     for clause in negotiate::clauses(&call.headers) {
         if clause.param("as") == Some("APIGroupDiscoveryList")
             && clause.param("g") == Some("apidiscovery.k8s.io")
@@ -95,7 +144,7 @@ pub fn root(call: &Call, legacy: bool) -> ApiResult<Reply> {
                 _ => continue,
             };
             if clause.covers(negotiate::JSON) {
-                return Ok(aggregated(call, &registry, legacy, version));
+                return Ok(aggregated(call, legacy, version));
             }
         } else if clause.param("as").is_none() {
             break;
@@ -107,11 +156,9 @@ pub fn root(call: &Call, legacy: bool) -> ApiResult<Reply> {
             "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": address(call) }],
         })
     } else {
-        let groups: Vec<Value> = sorted_groups(&registry)
-            .into_iter()
-            .filter(|g| !g.is_empty())
-            .map(|g| group_document(&registry, g, false))
-            .collect();
+        let (registry, table) = (call.core.registry.load(), call.core.aggregation.table.load());
+        let groups: Vec<Value> =
+            groups(&registry, &table, false, true).iter().map(|g| group_document(g, false)).collect();
         json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
     };
     crate::render::document(call, StatusCode::OK, &with_version(document))
@@ -131,16 +178,18 @@ fn address(call: &Call) -> String {
     }
 }
 
-fn group_document(registry: &Registry, group: &str, alone: bool) -> Value {
-    let versions = registry.groups().get(group).map(sorted_versions).unwrap_or_default();
-    let versions: Vec<Value> =
-        versions.iter().map(|v| json!({ "groupVersion": api_version(group, v), "version": v })).collect();
+fn group_document(group: &Group<'_>, alone: bool) -> Value {
+    let versions: Vec<Value> = group
+        .versions
+        .iter()
+        .map(|v| json!({ "groupVersion": api_version(group.name, v.name), "version": v.name }))
+        .collect();
     let mut out = Map::new();
     if alone {
         out.insert("kind".into(), "APIGroup".into());
         out.insert("apiVersion".into(), "v1".into());
     }
-    out.insert("name".into(), group.into());
+    out.insert("name".into(), group.name.into());
     out.insert("preferredVersion".into(), versions.first().cloned().unwrap_or_default());
     out.insert("versions".into(), versions.into());
     Value::Object(out)
@@ -148,11 +197,11 @@ fn group_document(registry: &Registry, group: &str, alone: bool) -> Value {
 
 /// `/apis/GROUP`
 pub fn group(call: &Call, name: &str) -> ApiResult<Reply> {
-    let registry = call.core.registry.load();
-    if name.is_empty() || !registry.groups().contains_key(name) {
-        return Err(ApiError::unknown_resource());
+    let (registry, table) = (call.core.registry.load(), call.core.aggregation.table.load());
+    match group_of(&registry, &table, name).filter(|_| !name.is_empty()) {
+        Some(group) => crate::render::document(call, StatusCode::OK, &group_document(&group, true)),
+        None => Err(ApiError::unknown_resource()),
     }
-    crate::render::document(call, StatusCode::OK, &group_document(&registry, name, true))
 }
 
 /// `/api/v1` and `/apis/GROUP/VERSION`
@@ -222,50 +271,92 @@ fn subresource_document(served: &Served, sub: &Sub) -> Value {
     out
 }
 
-fn aggregated(call: &Call, registry: &Registry, legacy: bool, version: &str) -> Reply {
-    let groups: Vec<Value> = sorted_groups(registry)
-        .into_iter()
-        .filter(|g| g.is_empty() == legacy)
-        .map(|g| {
-            let versions = registry.groups().get(g);
-            let documents: Vec<Value> = versions
-                .map(sorted_versions)
-                .unwrap_or_default()
-                .into_iter()
-                .map(|v| {
-                    let resources =
-                        versions.and_then(|all| all.get(v)).map(Vec::as_slice).unwrap_or_default();
-                    json!({
-                        "version": v, "freshness": "Current",
-                        "resources": resources.iter().map(|r| aggregated_resource(r)).collect::<Vec<_>>(),
-                    })
-                })
-                .collect();
-            json!({ "metadata": { "name": g, "creationTimestamp": null }, "versions": documents })
+/// Aggregated documents by which one: `/api` or `/apis`, and version.
+type Documents = BTreeMap<(bool, &'static str), (Bytes, HeaderValue)>;
+
+/// Aggregated documents while hot: good for one registry and one state of the aggregation layer.
+#[derive(Default)]
+pub struct Cache(Mutex<Option<(Arc<Registry>, u64, Documents)>>);
+
+impl Cache {
+    /// The document and its `ETag`.
+    fn document(&self, core: &Core, legacy: bool, version: &'static str) -> (Bytes, HeaderValue) {
+        // In this order: what changes in between makes the next caller start over.
+        let changes = core.aggregation.changes();
+        let registry = core.registry.load_full();
+        let key = (legacy, version);
+        if let Some((of, at, documents)) = &*self.0.lock()
+            && Arc::ptr_eq(of, &registry)
+            && *at == changes
+            && let Some(found) = documents.get(&key)
+        {
+            return found.clone();
+        }
+        let bytes = Bytes::from(make(&registry, &core.aggregation.table.load(), legacy, version).to_string());
+        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+        let etag: String = digest.as_ref().iter().map(|b| format!("{b:02X}")).collect();
+        // Hexadecimal digits are a header's value.
+        let etag = HeaderValue::from_str(&format!("\"{etag}\"")).unwrap_or(HeaderValue::from_static("\"\""));
+        let mut kept = self.0.lock();
+        match &mut *kept {
+            Some((of, at, documents)) if Arc::ptr_eq(of, &registry) && *at == changes => {
+                documents.insert(key, (bytes.clone(), etag.clone()));
+            }
+            _ => *kept = Some((registry, changes, BTreeMap::from([(key, (bytes.clone(), etag.clone()))]))),
+        }
+        (bytes, etag)
+    }
+}
+
+fn make(registry: &Registry, table: &Table, legacy: bool, version: &str) -> Value {
+    let groups: Vec<Value> = groups(registry, table, legacy, false)
+        .iter()
+        .map(|group| {
+            let versions: Vec<Value> = group.versions.iter().map(aggregated_version).collect();
+            json!({ "metadata": { "name": group.name, "creationTimestamp": null }, "versions": versions })
         })
         .collect();
-    let document = json!({
+    json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
         "metadata": {}, "items": groups,
-    });
-    let bytes = Bytes::from(document.to_string());
-    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-    let etag: String = digest.as_ref().iter().map(|b| format!("{b:02X}")).collect();
-    let etag = format!("\"{etag}\"");
+    })
+}
+
+fn aggregated_version(version: &Version<'_>) -> Value {
+    match version.source {
+        Source::Here(resources) => json!({
+            "version": version.name, "freshness": "Current",
+            "resources": resources.iter().map(|r| aggregated_resource(r)).collect::<Vec<_>>(),
+        }),
+        Source::There(backend) => {
+            let documents = backend.documents.load();
+            let mut out = documents
+                .discovery
+                .clone()
+                .unwrap_or_else(|| json!({ "version": version.name, "resources": [] }));
+            let current = documents.discovery.is_some() && !documents.stale;
+            out["freshness"] = if current { "Current" } else { "Stale" }.into();
+            out
+        }
+    }
+}
+
+fn aggregated(call: &Call, legacy: bool, version: &'static str) -> Reply {
+    let (bytes, etag) = call.core.discovery.document(&call.core, legacy, version);
     let seen = call.headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    if seen.is_some_and(|s| s.trim_start_matches("W/") == etag) {
+    if seen.is_some_and(|s| s.trim_start_matches("W/").as_bytes() == etag.as_bytes()) {
         let mut response = Response::new(Body::default());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
     }
     let mut response = body::reply(StatusCode::OK, negotiate::JSON, bytes);
     let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
-    for (name, value) in [(header::CONTENT_TYPE, media), (header::ETAG, etag)] {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            response.headers_mut().insert(name, value);
-        }
+    let headers = response.headers_mut();
+    if let Ok(media) = HeaderValue::from_str(&media) {
+        headers.insert(header::CONTENT_TYPE, media);
     }
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    headers.insert(header::ETAG, etag);
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
     response
 }
 

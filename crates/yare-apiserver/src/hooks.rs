@@ -51,6 +51,7 @@ const TABLE: &[Row] = &[
         held: Some(|namespace| !namespace.items("spec.finalizers").is_empty()),
         ..NOTHING
     },
+    Row { resource: ("", "configmaps"), deleted: Some(crate::aggregation::trust::deleted), ..NOTHING },
     Row {
         resource: ("", "services"),
         create: Some(alloc::create),

@@ -8,6 +8,7 @@
 //! [`ApiServer::service`].
 
 pub mod admission;
+pub mod aggregation;
 pub mod alloc;
 pub mod auth;
 pub mod body;

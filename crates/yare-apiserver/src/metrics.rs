@@ -195,6 +195,7 @@ impl Metrics {
         head("yare_store_writes_total", "counter", "Committed writes of objects.", &mut out);
         let _ = writeln!(out, "yare_store_writes_total {}", self.writes.load(Ordering::Relaxed));
         core.admission.metrics.render(&mut out);
+        crate::aggregation::metrics::render(core, &mut out);
         process(&mut out);
         out
     }

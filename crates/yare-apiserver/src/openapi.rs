@@ -2,7 +2,11 @@
 //!
 //! A document says what is served; when a custom resource comes or goes all of them are forgotten.
 
-use std::{collections::HashMap, io::Write as _, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Write as _,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -58,10 +62,11 @@ fn v2(call: &Call) -> ApiResult<Reply> {
     let document = document(call, key, |core, registry| {
         with_resources(core, registry, |resources| {
             let docs = Docs::load();
+            let others = core.aggregation.openapi_v2();
             if protobuf {
-                openapi::v2_protobuf(GIT_VERSION, &docs, resources)
+                openapi::v2_protobuf(GIT_VERSION, &docs, resources, &others)
             } else {
-                openapi::v2(GIT_VERSION, &docs, resources)
+                openapi::v2(GIT_VERSION, &docs, resources, &others)
             }
         })
     })?;
@@ -74,6 +79,12 @@ fn v3(call: &Call, path: &[&str]) -> ApiResult<Reply> {
         ["apis", group, version] => (*group, *version),
         _ => return Err(ApiError::unknown_resource()),
     };
+    // What a server behind this one has is asked for there; what is made of its version 2 is here.
+    if let Some(backend) = call.core.aggregation.table.load().backend(group, version) {
+        let (bytes, _) =
+            backend.documents.load().openapi_v3_made.clone().ok_or_else(ApiError::unknown_resource)?;
+        return Ok(body::reply(StatusCode::OK, "application/json", bytes));
+    }
     if !call.core.registry.load().groups().get(group).is_some_and(|v| v.contains_key(version)) {
         return Err(ApiError::unknown_resource());
     }
@@ -87,7 +98,7 @@ fn v3(call: &Call, path: &[&str]) -> ApiResult<Reply> {
 /// hash is of what decides their content: this build, and the definitions of custom resources.
 fn index(call: &Call) -> ApiResult<Reply> {
     let registry = call.core.registry.load_full();
-    let mut paths: Vec<(String, String)> = Vec::new();
+    let mut paths: BTreeMap<String, String> = BTreeMap::new();
     for (group, versions) in registry.groups() {
         let custom = versions.values().flatten().any(|s| s.stored.custom.is_some());
         let mut seed = GIT_VERSION.to_owned();
@@ -106,14 +117,16 @@ fn index(call: &Call) -> ApiResult<Reply> {
             let path =
                 if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
             let hash = digest(format!("{path}{seed}").as_bytes());
-            paths.push((path, hash));
+            let url = format!("/openapi/v3/{path}?hash={hash}");
+            paths.insert(path, url);
         }
     }
-    let bytes = openapi::v3_index(paths.iter().map(|(p, h)| (p.as_str(), h.as_str())));
+    call.core.aggregation.openapi_v3(&mut paths);
+    let bytes = openapi::v3_index(paths.iter().map(|(p, url)| (p.as_str(), url.as_str())));
     Ok(body::reply(StatusCode::OK, "application/json", bytes))
 }
 
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     digest.as_ref().iter().map(|b| format!("{b:02X}")).collect()
 }

@@ -6,6 +6,7 @@ use futures::FutureExt;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 
 use crate::{
+    aggregation,
     auth::{self, Credentials, User},
     body::{self, Reply, RequestBody},
     core::{Call, Core},
@@ -125,6 +126,9 @@ async fn admitted(call: &Call, body: RequestBody, upgrade: &mut http::Extensions
 }
 
 async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extensions) -> ApiResult<Reply> {
+    if let Some(backend) = call.core.aggregation.route(&call.info) {
+        return aggregation::proxy::forward(call, &backend, body, upgrade).await;
+    }
     if !call.info.is_resource {
         return other(call).await;
     }
@@ -256,6 +260,11 @@ fn paths(call: &Call) -> serde_json::Value {
         all.push(format!("/apis/{group}"));
         all.extend(versions.keys().map(|v| format!("/apis/{group}/{v}")));
     }
+    for backend in call.core.aggregation.table.load().backends().filter(|b| !b.group.is_empty()) {
+        all.push(format!("/apis/{}", backend.group));
+        all.push(backend.root());
+    }
     all.sort();
+    all.dedup();
     serde_json::json!({ "paths": all })
 }

@@ -78,6 +78,7 @@ impl ApiServer {
         auth::feed(&core);
         crate::crd::start(&core).await;
         crate::admission::start(&core);
+        crate::aggregation::start(&core);
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
     }

@@ -119,15 +119,30 @@ impl Pki {
     /// A certificate of the cluster's authority kept under `name`: the one on disk while it names the same
     /// subject and stays valid for three months, a new one otherwise.
     pub fn keep(&self, name: &str, usage: Usage, subject: &Subject<'_>) -> Result<KeyPairPem, PkiError> {
+        self.keep_by(&self.cluster, name, usage, subject)
+    }
+
+    /// The same of the front proxy's authority: what the API server shows to the servers behind it.
+    pub fn keep_front_proxy(&self, name: &str, subject: &Subject<'_>) -> Result<KeyPairPem, PkiError> {
+        self.keep_by(&self.front_proxy, name, Usage::Client, subject)
+    }
+
+    fn keep_by(
+        &self,
+        authority: &Authority,
+        name: &str,
+        usage: Usage,
+        subject: &Subject<'_>,
+    ) -> Result<KeyPairPem, PkiError> {
         let cert_path = self.directory.join(format!("{name}.crt"));
         let key_path = self.directory.join(format!("{name}.key"));
         if let (Ok(certificate), Ok(key)) = (fs::read_to_string(&cert_path), fs::read_to_string(&key_path))
             && still_good(&certificate, subject)
-            && self.cluster.signed(&certificate)
+            && authority.signed(&certificate)
         {
             return Ok(KeyPairPem { certificate, key });
         }
-        let pair = self.cluster.issue(usage, subject, LEAF_VALIDITY)?;
+        let pair = authority.issue(usage, subject, LEAF_VALIDITY)?;
         write_private(&key_path, &pair.key)?;
         write_private(&cert_path, &pair.certificate)?;
         Ok(pair)

@@ -6,8 +6,8 @@
 
 pub mod check;
 pub mod convert;
-pub mod gated;
 pub mod cron;
+pub mod gated;
 pub mod meta;
 pub mod names;
 pub mod net;

@@ -6,6 +6,7 @@
 
 mod calls;
 mod cluster;
+mod extension;
 mod http;
 mod image;
 mod kubectl;
@@ -17,6 +18,7 @@ mod warden;
 
 pub use calls::{Calls, Report};
 pub use cluster::{Cluster, Options};
+pub use extension::{Extension, Extra, Seen};
 pub use http::{Answer, Https, get};
 pub use image::busybox;
 pub use kubectl::Running;

@@ -9,7 +9,9 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use yare_apiserver::{ApiServer, Auth, Config, admission::Settings, runtime_config::RuntimeConfig};
+use yare_apiserver::{
+    ApiServer, Auth, Config, admission::Settings, aggregation::FrontProxy, runtime_config::RuntimeConfig,
+};
 use yare_auth::{
     User, bootstrap,
     pki::{Pki, Subject, Usage},
@@ -34,6 +36,7 @@ use crate::{
 const ISSUER: &str = "https://kubernetes.default.svc";
 /// Certificates of clients inside this machine, by file name.
 const ADMIN: &str = "admin";
+const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 const KUBELET_CLIENT: &str = "apiserver-kubelet-client";
 
 /// What is worked out from the flags before anything starts.
@@ -146,6 +149,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         Usage::Client,
         &client("kube-apiserver-kubelet-client", &["kubelet-api-admin"]),
     )?;
+    let front_proxy = pki.keep_front_proxy(FRONT_PROXY_CLIENT, &client(FRONT_PROXY_CLIENT, &[]))?;
     progress.done("certificates", &args.data.data_dir.join("tls").display().to_string());
 
     let store_dir = args.data.data_dir.join("store");
@@ -167,6 +171,12 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     config.auth = auth;
     config.tls = Some(tls::server(&serving, &pki.cluster.certificate, Speaks::Both)?);
     config.kubelet_tls = Some(tls::client(&kubelet_client, &pki.cluster.certificate, Speaks::Http1)?);
+    config.front_proxy = Some(FrontProxy {
+        pair: front_proxy,
+        authority: pki.front_proxy.certificate.clone(),
+        client_authority: pki.cluster.certificate.clone(),
+        allowed_names: vec![FRONT_PROXY_CLIENT.into()],
+    });
     config.service_cidrs = vec![plan.service_cidr.to_string()];
     config.advertise = Some((plan.node_ip, port));
     config.gates = gates;

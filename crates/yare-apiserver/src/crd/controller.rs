@@ -197,6 +197,7 @@ async fn settle(core: &Arc<Core>, known: &mut Known) {
     }
     core.registry.store(Arc::new(core.builtin.with_custom(served)));
     core.openapi.forget();
+    core.aggregation.registration.notify_one();
     for (name, entry) in &known.entries {
         if entry.deleting {
             if entry.cleanup && core.cleaning.lock().insert(name.to_owned()) {

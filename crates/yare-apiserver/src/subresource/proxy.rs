@@ -332,7 +332,8 @@ where
     sender.send_request(request).await
 }
 
-async fn splice(client: OnUpgrade, backend: OnUpgrade) {
+/// Copies bytes both ways until either side ends.
+pub async fn splice(client: OnUpgrade, backend: OnUpgrade) {
     let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else { return };
     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
     // Either side may go at any time; that is how these streams end.
@@ -343,7 +344,8 @@ fn bracketed(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrade: bool) {
+/// Copies headers that go beyond two neighbours, without credentials.
+pub fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrade: bool) {
     for (name, value) in from {
         let skip = HOP_BY_HOP.contains(&name.as_str())
             || *name == header::AUTHORIZATION

@@ -5,11 +5,15 @@
 //! it in memory; callers keep the result compressed, or not at all.
 
 pub mod docs;
+pub mod merge;
 mod paths;
 mod schema;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
@@ -220,10 +224,30 @@ fn discovery(
     }
 }
 
-/// The v2 document as JSON. `version`: of the server, such as `v1.36.0`.
-pub fn v2(version: &str, docs: &Docs, resources: &[Resource<'_>]) -> Vec<u8> {
+/// What documents of other servers add to this one's v2.
+fn additions(parts: &JsonParts, others: &[Arc<Value>]) -> merge::Additions {
+    merge::additions(
+        others,
+        |path| parts.paths.contains_key(path),
+        |name| serde_json::from_slice(parts.definitions.get(name)?).ok(),
+    )
+}
+
+fn add(additions: &merge::Additions, sink: &mut dyn Sink) {
+    for (path, item) in &additions.paths {
+        sink.path(path, item);
+    }
+    for (name, schema) in &additions.definitions {
+        sink.definition(name, schema);
+    }
+}
+
+/// The v2 document as JSON. `version`: of the server, such as `v1.36.0`. `others`: what other servers' documents
+/// have about their versions, as [`merge::about`] gives it, the more important ones first.
+pub fn v2(version: &str, docs: &Docs, resources: &[Resource<'_>], others: &[Arc<Value>]) -> Vec<u8> {
     let mut parts = JsonParts::default();
     generate(Dialect::V2, docs, resources, &mut parts);
+    add(&additions(&parts, others), &mut parts);
     let mut out = Vec::with_capacity(6 << 20);
     out.extend_from_slice(br#"{"swagger":"2.0","info":"#);
     encode::write_any(&json!({"title": "Kubernetes", "version": version}), &mut out);
@@ -238,9 +262,15 @@ pub fn v2(version: &str, docs: &Docs, resources: &[Resource<'_>]) -> Vec<u8> {
 }
 
 /// The v2 document as protobuf ([`V2_PROTOBUF`]).
-pub fn v2_protobuf(version: &str, docs: &Docs, resources: &[Resource<'_>]) -> Vec<u8> {
+pub fn v2_protobuf(version: &str, docs: &Docs, resources: &[Resource<'_>], others: &[Arc<Value>]) -> Vec<u8> {
     let mut parts = wire::ProtoParts::default();
     generate(Dialect::V2, docs, resources, &mut parts);
+    if !others.is_empty() {
+        // Which names are taken by what shows in JSON only.
+        let mut json = JsonParts::default();
+        generate(Dialect::V2, docs, resources, &mut json);
+        add(&additions(&json, others), &mut parts);
+    }
     parts.finish(version)
 }
 
@@ -263,14 +293,12 @@ pub fn v3(group: &str, version: &str, docs: &Docs, resources: &[Resource<'_>]) -
     out
 }
 
-/// The v3 index: for each document its path below `/openapi/v3` (`apis/apps/v1`) and a hash that changes
-/// with its content.
+/// The v3 index: for each document its path below `/openapi/v3` (`apis/apps/v1`) and its URL with a hash that
+/// changes with its content.
 pub fn v3_index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     let paths: serde_json::Map<String, Value> = documents
         .into_iter()
-        .map(|(path, hash)| {
-            (path.to_owned(), json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}") }))
-        })
+        .map(|(path, url)| (path.to_owned(), json!({ "serverRelativeURL": url })))
         .collect();
     encode::any(&json!({ "paths": paths }))
 }

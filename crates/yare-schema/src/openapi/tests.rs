@@ -93,7 +93,8 @@ fn references_resolve(value: &Value, prefix: &str, known: &serde_json::Map<Strin
 #[test]
 fn v2_is_whole() {
     let schema = custom_schema();
-    let document: Value = serde_json::from_slice(&v2("v1.36.0", &Docs::load(), &resources(&schema))).unwrap();
+    let document: Value =
+        serde_json::from_slice(&v2("v1.36.0", &Docs::load(), &resources(&schema), &[])).unwrap();
     let definitions = document["definitions"].as_object().unwrap();
     references_resolve(&document, "#/definitions/", definitions);
     let list = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments"];
@@ -138,7 +139,8 @@ fn v3_is_whole() {
             assert_eq!(kinds[0]["kind"], "CronTab");
         }
     }
-    let index: Value = serde_json::from_slice(&v3_index([("apis/apps/v1", "AB")])).unwrap();
+    let index: Value =
+        serde_json::from_slice(&v3_index([("apis/apps/v1", "/openapi/v3/apis/apps/v1?hash=AB")])).unwrap();
     assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=AB");
 }
 
@@ -200,7 +202,7 @@ fn count(mut bytes: &[u8]) -> BTreeMap<u64, usize> {
 #[test]
 fn protobuf_is_well_formed() {
     let schema = custom_schema();
-    let document = v2_protobuf("v1.36.0", &Docs::load(), &resources(&schema));
+    let document = v2_protobuf("v1.36.0", &Docs::load(), &resources(&schema), &[]);
     let fields = count(&document);
     assert_eq!(fields.keys().copied().collect::<Vec<_>>(), [1, 2, 8, 9, 12, 13]);
 }

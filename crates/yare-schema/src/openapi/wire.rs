@@ -273,8 +273,11 @@ fn parameter(value: &Value) -> Message {
         simple.text(3, get("description"));
         simple.text(4, get("name"));
         // Parameters in the query have one field more before their type.
-        let (slot, kind, unique) =
-            if get("in").and_then(Value::as_str) == Some("path") { (4, 5, 19) } else { (3, 6, 20) };
+        let (slot, kind, unique) = match get("in").and_then(Value::as_str) {
+            Some("path") => (4, 5, 19),
+            Some("header") => (1, 5, 19),
+            _ => (3, 6, 20),
+        };
         simple.text(kind, get("type"));
         simple.flag(unique, get("uniqueItems"));
         let mut non_body = Message::default();

@@ -1,0 +1,97 @@
+//! Another server behind this one: where it is, how it is spoken to, and what it said of itself.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use yare_kinds::view::View;
+
+use super::transport::Transport;
+use crate::core::Core;
+
+/// A service, as an APIService names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// What a server said of itself when it was asked last.
+#[derive(Clone, Default)]
+pub struct Documents {
+    /// `APIVersionDiscovery` of the version (of `apidiscovery.k8s.io/v2`); `None` until it was read once.
+    pub discovery: Option<Value>,
+    /// The last attempt to read it failed.
+    pub stale: bool,
+    /// The part of its OpenAPI v2 that is about this version.
+    pub openapi_v2: Option<Arc<Value>>,
+    /// The `ETag` of the whole.
+    pub openapi_v2_etag: String,
+    /// Where it has OpenAPI v3: the URL with hash, empty where this version is not in it.
+    pub openapi_v3: Option<String>,
+    /// Where it has none: the same made of v2, and its hash.
+    pub openapi_v3_made: Option<(Bytes, String)>,
+}
+
+/// The server that an APIService points at.
+pub struct Backend {
+    /// `v1alpha1.wardle.example.com`
+    pub name: String,
+    /// API group.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Where it is.
+    pub service: ServiceRef,
+    /// How it is spoken to, or why it cannot be.
+    pub transport: Result<Transport, String>,
+    /// Condition `Available` as it is in the store.
+    pub available: AtomicBool,
+    /// What it said of itself.
+    pub documents: ArcSwap<Documents>,
+    /// The APIService is gone or points elsewhere.
+    pub closed: CancellationToken,
+}
+
+impl Backend {
+    /// The backend of an APIService with a service.
+    pub fn new(core: &Core, object: &Value) -> Self {
+        let spec = object.at("spec");
+        let service = ServiceRef {
+            namespace: spec.str_at("service.namespace").to_owned(),
+            name: spec.str_at("service.name").to_owned(),
+            port: spec.int_opt("service.port").and_then(|p| u16::try_from(p).ok()).unwrap_or(443),
+        };
+        let transport = Transport::new(core, spec, &service);
+        Self {
+            name: object.str_at("metadata.name").to_owned(),
+            group: spec.str_at("group").to_owned(),
+            version: spec.str_at("version").to_owned(),
+            transport,
+            service,
+            available: AtomicBool::new(false),
+            documents: ArcSwap::default(),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    /// The path at which the version's resources are listed.
+    pub fn root(&self) -> String {
+        if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        }
+    }
+
+    /// Nobody asks for it any more.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+}
