@@ -18,7 +18,9 @@ const UNLISTED: Priority = Priority { group: 1500, version: 9 };
 const REGISTRATION: Priority = Priority { group: 20_001, version: 15 };
 
 /// Group, its priority, and its versions with theirs.
-const TABLE: &[(&str, i64, &[(&str, i64)])] = &[
+type Row = (&'static str, i64, &'static [(&'static str, i64)]);
+
+const TABLE: &[Row] = &[
     ("", 18_000, &[("v1", 1)]),
     ("apps", 17_800, &[("v1", 15)]),
     ("events.k8s.io", 17_750, &[("v1", 15), ("v1beta1", 5)]),

@@ -160,7 +160,7 @@ fn read(core: &Arc<Core>, service: &Value, revision: u64, before: Option<&Known>
             backend.available.store(available, Ordering::Release);
         }
         // One that had a service and has none any more.
-        None if !condition.is_some_and(|c| c.str_at("reason") == "Local") => {
+        None if condition.is_none_or(|c| c.str_at("reason") != "Local") => {
             let (core, name) = (core.clone(), service.str_at("metadata.name").to_owned());
             tokio::spawn(async move { available::write(&core, &name, &available::LOCAL.into()).await });
         }

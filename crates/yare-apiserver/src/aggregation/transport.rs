@@ -345,7 +345,7 @@ impl HttpBody for Retriable {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 
