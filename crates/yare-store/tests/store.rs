@@ -435,6 +435,8 @@ async fn old_log_goes_when_a_checkpoint_holds_it_and_a_backup_opens() {
     let mut options = Options::new(dir.path().join("db"));
     options.checkpoint_bytes = 50_000;
     options.segment_bytes = 20_000;
+    // What is looked at is the log, not the room ahead of it.
+    options.ahead_bytes = 4096;
     let store = open(options.clone()).await;
     for i in 0..3000u64 {
         let put = Op::Put(common::padded(i, 200));

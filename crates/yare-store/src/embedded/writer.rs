@@ -99,8 +99,8 @@ pub(crate) struct Writer {
     min_checkpoint_bytes: u64,
     checkpoint: Arc<CheckpointStatus>,
     checkpointer: Option<JoinHandle<()>>,
-    /// The last write found no space. It is said once, not for every write.
-    full: bool,
+    /// Bytes of the frame for which there was no space. It is said once, not for every write.
+    refused: Option<usize>,
 }
 
 /// Whatever ends the writer (also a panic), nobody waits for it forever.
@@ -138,7 +138,7 @@ impl Writer {
             min_checkpoint_bytes,
             checkpoint: Arc::new(checkpoint),
             checkpointer: None,
-            full: false,
+            refused: None,
         }
     }
 
@@ -179,16 +179,18 @@ impl Writer {
         let failure = match appended {
             Ok(()) => {
                 if self.frame.count() > 0 {
-                    if std::mem::take(&mut self.full) {
+                    let bytes = self.frame.payload_len();
+                    // Something small may still find room where the disk is full for all else.
+                    if self.refused.take_if(|refused| bytes >= *refused / 2).is_some() {
                         warn!("{}: there is space again, writes go on", self.log.dir().display());
                     }
-                    self.log_bytes += self.frame.payload_len() as u64;
+                    self.log_bytes += bytes as u64;
                     self.cache.publish(batch);
                 }
                 None
             }
             Err(AppendError::Full(why)) => {
-                if !std::mem::replace(&mut self.full, true) {
+                if self.refused.replace(self.frame.payload_len()).is_none() {
                     error!("the disk is full, writes are refused until space is freed on it: {why}");
                 }
                 Some(CommitError::Full(why))
