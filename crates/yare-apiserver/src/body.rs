@@ -4,12 +4,13 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    future::Future as _,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
@@ -31,7 +32,40 @@ pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
 /// A response's body.
 #[derive(Default)]
-pub struct Body(Inner);
+pub struct Body(Inner, Option<Box<Tail>>);
+
+/// What is to be done when a body ends, and until when it must.
+pub struct Tail {
+    /// Told how the body ended; called once, also where the client goes away.
+    pub done: Option<Box<dyn FnOnce(Sent) + Send>>,
+    /// When the body breaks off.
+    pub deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Bytes that were sent so far.
+    pub bytes: u64,
+}
+
+/// How a body ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Its bytes.
+    pub bytes: u64,
+    /// All of it was sent.
+    pub whole: bool,
+}
+
+impl Tail {
+    fn end(&mut self, whole: bool) {
+        if let Some(done) = self.done.take() {
+            done(Sent { bytes: self.bytes, whole });
+        }
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}
 
 #[derive(Default)]
 enum Inner {
@@ -46,12 +80,13 @@ impl Body {
     /// One piece.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        if bytes.is_empty() { Self(Inner::Empty) } else { Self(Inner::Chunks(VecDeque::from([bytes]))) }
+        let inner = if bytes.is_empty() { Inner::Empty } else { Inner::Chunks(VecDeque::from([bytes])) };
+        Self(inner, None)
     }
 
     /// Pieces made while they are sent.
     pub fn stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Self {
-        Self(Inner::Stream(Box::pin(stream)))
+        Self(Inner::Stream(Box::pin(stream)), None)
     }
 
     /// Another body, passed through (proxying).
@@ -60,7 +95,48 @@ impl Body {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self(Inner::Foreign(body.map_err(Into::into).boxed_unsync()))
+        Self(Inner::Foreign(body.map_err(Into::into).boxed_unsync()), None)
+    }
+
+    /// The size of a body that is complete already; none where it is made while it is sent.
+    pub fn size(&self) -> Option<u64> {
+        match &self.0 {
+            Inner::Empty => Some(0),
+            Inner::Chunks(chunks) => Some(chunks.iter().map(|c| c.len() as u64).sum()),
+            Inner::Stream(_) | Inner::Foreign(_) => None,
+        }
+    }
+
+    /// The body in one piece, where it has no more than `limit` bytes; the same body otherwise.
+    pub async fn gather(mut self, limit: usize) -> Self {
+        let mut pieces: Vec<Bytes> = Vec::new();
+        let mut size = 0;
+        while let Some(frame) = self.frame().await {
+            match frame.map(Frame::into_data) {
+                Ok(Ok(piece)) => {
+                    size += piece.len();
+                    pieces.push(piece);
+                }
+                Ok(Err(_)) => {}
+                Err(error) => {
+                    let head = futures::stream::iter(pieces).map(|p| Ok(Frame::data(p)));
+                    let rest = head.chain(futures::stream::iter([Err(error)]));
+                    return Self::foreign(http_body_util::StreamBody::new(rest));
+                }
+            }
+            if size > limit {
+                let head = futures::stream::iter(pieces).map(|p| Ok::<_, BoxError>(Frame::data(p)));
+                let rest = http_body_util::BodyStream::new(self);
+                return Self::foreign(http_body_util::StreamBody::new(head.chain(rest)));
+            }
+        }
+        Self::full(pieces.concat())
+    }
+
+    /// Has the end of the body told.
+    pub fn with_tail(mut self, tail: Tail) -> Self {
+        self.1 = Some(Box::new(tail));
+        self
     }
 
     /// The bytes, where the body is complete already.
@@ -81,14 +157,31 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        let this = &mut *self;
+        let polled = match &mut this.0 {
             Inner::Empty => Poll::Ready(None),
             Inner::Chunks(chunks) => Poll::Ready(chunks.pop_front().map(|b| Ok(Frame::data(b)))),
             Inner::Stream(stream) => {
                 stream.as_mut().poll_next(cx).map(|next| next.map(|b| Ok(Frame::data(b))))
             }
             Inner::Foreign(body) => Pin::new(body).poll_frame(cx),
+        };
+        let Some(tail) = &mut this.1 else { return polled };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => tail.bytes += frame.data_ref().map_or(0, |b| b.len() as u64),
+            Poll::Ready(Some(Err(_))) => tail.end(false),
+            Poll::Ready(None) => tail.end(true),
+            Poll::Pending => {}
         }
+        if let Some(deadline) = &mut tail.deadline
+            && !matches!(polled, Poll::Ready(None))
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            tail.end(false);
+            this.0 = Inner::Empty;
+            return Poll::Ready(Some(Err("the request took too long".into())));
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -96,6 +96,41 @@ pub fn decode_body(
     body: &[u8],
     validation: FieldValidation,
 ) -> ApiResult<Value> {
+    let value = decoded(call, ty, expected, body, validation)?;
+    if let Some(record) = &call.audit {
+        record.request(&value);
+    }
+    Ok(value)
+}
+
+/// A document in whatever encoding it was answered, as JSON for audit.
+pub fn any_to_json(media: &str, bytes: &Bytes) -> Option<Bytes> {
+    if media.starts_with(negotiate::JSON) {
+        return Some(bytes.clone());
+    }
+    if media.starts_with(negotiate::YAML) {
+        return from_yaml(bytes).ok().map(|value| value.to_string().into());
+    }
+    if !media.starts_with(negotiate::PROTOBUF) {
+        return None;
+    }
+    let (api_version, kind) = crate::wire::type_meta(bytes)?;
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    let ty = builtin_type(group, version, &kind)?;
+    let (_, _, mut value) = crate::wire::decode(ty, bytes).ok()?;
+    let map = value.as_object_mut()?;
+    map.insert("apiVersion".into(), api_version.as_str().into());
+    map.insert("kind".into(), kind.into());
+    Some(value.to_string().into())
+}
+
+fn decoded(
+    call: &Call,
+    ty: &TypeHandle,
+    expected: &Expected<'_>,
+    body: &[u8],
+    validation: FieldValidation,
+) -> ApiResult<Value> {
     let encoding = negotiate::content_type(&call.headers)?;
     if body.is_empty() && encoding != Encoding::Protobuf {
         return Err(unrecognized(

@@ -3,8 +3,11 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -12,13 +15,15 @@ use http::{HeaderMap, Method, header};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use yare_schema::features::Gates;
 use yare_store::Store;
 
 use crate::{
     admission::{Admission, Settings},
+    audit::{Audit, Record},
     auth::{Auth, User},
+    flow::{self, Ticket},
     path::{Query, RequestInfo},
     registry::Registry,
     runtime_config::RuntimeConfig,
@@ -81,10 +86,14 @@ pub struct Config {
     pub advertise: Option<(IpAddr, u16)>,
     /// Objects that must exist: created at start where absent, in this order (RBAC bootstrap and the like).
     pub objects: Vec<Value>,
-    /// Concurrent requests that read.
-    pub max_readonly_in_flight: usize,
-    /// Concurrent requests that write.
-    pub max_mutating_in_flight: usize,
+    /// Seats for requests, and how long they may take.
+    pub flow: flow::Settings,
+    /// Chance that a request over HTTP/2 is the last one of its connection, so that clients spread out.
+    pub goaway_chance: f64,
+    /// What is written down of requests; none: nothing.
+    pub audit: Option<Arc<Audit>>,
+    /// How long requests are still taken after `/readyz` has begun to fail.
+    pub shutdown_delay: Duration,
     /// Documents of `/.well-known/openid-configuration` and `/openid/v1/jwks`.
     pub openid: Option<(Value, Value)>,
     /// How admission is set up.
@@ -113,8 +122,15 @@ impl Config {
             node_ports: (30000, 32767),
             advertise: None,
             objects: Vec::new(),
-            max_readonly_in_flight: 400,
-            max_mutating_in_flight: 200,
+            flow: flow::Settings {
+                fair: true,
+                readonly: 400,
+                mutating: 200,
+                request_timeout: Duration::from_secs(60),
+            },
+            goaway_chance: 0.0,
+            audit: None,
+            shutdown_delay: Duration::ZERO,
             openid: None,
             admission: Settings::default(),
             gates: Gates::default(),
@@ -149,12 +165,18 @@ pub struct Core {
     pub cleaning: Mutex<std::collections::HashSet<String>>,
     /// Ready once bootstrap is done.
     pub ready: std::sync::atomic::AtomicBool,
+    /// The server is about to stop: `/readyz` fails.
+    pub closing: std::sync::atomic::AtomicBool,
+    /// Requests come too late.
+    pub closed: std::sync::atomic::AtomicBool,
     /// Tells long-running requests to end.
     pub stop: tokio_util::sync::CancellationToken,
-    /// Bounds on what is in flight.
-    pub readonly: Semaphore,
-    /// Bounds on what is in flight.
-    pub mutating: Semaphore,
+    /// Requests that end by themselves and have not.
+    pub requests: tokio_util::task::TaskTracker,
+    /// Who runs, who waits, who is refused.
+    pub flow: Arc<flow::FlowControl>,
+    /// Makes the IDs of requests.
+    pub request_ids: RequestIds,
 }
 
 impl Core {
@@ -172,9 +194,12 @@ impl Core {
             aggregation: crate::aggregation::Aggregation::default(),
             cleaning: Mutex::default(),
             ready: std::sync::atomic::AtomicBool::new(false),
+            closing: std::sync::atomic::AtomicBool::new(false),
+            closed: std::sync::atomic::AtomicBool::new(false),
             stop: tokio_util::sync::CancellationToken::new(),
-            readonly: Semaphore::new(config.max_readonly_in_flight),
-            mutating: Semaphore::new(config.max_mutating_in_flight),
+            requests: tokio_util::task::TaskTracker::new(),
+            flow: Arc::new(flow::FlowControl::new(config.flow)),
+            request_ids: RequestIds::new(&*config.random),
             config,
         })
     }
@@ -229,6 +254,47 @@ impl Core {
     }
 }
 
+/// IDs of requests: unique and cheap. Nothing depends on them being secret.
+pub struct RequestIds {
+    seed: [u64; 2],
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new(random: &dyn Random) -> Self {
+        let mut bytes = [[0u8; 8]; 2];
+        bytes.iter_mut().for_each(|b| random.fill(b));
+        Self { seed: bytes.map(u64::from_le_bytes), next: AtomicU64::new(0) }
+    }
+
+    /// The next one, in the form of a random UUID.
+    pub fn next(&self) -> [u8; 36] {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        // SplitMix64: a bijection of the counter, so that no ID comes twice.
+        let mix = |seed: u64| {
+            let mut z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        let mut bytes = (u128::from(mix(self.seed[0])) << 64 | u128::from(mix(self.seed[1]))).to_be_bytes();
+        bytes[6] = (bytes[6] & 0x0f) | 0x40;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        let mut out = [b'-'; 36];
+        let mut at = 0;
+        for (index, byte) in bytes.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                at += 1;
+            }
+            for digit in [byte >> 4, byte & 0x0f] {
+                out[at] = b"0123456789abcdef"[usize::from(digit)];
+                at += 1;
+            }
+        }
+        out
+    }
+}
+
 /// RFC 3339 with seconds, as `metav1.Time` is written.
 pub fn rfc3339(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -241,7 +307,7 @@ pub struct Call {
     /// HTTP method.
     pub method: Method,
     /// What is asked for.
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     /// Query parameters.
     pub query: Query,
     /// The query as sent.
@@ -249,46 +315,81 @@ pub struct Call {
     /// Headers.
     pub headers: HeaderMap,
     /// Who asks.
-    pub user: User,
+    pub user: Arc<User>,
     /// The client is in this process: pieces of bodies are handed over shared instead of coalesced.
     pub in_process: bool,
+    /// When it came.
+    pub received: Instant,
+    /// Where it came from.
+    pub peer: Option<IpAddr>,
+    /// What audit writes down of it, where it does.
+    pub audit: Option<Arc<Record>>,
     warnings: Mutex<Warnings>,
-    /// What admission has to say to the audit log.
-    annotations: Mutex<Vec<(String, String)>>,
+    ticket: Mutex<Option<Ticket>>,
+    excluded_ns: AtomicU64,
     /// When webhooks must have answered; set when the first is asked.
     deadline: OnceLock<Instant>,
 }
 
 /// How long a write may take, webhooks included (`k8s.io/apiserver/pkg/endpoints/handlers/rest.go`).
 const MAX_WRITE_TIME: Duration = Duration::from_secs(34);
-/// Audit annotations of a request, and the size of all together.
-const MAX_ANNOTATIONS: usize = 256;
-const MAX_ANNOTATION_BYTES: usize = 64 << 10;
 
 impl Call {
     /// A request that has been authenticated.
     pub fn new(
         core: Arc<Core>,
         method: Method,
-        info: RequestInfo,
+        info: impl Into<Arc<RequestInfo>>,
         query: Query,
         headers: HeaderMap,
-        user: User,
+        user: impl Into<Arc<User>>,
         in_process: bool,
     ) -> Self {
         Self {
             core,
             method,
-            info,
+            info: info.into(),
             query,
             raw_query: None,
             headers,
-            user,
+            user: user.into(),
             in_process,
+            received: Instant::now(),
+            peer: None,
+            audit: None,
             warnings: Mutex::default(),
-            annotations: Mutex::default(),
+            ticket: Mutex::default(),
+            excluded_ns: AtomicU64::new(0),
             deadline: OnceLock::new(),
         }
+    }
+
+    /// Adds an annotation to the request's audit event, where it has one. The first value of a key stands.
+    pub fn annotate(&self, key: impl AsRef<str>, value: impl Into<String>) {
+        if let Some(record) = &self.audit {
+            record.annotate(key.as_ref(), value);
+        }
+    }
+
+    /// Gives the request its seats; they come free with it.
+    pub fn hold(&self, ticket: Ticket) {
+        *self.ticket.lock() = Some(ticket);
+    }
+
+    /// Takes the seats over, to hold them longer or shorter than the request.
+    pub fn take_ticket(&self) -> Option<Ticket> {
+        self.ticket.lock().take()
+    }
+
+    /// Time that the request spent waiting for others (in a queue, for a webhook), which is not the server's.
+    pub fn exclude(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.excluded_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// All of that time.
+    pub fn excluded(&self) -> Duration {
+        Duration::from_nanos(self.excluded_ns.load(Ordering::Relaxed))
     }
 
     /// Tells the client something in a `Warning` header.
@@ -299,24 +400,6 @@ impl Call {
     /// The warnings so far.
     pub fn take_warnings(&self) -> Vec<String> {
         self.warnings.lock().take()
-    }
-
-    /// Notes something for the audit log. What was noted under a name stays.
-    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
-        let (key, value) = (key.into(), value.into());
-        let mut annotations = self.annotations.lock();
-        let bytes: usize = annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
-        if annotations.len() < MAX_ANNOTATIONS
-            && bytes + key.len() + value.len() <= MAX_ANNOTATION_BYTES
-            && !annotations.iter().any(|(k, _)| *k == key)
-        {
-            annotations.push((key, value));
-        }
-    }
-
-    /// The notes so far.
-    pub fn take_annotations(&self) -> Vec<(String, String)> {
-        std::mem::take(&mut *self.annotations.lock())
     }
 
     /// How long webhooks may still take: 34 seconds in all, less where the client's `timeout` says so. The

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{
     body::{self, Reply},
     core::{Call, Core},
+    status::quote,
 };
 
 /// The Kubernetes version this server speaks.
@@ -27,50 +28,121 @@ pub fn version() -> Value {
 /// One check: its name and whether it holds.
 struct Check {
     name: &'static str,
-    /// The endpoints that ask it.
+    /// The endpoints that ask it: `/livez` (and `/healthz`), `/readyz`.
     live: bool,
+    ready: bool,
     ok: fn(&Core) -> bool,
 }
 
+const fn hook(name: &'static str) -> Check {
+    Check { name, live: true, ready: true, ok: |core| core.ready.load(Ordering::Acquire) }
+}
+
+/// The checks of upstream, in its order; what upstream starts in hooks of those names is there when this
+/// server is.
 const CHECKS: &[Check] = &[
-    Check { name: "ping", live: true, ok: |_| true },
-    Check { name: "log", live: true, ok: |_| true },
-    Check { name: "etcd", live: true, ok: |core| core.store().revision() > 0 },
-    Check { name: "informer-sync", live: false, ok: |core| core.ready.load(Ordering::Acquire) },
-    Check { name: "poststarthook/bootstrap", live: false, ok: |core| core.ready.load(Ordering::Acquire) },
-    Check { name: "shutdown", live: false, ok: |core| !core.stop.is_cancelled() },
+    Check { name: "ping", live: true, ready: true, ok: |_| true },
+    Check { name: "log", live: true, ready: true, ok: |_| true },
+    Check { name: "etcd", live: true, ready: true, ok: |core| core.store().revision() > 0 },
+    Check { name: "etcd-readiness", live: false, ready: true, ok: |core| core.store().revision() > 0 },
+    Check { name: "informer-sync", live: false, ready: true, ok: |core| core.ready.load(Ordering::Acquire) },
+    hook("poststarthook/start-apiserver-admission-initializer"),
+    hook("poststarthook/generic-apiserver-start-informers"),
+    hook("poststarthook/priority-and-fairness-config-consumer"),
+    hook("poststarthook/priority-and-fairness-filter"),
+    hook("poststarthook/storage-object-count-tracker-hook"),
+    hook("poststarthook/start-apiextensions-informers"),
+    hook("poststarthook/start-apiextensions-controllers"),
+    hook("poststarthook/crd-informer-synced"),
+    hook("poststarthook/start-system-namespaces-controller"),
+    hook("poststarthook/start-cluster-authentication-info-controller"),
+    hook("poststarthook/start-kube-apiserver-identity-lease-controller"),
+    hook("poststarthook/start-kube-apiserver-identity-lease-garbage-collector"),
+    hook("poststarthook/start-legacy-token-tracking-controller"),
+    hook("poststarthook/start-service-ip-repair-controllers"),
+    hook("poststarthook/rbac/bootstrap-roles"),
+    hook("poststarthook/scheduling/bootstrap-system-priority-classes"),
+    hook("poststarthook/priority-and-fairness-config-producer"),
+    hook("poststarthook/bootstrap-controller"),
+    hook("poststarthook/start-kubernetes-service-cidr-controller"),
+    hook("poststarthook/aggregator-reload-proxy-client-cert"),
+    hook("poststarthook/start-kube-aggregator-informers"),
+    hook("poststarthook/apiservice-status-local-available-controller"),
+    hook("poststarthook/apiservice-status-remote-available-controller"),
+    hook("poststarthook/apiservice-registration-controller"),
+    hook("poststarthook/apiservice-discovery-controller"),
+    hook("poststarthook/kube-apiserver-autoregistration"),
+    hook("autoregister-completion"),
+    hook("poststarthook/apiservice-openapi-controller"),
+    hook("poststarthook/apiservice-openapiv3-controller"),
+    Check {
+        name: "shutdown",
+        live: false,
+        ready: true,
+        ok: |core| !core.closing.load(Ordering::Acquire) && !core.stop.is_cancelled(),
+    },
 ];
 
 /// Answers `/healthz`, `/livez`, `/readyz` and their checks one by one (`/readyz/ping`).
 pub fn check(call: &Call, endpoint: &str, single: &str) -> Option<Reply> {
-    let excluded: Vec<&str> = call.query.all("exclude").collect();
-    let checks = CHECKS
+    let endpoint = *["healthz", "livez", "readyz"].iter().find(|known| **known == endpoint)?;
+    let mut unknown: Vec<&str> = call.query.all("exclude").collect();
+    let excluded = unknown.clone();
+    let mut asked = CHECKS
         .iter()
-        .filter(|c| endpoint != "livez" || c.live)
+        .filter(|c| if endpoint == "readyz" { c.ready } else { c.live })
         .filter(|c| single.is_empty() || c.name == single)
-        .collect::<Vec<_>>();
-    if checks.is_empty() {
-        return None;
-    }
+        .peekable();
+    asked.peek()?;
     let mut text = String::new();
     let mut failed = false;
-    for check in checks {
+    let mut results = call.core.metrics.checks.lock();
+    for check in asked {
+        unknown.retain(|name| *name != check.name);
         if excluded.contains(&check.name) {
             text.push_str(&format!("[+]{} excluded: ok\n", check.name));
-        } else if (check.ok)(&call.core) {
+            continue;
+        }
+        let ok = (check.ok)(&call.core);
+        results.note(check.name, endpoint, ok);
+        if ok {
             text.push_str(&format!("[+]{} ok\n", check.name));
         } else {
             failed = true;
             text.push_str(&format!("[-]{} failed: reason withheld\n", check.name));
         }
     }
+    drop(results);
+    if !single.is_empty() {
+        let (code, text) = if failed {
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal server error: reason withheld\n".to_owned())
+        } else {
+            (StatusCode::OK, "ok".to_owned())
+        };
+        return Some(plain(code, text));
+    }
+    if !unknown.is_empty() {
+        unknown.sort_unstable();
+        unknown.dedup();
+        let names: Vec<String> = unknown.iter().map(|name| quote(name)).collect();
+        text.push_str(&format!(
+            "warn: some health checks cannot be excluded: no matches for {}\n",
+            names.join(",")
+        ));
+    }
     if failed {
         text.push_str(&format!("{endpoint} check failed\n"));
-        return Some(body::text_reply(StatusCode::INTERNAL_SERVER_ERROR, text));
+        return Some(plain(StatusCode::INTERNAL_SERVER_ERROR, text));
     }
-    if call.query.has("verbose") && single.is_empty() {
+    if call.query.has("verbose") {
         text.push_str(&format!("{endpoint} check passed\n"));
-        return Some(body::text_reply(StatusCode::OK, text));
+        return Some(plain(StatusCode::OK, text));
     }
-    Some(body::text_reply(StatusCode::OK, "ok"))
+    Some(plain(StatusCode::OK, "ok".to_owned()))
+}
+
+fn plain(code: StatusCode, text: String) -> Reply {
+    let mut reply = body::text_reply(code, text);
+    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply
 }

@@ -166,6 +166,11 @@ pub fn percent_decode(text: &str, plus: bool) -> Cow<'_, str> {
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
+    /// No parameters.
+    pub const fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// Parses what stands after the `?`.
     pub fn parse(query: Option<&str>) -> Self {
         let pairs = query.unwrap_or_default().split('&').filter(|p| !p.is_empty()).map(|pair| {

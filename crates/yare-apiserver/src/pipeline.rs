@@ -1,16 +1,32 @@
 //! A request's way through the server: who, may they, is there room, and then the verb.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, sync::atomic::Ordering, time::Instant};
+use std::{
+    any::Any,
+    future::Future,
+    net::{IpAddr, Ipv6Addr},
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{Arc, OnceLock, atomic::Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures::FutureExt;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use tokio::time::Instant;
 
 use crate::{
     aggregation,
+    audit::{self, Record, Stage},
     auth::{self, Credentials, User},
-    body::{self, Reply, RequestBody},
+    body::{self, Reply, RequestBody, Sent, Tail},
+    codec,
     core::{Call, Core},
-    discovery, health,
+    deadline, discovery,
+    flow::{self, Ticket},
+    health,
+    metrics::{Ended, Labels},
+    options::APPLY_PATCH,
     path::{Query, RequestInfo},
     registry::Served,
     render,
@@ -28,101 +44,474 @@ pub enum Identity {
     Remote(Option<Arc<User>>),
 }
 
-/// Answers a request, whatever happens in it.
-pub async fn handle(core: Arc<Core>, request: Request<RequestBody>, identity: Identity) -> Reply {
-    let started = Instant::now();
+/// Answers a request, whatever happens in it. `peer`: the address it came from.
+pub async fn handle(
+    core: Arc<Core>,
+    request: Request<RequestBody>,
+    identity: Identity,
+    peer: Option<IpAddr>,
+) -> Reply {
+    let received = Instant::now();
     let query = Query::parse(request.uri().query());
-    let info = RequestInfo::parse(request.method(), request.uri(), &query);
-    let seen = info.clone();
-    let outcome = AssertUnwindSafe(answer(core.clone(), request, info, query, identity)).catch_unwind().await;
-    let mut reply = match outcome {
-        Ok(reply) => reply,
-        Err(_) => {
-            tracing::error!(path = seen.path, verb = seen.verb, "a request panicked");
-            render::error(&ApiError::internal(
-                "this request caused apiserver to panic. Look in the logs for details.",
-            ))
+    let info = Arc::new(RequestInfo::parse(request.method(), request.uri(), &query));
+    let long_running = is_long_running(&info);
+    let in_process = matches!(identity, Identity::Local(_));
+    let id = request_id(&core, request.headers());
+    let method = request.method().clone();
+    let counted = Counted {
+        core: core.clone(),
+        apply: request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == APPLY_PATCH),
+        known: info.is_resource
+            && core.registry.load().find(&info.group, &info.version, &info.resource).is_some(),
+        dry_run: query.has("dryRun").then(|| query.clone()),
+        method,
+        info: info.clone(),
+        received,
+    };
+    let running = (!long_running).then(|| core.requests.token());
+    let record = OnceLock::new();
+    let way = Way {
+        core: core.clone(),
+        info: info.clone(),
+        query,
+        received,
+        long_running,
+        peer,
+        id: &id,
+        record: &record,
+    };
+    let outcome = if core.closed.load(Ordering::Relaxed) && !in_process && !is_probe(&info) {
+        Outcome::of(late())
+    } else {
+        let answered = AssertUnwindSafe(way.answer(request, identity)).catch_unwind().await;
+        match answered {
+            Ok(outcome) => outcome,
+            Err(panic) => panicked(&info, reason(&*panic), record.get()).await,
         }
     };
+    let mut reply = outcome.reply;
+    let mut complete = None;
+    if let Some(record) = record.into_inner().filter(|_| !outcome.recorded) {
+        reply = written_down(&record, reply, long_running).await;
+        complete = reply.body().size().is_none_or(|_| long_running).then_some(record);
+    }
     let headers = reply.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-    let known =
-        seen.is_resource && core.registry.load().find(&seen.group, &seen.version, &seen.resource).is_some();
-    core.metrics.request(&seen, known, reply.status().as_u16(), started.elapsed());
+    headers.entry(AUDIT_ID).or_insert(id);
+    let code = reply.status().as_u16();
+    match reply.body().size() {
+        Some(bytes) if !long_running => {
+            counted.ended(code, outcome.excluded, Sent { bytes, whole: true });
+            reply
+        }
+        _ => {
+            // Its end is the request's.
+            let deadline = (!long_running && !in_process).then_some(outcome.deadline).flatten();
+            let guard = deadline.map(|at| seats_until(outcome.ticket, at));
+            let tail = Tail {
+                deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
+                bytes: 0,
+                done: Some(Box::new(move |sent| {
+                    counted.ended(code, outcome.excluded, sent);
+                    if let Some(record) = complete {
+                        record.stage_now(Stage::ResponseComplete);
+                    }
+                    drop((running, guard, outcome.long));
+                })),
+            };
+            reply.map(|body| body.with_tail(tail))
+        }
+    }
+}
+
+/// What a panic said.
+fn reason(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default().to_owned()
+}
+
+/// The answer to a request that panicked.
+async fn panicked(info: &RequestInfo, why: String, record: Option<&Arc<Record>>) -> Outcome {
+    tracing::error!(path = info.path, verb = info.verb, "a request panicked");
+    if let Some(record) = record {
+        record.failed(500, "InternalError", &format!("APIServer panic'd: {why}"));
+        record.stage(Stage::Panic).await;
+    }
+    let error = ApiError::internal("this request caused apiserver to panic. Look in the logs for details.");
+    Outcome { recorded: true, ..Outcome::of(render::error(&error)) }
+}
+
+/// Writes down how a request was answered: its end, or that its answer begins.
+async fn written_down(record: &Record, reply: Reply, long_running: bool) -> Reply {
+    let (parts, mut body) = reply.into_parts();
+    let code = parts.status.as_u16();
+    let mut document = None;
+    if !long_running && (code >= 400 || record.wants_response()) {
+        if body.size().is_none() {
+            body = body.gather(audit::MAX_OBJECT_BYTES).await;
+        }
+        let media = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        document = body.as_full().and_then(|bytes| codec::any_to_json(media.unwrap_or_default(), &bytes));
+    }
+    record.answered(code, document.as_ref());
+    if long_running {
+        record.stage(Stage::ResponseStarted).await;
+    } else if body.size().is_some() {
+        record.stage(Stage::ResponseComplete).await;
+    }
+    Reply::from_parts(parts, body)
+}
+
+/// Header with the ID of a request, which its audit events carry as well.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// Headers with the UIDs of a request's schema and level.
+const FLOW_HEADERS: [HeaderName; 2] = [
+    HeaderName::from_static("x-kubernetes-pf-flowschema-uid"),
+    HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"),
+];
+/// What a client hears that comes too late, in seconds.
+const LATE_RETRY_S: &str = "5";
+
+/// The client's own ID, or a new one.
+fn request_id(core: &Core, headers: &http::HeaderMap) -> HeaderValue {
+    match headers.get(AUDIT_ID) {
+        Some(id) if !id.is_empty() => id.clone(),
+        // Hexadecimal digits and dashes are a header's value.
+        _ => HeaderValue::from_bytes(&core.request_ids.next()).unwrap_or(HeaderValue::from_static("")),
+    }
+}
+
+fn is_probe(info: &RequestInfo) -> bool {
+    ["/healthz", "/livez", "/readyz"].iter().any(|probe| {
+        info.path.strip_prefix(probe).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+/// The answer to a request that comes when the server stops.
+fn late() -> Reply {
+    let text = "The apiserver is shutting down, please try again later.\n";
+    let mut reply = body::text_reply(StatusCode::TOO_MANY_REQUESTS, text);
+    let headers = reply.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static(LATE_RETRY_S));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     reply
 }
 
-async fn answer(
+/// Holds seats until the answer is sent, but not for a client that does not take it.
+fn seats_until(ticket: Option<Ticket>, deadline: Instant) -> Option<AbortOnDrop> {
+    let ticket = ticket?;
+    let task = tokio::spawn(async move {
+        tokio::time::sleep_until(deadline).await;
+        drop(ticket);
+    });
+    Some(AbortOnDrop(task.abort_handle()))
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What a request is counted under.
+struct Counted {
     core: Arc<Core>,
-    request: Request<RequestBody>,
-    info: RequestInfo,
-    query: Query,
-    identity: Identity,
-) -> Reply {
-    let (parts, body) = request.into_parts();
-    let mut upgrade = parts.extensions;
-    let in_process = matches!(identity, Identity::Local(_));
-    let user = match who(&core, identity, &parts.headers) {
-        Ok(user) => user,
-        Err(error) => return render::error(&error),
-    };
-    let mut call = Call::new(core, parts.method, info, query, parts.headers, user, in_process);
-    call.raw_query = parts.uri.query().map(str::to_owned);
-    let result = admitted(&call, body, &mut upgrade).await;
-    let mut reply = result.unwrap_or_else(|error| render::error(&error));
-    for text in call.take_warnings() {
-        if let Ok(value) = HeaderValue::from_bytes(warnings::header(&text).as_bytes()) {
-            reply.headers_mut().append(header::WARNING, value);
+    method: Method,
+    info: Arc<RequestInfo>,
+    /// Only what says something about dry runs.
+    dry_run: Option<Query>,
+    apply: bool,
+    known: bool,
+    received: Instant,
+}
+
+impl Counted {
+    fn labels(&self) -> Labels<'_> {
+        static NONE: Query = Query::none();
+        let query = self.dry_run.as_ref().unwrap_or(&NONE);
+        Labels::new(&self.method, &self.info, query, self.apply, self.known)
+    }
+
+    fn ended(&self, code: u16, excluded: Duration, sent: Sent) {
+        let requests = &self.core.metrics.requests;
+        requests
+            .ended(self.labels(), Ended { code, took: self.received.elapsed(), excluded, bytes: sent.bytes });
+        if code == 429 || code == 504 {
+            requests.terminated(self.labels(), code);
+        }
+        if !sent.whole && !is_long_running(&self.info) {
+            requests.aborted(self.labels());
         }
     }
-    reply
+}
+
+/// A long-running request while it lasts.
+struct Long(Arc<Core>, Method, Arc<RequestInfo>);
+
+impl Long {
+    fn new(core: &Arc<Core>, method: &Method, info: &Arc<RequestInfo>) -> Self {
+        let long = Self(core.clone(), method.clone(), info.clone());
+        long.count(true);
+        long
+    }
+
+    fn count(&self, begins: bool) {
+        let known = self.0.registry.load().find(&self.2.group, &self.2.version, &self.2.resource).is_some();
+        let labels = Labels::new(&self.1, &self.2, &Query::default(), false, known);
+        self.0.metrics.requests.long_running(labels, begins);
+    }
+}
+
+impl Drop for Long {
+    fn drop(&mut self) {
+        self.count(false);
+    }
+}
+
+/// What comes of a request.
+struct Outcome {
+    reply: Reply,
+    /// Seats that are held until the answer is sent.
+    ticket: Option<Ticket>,
+    /// When it must be.
+    deadline: Option<Instant>,
+    /// Time that was not the server's own.
+    excluded: Duration,
+    long: Option<Long>,
+    /// Audit knows how it ended.
+    recorded: bool,
+}
+
+impl Outcome {
+    fn of(reply: Reply) -> Self {
+        Self { reply, ticket: None, deadline: None, excluded: Duration::ZERO, long: None, recorded: false }
+    }
+}
+
+/// A request on its way.
+struct Way<'a> {
+    core: Arc<Core>,
+    info: Arc<RequestInfo>,
+    query: Query,
+    received: Instant,
+    long_running: bool,
+    peer: Option<IpAddr>,
+    id: &'a HeaderValue,
+    /// What audit writes down, once it does.
+    record: &'a OnceLock<Arc<Record>>,
+}
+
+impl Way<'_> {
+    /// What audit writes down of this request, where it does.
+    fn record(&self, parts: &http::request::Parts, user: Option<&User>) -> Option<Arc<Record>> {
+        let audit = self.core.config.audit.as_ref()?;
+        let now = self.core.now();
+        let passed = jiff::SignedDuration::try_from(self.received.elapsed()).unwrap_or_default();
+        let seen = audit::Seen {
+            id: self.id.to_str().unwrap_or_default(),
+            uri: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
+            info: &self.info,
+            headers: &parts.headers,
+            peer: self.peer.or(Some(IpAddr::V6(Ipv6Addr::LOCALHOST))),
+            received: now.checked_sub(passed).unwrap_or(now),
+        };
+        audit.record(&seen, user)
+    }
+
+    /// Refuses a request before it is known who sent it.
+    async fn refuse(&self, parts: &http::request::Parts, error: &ApiError, why: &str) -> Outcome {
+        if let Some(record) = self.record(parts, None) {
+            record.failed(error.code, "", why);
+            record.stage(Stage::ResponseStarted).await;
+        }
+        Outcome { recorded: true, ..Outcome::of(render::error(error)) }
+    }
+
+    async fn answer(self, request: Request<RequestBody>, identity: Identity) -> Outcome {
+        let (mut parts, body) = request.into_parts();
+        let mut upgrade = std::mem::take(&mut parts.extensions);
+        let in_process = matches!(identity, Identity::Local(_));
+        let deadline = if self.long_running {
+            None
+        } else {
+            match deadline::of(&self.query, self.core.config.flow.request_timeout) {
+                Ok(time) => Some(self.received + time),
+                Err(error) => return self.refuse(&parts, &error, &error.message).await,
+            }
+        };
+        let certificate = matches!(identity, Identity::Remote(Some(_)));
+        let mut user = match who(&self.core, identity, &parts.headers) {
+            Ok(user) => user,
+            Err(error) => {
+                let why = attempted(&parts.headers, &self.query, certificate);
+                return self.refuse(&parts, &error, &why).await;
+            }
+        };
+        if let Some(record) = self.record(&parts, Some(&user)) {
+            // Set once.
+            let record = self.record.get_or_init(|| record);
+            if !record.stage(Stage::RequestReceived).await {
+                let error = ApiError::internal("failed to store audit event");
+                return Outcome { recorded: true, ..Outcome::of(render::error(&error)) };
+            }
+        }
+        user = match auth::impersonate(&self.core, user, &parts.headers) {
+            Ok(user) => user,
+            Err(error) => return Outcome::of(render::error(&error)),
+        };
+        if let Some(record) = self.record.get().filter(|_| parts.headers.contains_key("impersonate-user")) {
+            record.impersonates(&user);
+        }
+        let Self { core, info, query, received, long_running, peer, record, .. } = self;
+        let mut call = Call::new(core, parts.method, info, query, parts.headers, user, in_process);
+        call.raw_query = parts.uri.query().map(str::to_owned);
+        call.received = received;
+        call.peer = peer;
+        call.audit = record.get().cloned();
+        let call = Arc::new(call);
+        let long = long_running.then(|| Long::new(&call.core, &call.method, &call.info));
+        let (mut reply, uids) = admitted(&call, body, &mut upgrade, deadline).await;
+        for text in call.take_warnings() {
+            if let Ok(value) = HeaderValue::from_bytes(warnings::header(&text).as_bytes()) {
+                reply.headers_mut().append(header::WARNING, value);
+            }
+        }
+        for (name, uid) in FLOW_HEADERS.into_iter().zip(uids.into_iter().flatten()) {
+            reply.headers_mut().insert(name, uid);
+        }
+        let ticket = if reply.body().size().is_none() { call.take_ticket() } else { None };
+        Outcome { reply, ticket, deadline, excluded: call.excluded(), long, recorded: false }
+    }
 }
 
 fn who(core: &Core, identity: Identity, headers: &http::HeaderMap) -> ApiResult<User> {
-    let user = match identity {
-        Identity::Local(user) => user,
+    match identity {
+        Identity::Local(user) => Ok(user),
         Identity::Remote(certificate) => {
-            auth::authenticate(core, &Credentials { headers, certificate: certificate.as_deref() })?
+            auth::authenticate(core, &Credentials { headers, certificate: certificate.as_deref() })
         }
-    };
-    auth::impersonate(core, user, headers)
+    }
 }
 
-/// Requests that last as long as the client wants are bounded by connections, not here.
+/// How a caller tried to say who it is, for audit.
+fn attempted(headers: &http::HeaderMap, query: &Query, certificate: bool) -> String {
+    let scheme = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.trim().split_once(' '))
+        .map(|(scheme, _)| scheme.to_ascii_lowercase());
+    let tried: Vec<&str> = [
+        ("basic", scheme.as_deref() == Some("basic")),
+        ("bearer", scheme.as_deref() == Some("bearer")),
+        ("access_token", query.get("access_token").is_some()),
+        ("x509", certificate),
+    ]
+    .into_iter()
+    .filter_map(|(method, tried)| tried.then_some(method))
+    .collect();
+    if tried.is_empty() {
+        return "Authentication failed, no credentials provided".into();
+    }
+    format!("Authentication failed, attempted: {}", tried.join(", "))
+}
+
+/// Requests that last as long as the client wants.
 fn is_long_running(info: &RequestInfo) -> bool {
     info.verb == "watch"
         || info.verb == "proxy"
         || matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
 }
 
-async fn admitted(call: &Call, body: RequestBody, upgrade: &mut http::Extensions) -> ApiResult<Reply> {
+/// Waits for its seats, and runs the request. With the UIDs of its schema and level.
+async fn admitted(
+    call: &Arc<Call>,
+    body: RequestBody,
+    upgrade: &mut http::Extensions,
+    deadline: Option<Instant>,
+) -> (Reply, Option<[HeaderValue; 2]>) {
     let core = &call.core;
-    auth::authorize_request(core, &call.user, &call.info, &call.query)?;
-    if is_long_running(&call.info) {
-        core.metrics.long_running.fetch_add(1, Ordering::Relaxed);
-        let reply = dispatch(call, body, upgrade).await;
-        core.metrics.long_running.fetch_sub(1, Ordering::Relaxed);
-        return reply;
+    // What lasts as long as the client wants is bounded by connections; of a watch only the beginning counts.
+    let mut uids = None;
+    if call.info.verb == "watch" || !is_long_running(&call.info) {
+        match core.flow.admit(call, deadline).await {
+            Ok(pass) => {
+                uids = pass.uids;
+                call.exclude(pass.waited);
+                call.hold(pass.ticket);
+            }
+            Err(refused) => return (too_many(refused.retry_after_s), refused.uids),
+        }
     }
-    let reading = matches!(call.info.verb, "get" | "list" | "head" | "options");
-    let (places, gauge) = if reading {
-        (&core.readonly, &core.metrics.in_flight_readonly)
-    } else {
-        (&core.mutating, &core.metrics.in_flight_mutating)
-    };
-    let _place = match places.try_acquire() {
-        Ok(place) => Some(place),
-        // The administrator must get in to see what is wrong.
-        Err(_) if call.user.in_group("system:masters") => None,
-        Err(_) => {
-            core.metrics.dropped.fetch_add(1, Ordering::Relaxed);
-            return Err(ApiError::too_many_requests("Too many requests, please try again later.", 1));
+    if let Some(record) = &call.audit {
+        let (decision, reason) = match auth::decide(core, &call.user, &auth::action(&call.info)) {
+            Ok(reason) => ("allow", reason),
+            Err(reason) => ("forbid", reason),
+        };
+        record.annotate("authorization.k8s.io/decision", decision);
+        record.annotate("authorization.k8s.io/reason", reason);
+    }
+    if let Err(error) = auth::authorize_request(core, &call.user, &call.info, &call.query) {
+        return (render::error(&error), uids);
+    }
+    let result = match deadline {
+        None => dispatch(call, body, upgrade).await,
+        Some(at) if flow::inflight::Kind::of(call.info.verb) == flow::inflight::Kind::ReadOnly => {
+            let dispatched = tokio::time::timeout_at(at, dispatch(call, body, upgrade)).await;
+            dispatched.unwrap_or_else(|_| Err(too_slow()))
+        }
+        Some(at) => {
+            // A write that began comes to its end, also when nobody waits for it any more: what it reserved
+            // and what it stored belong together.
+            let (call, mut upgrade) = (call.clone(), std::mem::take(upgrade));
+            let work = ToTheEnd(Some(Box::pin(async move { dispatch(&call, body, &mut upgrade).await })));
+            tokio::time::timeout_at(at, work).await.unwrap_or_else(|_| Err(too_slow()))
         }
     };
-    gauge.fetch_add(1, Ordering::Relaxed);
-    let reply = dispatch(call, body, upgrade).await;
-    gauge.fetch_sub(1, Ordering::Relaxed);
+    (result.unwrap_or_else(|error| render::error(&error)), uids)
+}
+
+fn too_slow() -> ApiError {
+    ApiError::timeout("request did not complete within the allotted timeout")
+}
+
+fn too_many(retry_after_s: u64) -> Reply {
+    let text = "Too many requests, please try again later.\n";
+    let mut reply = body::text_reply(StatusCode::TOO_MANY_REQUESTS, text);
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply
+}
+
+type Work = Pin<Box<dyn Future<Output = ApiResult<Reply>> + Send>>;
+
+/// Work that goes on by itself where it is dropped before its end.
+struct ToTheEnd(Option<Work>);
+
+impl Future for ToTheEnd {
+    type Output = ApiResult<Reply>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(work) = &mut self.0 else { return Poll::Pending };
+        // Taken out meanwhile, so that one that panics is not polled again.
+        let polled = work.as_mut().poll(cx);
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl Drop for ToTheEnd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if let (Some(work), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(work);
+        }
+    }
 }
 
 async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extensions) -> ApiResult<Reply> {
@@ -200,6 +589,8 @@ async fn main(call: &Call, served: &Arc<Served>, body: RequestBody) -> ApiResult
     }
 }
 
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// Paths that are not resources.
 async fn other(call: &Call) -> ApiResult<Reply> {
     let path = call.info.path.trim_end_matches('/');
@@ -213,11 +604,13 @@ async fn other(call: &Call) -> ApiResult<Reply> {
         [endpoint @ ("healthz" | "livez" | "readyz"), single @ ..] => {
             health::check(call, endpoint, &single.join("/")).ok_or_else(ApiError::unknown_resource)
         }
-        ["metrics"] => Ok(body::reply(
-            StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            call.core.metrics.render(&call.core),
-        )),
+        ["metrics"] => Ok(body::reply(StatusCode::OK, METRICS, call.core.metrics.render(&call.core))),
+        ["metrics", "slis"] => {
+            Ok(body::reply(StatusCode::OK, METRICS, call.core.metrics.checks.lock().render()))
+        }
+        ["debug", "api_priority_and_fairness", what] => {
+            flow::debug::handle(call, what).ok_or_else(ApiError::unknown_resource)
+        }
         ["api"] => discovery::root(call, true),
         ["apis"] => discovery::root(call, false),
         ["api", version] => discovery::version(call, "", version),
@@ -248,6 +641,7 @@ fn paths(call: &Call) -> serde_json::Value {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",

@@ -3,9 +3,9 @@
 use std::{
     convert::Infallible,
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,7 +20,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
 };
 use tokio_util::task::TaskTracker;
 
@@ -37,8 +37,11 @@ use crate::{
 const MAX_CONNECTIONS: usize = 20_000;
 /// How long a client may take over the TLS handshake and over a request's headers.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long requests in flight may take to end when the server stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connections may take to close once their requests are answered and the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long audit events may take to go out at the end.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +82,7 @@ impl ApiServer {
         crate::crd::start(&core).await;
         crate::admission::start(&core);
         crate::aggregation::start(&core);
+        crate::flow::start(&core).await;
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
     }
@@ -116,8 +120,8 @@ impl ApiServer {
                 accepted = listener.accept() => accepted,
                 () = self.core.stop.cancelled() => return,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: wait for some to close.
                     tracing::warn!(%error, "accepting a connection failed");
@@ -128,49 +132,69 @@ impl ApiServer {
             let (core, acceptor) = (self.core.clone(), acceptor.clone());
             self.tasks.spawn(async move {
                 let _place = place;
-                if let Err(error) = connection(core, stream, acceptor).await {
+                if let Err(error) = connection(core, stream, peer.ip(), acceptor).await {
                     tracing::debug!(%error, "connection ended");
                 }
             });
         }
     }
 
-    /// Stops: watches end, requests in flight finish, listeners close.
+    /// Stops: `/readyz` fails; after the delay that is set, requests are told to come again later, watches
+    /// end, requests in flight finish within their time, listeners and connections close.
     pub async fn shutdown(&self) {
+        self.core.closing.store(true, Ordering::Release);
+        tokio::time::sleep(self.core.config.shutdown_delay).await;
+        self.core.closed.store(true, Ordering::Release);
         self.core.stop.cancel();
+        self.core.requests.close();
+        let _ = tokio::time::timeout(self.core.config.flow.request_timeout, self.core.requests.wait()).await;
         self.tasks.close();
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait()).await;
+        if let Some(audit) = &self.core.config.audit {
+            audit.close(AUDIT_TIMEOUT).await;
+        }
     }
 }
 
 async fn connection(
     core: Arc<Core>,
     stream: TcpStream,
+    peer: IpAddr,
     acceptor: Option<tokio_rustls::TlsAcceptor>,
 ) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
     match acceptor {
-        None => http(core, TokioIo::new(stream), None).await,
+        None => http(core, TokioIo::new(stream), peer, None).await,
         Some(acceptor) => {
-            let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+            let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+            if !matches!(accepted, Ok(Ok(_))) {
+                core.metrics.handshake_errors.fetch_add(1, Ordering::Relaxed);
+            }
+            let stream = accepted??;
             // Read once for all requests of the connection.
             let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let user = leaf.and_then(|leaf| User::from_certificate(leaf)).map(Arc::new);
-            http(core, TokioIo::new(stream), user).await
+            http(core, TokioIo::new(stream), peer, user).await
         }
     }
 }
 
-async fn http<I>(core: Arc<Core>, io: I, certificate: Option<Arc<User>>) -> Result<(), BoxError>
+async fn http<I>(core: Arc<Core>, io: I, peer: IpAddr, certificate: Option<Arc<User>>) -> Result<(), BoxError>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let stop = core.stop.clone();
+    let leave = Arc::new(Notify::new());
+    let left = leave.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (core, certificate) = (core.clone(), certificate.clone());
+        if request.version() == http::Version::HTTP_2 && is_last(&core) {
+            leave.notify_one();
+        }
         async move {
             let request = request.map(|body| box_request(Drained::new(body)));
-            Ok::<_, Infallible>(pipeline::handle(core, request, Identity::Remote(certificate)).await)
+            let identity = Identity::Remote(certificate);
+            Ok::<_, Infallible>(pipeline::handle(core, request, identity, Some(peer)).await)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -188,8 +212,20 @@ where
     tokio::select! {
         done = connection.as_mut() => return done,
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = left.notified() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
+}
+
+/// Whether a client should open another connection after this request, which may lead to another server.
+fn is_last(core: &Core) -> bool {
+    let chance = core.config.goaway_chance;
+    if chance <= 0.0 {
+        return false;
+    }
+    let mut bytes = [0u8; 4];
+    core.config.random.fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX) < chance
 }
 
 /// The server for callers in this process.
@@ -217,6 +253,6 @@ where
         // A caller may act for somebody else by putting that identity into the request.
         let user = request.extensions().get::<User>().cloned().unwrap_or_else(|| (*self.user).clone());
         let request = request.map(box_request);
-        Box::pin(async move { Ok(pipeline::handle(core, request, Identity::Local(user)).await) })
+        Box::pin(async move { Ok(pipeline::handle(core, request, Identity::Local(user), None).await) })
     }
 }

@@ -11,6 +11,11 @@ pub fn decode(ty: TypeRef<'_>, bytes: &[u8]) -> Result<(String, String, Value), 
     Ok((envelope.api_version, envelope.kind, value))
 }
 
+/// `apiVersion` and `kind` of an enveloped object.
+pub fn type_meta(bytes: &[u8]) -> Option<(String, String)> {
+    proto::unwrap(bytes).ok().map(|envelope| (envelope.api_version, envelope.kind))
+}
+
 /// A length-delimited field.
 pub fn field(out: &mut BytesMut, number: u8, bytes: &[u8]) {
     length_of(out, number, bytes.len());

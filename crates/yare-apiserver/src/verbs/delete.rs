@@ -70,6 +70,9 @@ fn options(call: &Call, body: &[u8]) -> ApiResult<DeleteOptions> {
         return DeleteOptions::parse(&call.query, None);
     }
     let value = codec::decode_loose(call, "", "v1", "DeleteOptions", body)?;
+    if let Some(record) = &call.audit {
+        record.request(&value);
+    }
     DeleteOptions::parse(&call.query, Some(&value))
 }
 

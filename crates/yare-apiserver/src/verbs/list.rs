@@ -199,7 +199,7 @@ fn respond(call: &Call, renderer: Renderer, metadata: Value, objects: Vec<Arc<Ob
     let encoding = renderer.accepted.encoding;
     let body = match encoding {
         Encoding::Json if !renderer.accepted.pretty => {
-            Body::stream(json_list(renderer, &metadata, objects, call.in_process))
+            json_list(renderer, &metadata, objects, call.in_process)
         }
         Encoding::Json | Encoding::Yaml => {
             let mut json = BytesMut::from(renderer.list_head(&metadata).as_bytes());
@@ -264,18 +264,19 @@ fn protobuf_item(renderer: &Renderer, object: &Object) -> ApiResult<Bytes> {
 
 /// The pieces of a list in JSON. In this process every object is a piece of its own, shared with the store;
 /// for a network they are copied together, since many small writes cost more than the copy.
-fn json_list(
-    renderer: Renderer,
-    metadata: &Value,
-    objects: Vec<Arc<Object>>,
-    shared: bool,
-) -> impl futures::Stream<Item = Bytes> + Send + 'static {
+fn json_list(renderer: Renderer, metadata: &Value, objects: Vec<Arc<Object>>, shared: bool) -> Body {
     let head = Bytes::from(renderer.list_head(metadata));
-    let state = ListState { renderer, objects, at: 0, pending: VecDeque::from([head]), done: false, shared };
-    stream::unfold(state, |mut state| async move {
+    let mut state =
+        ListState { renderer, objects, at: 0, pending: VecDeque::from([head]), done: false, shared };
+    let first = if shared { None } else { state.next() };
+    if let (Some(whole), true) = (&first, state.done) {
+        return Body::full(whole.clone());
+    }
+    let rest = stream::unfold(state, |mut state| async move {
         let piece = state.next();
         piece.map(|p| (p, state))
-    })
+    });
+    Body::stream(stream::iter(first).chain(rest))
 }
 
 struct ListState {

@@ -48,6 +48,10 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
         return Err(ApiError::unsupported_media_type(accepted));
     }
     let options = WriteOptions::parse(&call.query, "PatchOptions", Some(media), call.user_agent())?;
+    if let Some(record) = &call.audit {
+        // Every JSON document is one in YAML.
+        codec::from_yaml(&body).iter().for_each(|patch| record.patch(patch));
+    }
     let name = call.info.name.as_str();
     let run = async |make: &write::Make<'_>, apply: bool| {
         let update =

@@ -14,6 +14,8 @@ use crate::{
     body::{Body, Reply},
     codec,
     core::Call,
+    flow::{Ticket, watches::Watching},
+    metrics::Watched,
     negotiate::{Encoding, Shape},
     options::ListOptions,
     registry::Served,
@@ -52,7 +54,12 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     };
     let mut stream = Watch {
         core: call.core.clone(),
-        encoder: Encoder { renderer, columns_sent: false, shared: call.in_process },
+        encoder: Encoder {
+            renderer,
+            columns_sent: false,
+            shared: call.in_process,
+            watched: call.core.metrics.watches.of(served),
+        },
         selection,
         watcher: None,
         queue: VecDeque::new(),
@@ -63,6 +70,8 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
         batch_until: None,
         ended: false,
+        ticket: call.take_ticket(),
+        _watching: call.core.flow.watches.open(&call.info, &call.query),
     };
     let from = if initial {
         if let Some(wanted) = wanted {
@@ -129,6 +138,10 @@ struct Watch {
     /// When a network client that was just sent events gets the next.
     batch_until: Option<Instant>,
     ended: bool,
+    /// Seats, until the state at the start is sent.
+    ticket: Option<Ticket>,
+    /// Counts this watch among those that a write costs.
+    _watching: Option<Watching>,
 }
 
 /// How long events for one network client are gathered after others were sent.
@@ -159,6 +172,7 @@ impl Watch {
             if self.ended {
                 return None;
             }
+            self.ticket = None;
             if let Some(again) = self.batch_until.take() {
                 // A lone event goes out at once; a stream of them shares writes, which are what it costs.
                 sleep_until(again).await;
@@ -262,6 +276,7 @@ struct Encoder {
     renderer: Renderer,
     columns_sent: bool,
     shared: bool,
+    watched: Arc<Watched>,
 }
 
 impl Encoder {
@@ -280,13 +295,18 @@ impl Encoder {
                 "DELETED" => b"{\"type\":\"DELETED\",\"object\":",
                 _ => b"{\"type\":\"ERROR\",\"object\":",
             };
+            self.watched.event(prefix.len() + object.len() + 2);
             batch.push(Bytes::from_static(prefix));
             batch.push(object);
             batch.push(Bytes::from_static(b"}\n"));
             return;
         }
         match self.renderer.object(raw) {
-            Ok(object) => batch.push(self.frame(kind, object)),
+            Ok(object) => {
+                let frame = self.frame(kind, object);
+                self.watched.event(frame.len());
+                batch.push(frame);
+            }
             Err(error) => tracing::error!(%error, "an object at rest cannot be encoded for a watcher"),
         }
     }
