@@ -8,6 +8,8 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::{audit::AuditArgs, requests::RequestArgs};
+
 /// All of Kubernetes in one binary.
 #[derive(Parser, Debug)]
 #[command(name = "yare", version, about)]
@@ -141,6 +143,12 @@ pub struct ServerArgs {
     /// Registries (HOST:PORT) that are spoken to over plain HTTP.
     #[arg(long, env = "YARE_INSECURE_REGISTRY", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
+    /// About requests.
+    #[command(flatten)]
+    pub requests: RequestArgs,
+    /// About what is written down of them.
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// A file mode.

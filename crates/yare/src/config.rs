@@ -17,6 +17,8 @@ use serde_json::Value;
 const DEFAULT: &str = "/etc/yare/config.yaml";
 const FLAG: &str = "--config";
 const VARIABLE: &str = "YARE_CONFIG";
+/// Flags that must be said to be off.
+const ON_BY_DEFAULT: [&str; 2] = ["audit-webhook-batch-throttle-enable", "enable-priority-and-fairness"];
 
 /// The arguments with those of the configuration file before the command line's own.
 pub fn expand(args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
@@ -69,6 +71,9 @@ fn flags(yaml: &[u8]) -> anyhow::Result<Vec<OsString>> {
         for item in items {
             match item {
                 Value::Bool(true) => out.push(format!("--{name}").into()),
+                Value::Bool(false) if ON_BY_DEFAULT.contains(&name.as_str()) => {
+                    out.push(format!("--{name}=false").into());
+                }
                 Value::Bool(false) => {}
                 Value::String(text) => out.push(format!("--{name}={text}").into()),
                 Value::Number(number) => out.push(format!("--{name}={number}").into()),
@@ -86,7 +91,7 @@ mod tests {
     #[test]
     fn every_kind_of_value_becomes_a_flag() {
         let yaml = b"https-listen-port: 7443\ndisable: [dns, scheduler]\ndisable-agent: true\n\
-            write-kubeconfig-mode: '644'\nnode-name: node-a\n";
+            write-kubeconfig-mode: '644'\nnode-name: node-a\nenable-priority-and-fairness: false\n";
         let flags = flags(yaml).unwrap();
         assert_eq!(
             flags,
@@ -94,6 +99,7 @@ mod tests {
                 "--disable=dns",
                 "--disable=scheduler",
                 "--disable-agent",
+                "--enable-priority-and-fairness=false",
                 "--https-listen-port=7443",
                 "--node-name=node-a",
                 "--write-kubeconfig-mode=644",

@@ -1,6 +1,7 @@
 //! The `yare` binary: flags, configuration, wiring, nothing else.
 
 mod agent;
+mod audit;
 mod cleanup;
 mod cli;
 mod config;
@@ -9,6 +10,7 @@ mod image;
 mod kubeconfig;
 mod kubelet_arg;
 mod progress;
+mod requests;
 mod server;
 
 use std::process::ExitCode;

@@ -183,6 +183,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     config.runtime_config = runtime_config;
     config.objects = bootstrap::objects();
     config.objects.extend(agent::bootstrap_objects());
+    args.requests.apply(&mut config);
+    config.audit = args.audit.open(&config)?;
     let api = ApiServer::start(config).await?;
     let serve = tokio::spawn({
         let api = api.clone();

@@ -1,0 +1,86 @@
+//! Flags about requests: how many, how long, how they are spread out and told of the end.
+
+use std::time::Duration;
+
+use clap::{ArgAction, Args};
+use yare_apiserver::Config;
+
+/// Flags of `yare server` under kube-apiserver's names.
+#[derive(Args, Debug, Clone)]
+pub struct RequestArgs {
+    /// With --max-mutating-requests-inflight: the seats that priority levels share. Without priority and
+    /// fairness: requests that read at a time, 0 for any number.
+    #[arg(long, default_value_t = 400, env = "YARE_MAX_REQUESTS_INFLIGHT")]
+    pub max_requests_inflight: usize,
+    /// The same for requests that write.
+    #[arg(long, default_value_t = 200, env = "YARE_MAX_MUTATING_REQUESTS_INFLIGHT")]
+    pub max_mutating_requests_inflight: usize,
+    /// Queue requests fairly by FlowSchemas and PriorityLevelConfigurations.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "YARE_ENABLE_PRIORITY_AND_FAIRNESS")]
+    pub enable_priority_and_fairness: bool,
+    /// How long a request may take that is no watch or stream.
+    #[arg(long, default_value = "1m0s", value_parser = positive, env = "YARE_REQUEST_TIMEOUT")]
+    pub request_timeout: Duration,
+    /// Chance that a request over HTTP/2 is the last one of its connection, 0 to 0.02: clients then connect
+    /// again, perhaps to another server behind the same balancer.
+    #[arg(long, default_value_t = 0.0, value_parser = chance, env = "YARE_GOAWAY_CHANCE")]
+    pub goaway_chance: f64,
+    /// How long requests are still taken after /readyz has begun to fail at the end.
+    #[arg(long, default_value = "0s", value_parser = duration, env = "YARE_SHUTDOWN_DELAY_DURATION")]
+    pub shutdown_delay_duration: Duration,
+}
+
+impl RequestArgs {
+    /// Sets up the API server.
+    pub fn apply(&self, config: &mut Config) {
+        config.flow.fair = self.enable_priority_and_fairness;
+        config.flow.readonly = self.max_requests_inflight;
+        config.flow.mutating = self.max_mutating_requests_inflight;
+        config.flow.request_timeout = self.request_timeout;
+        config.goaway_chance = self.goaway_chance;
+        config.shutdown_delay = self.shutdown_delay_duration;
+    }
+}
+
+/// A duration such as 1m30s.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    yare_apiserver::deadline::parse(text)?.ok_or_else(|| format!("{text} is negative"))
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|d| if d.is_zero() { Err("must be more than zero".into()) } else { Ok(d) })
+}
+
+fn chance(text: &str) -> Result<f64, String> {
+    let chance: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    if (0.0..=0.02).contains(&chance) { Ok(chance) } else { Err("must be from 0 to 0.02".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        requests: RequestArgs,
+    }
+
+    #[test]
+    fn flags() {
+        let parse = |args: &[&str]| {
+            Flags::try_parse_from([&["x"], args].concat()).map(|f| f.requests).map_err(|e| e.to_string())
+        };
+        let all = parse(&[]).unwrap();
+        assert!(all.enable_priority_and_fairness);
+        assert_eq!(all.request_timeout, Duration::from_secs(60));
+        let set = parse(&["--enable-priority-and-fairness=false", "--request-timeout=5s"]).unwrap();
+        assert!(!set.enable_priority_and_fairness);
+        assert_eq!(set.request_timeout, Duration::from_secs(5));
+        for bad in ["--request-timeout=0s", "--goaway-chance=0.5", "--shutdown-delay-duration=x"] {
+            assert!(parse(&[bad]).is_err(), "{bad}");
+        }
+    }
+}
