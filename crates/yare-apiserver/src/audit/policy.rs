@@ -216,7 +216,8 @@ impl Rule {
             }
         }
         check_stages(&self.omit_stages, &format!("{path}.omitStages"), errors);
-        if !self.non_resource_urls.is_empty() && !(self.resources.is_empty() && self.namespaces.is_empty()) {
+        let of_resources = !self.resources.is_empty() || !self.namespaces.is_empty();
+        if !self.non_resource_urls.is_empty() && of_resources {
             errors.push(format!(
                 "{path}.nonResourceURLs: Invalid value: {:?}: rules cannot apply to both regular resources and non-resource URLs",
                 self.non_resource_urls

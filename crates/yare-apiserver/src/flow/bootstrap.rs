@@ -18,7 +18,9 @@ pub struct Wanted {
 }
 
 /// Name, shares, lendable percent, and queues with the size of a hand.
-const LEVELS: &[(&str, u32, u32, Option<(u32, u32)>)] = &[
+type Level = (&'static str, u32, u32, Option<(u32, u32)>);
+
+const LEVELS: &[Level] = &[
     (EXEMPT, 0, 0, None),
     (CATCH_ALL, 5, 0, None),
     ("system", 30, 33, Some((64, 6))),

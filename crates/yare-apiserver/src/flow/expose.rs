@@ -111,6 +111,9 @@ const FLOW_VALUES: &[OfFlow] = &[
     ),
 ];
 
+/// Adds what there is to say of one flow, under the labels of its schema and level.
+type AddFlow<'a> = &'a dyn Fn(&mut Page, [(&str, &str); 2], &FlowStats);
+
 fn full(name: &str) -> String {
     format!("apiserver_flowcontrol_{name}")
 }
@@ -242,7 +245,7 @@ fn expose_levels(page: &mut Page, levels: &[Level]) {
 }
 
 fn expose_flows(page: &mut Page, levels: &[Level]) {
-    let each = |page: &mut Page, add: &dyn Fn(&mut Page, [(&str, &str); 2], &FlowStats)| {
+    let each = |page: &mut Page, add: AddFlow<'_>| {
         for level in levels {
             for (schema, stats) in &level.flows {
                 add(page, [("flow_schema", schema), ("priority_level", &level.name)], stats);

@@ -284,6 +284,7 @@ async fn keep(core: &Arc<Core>, plural: &str, wanted: &Wanted) -> ApiResult<()> 
         make: &make,
         apply: false,
         retry: false,
+        view: None,
     };
     match write::update(&update).await {
         // Somebody else changed it: it is looked at again then.

@@ -241,7 +241,6 @@ mod tests {
         let others = [exempt, level(100, 50, 300, 100.0, 100.0), level(200, 20, 500, 200.0, 200.0)];
         // 20 seats are left, fewer than the lower bounds: those hold all the same.
         assert_eq!(distribute(&others).current, [280, 50, 20]);
-        let mut exempt = exempt;
         exempt.demand.last.max = 100.0;
         let others = [exempt, others[1], others[2]];
         // 200 are left: between the lower bounds (70) and what is used (300).

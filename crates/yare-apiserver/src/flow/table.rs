@@ -217,7 +217,7 @@ impl Table {
         let standing: Vec<Value> = bootstrap::schemas().filter(|w| w.mandatory).map(|w| w.object).collect();
         let missing = |name: &str| -> Option<&Value> {
             let named = |o: &&Value| o.str_at("metadata.name") == name;
-            if used.iter().any(|o| named(o)) { None } else { standing.iter().find(named) }
+            if used.iter().any(named) { None } else { standing.iter().find(named) }
         };
         let (first, last) = (missing(bootstrap::EXEMPT), missing(bootstrap::CATCH_ALL));
         let ordered: Vec<&Value> = first.into_iter().chain(used.iter().copied()).chain(last).collect();

@@ -257,6 +257,7 @@ async fn call(
     };
     let metrics = &attributes.admission().metrics;
     metrics.webhook(&hook.name, kind, attributes.operation, outcome, started.elapsed());
+    attributes.call.exclude(started.elapsed());
     match done {
         Ok(changed) => {
             Ok(changed.filter(|_| !matches!(attributes.operation, Operation::Delete | Operation::Connect)))
