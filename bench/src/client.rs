@@ -119,6 +119,30 @@ impl Connection {
         Ok((response.status(), response.into_body()))
     }
 
+    /// Sends a request in the name of another user, who is in one group; in one's own where `user` is empty.
+    pub async fn send_as(
+        &mut self,
+        method: Method,
+        path: &str,
+        user: &str,
+        group: &str,
+    ) -> anyhow::Result<(StatusCode, Incoming)> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.authority))
+            .header(header::ACCEPT, JSON)
+            .header(header::USER_AGENT, "yare-bench");
+        if !user.is_empty() {
+            request = request.header("impersonate-user", user).header("impersonate-group", group);
+        }
+        let request = request.body(Full::new(Bytes::new()))?;
+        self.sender.ready().await?;
+        let response = timeout(ANSWER_TIMEOUT, self.sender.send_request(request))
+            .await
+            .with_context(|| format!("{path}: no answer in {ANSWER_TIMEOUT:?}"))??;
+        Ok((response.status(), response.into_body()))
+    }
+
     /// Sends a request that must succeed; the body of the answer.
     async fn call(&mut self, method: Method, path: &str, kind: &str, body: Bytes) -> anyhow::Result<Bytes> {
         let (status, answer) = self.send(method.clone(), path, kind, body).await?;

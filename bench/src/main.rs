@@ -7,6 +7,7 @@
 mod api;
 mod client;
 mod node;
+mod overload;
 mod process;
 mod server;
 mod start;
@@ -32,7 +33,7 @@ struct Args {
     parts: Vec<String>,
 }
 
-const PARTS: [&str; 3] = ["start", "api", "node"];
+const PARTS: [&str; 4] = ["start", "api", "overload", "node"];
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,8 @@ pub struct Scale {
     updates: usize,
     /// Pods that really start.
     pods: usize,
+    /// How long a server is overloaded.
+    overload_s: u64,
 }
 
 const FULL: Scale = Scale {
@@ -67,6 +70,7 @@ const FULL: Scale = Scale {
     watchers: 100,
     updates: 1000,
     pods: 50,
+    overload_s: 20,
 };
 
 const QUICK: Scale = Scale {
@@ -79,6 +83,7 @@ const QUICK: Scale = Scale {
     watchers: 10,
     updates: 50,
     pods: 5,
+    overload_s: 3,
 };
 
 fn main() -> ExitCode {
@@ -93,6 +98,7 @@ fn main() -> ExitCode {
                 let result = match part.as_str() {
                     "start" => start::measure(&args.binary, scale, &mut table).await,
                     "api" => api::measure(&args.binary, scale, &mut table).await,
+                    "overload" => overload::measure(&args.binary, scale, &mut table).await,
                     "node" => node::measure(&args.binary, scale, &mut table).await,
                     _ => Err(anyhow::anyhow!("there are only the parts {}", PARTS.join(", "))),
                 };

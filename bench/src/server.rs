@@ -35,6 +35,7 @@ pub struct Server {
     directory: tempfile::TempDir,
     run: tempfile::TempDir,
     agent: bool,
+    flags: Vec<String>,
     child: Option<Child>,
     started: Instant,
 }
@@ -42,6 +43,11 @@ pub struct Server {
 impl Server {
     /// Starts a server with fresh directories, with a node or without.
     pub fn start(binary: &Path, agent: bool) -> anyhow::Result<Self> {
+        Self::start_with(binary, agent, &[])
+    }
+
+    /// The same with further flags.
+    pub fn start_with(binary: &Path, agent: bool, flags: &[&str]) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("yare-bench-").tempdir()?;
         // Paths of sockets must be short.
         let under = if Path::new("/run").is_dir() && agent { Path::new("/run") } else { directory.path() };
@@ -52,7 +58,9 @@ impl Server {
             .or_else(|_| fs::copy(binary, &own).map(drop))
             .with_context(|| binary.display().to_string())?;
         fs::write(directory.path().join("resolv.conf"), "")?;
-        let mut server = Self { binary: own, directory, run, agent, child: None, started: Instant::now() };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut server =
+            Self { binary: own, directory, run, agent, flags, child: None, started: Instant::now() };
         server.launch()?;
         Ok(server)
     }
@@ -69,6 +77,7 @@ impl Server {
         if !self.agent {
             command.arg("--disable-agent");
         }
+        command.args(&self.flags);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.started = Instant::now();
         self.child = Some(command.spawn()?);
