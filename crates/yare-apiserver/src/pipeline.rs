@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     aggregation,
     audit::{self, Record, Stage},
-    auth::{self, Credentials, User},
+    auth::{self, Credentials, Peer, User, authenticators::front_proxy},
     body::{self, Reply, RequestBody, Sent, Tail},
     codec,
     core::{Call, Core},
@@ -40,8 +40,8 @@ use crate::{
 pub enum Identity {
     /// In this process: by whoever handed the service out.
     Local(User),
-    /// Over a connection, by the certificate's user and by headers.
-    Remote(Option<Arc<User>>),
+    /// Over a connection, by the certificate it showed and by headers.
+    Remote(Option<Arc<Peer>>),
 }
 
 /// Answers a request, whatever happens in it. `peer`: the address it came from.
@@ -342,13 +342,14 @@ impl Way<'_> {
             }
         };
         let certificate = matches!(identity, Identity::Remote(Some(_)));
-        let mut user = match who(&self.core, identity, &parts.headers) {
-            Ok(user) => user,
-            Err(error) => {
-                let why = attempted(&parts.headers, &self.query, certificate);
-                return self.refuse(&parts, &error, &why).await;
-            }
-        };
+        let Known { mut user, annotations, warnings } =
+            match who(&self.core, identity, &mut parts.headers, &self.info) {
+                Ok(known) => known,
+                Err(error) => {
+                    let why = attempted(&parts.headers, &self.query, certificate);
+                    return self.refuse(&parts, &error, &why).await;
+                }
+            };
         if let Some(record) = self.record(&parts, Some(&user)) {
             // Set once.
             let record = self.record.get_or_init(|| record);
@@ -370,6 +371,12 @@ impl Way<'_> {
         call.received = received;
         call.peer = peer;
         call.audit = record.get().cloned();
+        for (key, value) in annotations {
+            call.annotate(key, value);
+        }
+        for warning in warnings {
+            call.warn(warning);
+        }
         let call = Arc::new(call);
         let long = long_running.then(|| Long::new(&call.core, &call.method, &call.info));
         let (mut reply, uids) = admitted(&call, body, &mut upgrade, deadline).await;
@@ -386,13 +393,31 @@ impl Way<'_> {
     }
 }
 
-fn who(core: &Core, identity: Identity, headers: &http::HeaderMap) -> ApiResult<User> {
-    match identity {
-        Identity::Local(user) => Ok(user),
-        Identity::Remote(certificate) => {
-            auth::authenticate(core, &Credentials { headers, certificate: certificate.as_deref() })
+/// The caller, and what its credentials give rise to.
+#[derive(Default)]
+struct Known {
+    user: User,
+    annotations: Vec<(&'static str, String)>,
+    warnings: Vec<String>,
+}
+
+fn who(
+    core: &Arc<Core>,
+    identity: Identity,
+    headers: &mut http::HeaderMap,
+    info: &RequestInfo,
+) -> ApiResult<Known> {
+    let certificate = match identity {
+        Identity::Local(user) => return Ok(Known { user, ..Known::default() }),
+        Identity::Remote(_) if core.config.auth.permissive => {
+            return Ok(Known { user: User::admin(), ..Known::default() });
         }
-    }
+        Identity::Remote(certificate) => certificate,
+    };
+    let credentials = Credentials { headers, certificate: certificate.as_deref(), path: &info.path };
+    let known = auth::authenticate(core, &credentials)?;
+    front_proxy::clear(core.config.auth.authorities.load().front_proxy.as_ref(), headers);
+    Ok(Known { user: (*known.user).clone(), annotations: known.annotations, warnings: known.warnings })
 }
 
 /// How a caller tried to say who it is, for audit.

@@ -12,7 +12,10 @@ use yare_schema::field::{FieldError, Path};
 
 use crate::{
     admission::{self, Attributes, Operation},
-    auth::{self, User},
+    auth::{
+        self, User,
+        authenticators::{self, Bearer},
+    },
     body::Reply,
     core::Call,
     options::WriteOptions,
@@ -69,11 +72,12 @@ fn token(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
         return Err(ApiError::invalid(served.group_kind(), "", &[error]));
     }
     let audiences: Vec<String> = object.strings("spec.audiences").iter().map(|a| (*a).to_owned()).collect();
-    let status = match auth::token_user(&call.core, &text, &audiences) {
-        Ok((user, audiences)) => {
-            let mut status = json!({ "authenticated": true, "user": user.to_json() });
-            if !audiences.is_empty() {
-                status["audiences"] = audiences.into();
+    let bearer = Bearer { token: &text, audiences: (!audiences.is_empty()).then_some(&audiences) };
+    let status = match authenticators::review(&call.core, bearer) {
+        Ok(known) => {
+            let mut status = json!({ "authenticated": true, "user": known.user.to_json() });
+            if !known.audiences.is_empty() {
+                status["audiences"] = known.audiences.into();
             }
             status
         }

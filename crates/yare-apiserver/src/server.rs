@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    auth::{self, User},
+    auth::{self, Peer, User},
     body::{Body, BoxError, box_request},
     bootstrap,
     core::{Config, Core},
@@ -172,14 +172,17 @@ async fn connection(
             }
             let stream = accepted??;
             // Read once for all requests of the connection.
-            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-            let user = leaf.and_then(|leaf| User::from_certificate(leaf)).map(Arc::new);
-            http(core, TokioIo::new(stream), peer, user).await
+            let chain = stream.get_ref().1.peer_certificates();
+            let certificate = chain.map(|chain| {
+                let authorities = core.config.auth.authorities.load_full();
+                Arc::new(Peer::new(chain, &authorities, core.now().as_second()))
+            });
+            http(core, TokioIo::new(stream), peer, certificate).await
         }
     }
 }
 
-async fn http<I>(core: Arc<Core>, io: I, peer: IpAddr, certificate: Option<Arc<User>>) -> Result<(), BoxError>
+async fn http<I>(core: Arc<Core>, io: I, peer: IpAddr, certificate: Option<Arc<Peer>>) -> Result<(), BoxError>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {

@@ -18,10 +18,14 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use yare_apiserver::{ApiServer, Auth, Config};
+use yare_apiserver::{
+    ApiServer, Auth, Config,
+    auth::{Authorities, authenticators::front_proxy::FrontProxy},
+};
 use yare_auth::{
+    User,
     pki::{Authority, KeyPairPem, Pki, Subject, Usage},
-    tls::{self, Speaks},
+    tls::{self, ClientAuthority, Speaks},
     token::Signer,
 };
 
@@ -55,8 +59,16 @@ async fn cluster() -> Cluster {
     .unwrap();
     config.openid = Some((signer.openid_configuration("https://x/openid/v1/jwks"), signer.jwks()));
     config.auth = Auth::new(Some(Arc::new(signer)));
+    config.auth.authorities.store(Arc::new(Authorities {
+        clients: Some(ClientAuthority::new(&ca.certificate).unwrap()),
+        front_proxy: Some(FrontProxy::new(
+            ClientAuthority::new(&pki.front_proxy.certificate).unwrap(),
+            vec!["front-proxy-client".into()],
+        )),
+    }));
+    config.auth.tokens.add("static-token", User { uid: "7".into(), ..User::new("jane", &["dev"]) });
     config.objects = yare_auth::bootstrap::objects();
-    config.tls = Some(tls::server(&serving, &ca.certificate, Speaks::Both).unwrap());
+    config.tls = Some(config.auth.authorities.load().server(&serving).unwrap());
     config.kubelet_tls = Some(tls::client(&client, &ca.certificate, Speaks::Http1).unwrap());
     let api = ApiServer::start(config).await.unwrap();
     let listener = ApiServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -195,6 +207,111 @@ async fn who_may_what() {
     assert_eq!(cluster.json(None, get, "/openid/v1/jwks", &[], &none).await.0, 403);
     cluster.api.shutdown().await;
     drop(cluster.dir);
+}
+
+/// How a caller shows who it is, and who the server says it is (empty: 401).
+#[tokio::test]
+async fn who_is_known() {
+    let cluster = cluster().await;
+    let (ca, proxies) = (&cluster.pki.cluster, &cluster.pki.front_proxy);
+    let admin = issue(ca, Usage::Client, "root", &["system:masters"]);
+    let jane = issue(ca, Usage::Client, "jane", &["dev"]);
+    let proxy = issue(proxies, Usage::Client, "front-proxy-client", &[]);
+    let other = issue(proxies, Usage::Client, "some-proxy", &[]);
+    let secret = |id: &str, expiration: &str| {
+        json!({
+            "metadata": {"name": format!("bootstrap-token-{id}")}, "type": "bootstrap.kubernetes.io/token",
+            "stringData": {
+                "token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
+                "auth-extra-groups": "system:bootstrappers:edge", "expiration": expiration,
+            },
+        })
+    };
+    let secrets = "/api/v1/namespaces/kube-system/secrets";
+    for (id, expiration) in [("abcdef", "2999-01-01T00:00:00Z"), ("fedcba", "2020-01-01T00:00:00Z")] {
+        let (code, answer) =
+            cluster.json(Some(&admin), Method::POST, secrets, &[], &secret(id, expiration)).await;
+        assert_eq!(code, 201, "{answer}");
+    }
+    let named = [("x-remote-user", "eve"), ("x-remote-group", "ops"), ("x-remote-extra-acme%2fkey", "v")];
+    let bearer = |token: &'static str| [("authorization", token)];
+    let cases: &[(&str, Option<&KeyPairPem>, &[(&str, &str)], &str)] = &[
+        ("a certificate", Some(&jane), &[], "jane dev,system:authenticated"),
+        ("a static token", None, &bearer("Bearer static-token"), "jane dev,system:authenticated"),
+        ("a wrong one", None, &bearer("Bearer static-tokem"), ""),
+        (
+            "a wrong one beside a certificate",
+            Some(&jane),
+            &bearer("Bearer nonsense"),
+            "jane dev,system:authenticated",
+        ),
+        (
+            "a bootstrap token",
+            None,
+            &bearer("Bearer abcdef.0123456789abcdef"),
+            "system:bootstrap:abcdef system:bootstrappers,system:bootstrappers:edge,system:authenticated",
+        ),
+        ("one with another secret", None, &bearer("Bearer abcdef.0123456789abcdee"), ""),
+        ("one whose time is over", None, &bearer("Bearer fedcba.0123456789abcdef"), ""),
+        ("a proxy's word", Some(&proxy), &named, "eve ops,system:authenticated"),
+        ("the word of a proxy of another name", Some(&other), &named, ""),
+        (
+            "the same words without a proxy's certificate",
+            Some(&jane),
+            &named,
+            "jane dev,system:authenticated",
+        ),
+        ("nothing", None, &[], "system:anonymous system:unauthenticated"),
+        ("words alone", None, &named, "system:anonymous system:unauthenticated"),
+    ];
+    for (what, pair, headers, wanted) in cases {
+        // Nobody may see this path, and the refusal names who asked.
+        let (code, status) = cluster.json(*pair, Method::GET, "/secret/place", headers, &Value::Null).await;
+        if wanted.is_empty() {
+            assert_eq!((code, &status["reason"]), (401, &json!("Unauthorized")), "{what}");
+            continue;
+        }
+        let (name, groups) = wanted.split_once(' ').unwrap();
+        assert_eq!(code, 403, "{what}: {status}");
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains(&format!("User \"{name}\" cannot get path")), "{what}: {message}");
+        if name == "system:anonymous" {
+            continue;
+        }
+        let me = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        let (code, review) = cluster.json(*pair, Method::POST, me, headers, &json!({})).await;
+        assert_eq!(code, 201, "{what}: {review}");
+        let info = &review["status"]["userInfo"];
+        let mut groups: Vec<&str> = groups.split(',').collect();
+        let mut found: Vec<&str> =
+            info["groups"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        groups.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, groups, "{what}");
+        if name == "eve" {
+            assert_eq!(info["extra"]["acme/key"], json!(["v"]));
+        }
+    }
+    // A review tells of others' tokens, and for which audiences they are good.
+    let review = |token: &str, audiences: Value| json!({"spec": {"token": token, "audiences": audiences}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    for (token, audiences, wanted) in [
+        ("static-token", json!(null), json!(true)),
+        ("static-token", json!(["https://kubernetes.default.svc"]), json!(true)),
+        ("static-token", json!(["elsewhere"]), Value::Null),
+        ("nonsense", json!(null), Value::Null),
+    ] {
+        let body = review(token, audiences.clone());
+        let (_, answer) = cluster.json(Some(&admin), Method::POST, reviews, &[], &body).await;
+        assert_eq!(answer["status"]["authenticated"], wanted, "{token} {audiences}: {answer}");
+        if wanted.is_null() {
+            assert_eq!(answer["status"]["error"], "invalid bearer token", "{token} {audiences}");
+        } else {
+            assert_eq!(answer["status"]["user"]["uid"], "7");
+            assert_eq!(answer["status"]["audiences"], audiences);
+        }
+    }
+    cluster.api.shutdown().await;
 }
 
 #[tokio::test]

@@ -4,9 +4,14 @@
 //! No network and no store: the API server feeds this crate what changes and asks it.
 
 pub mod bootstrap;
+pub mod bootstrap_token;
+pub mod cache;
+pub mod gotext;
+pub mod jws;
 pub mod node;
 pub mod pki;
 pub mod rbac;
+pub mod static_tokens;
 pub mod tls;
 pub mod token;
 pub mod user;

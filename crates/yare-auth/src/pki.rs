@@ -271,6 +271,12 @@ pub fn der(pem: &str) -> Option<Vec<u8>> {
     x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok().map(|(_, pem)| pem.contents)
 }
 
+/// Until when a certificate (DER) is valid, Unix seconds.
+pub fn not_after_s(der: &[u8]) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
 fn still_good(pem: &str, subject: &Subject<'_>) -> bool {
     let Some(der) = der(pem) else { return false };
     let Ok((_, cert)) = x509_parser::parse_x509_certificate(&der) else { return false };
@@ -377,7 +383,7 @@ mod tests {
         let subject =
             Subject { common_name: "system:node:n1", organizations: &["system:nodes"], ..Subject::default() };
         let pair = pki.cluster.issue(Usage::Client, &subject, LEAF_VALIDITY).unwrap();
-        let user = User::from_certificate(&der(&pair.certificate).unwrap()).unwrap();
+        let user = User::from_certificate(&der(&pair.certificate).unwrap()).unwrap().unwrap();
         assert_eq!(user.name, "system:node:n1");
         assert_eq!(user.groups, ["system:nodes", "system:authenticated"]);
         assert_eq!(user.node_name(), Some("n1"));

@@ -10,9 +10,13 @@ use std::{
 };
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use yare_schema::selector::{FieldOperator, FieldRequirement, Requirement};
 
-use crate::user::{MASTERS, User};
+use crate::{
+    gotext,
+    user::{MASTERS, User},
+};
 
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +25,8 @@ pub struct Action<'a> {
     pub verb: &'a str,
     /// API group, empty for core.
     pub group: &'a str,
+    /// API version; `*` or empty: any.
+    pub version: &'a str,
     /// Plural resource; empty for a [`path`](Self::path).
     pub resource: &'a str,
     /// Subresource.
@@ -31,8 +37,20 @@ pub struct Action<'a> {
     pub name: &'a str,
     /// The path of what is not a resource (`/healthz`).
     pub path: &'a str,
-    /// The node that the request's field selector is confined to (`spec.nodeName=…`).
-    pub selected_node: &'a str,
+    /// The field selector that confines a list, watch or collection deletion. Requirements only narrow, so
+    /// those that could not be read are left out.
+    pub fields: &'a [FieldRequirement],
+    /// The label selector, in the same way.
+    pub labels: &'a [Requirement],
+}
+
+impl Action<'_> {
+    /// Whether the field selector confines the action to objects whose `field` is `value`.
+    pub fn selects(&self, field: &str, value: &str) -> bool {
+        self.fields
+            .iter()
+            .any(|r| &*r.field == field && r.operator == FieldOperator::Equals && &*r.value == value)
+    }
 }
 
 /// What an authorizer says.
@@ -40,6 +58,8 @@ pub struct Action<'a> {
 pub enum Decision {
     /// Yes, for this reason.
     Allow(String),
+    /// No, whatever the authorizers after this one would say.
+    Deny(String),
     /// Not that it knows; the text says what was missing.
     NoOpinion(String),
 }
@@ -71,6 +91,15 @@ impl Rule {
         verb && self.api_groups.iter().any(|g| g == "*" || g == action.group)
             && self.resources.iter().any(|r| resource_matches(r, action.resource, action.subresource))
             && (self.resource_names.is_empty() || self.resource_names.iter().any(|n| n == action.name))
+    }
+
+    /// The rules that allow everything.
+    pub fn everything() -> [Self; 2] {
+        let all = || vec!["*".to_owned()];
+        [
+            Self { verbs: all(), api_groups: all(), resources: all(), ..Self::default() },
+            Self { verbs: all(), non_resource_urls: all(), ..Self::default() },
+        ]
     }
 
     /// The rule as it stands in an API object.
@@ -174,15 +203,6 @@ enum Subject {
     Group(String),
 }
 
-impl Subject {
-    fn describe(&self) -> String {
-        match self {
-            Self::User(name) => format!("User {name:?}"),
-            Self::Group(name) => format!("Group {name:?}"),
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 struct Binding {
     role_kind: RoleKind,
@@ -204,8 +224,63 @@ struct Tables {
     cluster_bindings: BTreeMap<String, Binding>,
     bindings: BTreeMap<String, Binding>,
     /// Which bindings name a subject.
-    by_subject: HashMap<Subject, BTreeSet<String>>,
-    cluster_by_subject: HashMap<Subject, BTreeSet<String>>,
+    by_subject: BySubject,
+    cluster_by_subject: BySubject,
+}
+
+/// Keys of bindings by whom they name. Two maps, so that a look-up borrows the name it has.
+#[derive(Default)]
+struct BySubject {
+    users: HashMap<String, BTreeSet<String>>,
+    groups: HashMap<String, BTreeSet<String>>,
+}
+
+impl BySubject {
+    fn map(&mut self, subject: &Subject) -> (&mut HashMap<String, BTreeSet<String>>, String) {
+        match subject {
+            Subject::User(name) => (&mut self.users, name.clone()),
+            Subject::Group(name) => (&mut self.groups, name.clone()),
+        }
+    }
+
+    fn add(&mut self, subject: &Subject, key: &str) {
+        let (map, name) = self.map(subject);
+        map.entry(name).or_default().insert(key.to_owned());
+    }
+
+    fn remove(&mut self, subject: &Subject, key: &str) {
+        let (map, name) = self.map(subject);
+        if let Some(keys) = map.get_mut(&name) {
+            keys.remove(key);
+            if keys.is_empty() {
+                map.remove(&name);
+            }
+        }
+    }
+
+    fn of(&self, subject: Named<'_>) -> impl Iterator<Item = &String> {
+        let keys = match subject {
+            Named::User(name) => self.users.get(name),
+            Named::Group(name) => self.groups.get(name),
+        };
+        keys.into_iter().flatten()
+    }
+}
+
+/// A user or group that is looked for.
+#[derive(Clone, Copy)]
+enum Named<'a> {
+    User(&'a str),
+    Group(&'a str),
+}
+
+impl Named<'_> {
+    fn describe(self) -> String {
+        match self {
+            Self::User(name) => format!("User {name:?}"),
+            Self::Group(name) => format!("Group {name:?}"),
+        }
+    }
 }
 
 /// The most parts that the rules of one grant are taken apart into.
@@ -252,33 +327,23 @@ impl Rbac {
             None if missing.is_empty() => Decision::NoOpinion(String::new()),
             None => {
                 let missing: Vec<String> = missing.into_iter().collect();
-                Decision::NoOpinion(format!("RBAC: {}", wrap(&missing)))
+                Decision::NoOpinion(format!("RBAC: {}", gotext::aggregate(&missing)))
             }
         }
     }
 
-    /// All rules that hold for `user` in `namespace`.
-    pub fn rules_for(&self, user: &User, namespace: &str) -> Vec<Rule> {
+    /// All rules that hold for `user` in `namespace`, and in one line what could not be found.
+    pub fn rules_for(&self, user: &User, namespace: &str) -> (Vec<Rule>, String) {
         if user.in_group(MASTERS) {
-            let all = || vec!["*".to_owned()];
-            let resources = Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() };
-            let urls = Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() };
-            return vec![resources, urls];
+            return (Rule::everything().into(), String::new());
         }
-        let mut out = Vec::new();
-        self.visit(user, namespace, &mut BTreeSet::new(), |rules, _| {
+        let (mut out, mut missing) = (Vec::new(), BTreeSet::new());
+        self.visit(user, namespace, &mut missing, |rules, _| {
             out.extend_from_slice(rules);
             None::<()>
         });
-        out
-    }
-
-    /// `status` of a `SelfSubjectRulesReview` for `user` in `namespace`.
-    pub fn rules_review(&self, user: &User, namespace: &str) -> Value {
-        let (urls, resources): (Vec<Rule>, Vec<Rule>) =
-            self.rules_for(user, namespace).into_iter().partition(|r| !r.non_resource_urls.is_empty());
-        let list = |rules: &[Rule]| rules.iter().map(Rule::to_json).collect::<Vec<_>>();
-        json!({"incomplete": false, "resourceRules": list(&resources), "nonResourceRules": list(&urls)})
+        let missing: Vec<String> = missing.into_iter().collect();
+        (out, gotext::aggregate(&missing))
     }
 
     /// The rules that a role object or the role a binding refers to holds; `None` where it does not exist.
@@ -291,7 +356,7 @@ impl Rbac {
     /// grant more than he has. A rule of more than [`MAX_PARTS`] is held as a whole or not at all, for their
     /// number is the product of lists that a request may make long.
     pub fn not_held(&self, user: &User, namespace: &str, rules: &[Rule]) -> Vec<Rule> {
-        let held = self.rules_for(user, namespace);
+        let (held, _) = self.rules_for(user, namespace);
         let is_held = |part: &Rule| held.iter().any(|own| own.covers(part));
         let mut budget = MAX_PARTS;
         let mut missing = Vec::new();
@@ -319,10 +384,10 @@ impl Rbac {
         T: Sized,
     {
         let tables = self.tables.read().unwrap_or_else(|e| e.into_inner());
-        let subjects = std::iter::once(Subject::User(user.name.clone()))
-            .chain(user.groups.iter().map(|g| Subject::Group(g.clone())));
+        let subjects =
+            std::iter::once(Named::User(&user.name)).chain(user.groups.iter().map(|g| Named::Group(g)));
         for subject in subjects {
-            for name in tables.cluster_by_subject.get(&subject).into_iter().flatten() {
+            for name in tables.cluster_by_subject.of(subject) {
                 let Some(binding) = tables.cluster_bindings.get(name) else { continue };
                 let Some(rules) = tables.cluster_roles.get(&binding.role) else {
                     missing.insert(not_found("clusterrole", &binding.role));
@@ -339,7 +404,7 @@ impl Rbac {
             if namespace.is_empty() {
                 continue;
             }
-            for key in tables.by_subject.get(&subject).into_iter().flatten() {
+            for key in tables.by_subject.of(subject) {
                 let Some((place, name)) = key.split_once('/') else { continue };
                 if place != namespace {
                     continue;
@@ -370,14 +435,6 @@ fn not_found(kind: &str, name: &str) -> String {
     format!("{kind}.rbac.authorization.k8s.io {name:?} not found")
 }
 
-/// Several errors in one line, as Go's aggregates write them.
-fn wrap(errors: &[String]) -> String {
-    match errors {
-        [one] => one.clone(),
-        many => format!("[{}]", many.join(", ")),
-    }
-}
-
 fn apply_role(roles: &mut HashMap<String, Arc<[Rule]>>, key: &str, object: Option<&[u8]>) {
     #[derive(Deserialize, Default)]
     #[serde(default)]
@@ -397,23 +454,18 @@ fn apply_role(roles: &mut HashMap<String, Arc<[Rule]>>, key: &str, object: Optio
 
 fn apply_binding(
     bindings: &mut BTreeMap<String, Binding>,
-    by_subject: &mut HashMap<Subject, BTreeSet<String>>,
+    by_subject: &mut BySubject,
     key: &str,
     object: Option<&[u8]>,
 ) {
     if let Some(old) = bindings.remove(key) {
-        for subject in old.subjects {
-            if let Some(keys) = by_subject.get_mut(&subject) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    by_subject.remove(&subject);
-                }
-            }
+        for subject in &old.subjects {
+            by_subject.remove(subject, key);
         }
     }
     let Some(binding) = object.and_then(|json| read_binding(key, json)) else { return };
     for subject in &binding.subjects {
-        by_subject.entry(subject.clone()).or_default().insert(key.to_owned());
+        by_subject.add(subject, key);
     }
     bindings.insert(key.to_owned(), binding);
 }
@@ -453,23 +505,38 @@ fn read_binding(key: &str, json: &[u8]) -> Option<Binding> {
     Some(Binding { role_kind, role: raw.role_ref.name, subjects: subjects.collect() })
 }
 
-/// How upstream writes rules in the message that refuses an escalation.
+/// How upstream writes rules in the message that refuses an escalation: those that differ in their verb only
+/// become one, and they stand in order.
 pub fn describe_rules(rules: &[Rule]) -> String {
-    let mut lines: Vec<String> = rules
+    let mut compact: Vec<Rule> = Vec::new();
+    for rule in rules {
+        let simple =
+            rule.api_groups.len() == 1 && rule.resources.len() == 1 && rule.resource_names.len() <= 1;
+        let like = |other: &&mut Rule| {
+            other.api_groups == rule.api_groups
+                && other.resources == rule.resources
+                && other.resource_names == rule.resource_names
+        };
+        match compact.iter_mut().find(like).filter(|_| simple) {
+            Some(known) => known.verbs.extend_from_slice(&rule.verbs),
+            None => compact.push(rule.clone()),
+        }
+    }
+    let mut lines: Vec<String> = compact
         .iter()
         .map(|rule| {
             let mut out = String::from("{");
             for (name, list) in [
                 ("APIGroups", &rule.api_groups),
                 ("Resources", &rule.resources),
-                ("ResourceNames", &rule.resource_names),
                 ("NonResourceURLs", &rule.non_resource_urls),
+                ("ResourceNames", &rule.resource_names),
                 ("Verbs", &rule.verbs),
             ] {
                 if !list.is_empty() {
                     let separator = if out.len() > 1 { ", " } else { "" };
                     // Writing to a string cannot fail.
-                    let _ = write!(out, "{separator}{name}:{list:?}");
+                    let _ = write!(out, "{separator}{name}:{}", gotext::list(list));
                 }
             }
             out.push('}');
@@ -483,6 +550,8 @@ pub fn describe_rules(rules: &[Rule]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn rbac() -> Rbac {
@@ -597,5 +666,11 @@ mod tests {
         let missing = rbac.not_held(&reader, "ns", &[rule(&["get", "delete"], &["pods"])]);
         assert_eq!(missing, [rule(&["delete"], &["pods"])]);
         assert!(rbac.not_held(&User::admin(), "", &[rule(&["*"], &["*"])]).is_empty());
+        let missing = rbac.not_held(&reader, "ns", &[rule(&["get", "delete", "watch"], &["pods", "nodes"])]);
+        assert_eq!(
+            describe_rules(&missing),
+            "{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\" \"delete\" \"watch\"]}\n\
+             {APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\" \"watch\"]}"
+        );
     }
 }

@@ -3,14 +3,21 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
 };
 
 use crate::pki::KeyPairPem;
+
+mod unverified;
+
+pub use unverified::unverified;
 
 /// Why keys and certificates make no TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -90,54 +97,104 @@ pub fn client(pair: &KeyPairPem, authority: &str, speaks: Speaks) -> Result<Arc<
     Ok(Arc::new(config))
 }
 
-/// A client without a certificate that takes whatever certificate the server shows: for backends that an
-/// administrator reaches through the `proxy` subresource, which nobody vouches for.
-pub fn unverified() -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(bad("the protocol versions"))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+/// Vouches for client certificates.
+#[derive(Clone, Debug)]
+pub struct ClientAuthority(Arc<dyn ClientCertVerifier>);
+
+impl ClientAuthority {
+    /// The authorities of `pem`.
+    pub fn new(pem: &str) -> Result<Self, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots(pem)?, provider)
+            .build()
+            .map_err(bad("the client authority"))?;
+        Ok(Self(verifier))
+    }
+
+    /// Whether it vouches for the first certificate of `chain`, with the others in between, at `now_s` (Unix
+    /// seconds).
+    pub fn vouches(&self, chain: &[CertificateDer<'_>], now_s: i64) -> Result<(), String> {
+        let Some((leaf, between)) = chain.split_first() else { return Err("no certificate".into()) };
+        let now = std::time::Duration::from_secs(u64::try_from(now_s).unwrap_or_default());
+        self.0
+            .verify_client_cert(leaf, between, UnixTime::since_unix_epoch(now))
+            .map(|_| ())
+            .map_err(|e| format!("verifying certificate failed: {e}"))
+    }
+
+    /// The names of the authorities, by which clients choose what to show.
+    fn names(&self) -> Vec<DistinguishedName> {
+        self.0.root_hint_subjects().to_vec()
+    }
 }
 
-/// Believes every certificate; the server must still hold its key.
+/// Takes whatever certificate a client shows, as long as the client holds its key. Whether somebody vouches
+/// for it is found out when the certificate is read, so that a bad one gets the answer of any bad credential
+/// and not a broken handshake.
 #[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
+struct AnyCertificate {
+    provider: Arc<CryptoProvider>,
+    hints: Vec<DistinguishedName>,
+}
 
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
+impl ClientCertVerifier for AnyCertificate {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
         &self,
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
         _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// The API server's side: it shows `pair` and asks for a certificate of one of `authorities`, without
+/// requiring or judging one; [`ClientAuthority`] does that.
+pub fn api_server(
+    pair: &KeyPairPem,
+    authorities: &[&ClientAuthority],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let hints = authorities.iter().flat_map(|a| a.names()).collect();
+    let verifier = Arc::new(AnyCertificate { provider: provider.clone(), hints });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(bad("the protocol versions"))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain(&pair.certificate)?, key(&pair.key)?)
+        .map_err(bad("the certificate and key"))?;
+    config.alpn_protocols = Speaks::Both.names();
+    Ok(Arc::new(config))
 }

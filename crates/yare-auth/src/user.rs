@@ -18,6 +18,9 @@ pub const NODE_PREFIX: &str = "system:node:";
 /// `extra` key that identifies the credential used.
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
+/// Attribute of a certificate's subject that holds the user's UID (`k8s.io/kubernetes/pkg/apis/…/asn1`).
+const UID_OID: &str = "1.3.6.1.4.1.57683.2";
+
 /// A caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct User {
@@ -95,20 +98,33 @@ impl User {
     }
 
     /// The identity in a verified client certificate (DER): common name is the user, organizations are the
-    /// groups. `None` where it has no common name.
-    pub fn from_certificate(der: &[u8]) -> Option<Self> {
-        let (_, cert) = X509Certificate::from_der(der).ok()?;
+    /// groups, and there may be one UID. `Ok(None)` where it has no common name.
+    pub fn from_certificate(der: &[u8]) -> Result<Option<Self>, String> {
+        let (_, cert) =
+            X509Certificate::from_der(der).map_err(|e| format!("x509: malformed certificate: {e}"))?;
         let subject = cert.subject();
-        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().map(str::to_owned).ok();
+        // As Go reads a subject: the last common name counts.
+        let name = subject.iter_common_name().last().and_then(text).unwrap_or_default();
         if name.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let mut groups: Vec<String> =
-            subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
-        groups.push(AUTHENTICATED.to_owned());
+        let mut groups: Vec<String> = subject.iter_organization().filter_map(text).collect();
+        if !groups.iter().any(|g| g == AUTHENTICATED) {
+            groups.push(AUTHENTICATED.to_owned());
+        }
+        let uids: Vec<Option<String>> =
+            subject.iter_attributes().filter(|a| a.attr_type().to_id_string() == UID_OID).map(text).collect();
+        let uid = match uids.as_slice() {
+            [] => String::new(),
+            [Some(uid)] if uid.is_empty() => return Err("UID cannot be an empty string".into()),
+            [Some(uid)] => uid.clone(),
+            [None] => return Err("unable to parse UID into a string".into()),
+            _ => return Err("expected 1 UID, but found multiple".into()),
+        };
         let fingerprint = ring::digest::digest(&ring::digest::SHA256, der);
         let hex: String = fingerprint.as_ref().iter().map(|b| format!("{b:02x}")).collect();
         let extra = BTreeMap::from([(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={hex}")])]);
-        Some(Self { name, uid: String::new(), groups, extra })
+        Ok(Some(Self { name, uid, groups, extra }))
     }
 }

@@ -118,7 +118,9 @@ impl Extension {
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-                    let name = leaf.and_then(|leaf| User::from_certificate(leaf)).map(|user| user.name);
+                    let name = leaf
+                        .and_then(|leaf| User::from_certificate(leaf).ok().flatten())
+                        .map(|user| user.name);
                     let service = hyper::service::service_fn(move |request| {
                         let (state, name) = (state.clone(), name.clone());
                         async move { Ok::<_, Infallible>(state.answer(request, name).await) }

@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{audit::AuditArgs, requests::RequestArgs};
+use crate::{audit::AuditArgs, authentication::AuthenticationArgs, requests::RequestArgs};
 
 /// All of Kubernetes in one binary.
 #[derive(Parser, Debug)]
@@ -143,6 +143,9 @@ pub struct ServerArgs {
     /// Registries (HOST:PORT) that are spoken to over plain HTTP.
     #[arg(long, env = "YARE_INSECURE_REGISTRY", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
+    /// About who is known.
+    #[command(flatten)]
+    pub authentication: AuthenticationArgs,
     /// About requests.
     #[command(flatten)]
     pub requests: RequestArgs,

@@ -2,6 +2,7 @@
 
 mod agent;
 mod audit;
+mod authentication;
 mod cleanup;
 mod cli;
 mod config;

@@ -10,13 +10,12 @@ use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use yare_apiserver::{
-    ApiServer, Auth, Config, admission::Settings, aggregation::FrontProxy, runtime_config::RuntimeConfig,
+    ApiServer, Config, admission::Settings, aggregation::FrontProxy, runtime_config::RuntimeConfig,
 };
 use yare_auth::{
     User, bootstrap,
     pki::{Pki, Subject, Usage},
     tls::{self, Speaks},
-    token::Signer,
 };
 use yare_client::Client;
 use yare_controllers::Controllers;
@@ -27,16 +26,14 @@ use yare_store::{Options, Store};
 
 use crate::{
     agent::{self, Agent},
+    authentication::FRONT_PROXY_CLIENT,
     cli::ServerArgs,
     kubeconfig, kubelet_arg,
     progress::{Progress, say},
 };
 
-/// The audience and issuer of service-account tokens, as kubeadm and k3s have it.
-const ISSUER: &str = "https://kubernetes.default.svc";
 /// Certificates of clients inside this machine, by file name.
 const ADMIN: &str = "admin";
-const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 const KUBELET_CLIENT: &str = "apiserver-kubelet-client";
 
 /// What is worked out from the flags before anything starts.
@@ -136,7 +133,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let gates = Gates::parse(&args.feature_gates.join(",")).context("--feature-gates")?;
     let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(",")).context("--runtime-config")?;
     let pki = Pki::open(&data_dir.join("tls")).map_err(|error| unusable(data_dir, error.into()))?;
-    let signer = Signer::new(&pki.service_account_key, ISSUER, &[ISSUER.to_owned()])?;
+    let auth = args.authentication.auth(&pki, args.token.as_deref())?;
+    let (front_proxy_authority, front_proxy_names) = args.authentication.front_proxy(&pki)?;
     let names = server_names(&args, &plan);
     let serving = pki.keep(
         "apiserver",
@@ -158,24 +156,20 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         .map_err(|error| unusable(data_dir, error.into()))?;
     progress.done("store", &format!("revision {}", store.revision()));
 
-    let mut auth = Auth::new(Some(Arc::new(signer)));
-    if let Some(token) = &args.token {
-        auth.tokens.push((token.clone(), User::new("kubernetes-admin", &["system:masters"])));
-    }
     let mut config = Config::new(store.clone());
     config.admission = admission;
     config.openid = auth.signer.as_ref().map(|signer| {
         let jwks = format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node_ip, port));
         (signer.openid_configuration(&jwks), signer.jwks())
     });
+    config.tls = Some(auth.authorities.load().server(&serving)?);
     config.auth = auth;
-    config.tls = Some(tls::server(&serving, &pki.cluster.certificate, Speaks::Both)?);
     config.kubelet_tls = Some(tls::client(&kubelet_client, &pki.cluster.certificate, Speaks::Http1)?);
     config.front_proxy = Some(FrontProxy {
         pair: front_proxy,
-        authority: pki.front_proxy.certificate.clone(),
+        authority: front_proxy_authority,
         client_authority: pki.cluster.certificate.clone(),
-        allowed_names: vec![FRONT_PROXY_CLIENT.into()],
+        allowed_names: front_proxy_names,
     });
     config.service_cidrs = vec![plan.service_cidr.to_string()];
     config.advertise = Some((plan.node_ip, port));

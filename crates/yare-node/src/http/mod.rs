@@ -108,8 +108,9 @@ async fn accept(kubelet: Arc<Kubelet>, server: KubeletServer) {
                     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                         Ok(Ok(stream)) => {
                             let certificates = stream.get_ref().1.peer_certificates();
-                            let user =
-                                certificates.and_then(|c| c.first()).and_then(|c| User::from_certificate(c));
+                            let user = certificates
+                                .and_then(|c| c.first())
+                                .and_then(|c| User::from_certificate(c).ok().flatten());
                             connection(kubelet, authorize, user, stream).await;
                         }
                         Ok(Err(error)) => {

@@ -5,16 +5,18 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use http::{HeaderMap, header};
+use arc_swap::ArcSwap;
+use http::HeaderMap;
 use serde_json::Value;
 pub use yare_auth::User;
 use yare_auth::{
     Action, Decision,
     node::NodeAuthorizer,
-    rbac::{self, Rbac},
-    token::{Bound, Claims, Reference, Signer, TokenError, secrets_equal},
+    rbac::{self, Rbac, Rule},
+    static_tokens::StaticTokens,
+    token::{Bound, Claims, Reference, Signer},
 };
-use yare_kinds::view::View;
+use yare_schema::selector::{FieldSelector, LabelSelector};
 use yare_store::EventKind;
 
 use crate::{
@@ -24,12 +26,30 @@ use crate::{
     status::{ApiError, ApiResult, GroupResource, quote},
 };
 
+pub mod authenticators;
+mod peer;
+
+pub use authenticators::{Anonymous, Credentials, authenticate};
+pub use peer::{Authorities, Peer};
+
+/// How service-account tokens are judged.
+pub struct ServiceAccounts {
+    /// Tokens of the old kind die with their Secret and account.
+    pub lookup: bool,
+}
+
 /// Authenticators and authorizers of a server.
 pub struct Auth {
     /// Everybody is `system:masters`, with or without credentials: for tests only.
     pub permissive: bool,
-    /// Callers without credentials come in as `system:anonymous` (else 401).
-    pub anonymous: bool,
+    /// Callers without credentials who come in as `system:anonymous` (else 401).
+    pub anonymous: Anonymous,
+    /// Who vouches for client certificates.
+    pub authorities: ArcSwap<Authorities>,
+    /// Secrets of bootstrap tokens let their holders in.
+    pub bootstrap_tokens: bool,
+    /// How service-account tokens are judged.
+    pub service_accounts: ServiceAccounts,
     /// Role-based access control.
     pub rbac: Rbac,
     /// What node agents may do.
@@ -37,7 +57,7 @@ pub struct Auth {
     /// Service-account tokens.
     pub signer: Option<Arc<Signer>>,
     /// Static bearer tokens and whose they are.
-    pub tokens: Vec<(String, User)>,
+    pub tokens: StaticTokens,
 }
 
 impl Auth {
@@ -45,11 +65,14 @@ impl Auth {
     pub fn new(signer: Option<Arc<Signer>>) -> Self {
         Self {
             permissive: false,
-            anonymous: true,
+            anonymous: Anonymous { enabled: true, paths: Vec::new() },
+            authorities: ArcSwap::default(),
+            bootstrap_tokens: true,
+            service_accounts: ServiceAccounts { lookup: true },
             rbac: Rbac::default(),
             nodes: NodeAuthorizer::default(),
             signer,
-            tokens: Vec::new(),
+            tokens: StaticTokens::new(),
         }
     }
 
@@ -57,10 +80,15 @@ impl Auth {
     pub fn permissive() -> Self {
         Self { permissive: true, ..Self::new(None) }
     }
+
+    /// The audiences that the API server itself answers to.
+    pub fn audiences(&self) -> &[String] {
+        self.signer.as_ref().map_or(&[], |signer| signer.audiences())
+    }
 }
 
 /// Kinds whose changes the authorizers are told of: group, plural.
-const FED: [(&str, &str); 7] = [
+const FED: [(&str, &str); 9] = [
     ("rbac.authorization.k8s.io", "clusterroles"),
     ("rbac.authorization.k8s.io", "roles"),
     ("rbac.authorization.k8s.io", "clusterrolebindings"),
@@ -68,6 +96,8 @@ const FED: [(&str, &str); 7] = [
     ("", "pods"),
     ("", "persistentvolumes"),
     ("storage.k8s.io", "volumeattachments"),
+    ("resource.k8s.io", "resourceslices"),
+    ("certificates.k8s.io", "podcertificaterequests"),
 ];
 
 /// Keeps RBAC and the node graph in step with the store until the server stops. What is in the store already
@@ -135,98 +165,6 @@ fn take_in(
     snapshot.revision()
 }
 
-/// What a request shows of its sender.
-pub struct Credentials<'a> {
-    /// The request's headers.
-    pub headers: &'a HeaderMap,
-    /// Whom the client's certificate names, which the TLS layer verified against the client CA.
-    pub certificate: Option<&'a User>,
-}
-
-/// Who sent this.
-pub fn authenticate(core: &Core, credentials: &Credentials<'_>) -> ApiResult<User> {
-    let auth = &core.config.auth;
-    if auth.permissive {
-        return Ok(User::admin());
-    }
-    if let Some(user) = credentials.certificate {
-        return Ok(user.clone());
-    }
-    if let Some(value) = credentials.headers.get(header::AUTHORIZATION) {
-        let token = value.to_str().ok().and_then(|v| {
-            let (scheme, token) = v.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
-        if let Some(token) = token.filter(|t| !t.is_empty()) {
-            return token_user(core, token, &[]).map(|(user, _)| user).map_err(|_| ApiError::unauthorized());
-        }
-    }
-    // WebSocket clients in browsers can set no header but this one.
-    if let Some(token) = websocket_token(credentials.headers) {
-        return token_user(core, &token, &[]).map(|(user, _)| user).map_err(|_| ApiError::unauthorized());
-    }
-    if auth.anonymous { Ok(User::anonymous()) } else { Err(ApiError::unauthorized()) }
-}
-
-fn websocket_token(headers: &HeaderMap) -> Option<String> {
-    use base64::Engine as _;
-    let protocols = headers.get("sec-websocket-protocol")?.to_str().ok()?;
-    let encoded =
-        protocols.split(',').find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
-    String::from_utf8(bytes).ok()
-}
-
-/// Whose token it is, and for which of `audiences` (empty: the API server's own) it is good.
-pub fn token_user(core: &Core, token: &str, audiences: &[String]) -> Result<(User, Vec<String>), String> {
-    let auth = &core.config.auth;
-    for (known, user) in &auth.tokens {
-        if secrets_equal(known.as_bytes(), token.as_bytes()) {
-            return Ok((user.clone(), audiences.to_vec()));
-        }
-    }
-    let Some(signer) = &auth.signer else { return Err("invalid bearer token".into()) };
-    let claims = match signer.verify(token, audiences, core.now().as_second()) {
-        Ok(claims) => claims,
-        Err(TokenError::Foreign) => return Err("invalid bearer token".into()),
-        Err(error) => return Err(error.to_string()),
-    };
-    check_bound(core, &claims)?;
-    let wanted = if audiences.is_empty() { signer.audiences() } else { audiences };
-    let good = claims.aud.iter().filter(|a| wanted.contains(a)).cloned().collect();
-    Ok((claims.user(), good))
-}
-
-/// A token dies with what it is bound to.
-fn check_bound(core: &Core, claims: &Claims) -> Result<(), String> {
-    let bound = &claims.bound;
-    let alive = |kind: &str, key: &str, uid: &str| {
-        core.read(kind, key).is_some_and(|o| uid.is_empty() || o.str_at("metadata.uid") == uid)
-    };
-    let ns = &bound.namespace;
-    let account = &bound.serviceaccount;
-    if !alive("serviceaccounts", &format!("{ns}/{}", account.name), &account.uid) {
-        return Err(format!("serviceaccount {ns}/{} does not exist or was replaced", account.name));
-    }
-    if let Some(pod) = &bound.pod
-        && !alive("pods", &format!("{ns}/{}", pod.name), &pod.uid)
-    {
-        return Err(format!("pod {ns}/{} does not exist or was replaced", pod.name));
-    }
-    if let Some(secret) = &bound.secret
-        && !alive("secrets", &format!("{ns}/{}", secret.name), &secret.uid)
-    {
-        return Err(format!("secret {ns}/{} does not exist or was replaced", secret.name));
-    }
-    if bound.pod.is_none()
-        && let Some(node) = &bound.node
-        && !alive("nodes", &node.name, &node.uid)
-    {
-        return Err(format!("node {} does not exist or was replaced", node.name));
-    }
-    Ok(())
-}
-
 /// A service-account token to be issued.
 #[derive(Clone, Debug, Default)]
 pub struct TokenSpec {
@@ -264,24 +202,25 @@ pub fn issue(core: &Core, spec: TokenSpec) -> ApiResult<(String, Vec<String>, i6
     }
     let claims = Claims {
         aud: audiences.clone(),
-        exp: now_s + spec.expiration_s,
-        iat: now_s,
+        exp: Some(now_s + spec.expiration_s),
+        iat: Some(now_s),
         iss: signer.issuer().to_owned(),
         jti: core.new_uid(),
         sub: format!("system:serviceaccount:{}:{}", spec.namespace, spec.account.name),
         bound,
-        nbf: now_s,
+        nbf: Some(now_s),
     };
     let token = signer.sign(&claims).map_err(ApiError::internal)?;
-    Ok((token, audiences, claims.exp))
+    Ok((token, audiences, now_s + spec.expiration_s))
 }
 
-/// The action that a request is. `selected_node` is set by [`authorize_request`].
+/// The action that a request is, without its selectors.
 pub fn action(info: &RequestInfo) -> Action<'_> {
     if info.is_resource {
         Action {
             verb: info.verb,
             group: &info.group,
+            version: &info.version,
             resource: &info.resource,
             subresource: &info.subresource,
             namespace: &info.namespace,
@@ -295,13 +234,20 @@ pub fn action(info: &RequestInfo) -> Action<'_> {
 
 /// Refuses what the user may not do.
 pub fn authorize_request(core: &Core, user: &User, info: &RequestInfo, query: &Query) -> ApiResult<()> {
-    let mut wanted = action(info);
-    let selector = query.get("fieldSelector").unwrap_or_default();
-    wanted.selected_node = selector
-        .split(',')
-        .find_map(|c| c.strip_prefix("spec.nodeName="))
-        .unwrap_or_default()
-        .trim_start_matches('=');
+    let wanted = action(info);
+    if !matches!(info.verb, "list" | "watch" | "deletecollection") {
+        return authorize(core, user, &wanted);
+    }
+    // Selectors narrow what is asked for (KEP-4601). One that cannot be read narrows nothing; the request fails
+    // for it later.
+    let text = |name: &str| query.get(name).filter(|text| !text.is_empty());
+    let fields = text("fieldSelector").and_then(|text| FieldSelector::parse(text).ok());
+    let labels = text("labelSelector").and_then(|text| LabelSelector::parse(text).ok());
+    let wanted = Action {
+        fields: fields.as_ref().map_or(&[], FieldSelector::requirements),
+        labels: labels.as_ref().map_or(&[], LabelSelector::requirements),
+        ..wanted
+    };
     authorize(core, user, &wanted)
 }
 
@@ -322,6 +268,7 @@ pub fn decide(core: &Core, user: &User, wanted: &Action<'_>) -> Result<String, S
     for authorizer in chain {
         match authorizer() {
             Decision::Allow(reason) => return Ok(reason),
+            Decision::Deny(reason) => return Err(reason),
             Decision::NoOpinion(reason) if !reason.is_empty() => reasons.push(reason),
             Decision::NoOpinion(_) => {}
         }
@@ -438,12 +385,21 @@ pub fn impersonate(core: &Core, user: User, headers: &HeaderMap) -> ApiResult<Us
 
 /// `status` of a SelfSubjectRulesReview.
 pub fn rules(core: &Core, user: &User, namespace: &str) -> Value {
-    if core.config.auth.permissive {
-        return serde_json::json!({
-            "incomplete": false,
-            "nonResourceRules": [{"nonResourceURLs": ["*"], "verbs": ["*"]}],
-            "resourceRules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}],
-        });
+    let (rules, why) = if core.config.auth.permissive {
+        (Rule::everything().into(), String::new())
+    } else {
+        core.config.auth.rbac.rules_for(user, namespace)
+    };
+    let (urls, resources): (Vec<Rule>, Vec<Rule>) =
+        rules.into_iter().partition(|rule| !rule.non_resource_urls.is_empty());
+    let list = |rules: &[Rule]| rules.iter().map(Rule::to_json).collect::<Vec<_>>();
+    let mut status = serde_json::json!({
+        "incomplete": !why.is_empty(),
+        "nonResourceRules": list(&urls),
+        "resourceRules": list(&resources),
+    });
+    if !why.is_empty() {
+        status["evaluationError"] = why.into();
     }
-    core.config.auth.rbac.rules_review(user, namespace)
+    status
 }

@@ -1,0 +1,177 @@
+//! The ways in which a caller is known. [`TABLE`] is the order in which they are tried: what a request shows
+//! itself first, then its bearer token.
+//!
+//! The first row that knows the caller ends the search. Errors of rows before it do not matter; where nobody
+//! knows the caller and any row had an error, the caller gets a 401 and not anonymity.
+
+mod anonymous;
+mod bootstrap_token;
+mod certificate;
+pub mod front_proxy;
+mod service_account;
+mod static_token;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, header};
+use yare_auth::{User, gotext};
+
+pub use anonymous::Anonymous;
+
+use super::Peer;
+use crate::{
+    core::Core,
+    status::{ApiError, ApiResult},
+};
+
+/// What a request shows of its sender.
+pub struct Credentials<'a> {
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+    /// The certificate that the connection showed.
+    pub certificate: Option<&'a Peer>,
+    /// The path asked for.
+    pub path: &'a str,
+}
+
+/// A bearer token.
+#[derive(Clone, Copy)]
+pub struct Bearer<'a> {
+    /// The token.
+    pub token: &'a str,
+    /// The audiences it must be for one of, where a TokenReview names them; absent: the API server's own.
+    pub audiences: Option<&'a [String]>,
+}
+
+impl<'a> Bearer<'a> {
+    /// The audiences it must be for one of; empty: the API server's own.
+    fn wanted(&self) -> &'a [String] {
+        self.audiences.unwrap_or_default()
+    }
+}
+
+/// A caller, known.
+#[derive(Clone, Debug)]
+pub struct Identified {
+    /// Who it is.
+    pub user: Arc<User>,
+    /// For which of the wanted audiences the token is good; empty for requests, which do not report them.
+    pub audiences: Vec<String>,
+    /// What the audit log should hold: annotations.
+    pub annotations: Vec<(&'static str, String)>,
+    /// What the client should be told.
+    pub warnings: Vec<String>,
+}
+
+impl From<Arc<User>> for Identified {
+    fn from(user: Arc<User>) -> Self {
+        Self { user, audiences: Vec::new(), annotations: Vec::new(), warnings: Vec::new() }
+    }
+}
+
+/// What a row says.
+pub enum Verdict {
+    /// It knows nothing of this caller.
+    Unknown,
+    /// It knows the caller.
+    Known(Identified),
+    /// It would know the caller, but something is wrong.
+    Wrong(String),
+}
+
+type OfRequest = fn(&Arc<Core>, &Credentials<'_>) -> Verdict;
+type OfToken = fn(&Arc<Core>, &Bearer<'_>) -> Verdict;
+
+/// What a row looks at.
+enum Reads {
+    /// The request and its connection.
+    Request(OfRequest),
+    /// The bearer token.
+    Token(OfToken),
+    /// Whether there is nothing to look at.
+    Nothing(OfRequest),
+}
+
+/// One way to know a caller.
+struct Row {
+    /// Its name in logs.
+    name: &'static str,
+    reads: Reads,
+}
+
+const TABLE: &[Row] = &[
+    Row { name: "requestheader", reads: Reads::Request(front_proxy::authenticate) },
+    Row { name: "x509", reads: Reads::Request(certificate::authenticate) },
+    Row { name: "tokenfile", reads: Reads::Token(static_token::authenticate) },
+    Row { name: "serviceaccount", reads: Reads::Token(service_account::authenticate) },
+    Row { name: "bootstraptoken", reads: Reads::Token(bootstrap_token::authenticate) },
+    Row { name: "anonymous", reads: Reads::Nothing(anonymous::authenticate) },
+];
+
+/// Goes through the table; the errors of the rows where nobody knows the caller.
+fn search(
+    core: &Arc<Core>,
+    request: Option<&Credentials<'_>>,
+    token: Option<&Bearer<'_>>,
+) -> Result<Identified, Vec<String>> {
+    let mut errors = Vec::new();
+    for row in TABLE {
+        let verdict = match (&row.reads, request, token) {
+            (Reads::Request(read), Some(request), _) => read(core, request),
+            (Reads::Token(read), _, Some(token)) => read(core, token),
+            // Anonymity is only for those who showed nothing.
+            (Reads::Nothing(read), Some(request), None) if errors.is_empty() => read(core, request),
+            _ => Verdict::Unknown,
+        };
+        match verdict {
+            Verdict::Known(known) => return Ok(known),
+            Verdict::Wrong(why) => {
+                tracing::debug!(row = row.name, why, "not authenticated");
+                errors.push(why);
+            }
+            Verdict::Unknown => {}
+        }
+    }
+    Err(errors)
+}
+
+/// Who sent this, or 401. The error never says what was wrong.
+pub fn authenticate(core: &Arc<Core>, credentials: &Credentials<'_>) -> ApiResult<Identified> {
+    let from_protocol = websocket_token(credentials.headers);
+    let token = bearer_token(credentials.headers).or(from_protocol.as_deref());
+    let bearer = token.map(|token| Bearer { token, audiences: None });
+    search(core, Some(credentials), bearer.as_ref()).map_err(|_| ApiError::unauthorized())
+}
+
+/// Whose token it is, for a TokenReview: the error is what the review shows.
+pub fn review(core: &Arc<Core>, bearer: Bearer<'_>) -> Result<Identified, String> {
+    search(core, None, Some(&bearer)).map_err(|errors| {
+        if errors.is_empty() { "invalid bearer token".into() } else { gotext::aggregate(&errors) }
+    })
+}
+
+/// For which audiences a token is good whose own say nothing of audiences: it is for the API server.
+/// `None`: for none of those that are wanted.
+fn agnostic(core: &Core, bearer: &Bearer<'_>) -> Option<Vec<String>> {
+    let Some(wanted) = bearer.audiences else { return Some(Vec::new()) };
+    let own = core.config.auth.audiences();
+    let good: Vec<String> = own.iter().filter(|a| wanted.contains(a)).cloned().collect();
+    (!good.is_empty() || own.is_empty()).then_some(good)
+}
+
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
+    let (scheme, rest) = value.split_once(' ')?;
+    let token = rest.split(' ').next().unwrap_or_default();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// Clients in browsers can set no header but this one when they open a WebSocket.
+fn websocket_token(headers: &HeaderMap) -> Option<String> {
+    use base64::Engine as _;
+    let protocols = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    let encoded =
+        protocols.split(',').find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
+    String::from_utf8(bytes).ok().filter(|t| !t.is_empty())
+}
