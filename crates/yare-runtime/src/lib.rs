@@ -5,6 +5,7 @@
 //! restarting or upgrading it touches no container. State is under `<data-dir>/runtime`, images under
 //! `<data-dir>/images`, sockets and namespaces under a run directory (`/run/yare`).
 
+mod alloc;
 mod api;
 mod cgroup;
 mod engine;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
+pub use alloc::NotInShims;
 pub use api::*;
 pub use engine::{CGROUPS, Engine, EngineConfig, remove_empty_cgroups};
 pub use error::{Result, RuntimeError};
