@@ -85,8 +85,9 @@ impl PodNetwork {
         Self { directory: directory.to_owned(), state: Mutex::new(None) }
     }
 
-    /// Sets the node's range, its own address in it, and forwarding. Repeatable.
-    pub fn configure(&self, range: Cidr) -> Result<(), NetError> {
+    /// Sets the node's range, its own address in it, and forwarding; takes back what sandboxes have that are not
+    /// `alive`: they ended while nobody could. Repeatable.
+    pub fn configure(&self, range: Cidr, alive: impl Fn(&str) -> bool) -> Result<(), NetError> {
         let mut socket = Socket::open(netlink::ROUTE).map_err(doing("netlink"))?;
         let ipam = Ipam::open(&self.directory, range)?;
         let node = link::find(&mut socket, NODE_LINK)
@@ -102,7 +103,14 @@ impl PodNetwork {
         let host_ports = HostPorts::open()
             .inspect_err(|error| tracing::warn!(%error, "no host ports: is nftables in this kernel?"))
             .ok();
-        *self.state.lock() = Some(State { socket, ipam, mtu, host_ports });
+        let mut state = State { socket, ipam, mtu, host_ports };
+        let gone: Vec<String> = state.ipam.owners().filter(|o| !alive(o)).map(str::to_owned).collect();
+        for id in gone {
+            close_ports(&mut state, &id)?;
+            remove_link(&mut state.socket, &id)?;
+            state.ipam.release(&id)?;
+        }
+        *self.state.lock() = Some(state);
         Ok(())
     }
 
@@ -134,27 +142,35 @@ impl PodNetwork {
         result.map(|()| ip)
     }
 
-    /// Takes the sandbox's interface and address away. Repeatable; a sandbox never attached is fine.
-    pub fn detach(&self, id: &str) -> Result<(), NetError> {
-        let mut guard = self.state.lock();
-        let Some(state) = guard.as_mut() else { return Ok(()) };
-        let name = link_name(id);
-        if let (Some(ip), Some(ports)) = (state.ipam.of(id), &mut state.host_ports) {
-            ports.remove(ip).map_err(doing(format!("host ports of {ip}")))?;
-        }
-        link::remove(&mut state.socket, &name).map_err(doing(format!("link {name}")))?;
-        state.ipam.release(id)?;
-        Ok(())
+    /// Closes the sandbox's ports on the node. Repeatable.
+    pub fn close_ports(&self, id: &str) -> Result<(), NetError> {
+        self.state.lock().as_mut().map_or(Ok(()), |state| close_ports(state, id))
     }
 
-    /// Takes back what belongs to sandboxes that do not exist any more.
-    pub fn retain(&self, alive: impl Fn(&str) -> bool) -> Result<(), NetError> {
-        let gone: Vec<String> = match self.state.lock().as_ref() {
-            Some(state) => state.ipam.owners().filter(|o| !alive(o)).map(str::to_owned).collect(),
-            None => Vec::new(),
-        };
-        gone.iter().try_for_each(|id| self.detach(id))
+    /// Takes the sandbox's interface and address away. Repeatable; a sandbox never attached is fine. The kernel
+    /// removes an interface only after a pause of tens of milliseconds, in which others are attached and detached.
+    pub fn detach(&self, id: &str) -> Result<(), NetError> {
+        match self.state.lock().as_mut() {
+            Some(state) => close_ports(state, id)?,
+            None => return Ok(()),
+        }
+        let mut socket = Socket::open(netlink::ROUTE).map_err(doing("netlink"))?;
+        remove_link(&mut socket, id)?;
+        // Last: the address is somebody else's from here on.
+        self.state.lock().as_mut().map_or(Ok(()), |state| state.ipam.release(id).map_err(NetError::from))
     }
+}
+
+fn close_ports(state: &mut State, id: &str) -> Result<(), NetError> {
+    if let (Some(ip), Some(ports)) = (state.ipam.of(id), &mut state.host_ports) {
+        ports.remove(ip).map_err(doing(format!("host ports of {ip}")))?;
+    }
+    Ok(())
+}
+
+fn remove_link(socket: &mut Socket, id: &str) -> Result<(), NetError> {
+    let name = link_name(id);
+    link::remove(socket, &name).map_err(doing(format!("link {name}")))
 }
 
 fn attach(state: &mut State, id: &str, namespace: &File, ip: IpAddr) -> Result<(), NetError> {

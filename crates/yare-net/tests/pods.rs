@@ -17,7 +17,7 @@ use yare_net::{HostPort, PodNetwork, Protocol};
 
 fn network(directory: &Path, range: &str) -> PodNetwork {
     let network = PodNetwork::new(directory);
-    network.configure(range.parse().unwrap()).unwrap();
+    network.configure(range.parse().unwrap(), |_| true).unwrap();
     network
 }
 
@@ -79,8 +79,8 @@ fn addresses_outlive_the_agent_and_leftovers_are_taken_back() {
         let a_ip = first.attach("aaaa", &a.namespace, &[]).unwrap();
         first.attach("bbbb", &b.namespace, &[]).unwrap();
         drop(first);
-        let again = network(dir.path(), "10.42.0.0/24");
-        again.retain(|id| id == "aaaa").unwrap();
+        let again = PodNetwork::new(dir.path());
+        again.configure("10.42.0.0/24".parse().unwrap(), |id| id == "aaaa").unwrap();
         assert!(links().contains(&"yareaaaa".to_owned()));
         assert!(!links().contains(&"yarebbbb".to_owned()));
         let (address, server) = echo(&a, a_ip);
@@ -97,7 +97,7 @@ fn a_missing_namespace_is_named_and_costs_no_address() {
         let pod = Pod::new();
         let error = network.attach("aaaa", &pod.namespace, &[]).unwrap_err().to_string();
         assert!(error.contains("podCIDR"), "{error}");
-        network.configure("10.42.0.0/24".parse().unwrap()).unwrap();
+        network.configure("10.42.0.0/24".parse().unwrap(), |_| true).unwrap();
         let error = network.attach("aaaa", Path::new("/no/such/netns"), &[]).unwrap_err().to_string();
         assert!(error.contains("/no/such/netns"), "{error}");
         assert_eq!(network.attach("bbbb", &pod.namespace, &[]).unwrap().to_string(), "10.42.0.2");

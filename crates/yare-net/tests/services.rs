@@ -33,7 +33,7 @@ impl Node {
     fn new(pods: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let network = PodNetwork::new(dir.path());
-        network.configure("10.42.0.0/24".parse().unwrap()).unwrap();
+        network.configure("10.42.0.0/24".parse().unwrap(), |_| true).unwrap();
         let rules = Rules::new(Config {
             node_name: "n1".into(),
             cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
@@ -297,7 +297,7 @@ impl Outside {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let network = PodNetwork::new(dir.path());
-        network.configure("192.168.7.0/24".parse().unwrap()).unwrap();
+        network.configure("192.168.7.0/24".parse().unwrap(), |_| true).unwrap();
         Self { _dir: dir, network }
     }
 

@@ -27,6 +27,10 @@ impl PodNetwork for Addresses {
         Ok(vec!["10.42.0.9".parse().unwrap()])
     }
 
+    async fn close_ports(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
     async fn detach(&self, _: &str, _: Option<&Path>) -> Result<(), String> {
         Ok(())
     }

@@ -657,6 +657,9 @@ pub struct Bandwidth {
 pub trait PodNetwork: Send + Sync {
     /// Connects a pod's network namespace and answers its addresses, the primary first.
     async fn attach(&self, pod: PodNetworkRequest) -> Result<Vec<IpAddr>, String>;
-    /// Disconnects it and frees its addresses. Idempotent; the namespace may be gone already.
+    /// Closes its ports on the node, so that the next pod can have them at once. Idempotent, quick.
+    async fn close_ports(&self, sandbox_id: &str) -> Result<(), String>;
+    /// Disconnects it and frees its addresses. Idempotent; the namespace may be gone already. The kernel takes
+    /// tens of milliseconds for it, so nobody is made to wait.
     async fn detach(&self, sandbox_id: &str, netns: Option<&Path>) -> Result<(), String>;
 }

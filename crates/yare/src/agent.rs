@@ -1,6 +1,12 @@
 //! This machine as a node: runtime, pod network, node agent, service proxy, DNS.
 
-use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
@@ -13,7 +19,9 @@ use yare_net::{
     proxy::{self, Proxy},
 };
 use yare_node::{KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle};
-use yare_runtime::{Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol};
+use yare_runtime::{
+    Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol, Runtime as _, SandboxState,
+};
 
 use crate::{
     cli::ServerArgs,
@@ -106,7 +114,7 @@ impl Agent {
             watch::channel(NetworkReadiness::NotReady("the node has no podCIDR yet".into()));
         let mut config = NodeConfig::new(
             node_client.clone(),
-            Arc::new(engine),
+            Arc::new(engine.clone()),
             plan.node_name.clone(),
             plan.node_ip,
             args.data.data_dir.join("agent"),
@@ -123,6 +131,7 @@ impl Agent {
             Some(KubeletServer { listener, tls: Some(tls), authorize: yare_node::allow_api_server() });
         let parts = NetworkParts {
             pods,
+            engine,
             node_client,
             proxy_client: (!disabled(args, "service-proxy")).then(|| component("system:kube-proxy", &[])),
             dns_client: (!disabled(args, "dns")).then(|| component(DNS_USER, &[])),
@@ -174,6 +183,7 @@ fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
 /// What waits for the node's pod range.
 struct NetworkParts {
     pods: Arc<PodNetwork>,
+    engine: Engine,
     node_client: Client,
     proxy_client: Option<Client>,
     dns_client: Option<Client>,
@@ -225,7 +235,10 @@ impl NetworkParts {
 
     async fn start(&self, pod_cidr: &str) -> anyhow::Result<(Option<Proxy>, Option<Dns>)> {
         let range = pod_cidr.parse().map_err(|e| anyhow::anyhow!("podCIDR: {e}"))?;
-        self.pods.configure(range)?;
+        let sandboxes = self.engine.sandboxes().await?;
+        let ready: BTreeSet<String> =
+            sandboxes.into_iter().filter(|s| s.state == SandboxState::Ready).map(|s| s.id).collect();
+        self.pods.configure(range, |id| ready.contains(id))?;
         let proxy = match &self.proxy_client {
             Some(client) => Some(Proxy::start(client.clone(), self.proxy.clone())?),
             None => None,
@@ -264,6 +277,10 @@ impl yare_runtime::PodNetwork for Attach {
         let attached =
             tokio::task::spawn_blocking(move || network.attach(&pod.sandbox_id, &pod.netns, &ports)).await;
         attached.map_err(|e| e.to_string())?.map(|ip| vec![ip]).map_err(|e| e.to_string())
+    }
+
+    async fn close_ports(&self, sandbox_id: &str) -> Result<(), String> {
+        self.0.close_ports(sandbox_id).map_err(|e| e.to_string())
     }
 
     async fn detach(&self, sandbox_id: &str, _netns: Option<&Path>) -> Result<(), String> {

@@ -148,6 +148,7 @@ impl Inner {
             id: id.to_owned(),
             netns: pod_network.then(|| self.netns_path(id)),
             live: parking_lot::Mutex::new(SandboxLive { phase: record.phase, ips: record.ips.clone(), shim }),
+            given_back: tokio::sync::Mutex::new(record.phase == SandboxPhase::Stopped),
             record,
             lock: tokio::sync::Mutex::default(),
         })
@@ -188,24 +189,46 @@ impl Inner {
             }
         }
         sandbox.live.lock().shim = None;
-        let mut record = sandbox.record.clone();
-        record.ips = sandbox.live.lock().ips.clone();
         let (inner, containers) = (Arc::clone(self), self.containers_of(id));
         blocking(move || {
             containers.iter().for_each(|c| inner.settle_dead(c));
             Ok(())
         })
         .await?;
-        let result = self.release(id, &record).await;
-        if result.is_ok() {
-            record.phase = SandboxPhase::Stopped;
-            save(&self.sandbox_dir(id), &record)?;
-        } else {
-            // Not given back: the next stop tries again.
+        let pod_network = sandbox.record.config.namespaces.network != NamespaceMode::Node;
+        if let Some(network) = self.config.network.as_ref().filter(|_| pod_network)
+            && let Err(message) = network.close_ports(id).await
+        {
+            // The next stop tries again.
             sandbox.live.lock().phase = SandboxPhase::Ready;
+            return Err(RuntimeError::Network { sandbox: id.to_owned(), message });
         }
+        // Nothing runs in it and nobody reaches it. What is left is the kernel's work, most of it waiting; whoever
+        // removes the sandbox waits for it.
+        let (inner, stopped) = (Arc::clone(self), Arc::clone(&sandbox));
+        tokio::spawn(async move {
+            if let Err(e) = inner.give_back(&stopped).await {
+                tracing::warn!(sandbox = %stopped.id, error = %e, "giving back what a sandbox had; its removal tries again");
+            }
+        });
         self.emit(RuntimeEvent::SandboxGone { sandbox: id.to_owned() });
-        result
+        Ok(())
+    }
+
+    /// Gives back network, mounts and socket of a stopped sandbox, once. Until then it is on disk as if it ran, so
+    /// that a later engine does it if this one cannot.
+    async fn give_back(&self, sandbox: &SandboxEntry) -> Result<()> {
+        let mut done = sandbox.given_back.lock().await;
+        if *done {
+            return Ok(());
+        }
+        let mut record = sandbox.record.clone();
+        record.ips = sandbox.live.lock().ips.clone();
+        self.release(&sandbox.id, &record).await?;
+        record.phase = SandboxPhase::Stopped;
+        save(&self.sandbox_dir(&sandbox.id), &record)?;
+        *done = true;
+        Ok(())
     }
 
     pub(super) async fn remove_sandbox(self: &Arc<Self>, id: &str) -> Result<()> {
@@ -215,6 +238,7 @@ impl Inner {
             self.remove_container(&c.id).await?;
         }
         let _guard = sandbox.lock.lock().await;
+        self.give_back(&sandbox).await?;
         if sandbox.record.own_cgroup && self.shares_cgroup(id, &sandbox.record.cgroup).is_none() {
             let _ = self.cgroups.remove(Path::new(&sandbox.record.cgroup));
         }

@@ -18,7 +18,7 @@ pub(super) enum SandboxPhase {
     /// Being made: after a crash it is unmade.
     Making,
     Ready,
-    /// Everything it had is given back; only the record is left.
+    /// Nothing of it runs any more. On disk: and everything it had is given back.
     Stopped,
 }
 
@@ -44,6 +44,8 @@ pub(super) struct SandboxEntry {
     pub live: Mutex<SandboxLive>,
     /// Serializes stop and remove.
     pub lock: tokio::sync::Mutex<()>,
+    /// Whether network, mounts and socket are given back. Held while that is being done.
+    pub given_back: tokio::sync::Mutex<bool>,
 }
 
 /// What changes.

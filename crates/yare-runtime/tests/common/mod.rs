@@ -35,6 +35,10 @@ impl PodNetwork for FakeNetwork {
         Ok(vec!["10.42.0.7".parse().unwrap()])
     }
 
+    async fn close_ports(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
     async fn detach(&self, sandbox_id: &str, _netns: Option<&Path>) -> Result<(), String> {
         self.attached.lock().remove(sandbox_id);
         Ok(())
