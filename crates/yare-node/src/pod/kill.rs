@@ -58,9 +58,6 @@ impl Worker {
         if !self.mailbox.removed() {
             // Others look at the final status (a Job counts it) before the pod vanishes.
             self.kubelet.writer.flush(&uid).await;
-            if !self.remove_from_runtime().await {
-                return Next::Retry;
-            }
             let m = &pod.metadata;
             match self.kubelet.api.delete_pod(&m.namespace, &m.name, &uid).await {
                 Ok(()) => return Next::Idle,

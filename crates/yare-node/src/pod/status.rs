@@ -13,6 +13,7 @@ use super::{conditions, phase, qos};
 use crate::clock;
 use crate::view::{
     Container, ContainerState, ContainerStatus, Ip, Pod, PodStatus, Running, Terminated, VolumeMountStatus,
+    Waiting,
 };
 
 /// Why a container has not started, for its `waiting` state.
@@ -327,6 +328,33 @@ fn health(
     status.ready = started && ready;
 }
 
+/// Whether `ours` is but a step towards what will soon be known: containers that are being made, a pod whose
+/// containers have all ended and that is about to go, or nothing new but that a newer generation was seen.
+pub(crate) fn on_its_way(deleting: bool, server: &PodStatus, ours: &PodStatus) -> bool {
+    let mut states = ours.init_container_statuses.iter().chain(&ours.container_statuses).map(|c| &c.state);
+    if !matches!(server.phase.as_str(), "Pending" | "Running" | "") || !ours.reason.is_empty() {
+        return false;
+    }
+    match ours.phase.as_str() {
+        "Pending" if !deleting => states.all(|state| {
+            let made = |w: &Waiting| matches!(w.reason.as_str(), "ContainerCreating" | "PodInitializing");
+            state.waiting.as_ref().is_some_and(made)
+        }),
+        "Pending" | "Running" if deleting => {
+            states.all(|state| state.running.is_none()) || same_but_generation(server, ours)
+        }
+        _ => false,
+    }
+}
+
+fn same_but_generation(server: &PodStatus, ours: &PodStatus) -> bool {
+    let mut ours = PodStatus { observed_generation: server.observed_generation, ..ours.clone() };
+    for (ours, server) in ours.conditions.iter_mut().zip(&server.conditions) {
+        ours.observed_generation = server.observed_generation;
+    }
+    *server == ours
+}
+
 /// The strategic merge patch that turns the server's status into ours; `None` when nothing differs.
 pub(crate) fn patch(uid: &str, server: &PodStatus, ours: &PodStatus) -> Option<serde_json::Value> {
     let as_map = |status: &PodStatus| match serde_json::to_value(status) {
@@ -402,6 +430,35 @@ mod tests {
                 now: Timestamp::from_second(1_000_000).unwrap(),
             },
         )
+    }
+
+    #[test]
+    fn steps_wait_for_what_they_lead_to() {
+        use RuntimeState::{Exited, Running};
+        let pod = pod(serde_json::json!({"containers": [{"name": "a"}, {"name": "b"}]}));
+        let [running, ended] =
+            [("a", Running), ("a", Exited)].map(|(n, s)| vec![container_status(n, 0, s, 0)]);
+        let both = [Running, Exited]
+            .map(|b| vec![container_status("a", 0, Running, 0), container_status("b", 0, b, 0)]);
+        let made = status_of(&pod, vec![], &[("a", "ContainerCreating"), ("b", "ContainerCreating")], false);
+        let stuck = status_of(&pod, vec![], &[("a", "ErrImagePull"), ("b", "ContainerCreating")], false);
+        let partly = status_of(&pod, running, &[("b", "ContainerCreating")], false);
+        let [up, half] = both.map(|containers| status_of(&pod, containers, &[], false));
+        let down = status_of(&pod, ended, &[], false);
+        let seen = PodStatus { observed_generation: 7, ..up.clone() };
+        let new = PodStatus::default();
+        for (name, deleting, server, ours, wait) in [
+            ("containers are made", false, &new, &made, true),
+            ("an image is missing", false, &new, &stuck, false),
+            ("one of two runs", false, &made, &partly, false),
+            ("all run", false, &made, &up, false),
+            ("a container ended", false, &up, &half, false),
+            ("told to go", true, &up, &seen, true),
+            ("a container went", true, &up, &half, false),
+            ("all went", true, &up, &down, true),
+        ] {
+            assert_eq!(on_its_way(deleting, server, ours), wait, "{name}");
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! In: the status a pod's task wants to be known. Out: a patch of the `status` subresource with what differs
 //! from the server's. While a patch is on its way newer statuses replace each other, so an older one can
-//! never overwrite a newer one, and a pod costs no task while nothing changes.
+//! never overwrite a newer one, and a pod costs no task while nothing changes. A status that only says that a
+//! pod is on its way waits for the one that says where it arrived: most pods are quick, and every write is one
+//! for all who watch pods.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::status;
 use crate::api::{Api, PatchKind};
@@ -19,6 +21,9 @@ use crate::view::{Pod, PodStatus};
 /// Waits between retries while the server is away.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// How long a status waits for a better one (see [`status::on_its_way`]).
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 pub(crate) struct StatusWriter {
@@ -33,6 +38,10 @@ struct Slot {
     server: PodStatus,
     server_version: u64,
     pending: Option<PodStatus>,
+    /// `pending` may wait a moment.
+    patient: bool,
+    /// Says that it may not any more.
+    hurry: Arc<Notify>,
     busy: bool,
     /// Counts finished rounds, for those who wait.
     rounds: watch::Sender<u64>,
@@ -48,6 +57,15 @@ struct Written {
 #[serde(rename_all = "camelCase", default)]
 struct WrittenMetadata {
     resource_version: String,
+}
+
+impl Slot {
+    fn wait(&mut self, patient: bool) {
+        self.patient = patient;
+        if !patient {
+            self.hurry.notify_one();
+        }
+    }
 }
 
 impl StatusWriter {
@@ -67,6 +85,8 @@ impl StatusWriter {
                 server: pod.status.clone(),
                 server_version: version,
                 pending: None,
+                patient: false,
+                hurry: Arc::default(),
                 busy: false,
                 rounds: watch::Sender::new(0),
             });
@@ -74,6 +94,7 @@ impl StatusWriter {
                 slot.server = pod.status.clone();
                 slot.server_version = version;
             }
+            slot.wait(status::on_its_way(pod.is_deleting(), &slot.server, &status));
             slot.pending = Some(status);
             !std::mem::replace(&mut slot.busy, true)
         };
@@ -87,9 +108,12 @@ impl StatusWriter {
     pub(crate) async fn flush(&self, uid: &str) {
         loop {
             let mut rounds = {
-                let slots = self.slots.lock();
-                match slots.get(uid) {
-                    Some(slot) if slot.busy => slot.rounds.subscribe(),
+                let mut slots = self.slots.lock();
+                match slots.get_mut(uid) {
+                    Some(slot) if slot.busy => {
+                        slot.wait(false);
+                        slot.rounds.subscribe()
+                    }
                     _ => return,
                 }
             };
@@ -107,6 +131,10 @@ impl StatusWriter {
     async fn drain(&self, uid: String) {
         let mut wait = RETRY_MIN;
         loop {
+            let patient = self.slots.lock().get(&uid).filter(|s| s.patient).map(|s| s.hurry.clone());
+            if let Some(hurry) = patient {
+                let _ = tokio::time::timeout(ON_ITS_WAY, hurry.notified()).await;
+            }
             let Some((path, patch, sent)) = self.next(&uid) else { return };
             let answer = match patch {
                 None => Ok(None),
@@ -142,6 +170,7 @@ impl StatusWriter {
     fn next(&self, uid: &str) -> Option<(String, Option<serde_json::Value>, PodStatus)> {
         let mut slots = self.slots.lock();
         let slot = slots.get_mut(uid)?;
+        slot.patient = false;
         let Some(status) = slot.pending.take() else {
             slot.busy = false;
             slot.rounds.send_modify(|n| *n += 1);
