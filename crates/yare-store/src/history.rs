@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 use tokio::sync::Notify;
@@ -25,6 +25,8 @@ pub(crate) struct Channel {
     pub notify: Notify,
     /// The newest revision in the ring, readable without its lock.
     pub newest: AtomicU64,
+    /// How many watchers there are.
+    pub watchers: AtomicUsize,
 }
 
 impl Channel {
@@ -35,6 +37,7 @@ impl Channel {
             ring: RwLock::new(ring),
             notify: Notify::new(),
             newest: AtomicU64::new(0),
+            watchers: AtomicUsize::new(0),
         }
     }
 }

@@ -24,6 +24,7 @@ pub struct Watcher {
 
 impl Watcher {
     pub(crate) fn new(cache: Arc<Cache>, channel: Arc<Channel>, position: u64, seen: u64) -> Self {
+        channel.watchers.fetch_add(1, Ordering::Relaxed);
         Watcher { cache, channel, position, seen }
     }
 
@@ -84,8 +85,19 @@ impl Watcher {
         }
     }
 
+    /// How many watchers this kind has, this one included.
+    pub fn peers(&self) -> usize {
+        self.channel.watchers.load(Ordering::Relaxed)
+    }
+
     /// The kind that is watched.
     pub fn kind(&self) -> &str {
         &self.channel.kind
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.channel.watchers.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,13 +1,14 @@
 //! `watch`: a stream of events from the store. What a watcher gets of a JSON event is a static prefix, the
 //! object's shared bytes, and a static suffix; nothing is decoded or encoded for it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
 use http::{Response, header};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use yare_store::{Event, EventKind, Object, Watcher};
 
 use crate::{
@@ -68,7 +69,9 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         bookmarks: options.bookmarks,
         deadline: deadline(call, &options),
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
-        batch_until: None,
+        timer: Box::pin(sleep_until(Instant::now())),
+        stop: Box::pin(call.core.stop.clone().cancelled_owned()),
+        batch: Duration::ZERO,
         ended: false,
         ticket: call.take_ticket(),
         _watching: call.core.flow.watches.open(&call.info, &call.query),
@@ -135,8 +138,12 @@ struct Watch {
     bookmarks: bool,
     deadline: Instant,
     next_bookmark: Instant,
-    /// When a network client that was just sent events gets the next.
-    batch_until: Option<Instant>,
+    /// For the deadline, bookmarks and batches. One for the whole watch: making one costs more than an event.
+    timer: Pin<Box<Sleep>>,
+    /// The server stops.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// How long a client that was just sent events waits for the next.
+    batch: Duration,
     ended: bool,
     /// Seats, until the state at the start is sent.
     ticket: Option<Ticket>,
@@ -144,8 +151,12 @@ struct Watch {
     _watching: Option<Watching>,
 }
 
-/// How long events for one network client are gathered after others were sent.
-const BATCH_TIME: Duration = Duration::from_millis(2);
+/// How long events for one network client are gathered after others were sent, for each watcher that its kind
+/// has. A lone event goes out at once. Of a stream of them every client gets several with one write, which is
+/// what an event costs; the more clients there are to write to, the more it pays.
+const BATCH_PER_WATCHER: Duration = Duration::from_micros(50);
+/// Shorter hardly pays, longer would be noticed.
+const BATCH: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(10);
 
 /// Initial objects that are encoded at a time.
 const INITIAL_BATCH: usize = 64;
@@ -173,18 +184,25 @@ impl Watch {
                 return None;
             }
             self.ticket = None;
-            if let Some(again) = self.batch_until.take() {
-                // A lone event goes out at once; a stream of them shares writes, which are what it costs.
-                sleep_until(again).await;
+            let batch = std::mem::take(&mut self.batch);
+            if !batch.is_zero() {
+                self.timer.as_mut().reset(Instant::now() + batch);
+                self.timer.as_mut().await;
             }
             let watcher = self.watcher.as_mut()?;
             let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+            if self.timer.deadline() != wake {
+                self.timer.as_mut().reset(wake);
+            }
             tokio::select! {
                 events = watcher.next() => match events {
                     Ok(events) => {
+                        let peers = u32::try_from(watcher.peers()).unwrap_or(u32::MAX);
                         self.events(&events);
-                        let network = !self.encoder.shared && !self.queue.is_empty();
-                        self.batch_until = network.then(|| Instant::now() + BATCH_TIME);
+                        if !self.encoder.shared && !self.queue.is_empty() {
+                            let batch = BATCH_PER_WATCHER.saturating_mul(peers);
+                            self.batch = batch.clamp(*BATCH.start(), *BATCH.end());
+                        }
                     }
                     Err(_) => {
                         let seen = watcher.seen();
@@ -193,7 +211,7 @@ impl Watch {
                         self.ended = true;
                     }
                 },
-                () = sleep_until(wake) => {
+                () = self.timer.as_mut() => {
                     let seen = watcher.seen();
                     if self.bookmarks {
                         self.bookmark(seen, false);
@@ -201,7 +219,7 @@ impl Watch {
                     self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
                     self.ended = Instant::now() >= self.deadline;
                 }
-                () = self.core.stop.cancelled() => self.ended = true,
+                () = self.stop.as_mut() => self.ended = true,
             }
         }
     }
