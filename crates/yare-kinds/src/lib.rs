@@ -19,4 +19,5 @@ pub mod scale;
 pub mod selectors;
 pub mod strategy;
 pub mod table;
+pub mod validations;
 pub mod view;

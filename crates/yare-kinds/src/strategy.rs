@@ -113,6 +113,22 @@ pub trait Strategy: Sync + Send {
         }
     }
 
+    /// Errors of an update, of the object (`subresource` is empty) or of a view of it. `warnings` takes what is
+    /// wrong with the object, but was before and is not held against the update.
+    fn judge_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        _warnings: &mut Vec<String>,
+    ) -> Vec<FieldError> {
+        if subresource.is_empty() {
+            self.validate_update(new, old)
+        } else {
+            self.validate_subresource_update(subresource, new, old)
+        }
+    }
+
     /// Warnings for the client (`Warning: 299`), for example of deprecated fields.
     fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()

@@ -13,8 +13,6 @@ use serde_json::{Number, Value};
 pub struct Constraints {
     /// What a value must satisfy.
     pub rules: Rules,
-    /// `x-kubernetes-validations`, as written.
-    pub validations: Vec<Value>,
     /// The schema gives no type, so none is demanded (members of `additionalProperties: true`).
     pub untyped: bool,
 }
@@ -121,7 +119,7 @@ pub enum Rule {
 impl Constraints {
     /// Whether there is nothing to hold on to.
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty() && self.validations.is_empty() && !self.untyped
+        self.rules.is_empty() && !self.untyped
     }
 
     /// `maxLength`, `maxItems` or `maxProperties`, whichever the type has: what bounds the cost of walking it.

@@ -162,7 +162,11 @@ impl FieldError {
         let mut out = word.to_owned();
         if let Some(value) = &self.value {
             out.push_str(": ");
-            out.push_str(&value.to_string());
+            match value {
+                // Upstream prints what is not simple with an encoder that is fit for HTML.
+                Value::Object(_) | Value::Array(_) => out.push_str(&html_safe(&value.to_string())),
+                _ => out.push_str(&value.to_string()),
+            }
         }
         if !self.detail.is_empty() {
             out.push_str(": ");
@@ -170,6 +174,11 @@ impl FieldError {
         }
         out
     }
+}
+
+/// JSON with the three characters escaped that Go's encoder escapes.
+pub fn html_safe(json: &str) -> String {
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 impl fmt::Display for FieldError {

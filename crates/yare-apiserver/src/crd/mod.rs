@@ -11,7 +11,7 @@ mod strategy;
 use std::sync::{Arc, Weak};
 
 use serde_json::Value;
-use yare_kinds::{gated, view::View};
+use yare_kinds::{gated, validations::Rules, view::View};
 use yare_schema::crd;
 
 use self::strategy::CustomStrategy;
@@ -128,7 +128,8 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
     });
     let strategy = |at: usize| {
         StrategyRef::Owned(Arc::new(CustomStrategy {
-            ty: types[at].clone(),
+            ty: types[at].0.clone(),
+            rules: types[at].1.clone(),
             status: versions[at].has("subresources.status"),
             scale: scale(&versions[at]),
         }))
@@ -142,7 +143,7 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
         plural: plural.as_str().into(),
         namespaced,
         strategy: strategy(storage_at),
-        ty: types[storage_at].clone(),
+        ty: types[storage_at].0.clone(),
         gated: gated::Rows::default(),
         builtin: None,
         custom: Some(custom),
@@ -176,7 +177,7 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
                 categories: list("categories"),
                 verbs: verbs(),
                 subresources: subresources(version),
-                ty: types[at].clone(),
+                ty: types[at].0.clone(),
                 strategy: if is_storage { stored.strategy.clone() } else { strategy(at) },
                 stored: stored.clone(),
                 convert: match &conversion {
@@ -190,9 +191,9 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
         .collect()
 }
 
-/// The type of each version. Versions that say the same share one.
-fn types(versions: &[Value]) -> Vec<TypeHandle> {
-    let mut out: Vec<TypeHandle> = Vec::with_capacity(versions.len());
+/// The type of each version and its validation rules. Versions that say the same share them.
+fn types(versions: &[Value]) -> Vec<(TypeHandle, Option<Arc<Rules>>)> {
+    let mut out: Vec<(TypeHandle, Option<Arc<Rules>>)> = Vec::with_capacity(versions.len());
     for (at, version) in versions.iter().enumerate() {
         let schema = version.at("schema.openAPIV3Schema");
         let same = versions[..at].iter().position(|v| v.at("schema.openAPIV3Schema") == schema);
@@ -200,7 +201,7 @@ fn types(versions: &[Value]) -> Vec<TypeHandle> {
             Some(same) => out[same].clone(),
             None => {
                 let compiled = crd::load(schema);
-                TypeHandle::Owned(compiled.schema, compiled.root)
+                (TypeHandle::Owned(compiled.schema, compiled.root), Rules::of(schema).map(Arc::new))
             }
         };
         out.push(handle);

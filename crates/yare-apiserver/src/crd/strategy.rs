@@ -1,14 +1,17 @@
 //! How custom resources behave: what the definition's schema says, and nothing else.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use yare_kinds::{
     names,
     strategy::{Context, Strategy},
+    validations::{Rules, Verdict},
     view::{View, ViewMut, same},
 };
 use yare_schema::{
     defaults,
-    field::{FieldError, Path},
+    field::{ErrorKind, FieldError, Path},
     validate,
 };
 
@@ -19,6 +22,8 @@ use crate::registry::TypeHandle;
 pub struct CustomStrategy {
     /// The version's type.
     pub ty: TypeHandle,
+    /// `x-kubernetes-validations`, where the version has any.
+    pub rules: Option<Arc<Rules>>,
     /// Whether `status` is a subresource.
     pub status: bool,
     /// Where `scale` reads and writes.
@@ -37,7 +42,26 @@ fn body(object: &Value, status: bool) -> Value {
     object
 }
 
+/// Errors that keep rules from being run: what they read may not be what it should be.
+fn is_blocking(error: &FieldError) -> bool {
+    use ErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+    matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)
+}
+
 impl CustomStrategy {
+    /// Validation rules, after everything else.
+    fn check_rules(&self, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) -> Vec<String> {
+        let Some(rules) = &self.rules else { return Vec::new() };
+        if errors.iter().any(is_blocking) {
+            let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+            errors.push(FieldError::invalid(&Path::ROOT, Value::Null, detail));
+            return Vec::new();
+        }
+        let Verdict { errors: found, warnings } = rules.run(object, old.map(|old| (self.ty.at(), old)));
+        errors.extend(found);
+        warnings
+    }
+
     fn check_scale(&self, object: &Value, errors: &mut Vec<FieldError>, status_alone: bool) {
         let Some(scale) = &self.scale else { return };
         if !status_alone {
@@ -140,18 +164,33 @@ impl Strategy for CustomStrategy {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = validate::validate(self.ty.at(), object);
         self.check_scale(object, &mut errors, false);
+        self.check_rules(object, None, &mut errors);
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = validate::validate_update(self.ty.at(), new, old);
-        self.check_scale(new, &mut errors, false);
-        errors
+        self.judge_update("", new, old, &mut Vec::new())
     }
 
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = validate::validate_status_update(self.ty.at(), new, old);
-        self.check_scale(new, &mut errors, true);
+        self.judge_update("status", new, old, &mut Vec::new())
+    }
+
+    fn judge_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        warnings: &mut Vec<String>,
+    ) -> Vec<FieldError> {
+        let status_alone = subresource == "status";
+        let mut errors = if status_alone {
+            validate::validate_status_update(self.ty.at(), new, old)
+        } else {
+            validate::validate_update(self.ty.at(), new, old)
+        };
+        self.check_scale(new, &mut errors, status_alone);
+        warnings.extend(self.check_rules(new, Some(old), &mut errors));
         errors
     }
 

@@ -65,8 +65,8 @@ const EPHEMERAL_CONTAINERS: Target = Target {
     prepare: |served, new, old, ctx| {
         served.stored.strategy.prepare_for_subresource_update("ephemeralcontainers", new, old, ctx);
     },
-    validate: |served, new, old| {
-        served.stored.strategy.validate_subresource_update("ephemeralcontainers", new, old)
+    validate: |served, new, old, warnings| {
+        served.stored.strategy.judge_update("ephemeralcontainers", new, old, warnings)
     },
 };
 
@@ -75,7 +75,7 @@ const RESIZE: Target = Target {
     prepare: |served, new, old, ctx| {
         served.stored.strategy.prepare_for_subresource_update("resize", new, old, ctx);
     },
-    validate: |served, new, old| served.stored.strategy.validate_subresource_update("resize", new, old),
+    validate: |served, new, old, warnings| served.stored.strategy.judge_update("resize", new, old, warnings),
 };
 
 const FINALIZE: Target = Target {
@@ -83,7 +83,9 @@ const FINALIZE: Target = Target {
     prepare: |served, new, old, ctx| {
         served.stored.strategy.prepare_for_subresource_update("finalize", new, old, ctx);
     },
-    validate: |served, new, old| served.stored.strategy.validate_subresource_update("finalize", new, old),
+    validate: |served, new, old, warnings| {
+        served.stored.strategy.judge_update("finalize", new, old, warnings)
+    },
 };
 
 const APPROVAL: Target = Target {
@@ -91,7 +93,9 @@ const APPROVAL: Target = Target {
     prepare: |served, new, old, ctx| {
         served.stored.strategy.prepare_for_subresource_update("approval", new, old, ctx);
     },
-    validate: |served, new, old| served.stored.strategy.validate_subresource_update("approval", new, old),
+    validate: |served, new, old, warnings| {
+        served.stored.strategy.judge_update("approval", new, old, warnings)
+    },
 };
 
 /// Admission of a connection: its options are the object that webhooks see. Logs are read, not connected to.

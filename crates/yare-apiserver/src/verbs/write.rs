@@ -36,22 +36,22 @@ pub struct Target {
     pub subresource: &'static str,
     /// Puts back what this write must not change.
     pub prepare: fn(&Served, &mut Value, &Value, &Context<'_>),
-    /// Errors of the prepared object.
-    pub validate: fn(&Served, &Value, &Value) -> Vec<FieldError>,
+    /// Errors of the prepared object, and warnings of what was wrong with it before.
+    pub validate: fn(&Served, &Value, &Value, &mut Vec<String>) -> Vec<FieldError>,
 }
 
 /// The object itself.
 pub const MAIN: Target = Target {
     subresource: "",
     prepare: |served, new, old, ctx| served.strategy.prepare_for_update(new, old, ctx),
-    validate: |served, new, old| served.strategy.validate_update(new, old),
+    validate: |served, new, old, warnings| served.strategy.judge_update("", new, old, warnings),
 };
 
 /// Its `status`.
 pub const STATUS: Target = Target {
     subresource: "status",
     prepare: |served, new, old, ctx| served.strategy.prepare_for_status_update(new, old, ctx),
-    validate: |served, new, old| served.strategy.validate_status_update(new, old),
+    validate: |served, new, old, warnings| served.strategy.judge_update("status", new, old, warnings),
 };
 
 /// How often a write without a revision of its own is tried against an object that keeps changing.
@@ -247,7 +247,12 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         if stored.builtin.is_some() {
             errors.extend(meta::validate_kube_finalizers(&new));
         }
-        errors.extend((target.validate)(served, &*served.judged(&new)?, &*served.judged(&old)?));
+        let mut warnings = Vec::new();
+        let judged = (served.judged(&new)?, served.judged(&old)?);
+        errors.extend((target.validate)(served, &judged.0, &judged.1, &mut warnings));
+        for warning in warnings {
+            call.warn(warning);
+        }
         if !errors.is_empty() {
             return Err(ApiError::invalid(served.group_kind(), name, &errors));
         }

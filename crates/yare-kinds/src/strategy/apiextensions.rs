@@ -1,6 +1,6 @@
 //! Strategies of the kinds of `apiextensions.k8s.io`.
 //!
-//! Schemas are checked by [`yare_schema::crd`]; expressions in them are compiled by who evaluates them.
+//! Schemas are checked by [`yare_schema::crd`], expressions in them by [`crate::validations`].
 
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};

@@ -80,11 +80,7 @@ impl Builder {
     }
 
     fn ty(&mut self, s: Keywords<'_>, path: &Path<'_>, root: bool) -> TypeId {
-        let mut constraints = Constraints {
-            rules: value_rules(s),
-            validations: s.list("x-kubernetes-validations").to_vec(),
-            untyped: false,
-        };
+        let mut constraints = Constraints { rules: value_rules(s), untyped: false };
         let preserve = s.flag("x-kubernetes-preserve-unknown-fields");
         let shape = if s.flag("x-kubernetes-int-or-string") {
             Shape::Scalar(Scalar::IntOrString)

@@ -363,5 +363,8 @@ fn validation_rules(s: Keywords<'_>, path: &Path<'_>, errors: &mut Vec<FieldErro
                 "must not contain line breaks",
             ));
         }
+        if !field_path.is_empty() && super::field_path(s.0, field_path).is_err() {
+            errors.push(FieldError::invalid(&path.child("fieldPath"), field_path, "must be a valid path"));
+        }
     }
 }

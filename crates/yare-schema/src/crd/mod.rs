@@ -5,12 +5,14 @@
 
 mod build;
 mod check;
+mod field_path;
 mod structural;
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use self::field_path::field_path;
 use crate::{
     field::{FieldError, Path},
     model::{Schema, TypeId, TypeRef},
@@ -35,7 +37,7 @@ impl Compiled {
 /// Checks and compiles a schema. `path` is where it stands in the definition:
 /// `spec.versions[0].schema.openAPIV3Schema`.
 ///
-/// Expressions in `x-kubernetes-validations` are kept as data and not compiled here.
+/// Expressions in `x-kubernetes-validations` are not compiled here: this crate knows no CEL.
 pub fn compile(schema: &Value, path: &Path<'_>) -> Result<Compiled, Vec<FieldError>> {
     let mut errors = structural::check(schema, path);
     let (compiled, default_errors) = build::build(schema, path);

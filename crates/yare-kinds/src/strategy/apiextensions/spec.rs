@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 use yare_schema::{
     crd,
-    field::{FieldError, Path},
+    field::{ErrorKind, FieldError, Path},
 };
 
 use super::{check_kind, joined};
@@ -19,6 +19,7 @@ use crate::{
         rules::check_items,
         webhook::{check_client_config, check_review_versions},
     },
+    validations,
     view::{View, same},
 };
 
@@ -159,13 +160,34 @@ fn check_schema(errs: &mut Errors, path: &Path<'_>, version: &Value, status: boo
     if schema.bool_at("nullable") {
         errs.forbidden(&path.child("nullable"), "nullable cannot be true at the root");
     }
-    if let Err(found) = crd::compile(schema, path) {
-        for error in found {
-            if !errs.contains(&error) {
-                errs.push(error);
-            }
+    let found = crd::compile(schema, path).err().unwrap_or_default();
+    let rules = check_rules(path, version, &found, old);
+    for error in found.into_iter().chain(rules) {
+        if !errs.contains(&error) {
+            errs.push(error);
         }
     }
+}
+
+/// Errors in validation rules. They are not looked at where the schema is not structural, or has defaults that
+/// are no values of theirs.
+fn check_rules(
+    path: &Path<'_>,
+    version: &Value,
+    found: &[FieldError],
+    old: Option<&Value>,
+) -> Vec<FieldError> {
+    let schema = version.at("schema.openAPIV3Schema");
+    let bad_default =
+        |error: &FieldError| error.kind != ErrorKind::Forbidden && error.field.contains(".default");
+    if found.iter().any(bad_default)
+        || (!found.is_empty() && !crd::structural_violations(schema, path).is_empty())
+    {
+        return Vec::new();
+    }
+    let before = old.map(validations::Before::of).unwrap_or_default();
+    let unchanged = self::before(version, old).is_some_and(|b| same(b.at("schema"), version.at("schema")));
+    validations::check(schema, path, found, &before, unchanged)
 }
 
 fn check_scale(errs: &mut Errors, path: &Path<'_>, scale: &Value) {
