@@ -72,7 +72,12 @@ const CHECKS: &[Check] = &[
     hook("poststarthook/apiservice-registration-controller"),
     hook("poststarthook/apiservice-discovery-controller"),
     hook("poststarthook/kube-apiserver-autoregistration"),
-    hook("autoregister-completion"),
+    Check {
+        name: "autoregister-completion",
+        live: true,
+        ready: true,
+        ok: |core| core.aggregation.registered.load(Ordering::Acquire),
+    },
     hook("poststarthook/apiservice-openapi-controller"),
     hook("poststarthook/apiservice-openapiv3-controller"),
     Check {

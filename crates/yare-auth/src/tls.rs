@@ -17,7 +17,7 @@ use crate::pki::KeyPairPem;
 
 mod unverified;
 
-pub use unverified::unverified;
+pub use unverified::{any_server, unverified};
 
 /// Why keys and certificates make no TLS configuration.
 #[derive(Debug, thiserror::Error)]

@@ -113,6 +113,12 @@ pub struct ServerArgs {
     /// GROUP/VERSION/RESOURCE, each with =true or =false.
     #[arg(long, env = "YARE_RUNTIME_CONFIG", value_delimiter = ',')]
     pub runtime_config: Vec<String>,
+    /// Requests to API servers in the cluster go to the endpoints of their service; with =false to its address.
+    #[arg(
+        long, env = "YARE_ENABLE_AGGREGATOR_ROUTING", default_value_t = true, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set
+    )]
+    pub enable_aggregator_routing: bool,
     /// Run the control plane only. Needs no root.
     #[arg(long, env = "YARE_DISABLE_AGENT")]
     pub disable_agent: bool,

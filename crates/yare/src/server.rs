@@ -10,7 +10,10 @@ use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use yare_apiserver::{
-    ApiServer, Config, admission::Settings, aggregation::FrontProxy, runtime_config::RuntimeConfig,
+    ApiServer, Config,
+    admission::Settings,
+    aggregation::{FrontProxy, resolve::Routing},
+    runtime_config::RuntimeConfig,
 };
 use yare_auth::{
     User, bootstrap,
@@ -171,6 +174,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         client_authority: pki.cluster.certificate.clone(),
         allowed_names: front_proxy_names,
     });
+    config.aggregator_routing =
+        if args.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp };
     config.service_cidrs = vec![plan.service_cidr.to_string()];
     config.advertise = Some((plan.node_ip, port));
     config.gates = gates;

@@ -12,7 +12,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -57,6 +57,8 @@ pub struct Aggregation {
     changes: AtomicU64,
     /// APIServices may have to be made or taken away.
     pub registration: Notify,
+    /// The first round of that is done.
+    pub registered: AtomicBool,
     /// The published authentication data is gone.
     pub trust: Notify,
     /// How often which backend became unavailable, and why.

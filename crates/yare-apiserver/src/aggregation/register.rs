@@ -2,7 +2,10 @@
 //! kept up all the time for those of CustomResourceDefinitions
 //! (`kube-aggregator/pkg/controllers/autoregister`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -103,6 +106,7 @@ pub fn start(core: &Arc<Core>) {
     let core = core.clone();
     tokio::spawn(async move {
         settle(&core, true).await;
+        core.aggregation.registered.store(true, Ordering::Release);
         loop {
             tokio::select! {
                 () = core.aggregation.registration.notified() => {}

@@ -11,7 +11,8 @@ use crate::core::Core;
 /// How requests reach the pods of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Routing {
-    /// To a ready endpoint, which needs no service proxy where the server runs.
+    /// To a ready endpoint. This is the default, other than upstream's: it needs no service proxy where the server
+    /// runs (`--disable-agent` has none), and goes on to the next endpoint where one does not answer.
     #[default]
     Endpoints,
     /// To the service's own address.
