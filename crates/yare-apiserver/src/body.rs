@@ -30,6 +30,17 @@ pub type Reply = Response<Body>;
 /// Request bodies over this are refused with 413.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
+/// Pieces that are made while they are sent.
+pub type Made = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+
+/// What a body of this server's own consists of.
+pub enum Pieces {
+    /// All there is.
+    Whole(VecDeque<Bytes>),
+    /// What will be.
+    Stream(Made),
+}
+
 /// A response's body.
 #[derive(Default)]
 pub struct Body(Inner, Option<Box<Tail>>);
@@ -72,7 +83,7 @@ enum Inner {
     #[default]
     Empty,
     Chunks(VecDeque<Bytes>),
-    Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
+    Stream(Made),
     Foreign(UnsyncBoxBody<Bytes, BoxError>),
 }
 
@@ -82,6 +93,11 @@ impl Body {
         let bytes = bytes.into();
         let inner = if bytes.is_empty() { Inner::Empty } else { Inner::Chunks(VecDeque::from([bytes])) };
         Self(inner, None)
+    }
+
+    /// Several pieces.
+    pub fn pieces(pieces: VecDeque<Bytes>) -> Self {
+        Self(Inner::Chunks(pieces), None)
     }
 
     /// Pieces made while they are sent.
@@ -137,6 +153,19 @@ impl Body {
     pub fn with_tail(mut self, tail: Tail) -> Self {
         self.1 = Some(Box::new(tail));
         self
+    }
+
+    /// Its pieces; the body itself where it is another server's, or its end is waited for.
+    pub fn into_pieces(self) -> Result<Pieces, Self> {
+        if self.1.is_some() {
+            return Err(self);
+        }
+        match self.0 {
+            Inner::Empty => Ok(Pieces::Whole(VecDeque::new())),
+            Inner::Chunks(chunks) => Ok(Pieces::Whole(chunks)),
+            Inner::Stream(stream) => Ok(Pieces::Stream(stream)),
+            Inner::Foreign(body) => Err(Self(Inner::Foreign(body), None)),
+        }
     }
 
     /// The bytes, where the body is complete already.

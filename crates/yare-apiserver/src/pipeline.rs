@@ -20,7 +20,7 @@ use crate::{
     audit::{self, Record, Stage},
     auth::{self, Credentials, Peer, User, authenticators::front_proxy},
     body::{self, Reply, RequestBody, Sent, Tail},
-    codec,
+    codec, compress,
     core::{Call, Core},
     deadline, discovery,
     flow::{self, Ticket},
@@ -69,6 +69,9 @@ pub async fn handle(
         received,
     };
     let running = (!long_running).then(|| core.requests.token());
+    let gzip = !long_running
+        && compress::wanted(request.headers())
+        && core.config.gates.is_on("APIResponseCompression");
     let record = OnceLock::new();
     let way = Way {
         core: core.clone(),
@@ -95,6 +98,9 @@ pub async fn handle(
         reply = written_down(&record, reply, long_running).await;
         complete = reply.body().size().is_none_or(|_| long_running).then_some(record);
     }
+    if gzip {
+        reply = compress::apply(reply).await;
+    }
     let headers = reply.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     headers.entry(AUDIT_ID).or_insert(id);
@@ -102,6 +108,10 @@ pub async fn handle(
     match reply.body().size() {
         Some(bytes) if !long_running => {
             counted.ended(code, outcome.excluded, Sent { bytes, whole: true });
+            if let Some(record) = complete {
+                // A stream that was gathered whole to see whether it is worth compressing.
+                record.stage(Stage::ResponseComplete).await;
+            }
             reply
         }
         _ => {
