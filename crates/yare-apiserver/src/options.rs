@@ -3,11 +3,14 @@
 
 use serde_json::Value;
 use yare_kinds::{meta, view::View};
-use yare_schema::field::{FieldError, Path};
+use yare_schema::{
+    features::Gates,
+    field::{FieldError, Path},
+};
 
 use crate::{
     path::Query,
-    status::{ApiError, ApiResult, GroupResource},
+    status::{ApiError, ApiResult, GroupResource, quote},
 };
 
 const META_GROUP: &str = "meta.k8s.io";
@@ -38,6 +41,8 @@ pub struct ListOptions {
     pub label_selector: String,
     /// `spec.nodeName=x`
     pub field_selector: String,
+    /// `shardRange(…)`, where shards are switched on.
+    pub shard_selector: String,
     /// Objects a page holds; 0 for all.
     pub limit: usize,
     /// Token of the next page.
@@ -56,71 +61,54 @@ pub struct ListOptions {
 
 impl ListOptions {
     /// Reads and checks the options of a list or (`watch`) of a watch.
-    pub fn parse(query: &Query, watch: bool) -> ApiResult<Self> {
+    pub fn parse(query: &Query, watch: bool, gates: &Gates) -> ApiResult<Self> {
         let text = |key: &str| query.get(key).unwrap_or_default().to_owned();
-        let number = |key: &str| -> ApiResult<Option<i64>> {
-            query
-                .get(key)
-                .map(|v| {
-                    v.parse::<i64>().map_err(|_| {
-                        ApiError::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))
-                    })
-                })
-                .transpose()
-        };
-        let mut errors = Vec::new();
-        let match_path = Path::new("resourceVersionMatch");
         let raw_match = text("resourceVersionMatch");
-        let version_match = match raw_match.as_str() {
-            "" => VersionMatch::Unset,
-            "Exact" => VersionMatch::Exact,
-            "NotOlderThan" => VersionMatch::NotOlderThan,
-            other => {
-                let allowed: &[&str] = if watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan", ""] };
-                errors.push(FieldError::not_supported(&match_path, other, allowed));
-                VersionMatch::Unset
-            }
-        };
-        let options = Self {
+        let mut options = Self {
             label_selector: text("labelSelector"),
             field_selector: text("fieldSelector"),
-            limit: usize::try_from(number("limit")?.unwrap_or(0)).unwrap_or(0),
+            shard_selector: text("shardSelector"),
             continue_token: text("continue"),
             resource_version: text("resourceVersion"),
-            version_match,
-            timeout_s: number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0),
+            version_match: match raw_match.as_str() {
+                "Exact" => VersionMatch::Exact,
+                "NotOlderThan" => VersionMatch::NotOlderThan,
+                _ => VersionMatch::Unset,
+            },
+            timeout_s: integer(query, "timeoutSeconds")?
+                .and_then(|s| u64::try_from(s).ok())
+                .filter(|s| *s > 0),
+            limit: integer(query, "limit")?.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
             bookmarks: query.flag("allowWatchBookmarks"),
             send_initial_events: query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents")),
         };
-        options.check(watch, !raw_match.is_empty(), &mut errors);
+        if !options.shard_selector.is_empty() && !gates.is_on("ShardedListAndWatch") {
+            options.shard_selector.clear();
+        }
+        let errors = if watch {
+            let watch_list = gates.is_on("WatchList");
+            if watch_list
+                && options.send_initial_events.is_none()
+                && raw_match.is_empty()
+                && matches!(options.resource_version.as_str(), "" | "0")
+            {
+                // Without a revision a watch starts with the present state, as it always has.
+                options.send_initial_events = Some(true);
+                options.version_match = VersionMatch::NotOlderThan;
+                return Ok(options);
+            }
+            options.check_watch(&raw_match, watch_list)
+        } else {
+            options.check_list(&raw_match)
+        };
         invalid("ListOptions", &errors)?;
         Ok(options)
     }
 
-    fn check(&self, watch: bool, has_match: bool, errors: &mut Vec<FieldError>) {
+    fn check_list(&self, raw_match: &str) -> Vec<FieldError> {
+        let mut errors = Vec::new();
         let path = Path::new("resourceVersionMatch");
-        let events = Path::new("sendInitialEvents");
-        if watch {
-            if self.send_initial_events.is_some() && self.version_match != VersionMatch::NotOlderThan {
-                errors.push(FieldError::forbidden(
-                    &path,
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                ));
-            }
-            if has_match {
-                if self.send_initial_events.is_none() {
-                    errors.push(FieldError::forbidden(
-                        &path,
-                        "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                    ));
-                }
-                if self.version_match == VersionMatch::Exact {
-                    errors.push(FieldError::not_supported(&path, "Exact", &["NotOlderThan"]));
-                }
-            }
-            return;
-        }
-        if has_match {
+        if !raw_match.is_empty() {
             if self.resource_version.is_empty() {
                 errors.push(FieldError::forbidden(
                     &path,
@@ -133,6 +121,13 @@ impl ListOptions {
                     "resourceVersionMatch is forbidden when continue is provided",
                 ));
             }
+            if self.version_match == VersionMatch::Unset {
+                errors.push(FieldError {
+                    // In this order, which no other list of values has.
+                    detail: "supported values: \"Exact\", \"NotOlderThan\", \"\"".into(),
+                    ..FieldError::not_supported(&path, raw_match, &[])
+                });
+            }
             if self.version_match == VersionMatch::Exact && self.resource_version == "0" {
                 errors.push(FieldError::forbidden(
                     &path,
@@ -141,25 +136,85 @@ impl ListOptions {
             }
         }
         if self.send_initial_events.is_some() {
-            errors.push(FieldError::forbidden(&events, "sendInitialEvents is forbidden for list"));
+            errors.push(FieldError::forbidden(
+                &Path::new("sendInitialEvents"),
+                "sendInitialEvents is forbidden for list",
+            ));
         }
+        errors
+    }
+
+    fn check_watch(&self, raw_match: &str, watch_list: bool) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let path = Path::new("resourceVersionMatch");
+        if self.send_initial_events.is_some() {
+            if self.version_match != VersionMatch::NotOlderThan {
+                errors.push(FieldError::forbidden(
+                    &path,
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
+            }
+            if !watch_list {
+                errors.push(FieldError::forbidden(
+                    &Path::new("sendInitialEvents"),
+                    "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+                ));
+            }
+        }
+        if !raw_match.is_empty() {
+            if self.send_initial_events.is_none() {
+                errors.push(FieldError::forbidden(
+                    &path,
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ));
+            }
+            if self.version_match != VersionMatch::NotOlderThan {
+                errors.push(FieldError::not_supported(&path, raw_match, &["NotOlderThan"]));
+            }
+            if !self.continue_token.is_empty() {
+                errors.push(FieldError::forbidden(
+                    &path,
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
+            }
+        }
+        errors
     }
 
     /// The revision asked for: `None` where none was.
-    pub fn revision(&self) -> ApiResult<Option<u64>> {
-        if self.resource_version.is_empty() {
-            return Ok(None);
-        }
-        self.resource_version.parse().map(Some).map_err(|_| {
-            let path = Path::new("resourceVersion");
-            let error = FieldError::invalid(
-                &path,
-                self.resource_version.as_str(),
-                format!("strconv.ParseUint: parsing {:?}: invalid syntax", self.resource_version),
-            );
-            ApiError::bad_request(format!("resourceVersion: {}", error.body()))
-        })
+    pub fn revision(&self) -> Result<Option<u64>, FieldError> {
+        revision(&self.resource_version)
     }
+}
+
+/// A `resourceVersion` parameter; `None` where it is empty.
+pub fn revision(text: &str) -> Result<Option<u64>, FieldError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(revision) if digits => Ok(Some(revision)),
+        _ => {
+            let why = if digits { "value out of range" } else { "invalid syntax" };
+            let why = format!("strconv.ParseUint: parsing {}: {why}", quote(text));
+            Err(FieldError::invalid(&Path::new("resourceVersion"), text, why))
+        }
+    }
+}
+
+/// A number among the parameters, with Go's message where it is none.
+fn integer(query: &Query, key: &str) -> ApiResult<Option<i64>> {
+    // Other than elsewhere, an empty value is a wrong one.
+    let Some(text) = query.all(key).next() else { return Ok(None) };
+    text.parse().map(Some).map_err(|e: std::num::ParseIntError| {
+        use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+        let why = match e.kind() {
+            PosOverflow | NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        ApiError::bad_request(format!("strconv.ParseInt: parsing {}: {why}", quote(text)))
+    })
 }
 
 /// What becomes of unknown and duplicate fields in a body.
@@ -333,14 +388,7 @@ impl DeleteOptions {
                 out.dry_run = dry_run(body.strings("dryRun").into_iter(), &mut errors);
             }
             None => {
-                out.grace_period_s = query
-                    .get("gracePeriodSeconds")
-                    .map(|v| {
-                        v.parse().map_err(|_| {
-                            ApiError::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax"))
-                        })
-                    })
-                    .transpose()?;
+                out.grace_period_s = integer(query, "gracePeriodSeconds")?;
                 policy = query.get("propagationPolicy").map(str::to_owned);
                 orphan = query.has("orphanDependents").then(|| query.flag("orphanDependents"));
                 out.dry_run = dry_run(query.all("dryRun"), &mut errors);

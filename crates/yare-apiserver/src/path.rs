@@ -199,7 +199,7 @@ impl Query {
     pub fn flag(&self, key: &str) -> bool {
         match self.0.iter().find(|(k, _)| k == key) {
             None => false,
-            Some((_, v)) => !matches!(v.to_ascii_lowercase().as_str(), "false" | "0" | "f"),
+            Some((_, v)) => v != "0" && !v.eq_ignore_ascii_case("false"),
         }
     }
 }

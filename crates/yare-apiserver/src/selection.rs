@@ -5,12 +5,15 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use yare_schema::selector::{FieldSelector, LabelSelector};
+use yare_schema::selector::{FieldSelector, LabelSelector, ShardField, ShardSelector};
 use yare_store::Object;
 
 use crate::{
+    options::ListOptions,
+    path::RequestInfo,
     registry::Served,
-    status::{ApiError, ApiResult},
+    span,
+    status::{ApiError, ApiResult, quote},
 };
 
 /// Which objects.
@@ -24,30 +27,52 @@ pub struct Selection {
     custom: Vec<(String, String)>,
     /// The version in which custom resources are looked at, where that takes converting them.
     shown: Option<Arc<Served>>,
+    /// The part of all objects that is asked for.
+    pub shard: Option<ShardSelector>,
 }
 
 impl Selection {
-    /// Parses and checks selectors for the resource. `name`: restricts to one object (deprecated watch paths).
-    pub fn new(served: &Arc<Served>, namespace: &str, labels: &str, fields: &str) -> ApiResult<Self> {
-        let labels = LabelSelector::parse(labels).map_err(|e| ApiError::bad_request(e.to_string()))?;
-        let fields = FieldSelector::parse(fields).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    /// What a request asks for. Where its path (of a watch) names an object, that is a selector too.
+    pub fn new(served: &Arc<Served>, info: &RequestInfo, options: &ListOptions) -> ApiResult<Self> {
+        let labels = LabelSelector::parse(&options.label_selector)
+            .map_err(|e| ApiError::bad_request(e.to_string()))?;
+        let parsed = FieldSelector::parse(&options.field_selector)
+            .map_err(|e| ApiError::bad_request(e.to_string()))?;
         let mut custom = Vec::new();
-        for requirement in fields.requirements() {
-            let name = &*requirement.field;
-            if name == "metadata.name" || (name == "metadata.namespace" && served.namespaced) {
-                continue;
+        let mut fields = FieldSelector::everything();
+        for requirement in parsed.requirements() {
+            let mut requirement = requirement.clone();
+            // As the field was called before version 1.
+            if served.stored.builtin.is_some() && &*served.kind == "Pod" && &*requirement.field == "spec.host"
+            {
+                requirement.field = "spec.nodeName".into();
             }
-            let built_in =
-                served.stored.builtin.is_some_and(|row| row.selectable.iter().any(|s| s.name == name));
+            let name = &*requirement.field;
             let path = served.stored.custom.as_ref().and_then(|c| c.selectable_path(&served.version, name));
             match path {
                 Some(path) => custom.push((name.to_owned(), path.to_owned())),
-                None if built_in => {}
-                None => {
-                    return Err(ApiError::bad_request(format!("field label not supported: {name}")));
-                }
+                None if selectable(served, name) => {}
+                None => return Err(ApiError::bad_request(not_selectable(served, name))),
+            }
+            fields.add(requirement);
+        }
+        if !info.name.is_empty() {
+            if fields.is_empty() {
+                fields = FieldSelector::equals("metadata.name", &info.name);
+            } else if fields.exact_match("metadata.name") != Some(&info.name) {
+                return Err(ApiError::bad_request(
+                    "fieldSelector metadata.name doesn't match requested name",
+                ));
             }
         }
+        let shard = match options.shard_selector.as_str() {
+            "" => None,
+            text => Some(
+                ShardSelector::parse(text)
+                    .map_err(|why| ApiError::new(500, "", format!("invalid shard selector: {why}")))?,
+            ),
+        };
+        let namespace = info.namespace.as_str();
         let prefix =
             if served.namespaced && !namespace.is_empty() { format!("{namespace}/") } else { String::new() };
         let only = fields.exact_match("metadata.name").and_then(|name| {
@@ -60,7 +85,7 @@ impl Selection {
             }
         });
         let shown = (served.conversion().is_some() && !custom.is_empty()).then(|| served.clone());
-        Ok(Self { prefix, labels, fields, only, custom, shown })
+        Ok(Self { prefix, labels, fields, only, custom, shown, shard })
     }
 
     /// Everything of a kind.
@@ -72,12 +97,13 @@ impl Selection {
             only: None,
             custom: Vec::new(),
             shown: None,
+            shard: None,
         }
     }
 
-    /// Whether neither labels nor fields restrict anything.
+    /// Whether nothing restricts anything.
     pub fn is_open(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty()
+        self.labels.is_empty() && self.fields.is_empty() && self.shard.is_none()
     }
 
     /// Whether matching means converting.
@@ -93,6 +119,11 @@ impl Selection {
     /// Whether the object (whose key is in the namespace) matches the selectors.
     pub fn matches(&self, object: &Object) -> bool {
         if !self.labels.is_empty() && !self.labels.matches(&object.attrs.labels) {
+            return false;
+        }
+        if let Some(shard) = &self.shard
+            && !in_shard(shard, object)
+        {
             return false;
         }
         if self.fields.is_empty() {
@@ -124,5 +155,57 @@ impl Selection {
                 .or_else(|| object.attrs.fields.iter().find(|(f, _)| &**f == field).map(|(_, v)| &**v))
                 .unwrap_or_default(),
         })
+    }
+}
+
+fn in_shard(shard: &ShardSelector, object: &Object) -> bool {
+    match shard.field {
+        ShardField::Namespace => {
+            shard.matches(object.key.split_once('/').map_or("", |(namespace, _)| namespace))
+        }
+        ShardField::Uid => {
+            let raw = &object.bytes;
+            let uid = span::member(raw, "metadata")
+                .and_then(|at| span::member(&raw[at.clone()], "uid").map(|uid| &raw[at][uid]))
+                .and_then(|uid| std::str::from_utf8(uid).ok());
+            shard.matches(uid.unwrap_or_default().trim_matches('"'))
+        }
+    }
+}
+
+/// Whether the field can be selected by in the version served.
+fn selectable(served: &Served, field: &str) -> bool {
+    let Some(row) = served.stored.builtin else {
+        return field == "metadata.name" || (field == "metadata.namespace" && served.namespaced);
+    };
+    match field {
+        "metadata.name" => true,
+        // Kinds without selectable fields of their own know this one even where they have no namespace.
+        "metadata.namespace" => served.namespaced || row.selectable.is_empty(),
+        _ => {
+            // Events are the same objects in two groups, which call their fields differently.
+            let of_group = match (&*served.kind, &*served.group) {
+                ("Event", "") => !field.starts_with("regarding.") && field != "reportingController",
+                ("Event", _) => {
+                    !field.starts_with("involvedObject.") && !matches!(field, "reportingComponent" | "source")
+                }
+                _ => true,
+            };
+            of_group && row.selectable.iter().any(|s| s.name == field)
+        }
+    }
+}
+
+fn not_selectable(served: &Served, field: &str) -> String {
+    match (&*served.kind, served.stored.builtin) {
+        ("Job", Some(_)) => format!("field label {} not supported for Job", quote(field)),
+        ("ResourceSlice", Some(_)) => {
+            format!("field label not supported for {}, Kind=ResourceSlice: {field}", served.api_version)
+        }
+        (_, Some(row)) if row.selectable.is_empty() => format!(
+            "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+            quote(field)
+        ),
+        _ => format!("field label not supported: {field}"),
     }
 }

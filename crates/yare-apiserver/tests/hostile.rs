@@ -202,7 +202,7 @@ async fn bodies() {
             Vec::new(),
             400,
             "BadRequest",
-            "field label not supported",
+            "is not a known field selector",
         ),
         (
             "GET",

@@ -79,9 +79,8 @@ fn options(call: &Call, body: &[u8]) -> ApiResult<DeleteOptions> {
 /// Deletes every object of a selection.
 pub async fn collection(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
     let options = options(call, body)?;
-    let selectors = ListOptions::parse(&call.query, false)?;
-    let selection =
-        Selection::new(served, &call.info.namespace, &selectors.label_selector, &selectors.field_selector)?;
+    let selectors = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
+    let selection = Selection::new(served, &call.info, &selectors)?;
     let snapshot = call.core.store().snapshot(&served.stored.kind_key);
     let found = page(&snapshot, &selection, None, selectors.limit).objects;
     let renderer = Renderer::new(call, served, true)?;

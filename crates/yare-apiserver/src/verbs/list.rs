@@ -3,12 +3,12 @@
 
 use std::{collections::VecDeque, ops::Bound, sync::Arc, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{DecodeError, Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, stream};
 use http::{Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use yare_store::{Object, Snapshot, SnapshotError};
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     codec,
     core::{Call, Core},
     negotiate::{Encoding, Shape},
-    options::{ListOptions, VersionMatch},
+    options::{ListOptions, VersionMatch, revision},
     registry::Served,
     render::Renderer,
     selection::Selection,
@@ -37,8 +37,10 @@ pub async fn get(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
 
 /// The object that the request names.
 pub async fn find(call: &Call, served: &Served) -> ApiResult<Arc<Object>> {
-    if let Some(wanted) = call.query.get("resourceVersion").and_then(|v| v.parse::<u64>().ok()) {
-        fresh(&call.core, wanted).await?;
+    if let Some(text) = call.query.get("resourceVersion") {
+        // Upstream gives no reason here, and 500.
+        let wanted = revision(text).map_err(|e| ApiError::new(500, "", e.to_string()))?;
+        fresh(&call.core, wanted.unwrap_or(0)).await?;
     }
     let key = served.stored.key(&call.info.namespace, &call.info.name);
     call.core
@@ -72,14 +74,31 @@ fn encode_continue(revision: i64, start: &str) -> String {
 }
 
 fn decode_continue(token: &str) -> ApiResult<Continue> {
-    let invalid = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| invalid(&e.to_string()))?;
-    let token: Continue = serde_json::from_slice(&bytes).map_err(|e| invalid(&e.to_string()))?;
-    if token.v != CONTINUE_VERSION {
-        return Err(invalid("server does not recognize this encoded version"));
+    let invalid = |why: &str| {
+        ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+    };
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|e| {
+        let at = match e {
+            DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+            DecodeError::InvalidLength(length) => length.saturating_sub(1),
+            DecodeError::InvalidPadding => token.find('=').unwrap_or(token.len()),
+        };
+        invalid(&format!("illegal base64 data at input byte {at}"))
+    })?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(&e.to_string()))?;
+    let version = value["v"].as_str().unwrap_or_default();
+    if version != CONTINUE_VERSION {
+        return Err(invalid(&format!("server does not recognize this encoded version {version}")));
     }
-    if token.start.is_empty() || token.rv == 0 {
+    let token: Continue = serde_json::from_value(value).map_err(|e| invalid(&e.to_string()))?;
+    if token.rv == 0 {
         return Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+    }
+    if token.start.is_empty() {
+        return Err(invalid("encoded start key empty (version meta.k8s.io/v1)"));
+    }
+    if token.start.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(invalid(&token.start));
     }
     Ok(token)
 }
@@ -97,33 +116,31 @@ async fn state(core: &Core, kind: &str, options: &ListOptions) -> ApiResult<(Sna
         let Ok(revision) = u64::try_from(token.rv) else {
             return Ok((store.snapshot(kind), Some(token.start)));
         };
+        fresh(core, revision).await?;
         return match store.snapshot_at(kind, revision) {
             Ok(snapshot) => Ok((snapshot, Some(token.start))),
-            Err(_) => Err(continue_expired(&token.start)),
+            Err(SnapshotError::Compacted { .. }) => Err(continue_expired(&token.start)),
+            Err(_) => Err(ApiError::too_large(revision, store.revision())),
         };
     }
-    let revision = match options.revision() {
-        Ok(r) => r,
-        Err(e) => return Err(ApiError::bad_request(format!("invalid resource version: {}", e.message))),
+    let wanted =
+        options.revision().map_err(|e| ApiError::bad_request(format!("invalid resource version: {e}")))?;
+    let Some(wanted) = wanted.filter(|wanted| *wanted > 0) else {
+        return Ok((store.snapshot(kind), None));
     };
-    match revision {
-        None | Some(0) => Ok((store.snapshot(kind), None)),
-        Some(wanted) => {
-            fresh(core, wanted).await?;
-            // A page at a revision is that revision exactly, unless the client says any newer one will do.
-            let exact = options.version_match == VersionMatch::Exact
-                || (options.version_match == VersionMatch::Unset && options.limit > 0);
-            if !exact {
-                return Ok((store.snapshot(kind), None));
-            }
-            match store.snapshot_at(kind, wanted) {
-                Ok(snapshot) => Ok((snapshot, None)),
-                Err(SnapshotError::Compacted { .. }) => {
-                    Err(ApiError::expired("The resourceVersion for the provided list is too old."))
-                }
-                Err(_) => Err(ApiError::too_large(wanted, store.revision())),
-            }
+    fresh(core, wanted).await?;
+    // A page at a revision is that revision exactly, unless the client says any newer one will do.
+    let exact = options.version_match == VersionMatch::Exact
+        || (options.version_match == VersionMatch::Unset && options.limit > 0);
+    if !exact {
+        return Ok((store.snapshot(kind), None));
+    }
+    match store.snapshot_at(kind, wanted) {
+        Ok(snapshot) => Ok((snapshot, None)),
+        Err(SnapshotError::Compacted { .. }) => {
+            Err(ApiError::expired("The resourceVersion for the provided list is too old."))
         }
+        Err(_) => Err(ApiError::too_large(wanted, store.revision())),
     }
 }
 
@@ -138,13 +155,16 @@ fn continue_expired(start: &str) -> ApiError {
 
 /// Lists a collection.
 pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
-    let options = ListOptions::parse(&call.query, false)?;
     let renderer = Renderer::new(call, served, true)?;
-    let selection =
-        Selection::new(served, &call.info.namespace, &options.label_selector, &options.field_selector)?;
+    let mut options = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
+    let selection = Selection::new(served, &call.info, &options)?;
     let (snapshot, after) = state(&call.core, &served.stored.kind_key, &options).await?;
     if selection.converts() {
         renderer.prepare(snapshot.range(Bound::Unbounded, &selection.prefix).map(|o| &o.bytes))?;
+    }
+    if options.resource_version == "0" {
+        // Whoever takes any state gets all of it: upstream's cache makes no pages of that.
+        options.limit = 0;
     }
     let page = page(&snapshot, &selection, after.as_deref(), options.limit);
     renderer.prepare(page.objects.iter().map(|o| &o.bytes))?;
@@ -157,6 +177,9 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
             let rest = snapshot.count_from(Bound::Excluded(last), &selection.prefix);
             metadata.insert("remainingItemCount".into(), rest.into());
         }
+    }
+    if let Some(shard) = &selection.shard {
+        metadata.insert("shardInfo".into(), json!({ "selector": shard.to_string() }));
     }
     respond(call, renderer, Value::Object(metadata), page.objects)
 }
@@ -350,8 +373,24 @@ mod tests {
     fn continue_tokens() {
         let token = decode_continue(&encode_continue(7, "ns/a")).unwrap();
         assert_eq!((token.rv, token.start.as_str()), (7, "ns/a"));
-        for bad in ["%%%", "e30", "bnVsbA", &encode_continue(0, "a"), &encode_continue(1, "")] {
-            assert_eq!(decode_continue(bad).err().map(|e| e.code), Some(400), "{bad}");
+        let wrong = |json: &str| URL_SAFE_NO_PAD.encode(json);
+        for (bad, want) in [
+            ("a%b".to_owned(), "illegal base64 data at input byte 1"),
+            ("e30=".to_owned(), "illegal base64 data at input byte 3"),
+            (wrong("{}"), "server does not recognize this encoded version "),
+            (wrong(r#"{"v":"v9","rv":1,"start":"a"}"#), "server does not recognize this encoded version v9"),
+            (encode_continue(0, "a"), "incorrect encoded start resourceVersion (version meta.k8s.io/v1)"),
+            (encode_continue(1, ""), "encoded start key empty (version meta.k8s.io/v1)"),
+            (encode_continue(1, "../../secrets"), "../../secrets"),
+            (encode_continue(1, "a//b"), "a//b"),
+        ] {
+            let error = decode_continue(&bad).err().unwrap();
+            assert_eq!(error.code, 400, "{bad}");
+            assert_eq!(
+                error.message,
+                format!("invalid continue token: continue key is not valid: {want}"),
+                "{bad}"
+            );
         }
     }
 }

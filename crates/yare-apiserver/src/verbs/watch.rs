@@ -6,7 +6,7 @@ use std::{collections::VecDeque, ops::RangeInclusive, pin::Pin, sync::Arc, time:
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
 use http::{Response, header};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use yare_store::{Event, EventKind, Object, Watcher};
@@ -33,26 +33,24 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Watches without a timeout of their own end after this, plus up to as much again, so that they spread out.
 const MIN_TIMEOUT_S: u64 = 1800;
 
+const JSON_STREAM: &str = "application/json;stream=watch";
+const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
+
 /// Starts a watch.
 pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
-    let options = ListOptions::parse(&call.query, true)?;
     let mut renderer = Renderer::new(call, served, false)?;
     renderer.accepted.pretty = false;
-    let fields = if !call.info.name.is_empty() && options.field_selector.is_empty() {
-        format!("metadata.name={}", call.info.name)
-    } else {
-        options.field_selector.clone()
-    };
-    let selection = Selection::new(served, &call.info.namespace, &options.label_selector, &fields)?;
+    if renderer.accepted.encoding == Encoding::Yaml {
+        // YAML has no frames to tell events apart.
+        return Err(ApiError::not_acceptable(&[JSON_STREAM, PROTOBUF_STREAM]));
+    }
+    let options = ListOptions::parse(&call.query, true, &call.core.config.gates)?;
+    let selection = Selection::new(served, &call.info, &options)?;
     let store = call.core.store();
     let kind = &served.stored.kind_key;
-    let wanted = options.revision()?;
-    let mut pending: VecDeque<Bytes> = VecDeque::new();
-    let initial = match options.send_initial_events {
-        Some(initial) => initial,
-        // Without a revision a watch starts with the present state, as it always has.
-        None => matches!(wanted, None | Some(0)),
-    };
+    // Upstream gives no reason here, and 500.
+    let wanted = options.revision().map_err(|e| ApiError::new(500, "", e.to_string()))?.filter(|r| *r > 0);
+    let initial = options.send_initial_events.unwrap_or(wanted.is_none());
     let mut stream = Watch {
         core: call.core.clone(),
         encoder: Encoder {
@@ -75,37 +73,18 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         ended: false,
         ticket: call.take_ticket(),
         _watching: call.core.flow.watches.open(&call.info, &call.query),
+        after: 0,
     };
-    let from = if initial {
-        if let Some(wanted) = wanted {
-            fresh(&call.core, wanted).await?;
-        }
-        let snapshot = store.snapshot(kind);
-        stream.initial = page(&snapshot, &stream.selection, None, 0).objects.into();
-        if options.send_initial_events == Some(true) && options.bookmarks {
-            stream.initial_end = Some(snapshot.revision());
-        }
-        snapshot.revision()
-    } else {
-        match wanted {
-            None | Some(0) => store.revision(),
-            Some(wanted) => {
-                fresh(&call.core, wanted).await?;
-                wanted
-            }
-        }
-    };
-    match store.watch(kind, from) {
-        Ok(watcher) => stream.watcher = Some(watcher),
-        Err(_) => {
-            let error = ApiError::too_old(from, store.oldest());
-            stream.encoder.error(&error, &mut pending);
-            stream.queue = pending;
-            stream.ended = true;
-        }
+    match stream.start(&options, initial, wanted).await {
+        Ok(from) => match store.watch(kind, from) {
+            Ok(watcher) => stream.watcher = Some(watcher),
+            Err(_) => stream.fail(&ApiError::too_old(from, store.oldest())),
+        },
+        // The request itself was fine: what is wrong comes as an event.
+        Err(error) => stream.fail(&error),
     }
     let media = match stream.encoder.renderer.accepted.encoding {
-        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        Encoding::Protobuf => PROTOBUF_STREAM,
         _ => "application/json",
     };
     let body =
@@ -149,6 +128,8 @@ struct Watch {
     ticket: Option<Ticket>,
     /// Counts this watch among those that a write costs.
     _watching: Option<Watching>,
+    /// Events up to this revision are not sent: the client asked for what comes after.
+    after: u64,
 }
 
 /// How long events for one network client are gathered after others were sent, for each watcher that its kind
@@ -162,6 +143,34 @@ const BATCH: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::fro
 const INITIAL_BATCH: usize = 64;
 
 impl Watch {
+    /// Prepares what is sent first. Gives the revision behind which events follow.
+    async fn start(&mut self, options: &ListOptions, initial: bool, wanted: Option<u64>) -> ApiResult<u64> {
+        let kind = self.encoder.renderer.served.stored.kind_key.clone();
+        let store = self.core.store();
+        if initial {
+            if let Some(wanted) = wanted {
+                fresh(&self.core, wanted).await?;
+            }
+            let snapshot = store.snapshot(&kind);
+            self.initial = page(&snapshot, &self.selection, None, 0).objects.into();
+            if options.send_initial_events == Some(true) && options.bookmarks {
+                self.initial_end = Some(snapshot.revision());
+            }
+            return Ok(snapshot.revision());
+        }
+        let now = store.revision();
+        let wanted = wanted.unwrap_or(now);
+        // A revision that is not there yet is waited for while the watch is open already.
+        self.after = wanted;
+        Ok(wanted.min(now))
+    }
+
+    /// Ends the watch with an error.
+    fn fail(&mut self, error: &ApiError) {
+        self.encoder.error(error, &mut self.queue);
+        self.ended = true;
+    }
+
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(piece) = self.queue.pop_front() {
@@ -206,14 +215,12 @@ impl Watch {
                     }
                     Err(_) => {
                         let seen = watcher.seen();
-                        let error = ApiError::too_old(seen, self.core.store().oldest());
-                        self.encoder.error(&error, &mut self.queue);
-                        self.ended = true;
+                        self.fail(&ApiError::too_old(seen, self.core.store().oldest()));
                     }
                 },
                 () = self.timer.as_mut() => {
                     let seen = watcher.seen();
-                    if self.bookmarks {
+                    if self.bookmarks && seen >= self.after {
                         self.bookmark(seen, false);
                     }
                     self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
@@ -231,7 +238,7 @@ impl Watch {
     fn events(&mut self, events: &[Arc<Event>]) {
         let mut batch = Batch::new(self.encoder.shared);
         for event in events {
-            if !self.selection.has_key(&event.object.key) {
+            if event.revision <= self.after || !self.selection.has_key(&event.object.key) {
                 continue;
             }
             let open = self.selection.is_open();
@@ -377,20 +384,11 @@ impl Encoder {
     }
 
     fn json_event(&self, kind: &str, object: &Value) -> Bytes {
-        if self.renderer.accepted.encoding == Encoding::Yaml {
-            let event = json!({ "type": kind, "object": object });
-            return Bytes::from(format!("---\n{}", codec::to_yaml(&event)));
-        }
         Bytes::from(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n"))
     }
 
-    /// One event in YAML or protobuf around an encoded object.
+    /// One event in protobuf around an encoded object.
     fn frame(&self, kind: &str, object: Bytes) -> Bytes {
-        if self.renderer.accepted.encoding == Encoding::Yaml {
-            let text = String::from_utf8_lossy(&object);
-            let indented: String = text.lines().map(|l| format!("  {l}\n")).collect();
-            return Bytes::from(format!("---\nobject:\n{indented}type: {kind}\n"));
-        }
         // metav1.WatchEvent{type = 1, object = 2: RawExtension{raw = 1}}, behind a 32-bit length.
         let mut raw = BytesMut::with_capacity(object.len() + 16);
         wire::field(&mut raw, 1, &object);

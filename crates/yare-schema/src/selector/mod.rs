@@ -6,9 +6,11 @@
 mod field;
 mod label;
 mod label_parse;
+mod shard;
 
 pub use field::{FieldOperator, FieldRequirement, FieldSelector, FieldSelectorError};
 pub use label::{LabelSelector, Operator, Requirement, SelectorError};
+pub use shard::{ShardField, ShardSelector};
 
 /// The value of `key` among pairs sorted by key.
 pub(crate) fn look_up<'a, K: AsRef<str>, V: AsRef<str>>(pairs: &'a [(K, V)], key: &str) -> Option<&'a str> {

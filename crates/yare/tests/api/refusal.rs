@@ -215,7 +215,11 @@ fn bad_requests() -> Vec<Bad> {
         bad(
             get("configmaps?fieldSelector=data.a%3Db"),
             none,
-            (400, "BadRequest", "field label not supported: data.a"),
+            (
+                400,
+                "BadRequest",
+                "\"data.a\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+            ),
         ),
         bad(
             get("pods?fieldSelector=spec.none%3Db"),
