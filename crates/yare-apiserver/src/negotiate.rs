@@ -126,8 +126,8 @@ pub fn accept(
     transforms: bool,
 ) -> ApiResult<Accepted> {
     let pretty = match query.get("pretty") {
-        Some(v) => !matches!(v, "0" | "false"),
-        None => headers
+        Some(v) if !v.is_empty() => matches!(v, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+        _ => headers
             .get(header::USER_AGENT)
             .and_then(|v| v.to_str().ok())
             .is_some_and(|ua| ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| ua.starts_with(p))),
@@ -147,12 +147,13 @@ pub fn accept(
                     Shape::Table(_) => false,
                 };
             if possible && clause.covers(encoding.media_type()) {
+                let pretty = pretty || clause.param("pretty") == Some("1");
                 return Ok(Accepted { encoding, shape, pretty });
             }
         }
     }
-    let offered: &[&str] = if protobuf { &[JSON, YAML, PROTOBUF] } else { &[JSON, YAML] };
-    Err(ApiError::not_acceptable(offered))
+    // All encodings of the server are named, also where the type has no protobuf form: its metadata has.
+    Err(ApiError::not_acceptable(&[JSON, YAML, PROTOBUF]))
 }
 
 fn shape(clause: &Clause<'_>, list: bool, transforms: bool) -> Option<Shape> {

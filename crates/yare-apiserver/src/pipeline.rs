@@ -488,7 +488,7 @@ async fn admitted(
         record.annotate("authorization.k8s.io/reason", reason);
     }
     if let Err(error) = auth::authorize_request(core, &call.user, &call.info, &call.query) {
-        return (render::error(&error), uids);
+        return (render::failure(call, &error), uids);
     }
     let result = match deadline {
         None => dispatch(call, body, upgrade).await,
@@ -504,7 +504,7 @@ async fn admitted(
             tokio::time::timeout_at(at, work).await.unwrap_or_else(|_| Err(too_slow()))
         }
     };
-    (result.unwrap_or_else(|error| render::error(&error)), uids)
+    (result.unwrap_or_else(|error| render::failure(call, &error)), uids)
 }
 
 fn too_slow() -> ApiError {

@@ -14,7 +14,7 @@ use crate::{
     negotiate::{Accepted, Encoding, Shape},
     registry::Served,
     span,
-    status::{ApiError, ApiResult},
+    status::{ApiError, ApiResult, quote},
     tables,
 };
 
@@ -47,15 +47,16 @@ impl Renderer {
     pub fn new(call: &Call, served: &std::sync::Arc<Served>, list: bool) -> ApiResult<Self> {
         let protobuf = served.stored.custom.is_none();
         let accepted = crate::negotiate::accept(&call.headers, &call.query, protobuf, list, true)?;
-        let include = match call.query.get("includeObject") {
-            Some("None") => IncludeObject::None,
-            Some("Object") => IncludeObject::Object,
-            Some("Metadata") | None => IncludeObject::Metadata,
-            Some(other) => {
+        let include = match (accepted.shape, call.query.get("includeObject")) {
+            (Shape::Table(_), Some("None")) => IncludeObject::None,
+            (Shape::Table(_), Some("Object")) => IncludeObject::Object,
+            (Shape::Table(_), Some(other)) if !matches!(other, "Metadata" | "") => {
                 return Err(ApiError::bad_request(format!(
-                    "includeObject: Unsupported value: {other:?}: supported values: \"Metadata\", \"None\", \"Object\""
+                    "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+                    quote(other)
                 )));
             }
+            _ => IncludeObject::Metadata,
         };
         Ok(Self { served: served.clone(), accepted, include, now_s: call.core.now().as_second() })
     }
@@ -211,9 +212,21 @@ pub fn document(call: &Call, code: StatusCode, value: &Value) -> ApiResult<Reply
     Ok(body::reply(code, accepted.encoding.media_type(), bytes))
 }
 
-/// The answer to a failed request.
+/// The answer to a failed request, in the client's encoding; in JSON where it takes none that errors have.
+pub fn failure(call: &Call, error: &ApiError) -> Reply {
+    let status = document(call, body::status_code(error.code), &error.to_json());
+    match status {
+        Ok(reply) => retry_after(reply, error),
+        Err(_) => self::error(error),
+    }
+}
+
+/// The answer to a failed request in JSON, where nothing is known of the client.
 pub fn error(error: &ApiError) -> Reply {
-    let mut reply = body::json_reply(body::status_code(error.code), &error.to_json());
+    retry_after(body::json_reply(body::status_code(error.code), &error.to_json()), error)
+}
+
+fn retry_after(mut reply: Reply, error: &ApiError) -> Reply {
     if error.details.retry_after_s > 0
         && let Ok(value) = HeaderValue::from_str(&error.details.retry_after_s.to_string())
     {
