@@ -51,6 +51,7 @@ pub use node::capacity::Capacity;
 pub use pod::qos::CGROUPS;
 pub use view::Taint;
 
+use error::Context;
 use kubelet::{Kubelet, Parts};
 use node::heartbeat::Heartbeat;
 use pod::admission::Offer;
@@ -176,6 +177,9 @@ impl Node {
             offer,
             pods,
         });
+        // `/logs/` lists it from the first moment on.
+        let pod_logs = kubelet.log_dir.join("pods");
+        std::fs::create_dir_all(&pod_logs).context(|| format!("make {}", pod_logs.display()))?;
         let manager = Manager::new(kubelet.clone()).await?;
         let mut tasks = JoinSet::new();
         let address = match config.server {

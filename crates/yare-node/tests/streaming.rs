@@ -120,6 +120,7 @@ async fn numbers_and_logs() {
         http_get(address, "/containerLogs/default/web/web?previous=true").await,
         (400, "previous terminated container \"web\" in pod \"web\" not found\n".to_owned())
     );
+    assert!(http_get(address, "/logs/").await.1.contains("<a href=\"pods/\">pods/</a>"));
     let (_, summary) = http_get(address, "/stats/summary").await;
     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
     assert_eq!(summary["pods"][0]["containers"][0]["memory"]["workingSetBytes"], 4096);

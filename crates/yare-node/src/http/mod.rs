@@ -4,6 +4,7 @@
 //! first word; each subject is a file beside this one.
 
 mod exec;
+mod files;
 mod logs;
 mod pods;
 mod port_forward;
@@ -152,6 +153,7 @@ const ROUTES: &[(&str, &str, &[Method])] = &[
     ("pods", "pods", &[Method::GET]),
     ("runningpods", "proxy", &[Method::GET]),
     ("containerLogs", "proxy", &[Method::GET]),
+    ("logs", "log", &[Method::GET]),
     ("exec", "proxy", &[Method::GET, Method::POST]),
     ("attach", "proxy", &[Method::GET, Method::POST]),
     ("portForward", "proxy", &[Method::GET, Method::POST]),
@@ -196,6 +198,10 @@ async fn handle(
         ["runningpods"] => pods::list(&kubelet, true),
         ["containerLogs", namespace, pod, container] => {
             logs::serve(&kubelet, namespace, pod, container, request.uri().query().unwrap_or_default()).await
+        }
+        ["logs", ..] => {
+            let rest = path.trim_start_matches('/').strip_prefix("logs").unwrap_or_default();
+            files::serve(kubelet.log_dir.clone(), rest, request.uri().query(), request.headers()).await
         }
         ["exec" | "attach", ..] => exec::serve(&kubelet, &words, request).await,
         ["run", ..] => exec::run(&kubelet, &words, request.uri().query().unwrap_or_default()).await,
@@ -245,24 +251,28 @@ pub(crate) fn flag(text: &str, name: &str) -> bool {
         .is_some_and(|v| matches!(v.as_str(), "1" | "true" | "True" | "TRUE" | "t" | "T"))
 }
 
+/// A word of a query string, where a plus is a space.
 fn decode(text: &str) -> String {
+    percent_decode(&text.replace('+', " "))
+}
+
+/// Text with its percent-encoded bytes (RFC 3986, 2.1) as they were.
+pub(crate) fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' => out.push(b' '),
-            b'%' => {
-                let pair: Vec<u8> = bytes.clone().take(2).collect();
-                match std::str::from_utf8(&pair).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-                    Some(decoded) if pair.len() == 2 => {
-                        out.push(decoded);
-                        bytes.next();
-                        bytes.next();
-                    }
-                    _ => out.push(b'%'),
-                }
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let pair: Vec<u8> = bytes.clone().take(2).collect();
+        match std::str::from_utf8(&pair).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(decoded) if pair.len() == 2 => {
+                out.push(decoded);
+                bytes.next();
+                bytes.next();
             }
-            byte => out.push(byte),
+            _ => out.push(b'%'),
         }
     }
     String::from_utf8_lossy(&out).into_owned()
