@@ -16,11 +16,12 @@ use crate::{
         self, User,
         authenticators::{self, Bearer},
     },
-    body::Reply,
+    body::{self, Reply},
     core::Call,
+    negotiate::Shape,
     options::WriteOptions,
     registry::Served,
-    render,
+    render::{self, Renderer},
     status::{ApiError, ApiResult},
     subresource,
     verbs::write,
@@ -182,7 +183,7 @@ fn decide(call: &Call, served: &Served, object: &mut Value, user: &User) -> ApiR
 }
 
 /// The deprecated list of components: the store and what runs beside it in this process.
-fn components(call: &Call, served: &Served) -> ApiResult<Reply> {
+fn components(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     let one = |name: &str| {
         json!({
             "kind": "ComponentStatus", "apiVersion": "v1", "metadata": { "name": name },
@@ -190,16 +191,24 @@ fn components(call: &Call, served: &Served) -> ApiResult<Reply> {
         })
     };
     let names = ["controller-manager", "etcd-0", "scheduler"];
-    if call.info.verb == "get" {
+    let is_list = call.info.verb != "get";
+    let renderer = Renderer::new(call, served, is_list)?;
+    if !is_list {
         let name = call.info.name.as_str();
         if !names.contains(&name) {
             return Err(ApiError::not_found(served.group_resource(), name));
         }
-        return render::document(call, StatusCode::OK, &one(name));
+        return renderer.reply(StatusCode::OK, &one(name).to_string().into());
     }
-    let list = json!({
-        "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {},
-        "items": names.iter().map(|n| one(n)).collect::<Vec<_>>(),
-    });
-    render::document(call, StatusCode::OK, &list)
+    let metadata = json!({});
+    if matches!(renderer.accepted.shape, Shape::Full) {
+        let items: Vec<Value> = names.iter().map(|n| one(n)).collect();
+        let list = json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": metadata, "items": items });
+        return render::document(call, StatusCode::OK, &list);
+    }
+    let items = names.iter().map(|n| renderer.item(&one(n).to_string().into()));
+    let items = items.collect::<ApiResult<Vec<Bytes>>>()?;
+    let json = [renderer.list_head(&metadata).as_bytes(), &items.join(&b","[..]), b"]}"].concat();
+    let bytes = render::finish(json.into(), renderer.accepted.encoding, renderer.accepted.pretty)?;
+    Ok(body::reply(StatusCode::OK, renderer.media_type(), bytes))
 }

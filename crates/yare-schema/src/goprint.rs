@@ -8,6 +8,11 @@ use serde_json::Value;
 /// Displays a JSON value as Go's `%v` shows the decoded value: `map[a:1 b:[x y]]`, `<nil>`.
 pub(crate) struct GoValue<'a>(pub &'a Value);
 
+/// A JSON value as Go's `%v` shows the decoded value.
+pub fn value(value: &Value) -> String {
+    GoValue(value).to_string()
+}
+
 /// Displays an object as Go's `%v` does.
 pub(crate) struct GoMap<'a>(pub &'a serde_json::Map<String, Value>);
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use yare_kinds::view::{View, ViewMut};
 use yare_schema::{
     field::{FieldError, Path},
-    patch,
+    goprint, patch,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     managed,
     options::{APPLY_PATCH, FieldValidation, WriteOptions},
     registry::Served,
-    status::{ApiError, ApiResult},
+    status::{ApiError, ApiResult, GroupResource},
     verbs::{
         create,
         write::{self, Target, Update},
@@ -88,8 +88,12 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
     let document: Value = serde_json::from_slice(&body)
         .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
     let make = |current: &Value| {
-        let patched = patched(served, media, current.clone(), &document)?;
-        checked(call, served, patched, &options, media)
+        let patch = || patched(served, media, current.clone(), &document);
+        let shown = || match media {
+            STRATEGIC_PATCH => goprint::value(&document),
+            _ => patch().map_or_else(|e| e.to_string(), |patched| patched.to_string()),
+        };
+        checked(call, served, patch()?, &options, shown)
     };
     let written = run(&make, false).await?;
     write::answer(call, served, &written)
@@ -117,19 +121,21 @@ fn patched(served: &Served, media: &str, current: Value, document: &Value) -> Ap
     }
 }
 
-/// A patched object must still have its type's shape.
+/// A patched object must still have its type's shape. Upstream's errors name no object; they show what does not
+/// fit: the strategic patch as Go prints it, or else the patched object, which is made once more for them.
 fn checked(
     call: &Call,
     served: &Served,
     patched: Value,
     options: &WriteOptions,
-    media: &str,
+    shown: impl Fn() -> String,
 ) -> ApiResult<Value> {
-    let name = call.info.name.as_str();
+    let invalid = |why: String| {
+        let nobody = GroupResource { group: "", resource: "" };
+        ApiError::invalid(nobody, "", &[FieldError::invalid(&Path::new("patch"), shown(), why)])
+    };
     if !patched.is_object() {
-        let error =
-            FieldError::invalid(&Path::new("patch"), patched, "the patched document is not an object");
-        return Err(ApiError::invalid(served.group_kind(), name, &[error]));
+        return Err(invalid("the patched document is not an object".to_owned()));
     }
     for (field, have) in [("apiVersion", &*served.api_version), ("kind", &*served.kind)] {
         let given = patched.str_at(field);
@@ -139,18 +145,12 @@ fn checked(
             )));
         }
     }
-    let decoded = codec::conform(&served.ty, patched).map_err(|message| {
-        let error = FieldError::invalid(&Path::new("patch"), message.clone(), message);
-        ApiError::invalid(served.group_kind(), name, &[error])
-    })?;
+    let decoded = codec::conform(&served.ty, patched).map_err(invalid)?;
     if !decoded.problems.is_empty() {
         match options.field_validation {
             FieldValidation::Strict => {
-                let text = format!("strict decoding error: {}", decoded.problems.join(", "));
-                if media == JSON_PATCH || media == MERGE_PATCH || media == STRATEGIC_PATCH {
-                    let error = FieldError::invalid(&Path::new("patch"), text.clone(), text);
-                    return Err(ApiError::invalid(served.group_kind(), name, &[error]));
-                }
+                let why = format!("strict decoding error: {}", decoded.problems.join(", "));
+                return Err(invalid(why));
             }
             FieldValidation::Warn => decoded.problems.iter().for_each(|p| call.warn(p.clone())),
             FieldValidation::Ignore => {}
