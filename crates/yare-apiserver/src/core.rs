@@ -312,6 +312,8 @@ pub struct Call {
     pub query: Query,
     /// The query as sent.
     pub raw_query: Option<String>,
+    /// `:authority` of HTTP/2, or what a request in absolute form names.
+    pub authority: Option<http::uri::Authority>,
     /// Headers.
     pub headers: HeaderMap,
     /// Who asks.
@@ -351,6 +353,7 @@ impl Call {
             info: info.into(),
             query,
             raw_query: None,
+            authority: None,
             headers,
             user: user.into(),
             in_process,
@@ -416,6 +419,12 @@ impl Call {
     /// The query as sent.
     pub fn query_text(&self) -> Option<&str> {
         self.raw_query.as_deref()
+    }
+
+    /// The host (and port) that the client asked for.
+    pub fn host(&self) -> Option<&str> {
+        let authority = self.authority.as_ref().map(http::uri::Authority::as_str);
+        authority.or_else(|| self.headers.get(header::HOST).and_then(|h| h.to_str().ok()))
     }
 
     /// The `User-Agent`.

@@ -378,6 +378,7 @@ impl Way<'_> {
         let Self { core, info, query, received, long_running, peer, record, .. } = self;
         let mut call = Call::new(core, parts.method, info, query, parts.headers, user, in_process);
         call.raw_query = parts.uri.query().map(str::to_owned);
+        call.authority = parts.uri.authority().cloned();
         call.received = received;
         call.peer = peer;
         call.audit = record.get().cloned();

@@ -23,6 +23,8 @@ use crate::{
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The addresses a request came through, the client's first.
+const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Headers that are between two neighbours only (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [&str; 7] = [
     "keep-alive",
@@ -97,19 +99,22 @@ pub async fn handle(
     let place = Place {
         prefix: prefix.to_owned(),
         backend: bracketed(&endpoint.host, endpoint.port),
-        requested: call
-            .headers
-            .get(header::HOST)
-            .and_then(|h| h.to_str().ok())
-            .unwrap_or_default()
-            .to_owned(),
+        requested: call.host().unwrap_or_default().to_owned(),
     };
     let page = HeaderValue::from_str(&info.path).map_err(ApiError::internal)?;
     let decorate = |headers: &mut HeaderMap| {
         headers.insert("x-forwarded-uri", page);
         // Backends that have several names are asked for the one that the client asked for.
-        if let Some(host) = call.headers.get(header::HOST) {
-            headers.insert(header::HOST, host.clone());
+        if let Some(host) = call.host().and_then(|h| HeaderValue::from_str(h).ok()) {
+            headers.insert(header::HOST, host);
+        }
+        // Behind those of the proxies before this one.
+        let before = headers.get_all(FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok());
+        let chain = before.map(str::to_owned).chain(call.peer.map(|ip| ip.to_string())).collect::<Vec<_>>();
+        if let Ok(chain) = HeaderValue::from_str(&chain.join(", "))
+            && !chain.is_empty()
+        {
+            headers.insert(FORWARDED_FOR, chain);
         }
     };
     let reply = send(call, &endpoint, call.method.clone(), &target, body, upgrade, decorate).await?;

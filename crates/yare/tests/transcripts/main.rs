@@ -55,6 +55,7 @@ transcripts! {
     local: control_plane,
     nodes: control_plane,
     pods: containers,
+    proxy: containers,
     rollout: control_plane,
     workloads: containers,
 }
