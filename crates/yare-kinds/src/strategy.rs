@@ -4,7 +4,7 @@
 //! right and unknown fields are gone). They do no I/O.
 
 use serde_json::Value;
-use yare_schema::field::FieldError;
+use yare_schema::{features::Gates, field::FieldError};
 
 use crate::view::ViewMut;
 
@@ -44,6 +44,8 @@ pub struct Context<'a> {
     pub namespace: &'a str,
     /// The user who asks. (Cluster-wide facts such as service address ranges live in admission, not here.)
     pub user: &'a str,
+    /// Which features are on.
+    pub gates: &'a Gates,
 }
 
 /// The behaviour of one kind. Every method has the neutral default, so a kind implements what it needs.
@@ -74,17 +76,17 @@ pub trait Strategy: Sync + Send {
     }
 
     /// Errors of a new object, beyond its metadata.
-    fn validate(&self, _object: &Value) -> Vec<FieldError> {
+    fn validate(&self, _object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         Vec::new()
     }
 
     /// Errors of an update, beyond its metadata.
-    fn validate_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
-        self.validate(new)
+    fn validate_update(&self, new: &Value, _old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        self.validate(new, ctx)
     }
 
     /// Errors of a `status` update.
-    fn validate_status_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, _new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         Vec::new()
     }
 
@@ -105,11 +107,17 @@ pub trait Strategy: Sync + Send {
     }
 
     /// [`Strategy::validate_status_update`] for any subresource that is a view of the object.
-    fn validate_subresource_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_subresource_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        ctx: &Context<'_>,
+    ) -> Vec<FieldError> {
         if subresource == "status" {
-            self.validate_status_update(new, old)
+            self.validate_status_update(new, old, ctx)
         } else {
-            self.validate_update(new, old)
+            self.validate_update(new, old, ctx)
         }
     }
 
@@ -120,12 +128,13 @@ pub trait Strategy: Sync + Send {
         subresource: &str,
         new: &Value,
         old: &Value,
+        ctx: &Context<'_>,
         _warnings: &mut Vec<String>,
     ) -> Vec<FieldError> {
         if subresource.is_empty() {
-            self.validate_update(new, old)
+            self.validate_update(new, old, ctx)
         } else {
-            self.validate_subresource_update(subresource, new, old)
+            self.validate_subresource_update(subresource, new, old, ctx)
         }
     }
 

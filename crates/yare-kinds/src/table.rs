@@ -9,7 +9,7 @@ use yare_schema::field::FieldError;
 use crate::{
     meta,
     printers::{self, Printer},
-    strategy::{Neutral, Strategy},
+    strategy::{Context, Neutral, Strategy},
 };
 
 mod auth;
@@ -174,27 +174,27 @@ impl Resource {
     }
 
     /// Every error of a new object, metadata included (what is not stored needs none).
-    pub fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+    pub fn validate_create(&self, object: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         if self.is_virtual() {
-            return self.strategy.validate(object);
+            return self.strategy.validate(object, ctx);
         }
         let mut errs = meta::validate_create(object, self.is_namespaced(), self.strategy);
         errs.extend(meta::validate_kube_finalizers(object));
-        errs.extend(self.strategy.validate(object));
+        errs.extend(self.strategy.validate(object, ctx));
         errs
     }
 
     /// Every error of an update, metadata included.
-    pub fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    pub fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = meta::validate_update(new, old, self.is_namespaced());
         errs.extend(meta::validate_kube_finalizers(new));
-        errs.extend(self.strategy.validate_update(new, old));
+        errs.extend(self.strategy.validate_update(new, old, ctx));
         errs
     }
 
     /// Every error of an update of `status`, metadata included.
-    pub fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        self.validate_subresource_update("status", new, old)
+    pub fn validate_status_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        self.validate_subresource_update("status", new, old, ctx)
     }
 
     /// Every error of an update of a subresource that is a view of the object, metadata included.
@@ -203,10 +203,11 @@ impl Resource {
         subresource: &str,
         new: &Value,
         old: &Value,
+        ctx: &Context<'_>,
     ) -> Vec<FieldError> {
         let mut errs = meta::validate_update(new, old, self.is_namespaced());
         errs.extend(meta::validate_kube_finalizers(new));
-        errs.extend(self.strategy.validate_subresource_update(subresource, new, old));
+        errs.extend(self.strategy.validate_subresource_update(subresource, new, old, ctx));
         errs
     }
 }

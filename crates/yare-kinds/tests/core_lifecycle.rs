@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use yare_kinds::{strategy::Context, table::find_kind, view::View};
+use yare_schema::features;
 
-const CTX: Context<'_> = Context { now: "2026-01-01T00:00:00Z", namespace: "ns", user: "u" };
+const CTX: Context<'_> =
+    Context { now: "2026-01-01T00:00:00Z", namespace: "ns", user: "u", gates: &features::DEFAULT };
 
 #[track_caller]
 fn created(kind: &str, object: Value, expected: Value) {
@@ -91,18 +93,21 @@ fn pod_subresources() {
     strategy.default(&mut new);
     strategy.prepare_for_subresource_update("ephemeralcontainers", &mut new, &old, &CTX);
     assert_eq!((new.has("spec.hostNetwork"), new.int_at("metadata.generation")), (false, 2));
-    assert_eq!(strategy.validate_subresource_update("ephemeralcontainers", &new, &old), []);
-    assert_eq!(strategy.validate_subresource_update("ephemeralcontainers", &old, &new).len(), 1);
+    assert_eq!(strategy.validate_subresource_update("ephemeralcontainers", &new, &old, &CTX), []);
+    assert_eq!(strategy.validate_subresource_update("ephemeralcontainers", &old, &new, &CTX).len(), 1);
 
     let mut new = old.clone();
     new["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("2");
     new["spec"]["containers"][0]["image"] = json!("other");
     strategy.prepare_for_subresource_update("resize", &mut new, &old, &CTX);
     assert_eq!(new.items("spec.containers")[0].str_at("image"), "i");
-    assert_eq!(strategy.validate_subresource_update("resize", &new, &old), []);
+    assert_eq!(strategy.validate_subresource_update("resize", &new, &old, &CTX), []);
     new["spec"]["containers"][0]["resources"] = json!({});
-    let errs: Vec<String> =
-        strategy.validate_subresource_update("resize", &new, &old).iter().map(ToString::to_string).collect();
+    let errs: Vec<String> = strategy
+        .validate_subresource_update("resize", &new, &old, &CTX)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(
         errs,
         [
@@ -116,7 +121,7 @@ fn pod_subresources() {
     new["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]});
     strategy.prepare_for_status_update(&mut new, &old, &CTX);
     assert_eq!((new.has("spec.nodeName"), new.str_at("status.qosClass")), (false, "Burstable"));
-    assert_eq!(strategy.validate_status_update(&new, &old), []);
+    assert_eq!(strategy.validate_status_update(&new, &old, &CTX), []);
 }
 
 #[test]

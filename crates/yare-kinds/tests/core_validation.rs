@@ -6,8 +6,10 @@ use yare_kinds::{
     strategy::Context,
     table::{Resource, find_kind},
 };
+use yare_schema::features;
 
-const CTX: Context<'_> = Context { now: "2026-01-01T00:00:00Z", namespace: "ns", user: "u" };
+const CTX: Context<'_> =
+    Context { now: "2026-01-01T00:00:00Z", namespace: "ns", user: "u", gates: &features::DEFAULT };
 
 fn core(kind: &str) -> &'static Resource {
     find_kind("", kind).unwrap_or_else(|| panic!("no kind {kind}"))
@@ -29,7 +31,7 @@ fn prepared(kind: &str, object: &Value) -> Value {
 #[track_caller]
 fn create(kind: &str, object: Value, expected: &[&str]) {
     let errs: Vec<String> =
-        core(kind).validate_create(&prepared(kind, &object)).iter().map(ToString::to_string).collect();
+        core(kind).validate_create(&prepared(kind, &object), &CTX).iter().map(ToString::to_string).collect();
     assert_eq!(errs, expected, "{kind} {object:#}");
 }
 
@@ -43,7 +45,7 @@ fn update(kind: &str, old: Value, patch: Value, expected: &[&str]) {
     resource.strategy.default(&mut new);
     resource.strategy.prepare_for_update(&mut new, &old, &CTX);
     let errs: Vec<String> = resource
-        .validate_update(&new, &old)
+        .validate_update(&new, &old, &CTX)
         .iter()
         .map(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
         .collect();

@@ -1,14 +1,18 @@
 //! What is wrong with objects of the smaller groups, after defaults, in upstream's words.
 
 use serde_json::{Value, json};
-use yare_kinds::table::find_kind;
+use yare_kinds::{strategy::Context, table::find_kind};
+use yare_schema::features;
+
+const CTX: Context<'_> =
+    Context { now: "2026-01-01T00:00:00Z", namespace: "ns", user: "u", gates: &features::DEFAULT };
 
 #[track_caller]
 fn create(group: &str, kind: &str, object: Value, expected: &[&str]) {
     let resource = find_kind(group, kind).unwrap_or_else(|| panic!("no kind {kind}"));
     let mut object = object;
     resource.strategy.default(&mut object);
-    let errs: Vec<String> = resource.validate_create(&object).iter().map(ToString::to_string).collect();
+    let errs: Vec<String> = resource.validate_create(&object, &CTX).iter().map(ToString::to_string).collect();
     assert_eq!(errs, expected, "{kind} {object:#}");
 }
 

@@ -6,8 +6,10 @@ use yare_kinds::{
     strategy::Context,
     table::{RESOURCES, Resource},
 };
+use yare_schema::features;
 
-const CTX: Context<'_> = Context { now: "2026-01-01T00:00:00Z", namespace: "ns", user: "u" };
+const CTX: Context<'_> =
+    Context { now: "2026-01-01T00:00:00Z", namespace: "ns", user: "u", gates: &features::DEFAULT };
 
 /// Objects that no client should send, and a few that are nearly right.
 fn odd_objects() -> Vec<Value> {
@@ -44,17 +46,17 @@ fn exercise(resource: &Resource, object: &Value) {
     strategy.default(&mut new);
     assert_eq!(new, once, "{}: defaults are not set once and for all", resource.plural);
     strategy.prepare_for_create(&mut new, &CTX);
-    resource.validate_create(&new);
+    resource.validate_create(&new, &CTX);
     strategy.warnings(&new, None);
     strategy.graceful_deletion_s(&new);
     for subresource in ["", "status", "resize", "ephemeralcontainers", "finalize", "approval"] {
         let mut updated = object.clone();
         if subresource.is_empty() {
             strategy.prepare_for_update(&mut updated, &new, &CTX);
-            resource.validate_update(&updated, &new);
+            resource.validate_update(&updated, &new, &CTX);
         } else {
             strategy.prepare_for_subresource_update(subresource, &mut updated, &new, &CTX);
-            resource.validate_subresource_update(subresource, &updated, &new);
+            resource.validate_subresource_update(subresource, &updated, &new, &CTX);
         }
         strategy.warnings(&updated, Some(&new));
     }

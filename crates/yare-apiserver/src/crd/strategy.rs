@@ -161,19 +161,19 @@ impl Strategy for CustomStrategy {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errors = validate::validate(self.ty.at(), object);
         self.check_scale(object, &mut errors, false);
         self.check_rules(object, None, &mut errors);
         errors
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        self.judge_update("", new, old, &mut Vec::new())
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        self.judge_update("", new, old, ctx, &mut Vec::new())
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        self.judge_update("status", new, old, &mut Vec::new())
+    fn validate_status_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        self.judge_update("status", new, old, ctx, &mut Vec::new())
     }
 
     fn judge_update(
@@ -181,6 +181,7 @@ impl Strategy for CustomStrategy {
         subresource: &str,
         new: &Value,
         old: &Value,
+        _ctx: &Context<'_>,
         warnings: &mut Vec<String>,
     ) -> Vec<FieldError> {
         let status_alone = subresource == "status";

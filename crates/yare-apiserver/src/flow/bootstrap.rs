@@ -240,7 +240,7 @@ fn resources(verbs: &[&str], group: &str, names: &[&str], cluster: bool) -> Valu
 
 #[cfg(test)]
 mod tests {
-    use yare_kinds::strategy::Strategy;
+    use yare_kinds::strategy::{Context, Strategy};
 
     use super::*;
 
@@ -250,7 +250,9 @@ mod tests {
             let mut object = wanted.object.clone();
             strategy.default(&mut object);
             assert_eq!(object, wanted.object, "defaults change nothing");
-            assert!(strategy.validate(&object).is_empty(), "{object}");
+            let gates = &yare_schema::features::DEFAULT;
+            let ctx = Context { now: "2026-01-01T00:00:00Z", namespace: "", user: "u", gates };
+            assert!(strategy.validate(&object, &ctx).is_empty(), "{object}");
             object["metadata"]["name"].as_str().unwrap().to_owned()
         };
         use yare_kinds::strategy::flowcontrol::{FLOW_SCHEMA, PRIORITY_LEVEL_CONFIGURATION};

@@ -65,8 +65,8 @@ const EPHEMERAL_CONTAINERS: Target = Target {
     prepare: |served, new, old, ctx| {
         served.stored.strategy.prepare_for_subresource_update("ephemeralcontainers", new, old, ctx);
     },
-    validate: |served, new, old, warnings| {
-        served.stored.strategy.judge_update("ephemeralcontainers", new, old, warnings)
+    validate: |served, new, old, ctx, warnings| {
+        served.stored.strategy.judge_update("ephemeralcontainers", new, old, ctx, warnings)
     },
 };
 
@@ -75,7 +75,7 @@ const RESIZE: Target = Target {
     prepare: |served, new, old, ctx| {
         served.stored.strategy.prepare_for_subresource_update("resize", new, old, ctx);
     },
-    validate: |served, new, old, warnings| served.stored.strategy.judge_update("resize", new, old, warnings),
+    validate: |served, new, old, ctx, warnings| served.stored.strategy.judge_update("resize", new, old, ctx, warnings),
 };
 
 const FINALIZE: Target = Target {
@@ -83,8 +83,8 @@ const FINALIZE: Target = Target {
     prepare: |served, new, old, ctx| {
         served.stored.strategy.prepare_for_subresource_update("finalize", new, old, ctx);
     },
-    validate: |served, new, old, warnings| {
-        served.stored.strategy.judge_update("finalize", new, old, warnings)
+    validate: |served, new, old, ctx, warnings| {
+        served.stored.strategy.judge_update("finalize", new, old, ctx, warnings)
     },
 };
 
@@ -93,8 +93,8 @@ const APPROVAL: Target = Target {
     prepare: |served, new, old, ctx| {
         served.stored.strategy.prepare_for_subresource_update("approval", new, old, ctx);
     },
-    validate: |served, new, old, warnings| {
-        served.stored.strategy.judge_update("approval", new, old, warnings)
+    validate: |served, new, old, ctx, warnings| {
+        served.stored.strategy.judge_update("approval", new, old, ctx, warnings)
     },
 };
 

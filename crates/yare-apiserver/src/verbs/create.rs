@@ -127,7 +127,7 @@ async fn commit(
             stored.gated.drop(&mut new, None);
         }
         let reserved = hooks::before_create(call, served, &mut new, options.dry_run)?;
-        let mut errors = served.strategy.validate(&*served.judged(&new)?);
+        let mut errors = served.strategy.validate(&*served.judged(&new)?, &ctx);
         if errors.is_empty() {
             errors = meta::validate_create(&new, stored.namespaced, &*stored.strategy);
             if stored.builtin.is_some() {

@@ -37,21 +37,21 @@ pub struct Target {
     /// Puts back what this write must not change.
     pub prepare: fn(&Served, &mut Value, &Value, &Context<'_>),
     /// Errors of the prepared object, and warnings of what was wrong with it before.
-    pub validate: fn(&Served, &Value, &Value, &mut Vec<String>) -> Vec<FieldError>,
+    pub validate: fn(&Served, &Value, &Value, &Context<'_>, &mut Vec<String>) -> Vec<FieldError>,
 }
 
 /// The object itself.
 pub const MAIN: Target = Target {
     subresource: "",
     prepare: |served, new, old, ctx| served.strategy.prepare_for_update(new, old, ctx),
-    validate: |served, new, old, warnings| served.strategy.judge_update("", new, old, warnings),
+    validate: |served, new, old, ctx, warnings| served.strategy.judge_update("", new, old, ctx, warnings),
 };
 
 /// Its `status`.
 pub const STATUS: Target = Target {
     subresource: "status",
     prepare: |served, new, old, ctx| served.strategy.prepare_for_status_update(new, old, ctx),
-    validate: |served, new, old, warnings| served.strategy.judge_update("status", new, old, warnings),
+    validate: |served, new, old, ctx, warnings| served.strategy.judge_update("status", new, old, ctx, warnings),
 };
 
 /// How often a write without a revision of its own is tried against an object that keeps changing.
@@ -96,7 +96,7 @@ pub fn settle_namespace(served: &Served, object: &mut Value, namespace: &str) ->
 
 /// Context for strategies.
 pub fn context<'a>(now: &'a str, call: &'a Call) -> Context<'a> {
-    Context { now, namespace: &call.info.namespace, user: &call.user.name }
+    Context { now, namespace: &call.info.namespace, user: &call.user.name, gates: &call.core.config.gates }
 }
 
 /// Bytes of a draft that is not stored. `revision`: of the present object, none where there is none.
@@ -249,7 +249,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         }
         let mut warnings = Vec::new();
         let judged = (served.judged(&new)?, served.judged(&old)?);
-        errors.extend((target.validate)(served, &judged.0, &judged.1, &mut warnings));
+        errors.extend((target.validate)(served, &judged.0, &judged.1, &ctx, &mut warnings));
         for warning in warnings {
             call.warn(warning);
         }

@@ -53,7 +53,7 @@ impl Strategy for CustomResourceDefinition {
         record_storage_version(new);
     }
 
-    fn validate(&self, crd: &Value) -> Vec<FieldError> {
+    fn validate(&self, crd: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let name = crd.str_at("metadata.name");
         if name != format!("{}.{}", crd.str_at("spec.names.plural"), crd.str_at("spec.group")) {
@@ -63,7 +63,7 @@ impl Strategy for CustomResourceDefinition {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, new, Some(old));
         let path = Path::new("spec");
@@ -89,7 +89,7 @@ impl Strategy for CustomResourceDefinition {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         spec::check_names(&mut errs, &Path::new("status.acceptedNames"), new.at("status.acceptedNames"));
         errs

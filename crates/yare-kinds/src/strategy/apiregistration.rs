@@ -39,7 +39,7 @@ impl Strategy for ApiService {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let spec = object.at("spec");
         let (group, version) = (spec.str_at("group"), spec.str_at("version"));
@@ -74,7 +74,7 @@ impl Strategy for ApiService {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("status");
         let path = path.child("conditions");

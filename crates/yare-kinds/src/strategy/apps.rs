@@ -3,7 +3,7 @@
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::Strategy;
+use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
     view::View,
@@ -35,7 +35,7 @@ pub const STATEFUL_SET: &dyn Strategy = &stateful_set::StatefulSet;
 struct ControllerRevision;
 
 impl Strategy for ControllerRevision {
-    fn validate(&self, revision: &Value) -> Vec<FieldError> {
+    fn validate(&self, revision: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         errs.non_negative(&Path::new("revision"), revision.int_at("revision"));
         match revision.at("data") {
@@ -46,7 +46,7 @@ impl Strategy for ControllerRevision {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         errs.non_negative(&Path::new("revision"), new.int_at("revision"));
         errs.immutable(&Path::new("data"), new.at("data"), old.at("data"));

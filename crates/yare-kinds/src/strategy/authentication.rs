@@ -3,7 +3,7 @@
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::{Flags, Strategy};
+use super::{Context, Flags, Strategy};
 use crate::{
     check::{Check, Errors},
     view::{View, ViewMut},
@@ -21,7 +21,7 @@ pub const TOKEN_REQUEST: &dyn Strategy = &TokenRequest;
 struct TokenReview;
 
 impl Strategy for TokenReview {
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         if object.str_at("spec.token").is_empty() {
@@ -40,7 +40,7 @@ impl Strategy for TokenRequest {
         object.default_absent("spec.expirationSeconds", 3600);
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         let path = path.child("expirationSeconds");

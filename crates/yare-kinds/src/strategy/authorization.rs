@@ -3,7 +3,7 @@
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::{Flags, Strategy};
+use super::{Context, Flags, Strategy};
 use crate::{
     check::{Check, Errors},
     names,
@@ -30,7 +30,7 @@ enum AccessReview {
 }
 
 impl Strategy for AccessReview {
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         let spec = object.at("spec");

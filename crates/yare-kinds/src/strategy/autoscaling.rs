@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
-use super::Strategy;
+use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors, quantity},
     names,
@@ -56,19 +56,19 @@ impl Strategy for HorizontalPodAutoscaler {
         }
     }
 
-    fn validate(&self, hpa: &Value) -> Vec<FieldError> {
+    fn validate(&self, hpa: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), hpa.at("spec"), &Value::Null);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), new.at("spec"), old.at("spec"));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         for field in ["status.currentReplicas", "status.desiredReplicas"] {
             errs.non_negative(&Path::new(field), new.int_at(field));

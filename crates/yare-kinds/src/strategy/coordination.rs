@@ -38,7 +38,7 @@ impl Strategy for Lease {
         }
     }
 
-    fn validate(&self, lease: &Value) -> Vec<FieldError> {
+    fn validate(&self, lease: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), lease.at("spec"));
         if let Some(seconds) = spec.int_opt("leaseDurationSeconds").filter(|s| *s <= 0) {
@@ -66,7 +66,7 @@ impl Strategy for Lease {
 struct LeaseCandidate;
 
 impl Strategy for LeaseCandidate {
-    fn validate(&self, candidate: &Value) -> Vec<FieldError> {
+    fn validate(&self, candidate: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), candidate.at("spec"));
         errs.non_empty(&path.child("leaseName"), spec.str_at("leaseName"));
@@ -109,8 +109,8 @@ impl Strategy for LeaseCandidate {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         errs.immutable(&Path::new("spec.leaseName"), new.at("spec.leaseName"), old.at("spec.leaseName"));
         errs
     }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::{Flags, Strategy};
+use super::{Context, Flags, Strategy};
 use crate::{
     check::{Check, Errors},
     view::View,
@@ -62,7 +62,7 @@ pub const SERVICE_ACCOUNT: &dyn Strategy = &config::ServiceAccount;
 struct Binding;
 
 impl Strategy for Binding {
-    fn validate(&self, binding: &Value) -> Vec<FieldError> {
+    fn validate(&self, binding: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("target");
         let kind = binding.str_at("target.kind");

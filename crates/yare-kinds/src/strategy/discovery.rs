@@ -53,13 +53,13 @@ impl Strategy for EndpointSlice {
         }
     }
 
-    fn validate(&self, slice: &Value) -> Vec<FieldError> {
+    fn validate(&self, slice: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, slice, None);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, new, Some(old));
         errs.immutable(&Path::new("addressType"), new.at("addressType"), old.at("addressType"));

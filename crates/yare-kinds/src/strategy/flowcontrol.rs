@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::Strategy;
+use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
     names,
@@ -33,7 +33,7 @@ impl Strategy for FlowSchema {
         object.default_zero("spec.matchingPrecedence", 1000);
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let spec = object.at("spec");
         let path = Path::new("spec");
@@ -67,7 +67,7 @@ impl Strategy for FlowSchema {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_conditions(&mut errs, new);
         errs
@@ -239,7 +239,7 @@ impl Strategy for PriorityLevelConfiguration {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let spec = object.at("spec");
         let path = Path::new("spec");
@@ -271,7 +271,7 @@ impl Strategy for PriorityLevelConfiguration {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_conditions(&mut errs, new);
         errs

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::Strategy;
+use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
     meta, names,
@@ -19,15 +19,15 @@ pub const STORAGE_VERSION_MIGRATION: &dyn Strategy = &StorageVersionMigration;
 struct StorageVersion;
 
 impl Strategy for StorageVersion {
-    fn validate(&self, version: &Value) -> Vec<FieldError> {
+    fn validate(&self, version: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check_versions(version.at("status"))
     }
 
-    fn validate_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, _new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         Vec::new()
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check_versions(new.at("status"))
     }
 
@@ -180,7 +180,7 @@ fn api_version(text: &str) -> Vec<String> {
 struct StorageVersionMigration;
 
 impl Strategy for StorageVersionMigration {
-    fn validate(&self, migration: &Value) -> Vec<FieldError> {
+    fn validate(&self, migration: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec.resource");
         let (resource, group) =
@@ -202,13 +202,13 @@ impl Strategy for StorageVersionMigration {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         errs.immutable(&Path::new("spec"), new.at("spec"), old.at("spec"));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let path = Path::new("status");
         let mut errs = Errors::new();
         let (revision, before) = (new.str_at("status.resourceVersion"), old.str_at("status.resourceVersion"));

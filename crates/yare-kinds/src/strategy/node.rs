@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::Strategy;
+use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors, quantity},
     meta::validate_labels,
@@ -24,7 +24,7 @@ impl Strategy for RuntimeClass {
         round_up_resources(object, "overhead.podFixed");
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         errs.name(&Path::new("handler"), object.str_at("handler"), names::dns1123_label);
         let path = Path::new("overhead");
@@ -47,8 +47,8 @@ impl Strategy for RuntimeClass {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         errs.immutable(&Path::new("handler"), new.at("handler"), old.at("handler"));
         errs
     }

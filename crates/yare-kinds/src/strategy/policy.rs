@@ -4,7 +4,7 @@ use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
 use super::{
-    Strategy,
+    Context, Strategy,
     workload::{check_at_most_all, check_count_or_percent, check_counts},
 };
 use crate::{
@@ -19,7 +19,7 @@ pub const POD_DISRUPTION_BUDGET: &dyn Strategy = &PodDisruptionBudget;
 struct PodDisruptionBudget;
 
 impl Strategy for PodDisruptionBudget {
-    fn validate(&self, budget: &Value) -> Vec<FieldError> {
+    fn validate(&self, budget: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), budget.at("spec"));
         if spec.has("minAvailable") && spec.has("maxUnavailable") {
@@ -40,7 +40,7 @@ impl Strategy for PodDisruptionBudget {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let (path, status) = (Path::new("status"), new.at("status"));
         let mut errs = validate_conditions(status.items("conditions"), &path.child("conditions"));
         check_counts(

@@ -5,7 +5,7 @@
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::Strategy;
+use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
     meta::validate_label_selector,
@@ -33,7 +33,7 @@ struct Role {
 }
 
 impl Strategy for Role {
-    fn validate(&self, role: &Value) -> Vec<FieldError> {
+    fn validate(&self, role: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let list = Path::new("rules");
         for (i, rule) in role.items("rules").iter().enumerate() {
@@ -103,7 +103,7 @@ impl Strategy for RoleBinding {
         }
     }
 
-    fn validate(&self, binding: &Value) -> Vec<FieldError> {
+    fn validate(&self, binding: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, role) = (Path::new("roleRef"), binding.at("roleRef"));
         errs.one_of(&path.child("apiGroup"), role.str_at("apiGroup"), &[GROUP]);
@@ -117,8 +117,8 @@ impl Strategy for RoleBinding {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         if new.at("roleRef") != old.at("roleRef") {
             errs.invalid(&Path::new("roleRef"), new.at("roleRef").clone(), "cannot change roleRef");
         }

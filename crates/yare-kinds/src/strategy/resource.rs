@@ -39,7 +39,7 @@ pub const RESOURCE_SLICE: &dyn Strategy = &slice::ResourceSlice;
 struct DeviceClass;
 
 impl Strategy for DeviceClass {
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         claims::check_selectors(&mut errs, &path.child("selectors"), object.items("spec.selectors"));
@@ -73,19 +73,19 @@ impl Strategy for ResourceClaim {
         object.set("status", json!({}));
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         claims::check_spec(&mut errs, &Path::new("spec"), object.at("spec"));
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         errs.immutable(&Path::new("spec"), new.at("spec"), old.at("spec"));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         claims::check_status_update(&mut errs, new, old);
         errs
@@ -103,7 +103,7 @@ impl Strategy for ResourceClaimTemplate {
         claims::default_requests(object, "spec.spec.devices.requests");
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         check_template_meta(&mut errs, &path.child("metadata"), object.at("spec.metadata"));
@@ -111,7 +111,7 @@ impl Strategy for ResourceClaimTemplate {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         errs.immutable(&Path::new("spec"), new.at("spec"), old.at("spec"));
         errs

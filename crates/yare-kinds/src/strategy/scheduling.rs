@@ -39,7 +39,7 @@ impl Strategy for PriorityClass {
         meta::prepare_for_update(new, old, false, false);
     }
 
-    fn validate(&self, class: &Value) -> Vec<FieldError> {
+    fn validate(&self, class: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (name, value) = (class.str_at("metadata.name"), class.int_at("value"));
         if name.starts_with(SYSTEM_PREFIX) {
@@ -59,7 +59,7 @@ impl Strategy for PriorityClass {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         if new.int_at("value") != old.int_at("value") {
             errs.forbidden(&Path::new("value"), "may not be changed in an update.");

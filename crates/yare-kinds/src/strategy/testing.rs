@@ -1,12 +1,14 @@
 //! Cases for strategies as data: an object in, `field: message` out.
 
 use serde_json::{Value, json};
+use yare_schema::features;
 
 use super::{Context, Strategy};
 use crate::{table, view::ViewMut};
 
 /// A request that the tests make.
-pub const CONTEXT: Context<'static> = Context { now: "2026-01-02T03:04:05Z", namespace: "ns", user: "jane" };
+pub const CONTEXT: Context<'static> =
+    Context { now: "2026-01-02T03:04:05Z", namespace: "ns", user: "jane", gates: &features::DEFAULT };
 
 /// The strategy of a kind.
 pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
@@ -47,7 +49,7 @@ fn merge(to: &mut Value, patch: Value) {
 /// The errors of a new object, after defaults.
 pub fn create_errors(group: &str, kind: &str, object: Value) -> Vec<String> {
     let object = defaulted(group, kind, object);
-    strategy(group, kind).validate(&object).iter().map(ToString::to_string).collect()
+    strategy(group, kind).validate(&object, &CONTEXT).iter().map(ToString::to_string).collect()
 }
 
 /// The errors of an update, after defaults and what an update may not change.
@@ -55,13 +57,13 @@ pub fn update_errors(group: &str, kind: &str, old: Value, new: Value) -> Vec<Str
     let (old, mut new) = (defaulted(group, kind, old), defaulted(group, kind, new));
     let strategy = strategy(group, kind);
     strategy.prepare_for_update(&mut new, &old, &CONTEXT);
-    strategy.validate_update(&new, &old).iter().map(ToString::to_string).collect()
+    strategy.validate_update(&new, &old, &CONTEXT).iter().map(ToString::to_string).collect()
 }
 
 /// The errors of an update of `status`.
 pub fn status_errors(group: &str, kind: &str, old: Value, new: Value) -> Vec<String> {
     let strategy = strategy(group, kind);
-    strategy.validate_status_update(&new, &old).iter().map(ToString::to_string).collect()
+    strategy.validate_status_update(&new, &old, &CONTEXT).iter().map(ToString::to_string).collect()
 }
 
 /// Each case: what is changed in `base` (as a merge patch), and the errors that follow.

@@ -187,6 +187,9 @@ pub struct Gates {
     set: BTreeMap<&'static str, bool>,
 }
 
+/// The gates of a server that was told nothing about them.
+pub static DEFAULT: Gates = Gates { set: BTreeMap::new() };
+
 impl Gates {
     /// Reads `A=true,B=false`. The last wish for a gate holds; `AllAlpha` and `AllBeta` leave alone what is
     /// named beside them.

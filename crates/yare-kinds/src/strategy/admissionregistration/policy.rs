@@ -12,7 +12,7 @@ use crate::{
     check::{Check, Errors},
     meta::{validate_conditions, validate_label_selector},
     names,
-    strategy::Strategy,
+    strategy::{Context, Strategy},
     view::{View, ViewMut},
 };
 
@@ -59,7 +59,7 @@ impl Strategy for Policy {
         }
     }
 
-    fn validate(&self, policy: &Value) -> Vec<FieldError> {
+    fn validate(&self, policy: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), policy.at("spec"));
         errs.required_one_of(&path.child("failurePolicy"), spec.str_at("failurePolicy"), FAILURE_POLICIES);
@@ -91,7 +91,7 @@ impl Strategy for Policy {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let path = Path::new("status");
         let mut errs = Errors::new();
         let list = path.child("typeChecking.expressionWarnings");
@@ -277,7 +277,7 @@ impl Strategy for Binding {
         }
     }
 
-    fn validate(&self, binding: &Value) -> Vec<FieldError> {
+    fn validate(&self, binding: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), binding.at("spec"));
         errs.name(&path.child("policyName"), spec.str_at("policyName"), names::dns1123_subdomain);

@@ -14,7 +14,7 @@ use crate::{
     meta::validate_label_selector,
     names,
     strategy::{
-        Strategy,
+        Context, Strategy,
         webhook::{check_client_config, check_review_versions, default_client_config},
     },
     view::{View, ViewMut},
@@ -42,7 +42,7 @@ impl Strategy for WebhookConfiguration {
         }
     }
 
-    fn validate(&self, configuration: &Value) -> Vec<FieldError> {
+    fn validate(&self, configuration: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let list = Path::new("webhooks");
         let mut seen: HashSet<&str> = HashSet::new();

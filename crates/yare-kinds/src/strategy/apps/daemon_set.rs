@@ -59,20 +59,20 @@ impl Strategy for DaemonSet {
         set_template_generation(new, template_generation(old) + i64::from(changed));
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), object.at("spec"));
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         errs.immutable(&Path::new("spec.selector"), new.at("spec.selector"), old.at("spec.selector"));
-        errs.extend(self.validate(new));
+        errs.extend(self.validate(new, ctx));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_counts(
             &mut errs,

@@ -49,19 +49,19 @@ impl Strategy for Deployment {
         new.copy_from(old, "metadata.labels");
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), object.at("spec"));
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         errs.immutable(&Path::new("spec.selector"), new.at("spec.selector"), old.at("spec.selector"));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, status) = (Path::new("status"), new.at("status"));
         check_counts(

@@ -6,7 +6,7 @@ use yare_schema::field::{FieldError, Path};
 use crate::{
     check::{Check, Errors},
     strategy::{
-        Strategy,
+        Context, Strategy,
         workload::{
             check_at_most, check_counts, check_endless_template, check_match, check_selector,
             default_template, name_warning, template_warnings,
@@ -23,7 +23,7 @@ impl Strategy for ReplicaSet {
         default_template(object, "spec.template");
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), object.at("spec"));
         check_counts(&mut errs, &path, spec, &["replicas", "minReadySeconds"]);
@@ -41,13 +41,13 @@ impl Strategy for ReplicaSet {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         errs.immutable(&Path::new("spec.selector"), new.at("spec.selector"), old.at("spec.selector"));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, status) = (Path::new("status"), new.at("status"));
         check_counts(

@@ -88,13 +88,13 @@ impl Strategy for StatefulSet {
         meta::prepare_for_update(new, old, true, true);
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), object.at("spec"), Spared::default());
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         let mut spared = Spared { service_name: true, claims: true, template: false };
@@ -115,7 +115,7 @@ impl Strategy for StatefulSet {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, status) = (Path::new("status"), new.at("status"));
         check_counts(

@@ -8,7 +8,7 @@ use crate::{
     check::{Check, Errors},
     cron,
     strategy::{
-        Strategy,
+        Context, Strategy,
         workload::{check_counts, default_template, is_other_generation, name_warning},
     },
     view::{View, ViewMut},
@@ -31,7 +31,7 @@ impl Strategy for CronJob {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, object.at("spec"), None);
         let name = object.str_at("metadata.name");
@@ -41,7 +41,7 @@ impl Strategy for CronJob {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, new.at("spec"), Some(old.at("spec")));
         errs

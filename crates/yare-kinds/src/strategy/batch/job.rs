@@ -67,13 +67,13 @@ impl Strategy for Job {
         job.set("metadata.generation", 1);
     }
 
-    fn validate(&self, job: &Value) -> Vec<FieldError> {
+    fn validate(&self, job: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, job, true);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let labels = old.at("spec.template.metadata.labels");
         check(&mut errs, new, labels.get(NAME).is_some() && labels.get(UID).is_some());
@@ -88,7 +88,7 @@ impl Strategy for Job {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         job_status::check_update(&mut errs, new, old);
         errs

@@ -129,7 +129,7 @@ fn jobs() {
     let suspended = patched(&job(), json!({"spec": {"suspend": true}}));
     check_update("batch", "Job", &suspended, &[(other_node.clone(), &[])]);
     let old = job();
-    let errs = strategy("batch", "Job").validate_update(&patched(&old, other_node), &old);
+    let errs = strategy("batch", "Job").validate_update(&patched(&old, other_node), &old, &CONTEXT);
     assert_eq!(errs.iter().map(|e| e.field.as_str()).collect::<Vec<_>>(), ["spec.template"]);
 }
 

@@ -7,7 +7,7 @@ use yare_schema::field::{FieldError, Path};
 use crate::{
     check::{Check, Errors, check_signer_name},
     names,
-    strategy::{Strategy, rules::check_length},
+    strategy::{Context, Strategy, rules::check_length},
     view::View,
 };
 
@@ -18,11 +18,11 @@ const MAX_BYTES: usize = 1024 * 1024;
 const OMITTED: &str = "<value omitted>";
 
 impl Strategy for ClusterTrustBundle {
-    fn validate(&self, bundle: &Value) -> Vec<FieldError> {
+    fn validate(&self, bundle: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check(bundle, true)
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         // What is not changed is not read: how certificates are read may become stricter.
         let mut errs = check(new, new.str_at("spec.trustBundle") != old.str_at("spec.trustBundle"));
         errs.immutable(&Path::new("spec.signerName"), new.at("spec.signerName"), old.at("spec.signerName"));

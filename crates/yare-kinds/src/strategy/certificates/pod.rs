@@ -15,7 +15,7 @@ use crate::{
     check::{Check, Errors, check_signer_name},
     meta, names,
     strategy::{
-        Strategy,
+        Context, Strategy,
         rules::{check_length, plain_invalid},
     },
     view::{View, ViewMut, same},
@@ -41,19 +41,19 @@ impl Strategy for PodCertificateRequest {
         request.default_absent("spec.maxExpirationSeconds", DEFAULT_EXPIRATION_S);
     }
 
-    fn validate(&self, request: &Value) -> Vec<FieldError> {
+    fn validate(&self, request: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), request.at("spec"));
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         errs.immutable(&Path::new("spec"), new.at("spec"), old.at("spec"));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check_status(new, old)
     }
 

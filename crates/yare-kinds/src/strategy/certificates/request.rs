@@ -100,22 +100,28 @@ impl Strategy for CertificateSigningRequest {
         }
     }
 
-    fn validate(&self, request: &Value) -> Vec<FieldError> {
+    fn validate(&self, request: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), request.at("spec"));
         check_conditions(&mut errs, request, &Value::Null);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check_update(new, old, May::Nothing)
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check_update(new, old, May::Certify)
     }
 
-    fn validate_subresource_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_subresource_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        _ctx: &Context<'_>,
+    ) -> Vec<FieldError> {
         let may = match subresource {
             "status" => May::Certify,
             "approval" => May::Approve,

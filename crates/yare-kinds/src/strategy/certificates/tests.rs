@@ -59,7 +59,7 @@ fn updates() {
         let strategy = strategy(GROUP, KIND);
         strategy.prepare_for_subresource_update(subresource, &mut new, &old, &CONTEXT);
         let errs: Vec<String> = strategy
-            .validate_subresource_update(subresource, &new, &old)
+            .validate_subresource_update(subresource, &new, &old, &CONTEXT)
             .iter()
             .map(ToString::to_string)
             .collect();

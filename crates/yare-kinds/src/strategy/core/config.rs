@@ -43,7 +43,7 @@ fn check_immutable(errs: &mut Errors, new: &Value, old: &Value, fields: &[&'stat
 pub struct ConfigMap;
 
 impl Strategy for ConfigMap {
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (data, binary) = (Path::new("data"), Path::new("binaryData"));
         let mut size = 0;
@@ -68,10 +68,10 @@ impl Strategy for ConfigMap {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_immutable(&mut errs, new, old, &["data", "binaryData"]);
-        errs.extend(self.validate(new));
+        errs.extend(self.validate(new, ctx));
         errs
     }
 }
@@ -107,7 +107,7 @@ impl Strategy for Secret {
         new.default_zero("type", old.at("type").clone());
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("data");
         let data = object.at("data");
@@ -151,11 +151,11 @@ impl Strategy for Secret {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         errs.immutable(&Path::new("type"), new.at("type"), old.at("type"));
         check_immutable(&mut errs, new, old, &["data"]);
-        errs.extend(self.validate(new));
+        errs.extend(self.validate(new, ctx));
         errs
     }
 }

@@ -8,7 +8,7 @@ use yare_schema::field::{FieldError, Path};
 use crate::{
     check::{Check, Errors},
     names, net,
-    strategy::Strategy,
+    strategy::{Context, Strategy},
     view::{View, ViewMut, same},
 };
 
@@ -23,7 +23,7 @@ impl Strategy for Endpoints {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("subsets");
         for (i, subset) in object.items("subsets").iter().enumerate() {
@@ -46,9 +46,9 @@ impl Strategy for Endpoints {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         // Old objects may hold what is no longer valid; they may keep it.
-        if same(new.at("subsets"), old.at("subsets")) { Vec::new() } else { self.validate(new) }
+        if same(new.at("subsets"), old.at("subsets")) { Vec::new() } else { self.validate(new, ctx) }
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {

@@ -6,7 +6,7 @@ use yare_schema::field::{FieldError, Path};
 use crate::{
     check::{Check, Errors},
     names,
-    strategy::Strategy,
+    strategy::{Context, Strategy},
     view::{View, same},
 };
 
@@ -81,7 +81,7 @@ impl Event {
 }
 
 impl Strategy for Event {
-    fn validate(&self, event: &Value) -> Vec<FieldError> {
+    fn validate(&self, event: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         self.check_common(&mut errs, event);
         if !self.strict {
@@ -106,7 +106,7 @@ impl Strategy for Event {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         self.check_common(&mut errs, new);
         if self.strict {

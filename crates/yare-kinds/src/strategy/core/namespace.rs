@@ -60,7 +60,7 @@ impl Strategy for Namespace {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         let path = path.child("finalizers");
@@ -79,11 +79,11 @@ impl Strategy for Namespace {
         errs
     }
 
-    fn validate_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, _new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         Vec::new()
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("status");
         let path = path.child("Phase");
@@ -98,11 +98,17 @@ impl Strategy for Namespace {
         errs
     }
 
-    fn validate_subresource_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_subresource_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        ctx: &Context<'_>,
+    ) -> Vec<FieldError> {
         match subresource {
-            "status" => self.validate_status_update(new, old),
-            "finalize" => self.validate(new),
-            _ => self.validate_update(new, old),
+            "status" => self.validate_status_update(new, old, ctx),
+            "finalize" => self.validate(new, ctx),
+            _ => self.validate_update(new, old, ctx),
         }
     }
 

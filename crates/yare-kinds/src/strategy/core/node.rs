@@ -42,7 +42,7 @@ impl Strategy for Node {
         object.remove("status.config");
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_taints(&mut errs, object);
         check_resources(&mut errs, object);
@@ -50,13 +50,13 @@ impl Strategy for Node {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         check_changes(&mut errs, new, old);
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_resources(&mut errs, new);
         check_changes(&mut errs, new, old);

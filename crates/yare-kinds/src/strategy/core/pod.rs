@@ -72,7 +72,7 @@ impl Strategy for Pod {
         }
     }
 
-    fn validate(&self, pod: &Value) -> Vec<FieldError> {
+    fn validate(&self, pod: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         spec::check_pod(&mut errs, pod);
         let path = Path::new("spec");
@@ -88,19 +88,25 @@ impl Strategy for Pod {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         update::check_update(&mut errs, new, old);
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         update::check_status_update(&mut errs, new, old);
         errs
     }
 
-    fn validate_subresource_update(&self, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_subresource_update(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        _ctx: &Context<'_>,
+    ) -> Vec<FieldError> {
         let mut errs = Errors::new();
         match subresource {
             "status" => update::check_status_update(&mut errs, new, old),

@@ -17,7 +17,7 @@ use crate::{
             Amounts, check_amount, check_container_name, check_name, is_overcommit_allowed, is_standard_quota,
         },
     },
-    strategy::Strategy,
+    strategy::{Context, Strategy},
     view::{View, ViewMut},
 };
 
@@ -37,7 +37,7 @@ impl Strategy for LimitRange {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         let path = path.child("limits");
@@ -180,7 +180,7 @@ impl Strategy for ResourceQuota {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         check_amounts(&mut errs, &path.child("hard"), object.at("spec.hard"));
@@ -188,8 +188,8 @@ impl Strategy for ResourceQuota {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         let sorted = |object: &Value| {
             let mut scopes: Vec<String> =
                 object.strings("spec.scopes").into_iter().map(str::to_owned).collect();
@@ -204,7 +204,7 @@ impl Strategy for ResourceQuota {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("status");
         check_amounts(&mut errs, &path.child("hard"), new.at("status.hard"));

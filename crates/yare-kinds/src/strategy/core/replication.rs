@@ -20,7 +20,7 @@ impl Strategy for PodTemplate {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         spec::check_template(&mut errs, &Path::new("template"), object.at("template"));
         errs
@@ -62,7 +62,7 @@ impl Strategy for ReplicationController {
         object.set("metadata.generation", 1);
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         errs.non_negative(&path.child("minReadySeconds"), object.int_at("spec.minReadySeconds"));
@@ -77,7 +77,7 @@ impl Strategy for ReplicationController {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_replica_counts(&mut errs, new.at("status"));
         errs

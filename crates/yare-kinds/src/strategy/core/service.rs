@@ -108,13 +108,13 @@ impl Strategy for Service {
         drop_what_the_type_lacks(new, old);
     }
 
-    fn validate(&self, service: &Value) -> Vec<FieldError> {
+    fn validate(&self, service: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, service, &Value::Null);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         addresses::check_update(&mut errs, new, old);
         let path = Path::new("spec");
@@ -134,7 +134,7 @@ impl Strategy for Service {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_status(&mut errs, new, old);
         errs

@@ -79,14 +79,14 @@ impl Strategy for PersistentVolume {
         }
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), object.at("spec"), object.str_at("metadata.name"));
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         let path = Path::new("spec");
         if !same(&source(new, old), &source(old, old)) {
             errs.forbidden(

@@ -7,14 +7,14 @@ use crate::{
     check::{Check, Errors},
     meta::IMMUTABLE,
     names, net,
-    strategy::Strategy,
+    strategy::{Context, Strategy},
     view::View,
 };
 
 pub(super) struct IpAddress;
 
 impl Strategy for IpAddress {
-    fn validate(&self, address: &Value) -> Vec<FieldError> {
+    fn validate(&self, address: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec.parentRef");
         let parent = address.at("spec.parentRef");
@@ -36,8 +36,8 @@ impl Strategy for IpAddress {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         errs.immutable(&Path::new("spec.parentRef"), new.at("spec.parentRef"), old.at("spec.parentRef"));
         errs
     }
@@ -52,13 +52,13 @@ impl Strategy for IpAddress {
 pub(super) struct ServiceCidr;
 
 impl Strategy for ServiceCidr {
-    fn validate(&self, range: &Value) -> Vec<FieldError> {
+    fn validate(&self, range: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_cidrs(&mut errs, &Path::new("spec.cidrs"), range);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec.cidrs");
         let (now, before) = (new.strings("spec.cidrs"), old.strings("spec.cidrs"));

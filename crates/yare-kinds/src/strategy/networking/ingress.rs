@@ -6,7 +6,7 @@ use yare_schema::field::{FieldError, Path};
 use crate::{
     check::{Check, Errors, annotation},
     names, net,
-    strategy::{Strategy, rules::check_reference},
+    strategy::{Context, Strategy, rules::check_reference},
     view::View,
 };
 
@@ -24,7 +24,7 @@ struct Spared {
 }
 
 impl Strategy for Ingress {
-    fn validate(&self, ingress: &Value) -> Vec<FieldError> {
+    fn validate(&self, ingress: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), ingress.at("spec"), Spared::default());
         if let (Some(old), Some(new)) = (annotation(ingress, CLASS), ingress.str_opt("spec.ingressClassName"))
@@ -36,7 +36,7 @@ impl Strategy for Ingress {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let spared = Spared {
             secrets: old
                 .items("spec.tls")
@@ -53,7 +53,7 @@ impl Strategy for Ingress {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let list = Path::new("status.loadBalancer.ingress");
         const FIELD: &str = "status.loadBalancer.ingress";

@@ -7,7 +7,7 @@ use crate::{
     check::{Check, Errors},
     names,
     strategy::{
-        Strategy,
+        Context, Strategy,
         rules::{check_domain_prefixed_path, check_length, check_reference},
     },
     view::{View, ViewMut},
@@ -24,7 +24,7 @@ impl Strategy for IngressClass {
         }
     }
 
-    fn validate(&self, class: &Value) -> Vec<FieldError> {
+    fn validate(&self, class: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         let p = path.child("controller");
@@ -38,10 +38,10 @@ impl Strategy for IngressClass {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         errs.immutable(&Path::new("spec.controller"), new.at("spec.controller"), old.at("spec.controller"));
-        errs.extend(self.validate(new));
+        errs.extend(self.validate(new, ctx));
         errs
     }
 

@@ -7,7 +7,7 @@ use crate::{
     check::{Check, Errors},
     meta::validate_label_selector,
     names, net,
-    strategy::Strategy,
+    strategy::{Context, Strategy},
     view::{View, ViewMut},
 };
 
@@ -34,13 +34,13 @@ impl Strategy for NetworkPolicy {
         }
     }
 
-    fn validate(&self, policy: &Value) -> Vec<FieldError> {
+    fn validate(&self, policy: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), policy.at("spec"), &[]);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let mut before: Vec<&str> = Vec::new();
         each_block(old.at("spec"), |block, _| {

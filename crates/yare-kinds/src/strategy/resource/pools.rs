@@ -7,7 +7,7 @@ use crate::{
     check::{Check, Errors},
     meta, names,
     strategy::{
-        Strategy,
+        Context, Strategy,
         declared::{Field, Rule, check, field},
     },
     view::{View, ViewMut},
@@ -67,13 +67,13 @@ impl Strategy for ResourcePoolStatusRequest {
         request.default_absent("spec.limit", DEFAULT_LIMIT);
     }
 
-    fn validate(&self, request: &Value) -> Vec<FieldError> {
+    fn validate(&self, request: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, &Path::new("spec"), SPEC, request.at("spec"), None);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         if !crate::view::same(new.at("spec"), old.at("spec")) {
             errs.invalid(&Path::new("spec"), Value::Null, meta::IMMUTABLE);
@@ -81,7 +81,7 @@ impl Strategy for ResourcePoolStatusRequest {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let (path, status) = (Path::new("status"), new.at("status"));
         let mut errs = Errors::new();
         if old.has("status") {

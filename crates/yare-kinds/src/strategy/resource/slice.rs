@@ -44,11 +44,11 @@ impl Strategy for ResourceSlice {
         meta::prepare_for_update(new, old, false, true);
     }
 
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check(object.at("spec"), &Value::Null)
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check(new.at("spec"), old.at("spec"))
     }
 
@@ -573,15 +573,15 @@ impl Strategy for DeviceTaintRule {
         meta::prepare_for_update(new, old, true, true);
     }
 
-    fn validate(&self, rule: &Value) -> Vec<FieldError> {
+    fn validate(&self, rule: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check_rule(rule.at("spec"), None)
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check_rule(new.at("spec"), Some(old.at("spec")))
     }
 
-    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let conditions = new.items("status.conditions");
         let path = Path::new("status.conditions");
         let mut errs = meta::validate_conditions(conditions, &path);

@@ -7,7 +7,7 @@ use crate::{
     check::{Check, Errors},
     meta, names,
     strategy::{
-        Strategy,
+        Context, Strategy,
         declared::{Field, Rule, check, field},
     },
     view::{View, ViewMut},
@@ -78,13 +78,13 @@ const POD_GROUP_STATUS: &[Field] =
 pub struct Workload;
 
 impl Strategy for Workload {
-    fn validate(&self, workload: &Value) -> Vec<FieldError> {
+    fn validate(&self, workload: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, &Path::new("spec"), WORKLOAD, workload.at("spec"), None);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, &Path::new("spec"), WORKLOAD, new.at("spec"), Some(old.at("spec")));
         errs
@@ -98,19 +98,19 @@ impl Strategy for PodGroup {
         group.default_absent("spec.disruptionMode", "Pod");
     }
 
-    fn validate(&self, group: &Value) -> Vec<FieldError> {
+    fn validate(&self, group: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, &Path::new("spec"), POD_GROUP, group.at("spec"), None);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check(&mut errs, &Path::new("spec"), POD_GROUP, new.at("spec"), Some(old.at("spec")));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let path = Path::new("status");
         let mut errs = meta::validate_conditions(new.items("status.conditions"), &path.child("conditions"));
         let list = path.child("resourceClaimStatuses");

@@ -7,7 +7,7 @@ use crate::{
     check::{Check, Errors},
     names,
     pod::volumes::check_driver_name,
-    strategy::Strategy,
+    strategy::{Context, Strategy},
     view::View,
 };
 
@@ -18,7 +18,7 @@ const MAX_MESSAGE: usize = 1024;
 const ONE_SOURCE: &str = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
 
 impl Strategy for VolumeAttachment {
-    fn validate(&self, attachment: &Value) -> Vec<FieldError> {
+    fn validate(&self, attachment: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), attachment.at("spec"));
         check_driver_name(&mut errs, &path.child("attacher"), spec.str_at("attacher"));
@@ -44,14 +44,14 @@ impl Strategy for VolumeAttachment {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         errs.immutable(&Path::new("spec"), new.at("spec"), old.at("spec"));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        self.validate_update(new, old)
+    fn validate_status_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        self.validate_update(new, old, ctx)
     }
 
     fn has_status(&self) -> bool {

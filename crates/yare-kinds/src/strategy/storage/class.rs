@@ -9,7 +9,7 @@ use crate::{
     check::{Check, Errors, repeated},
     names,
     pod::warnings::deprecated_label,
-    strategy::Strategy,
+    strategy::{Context, Strategy},
     view::{View, ViewMut},
 };
 
@@ -25,7 +25,7 @@ impl Strategy for StorageClass {
         class.default_absent("volumeBindingMode", "Immediate");
     }
 
-    fn validate(&self, class: &Value) -> Vec<FieldError> {
+    fn validate(&self, class: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_provisioner(&mut errs, &Path::new("provisioner"), class.str_at("provisioner"));
         check_parameters(&mut errs, class, true);
@@ -42,8 +42,8 @@ impl Strategy for StorageClass {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         for field in IMMUTABLE {
             errs.immutable(&Path::new(field), new.at(field), old.at(field));
         }
@@ -66,21 +66,21 @@ impl Strategy for StorageClass {
 pub(super) struct VolumeAttributesClass;
 
 impl Strategy for VolumeAttributesClass {
-    fn validate(&self, class: &Value) -> Vec<FieldError> {
+    fn validate(&self, class: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_provisioner(&mut errs, &Path::new("driverName"), class.str_at("driverName"));
         check_parameters(&mut errs, class, false);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         for field in ["driverName", "parameters"] {
             if new.at(field) != old.at(field) {
                 errs.forbidden(&Path::new(field), format!("updates to {field} are forbidden."));
             }
         }
-        errs.extend(self.validate(new));
+        errs.extend(self.validate(new, ctx));
         errs
     }
 }

@@ -44,7 +44,7 @@ impl Strategy for CsiDriver {
         meta::prepare_for_update(new, old, false, true);
     }
 
-    fn validate(&self, driver: &Value) -> Vec<FieldError> {
+    fn validate(&self, driver: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), driver.at("spec"));
         let required = [
@@ -84,8 +84,8 @@ impl Strategy for CsiDriver {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         for (field, shown) in
             [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")]
         {
@@ -143,7 +143,7 @@ fn check_token_requests(errs: &mut Errors, path: &Path<'_>, requests: &[Value]) 
 pub(super) struct CsiNode;
 
 impl Strategy for CsiNode {
-    fn validate(&self, node: &Value) -> Vec<FieldError> {
+    fn validate(&self, node: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let list = Path::new("spec.drivers");
         let mut seen: HashSet<&str> = HashSet::new();
@@ -173,8 +173,8 @@ impl Strategy for CsiNode {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         let fixed = |driver: &Value| {
             let mut driver = driver.clone();
             driver.remove("allocatable");
@@ -196,7 +196,7 @@ impl Strategy for CsiNode {
 pub(super) struct CsiStorageCapacity;
 
 impl Strategy for CsiStorageCapacity {
-    fn validate(&self, capacity: &Value) -> Vec<FieldError> {
+    fn validate(&self, capacity: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = validate_label_selector(capacity.at("nodeTopology"), &Path::new("nodeTopology"));
         let class = capacity.str_at("storageClassName");
         errs.each(&Path::new("storageClassName"), class, names::dns1123_subdomain(class));
@@ -206,8 +206,8 @@ impl Strategy for CsiStorageCapacity {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errs = self.validate(new);
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
         for field in ["nodeTopology", "storageClassName"] {
             errs.immutable(&Path::new(field), new.at(field), old.at(field));
         }
