@@ -41,6 +41,12 @@ const SLICE: Place = In("resource.k8s.io", "resourceslices", "spec");
 const POD_GROUP: Place = In("scheduling.k8s.io", "podgroups", "spec");
 const POD_GROUP_TEMPLATE: Place = In("scheduling.k8s.io", "workloads", "spec");
 
+/// Where a resource holds a specification of pods.
+pub fn pod_spec_of(resource: &Resource) -> Option<&'static str> {
+    let target = (resource.group, resource.plural);
+    POD_SPECS.iter().find(|(group, plural, _)| (*group, *plural) == target).map(|(.., at)| *at)
+}
+
 /// One gate and what goes while it is off.
 struct Row {
     gate: &'static str,
@@ -213,7 +219,7 @@ struct Group(Box<[Pattern]>);
 /// The rows of gates that are off and concern `resource`.
 pub fn of(resource: &Resource, gates: &Gates) -> Rows {
     let target = (resource.group, resource.plural);
-    let pods = POD_SPECS.iter().find(|(group, plural, _)| (*group, *plural) == target).map(|(.., at)| *at);
+    let pods = pod_spec_of(resource);
     let groups = TABLE.iter().filter_map(|row| {
         let at = match row.place {
             PodSpec => pods?,

@@ -231,6 +231,20 @@ pub fn mask_trailing_dash(prefix: &str) -> String {
     }
 }
 
+/// Problems of an integer that has to be written as people write it: no plus sign, no leading zeros.
+pub fn decimal_integer(value: &str) -> Vec<String> {
+    if value.is_empty() {
+        return vec!["must be non-empty".to_owned()];
+    }
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let padded = digits.starts_with('0') && value != "0";
+    if plain && !padded {
+        return Vec::new();
+    }
+    vec!["must be a valid decimal integer in canonical form".to_owned()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

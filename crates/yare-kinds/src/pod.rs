@@ -1,6 +1,6 @@
 //! Pods and pod templates: what Deployments, Jobs and all other workloads share with pods.
 //!
-//! [`defaults`] sets defaults, [`spec`] validates (with one module per subject), [`update`] says what may
+//! [`defaults`] sets defaults, [`spec`] validates (with one module per subject), [`switched`] knows the rules that gates switch, [`update`] says what may
 //! change, [`resources`] adds requests up and finds the QoS class, [`warnings`] tells clients what works but should not be.
 
 pub mod affinity;
@@ -11,6 +11,7 @@ pub mod handlers;
 pub mod resources;
 pub mod security;
 pub mod spec;
+pub mod switched;
 pub mod update;
 pub mod volumes;
 pub mod warnings;

@@ -32,7 +32,7 @@ mod rules;
 pub mod scheduling;
 pub mod storage;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod webhook;
 mod workload;
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use yare_schema::field::FieldError;
 
 use crate::{
-    meta,
+    gated, meta, pod,
     printers::{self, Printer},
     strategy::{Context, Neutral, Strategy},
 };
@@ -181,6 +181,16 @@ impl Resource {
         let mut errs = meta::validate_create(object, self.is_namespaced(), self.strategy);
         errs.extend(meta::validate_kube_finalizers(object));
         errs.extend(self.strategy.validate(object, ctx));
+        errs.extend(self.check_switched(object, None, ctx));
+        errs
+    }
+
+    /// Errors by rules that gates switch and that all specifications of pods share.
+    pub fn check_switched(&self, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Vec::new();
+        if let Some(at) = gated::pod_spec_of(self) {
+            pod::switched::check(&mut errs, at, new, old, ctx.gates);
+        }
         errs
     }
 
@@ -189,6 +199,7 @@ impl Resource {
         let mut errs = meta::validate_update(new, old, self.is_namespaced());
         errs.extend(meta::validate_kube_finalizers(new));
         errs.extend(self.strategy.validate_update(new, old, ctx));
+        errs.extend(self.check_switched(new, Some(old), ctx));
         errs
     }
 
@@ -208,6 +219,7 @@ impl Resource {
         let mut errs = meta::validate_update(new, old, self.is_namespaced());
         errs.extend(meta::validate_kube_finalizers(new));
         errs.extend(self.strategy.validate_subresource_update(subresource, new, old, ctx));
+        errs.extend(self.check_switched(new, Some(old), ctx));
         errs
     }
 }

@@ -128,6 +128,9 @@ async fn commit(
         }
         let reserved = hooks::before_create(call, served, &mut new, options.dry_run)?;
         let mut errors = served.strategy.validate(&*served.judged(&new)?, &ctx);
+        if let Some(row) = stored.builtin {
+            errors.extend(row.check_switched(&new, None, &ctx));
+        }
         if errors.is_empty() {
             errors = meta::validate_create(&new, stored.namespaced, &*stored.strategy);
             if stored.builtin.is_some() {

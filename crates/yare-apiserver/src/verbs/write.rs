@@ -253,6 +253,9 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         for warning in warnings {
             call.warn(warning);
         }
+        if let Some(row) = stored.builtin {
+            errors.extend(row.check_switched(&new, Some(&old), &ctx));
+        }
         if !errors.is_empty() {
             return Err(ApiError::invalid(served.group_kind(), name, &errors));
         }

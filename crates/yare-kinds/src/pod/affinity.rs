@@ -249,6 +249,8 @@ pub fn check_tolerations(errs: &mut Errors, path: &Path<'_>, tolerations: &[Valu
                     errs.invalid(&operator_path, value, "value must be empty when `operator` is 'Exists'");
                 }
             }
+            // Whether numbers may be compared depends on a gate: `switched` judges those.
+            "Lt" | "Gt" => {}
             other => errs.one_of(&operator_path, other, &["Equal", "Exists"]),
         }
         if !effect.is_empty() {

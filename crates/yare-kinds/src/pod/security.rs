@@ -185,8 +185,8 @@ fn check_host_users(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         return;
     }
     const DETAIL: &str = "when `hostUsers` is false";
-    for (field, reported) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
-    {
+    // Whether the host's network is allowed depends on a gate: `switched` judges that.
+    for (field, reported) in [("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
         if spec.bool_at(field) {
             errs.forbidden(&path.child(reported), DETAIL);
         }

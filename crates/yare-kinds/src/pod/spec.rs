@@ -305,6 +305,14 @@ fn check_host_aliases(errs: &mut Errors, path: &Path<'_>, aliases: &[Value]) {
     }
 }
 
+/// Whether `value` is what it costs to delete a pod: a 32-bit number in its plain form. Go's parser would take a
+/// plus sign and leading zeros; only the plain form sorts without surprise.
+pub fn is_deletion_cost(value: &str) -> bool {
+    let digits = value.trim_start_matches('-');
+    let padded = digits.len() > 1 && digits.starts_with('0');
+    value.parse::<i32>().is_ok() && !value.starts_with('+') && !padded
+}
+
 /// Annotations that mean something for pods.
 pub fn check_annotations(errs: &mut Errors, path: &Path<'_>, owner: &Value) {
     for (key, value) in owner.entries("metadata.annotations") {
@@ -314,15 +322,6 @@ pub fn check_annotations(errs: &mut Errors, path: &Path<'_>, owner: &Value) {
             "kubernetes.io/config.mirror" => {
                 if owner.str_at("spec.nodeName").is_empty() {
                     errs.invalid(&p, value, "must set spec.nodeName if mirror pod annotation is set");
-                }
-            }
-            "controller.kubernetes.io/pod-deletion-cost" => {
-                // Go's parser would take a sign and leading zeros; only the plain form sorts without surprise.
-                let plain = value.parse::<i32>().is_ok() && !value.starts_with('+');
-                let padded =
-                    value.trim_start_matches('-').len() > 1 && value.trim_start_matches('-').starts_with('0');
-                if !plain || padded {
-                    errs.invalid(&p, value, "must be a 32bit integer");
                 }
             }
             _ => {

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use yare_schema::field::Path;
+use yare_schema::{features::Gates, field::Path};
 
 use super::{
     affinity, resources,
@@ -210,7 +210,7 @@ fn only_adds(new: &Value, old: &Value) -> bool {
 }
 
 /// Errors of an update of the pod's status.
-pub fn check_status_update(errs: &mut Errors, new: &Value, old: &Value) {
+pub fn check_status_update(errs: &mut Errors, new: &Value, old: &Value, gates: &Gates) {
     check_annotation_update(errs, new, old);
     let meta_path = Path::new("metadata");
     check_annotations(errs, &meta_path.child("annotations"), new);
@@ -231,7 +231,7 @@ pub fn check_status_update(errs: &mut Errors, new: &Value, old: &Value) {
     if nominated != old.str_at("status.nominatedNodeName") && !nominated.is_empty() {
         let p = path.child("nominatedNodeName");
         errs.each(&p, nominated, names::dns1123_subdomain(nominated));
-        if old.is_set("spec.nodeName") {
+        if old.is_set("spec.nodeName") && gates.is_on("ClearingNominatedNodeNameAfterBinding") {
             errs.forbidden(&p, "may not be set on pods that are already bound to a node");
         }
     }
@@ -421,7 +421,8 @@ pub fn prepare_resize(new: &mut Value, old: &Value) {
 }
 
 /// Errors of an update through `resize`.
-pub fn check_resize(errs: &mut Errors, new: &Value, old: &Value) {
+pub fn check_resize(errs: &mut Errors, new: &Value, old: &Value, gates: &Gates) {
+    let all_init = gates.is_on("InPlacePodVerticalScalingInitContainers");
     if annotation(old, MIRROR).is_some() {
         return errs.forbidden(&Path::ROOT, "static pods cannot be resized");
     }
@@ -458,7 +459,7 @@ pub fn check_resize(errs: &mut Errors, new: &Value, old: &Value) {
                 continue;
             }
             let sidecar = before.str_at("restartPolicy") == "Always";
-            if list == "initContainers" && !sidecar {
+            if list == "initContainers" && !sidecar && !all_init {
                 if !same(now, before) {
                     errs.forbidden(&path, "resources for non-sidecar init containers are immutable");
                 }

@@ -56,15 +56,15 @@ impl Strategy for HorizontalPodAutoscaler {
         }
     }
 
-    fn validate(&self, hpa: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate(&self, hpa: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_spec(&mut errs, &Path::new("spec"), hpa.at("spec"), &Value::Null);
+        check_spec(&mut errs, &Path::new("spec"), hpa.at("spec"), &Value::Null, ctx);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_spec(&mut errs, &Path::new("spec"), new.at("spec"), old.at("spec"));
+        check_spec(&mut errs, &Path::new("spec"), new.at("spec"), old.at("spec"), ctx);
         errs
     }
 
@@ -81,9 +81,10 @@ impl Strategy for HorizontalPodAutoscaler {
     }
 }
 
-fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Value) {
+fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Value, ctx: &Context<'_>) {
     let min = spec.int_opt("minReplicas");
-    let lowest = i64::from(old.int_opt("minReplicas") != Some(0));
+    let to_zero = ctx.gates.is_on("HPAScaleToZero") || old.int_opt("minReplicas") == Some(0);
+    let lowest = i64::from(!to_zero);
     if let Some(min) = min.filter(|min| *min < lowest) {
         let detail = format!("must be greater than or equal to {lowest}");
         errs.invalid(&path.child("minReplicas"), min, detail);

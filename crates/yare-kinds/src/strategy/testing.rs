@@ -1,7 +1,7 @@
 //! Cases for strategies as data: an object in, `field: message` out.
 
 use serde_json::{Value, json};
-use yare_schema::features;
+use yare_schema::features::{self, Gates};
 
 use super::{Context, Strategy};
 use crate::{table, view::ViewMut};
@@ -13,6 +13,25 @@ pub const CONTEXT: Context<'static> =
 /// The strategy of a kind.
 pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
     table::find_kind(group, kind).expect("the table has the kind").strategy
+}
+
+/// Gates for a whole run of tests.
+pub fn gates(text: &str) -> Gates {
+    Gates::parse(text).expect("good gates")
+}
+
+/// The errors of a new object under other gates, or of an update where there is an old one.
+pub fn gated_errors(group: &str, kind: &str, gates: &Gates, old: Option<&Value>, new: &Value) -> Vec<String> {
+    let ctx = Context { gates, ..CONTEXT };
+    let resource = table::find_kind(group, kind).expect("the table has the kind");
+    let new = defaulted(group, kind, new.clone());
+    let old = old.map(|old| defaulted(group, kind, old.clone()));
+    let errs = match &old {
+        None => resource.strategy.validate(&new, &ctx),
+        Some(old) => resource.strategy.validate_update(&new, old, &ctx),
+    };
+    let errs = errs.into_iter().chain(resource.check_switched(&new, old.as_ref(), &ctx));
+    errs.map(|e| e.to_string().lines().next().unwrap_or_default().to_owned()).collect()
 }
 
 /// `object` with defaults.

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 use yare_schema::{
+    features::Gates,
     field::{FieldError, Path},
     selector::LabelSelector,
 };
@@ -73,7 +74,7 @@ impl Strategy for Job {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let labels = old.at("spec.template.metadata.labels");
         check(&mut errs, new, labels.get(NAME).is_some() && labels.get(UID).is_some());
@@ -81,7 +82,7 @@ impl Strategy for Job {
         let (now, before) = (new.at("spec"), old.at("spec"));
         check_completions(&mut errs, &path, now, before);
         errs.immutable(&path.child("selector"), now.at("selector"), before.at("selector"));
-        check_template_update(&mut errs, &path, new, old);
+        check_template_update(&mut errs, &path, new, old, ctx.gates);
         for field in IMMUTABLE {
             errs.immutable(&path.child(field), now.at(field), before.at(field));
         }
@@ -194,12 +195,14 @@ fn check_completions(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Valu
 }
 
 /// A suspended job that runs no pods may get other resources, and may be told other nodes.
-fn check_template_update(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
+fn check_template_update(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Value, gates: &Gates) {
     let (now, mut before) = (new.at("spec.template"), old.at("spec.template").clone());
     let suspended = old.bool_at("spec.suspend");
-    let idle = !old.has("status.startTime") || job_status::is_true(old, "Suspended");
+    let fresh = !old.has("status.startTime");
+    let idle = fresh || job_status::is_true(old, "Suspended");
     let mutable = suspended && idle && old.int_at("status.active") == 0;
-    if mutable {
+    let by_gate = gates.is_on("MutableSchedulingDirectivesForSuspendedJobs");
+    if if by_gate { mutable } else { suspended && fresh } {
         match (now.has("spec.affinity"), before.has("spec.affinity")) {
             (false, true) => {
                 before.remove("spec.affinity.nodeAffinity");
@@ -215,7 +218,7 @@ fn check_template_update(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &
             before.copy_from(now, field);
         }
     }
-    if !mutable {
+    if !mutable || !gates.is_on("MutablePodResourcesForSuspendedJobs") {
         return errs.immutable(&path.child("template"), now, &before);
     }
     for list in ["containers", "initContainers"] {

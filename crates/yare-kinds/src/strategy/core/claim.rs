@@ -1,7 +1,10 @@
 //! `PersistentVolumeClaim`, and the claim specification that ephemeral volumes and StatefulSets also hold.
 
 use serde_json::{Value, json};
-use yare_schema::field::{FieldError, Path};
+use yare_schema::{
+    features::Gates,
+    field::{FieldError, Path},
+};
 
 use crate::{
     check::{Check, Errors, annotation, quantity},
@@ -25,17 +28,19 @@ impl Strategy for PersistentVolumeClaim {
         }
     }
 
-    fn prepare_for_create(&self, object: &mut Value, _ctx: &Context<'_>) {
+    fn prepare_for_create(&self, object: &mut Value, ctx: &Context<'_>) {
         object.set("status", json!({"phase": "Pending"}));
         if let Some(spec) = object.at_mut("spec") {
+            drop_foreign_source(spec, &Value::Null, ctx.gates);
             drop_unknown_source(spec, &Value::Null);
             both_data_sources(spec);
         }
     }
 
-    fn prepare_for_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
+    fn prepare_for_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
         meta::prepare_for_update(new, old, true, false);
         if let Some(spec) = new.at_mut("spec") {
+            drop_foreign_source(spec, old.at("spec"), ctx.gates);
             drop_unknown_source(spec, old.at("spec"));
             both_data_sources(spec);
         }
@@ -96,6 +101,14 @@ fn drop_unknown_source(spec: &mut Value, old: &Value) {
     );
     if !known {
         spec.remove("dataSource");
+    }
+}
+
+/// A source in another namespace comes with a gate (KEP-3294).
+fn drop_foreign_source(spec: &mut Value, old: &Value, gates: &Gates) {
+    let foreign = |spec: &Value| spec.is_set("dataSourceRef.namespace");
+    if foreign(spec) && !old.has("dataSourceRef") && !gates.is_on("CrossNamespaceVolumeDataSource") {
+        spec.remove("dataSourceRef");
     }
 }
 

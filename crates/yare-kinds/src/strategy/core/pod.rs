@@ -1,7 +1,10 @@
 //! `Pod`: pending and with its QoS class when it is created, nearly immutable after.
 
 use serde_json::{Value, json};
-use yare_schema::field::{FieldError, Path};
+use yare_schema::{
+    features::Gates,
+    field::{FieldError, Path},
+};
 
 use crate::{
     check::{Check, Errors, annotation},
@@ -18,7 +21,7 @@ impl Strategy for Pod {
         defaults::pod(pod);
     }
 
-    fn prepare_for_create(&self, pod: &mut Value, _ctx: &Context<'_>) {
+    fn prepare_for_create(&self, pod: &mut Value, ctx: &Context<'_>) {
         // Admission may have added containers, volumes or the service account since the first defaults.
         defaults::pod(pod);
         pod.set("metadata.generation", 1);
@@ -35,7 +38,7 @@ impl Strategy for Pod {
             );
         }
         pod.set("status", status);
-        merge_label_keys(pod);
+        merge_label_keys(pod, ctx.gates);
         app_armor_from_annotations(pod);
     }
 
@@ -94,9 +97,9 @@ impl Strategy for Pod {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        update::check_status_update(&mut errs, new, old);
+        update::check_status_update(&mut errs, new, old, ctx.gates);
         errs
     }
 
@@ -105,13 +108,13 @@ impl Strategy for Pod {
         subresource: &str,
         new: &Value,
         old: &Value,
-        _ctx: &Context<'_>,
+        ctx: &Context<'_>,
     ) -> Vec<FieldError> {
         let mut errs = Errors::new();
         match subresource {
-            "status" => update::check_status_update(&mut errs, new, old),
+            "status" => update::check_status_update(&mut errs, new, old, ctx.gates),
             "ephemeralcontainers" => update::check_ephemeral_containers_update(&mut errs, new, old),
-            "resize" => update::check_resize(&mut errs, new, old),
+            "resize" => update::check_resize(&mut errs, new, old, ctx.gates),
             _ => update::check_update(&mut errs, new, old),
         }
         errs
@@ -170,11 +173,13 @@ fn address_warnings(new: &Value, old: &Value) -> Vec<String> {
 
 /// `matchLabelKeys` and `mismatchLabelKeys` become requirements of the label selectors beside them, with the
 /// values that this pod has (KEP-3633, KEP-3243).
-fn merge_label_keys(pod: &mut Value) {
+fn merge_label_keys(pod: &mut Value, gates: &Gates) {
     let labels = pod.at("metadata.labels").clone();
     let Some(spec) = pod.at_mut("spec") else { return };
-    for constraint in spec.items_mut("topologySpreadConstraints") {
-        merge_into(constraint, &labels);
+    if gates.is_on("MatchLabelKeysInPodTopologySpreadSelectorMerge") {
+        for constraint in spec.items_mut("topologySpreadConstraints") {
+            merge_into(constraint, &labels);
+        }
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let Some(affinity) = spec.at_mut("affinity").and_then(|a| a.at_mut(kind)) else { continue };

@@ -108,14 +108,16 @@ impl Strategy for Service {
         drop_what_the_type_lacks(new, old);
     }
 
-    fn validate(&self, service: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate(&self, service: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
+        check_strict_name(&mut errs, service, ctx);
         check(&mut errs, service, &Value::Null);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
+        check_strict_name(&mut errs, new, ctx);
         addresses::check_update(&mut errs, new, old);
         let path = Path::new("spec");
         let both_balanced = [new, old].iter().all(|s| s.str_at("spec.type") == "LoadBalancer");
@@ -154,6 +156,15 @@ impl Strategy for Service {
 
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::dns1123_label(name)
+    }
+}
+
+/// Without a gate, names of services do not start with a digit (KEP-5311). What breaks the rule for labels
+/// too has its error from there.
+fn check_strict_name(errs: &mut Errors, service: &Value, ctx: &Context<'_>) {
+    let name = service.str_at("metadata.name");
+    if !ctx.gates.is_on("RelaxedServiceNameValidation") && names::dns1123_label(name).is_empty() {
+        errs.each(&Path::new("metadata.name"), name, names::dns1035_label(name));
     }
 }
 

@@ -95,7 +95,7 @@ impl Strategy for PersistentVolume {
             );
         }
         errs.immutable(&Path::new("volumeMode"), new.at("spec.volumeMode"), old.at("spec.volumeMode"));
-        if old.has("spec.nodeAffinity") {
+        if old.has("spec.nodeAffinity") && !ctx.gates.is_on("MutablePVNodeAffinity") {
             let (now, before) = (new.at("spec.nodeAffinity"), old.at("spec.nodeAffinity"));
             if !same(&with_new_labels(now), &with_new_labels(before)) {
                 errs.invalid(

@@ -5,10 +5,11 @@ use yare_schema::field::{FieldError, Path};
 
 use crate::{
     check::{Check, Errors},
+    meta,
     meta::IMMUTABLE,
     names, net,
     strategy::{Context, Strategy},
-    view::View,
+    view::{View, ViewMut},
 };
 
 pub(super) struct IpAddress;
@@ -51,7 +52,20 @@ impl Strategy for IpAddress {
 
 pub(super) struct ServiceCidr;
 
+/// While the gate is off, main writes may say what they like about the status, as they could long ago.
+const WIPING: &str = "ServiceCIDRStatusFieldWiping";
+
 impl Strategy for ServiceCidr {
+    fn prepare_for_create(&self, range: &mut Value, ctx: &Context<'_>) {
+        if ctx.gates.is_on(WIPING) {
+            range.remove("status");
+        }
+    }
+
+    fn prepare_for_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
+        meta::prepare_for_update(new, old, ctx.gates.is_on(WIPING), false);
+    }
+
     fn validate(&self, range: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_cidrs(&mut errs, &Path::new("spec.cidrs"), range);

@@ -12,6 +12,7 @@ use crate::{
 
 pub(super) struct Ingress;
 
+const RELAXED: &str = "RelaxedServiceNameValidation";
 const CLASS: &str = "kubernetes.io/ingress.class";
 const BAD_SEQUENCES: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];
 const BAD_SUFFIXES: [&str; 2] = ["/..", "/."];
@@ -21,12 +22,15 @@ const BAD_SUFFIXES: [&str; 2] = ["/..", "/."];
 struct Spared {
     secrets: bool,
     wildcard_rules: bool,
+    /// Names of services may start with a digit (KEP-5311).
+    relaxed_services: bool,
 }
 
 impl Strategy for Ingress {
-    fn validate(&self, ingress: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate(&self, ingress: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_spec(&mut errs, &Path::new("spec"), ingress.at("spec"), Spared::default());
+        let spared = Spared { relaxed_services: ctx.gates.is_on(RELAXED), ..Spared::default() };
+        check_spec(&mut errs, &Path::new("spec"), ingress.at("spec"), spared);
         if let (Some(old), Some(new)) = (annotation(ingress, CLASS), ingress.str_opt("spec.ingressClassName"))
             && old != new
         {
@@ -36,7 +40,7 @@ impl Strategy for Ingress {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let spared = Spared {
             secrets: old
                 .items("spec.tls")
@@ -44,9 +48,10 @@ impl Strategy for Ingress {
                 .any(|tls| !secret_messages(tls.str_at("secretName")).is_empty()),
             wildcard_rules: old.items("spec.rules").iter().any(|rule| {
                 let mut errs = Errors::new();
-                check_http(&mut errs, &Path::ROOT, rule.at("http"));
+                check_http(&mut errs, &Path::ROOT, rule.at("http"), true);
                 rule.str_at("host").contains('*') && !errs.is_empty()
             }),
+            relaxed_services: ctx.gates.is_on(RELAXED) || has_relaxed_service(old.at("spec")),
         };
         let mut errs = Errors::new();
         check_spec(&mut errs, &Path::new("spec"), new.at("spec"), spared);
@@ -105,7 +110,12 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, spared: Spared) 
         errs.invalid(path, spec.at("rules").clone(), "either `defaultBackend` or `rules` must be specified");
     }
     if spec.has("defaultBackend") {
-        check_backend(errs, &path.child("defaultBackend"), spec.at("defaultBackend"));
+        check_backend(
+            errs,
+            &path.child("defaultBackend"),
+            spec.at("defaultBackend"),
+            spared.relaxed_services,
+        );
     }
     let list = path.child("rules");
     for (i, rule) in rules.iter().enumerate() {
@@ -118,7 +128,7 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, spared: Spared) 
             check_host(errs, &p, host);
         }
         if !host.contains('*') || !spared.wildcard_rules {
-            check_http(errs, &path.child("http"), rule.at("http"));
+            check_http(errs, &path.child("http"), rule.at("http"), spared.relaxed_services);
         }
     }
     let list = path.child("tls");
@@ -143,7 +153,7 @@ fn check_host(errs: &mut Errors, path: &Path<'_>, host: &str) {
     errs.each(path, host, rule(host));
 }
 
-fn check_http(errs: &mut Errors, path: &Path<'_>, http: &Value) {
+fn check_http(errs: &mut Errors, path: &Path<'_>, http: &Value, relaxed: bool) {
     if http.is_null() {
         return;
     }
@@ -177,11 +187,21 @@ fn check_http(errs: &mut Errors, path: &Path<'_>, http: &Value) {
             "ImplementationSpecific" if !text.is_empty() => absolute(),
             _ => errs.one_of(&path.child("pathType"), kind, &["Exact", "ImplementationSpecific", "Prefix"]),
         }
-        check_backend(errs, &path.child("backend"), rule.at("backend"));
+        check_backend(errs, &path.child("backend"), rule.at("backend"), relaxed);
     }
 }
 
-fn check_backend(errs: &mut Errors, path: &Path<'_>, backend: &Value) {
+/// Whether a service is named as only the newer rule allows.
+fn has_relaxed_service(spec: &Value) -> bool {
+    let relaxed = |backend: &Value| {
+        let name = backend.str_at("service.name");
+        names::dns1123_label(name).is_empty() && !names::dns1035_label(name).is_empty()
+    };
+    let paths = spec.items("rules").iter().flat_map(|rule| rule.items("http.paths"));
+    relaxed(spec.at("defaultBackend")) || paths.map(|path| path.at("backend")).any(relaxed)
+}
+
+fn check_backend(errs: &mut Errors, path: &Path<'_>, backend: &Value, relaxed: bool) {
     match (backend.has("resource"), backend.has("service")) {
         (true, true) => errs.invalid(path, "", "cannot set both resource and service backends"),
         (false, false) => errs.invalid(path, "", "resource or service backend is required"),
@@ -190,7 +210,8 @@ fn check_backend(errs: &mut Errors, path: &Path<'_>, backend: &Value) {
         }
         (false, true) => {
             let (p, service) = (path.child("service"), backend.at("service"));
-            errs.name(&p.child("name"), service.str_at("name"), names::dns1123_label);
+            let rule = if relaxed { names::dns1123_label } else { names::dns1035_label };
+            errs.name(&p.child("name"), service.str_at("name"), rule);
             let (name, number) = (service.str_at("port.name"), service.int_at("port.number"));
             match (!name.is_empty(), number != 0) {
                 (true, true) => errs.invalid(path, "", "cannot set both port name & port number"),
