@@ -184,7 +184,7 @@ impl Core {
     pub fn new(config: Config) -> Arc<Self> {
         let builtin = Registry::builtin(&config.gates, &config.runtime_config);
         Arc::new(Self {
-            registry: ArcSwap::from_pointee(builtin.with_custom(std::iter::empty())),
+            registry: ArcSwap::from_pointee(builtin.patched(&builtin, &[], &[])),
             builtin,
             admission: Admission::new(&config.admission),
             allocators: crate::alloc::Allocators::new(&config),

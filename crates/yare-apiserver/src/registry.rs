@@ -313,20 +313,51 @@ impl Registry {
         registry
     }
 
-    /// A copy with custom resources beside the built-in ones.
-    pub fn with_custom(&self, custom: impl IntoIterator<Item = Arc<Served>>) -> Self {
+    /// A copy without some custom resources and with others. What it costs is a copy of the index and what
+    /// changes, not a look at everything that stays.
+    pub fn patched(&self, builtin: &Self, gone: &[Arc<Served>], come: &[Arc<Served>]) -> Self {
         let mut out = Self {
             versions: self.versions.clone(),
             by_store: self.by_store.clone(),
             all_of: self.all_of.clone(),
         };
-        for served in custom {
+        for served in gone {
+            out.remove(served);
+        }
+        for served in come {
             // A definition never hides a built-in resource.
-            if out.find(&served.group, &served.version, &served.plural).is_none() {
-                out.insert(served);
+            if builtin.find(&served.group, &served.version, &served.plural).is_none() {
+                out.insert(served.clone());
             }
         }
         out
+    }
+
+    fn remove(&mut self, served: &Arc<Served>) {
+        let other = |s: &Arc<Served>| !Arc::ptr_eq(s, served);
+        if let Some(versions) = self.versions.get_mut(&*served.group) {
+            if let Some(list) = versions.get_mut(&*served.version) {
+                list.retain(other);
+                if list.is_empty() {
+                    versions.remove(&*served.version);
+                }
+            }
+            if versions.is_empty() {
+                self.versions.remove(&*served.group);
+            }
+        }
+        let kind = &served.stored.kind_key;
+        let rest = self.all_of.get_mut(kind).map(|all| {
+            all.retain(other);
+            all.iter().find(|s| s.is_storage()).or(all.first()).cloned()
+        });
+        match rest.flatten() {
+            Some(rest) => self.by_store.insert(kind.clone(), rest),
+            None => {
+                self.all_of.remove(kind);
+                self.by_store.remove(kind)
+            }
+        };
     }
 
     fn insert(&mut self, served: Arc<Served>) {

@@ -5,12 +5,13 @@
 //! compiled again only where its specification, its names or its end changed, not when its status did.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
 };
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use yare_kinds::{
     strategy::apiextensions::{approval_condition, has_bad_ca_bundle},
@@ -23,7 +24,7 @@ use yare_schema::{
 
 use super::{
     DEFINITIONS, compile,
-    names::{self, Names},
+    names::{self, Claims, Names, Verdict},
 };
 use crate::{
     bootstrap::internal_call,
@@ -58,12 +59,26 @@ struct Entry {
     /// What `served` was compiled from beside the specification.
     compiled: Option<(Value, bool)>,
     served: Vec<Arc<Served>>,
+    /// What of it is in the registry.
+    registered: Vec<Arc<Served>>,
 }
 
-/// Definitions by name.
+/// What is known of the definitions. What one event costs does not depend on how many there are.
 #[derive(Default)]
 struct Known {
     entries: BTreeMap<String, Entry>,
+    claims: Claims,
+    /// Definitions that do not have the names they want.
+    unsettled: BTreeSet<String>,
+    /// Definitions that are being deleted.
+    going: BTreeSet<String>,
+}
+
+/// What there is to do for the registry.
+#[derive(Default)]
+struct Swap {
+    gone: Vec<Arc<Served>>,
+    come: Vec<Arc<Served>>,
 }
 
 /// Serves the custom resources there are, and follows their definitions until the server stops.
@@ -71,7 +86,7 @@ pub async fn start(core: &Arc<Core>) {
     // The revision comes before reading, so that nothing falls in between.
     let mut from = core.store().revision();
     let mut known = Known::default();
-    settle(core, &mut known).await;
+    settle(core, &mut known, None).await;
     let core = core.clone();
     tokio::spawn(async move {
         loop {
@@ -81,35 +96,64 @@ pub async fn start(core: &Arc<Core>) {
                         batch = watcher.next() => batch,
                         () = core.stop.cancelled() => return,
                     };
-                    if batch.is_err() {
-                        break;
-                    }
-                    settle(&core, &mut known).await;
+                    let Ok(batch) = batch else { break };
+                    let names = batch.iter().map(|event| event.object.key.to_string()).collect();
+                    settle(&core, &mut known, Some(names)).await;
                 }
             }
             from = core.store().revision();
-            settle(&core, &mut known).await;
+            settle(&core, &mut known, None).await;
         }
     });
 }
 
 impl Known {
-    /// Reads what changed, and says what that was.
-    fn read(&mut self, core: &Core) -> HashSet<String> {
+    /// Reads what changed, of all definitions or of those named, and says what that was.
+    fn read(&mut self, core: &Core, named: Option<BTreeSet<String>>, swap: &mut Swap) -> BTreeSet<String> {
         let snapshot = core.store().snapshot(DEFINITIONS);
-        self.entries.retain(|name, _| snapshot.get(name).is_some());
-        let mut changed = HashSet::new();
-        for object in snapshot.range(std::ops::Bound::Unbounded, "") {
-            if self.entries.get(&*object.key).is_some_and(|entry| entry.revision == object.revision) {
+        let named = named.unwrap_or_else(|| {
+            let there = snapshot.range(std::ops::Bound::Unbounded, "").map(|o| o.key.to_string());
+            self.entries.keys().cloned().chain(there).collect()
+        });
+        let mut changed = BTreeSet::new();
+        for name in named {
+            let object = snapshot.get(&name);
+            let revision = object.as_ref().map(|o| o.revision);
+            if self.entries.get(&name).map(|entry| entry.revision) == revision {
                 continue;
             }
-            let before = self.entries.remove(&*object.key);
-            if let Some(entry) = Entry::read(&object.bytes, object.revision, before) {
-                self.entries.insert(object.key.to_string(), entry);
+            let before = self.forget(&name);
+            let entry = match object {
+                Some(object) => Entry::read(&object.bytes, object.revision, before),
+                None => {
+                    swap.gone.extend(before.into_iter().flat_map(|before| before.registered));
+                    None
+                }
+            };
+            if let Some(entry) = entry {
+                self.claims.add(&name, &entry.names.group, &entry.names.accepted);
+                if !entry.names.are_settled() {
+                    self.unsettled.insert(name.clone());
+                }
+                if entry.deleting {
+                    self.going.insert(name.clone());
+                }
+                self.entries.insert(name.clone(), entry);
             }
-            changed.insert(object.key.to_string());
+            changed.insert(name);
         }
         changed
+    }
+
+    fn forget(&mut self, name: &str) -> Option<Entry> {
+        self.unsettled.remove(name);
+        self.going.remove(name);
+        let entry = self.entries.remove(name)?;
+        // What it wanted it may have been given since.
+        for names in [&entry.names.accepted, &entry.names.wanted] {
+            self.claims.remove(name, &entry.names.group, names);
+        }
+        Some(entry)
     }
 }
 
@@ -119,8 +163,14 @@ impl Entry {
         span::member(bytes, "spec").map(|at| &bytes[at]).hash(&mut hasher);
         let spec = hasher.finish();
         let definition: Value = serde_json::from_slice(bytes).ok()?;
-        let before = before.filter(|b| b.spec == spec);
-        let (since, compiled, served) = before
+        let (kept, registered) = match before {
+            Some(mut before) => {
+                let registered = std::mem::take(&mut before.registered);
+                (Some(before).filter(|before| before.spec == spec), registered)
+            }
+            None => (None, Vec::new()),
+        };
+        let (since, compiled, served) = kept
             .map_or((revision, None, Vec::new()), |before| (before.since, before.compiled, before.served));
         Some(Self {
             revision,
@@ -135,7 +185,19 @@ impl Entry {
             cleanup: definition.strings("metadata.finalizers").contains(&CLEANUP),
             compiled,
             served,
+            registered,
         })
+    }
+
+    /// What is to be done for the registry to have what is served.
+    fn register(&mut self, swap: &mut Swap) {
+        let same = self.served.len() == self.registered.len()
+            && self.served.iter().zip(&self.registered).all(|(a, b)| Arc::ptr_eq(a, b));
+        if !same {
+            swap.gone.append(&mut self.registered);
+            swap.come.extend(self.served.iter().cloned());
+            self.registered.clone_from(&self.served);
+        }
     }
 
     fn is_true(&self, kind: &str) -> bool {
@@ -180,36 +242,50 @@ fn violations(definition: &Value) -> String {
     }
 }
 
-/// Brings registry and definitions into step with each other.
-async fn settle(core: &Arc<Core>, known: &mut Known) {
-    let changed = known.read(core);
-    let verdicts = names::judge(known.entries.iter().map(|(name, e)| (name.as_str(), &e.names)));
-    let mut served = Vec::new();
-    for (name, entry) in &mut known.entries {
-        let Some(verdict) = verdicts.get(name) else { continue };
+/// How many definitions get their status written at once: their commits share a sync of the disk.
+const REPORTS: usize = 32;
+
+/// Brings registry and definitions into step with each other: all of them, or those named and those that are
+/// not done: without their names, or going.
+async fn settle(core: &Arc<Core>, known: &mut Known, named: Option<BTreeSet<String>>) {
+    let mut swap = Swap::default();
+    let changed = known.read(core, named, &mut swap);
+    let Known { entries, claims, unsettled, going } = known;
+    let waiting = unsettled.iter().filter_map(|name| Some((name.as_str(), &entries.get(name)?.names)));
+    let verdicts = names::judge(claims, waiting);
+    let mut reports = Vec::new();
+    let unfinished: BTreeSet<&String> = changed.iter().chain(&*unsettled).chain(&*going).collect();
+    for name in unfinished {
+        let Some(entry) = entries.get_mut(name) else { continue };
+        let verdict = match verdicts.get(name) {
+            Some(verdict) => verdict.clone(),
+            None => Verdict { accepted: entry.names.accepted.clone(), conflict: None },
+        };
         if verdict.conflict.is_none() || entry.is_true("Established") {
             entry.compile(core, name, &verdict.accepted);
-            served.extend(entry.served.iter().cloned());
         } else {
             entry.served.clear();
             entry.compiled = None;
         }
-    }
-    core.registry.store(Arc::new(core.builtin.with_custom(served)));
-    core.openapi.forget();
-    core.aggregation.registration.notify_one();
-    for (name, entry) in &known.entries {
+        entry.register(&mut swap);
         if entry.deleting {
             if entry.cleanup && core.cleaning.lock().insert(name.to_owned()) {
                 tokio::spawn(clean(core.clone(), name.clone(), entry.is_true("Established")));
             }
-        } else if let Some(verdict) = verdicts.get(name)
-            && (changed.contains(name)
-                || verdict.accepted != entry.names.accepted
-                || !entry.is_true("NamesAccepted"))
-        {
-            report(core, name, entry, verdict).await;
+        } else {
+            reports.push((name, verdict));
         }
+    }
+    if !swap.gone.is_empty() || !swap.come.is_empty() {
+        let registry = core.registry.load().patched(&core.builtin, &swap.gone, &swap.come);
+        core.registry.store(Arc::new(registry));
+        core.openapi.forget();
+        core.aggregation.registration.notify_one();
+    }
+    // Only now: what a status says is served is served.
+    for some in reports.chunks(REPORTS) {
+        let some = some.iter().filter_map(|(name, verdict)| Some((name, entries.get(*name)?, verdict)));
+        join_all(some.map(|(name, entry, verdict)| report(core, name, entry, verdict))).await;
     }
 }
 
@@ -244,7 +320,7 @@ fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
 }
 
 /// The conditions that a definition should have, beside those about its end.
-fn wanted(entry: &Entry, verdict: &names::Verdict) -> Vec<Value> {
+fn wanted(entry: &Entry, verdict: &Verdict) -> Vec<Value> {
     let mut out = Vec::new();
     match &verdict.conflict {
         None => out.push(condition("NamesAccepted", "True", "NoConflicts", "no conflicts found")),
@@ -271,7 +347,7 @@ fn wanted(entry: &Entry, verdict: &names::Verdict) -> Vec<Value> {
 }
 
 /// Writes what became of a definition into its status; the registry serves it already.
-async fn report(core: &Arc<Core>, name: &str, entry: &Entry, verdict: &names::Verdict) {
+async fn report(core: &Arc<Core>, name: &str, entry: &Entry, verdict: &Verdict) {
     let wanted = wanted(entry, verdict);
     let now = core.now_rfc3339();
     let update = |conditions: &mut Vec<Value>| {

@@ -40,6 +40,11 @@ impl Names {
             created: definition.str_at("metadata.creationTimestamp").to_owned(),
         }
     }
+
+    /// Whether the definition has what it wants.
+    pub fn are_settled(&self) -> bool {
+        same(&self.wanted, &self.accepted)
+    }
 }
 
 /// Names of resources, and names of kinds, are spaces of their own.
@@ -57,50 +62,59 @@ const SINGLE: &[(&str, Space, &str)] = &[
     ("listKind", Space::Kind, "ListKindConflict"),
 ];
 
-/// Who has a name of a space in a group.
-type Owners<'a> = HashMap<(&'a str, Space, String), &'a str>;
+/// Who has which name: kept up to date as definitions come, change and go, so that what is settled is never
+/// looked at again.
+#[derive(Default)]
+pub struct Claims(HashMap<(Box<str>, Space, Box<str>), Box<str>>);
 
-fn claim<'a>(owners: &mut Owners<'a>, definition: &'a str, group: &'a str, names: &Value) {
-    let mut take = |space, name: &str| {
-        if !name.is_empty() {
-            owners.entry((group, space, name.to_owned())).or_insert(definition);
+impl Claims {
+    /// `definition` has `names` in `group`; what another one has stays that one's.
+    pub fn add(&mut self, definition: &str, group: &str, names: &Value) {
+        for (space, name) in all(names) {
+            self.0.entry((group.into(), space, name.into())).or_insert_with(|| definition.into());
         }
-    };
-    for (field, space, _) in SINGLE {
-        take(*space, names.str_at(field));
     }
-    for name in names.strings("shortNames") {
-        take(Space::Resource, name);
+
+    /// `definition` has `names` no longer.
+    pub fn remove(&mut self, definition: &str, group: &str, names: &Value) {
+        for (space, name) in all(names) {
+            let key = (Box::from(group), space, Box::from(name));
+            if self.0.get(&key).is_some_and(|owner| **owner == *definition) {
+                self.0.remove(&key);
+            }
+        }
     }
 }
 
-/// What each of the definitions gets.
-pub fn judge<'a>(definitions: impl Iterator<Item = (&'a str, &'a Names)>) -> BTreeMap<String, Verdict> {
-    let mut all: Vec<(&str, &Names)> = definitions.collect();
+/// Every name in `spec.names` or `status.acceptedNames` that is one definition's alone.
+fn all(names: &Value) -> impl Iterator<Item = (Space, &str)> {
+    let single = SINGLE.iter().map(|(field, space, _)| (*space, names.str_at(field)));
+    let short = names.strings("shortNames").into_iter().map(|name| (Space::Resource, name));
+    single.chain(short).filter(|(_, name)| !name.is_empty())
+}
+
+/// What those definitions get that do not have what they want; whoever came first goes first. They claim what
+/// they get.
+pub fn judge<'a>(
+    claims: &mut Claims,
+    unsettled: impl Iterator<Item = (&'a str, &'a Names)>,
+) -> BTreeMap<String, Verdict> {
+    let mut all: Vec<(&str, &Names)> = unsettled.collect();
     all.sort_by(|(a, x), (b, y)| (&x.created, a).cmp(&(&y.created, b)));
-    let mut owners = Owners::new();
-    for (definition, names) in &all {
-        claim(&mut owners, definition, &names.group, &names.accepted);
-    }
     let mut out = BTreeMap::new();
     for (definition, names) in all {
-        let verdict = if same(&names.wanted, &names.accepted) {
-            Verdict { accepted: names.accepted.clone(), conflict: None }
-        } else {
-            let verdict = decide(&owners, definition, names);
-            claim(&mut owners, definition, &names.group, &verdict.accepted);
-            verdict
-        };
+        let verdict = decide(claims, definition, names);
+        claims.add(definition, &names.group, &verdict.accepted);
         out.insert(definition.to_owned(), verdict);
     }
     out
 }
 
-fn decide(owners: &Owners<'_>, definition: &str, names: &Names) -> Verdict {
+fn decide(claims: &Claims, definition: &str, names: &Names) -> Verdict {
     let (wanted, has) = (&names.wanted, &names.accepted);
     let taken = |space, name: &str| {
-        let owner = owners.get(&(names.group.as_str(), space, name.to_owned()));
-        owner.is_some_and(|owner| *owner != definition).then(|| format!("{name:?} is already in use"))
+        let owner = claims.0.get(&(names.group.as_str().into(), space, name.into()));
+        owner.is_some_and(|owner| **owner != *definition).then(|| format!("{name:?} is already in use"))
     };
     let mut accepted = has.clone();
     let mut conflict = None;
@@ -173,7 +187,12 @@ mod tests {
             ("ds.g", names("g", "0", own("ds", "E"), own("ds", "D"))),
             ("es.g", names("g", "5", own("es", "E"), own("es", "E"))),
         ];
-        let out = judge(all.iter().map(|(n, names)| (*n, names)));
+        let mut claims = Claims::default();
+        for (name, names) in &all {
+            claims.add(name, &names.group, &names.accepted);
+        }
+        let unsettled = || all.iter().filter(|(_, n)| !n.are_settled()).map(|(n, names)| (*n, names));
+        let out = judge(&mut claims, unsettled());
         let conflict = |name: &str| out[name].conflict.clone();
         assert_eq!(conflict("as.g"), None);
         assert_eq!(conflict("bs.g"), Some(("ListKindConflict", "\"AList\" is already in use".into())));
@@ -186,6 +205,9 @@ mod tests {
         assert_eq!(conflict("as.h"), None, "groups do not see each other");
         assert_eq!(conflict("ds.g"), Some(("ListKindConflict", "\"EList\" is already in use".into())));
         assert_eq!(out["ds.g"].accepted, own("ds", "D"), "what it had it keeps");
-        assert_eq!(conflict("es.g"), None);
+        assert!(!out.contains_key("es.g"), "nothing to decide");
+        // Whose names another one wanted goes: they are free.
+        claims.remove("as.g", "g", &out["as.g"].accepted);
+        assert_eq!(judge(&mut claims, unsettled().filter(|(n, _)| *n == "bs.g"))["bs.g"].conflict, None);
     }
 }
