@@ -9,6 +9,8 @@ use yare_kinds::{
     view::{View, ViewMut, same},
 };
 
+use yare_schema::field::{FieldError, Path};
+
 use super::{Attributes, Operation};
 use crate::{auth, status::ApiResult};
 
@@ -70,6 +72,25 @@ pub fn signing<'a>(
         }
         .boxed(),
     )
+}
+
+/// Answering a pod's request takes `sign` on its signer. No plugin asks this: it is part of what makes the
+/// write valid, after everything else.
+pub async fn signing_errors(attributes: &Attributes<'_>, new: &Value, old: &Value) -> Option<FieldError> {
+    let stored = &attributes.served.stored;
+    if attributes.subresource != "status"
+        || (&*stored.group, &*stored.plural) != ("certificates.k8s.io", "podcertificaterequests")
+        || same(new.at("status"), old.at("status"))
+    {
+        return None;
+    }
+    let signer = old.str_at("spec.signerName");
+    if may(attributes, "sign", signer).await {
+        return None;
+    }
+    let user = &attributes.call.user.name;
+    let detail = format!("User {user:?} is not permitted to \"sign\" for signer {signer:?}");
+    Some(FieldError::forbidden(&Path::new("spec.signerName"), detail))
 }
 
 /// Publishing a signer's trust anchors takes `attest` on it.

@@ -23,7 +23,7 @@ use crate::{
 
 mod always;
 mod always_pull_images;
-mod certificates;
+pub mod certificates;
 mod claim_resize;
 mod default_classes;
 mod default_toleration_seconds;

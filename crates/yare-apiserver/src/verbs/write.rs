@@ -256,6 +256,9 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         if let Some(row) = stored.builtin {
             errors.extend(row.check_switched(&new, Some(&old), &ctx));
         }
+        if errors.is_empty() {
+            errors.extend(admission::certificates::signing_errors(&attributes, &new, &old).await);
+        }
         if !errors.is_empty() {
             return Err(ApiError::invalid(served.group_kind(), name, &errors));
         }

@@ -3,6 +3,7 @@
 use super::Strategy;
 
 mod bundle;
+mod mail;
 mod pem;
 mod pod;
 mod request;

@@ -19,6 +19,7 @@ mod pod;
 mod quota;
 mod replication;
 pub mod service;
+mod tls;
 mod volume;
 
 /// `ComponentStatus`

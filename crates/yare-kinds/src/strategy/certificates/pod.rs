@@ -11,6 +11,7 @@ use x509_parser::{
 };
 use yare_schema::field::{FieldError, Path};
 
+use super::mail::is_address;
 use crate::{
     check::{Check, Errors, check_signer_name},
     meta, names,
@@ -33,6 +34,8 @@ const MAX_CHAIN_BYTES: usize = 100 * 1024;
 const MAX_UID: usize = 128;
 /// How far refreshing stays from both ends of a certificate's life.
 const REFRESH_MARGIN_S: i64 = 10 * 60;
+/// How far a signer's clock may be off.
+const CLOCK_SKEW_S: i64 = 5 * 60;
 /// Conditions that end a request.
 const ENDS: &[&str] = &["Issued", "Denied", "Failed"];
 
@@ -53,8 +56,8 @@ impl Strategy for PodCertificateRequest {
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        check_status(new, old)
+    fn validate_status_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        check_status(new, old, ctx)
     }
 
     fn has_status(&self) -> bool {
@@ -244,7 +247,7 @@ fn is(request: &Value, kind: &str) -> bool {
         .any(|c| c.str_at("type") == kind && c.str_at("status") == "True")
 }
 
-fn check_status(new: &Value, old: &Value) -> Errors {
+fn check_status(new: &Value, old: &Value, ctx: &Context<'_>) -> Errors {
     let mut errs = Errors::new();
     let path = Path::new("status");
     let list = path.child("conditions");
@@ -290,7 +293,7 @@ fn check_status(new: &Value, old: &Value) -> Errors {
         return errs;
     }
     if is(new, "Issued") {
-        check_issued(&mut errs, &path, new, old);
+        check_issued(&mut errs, &path, new, old, ctx);
         return errs;
     }
     if !unchanged {
@@ -310,7 +313,7 @@ fn requested_key(spec: &Value) -> Option<Vec<u8>> {
     Some(request.certification_request_info.subject_pki.raw.to_vec())
 }
 
-fn check_issued(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
+fn check_issued(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Value, ctx: &Context<'_>) {
     let (p, chain) = (path.child("certificateChain"), new.str_at("status.certificateChain"));
     if chain.len() > MAX_CHAIN_BYTES {
         return errs.push(FieldError::too_long(&p, MAX_CHAIN_BYTES));
@@ -330,7 +333,7 @@ fn check_issued(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
     if requested_key(old.at("spec")).is_none_or(|key| key != leaf.public_key().raw) {
         return errs.invalid(&p, chain, "leaf certificate was not issued to the requested public key");
     }
-    check_times(errs, path, new, &leaf);
+    check_times(errs, path, new, &leaf, ctx);
     if !errs.is_empty() {
         return;
     }
@@ -347,7 +350,8 @@ fn check_issued(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
 
 fn check_names(errs: &mut Errors, path: &Path<'_>, leaf: &X509Certificate<'_>) {
     let alternative = leaf.subject_alternative_name().ok().flatten();
-    for name in alternative.iter().flat_map(|e| &e.value.general_names) {
+    let names = || alternative.iter().flat_map(|e| &e.value.general_names);
+    for name in names() {
         let GeneralName::DNSName(name) = name else { continue };
         if name.is_empty() {
             errs.invalid(path, *name, "leaf certificate should not contain empty DNSName");
@@ -359,9 +363,22 @@ fn check_names(errs: &mut Errors, path: &Path<'_>, leaf: &X509Certificate<'_>) {
             errs.invalid(path, *name, "leaf certificate's DNSName should not start or end with '.'");
         }
     }
+    for name in names() {
+        if let GeneralName::RFC822Name(address) = name
+            && !is_address(address)
+        {
+            errs.invalid(path, *address, "leaf certificate should not contain invalid EmailAddress");
+        }
+    }
 }
 
-fn check_times(errs: &mut Errors, path: &Path<'_>, new: &Value, leaf: &X509Certificate<'_>) {
+fn check_times(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    new: &Value,
+    leaf: &X509Certificate<'_>,
+    ctx: &Context<'_>,
+) {
     let before = errs.len();
     let mut time = |field: &str, detail: &str| {
         let text = new.at("status").str_at(field);
@@ -389,6 +406,11 @@ fn check_times(errs: &mut Errors, path: &Path<'_>, new: &Value, leaf: &X509Certi
         let detail = "must be set to the NotBefore time encoded in the leaf certificate";
         return errs.invalid(&path.child("notBefore"), from_text, detail);
     }
+    let now = ctx.now.parse::<Timestamp>().map_or(from, Timestamp::as_second);
+    if (from - now).abs() >= CLOCK_SKEW_S {
+        let detail = "must be set to within 5 minutes of kube-apiserver's current time";
+        return errs.invalid(&path.child("notBefore"), from_text, detail);
+    }
     if to != validity.not_after.timestamp() {
         let detail = "must be set to the NotAfter time encoded in the leaf certificate";
         return errs.invalid(&path.child("notAfter"), to_text, detail);
@@ -408,5 +430,54 @@ fn check_times(errs: &mut Errors, path: &Path<'_>, new: &Value, leaf: &X509Certi
     }
     if refresh > to - REFRESH_MARGIN_S {
         errs.invalid(&p, refresh_text, "must be at least 10 minutes before status.notAfter");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType, date_time_ymd};
+    use serde_json::json;
+    use yare_schema::features;
+
+    use super::*;
+
+    fn issued(key: &KeyPair, emails: &[&str]) -> Value {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.not_before = date_time_ymd(2026, 1, 2);
+        params.not_after = date_time_ymd(2026, 1, 3);
+        params.subject_alt_names =
+            emails.iter().map(|e| SanType::Rfc822Name((*e).try_into().expect("ASCII"))).collect();
+        json!({
+            "conditions": [{"type": "Issued", "status": "True", "reason": "R", "message": "",
+                "lastTransitionTime": "2026-01-02T00:00:00Z"}],
+            "certificateChain": params.self_signed(key).expect("signs").pem(),
+            "notBefore": "2026-01-02T00:00:00Z", "notAfter": "2026-01-03T00:00:00Z",
+            "beginRefreshAt": "2026-01-02T12:00:00Z",
+        })
+    }
+
+    #[test]
+    fn what_is_issued_is_fresh_and_well_named() {
+        let key = KeyPair::generate().expect("a key");
+        let request = CertificateParams::default().serialize_request(&key).expect("signs");
+        let request = STANDARD.encode(request.der());
+        let old = json!({"metadata": {"name": "a", "namespace": "ns"},
+            "spec": {"stubPKCS10Request": request, "maxExpirationSeconds": 86400}});
+        let errs = |now: &str, emails: &[&str]| -> Vec<String> {
+            let ctx = Context { now, namespace: "ns", user: "u", gates: &features::DEFAULT };
+            let mut new = old.clone();
+            new.set("status", issued(&key, emails));
+            let errs = PodCertificateRequest.validate_status_update(&new, &old, &ctx);
+            errs.iter().map(|e| e.detail.clone()).collect()
+        };
+        let skewed = "must be set to within 5 minutes of kube-apiserver's current time";
+        assert_eq!(errs("2026-01-02T00:04:59Z", &["a@b.c"]), [""; 0]);
+        assert_eq!(errs("2026-01-01T23:55:01Z", &[]), [""; 0]);
+        assert_eq!(errs("2026-01-02T00:05:00Z", &[]), [skewed]);
+        assert_eq!(errs("2026-01-01T23:55:00Z", &[]), [skewed]);
+        assert_eq!(
+            errs("2026-01-02T00:00:00Z", &["a@b", "nobody"]),
+            ["leaf certificate should not contain invalid EmailAddress"]
+        );
     }
 }

@@ -4,6 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 use yare_schema::field::{FieldError, Path};
 
+use super::tls;
 use crate::{
     check::{Check, Errors, annotation},
     meta, names,
@@ -157,6 +158,14 @@ impl Strategy for Secret {
         check_immutable(&mut errs, new, old, &["data"]);
         errs.extend(self.validate(new, ctx));
         errs
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        if new.str_at("type") != "kubernetes.io/tls" {
+            return Vec::new();
+        }
+        let data = |key: &str| new.at("data").get(key).map(decode).unwrap_or_default();
+        tls::mismatch(&data("tls.crt"), &data("tls.key")).into_iter().collect()
     }
 }
 
