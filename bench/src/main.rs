@@ -6,6 +6,7 @@
 
 mod api;
 mod client;
+mod definitions;
 mod node;
 mod overload;
 mod process;
@@ -33,7 +34,7 @@ struct Args {
     parts: Vec<String>,
 }
 
-const PARTS: [&str; 4] = ["start", "api", "overload", "node"];
+const PARTS: [&str; 5] = ["start", "api", "definitions", "overload", "node"];
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +55,8 @@ pub struct Scale {
     watchers: usize,
     /// Updates that each of them sees.
     updates: usize,
+    /// CustomResourceDefinitions that are installed at once.
+    definitions: usize,
     /// Pods that really start.
     pods: usize,
     /// How long a server is overloaded.
@@ -69,6 +72,7 @@ const FULL: Scale = Scale {
     lists: 10,
     watchers: 100,
     updates: 1000,
+    definitions: 1000,
     pods: 50,
     overload_s: 20,
 };
@@ -82,6 +86,7 @@ const QUICK: Scale = Scale {
     lists: 2,
     watchers: 10,
     updates: 50,
+    definitions: 50,
     pods: 5,
     overload_s: 3,
 };
@@ -99,6 +104,7 @@ fn main() -> ExitCode {
                     "start" => start::measure(&args.binary, scale, &mut table).await,
                     "api" => api::measure(&args.binary, scale, &mut table).await,
                     "overload" => overload::measure(&args.binary, scale, &mut table).await,
+                    "definitions" => definitions::measure(&args.binary, scale, &mut table).await,
                     "node" => node::measure(&args.binary, scale, &mut table).await,
                     _ => Err(anyhow::anyhow!("there are only the parts {}", PARTS.join(", "))),
                 };
