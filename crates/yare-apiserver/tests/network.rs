@@ -209,7 +209,9 @@ async fn who_may_what() {
     drop(cluster.dir);
 }
 
-/// How a caller shows who it is, and who the server says it is (empty: 401).
+/// What it is, the certificate, the headers, and who the server says it is (empty: 401).
+type Case<'a> = (&'a str, Option<&'a KeyPairPem>, &'a [(&'a str, &'a str)], &'a str);
+
 #[tokio::test]
 async fn who_is_known() {
     let cluster = cluster().await;
@@ -235,7 +237,7 @@ async fn who_is_known() {
     }
     let named = [("x-remote-user", "eve"), ("x-remote-group", "ops"), ("x-remote-extra-acme%2fkey", "v")];
     let bearer = |token: &'static str| [("authorization", token)];
-    let cases: &[(&str, Option<&KeyPairPem>, &[(&str, &str)], &str)] = &[
+    let cases: &[Case<'_>] = &[
         ("a certificate", Some(&jane), &[], "jane dev,system:authenticated"),
         ("a static token", None, &bearer("Bearer static-token"), "jane dev,system:authenticated"),
         ("a wrong one", None, &bearer("Bearer static-tokem"), ""),

@@ -60,7 +60,7 @@ impl BootstrapToken {
         if secret.r#type != SECRET_TYPE {
             return None;
         }
-        let decode = |text: String| Some(String::from_utf8(STANDARD.decode(text).ok()?).ok()?);
+        let decode = |text: String| String::from_utf8(STANDARD.decode(text).ok()?).ok();
         let data = secret.data?.into_iter().filter_map(|(k, v)| Some((k, decode(v)?))).collect();
         Some(Self { data, deleting: secret.metadata.deletion_timestamp.is_some() })
     }

@@ -75,7 +75,9 @@ const RESIZE: Target = Target {
     prepare: |served, new, old, ctx| {
         served.stored.strategy.prepare_for_subresource_update("resize", new, old, ctx);
     },
-    validate: |served, new, old, ctx, warnings| served.stored.strategy.judge_update("resize", new, old, ctx, warnings),
+    validate: |served, new, old, ctx, warnings| {
+        served.stored.strategy.judge_update("resize", new, old, ctx, warnings)
+    },
 };
 
 const FINALIZE: Target = Target {

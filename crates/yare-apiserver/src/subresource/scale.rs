@@ -117,7 +117,9 @@ impl AdmissionView for ScaleView<'_> {
 const TARGET: Target = Target {
     subresource: "scale",
     prepare: |served, new, old, ctx| served.stored.strategy.prepare_for_update(new, old, ctx),
-    validate: |served, new, old, ctx, warnings| served.stored.strategy.judge_update("", new, old, ctx, warnings),
+    validate: |served, new, old, ctx, warnings| {
+        served.stored.strategy.judge_update("", new, old, ctx, warnings)
+    },
 };
 
 async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -> ApiResult<Value> {

@@ -51,7 +51,9 @@ pub const MAIN: Target = Target {
 pub const STATUS: Target = Target {
     subresource: "status",
     prepare: |served, new, old, ctx| served.strategy.prepare_for_status_update(new, old, ctx),
-    validate: |served, new, old, ctx, warnings| served.strategy.judge_update("status", new, old, ctx, warnings),
+    validate: |served, new, old, ctx, warnings| {
+        served.strategy.judge_update("status", new, old, ctx, warnings)
+    },
 };
 
 /// How often a write without a revision of its own is tried against an object that keeps changing.

@@ -215,7 +215,7 @@ pub struct PrivateKey {
 
 enum Pair {
     Rsa(Box<RsaKeyPair>),
-    Ring(EcdsaKeyPair),
+    Ring(Box<EcdsaKeyPair>),
     P521(Box<p521::ecdsa::SigningKey>),
 }
 
@@ -256,7 +256,7 @@ impl PrivateKey {
         };
         let pair = EcdsaKeyPair::from_pkcs8(signing, &pkcs8, &random).map_err(|e| e.to_string())?;
         let public = PublicKey::ec(curve, pair.public_key().as_ref()).ok_or("the key has no public point")?;
-        Ok(Self { pair: Pair::Ring(pair), public, random })
+        Ok(Self { pair: Pair::Ring(Box::new(pair)), public, random })
     }
 
     /// The key of a PrivateKeyInfo (PKCS #8, RFC 5208).
