@@ -576,3 +576,79 @@ async fn all_waits_together_are_bounded() {
     assert_eq!(status["message"], "Timeout: request did not complete within requested timeout");
     assert_eq!(server.get(&format!("{CONFIG_MAPS}/a")).await.code, 404);
 }
+
+#[tokio::test]
+async fn match_conditions() {
+    let (server, hook) = (Server::start().await, hook().await);
+    let deny = json!({"metadata": {"generateName": "c", "labels": {"a": "b"}}, "data": {"deny": "x"}});
+    // The expressions, the failure policy, and what comes of a request that the webhook would deny.
+    for (conditions, policy, code, part) in [
+        (&["true"][..], "Fail", 400, "denied the request: not this one"),
+        (&["object.data.deny != 'x'"], "Fail", 201, ""),
+        (
+            &["request.userInfo.username == 'system:admin'", "request.operation == 'CREATE'"],
+            "Fail",
+            400,
+            "denied",
+        ),
+        (&["object.metadata.labels.missing == 'x'", "false"], "Fail", 201, ""),
+        (&["object.metadata.labels.missing == 'x'"], "Ignore", 201, ""),
+        (
+            &["object.metadata.labels.missing == 'x'"],
+            "Fail",
+            403,
+            "is forbidden: expression 'object.metadata.labels.missing == 'x'' resulted in error: no such key: missing",
+        ),
+        (
+            &["object.x == 1", "object.y == 1"],
+            "Fail",
+            403,
+            "[expression 'object.x == 1' resulted in error: no such key: x, expression 'object.y == 1' resulted in error: no such key: y]",
+        ),
+        (&["oldObject == null && namespaceObject == null"], "Fail", 400, "denied"),
+        (&["authorizer.requestResource.check('create').allowed()"], "Fail", 400, "denied"),
+        (
+            &[
+                "authorizer.serviceAccount('default', 'default').group('').resource('pods').check('create').allowed()",
+            ],
+            "Fail",
+            400,
+            "denied",
+        ),
+        (
+            &[
+                "[1,2,3,4,5,6,7,8,9,10].all(a, [1,2,3,4,5,6,7,8,9,10].all(b, [1,2,3,4,5,6,7,8,9,10].all(c, [1,2,3,4,5,6,7,8,9,10].all(d, [1,2,3,4,5,6,7,8,9,10].all(e, [1,2,3,4,5,6,7,8,9,10].all(f, a + b + c + d + e + f != 0))))))",
+            ],
+            "Fail",
+            403,
+            "operation cancelled: actual cost limit exceeded",
+        ),
+    ] {
+        let list: Vec<Value> = conditions
+            .iter()
+            .enumerate()
+            .map(|(i, c)| json!({"name": format!("c{i}"), "expression": c}))
+            .collect();
+        let more = json!({"matchConditions": list, "failurePolicy": policy});
+        configure(&server, &hook, false, &[("hook.example.com", "/", more)]).await;
+        let answer = server.post(CONFIG_MAPS, &deny).await;
+        assert_eq!(answer.code, code, "{conditions:?} {}", answer.text());
+        assert!(answer.text().contains(part), "{conditions:?} {}", answer.text());
+        server.delete(&format!("{VALIDATING}/hooks")).await.expect(200);
+    }
+    let metrics = server.get("/metrics").await.text();
+    for part in [
+        "apiserver_admission_match_condition_exclusions_total{name=\"hook.example.com\",kind=\"webhook\",type=\"validate\",operation=\"CREATE\"} 3",
+        "apiserver_admission_match_condition_evaluation_errors_total{name=\"hook.example.com\",kind=\"webhook\",type=\"validate\",operation=\"CREATE\"}",
+        "apiserver_admission_match_condition_evaluation_seconds_count{name=\"hook.example.com\",kind=\"webhook\",type=\"validate\",operation=\"CREATE\"}",
+    ] {
+        assert!(metrics.contains(part), "{part}\n{metrics}");
+    }
+    // Mutating webhooks have them too, over the object as it is by then.
+    let more = json!({"matchConditions": [{"name": "c", "expression": "!has(object.data)"}]});
+    configure(&server, &hook, true, &[("a.example.com", "/", more.clone()), ("b.example.com", "/", more)])
+        .await;
+    let before = hook.seen.lock().len();
+    server.post(CONFIG_MAPS, &json!({"metadata": {"generateName": "c"}})).await.expect(201);
+    assert_eq!(hook.seen.lock().len(), before + 1);
+}

@@ -110,6 +110,24 @@ impl Outcome {
     }
 }
 
+/// Whose match conditions are counted: its name, `webhook` or `policy`, and `admit` or `validate`.
+#[derive(Clone, Copy, Debug)]
+pub struct ConditionSeries<'a> {
+    /// The webhook or policy.
+    pub name: &'a str,
+    /// What it is.
+    pub kind: &'static str,
+    /// When it is asked.
+    pub step: &'static str,
+}
+
+impl ConditionSeries<'_> {
+    fn labels(self, operation: Operation) -> String {
+        let Self { name, kind, step } = self;
+        format!("name=\"{name}\",kind=\"{kind}\",type=\"{step}\",operation=\"{}\"", operation.name())
+    }
+}
+
 /// Labels of the evaluation of a pod by Pod Security.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Evaluation {
@@ -139,6 +157,8 @@ pub struct Metrics {
     /// By name, type and operation, and whether it was rejected.
     webhooks: Mutex<BTreeMap<String, Cell>>,
     counters: Mutex<BTreeMap<(&'static str, String), u64>>,
+    /// By place in [`EXPRESSIONS`] and labels.
+    expressions: Mutex<BTreeMap<(usize, String), Histogram>>,
     evaluations: Mutex<BTreeMap<Evaluation, u64>>,
     exemptions: Mutex<BTreeMap<Unevaluated, u64>>,
     errors: Mutex<BTreeMap<(bool, Unevaluated), u64>>,
@@ -149,7 +169,87 @@ const NEWEST_VERSION: u32 = 36;
 const REJECTIONS: &str = "apiserver_admission_webhook_rejection_count";
 const FAIL_OPEN: &str = "apiserver_admission_webhook_fail_open_count";
 const REQUESTS: &str = "apiserver_admission_webhook_request_total";
-const HELP: [(&str, &str); 3] = [
+const CONDITION_ERRORS: &str = "apiserver_admission_match_condition_evaluation_errors_total";
+const CONDITION_EXCLUSIONS: &str = "apiserver_admission_match_condition_exclusions_total";
+
+/// A histogram of what expressions take.
+struct Timing {
+    name: &'static str,
+    help: &'static str,
+    bounds_s: &'static [f64],
+}
+
+/// What expressions take, by whose they are.
+const EXPRESSIONS: [Timing; 3] = [
+    Timing {
+        name: "apiserver_admission_match_condition_evaluation_seconds",
+        help: "[ALPHA] Admission match condition evaluation time in seconds, identified by name and broken out for each kind containing matchConditions (webhook or policy), operation and type (validate or admit).",
+        bounds_s: &[0.001, 0.005, 0.01, 0.025, 0.1, 0.2, 0.25],
+    },
+    Timing {
+        name: "apiserver_validating_admission_policy_check_duration_seconds",
+        help: "[BETA] Validation admission latency for individual validation expressions in seconds, labeled by policy and further including binding and enforcement action taken.",
+        bounds_s: &[0.000_000_5, 0.001, 0.01, 0.1, 1.0],
+    },
+    Timing {
+        name: "apiserver_mutating_admission_policy_check_duration_seconds",
+        help: "[ALPHA] Mutation admission latency for individual mutation expressions in seconds, labeled by policy and binding.",
+        bounds_s: &[0.000_000_5, 0.001, 0.01, 0.1, 1.0],
+    },
+];
+const CONDITIONS: usize = 0;
+const VALIDATIONS: usize = 1;
+const MUTATIONS: usize = 2;
+const VALIDATION_CHECKS: &str = "apiserver_validating_admission_policy_check_total";
+const MUTATION_CHECKS: &str = "apiserver_mutating_admission_policy_check_total";
+
+/// What comes of a validation that does not hold, or fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Check {
+    /// It failed, and the policy ignores that.
+    Allow,
+    /// The request is refused.
+    Deny,
+    /// It is noted for audit.
+    Audit,
+    /// The client is warned.
+    Warn,
+}
+
+/// The kind of an error, as upstream reads it off its text.
+fn error_type(error: Option<&str>) -> &'static str {
+    match error {
+        None => "no_error",
+        Some(e) if e.starts_with("compilation") => "compile_error",
+        Some(e) if e.starts_with("validation failed due to running out of cost budget") => "out_of_budget",
+        Some(_) => "invalid_error",
+    }
+}
+
+#[derive(Default)]
+struct Histogram {
+    buckets: Vec<u64>,
+    count: u64,
+    sum_s: f64,
+}
+
+const HELP: [(&str, &str); 7] = [
+    (
+        VALIDATION_CHECKS,
+        "[BETA] Validation admission policy check total, labeled by policy and further identified by binding and enforcement action taken.",
+    ),
+    (
+        MUTATION_CHECKS,
+        "[ALPHA] Mutation admission policy check total, labeled by policy and further identified by binding.",
+    ),
+    (
+        CONDITION_ERRORS,
+        "[ALPHA] Admission match condition evaluation errors count, identified by name of resource containing the match condition and broken out for each kind containing matchConditions (webhook or policy), operation and admission type (validate or admit).",
+    ),
+    (
+        CONDITION_EXCLUSIONS,
+        "[ALPHA] Admission match condition evaluation exclusions count, identified by name of resource containing the match condition and broken out for each kind containing matchConditions (webhook or policy), operation and admission type (validate or admit).",
+    ),
     (
         FAIL_OPEN,
         "[ALPHA] Admission webhook fail open count, identified by name and broken out for each admission type (validating or admit).",
@@ -177,6 +277,7 @@ impl Metrics {
             plugins: cells(CELLS * plugins),
             webhooks: Mutex::default(),
             counters: Mutex::default(),
+            expressions: Mutex::default(),
             evaluations: Mutex::default(),
             exemptions: Mutex::default(),
             errors: Mutex::default(),
@@ -237,6 +338,69 @@ impl Metrics {
         if counters.len() < MAX_SERIES || counters.contains_key(&key) {
             *counters.entry(key).or_default() += 1;
         }
+    }
+
+    fn timed(&self, what: usize, labels: String, took: Duration) {
+        let mut all = self.expressions.lock();
+        let key = (what, labels);
+        if all.len() >= MAX_SERIES && !all.contains_key(&key) {
+            return;
+        }
+        let bounds = EXPRESSIONS[what].bounds_s;
+        let histogram = all.entry(key).or_default();
+        histogram.buckets.resize(bounds.len(), 0);
+        let seconds = took.as_secs_f64();
+        if let Some(place) = bounds.iter().position(|bound| seconds <= *bound) {
+            histogram.buckets[place] += 1;
+        }
+        histogram.count += 1;
+        histogram.sum_s += seconds;
+    }
+
+    /// Match conditions kept a request from somebody, or failed.
+    pub fn conditions(&self, series: ConditionSeries<'_>, operation: Operation, took: Duration) {
+        self.timed(CONDITIONS, series.labels(operation), took);
+    }
+
+    /// A match condition failed.
+    pub fn condition_failed(&self, series: ConditionSeries<'_>, operation: Operation) {
+        self.count(CONDITION_ERRORS, series.labels(operation));
+    }
+
+    /// A webhook is not called because of its match conditions.
+    pub fn excluded(&self, series: ConditionSeries<'_>, operation: Operation) {
+        self.count(CONDITION_EXCLUSIONS, series.labels(operation));
+    }
+
+    /// A validation of a policy did not hold, or failed.
+    pub fn validation(
+        &self,
+        policy: &str,
+        binding: &str,
+        action: Check,
+        error: Option<&str>,
+        took: Duration,
+    ) {
+        let action = match action {
+            Check::Allow => "allow",
+            Check::Deny => "deny",
+            Check::Audit => "audit",
+            Check::Warn => "warn",
+        };
+        let error = error_type(error);
+        let labels = format!(
+            "policy=\"{policy}\",policy_binding=\"{binding}\",error_type=\"{error}\",enforcement_action=\"{action}\""
+        );
+        self.count(VALIDATION_CHECKS, labels.clone());
+        self.timed(VALIDATIONS, labels, took);
+    }
+
+    /// A mutation of a policy was made, or failed.
+    pub fn mutation(&self, policy: &str, binding: &str, error: Option<&str>, took: Duration) {
+        let error = error_type(error);
+        let labels = format!("policy=\"{policy}\",policy_binding=\"{binding}\",error_type=\"{error}\"");
+        self.count(MUTATION_CHECKS, labels.clone());
+        self.timed(MUTATIONS, labels, took);
     }
 
     /// Pod Security looked at a pod or a template.
@@ -329,7 +493,27 @@ impl Metrics {
             }
         }
         drop(counters);
+        self.render_expressions(head, out);
         self.render_pod_security(head, out);
+    }
+
+    fn render_expressions(&self, head: impl Fn(&str, &str, &str, &mut String), out: &mut String) {
+        let all = self.expressions.lock();
+        for (place, Timing { name, help, bounds_s }) in EXPRESSIONS.iter().enumerate() {
+            head(name, "histogram", help, out);
+            for ((_, labels), histogram) in all.iter().filter(|((p, _), _)| *p == place) {
+                let mut seen = 0;
+                for (bound, count) in bounds_s.iter().zip(&histogram.buckets) {
+                    seen += count;
+                    let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {seen}");
+                }
+                let Histogram { count, sum_s, .. } = histogram;
+                let _ = writeln!(
+                    out,
+                    "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum_s}\n{name}_count{{{labels}}} {count}"
+                );
+            }
+        }
     }
 
     fn render_pod_security(&self, head: impl Fn(&str, &str, &str, &mut String), out: &mut String) {

@@ -1,6 +1,7 @@
 //! Strategies of the kinds of `admissionregistration.k8s.io`.
 //!
-//! Expressions are compiled by admission, which evaluates them; here they only have to be there.
+//! Expressions are compiled as admission will compile them ([`crate::expressions`]), so that what is written can
+//! run.
 
 use super::Strategy;
 

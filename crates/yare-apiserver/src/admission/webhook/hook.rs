@@ -4,14 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use yare_kinds::view::View;
-use yare_schema::selector::LabelSelector;
 
-use super::{Attributes, Operation, labels};
-use crate::{
-    outbound::Client,
-    registry::Served,
-    status::{ApiError, ApiResult, GroupResource},
+use super::{
+    super::{
+        expressions::{Conditions, Scene, Variables},
+        matching::Matcher,
+        metrics::ConditionSeries,
+    },
+    Attributes,
 };
+use crate::{outbound::Client, registry::Served, status::ApiResult};
 
 const DEFAULT_TIMEOUT_S: i64 = 10;
 
@@ -23,9 +25,6 @@ pub enum ReviewVersion {
     /// `admission.k8s.io/v1beta1`, whose answers need to say less.
     V1Beta1,
 }
-
-/// A selector, or why it cannot be read.
-type Selector = Result<LabelSelector, String>;
 
 /// One webhook.
 pub struct Hook {
@@ -49,60 +48,8 @@ pub struct Hook {
     pub review: Option<ReviewVersion>,
     /// Reaches it.
     pub client: Client,
-    rules: Vec<Rule>,
-    equivalent: bool,
-    namespaces: Selector,
-    objects: Selector,
-}
-
-/// What a webhook wants to see.
-struct Rule {
-    operations: Vec<String>,
-    groups: Vec<String>,
-    versions: Vec<String>,
-    /// Plural and subresource.
-    resources: Vec<(String, String)>,
-    /// Only in namespaces, or only outside.
-    namespaced: Option<bool>,
-}
-
-impl Rule {
-    fn new(rule: &Value) -> Self {
-        let list = |field: &str| rule.strings(field).iter().map(|s| (*s).to_owned()).collect();
-        Self {
-            operations: list("operations"),
-            groups: list("apiGroups"),
-            versions: list("apiVersions"),
-            resources: rule
-                .strings("resources")
-                .iter()
-                .map(|r| r.split_once('/').unwrap_or((r, "")))
-                .map(|(plural, sub)| (plural.to_owned(), sub.to_owned()))
-                .collect(),
-            namespaced: match rule.str_at("scope") {
-                "Namespaced" => Some(true),
-                "Cluster" => Some(false),
-                _ => None,
-            },
-        }
-    }
-
-    fn matches(&self, attributes: &Attributes<'_>, served: &Served) -> bool {
-        let any = |list: &[String], wanted: &str| list.iter().any(|v| v == "*" || v == wanted);
-        self.resources.iter().any(|(plural, sub)| {
-            (plural == "*" || **plural == *served.plural) && (sub == "*" || sub == attributes.subresource)
-        }) && any(&self.groups, &served.group)
-            && any(&self.operations, attributes.operation.name())
-            && any(&self.versions, &served.version)
-            && self.namespaced.is_none_or(|namespaced| namespaced == served.namespaced)
-    }
-}
-
-fn selector(value: &Value) -> Selector {
-    if value.is_null() {
-        return Ok(LabelSelector::everything());
-    }
-    LabelSelector::from_object(value).map_err(|e| e.to_string())
+    matcher: Matcher,
+    conditions: Conditions,
 }
 
 impl Hook {
@@ -137,63 +84,31 @@ impl Hook {
                 _ => None,
             }),
             client: Client::new(hook.at("clientConfig")),
-            rules: hook.items("rules").iter().map(Rule::new).collect(),
-            equivalent: hook.str_at("matchPolicy") != "Exact",
-            namespaces: selector(hook.at("namespaceSelector")),
-            objects: selector(hook.at("objectSelector")),
+            matcher: Matcher::of_webhook(hook),
+            conditions: Conditions::of_webhook(hook.items("matchConditions")),
         }
     }
+}
 
-    /// The version of the resource in which the webhook wants to see the request.
-    fn version(&self, attributes: &Attributes<'_>) -> Option<Arc<Served>> {
-        if self.rules.iter().any(|rule| rule.matches(attributes, attributes.served)) {
-            return Some(attributes.served.clone());
+impl Hook {
+    /// Whether all conditions are met. A mistake in one of them counts as the failure policy says.
+    fn meets_conditions(
+        &self,
+        attributes: &Attributes<'_>,
+        served: &Arc<Served>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> ApiResult<bool> {
+        let kind = if self.is_mutating { "admit" } else { "validate" };
+        let series = ConditionSeries { name: &self.name, kind: "webhook", step: kind };
+        let scene = Scene::new(attributes, served, object, old);
+        let variables = Variables::default();
+        let hold = self.conditions.hold(&scene, None, &variables, series, self.ignores_failures);
+        let hold = hold.map_err(|why| attributes.forbidden(why))?;
+        if !hold {
+            attributes.admission().metrics.excluded(series, attributes.operation);
         }
-        if !self.equivalent {
-            return None;
-        }
-        let registry = attributes.call.core.registry.load();
-        let versions = registry.versions_of(&attributes.served.stored.kind_key);
-        let has_sub = |served: &Served| {
-            attributes.subresource.is_empty() || served.sub(attributes.subresource).is_some()
-        };
-        // Earlier rules go first.
-        self.rules.iter().find_map(|rule| {
-            let equivalent = |s: &&Arc<Served>| {
-                !Arc::ptr_eq(s, attributes.served) && has_sub(s) && rule.matches(attributes, s)
-            };
-            versions.iter().find(equivalent).cloned()
-        })
-    }
-
-    fn wants_namespace(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> ApiResult<bool> {
-        let is_namespace = attributes.is("", "namespaces");
-        if !is_namespace && !attributes.served.namespaced {
-            return Ok(true);
-        }
-        let selector = self.namespaces.as_ref().map_err(ApiError::internal)?;
-        if selector.is_empty() {
-            return Ok(true);
-        }
-        let writes = matches!(attributes.operation, Operation::Create | Operation::Update);
-        if is_namespace
-            && writes
-            && attributes.subresource.is_empty()
-            && let Some(object) = object
-        {
-            return Ok(selector.matches_value(labels(object)));
-        }
-        let name = if is_namespace { attributes.name } else { attributes.namespace };
-        match attributes.call.core.store().get("namespaces", name) {
-            Some(namespace) => Ok(selector.matches(&namespace.attrs.labels)),
-            None => Err(ApiError::not_found(GroupResource { group: "", resource: "namespaces" }, name)),
-        }
-    }
-
-    fn wants_object(&self, object: Option<&Value>, old: Option<&Value>) -> ApiResult<bool> {
-        let selector = self.objects.as_ref().map_err(ApiError::internal)?;
-        let selected = |o: &Value| o.has("metadata") && selector.matches_value(labels(o));
-        Ok(selector.is_empty() || object.is_some_and(selected) || old.is_some_and(selected))
+        Ok(hold)
     }
 }
 
@@ -213,9 +128,11 @@ impl<'a> Invocation<'a> {
         object: Option<&Value>,
         old: Option<&Value>,
     ) -> ApiResult<Option<Self>> {
-        let Some(served) = hook.version(attributes) else { return Ok(None) };
-        let wanted = hook.wants_namespace(attributes, object)? && hook.wants_object(object, old)?;
-        Ok(wanted.then_some(Self { hook, served }))
+        let Some(served) = hook.matcher.matches(attributes, object, old)? else { return Ok(None) };
+        if !hook.conditions.is_empty() && !hook.meets_conditions(attributes, &served, object, old)? {
+            return Ok(None);
+        }
+        Ok(Some(Self { hook, served }))
     }
 }
 
@@ -240,8 +157,8 @@ mod tests {
         assert_eq!((a.timeout.as_secs(), b.timeout.as_secs()), (10, 30));
         assert_eq!((a.review, b.review), (Some(ReviewVersion::V1Beta1), None));
         assert_eq!((a.knows_dry_run, b.knows_dry_run), (None, Some(true)));
-        assert!(a.is_mutating && a.equivalent && !a.ignores_failures && !a.reinvoke);
-        assert!(!b.equivalent && b.ignores_failures && b.reinvoke);
+        assert!(a.is_mutating && !a.ignores_failures && !a.reinvoke);
+        assert!(b.ignores_failures && b.reinvoke);
         assert_eq!((a.uid.as_str(), b.uid.as_str()), ("c/a/0", "c/b/1"));
         assert!(Hook::all_of(b"no json").is_empty());
     }

@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
-use yare_kinds::view::{View, same};
+use yare_kinds::view::same;
 
 use super::{Attributes, Operation, metrics::Outcome};
 use crate::{
@@ -279,9 +279,4 @@ async fn call(
             Ok(None)
         }
     }
-}
-
-/// Labels of an object, as selectors see them.
-fn labels(object: &Value) -> &Value {
-    object.at("metadata.labels")
 }

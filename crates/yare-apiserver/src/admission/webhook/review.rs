@@ -5,19 +5,16 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
-use yare_kinds::view::{View, ViewMut, same};
+use serde_json::{Value, json};
+use yare_kinds::view::View;
 use yare_schema::patch;
 
 use super::{
-    Attributes, Operation,
+    super::request,
+    Attributes,
     hook::{Invocation, ReviewVersion},
 };
-use crate::{
-    codec,
-    registry::{Served, TypeHandle},
-    status::{ApiError, ApiResult, Cause},
-};
+use crate::status::{ApiError, Cause};
 
 /// Why a request does not pass a webhook.
 pub enum Refusal {
@@ -75,9 +72,12 @@ pub async fn run(
     };
     let core = &attributes.call.core;
     let uid = core.new_uid();
-    let shown = object.map(|o| in_version(attributes, served, o)).transpose()?;
-    let shown_old = old.map(|o| in_version(attributes, served, o)).transpose()?;
-    let request = request(attributes, served, &uid, shown.as_ref(), shown_old);
+    let shown = object.map(|o| request::in_version(attributes, served, o)).transpose()?;
+    let shown_old = old.map(|o| request::in_version(attributes, served, o)).transpose()?;
+    let mut request = request::describe(attributes, served, shown.as_ref());
+    request.insert("uid".into(), uid.as_str().into());
+    request.insert("object".into(), shown.clone().unwrap_or_default());
+    request.insert("oldObject".into(), shown_old.unwrap_or_default());
     let review = json!({ "kind": "AdmissionReview", "apiVersion": api_version, "request": request });
     let left = attributes.call.time_left();
     if left.is_zero() {
@@ -119,7 +119,8 @@ pub async fn run(
     if response.patch_type != "JSONPatch" {
         return Err(failed(format!("unsupported patch type {:?}", response.patch_type), 400));
     }
-    let changed = apply(attributes, served, object, shown, &document)?;
+    let patched = patch::json::apply(shown, &document).map_err(ApiError::internal)?;
+    let changed = request::settle(attributes, served, object, patched)?;
     attributes.call.annotate(
         format!("patch.webhook.admission.k8s.io/{at}"),
         json!({
@@ -254,150 +255,6 @@ fn denied(name: &str, status: &Value) -> ApiError {
             .collect();
     }
     error
-}
-
-/// Group, version and kind of what is written: of the resource, or of its subresource's own body.
-fn kind_of(served: &Served, subresource: &str) -> Value {
-    let own = served.sub(subresource).and_then(|s| s.kind.as_ref());
-    let (group, version, kind) = match own {
-        Some((group, version, kind)) => (group, version, kind),
-        None => (&served.group, &served.version, &served.kind),
-    };
-    json!({ "group": &**group, "version": &**version, "kind": &**kind })
-}
-
-/// Whether the object of the request is the resource's own, which has versions.
-fn has_versions(attributes: &Attributes<'_>) -> bool {
-    attributes.served.sub(attributes.subresource).is_none_or(|s| s.kind.is_none())
-}
-
-fn in_version(attributes: &Attributes<'_>, served: &Served, object: &Value) -> ApiResult<Value> {
-    let mut object = object.clone();
-    if has_versions(attributes) {
-        served.from_storage(&mut object)?;
-    }
-    Ok(object)
-}
-
-/// Metadata that no webhook changes.
-const FIXED: [&str; 6] = [
-    "metadata.creationTimestamp",
-    "metadata.deletionGracePeriodSeconds",
-    "metadata.deletionTimestamp",
-    "metadata.namespace",
-    "metadata.resourceVersion",
-    "metadata.uid",
-];
-
-/// The object with the patch applied in the webhook's version; `None` where that changes nothing.
-fn apply(
-    attributes: &Attributes<'_>,
-    served: &Served,
-    object: &Value,
-    shown: Value,
-    document: &Value,
-) -> ApiResult<Option<Value>> {
-    let patched = patch::json::apply(shown, document).map_err(ApiError::internal)?;
-    let own = served.sub(attributes.subresource).and_then(|s| s.kind.as_ref());
-    let mut changed = match own {
-        Some((group, version, kind)) => {
-            let ty = codec::builtin_type(group, version, kind)
-                .ok_or_else(|| ApiError::internal(format!("no type for {kind}")))?;
-            codec::conform(&TypeHandle::Static(ty), patched).map_err(ApiError::internal)?.value
-        }
-        None => {
-            let mut value = codec::conform(&served.ty, patched).map_err(ApiError::internal)?.value;
-            served.to_storage(&mut value)?;
-            attributes.served.stored.strategy.default(&mut value);
-            value
-        }
-    };
-    if own.is_none() {
-        for field in FIXED {
-            changed.copy_from(object, field);
-        }
-        if !object.str_at("metadata.name").is_empty() {
-            changed.copy_from(object, "metadata.name");
-        }
-    }
-    Ok((!same(&changed, object)).then_some(changed))
-}
-
-fn request(
-    attributes: &Attributes<'_>,
-    served: &Served,
-    uid: &str,
-    object: Option<&Value>,
-    old: Option<Value>,
-) -> Value {
-    let resource_of = |served: &Served| json!({ "group": &*served.group, "version": &*served.version, "resource": &*served.plural });
-    let collection = attributes.call.info.verb == "deletecollection";
-    let name = match attributes.name {
-        _ if collection => "",
-        "" => object.map_or("", |o| o.str_at("metadata.name")),
-        name => name,
-    };
-    let mut out = Map::new();
-    out.insert("uid".into(), uid.into());
-    out.insert("kind".into(), kind_of(served, attributes.subresource));
-    out.insert("resource".into(), resource_of(served));
-    if !attributes.subresource.is_empty() {
-        out.insert("subResource".into(), attributes.subresource.into());
-    }
-    out.insert("requestKind".into(), kind_of(attributes.served, attributes.subresource));
-    out.insert("requestResource".into(), resource_of(attributes.served));
-    if !attributes.subresource.is_empty() {
-        out.insert("requestSubResource".into(), attributes.subresource.into());
-    }
-    if !name.is_empty() {
-        out.insert("name".into(), name.into());
-    }
-    let namespace = if attributes.is("", "namespaces") { name } else { attributes.namespace };
-    if !namespace.is_empty() {
-        out.insert("namespace".into(), namespace.into());
-    }
-    out.insert("operation".into(), attributes.operation.name().into());
-    out.insert("userInfo".into(), attributes.call.user.to_json());
-    out.insert("object".into(), object.cloned().unwrap_or_default());
-    out.insert("oldObject".into(), old.unwrap_or_default());
-    out.insert("dryRun".into(), attributes.dry_run.into());
-    out.insert("options".into(), options(attributes));
-    Value::Object(out)
-}
-
-/// The options of the operation, which a patch has too, as what it comes to.
-fn options(attributes: &Attributes<'_>) -> Value {
-    let kind = match attributes.operation {
-        Operation::Create => "CreateOptions",
-        Operation::Update => "UpdateOptions",
-        Operation::Delete => "DeleteOptions",
-        Operation::Connect => return Value::Null,
-    };
-    let mut out = json!({ "kind": kind, "apiVersion": "meta.k8s.io/v1" });
-    if attributes.dry_run {
-        out.set("dryRun", vec!["All"]);
-    }
-    if let Some(deletion) = attributes.deletion {
-        if let Some(seconds) = deletion.grace_period_s {
-            out.set("gracePeriodSeconds", seconds);
-        }
-        if let Some(uid) = &deletion.uid {
-            out.set("preconditions.uid", uid.as_str());
-        }
-        if let Some(version) = &deletion.resource_version {
-            out.set("preconditions.resourceVersion", version.as_str());
-        }
-        if let Some(propagation) = deletion.propagation {
-            out.set("propagationPolicy", format!("{propagation:?}"));
-        }
-        return out;
-    }
-    for field in ["fieldManager", "fieldValidation"] {
-        if let Some(value) = attributes.call.query.get(field).filter(|v| !v.is_empty()) {
-            out.set(field, value);
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -6,14 +6,16 @@ use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
 use super::rules::{
-    FAILURE_POLICIES, REINVOCATION_POLICIES, check_conditions, check_match_resources, default_match,
+    Before, FAILURE_POLICIES, REINVOCATION_POLICIES, check_conditions, check_expression,
+    check_match_resources, default_match,
 };
 use crate::{
     check::{Check, Errors},
+    expressions::{Compiler, Returns, Scope},
     meta::{validate_conditions, validate_label_selector},
     names,
     strategy::{Context, Strategy},
-    view::{View, ViewMut},
+    view::{View, ViewMut, same},
 };
 
 const MAX_AUDIT_ANNOTATIONS: usize = 20;
@@ -60,35 +62,11 @@ impl Strategy for Policy {
     }
 
     fn validate(&self, policy: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        let (path, spec) = (Path::new("spec"), policy.at("spec"));
-        errs.required_one_of(&path.child("failurePolicy"), spec.str_at("failurePolicy"), FAILURE_POLICIES);
-        if spec.has("paramKind") {
-            check_param_kind(&mut errs, &path.child("paramKind"), spec.at("paramKind"));
-        }
-        let p = path.child("matchConstraints");
-        if spec.has("matchConstraints") {
-            check_match_resources(&mut errs, &p, spec.at("matchConstraints"));
-            if !spec.is_set("matchConstraints.resourceRules") {
-                errs.required(&p.child("resourceRules"), "");
-            }
-            if self.mutating {
-                check_mutating_operations(&mut errs, &p, spec.at("matchConstraints"));
-            }
-        } else {
-            errs.required(&p, "");
-        }
-        check_conditions(&mut errs, &path.child("matchConditions"), spec.items("matchConditions"));
-        let list = path.child("variables");
-        for (i, variable) in spec.items("variables").iter().enumerate() {
-            check_variable(&mut errs, &list.index(i), variable);
-        }
-        if self.mutating {
-            check_mutations(&mut errs, &path, spec);
-        } else {
-            check_validations(&mut errs, &path, spec, policy.str_at("metadata.name"));
-        }
-        errs
+        self.check(policy, None)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+        self.check(new, Some(old))
     }
 
     fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
@@ -114,6 +92,62 @@ impl Strategy for Policy {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+}
+
+impl Policy {
+    fn check(&self, policy: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let old = old.map(|old| old.at("spec"));
+        let (path, spec) = (Path::new("spec"), policy.at("spec"));
+        errs.required_one_of(&path.child("failurePolicy"), spec.str_at("failurePolicy"), FAILURE_POLICIES);
+        if spec.has("paramKind") {
+            check_param_kind(&mut errs, &path.child("paramKind"), spec.at("paramKind"));
+        }
+        let p = path.child("matchConstraints");
+        if spec.has("matchConstraints") {
+            check_match_resources(&mut errs, &p, spec.at("matchConstraints"));
+            if !spec.is_set("matchConstraints.resourceRules") {
+                errs.required(&p.child("resourceRules"), "");
+            }
+            if self.mutating {
+                check_mutating_operations(&mut errs, &p, spec.at("matchConstraints"));
+            }
+        } else {
+            errs.required(&p, "");
+        }
+        let params = spec.has("paramKind");
+        let touched = old.is_none_or(|old| {
+            ["paramKind", "matchConditions"].iter().any(|field| !same(spec.at(field), old.at(field)))
+        });
+        if touched {
+            let stored = old.map_or(&[][..], |old| old.items("matchConditions"));
+            let (p, before) = (path.child("matchConditions"), Before::of(stored, "expression"));
+            check_conditions(&mut errs, &p, spec.items("matchConditions"), params, &before);
+        }
+        let list = path.child("variables");
+        let variables = spec.items("variables");
+        let mut compiler =
+            if self.mutating || !variables.is_empty() { Compiler::composing() } else { Compiler::plain() };
+        let stored = old.map_or(&[][..], |old| old.items("validations"));
+        let before = Before::of(stored, "expression");
+        for (i, variable) in variables.iter().enumerate() {
+            check_variable(&mut errs, &list.index(i), variable, params, &before, &mut compiler);
+        }
+        if self.mutating {
+            check_mutations(&mut errs, &path, spec, old, &mut compiler);
+        } else {
+            check_validations(&mut errs, &path, spec, old, &mut compiler);
+            check_audit_annotations(
+                &mut errs,
+                &path,
+                spec,
+                old,
+                policy.str_at("metadata.name"),
+                &mut compiler,
+            );
+        }
+        errs
     }
 }
 
@@ -155,7 +189,14 @@ fn check_mutating_operations(errs: &mut Errors, path: &Path<'_>, resources: &Val
     }
 }
 
-fn check_variable(errs: &mut Errors, path: &Path<'_>, variable: &Value) {
+fn check_variable(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    variable: &Value,
+    params: bool,
+    before: &Before<'_>,
+    compiler: &mut Compiler<'_>,
+) {
     let (p, name) = (path.child("name"), variable.str_at("name"));
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.trim().is_empty() {
@@ -166,12 +207,22 @@ fn check_variable(errs: &mut Errors, path: &Path<'_>, variable: &Value) {
     {
         errs.invalid(&p, name, "must be a valid CEL identifier");
     }
-    if variable.str_at("expression").trim().is_empty() {
-        errs.required(&path.child("expression"), "expression is not specified");
+    let (p, expression) = (path.child("expression"), variable.str_at("expression"));
+    if expression.trim().is_empty() {
+        errs.required(&p, "expression is not specified");
+    } else {
+        let (scope, age) = (Scope::of_policy(params), before.age(expression));
+        check_expression(errs, &p, expression, compiler.variable(name, expression, scope, age));
     }
 }
 
-fn check_validations(errs: &mut Errors, path: &Path<'_>, spec: &Value, policy: &str) {
+fn check_validations(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    spec: &Value,
+    old: Option<&Value>,
+    compiler: &mut Compiler<'_>,
+) {
     let (validations, annotations) = (spec.items("validations"), spec.items("auditAnnotations"));
     let (list, annotation_list) = (path.child("validations"), path.child("auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
@@ -180,25 +231,50 @@ fn check_validations(errs: &mut Errors, path: &Path<'_>, spec: &Value, policy: &
         }
         return;
     }
+    let params = spec.has("paramKind");
+    let stored = old.map_or(&[][..], |old| old.items("validations"));
+    let (before, messages) = (Before::of(stored, "expression"), Before::of(stored, "messageExpression"));
     for (i, validation) in validations.iter().enumerate() {
         let path = list.index(i);
-        if validation.str_at("expression").trim().is_empty() {
-            errs.required(&path.child("expression"), "expression is not specified");
+        let (p, expression) = (path.child("expression"), validation.str_at("expression"));
+        if expression.trim().is_empty() {
+            errs.required(&p, "expression is not specified");
+        } else {
+            let (scope, age) = (Scope::of_policy(params), before.age(expression));
+            let compiled = compiler.compile(expression, scope, Returns::Bool, age);
+            check_expression(errs, &p, expression, compiled);
         }
-        for field in ["messageExpression", "message"] {
-            let text = validation.str_at(field);
-            if !text.is_empty() && text.trim().is_empty() {
-                errs.invalid(&path.child(field), text, "must be non-empty if specified");
-            }
+        let (p, expression) = (path.child("messageExpression"), validation.str_at("messageExpression"));
+        if !expression.trim().is_empty() {
+            let (scope, age) = (Scope::of_message(params), messages.age(expression));
+            let compiled = compiler.compile(expression, scope, Returns::String, age);
+            check_expression(errs, &p, expression, compiled);
+        } else if !expression.is_empty() {
+            errs.invalid(&p, expression, "must be non-empty if specified");
         }
         let message = validation.str_at("message");
-        if message.trim().contains(['\n', '\r']) {
+        if !message.is_empty() && message.trim().is_empty() {
+            errs.invalid(&path.child("message"), message, "must be non-empty if specified");
+        } else if message.trim().contains(['\n', '\r']) {
             errs.invalid(&path.child("message"), message, "must not contain line breaks");
         }
         if let Some(reason) = validation.str_opt("reason") {
             errs.one_of(&path.child("reason"), reason, REASONS);
         }
     }
+}
+
+fn check_audit_annotations(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    spec: &Value,
+    old: Option<&Value>,
+    policy: &str,
+    compiler: &mut Compiler<'_>,
+) {
+    let (annotation_list, annotations) = (path.child("auditAnnotations"), spec.items("auditAnnotations"));
+    let scope = Scope::of_policy(spec.has("paramKind"));
+    let before = Before::of(old.map_or(&[][..], |old| old.items("auditAnnotations")), "valueExpression");
     if annotations.len() > MAX_AUDIT_ANNOTATIONS {
         errs.invalid(
             &annotation_list,
@@ -211,13 +287,21 @@ fn check_validations(errs: &mut Errors, path: &Path<'_>, spec: &Value, policy: &
         let path = annotation_list.index(i);
         let (p, key) = (path.child("key"), annotation.str_at("key"));
         let full = format!("{policy}/{key}");
-        errs.each(&p, full.as_str(), names::qualified_name(&full));
+        if policy.is_empty() {
+            errs.invalid(&p, key, "requires metadata.name be non-empty");
+        } else {
+            errs.each(&p, full.as_str(), names::qualified_name(&full));
+        }
         let p = path.child("valueExpression");
         let expression = annotation.str_at("valueExpression").trim();
         if expression.is_empty() {
             errs.required(&p, "valueExpression is not specified");
         } else if expression.len() > MAX_AUDIT_EXPRESSION_B {
             errs.required(&p, format!("must not exceed {MAX_AUDIT_EXPRESSION_B} bytes in length"));
+        } else {
+            let given = annotation.str_at("valueExpression");
+            let compiled = compiler.compile(expression, scope, Returns::StringOrNull, before.age(given));
+            check_expression(errs, &p, given, compiled);
         }
         if keys.contains(&key) {
             errs.duplicate(&path.child("key"), key);
@@ -226,10 +310,21 @@ fn check_validations(errs: &mut Errors, path: &Path<'_>, spec: &Value, policy: &
     }
 }
 
-fn check_mutations(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
-    /// The type of a patch and the field that then holds it.
-    const PATCHES: [(&str, &str); 2] =
-        [("ApplyConfiguration", "applyConfiguration"), ("JSONPatch", "jsonPatch")];
+fn check_mutations(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    spec: &Value,
+    old: Option<&Value>,
+    compiler: &mut Compiler<'_>,
+) {
+    /// The type of a patch, the field that then holds it, and what its expression comes to.
+    const PATCHES: [(&str, &str, Returns); 2] = [
+        ("ApplyConfiguration", "applyConfiguration", Returns::Object),
+        ("JSONPatch", "jsonPatch", Returns::Patches),
+    ];
+    let scope = Scope::of_mutation(spec.has("paramKind"));
+    let stored = || old.map_or(&[][..], |old| old.items("mutations")).iter();
+    let before = Before::of(stored().flat_map(|m| PATCHES.map(|(_, field, _)| m.at(field))), "expression");
     let list = path.child("mutations");
     if !spec.is_set("mutations") {
         errs.required(&list, "mutations must contain at least one item");
@@ -241,19 +336,23 @@ fn check_mutations(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
             errs.required(&p, "");
             continue;
         }
-        let Some((_, own)) = PATCHES.iter().find(|(k, _)| *k == kind) else {
-            errs.one_of(&p, kind, &PATCHES.map(|(kind, _)| kind));
+        let Some((_, own, returns)) = PATCHES.iter().find(|(k, ..)| *k == kind) else {
+            errs.one_of(&p, kind, &PATCHES.map(|(kind, ..)| kind));
             continue;
         };
         if mutation.has(own) {
-            errs.non_empty(
-                &path.child(own).child("expression"),
-                mutation.at(own).str_at("expression").trim(),
-            );
+            let (p, given) = (path.child(own), mutation.at(own).str_at("expression"));
+            let (p, expression) = (p.child("expression"), given.trim());
+            if expression.is_empty() {
+                errs.required(&p, "");
+            } else {
+                let compiled = compiler.compile(expression, scope, *returns, before.age(given));
+                check_expression(errs, &p, expression, compiled);
+            }
         } else {
             errs.required(&path.child(own), format!("must be specified when patchType is {kind}"));
         }
-        for (_, other) in PATCHES.iter().filter(|(_, f)| f != own && mutation.has(f)) {
+        for (_, other, _) in PATCHES.iter().filter(|(_, f, _)| f != own && mutation.has(f)) {
             let detail = format!("must not be specified when patchType is {kind}");
             errs.invalid(&path.child(other), format!("{{{other}}}"), detail);
         }

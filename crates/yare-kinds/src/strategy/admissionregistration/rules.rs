@@ -7,6 +7,7 @@ use yare_schema::field::Path;
 
 use crate::{
     check::{Check, Errors},
+    expressions::{Age, Compiled, Compiler, Returns, Scope},
     meta::validate_label_selector,
     names,
     strategy::rules::check_items,
@@ -130,13 +131,55 @@ pub fn check_match_resources(errs: &mut Errors, path: &Path<'_>, resources: &Val
     }
 }
 
-/// Errors in `matchConditions`.
-pub fn check_conditions(errs: &mut Errors, path: &Path<'_>, conditions: &[Value]) {
+/// Expressions of an object that were there before an update: they may use what is newest, and a mistake in them
+/// that was let in once is no reason to refuse other changes.
+#[derive(Default)]
+pub struct Before<'a>(HashSet<&'a str>);
+
+impl<'a> Before<'a> {
+    /// The expressions under `field` of these.
+    pub fn of(objects: impl IntoIterator<Item = &'a Value>, field: &str) -> Self {
+        Self(objects.into_iter().filter_map(|object| object.str_opt(field)).collect())
+    }
+
+    /// How old an expression is.
+    pub fn age(&self, expression: &str) -> Age {
+        if self.0.contains(expression) { Age::Stored } else { Age::New }
+    }
+}
+
+/// Errors in an expression.
+pub fn check_expression(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    expression: &str,
+    compiled: Result<Compiled, String>,
+) {
+    if let Err(why) = compiled {
+        errs.invalid(path, expression, why);
+    }
+}
+
+/// Errors in `matchConditions`; `params`: whether they may read parameters.
+pub fn check_conditions(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    conditions: &[Value],
+    params: bool,
+    before: &Before<'_>,
+) {
     check_items(errs, path, conditions.len(), MAX_CONDITIONS);
     let mut seen: HashSet<&str> = HashSet::new();
     for (i, condition) in conditions.iter().enumerate() {
         let path = path.index(i);
-        errs.non_empty(&path.child("expression"), condition.str_at("expression").trim());
+        let (p, expression) = (path.child("expression"), condition.str_at("expression").trim());
+        if expression.is_empty() {
+            errs.required(&p, "");
+        } else {
+            let (scope, age) = (Scope::of_policy(params), before.age(expression));
+            let compiled = Compiler::plain().compile(expression, scope, Returns::Bool, age);
+            check_expression(errs, &p, expression, compiled);
+        }
         let (p, name) = (path.child("name"), condition.str_at("name"));
         errs.name(&p, name, names::qualified_name);
         if !name.is_empty() && seen.contains(&name) {

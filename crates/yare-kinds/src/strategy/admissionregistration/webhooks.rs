@@ -6,7 +6,7 @@ use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
 use super::rules::{
-    FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, SELECTORS, check_conditions, check_rule,
+    Before, FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, SELECTORS, check_conditions, check_rule,
     default_match,
 };
 use crate::{
@@ -43,22 +43,11 @@ impl Strategy for WebhookConfiguration {
     }
 
     fn validate(&self, configuration: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        let list = Path::new("webhooks");
-        let mut seen: HashSet<&str> = HashSet::new();
-        for (i, hook) in configuration.items("webhooks").iter().enumerate() {
-            let path = list.index(i);
-            self.check_hook(&mut errs, &path, hook);
-            let versions = hook.strings("admissionReviewVersions");
-            let p = path.child("admissionReviewVersions");
-            check_review_versions(&mut errs, &p, &versions, "must specify one of v1, v1beta1");
-            let name = hook.str_at("name");
-            if !name.is_empty() && seen.contains(&name) {
-                errs.duplicate(&path.child("name"), name);
-            }
-            seen.insert(name);
-        }
-        errs
+        self.check(configuration, None)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+        self.check(new, Some(old))
     }
 
     fn has_generation(&self) -> bool {
@@ -71,6 +60,37 @@ impl Strategy for WebhookConfiguration {
 }
 
 impl WebhookConfiguration {
+    fn check(&self, configuration: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let stored = old.map_or(&[][..], |old| old.items("webhooks"));
+        let before = Before::of(stored.iter().flat_map(|hook| hook.items("matchConditions")), "expression");
+        let hooks = configuration.items("webhooks");
+        // Conditions that nobody touches are not looked at.
+        let conditions = old.is_none_or(|_| {
+            let same = |(a, b): (&Value, &Value)| a.items("matchConditions") == b.items("matchConditions");
+            hooks.len() != stored.len() || !hooks.iter().zip(stored).all(same)
+        });
+        let list = Path::new("webhooks");
+        let mut seen: HashSet<&str> = HashSet::new();
+        for (i, hook) in configuration.items("webhooks").iter().enumerate() {
+            let path = list.index(i);
+            self.check_hook(&mut errs, &path, hook);
+            if conditions {
+                let p = path.child("matchConditions");
+                check_conditions(&mut errs, &p, hook.items("matchConditions"), false, &before);
+            }
+            let versions = hook.strings("admissionReviewVersions");
+            let p = path.child("admissionReviewVersions");
+            check_review_versions(&mut errs, &p, &versions, "must specify one of v1, v1beta1");
+            let name = hook.str_at("name");
+            if !name.is_empty() && seen.contains(&name) {
+                errs.duplicate(&path.child("name"), name);
+            }
+            seen.insert(name);
+        }
+        errs
+    }
+
     fn check_hook(&self, errs: &mut Errors, path: &Path<'_>, hook: &Value) {
         let (p, name) = (path.child("name"), hook.str_at("name"));
         let messages = names::dns1123_subdomain(name);
@@ -108,6 +128,5 @@ impl WebhookConfiguration {
             errs.one_of(&path.child("reinvocationPolicy"), policy, REINVOCATION_POLICIES);
         }
         check_client_config(errs, &path.child("clientConfig"), hook.at("clientConfig"));
-        check_conditions(errs, &path.child("matchConditions"), hook.items("matchConditions"));
     }
 }

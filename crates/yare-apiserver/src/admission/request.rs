@@ -1,0 +1,148 @@
+//! A request as those see it who are asked about it: webhooks in an `AdmissionReview`, expressions as `request`,
+//! `object` and `oldObject`. And the way back: what they make of the object.
+
+use serde_json::{Map, Value, json};
+use yare_kinds::view::{View, ViewMut, same};
+
+use super::{Attributes, Operation};
+use crate::{
+    codec,
+    registry::{Served, TypeHandle},
+    status::{ApiError, ApiResult},
+};
+
+/// Group, version and kind of what is written: of the resource, or of its subresource's own body.
+fn kind_of(served: &Served, subresource: &str) -> Value {
+    let own = served.sub(subresource).and_then(|s| s.kind.as_ref());
+    let (group, version, kind) = match own {
+        Some((group, version, kind)) => (group, version, kind),
+        None => (&served.group, &served.version, &served.kind),
+    };
+    json!({ "group": &**group, "version": &**version, "kind": &**kind })
+}
+
+/// Whether the object of the request is the resource's own, which has versions.
+fn has_versions(attributes: &Attributes<'_>) -> bool {
+    attributes.served.sub(attributes.subresource).is_none_or(|s| s.kind.is_none())
+}
+
+/// The object in a version of its resource.
+pub fn in_version(attributes: &Attributes<'_>, served: &Served, object: &Value) -> ApiResult<Value> {
+    let mut object = object.clone();
+    if has_versions(attributes) {
+        served.from_storage(&mut object)?;
+    }
+    Ok(object)
+}
+
+/// Metadata that neither webhooks nor policies change.
+const FIXED: [&str; 6] = [
+    "metadata.creationTimestamp",
+    "metadata.deletionGracePeriodSeconds",
+    "metadata.deletionTimestamp",
+    "metadata.namespace",
+    "metadata.resourceVersion",
+    "metadata.uid",
+];
+
+/// What a webhook or policy made of the object in the version it saw it in, as an object of the storage version;
+/// `None` where that changes nothing.
+pub fn settle(
+    attributes: &Attributes<'_>,
+    served: &Served,
+    object: &Value,
+    patched: Value,
+) -> ApiResult<Option<Value>> {
+    let own = served.sub(attributes.subresource).and_then(|s| s.kind.as_ref());
+    let mut changed = match own {
+        Some((group, version, kind)) => {
+            let ty = codec::builtin_type(group, version, kind)
+                .ok_or_else(|| ApiError::internal(format!("no type for {kind}")))?;
+            codec::conform(&TypeHandle::Static(ty), patched).map_err(ApiError::internal)?.value
+        }
+        None => {
+            let mut value = codec::conform(&served.ty, patched).map_err(ApiError::internal)?.value;
+            served.to_storage(&mut value)?;
+            attributes.served.stored.strategy.default(&mut value);
+            value
+        }
+    };
+    if own.is_none() {
+        for field in FIXED {
+            changed.copy_from(object, field);
+        }
+        if !object.str_at("metadata.name").is_empty() {
+            changed.copy_from(object, "metadata.name");
+        }
+    }
+    Ok((!same(&changed, object)).then_some(changed))
+}
+
+/// The `AdmissionRequest`, without UID and objects.
+pub fn describe(attributes: &Attributes<'_>, served: &Served, object: Option<&Value>) -> Map<String, Value> {
+    let resource_of = |served: &Served| json!({ "group": &*served.group, "version": &*served.version, "resource": &*served.plural });
+    let collection = attributes.call.info.verb == "deletecollection";
+    let name = match attributes.name {
+        _ if collection => "",
+        "" => object.map_or("", |o| o.str_at("metadata.name")),
+        name => name,
+    };
+    let mut out = Map::new();
+    out.insert("kind".into(), kind_of(served, attributes.subresource));
+    out.insert("resource".into(), resource_of(served));
+    if !attributes.subresource.is_empty() {
+        out.insert("subResource".into(), attributes.subresource.into());
+    }
+    out.insert("requestKind".into(), kind_of(attributes.served, attributes.subresource));
+    out.insert("requestResource".into(), resource_of(attributes.served));
+    if !attributes.subresource.is_empty() {
+        out.insert("requestSubResource".into(), attributes.subresource.into());
+    }
+    if !name.is_empty() {
+        out.insert("name".into(), name.into());
+    }
+    let namespace = if attributes.is("", "namespaces") { name } else { attributes.namespace };
+    if !namespace.is_empty() {
+        out.insert("namespace".into(), namespace.into());
+    }
+    out.insert("operation".into(), attributes.operation.name().into());
+    out.insert("userInfo".into(), attributes.call.user.to_json());
+    out.insert("dryRun".into(), attributes.dry_run.into());
+    out.insert("options".into(), options(attributes));
+    out
+}
+
+/// The options of the operation, which a patch has too, as what it comes to.
+fn options(attributes: &Attributes<'_>) -> Value {
+    let kind = match attributes.operation {
+        Operation::Create => "CreateOptions",
+        Operation::Update => "UpdateOptions",
+        Operation::Delete => "DeleteOptions",
+        Operation::Connect => return Value::Null,
+    };
+    let mut out = json!({ "kind": kind, "apiVersion": "meta.k8s.io/v1" });
+    if attributes.dry_run {
+        out.set("dryRun", vec!["All"]);
+    }
+    if let Some(deletion) = attributes.deletion {
+        if let Some(seconds) = deletion.grace_period_s {
+            out.set("gracePeriodSeconds", seconds);
+        }
+        if let Some(uid) = &deletion.uid {
+            out.set("preconditions.uid", uid.as_str());
+        }
+        if let Some(version) = &deletion.resource_version {
+            out.set("preconditions.resourceVersion", version.as_str());
+        }
+        if let Some(propagation) = deletion.propagation {
+            out.set("propagationPolicy", format!("{propagation:?}"));
+        }
+        return out;
+    }
+    for field in ["fieldManager", "fieldValidation"] {
+        if let Some(value) = attributes.call.query.get(field).filter(|v| !v.is_empty()) {
+            out.set(field, value);
+        }
+    }
+    out
+}
