@@ -45,6 +45,7 @@ mod pod_resize;
 mod pod_security;
 mod pod_toleration_restriction;
 mod pod_topology_labels;
+pub mod policy;
 mod priority;
 mod references;
 mod request;
@@ -62,7 +63,9 @@ pub use settings::Settings;
 pub use table::{Row, TABLE};
 
 use Operation::{Connect, Delete};
-use table::{MUTATING_WEBHOOKS, PROVISION, RESOURCE_QUOTA, VALIDATING_WEBHOOKS};
+use table::{
+    MUTATING_POLICIES, MUTATING_WEBHOOKS, PROVISION, RESOURCE_QUOTA, VALIDATING_POLICIES, VALIDATING_WEBHOOKS,
+};
 
 /// What is being done.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -160,14 +163,20 @@ pub struct Admission {
     everywhere: Box<[(usize, &'static Row)]>,
     /// NamespaceAutoProvision runs.
     provision: bool,
+    /// MutatingAdmissionPolicy runs.
+    mutating_policies: bool,
     /// MutatingAdmissionWebhook runs.
     mutating: bool,
+    /// ValidatingAdmissionPolicy runs.
+    validating_policies: bool,
     /// ValidatingAdmissionWebhook runs.
     validating: bool,
     /// ResourceQuota runs.
     quota: bool,
     /// Webhooks, compiled once per change.
     pub webhooks: webhook::Webhooks,
+    /// Policies, likewise.
+    pub policies: policy::Policies,
     /// What has been counted and measured.
     pub metrics: metrics::Metrics,
     /// Whose turn it is to write to a namespace's quotas.
@@ -191,10 +200,13 @@ impl Admission {
             rows: rows.collect(),
             everywhere: on.iter().copied().filter(|(_, row)| row.resources.is_empty()).collect(),
             provision: runs(PROVISION),
+            mutating_policies: runs(MUTATING_POLICIES),
             mutating: runs(MUTATING_WEBHOOKS),
+            validating_policies: runs(VALIDATING_POLICIES),
             validating: runs(VALIDATING_WEBHOOKS),
             quota: runs(RESOURCE_QUOTA),
             webhooks: webhook::Webhooks::default(),
+            policies: policy::Policies::default(),
             metrics: metrics::Metrics::new(TABLE.len()),
             turns: resource_quota::Turns::default(),
             events: event_rate_limit::Buckets::new(&settings.event_limits),
@@ -211,8 +223,8 @@ impl Admission {
 pub struct Admitted {
     /// The namespace of a new object as it was seen: the transaction checks that it is still so.
     pub namespace: Option<Arc<Object>>,
-    /// A webhook changed the object.
-    pub by_webhook: bool,
+    /// A policy or webhook changed the object.
+    pub from_outside: bool,
 }
 
 /// Runs what may change the object.
@@ -235,7 +247,8 @@ async fn change(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Va
     }
     let namespace = namespace_lifecycle::namespace(attributes, object)?;
     let mut rounds = webhook::Rounds::default();
-    // What webhooks change is shown once more to the plugins, and to the webhooks that ask for it.
+    let mut policy_rounds = policy::Rounds::default();
+    // What policies and webhooks change is shown once more to the plugins, and to those of them that ask for it.
     loop {
         for (place, row) in admission.rows(attributes) {
             if let Some(mutate) = row.mutate
@@ -246,8 +259,14 @@ async fn change(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Va
                 measured(attributes, *place, metrics::Step::Admit, started.elapsed(), done)?;
             }
         }
-        if !admission.mutating || !webhook::mutate(attributes, object, old, &mut rounds).await? {
-            return Ok(Admitted { namespace, by_webhook: rounds.has_changes() });
+        let mut again =
+            admission.mutating_policies && policy::mutate(attributes, object, old, &mut policy_rounds)?;
+        if admission.mutating {
+            again |= webhook::mutate(attributes, object, old, &mut rounds).await?;
+        }
+        if !again {
+            let from_outside = rounds.has_changes() || policy_rounds.has_changes();
+            return Ok(Admitted { namespace, from_outside });
         }
     }
 }
@@ -292,8 +311,14 @@ async fn check(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<
         }
         measured(attributes, *place, metrics::Step::Validate, started.elapsed(), done)?;
     }
+    if admission.mutating_policies {
+        policy::observe(attributes, object, old)?;
+    }
     if admission.mutating && matches!(attributes.operation, Delete | Connect) {
         webhook::observe(attributes, object, old).await?;
+    }
+    if admission.validating_policies {
+        policy::validate(attributes, object, old)?;
     }
     if admission.validating {
         webhook::validate(attributes, object, old).await?;
@@ -311,11 +336,42 @@ pub async fn admit(attributes: &Attributes<'_>, object: &mut Value) -> ApiResult
 /// it in force.
 pub fn written(core: &crate::core::Core, served: &Served) {
     if &*served.stored.group == webhook::GROUP {
-        core.admission.webhooks.compile(core);
+        compile(core);
     }
 }
 
-/// Follows what admission compiles until the server stops.
+fn compile(core: &crate::core::Core) {
+    core.admission.webhooks.compile(core);
+    core.admission.policies.compile(core);
+}
+
+/// Compiles webhooks and policies now, and whenever one of them changes until the server stops.
 pub fn start(core: &Arc<crate::core::Core>) {
-    webhook::follow(core);
+    for kind in webhook::KINDS.into_iter().chain(policy::KINDS) {
+        // The revision comes before reading, so that nothing falls in between.
+        let mut from = core.store().revision();
+        let core = core.clone();
+        compile(&core);
+        tokio::spawn(async move {
+            loop {
+                if let Ok(mut watcher) = core.store().watch(kind, from) {
+                    loop {
+                        let batch = tokio::select! {
+                            batch = watcher.next() => batch,
+                            () = core.stop.cancelled() => return,
+                        };
+                        if batch.is_err() {
+                            break;
+                        }
+                        compile(&core);
+                    }
+                }
+                if core.stop.is_cancelled() {
+                    return;
+                }
+                from = core.store().revision();
+                compile(&core);
+            }
+        });
+    }
 }

@@ -276,7 +276,9 @@ pub const TABLE: &[Row] = &[
         validate: Some(pod_resize::validate),
         ..ROW
     },
+    Row { name: MUTATING_POLICIES, operations: &[], ..ROW },
     Row { name: MUTATING_WEBHOOKS, operations: &[], ..ROW },
+    Row { name: VALIDATING_POLICIES, operations: &[], ..ROW },
     Row { name: VALIDATING_WEBHOOKS, operations: &[], ..ROW },
     Row { name: RESOURCE_QUOTA, operations: &[], ..ROW },
     Row {
@@ -290,7 +292,9 @@ pub const TABLE: &[Row] = &[
 ];
 
 pub(super) const PROVISION: &str = "NamespaceAutoProvision";
+pub(super) const MUTATING_POLICIES: &str = "MutatingAdmissionPolicy";
 pub(super) const MUTATING_WEBHOOKS: &str = "MutatingAdmissionWebhook";
+pub(super) const VALIDATING_POLICIES: &str = "ValidatingAdmissionPolicy";
 pub(super) const VALIDATING_WEBHOOKS: &str = "ValidatingAdmissionWebhook";
 pub(super) const RESOURCE_QUOTA: &str = "ResourceQuota";
 

@@ -228,7 +228,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         let shown = match view {
             Some(view) => {
                 let mut seen = (shown_by(view, served, &new)?, shown_by(view, served, &old)?);
-                if admission::mutate(&attributes, &mut seen.0, Some(&seen.1)).await?.by_webhook {
+                if admission::mutate(&attributes, &mut seen.0, Some(&seen.1)).await?.from_outside {
                     served.from_storage(&mut new)?;
                     view.put(&mut new, &seen.0);
                     served.to_storage(&mut new)?;
@@ -237,7 +237,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
                 Some(seen)
             }
             None => {
-                if admission::mutate(&attributes, &mut new, Some(&old)).await?.by_webhook {
+                if admission::mutate(&attributes, &mut new, Some(&old)).await?.from_outside {
                     // What a webhook must not change is put back as well.
                     (target.prepare)(served, &mut new, &old, &ctx);
                 }

@@ -8,6 +8,7 @@
 mod apply;
 mod entries;
 mod merge;
+mod overlay;
 mod set;
 mod typed;
 
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 
 pub use apply::{Applied, ApplyError, Conflict, apply};
 pub use entries::{Entry, Operation};
+pub use overlay::overlay;
 pub use set::{Set, SetError};
 pub(crate) use typed::same as same_value;
 

@@ -35,6 +35,13 @@ pub enum JsonPatchError {
     TooDeep,
 }
 
+impl JsonPatchError {
+    /// Whether a `test` did not hold: then the patch is not meant for the document.
+    pub fn is_failed_test(&self) -> bool {
+        matches!(self, Self::Apply(message) if message.ends_with(TEST_FAILED))
+    }
+}
+
 const MISSING: &str = "missing value";
 const INVALID_INDEX: &str = "invalid index referenced";
 const TEST_FAILED: &str = "test failed";

@@ -29,10 +29,12 @@ use review::Refusal;
 
 /// What configures admission.
 pub const GROUP: &str = "admissionregistration.k8s.io";
+/// Kinds of the store whose changes make webhooks be compiled anew.
+pub const KINDS: [&str; 2] = [MUTATING, VALIDATING];
 const MUTATING: &str = "admissionregistration.k8s.io/mutatingwebhookconfigurations";
 const VALIDATING: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
 
-/// Nobody locks himself out: what configures admission is not subject to webhooks.
+/// Nobody locks himself out: what configures admission is not subject to webhooks and policies.
 const EXEMPT: [&str; 6] = [
     "mutatingadmissionpolicies",
     "mutatingadmissionpolicybindings",
@@ -88,38 +90,8 @@ impl Webhooks {
     }
 }
 
-/// Compiles webhooks now, and whenever their configurations change until the server stops.
-pub fn follow(core: &Arc<Core>) {
-    for kind in [MUTATING, VALIDATING] {
-        // The revision comes before reading, so that nothing falls in between.
-        let mut from = core.store().revision();
-        core.admission.webhooks.compile(core);
-        let core = core.clone();
-        tokio::spawn(async move {
-            loop {
-                if let Ok(mut watcher) = core.store().watch(kind, from) {
-                    loop {
-                        let batch = tokio::select! {
-                            batch = watcher.next() => batch,
-                            () = core.stop.cancelled() => return,
-                        };
-                        if batch.is_err() {
-                            break;
-                        }
-                        core.admission.webhooks.compile(&core);
-                    }
-                }
-                if core.stop.is_cancelled() {
-                    return;
-                }
-                from = core.store().revision();
-                core.admission.webhooks.compile(&core);
-            }
-        });
-    }
-}
-
-fn is_exempt(attributes: &Attributes<'_>) -> bool {
+/// Whether the request is about what configures admission.
+pub fn is_exempt(attributes: &Attributes<'_>) -> bool {
     let stored = &attributes.served.stored;
     &*stored.group == GROUP && EXEMPT.contains(&&*stored.plural)
 }
@@ -130,6 +102,7 @@ pub struct Rounds {
     round: usize,
     /// What the webhooks left behind.
     output: Option<Value>,
+    changed: bool,
     /// Hooks that want to see later changes and have been called.
     called: BTreeSet<String>,
     /// Of them, those that a change came after.
@@ -144,7 +117,7 @@ impl Rounds {
 
     /// Whether any webhook changed the object.
     pub fn has_changes(&self) -> bool {
-        self.output.is_some()
+        self.changed
     }
 }
 
@@ -191,7 +164,9 @@ pub async fn mutate(
             rounds.called.insert(hook.uid.clone());
         }
     }
-    if any || rounds.output.is_some() {
+    rounds.changed |= any;
+    // A policy may ask for a second round too.
+    if any || (!again && !rounds.called.is_empty()) {
         rounds.output = Some(object.clone());
     }
     rounds.round += 1;
