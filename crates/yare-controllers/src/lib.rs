@@ -33,6 +33,7 @@ mod node_view;
 mod ownership;
 mod pod_end;
 mod podgc;
+mod policy_status;
 mod ranking;
 mod replicaset;
 mod resourcequota;

@@ -6,7 +6,7 @@ use yare_client::{
     CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES,
     ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS,
     PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
-    STATEFUL_SETS, STORAGE_CLASSES, VOLUME_ATTRIBUTES_CLASSES,
+    STATEFUL_SETS, STORAGE_CLASSES, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTRIBUTES_CLASSES,
 };
 
 use crate::{
@@ -18,8 +18,9 @@ use crate::{
         Keys::{Controller, ControllerOrSelector, Own, With},
         Reconcile, Watch,
     },
-    job, namespace, node_ipam, node_lifecycle, podgc, replicaset, resourcequota, root_ca, service_pods,
-    serviceaccount, statefulset, taint_eviction, ttl_after_finished, volume_binder, volume_protection,
+    job, namespace, node_ipam, node_lifecycle, podgc, policy_status, replicaset, resourcequota, root_ca,
+    service_pods, serviceaccount, statefulset, taint_eviction, ttl_after_finished, volume_binder,
+    volume_protection,
 };
 
 /// One controller.
@@ -313,6 +314,14 @@ pub const CONTROLLERS: &[Row] = &[
         watches: &[watch(JOBS, Own)],
         make: ttl_after_finished::new,
         workers: 1,
+    },
+    Row {
+        name: "validatingadmissionpolicy-status-controller",
+        account: "validatingadmissionpolicy-status-controller",
+        description: "Checks the expressions of ValidatingAdmissionPolicies against the types they are about.",
+        watches: &[watch(VALIDATING_ADMISSION_POLICIES, Own)],
+        make: policy_status::new,
+        workers: 2,
     },
     Row {
         name: "volumeattributesclass-protection-controller",

@@ -6,9 +6,9 @@ mod common;
 use common::{Cluster, condition, template};
 use serde_json::{Value, json};
 use yare_client::{
-    CLUSTER_ROLES, CONFIG_MAPS, CRON_JOBS, ENDPOINT_SLICES, ENDPOINTS, JOBS, PERSISTENT_VOLUME_CLAIMS,
-    PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, RESOURCE_QUOTAS, SERVICES,
-    VOLUME_ATTRIBUTES_CLASSES,
+    CLUSTER_ROLES, CONFIG_MAPS, CRON_JOBS, CUSTOM_RESOURCE_DEFINITIONS, ENDPOINT_SLICES, ENDPOINTS, JOBS,
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
+    RESOURCE_QUOTAS, SERVICES, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTRIBUTES_CLASSES,
 };
 use yare_controllers::{Config, api::Propagation};
 
@@ -201,5 +201,65 @@ async fn attributes_classes_stay_while_claims_name_them() {
     assert!(cluster.find(&VOLUME_ATTRIBUTES_CLASSES, "", "used").await.is_some());
     cluster.delete(&PERSISTENT_VOLUME_CLAIMS, "default", "c", Propagation::Background).await;
     cluster.until("the used class is gone", || gone("used")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expressions_are_checked_against_types() {
+    let cluster = Cluster::start().await;
+    let definition = json!({"metadata": {"name": "limits.example.com"}, "spec": {
+        "group": "example.com", "scope": "Namespaced", "names": {"plural": "limits", "kind": "Limit"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object",
+            "properties": {"spec": {"type": "object", "properties": {"max": {"type": "integer"}}}}}}}]}});
+    cluster.create(&CUSTOM_RESOURCE_DEFINITIONS, "", definition).await;
+    cluster
+        .until_is(&CUSTOM_RESOURCE_DEFINITIONS, "", "limits.example.com", |d| {
+            condition(d, "Established").is_some()
+        })
+        .await;
+    let policy = |name: &str, group: &str, resource: &str, expression: &str| {
+        json!({"metadata": {"name": name}, "spec": {
+            "matchConstraints": {"resourceRules": [{"apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]}]},
+            "validations": [{"expression": expression}]}})
+    };
+    for (name, group, resource, expression, expect) in [
+        ("good", "apps", "deployments", "object.spec.replicas > 1", None),
+        (
+            "bad",
+            "apps",
+            "deployments",
+            "object.spec.replicas > 'x'",
+            Some(
+                "apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'",
+            ),
+        ),
+        (
+            "crd-good",
+            "example.com",
+            "limits",
+            "object.spec.max > 1 && object.metadata.labels.size() > 0",
+            None,
+        ),
+        (
+            "crd-bad",
+            "example.com",
+            "limits",
+            "object.spec.maximum > 1",
+            Some("example.com/v1, Kind=Limit: ERROR: <input>:1:12: undefined field 'maximum'"),
+        ),
+    ] {
+        cluster.create(&VALIDATING_ADMISSION_POLICIES, "", policy(name, group, resource, expression)).await;
+        let found = cluster
+            .until_is(&VALIDATING_ADMISSION_POLICIES, "", name, |p| p["status"]["observedGeneration"] == 1)
+            .await;
+        let warnings = &found["status"]["typeChecking"]["expressionWarnings"];
+        match expect {
+            None => assert!(warnings.is_null(), "{name}: {found}"),
+            Some(text) => {
+                assert_eq!(warnings[0]["fieldRef"], "spec.validations[0].expression");
+                assert!(warnings[0]["warning"].as_str().unwrap().starts_with(text), "{name}: {found}");
+            }
+        }
+    }
     cluster.stop().await;
 }

@@ -1,6 +1,8 @@
 //! Built-in types as expressions see them, for type checking.
 
-use yare_cel::{Decl, Field, ListKind};
+use std::sync::Arc;
+
+use yare_cel::{Decl, DeclKind, Field, ListKind};
 use yare_schema::model::{self, Scalar, Shape, TypeRef};
 
 /// The declaration of a built-in type. `name`: what the type is called in messages, with the fields that lead to
@@ -9,9 +11,16 @@ pub fn of_builtin(ty: TypeRef<'_>, name: &str) -> Decl {
     at(ty, &mut Vec::new()).unwrap_or_else(Decl::any).named(name)
 }
 
-/// The declaration of a structural schema of a custom resource; `None` where it exposes nothing.
+/// The declaration of a custom resource's schema, with the metadata that all objects have; `None` where it exposes
+/// nothing.
 pub fn of_schema(schema: &serde_json::Value, name: &str) -> Option<Decl> {
-    Some(yare_cel::schema::decl(schema, true)?.named(name))
+    let mut decl = yare_cel::schema::decl(schema, true)?;
+    if let DeclKind::Object(object) = &mut decl.kind {
+        let metadata = at(yare_schema::builtin::builtin().object_meta(), &mut Vec::new())?;
+        let fields = &mut Arc::make_mut(object).fields;
+        fields.insert("metadata".into(), Field { decl: metadata, required: false });
+    }
+    Some(decl.named(name))
 }
 
 /// `None` where the type says nothing. `path`: the types above, of which some contain themselves.
