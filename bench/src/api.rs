@@ -46,6 +46,7 @@ pub async fn measure(binary: &Path, scale: Scale, table: &mut Table) -> anyhow::
     let bench = Bench { scale, process, access, clients };
     bench.pods(table).await.with_context(|| server.log_tail())?;
     bench.config_maps(table).await.with_context(|| server.log_tail())?;
+    bench.policies(table).await.with_context(|| server.log_tail())?;
     bench.watches(table).await.with_context(|| server.log_tail())
 }
 
@@ -61,6 +62,19 @@ pub async fn prepare(connection: &mut Connection, namespace: &str) -> anyhow::Re
         sleep(Duration::from_millis(10)).await;
     }
     anyhow::bail!("no default ServiceAccount in namespace {namespace}")
+}
+
+/// Seconds that validating policies have taken of creates so far, and of how many.
+async fn policy_time(client: &mut Connection) -> anyhow::Result<(f64, f64)> {
+    let metrics = client.get("/metrics").await?;
+    let metrics = String::from_utf8_lossy(&metrics);
+    let value = |of: &str| -> f64 {
+        let name = format!(
+            "apiserver_admission_controller_admission_duration_seconds_{of}{{name=\"ValidatingAdmissionPolicy\",type=\"validate\",operation=\"CREATE\",rejected=\"false\"}} "
+        );
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0.0)
+    };
+    Ok((value("sum"), value("count")))
 }
 
 struct Bench {
@@ -149,6 +163,44 @@ impl Bench {
             } else {
                 table.at_least(what, took.per_s, 26_700.0, "/s");
             }
+        }
+        Ok(())
+    }
+
+    /// A policy with a variable, a condition and two validations, on every write.
+    async fn policies(&self, table: &mut Table) -> anyhow::Result<()> {
+        const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
+        let mut client = self.clients[0].clone();
+        let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "bench"}, "spec": {
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+                "operations": ["CREATE", "UPDATE"], "resources": ["configmaps", "pods"]}]},
+            "matchConditions": [{"name": "who", "expression": "!request.userInfo.username.startsWith('system:node:')"}],
+            "variables": [{"name": "labels", "expression": "has(object.metadata.labels) ? object.metadata.labels : {}"}],
+            "validations": [
+                {"expression": "variables.labels.all(key, !key.startsWith('reserved.'))"},
+                {"expression": "!has(object.spec) || object.spec.containers.all(c, c.image != '' && !c.image.endsWith(':latest'))"},
+            ]}});
+        let binding = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": "bench"}, "spec": {"policyName": "bench", "validationActions": ["Deny"]}});
+        client.post(&format!("{GROUP}/validatingadmissionpolicies"), policy.to_string()).await?;
+        client.post(&format!("{GROUP}/validatingadmissionpolicybindings"), binding.to_string()).await?;
+        let mut before = policy_time(&mut client).await?;
+        let count = self.scale.stored_pods.min(2000);
+        for (what, prefix) in [("ConfigMap", CONFIG_MAPS), ("Pod", PODS)] {
+            let create = move |mut client: Connection, number: usize| async move {
+                let name = format!("policed-{number}");
+                let body = if prefix == PODS { stored_pod(&name) } else { config_map(&name, "none") };
+                client.post(prefix, body).await
+            };
+            self.run(CLIENTS, count, create).await?;
+            let after = policy_time(&mut client).await?;
+            let each_us = (after.0 - before.0) * 1e6 / (after.1 - before.1).max(1.0);
+            table.at_most(format!("a CEL policy on the create of a {what}"), each_us, 20.0, "µs");
+            before = after;
+        }
+        for path in ["validatingadmissionpolicybindings", "validatingadmissionpolicies"] {
+            client.send(http::Method::DELETE, &format!("{GROUP}/{path}/bench"), "", "").await?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use yare_kinds::view::{View, ViewMut};
 
 use crate::{
+    admission::policy,
     alloc::{self, Reserved},
     core::Call,
     crd, escalation,
@@ -44,6 +45,15 @@ const NOTHING: Row = Row {
     deleted: None,
 };
 
+/// What writes of admission policies and their bindings have in common.
+const POLICY: Row = Row {
+    create: Some(|call, object, _| {
+        policy::check_permissions(call, object, None).map(|()| Reserved::nothing())
+    }),
+    update: Some(|call, new, old, _| policy::check_permissions(call, new, Some(old))),
+    ..NOTHING
+};
+
 const TABLE: &[Row] = &[
     Row {
         resource: ("", "namespaces"),
@@ -60,6 +70,10 @@ const TABLE: &[Row] = &[
         deleted: Some(alloc::deleted),
         ..NOTHING
     },
+    Row { resource: ("admissionregistration.k8s.io", "validatingadmissionpolicies"), ..POLICY },
+    Row { resource: ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"), ..POLICY },
+    Row { resource: ("admissionregistration.k8s.io", "mutatingadmissionpolicies"), ..POLICY },
+    Row { resource: ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"), ..POLICY },
     Row {
         resource: ("apiextensions.k8s.io", "customresourcedefinitions"),
         deleting: Some(hold_definition),

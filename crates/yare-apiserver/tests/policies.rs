@@ -3,10 +3,14 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use common::{Answer, Server};
 use serde_json::{Value, json};
+use yare_apiserver::{
+    SystemClock, SystemRandom,
+    audit::{Audit, Batching, LogSettings, Mode, Settings, Target},
+};
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -536,6 +540,11 @@ async fn what_mutations_do() {
             json!({"labels": {"a": "b"}, "data": {"k": "v", "l": "1"}}),
         ),
         (
+            vec![patch("[JSONPatch{op: 'replace', path: '/kind', value: 'Secret'}]")],
+            500,
+            json!("Internal error occurred: what was v1, Kind=ConfigMap may not become v1, Kind=Secret"),
+        ),
+        (
             vec![patch("[JSONPatch{op: 'remove', path: '/data/missing'}]")],
             403,
             json!("policy 'm' with binding 'm' denied request: JSON Patch: "),
@@ -568,7 +577,7 @@ async fn what_mutations_do() {
         let found = answer.json();
         if let Some(message) = expect.as_str() {
             assert!(found["message"].as_str().unwrap().starts_with(message), "{mutations:?}: {found}");
-            assert_eq!(found["reason"], "Invalid", "{found}");
+            assert_eq!(found["reason"], if code == 403 { "Invalid" } else { "InternalError" }, "{found}");
         } else {
             let data = if expect["data"].is_null() { json!({"k": "v"}) } else { expect["data"].clone() };
             assert_eq!(
@@ -688,4 +697,84 @@ async fn custom_resources() {
         "limits.example.com \\\"b\\\" is forbidden: ValidatingAdmissionPolicy 'p'",
         &"b",
     );
+}
+
+/// Creates an object once the authorizers have heard of the caller's role.
+async fn allowed(server: &Server, path: &str, headers: &[(&str, &str)], object: &Value) -> Answer {
+    loop {
+        let answer = server.send("POST", path, headers, object.to_string()).await;
+        if answer.code != 403 {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn parameters_must_be_readable_by_who_refers_to_them() {
+    let server = Server::with(|config| config.auth = yare_apiserver::Auth::new(None)).await;
+    let role = json!({"metadata": {"name": "policies"}, "rules": [
+        {"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]}]});
+    server.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", &role).await.expect(201);
+    let binding = json!({"metadata": {"name": "policies"}, "subjects": [{"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "policies"}});
+    server.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.expect(201);
+    let policy = json!({"metadata": {"name": "p"}, "spec": {"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "matchConstraints": rules("", "secrets"), "validations": [{"expression": "true"}]}});
+    let bound = json!({"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"],
+        "paramRef": {"name": "x", "namespace": "default", "parameterNotFoundAction": "Deny"}}});
+    let (policies, bindings) = (
+        format!("{GROUP}/validatingadmissionpolicies"),
+        format!("{GROUP}/validatingadmissionpolicybindings"),
+    );
+    let jane = [("impersonate-user", "jane"), ("content-type", "application/json")];
+    let refused = allowed(&server, &policies, &jane, &policy).await;
+    let part = "spec.paramKind: Forbidden: user &{jane  [system:authenticated] map[]} must have \\\"get\\\" permission on all objects of the referenced paramKind (kind=ConfigMap, apiVersion=v1)";
+    check(refused, 422, part, &"policy");
+    server.post(&policies, &policy).await.expect(201);
+    let refused = server.send("POST", &bindings, &jane, bound.to_string()).await;
+    let part = "spec.paramRef: Forbidden: user &{jane  [system:authenticated] map[]} does not have \\\"get\\\" permission on the object referenced by paramRef";
+    check(refused, 422, part, &"binding");
+    let reads = json!({"rules": [{"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]});
+    server
+        .patch("merge", "/apis/rbac.authorization.k8s.io/v1/clusterroles/policies", &reads)
+        .await
+        .expect(200);
+    server.send("POST", &bindings, &jane, bound.to_string()).await.expect(201);
+}
+
+#[tokio::test]
+async fn what_audit_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rules, path) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
+    let metadata = "{apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: Metadata, resources: [{resources: [configmaps]}]}]}";
+    std::fs::write(&rules, metadata).unwrap();
+    let target =
+        Target { path: path.clone(), max_age_days: 0, max_backups: 0, max_size_bytes: 0, compress: false };
+    let batching =
+        Batching { buffer: 100, max_size: 100, max_wait: Duration::from_millis(20), throttle: None };
+    let log = LogSettings { target, text: false, mode: Mode::Blocking, batching, truncate: None };
+    let settings = Settings { policy: Some(rules), log: Some(log), ..Settings::default() };
+    let audit = Audit::open(&settings, Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
+    let server = Server::with(|config| config.audit = audit).await;
+    let spec = json!({"failurePolicy": "Ignore", "validations": [{"expression": "true"}, {"expression": "false", "message": "m"}],
+    "auditAnnotations": [
+        {"key": "long", "valueExpression": "'x' + object.data.k"},
+        {"key": "none", "valueExpression": "null"},
+        {"key": "blank", "valueExpression": "' '"},
+        {"key": "fails", "valueExpression": "string(object.nothing)"},
+    ]});
+    validating(&server, &spec, &json!({"validationActions": ["Audit"]})).await;
+    server.post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).await.expect(201);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut events = text.lines().map(|line| line.parse::<Value>().unwrap());
+    let event = events.find(|e| e["stage"] == "ResponseComplete").unwrap();
+    let annotations = event["annotations"].as_object().unwrap();
+    let failure =
+        r#"[{"message":"m","policy":"p","binding":"b","expressionIndex":1,"validationActions":["Audit"]}]"#;
+    assert_eq!(annotations["p/long"], "xv");
+    let found = annotations["validation.policy.admission.k8s.io/validation_failure"].as_str().unwrap();
+    assert_eq!(found.parse::<Value>().unwrap(), failure.parse::<Value>().unwrap());
+    assert!(!annotations.keys().any(|key| ["p/none", "p/blank", "p/fails"].contains(&key.as_str())));
 }

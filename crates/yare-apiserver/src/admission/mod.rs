@@ -163,12 +163,12 @@ pub struct Admission {
     everywhere: Box<[(usize, &'static Row)]>,
     /// NamespaceAutoProvision runs.
     provision: bool,
-    /// MutatingAdmissionPolicy runs.
-    mutating_policies: bool,
+    /// MutatingAdmissionPolicy runs, at this place of [`TABLE`].
+    mutating_policies: Option<usize>,
     /// MutatingAdmissionWebhook runs.
     mutating: bool,
-    /// ValidatingAdmissionPolicy runs.
-    validating_policies: bool,
+    /// ValidatingAdmissionPolicy runs, at this place of [`TABLE`].
+    validating_policies: Option<usize>,
     /// ValidatingAdmissionWebhook runs.
     validating: bool,
     /// ResourceQuota runs.
@@ -189,7 +189,8 @@ impl Admission {
     pub fn new(settings: &Settings) -> Self {
         let on: Vec<(usize, &'static Row)> =
             TABLE.iter().enumerate().filter(|(_, row)| settings.is_on(row)).collect();
-        let runs = |name: &str| on.iter().any(|(_, row)| row.name == name);
+        let place = |name: &str| on.iter().find(|(_, row)| row.name == name).map(|(place, _)| *place);
+        let runs = |name: &str| place(name).is_some();
         let named = on.iter().flat_map(|(_, row)| row.resources);
         let rows = named.map(|(group, plural)| {
             let sees = |row: &Row| row.resources.is_empty() || row.resources.contains(&(*group, *plural));
@@ -200,9 +201,9 @@ impl Admission {
             rows: rows.collect(),
             everywhere: on.iter().copied().filter(|(_, row)| row.resources.is_empty()).collect(),
             provision: runs(PROVISION),
-            mutating_policies: runs(MUTATING_POLICIES),
+            mutating_policies: place(MUTATING_POLICIES),
             mutating: runs(MUTATING_WEBHOOKS),
-            validating_policies: runs(VALIDATING_POLICIES),
+            validating_policies: place(VALIDATING_POLICIES),
             validating: runs(VALIDATING_WEBHOOKS),
             quota: runs(RESOURCE_QUOTA),
             webhooks: webhook::Webhooks::default(),
@@ -259,8 +260,14 @@ async fn change(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Va
                 measured(attributes, *place, metrics::Step::Admit, started.elapsed(), done)?;
             }
         }
-        let mut again =
-            admission.mutating_policies && policy::mutate(attributes, object, old, &mut policy_rounds)?;
+        let mut again = false;
+        if let Some(place) = admission.mutating_policies
+            && admission.policies.may_change(attributes)
+        {
+            let started = Instant::now();
+            let done = policy::mutate(attributes, object, old, &mut policy_rounds);
+            again = measured(attributes, place, metrics::Step::Admit, started.elapsed(), done)?;
+        }
         if admission.mutating {
             again |= webhook::mutate(attributes, object, old, &mut rounds).await?;
         }
@@ -271,13 +278,13 @@ async fn change(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Va
     }
 }
 
-fn measured(
+fn measured<T>(
     attributes: &Attributes<'_>,
     place: usize,
     step: metrics::Step,
     took: Duration,
-    done: ApiResult<()>,
-) -> ApiResult<()> {
+    done: ApiResult<T>,
+) -> ApiResult<T> {
     let metrics = &attributes.admission().metrics;
     metrics.plugin(place, step, attributes.operation, done.is_err(), took);
     done
@@ -311,14 +318,18 @@ async fn check(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<
         }
         measured(attributes, *place, metrics::Step::Validate, started.elapsed(), done)?;
     }
-    if admission.mutating_policies {
+    if admission.mutating_policies.is_some() && attributes.operation == Connect {
         policy::observe(attributes, object, old)?;
     }
     if admission.mutating && matches!(attributes.operation, Delete | Connect) {
         webhook::observe(attributes, object, old).await?;
     }
-    if admission.validating_policies {
-        policy::validate(attributes, object, old)?;
+    if let Some(place) = admission.validating_policies
+        && admission.policies.may_refuse(attributes)
+    {
+        let started = Instant::now();
+        let done = policy::validate(attributes, object, old);
+        measured(attributes, place, metrics::Step::Validate, started.elapsed(), done)?;
     }
     if admission.validating {
         webhook::validate(attributes, object, old).await?;

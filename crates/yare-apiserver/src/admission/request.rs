@@ -54,6 +54,15 @@ pub fn settle(
     patched: Value,
 ) -> ApiResult<Option<Value>> {
     let own = served.sub(attributes.subresource).and_then(|s| s.kind.as_ref());
+    let expected = kind_of(served, attributes.subresource);
+    let api_version = crate::registry::api_version(expected.str_at("group"), expected.str_at("version"));
+    let kind = expected.str_at("kind");
+    if (patched.str_at("apiVersion"), patched.str_at("kind")) != (&*api_version, kind) {
+        let (found_version, found) = (patched.str_at("apiVersion"), patched.str_at("kind"));
+        return Err(ApiError::internal(format!(
+            "what was {api_version}, Kind={kind} may not become {found_version}, Kind={found}"
+        )));
+    }
     let mut changed = match own {
         Some((group, version, kind)) => {
             let ty = codec::builtin_type(group, version, kind)

@@ -49,16 +49,14 @@ pub async fn object_of(
     }
     crate::crd::check_create(call, served)?;
     let version = object.str_at("metadata.resourceVersion");
-    if !version.is_empty() && version != "0" {
-        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
-    }
+    let is_versioned = !version.is_empty() && version != "0";
     write::settle_namespace(served, &mut object, namespace)?;
     served.default_own(&mut object);
     served.to_storage(&mut object)?;
     fill_system_fields(call, &mut object);
     let generated = object.str_at("metadata.name").is_empty() && object.is_set("metadata.generateName");
     for _ in 0..MAX_GENERATED {
-        match commit(call, served, &object, options, apply).await {
+        match commit(call, served, &object, options, apply, is_versioned).await {
             Err(error) if generated && error.reason == "AlreadyExists" => {}
             done => return done,
         }
@@ -86,6 +84,7 @@ async fn commit(
     object: &Value,
     options: &WriteOptions,
     apply: bool,
+    is_versioned: bool,
 ) -> ApiResult<Written> {
     let stored = &served.stored;
     let store = call.core.store();
@@ -141,6 +140,9 @@ async fn commit(
             return Err(ApiError::invalid(served.group_kind(), &name, &errors));
         }
         admission::validate(&attributes, Some(&new), None).await?;
+        if is_versioned {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
         for warning in served.strategy.warnings(&new, None) {
             call.warn(warning);
         }

@@ -26,11 +26,13 @@ use crate::{core::Core, registry::Served};
 
 mod mutating;
 mod params;
+mod permissions;
 mod validating;
 
 use mutating::Mutations;
 pub use mutating::{Rounds, mutate, observe};
 use params::{ParamKind, ParamRef};
+pub use permissions::check as check_permissions;
 use validating::Validations;
 pub use validating::validate;
 
@@ -208,6 +210,16 @@ impl Policies {
         self.validating.store(Arc::new(Set::after(&self.validating.load(), core)));
         self.mutating.store(Arc::new(Set::after(&self.mutating.load(), core)));
     }
+
+    /// Whether any validating policy may be about the request.
+    pub fn may_refuse(&self, attributes: &Attributes<'_>) -> bool {
+        !self.validating.load().about(attributes.served).is_empty()
+    }
+
+    /// Whether any mutating policy may be about the request.
+    pub fn may_change(&self, attributes: &Attributes<'_>) -> bool {
+        !self.mutating.load().about(attributes.served).is_empty()
+    }
 }
 
 fn is_exempt(attributes: &Attributes<'_>) -> bool {
@@ -250,7 +262,7 @@ fn select<'c, R>(
                 continue;
             }
         };
-        let kind = match policy.param_kind.as_ref().map(|kind| kind.resolve(attributes)).transpose() {
+        let kind = match policy.param_kind.as_ref().map(|kind| kind.find(&attributes.call.core)).transpose() {
             Ok(kind) => kind,
             Err(why) => {
                 found(Err(misconfigured(why)));

@@ -12,7 +12,7 @@ use yare_schema::{managed, patch};
 
 use super::{
     super::{
-        Attributes, Operation,
+        Attributes,
         expressions::{Expression, Reads, Scene, budget},
         metrics::ConditionSeries,
         request,
@@ -115,7 +115,7 @@ pub fn mutate(
 ) -> ApiResult<bool> {
     let set = attributes.admission().policies.mutating.load();
     let list = set.about(attributes.served);
-    if list.is_empty() || is_exempt(attributes) {
+    if is_exempt(attributes) {
         return Ok(false);
     }
     let mut found = Vec::new();
@@ -157,10 +157,9 @@ pub fn mutate(
 /// # Errors
 /// As [`mutate`].
 pub fn observe(attributes: &Attributes<'_>, object: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
-    let (Operation::Connect, Some(object)) = (attributes.operation, object) else { return Ok(()) };
-    if attributes.admission().policies.mutating.load().about(attributes.served).is_empty() {
+    let Some(object) = object.filter(|_| attributes.admission().policies.may_change(attributes)) else {
         return Ok(());
-    }
+    };
     mutate(attributes, &mut object.clone(), old, &mut Rounds::default()).map(|_| ())
 }
 

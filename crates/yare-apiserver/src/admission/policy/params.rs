@@ -9,7 +9,7 @@ use yare_schema::{encode, selector::LabelSelector};
 use yare_store::Object;
 
 use super::Attributes;
-use crate::registry::Served;
+use crate::{core::Core, registry::Served};
 
 /// So many parameter objects are kept decoded.
 const MAX_CACHED: usize = 256;
@@ -44,6 +44,11 @@ impl Cache {
     }
 }
 
+/// Group and version of an `apiVersion`.
+pub fn split(api_version: &str) -> (&str, &str) {
+    api_version.split_once('/').unwrap_or(("", api_version))
+}
+
 /// `paramKind` of a policy.
 pub struct ParamKind {
     group: String,
@@ -53,8 +58,7 @@ pub struct ParamKind {
 
 impl ParamKind {
     pub fn new(param_kind: &Value) -> Self {
-        let api_version = param_kind.str_at("apiVersion");
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let (group, version) = split(param_kind.str_at("apiVersion"));
         Self {
             group: group.to_owned(),
             version: version.to_owned(),
@@ -66,8 +70,8 @@ impl ParamKind {
     ///
     /// # Errors
     /// There is none of this kind.
-    pub fn resolve(&self, attributes: &Attributes<'_>) -> Result<Arc<Served>, String> {
-        let registry = attributes.call.core.registry.load();
+    pub fn find(&self, core: &Core) -> Result<Arc<Served>, String> {
+        let registry = core.registry.load();
         let version = registry.groups().get(&self.group).and_then(|versions| versions.get(&self.version));
         let found = version.and_then(|all| all.iter().find(|s| *s.kind == *self.kind && s.has_verb("get")));
         found.cloned().ok_or_else(|| {
