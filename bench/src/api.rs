@@ -200,7 +200,7 @@ impl Bench {
             before = after;
         }
         for path in ["validatingadmissionpolicybindings", "validatingadmissionpolicies"] {
-            client.send(http::Method::DELETE, &format!("{GROUP}/{path}/bench"), "", "").await?;
+            client.delete(&format!("{GROUP}/{path}/bench")).await?;
         }
         Ok(())
     }

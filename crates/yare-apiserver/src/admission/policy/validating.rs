@@ -184,16 +184,27 @@ impl<'a> Run<'a> {
                 Err(why) => return self.decide(invocation, 0, failed(why)),
             }
         };
-        if holds {
-            for (place, decision) in self.evaluate(invocation, scene).into_iter().enumerate() {
-                self.decide(invocation, place, decision);
-            }
+        if !holds {
+            return;
+        }
+        let (decisions, mistakes) = self.evaluate(invocation, scene);
+        for (place, decision) in decisions.into_iter().enumerate() {
+            self.decide(invocation, place, decision);
+        }
+        for why in mistakes {
+            self.deny(invocation, &why, REASONS[0]);
+            self.measure(invocation, Check::Deny, Some(&why), Duration::ZERO);
         }
     }
 
-    fn evaluate(&mut self, invocation: &Invocation<'a, Validations>, scene: &Scene<'_>) -> Vec<Decision> {
+    /// What comes of the validations, and the mistakes of audit annotations that refuse the request.
+    fn evaluate(
+        &mut self,
+        invocation: &Invocation<'a, Validations>,
+        scene: &Scene<'_>,
+    ) -> (Vec<Decision>, Vec<String>) {
         let policy = invocation.policy;
-        let only = |why: String| vec![failed(why)];
+        let only = |why: String| (vec![failed(why)], Vec::new());
         let lazy = policy.variables.lazy();
         let reads = policy.rules.reads.and(policy.variables.reads);
         let mut vars = match scene.vars(reads, invocation.params.as_deref()) {
@@ -231,6 +242,7 @@ impl<'a> Run<'a> {
             });
         }
         let mut left = budget(BUDGET);
+        let mut mistakes = Vec::new();
         for (key, expression) in &policy.rules.annotations {
             let value = match expression.eval(&vars, &mut left) {
                 Ok(Cel::Null) => continue,
@@ -249,13 +261,10 @@ impl<'a> Run<'a> {
             match value {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => self.note(&policy.name, key, text),
-                Err(why) => {
-                    self.deny(invocation, &why, REASONS[0]);
-                    self.measure(invocation, Check::Deny, Some(&why), Duration::ZERO);
-                }
+                Err(why) => mistakes.push(why),
             }
         }
-        decisions
+        (decisions, mistakes)
     }
 
     fn note(&mut self, policy: &'a str, key: &'a str, mut text: String) {
