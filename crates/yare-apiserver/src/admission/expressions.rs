@@ -20,7 +20,10 @@ use yare_kinds::{
     expressions::{CONDITIONS_BUDGET, Compiled, Compiler, PER_CALL_LIMIT, Returns, Scope},
     view::{View, ViewMut},
 };
-use yare_schema::encode;
+use yare_schema::{
+    encode,
+    selector::{FieldSelector, LabelSelector},
+};
 
 use super::{Attributes, metrics::ConditionSeries, request};
 use crate::{auth, codec, core::Core, registry::Served, status::ApiResult};
@@ -302,6 +305,7 @@ struct Asker {
 impl Authorizer for Asker {
     fn authorize(&self, attributes: &authz::Attributes) -> Decision {
         let account;
+        let (fields, labels);
         let user = match &attributes.subject {
             Subject::Caller => &self.user,
             Subject::ServiceAccount { namespace, name } => {
@@ -311,16 +315,22 @@ impl Authorizer for Asker {
         };
         let action = match &attributes.target {
             Target::Path(path) => Action { verb: &attributes.verb, path, ..Action::default() },
-            Target::Resource(resource) => Action {
-                verb: &attributes.verb,
-                group: &resource.group,
-                resource: &resource.resource,
-                subresource: &resource.subresource,
-                namespace: &resource.namespace,
-                name: &resource.name,
-                selected_node: auth::selected_node(&resource.field_selector),
-                ..Action::default()
-            },
+            Target::Resource(resource) => {
+                // What cannot be read narrows nothing.
+                fields = FieldSelector::parse(&resource.field_selector).unwrap_or_default();
+                labels = LabelSelector::parse(&resource.label_selector).unwrap_or_default();
+                Action {
+                    verb: &attributes.verb,
+                    group: &resource.group,
+                    resource: &resource.resource,
+                    subresource: &resource.subresource,
+                    namespace: &resource.namespace,
+                    name: &resource.name,
+                    fields: fields.requirements(),
+                    labels: labels.requirements(),
+                    ..Action::default()
+                }
+            }
         };
         match auth::decide(&self.core, user, &action) {
             Ok(reason) => Decision { allowed: true, reason, error: None },
