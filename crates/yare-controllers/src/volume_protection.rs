@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use yare_client::{
     Cached, Change, Informer, ObjectKey, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, Resource,
 };
 
 use crate::{
-    api::Patch,
     context::{Context, Error},
     harness::{Next, Reconcile},
     views::{Meta, PodView, nullable},
@@ -128,11 +127,8 @@ impl Reconcile for Protection {
             (false, false) => finalizers.push(self.finalizer.to_owned()),
             _ => return Ok(Next::Done),
         }
-        let patch = json!({"metadata": {
-            "resourceVersion": object.resource_version().to_string(),
-            "finalizers": finalizers,
-        }});
-        self.context.api.patch(&self.resource, key, "", Patch::Merge, &patch).await?;
+        let edit = |body: &mut Value| body["metadata"]["finalizers"] = json!(finalizers);
+        self.context.api.update(&self.resource, &object, edit).await?;
         Ok(Next::Done)
     }
 }
