@@ -3,10 +3,10 @@
 
 use serde_json::Value;
 use yare_auth::{
-    Action,
+    Action, gotext,
     rbac::{Rule, describe_rules},
 };
-use yare_kinds::view::View;
+use yare_kinds::view::{View, ViewMut};
 
 use crate::{
     auth,
@@ -34,35 +34,65 @@ fn check(call: &Call, what: GroupResource<'_>, name: &str, namespace: &str, rule
         what,
         name,
         format!(
-            "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+            "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
             call.user.name,
-            call.user.groups,
+            gotext::list(&call.user.groups),
             describe_rules(&missing)
         ),
     ))
 }
 
+/// Whether an update only lets the garbage collector get on: whoever may write the object may do that.
+fn only_for_collection(new: &Value, old: &Value) -> bool {
+    let without = |object: &Value| {
+        let mut object = object.clone();
+        for field in ["ownerReferences", "finalizers", "managedFields", "resourceVersion"] {
+            object.remove(&format!("metadata.{field}"));
+        }
+        object
+    };
+    without(new) == without(old)
+}
+
+fn aggregates(role: &Value) -> bool {
+    !role.items("aggregationRule.clusterRoleSelectors").is_empty()
+}
+
 /// A role (or cluster role) that is being written.
 pub fn role(call: &Call, role: &Value, old: Option<&Value>) -> ApiResult<()> {
-    if exempt(call) || old.is_some_and(|o| o.at("rules") == role.at("rules")) {
+    if exempt(call) {
         return Ok(());
     }
     let cluster = role.str_at("kind") == "ClusterRole";
     let resource = if cluster { "clusterroles" } else { "roles" };
-    let name = role.str_at("metadata.name");
     let namespace = call.info.namespace.as_str();
-    let escalate = Action { verb: "escalate", group: GROUP, resource, namespace, name, ..Action::default() };
+    // The name of what is created is not known to whom permissions are given.
+    let (verb, name) = ("escalate", call.info.name.as_str());
+    let escalate =
+        Action { verb, group: GROUP, version: "*", resource, namespace, name, ..Action::default() };
     if auth::decide(&call.core, &call.user, &escalate).is_ok() {
         return Ok(());
     }
-    check(call, GroupResource { group: GROUP, resource }, name, namespace, &rules_of(role))
+    if old.is_some_and(|old| only_for_collection(role, old)) {
+        return Ok(());
+    }
+    let name = role.str_at("metadata.name");
+    let what = || GroupResource { group: GROUP, resource };
+    check(call, what(), name, namespace, &rules_of(role))?;
+    // An aggregation rule gathers whatever there will be.
+    if cluster && (aggregates(role) || old.is_some_and(aggregates)) {
+        let auth = &call.core.config.auth;
+        if !auth.rbac.not_held(&call.user, "", &Rule::everything()).is_empty() {
+            let why = "must have cluster-admin privileges to use the aggregationRule";
+            return Err(ApiError::forbidden(what(), name, why));
+        }
+    }
+    Ok(())
 }
 
 /// A role binding (or cluster role binding) that is being written.
 pub fn binding(call: &Call, binding: &Value, old: Option<&Value>) -> ApiResult<()> {
-    let same =
-        |o: &Value| o.at("subjects") == binding.at("subjects") && o.at("roleRef") == binding.at("roleRef");
-    if exempt(call) || old.is_some_and(same) {
+    if exempt(call) || old.is_some_and(|old| only_for_collection(binding, old)) {
         return Ok(());
     }
     let bindings =
@@ -72,8 +102,15 @@ pub fn binding(call: &Call, binding: &Value, old: Option<&Value>) -> ApiResult<(
     let cluster = binding.str_at("roleRef.kind") == "ClusterRole";
     let role_name = binding.str_at("roleRef.name");
     let resource = if cluster { "clusterroles" } else { "roles" };
-    let bind =
-        Action { verb: "bind", group: GROUP, resource, namespace, name: role_name, ..Action::default() };
+    let bind = Action {
+        verb: "bind",
+        group: GROUP,
+        version: "*",
+        resource,
+        namespace,
+        name: role_name,
+        ..Action::default()
+    };
     if auth::decide(&call.core, &call.user, &bind).is_ok() {
         return Ok(());
     }

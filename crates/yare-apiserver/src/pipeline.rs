@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     aggregation,
     audit::{self, Record, Stage},
-    auth::{self, Credentials, Peer, User, authenticators::front_proxy},
+    auth::{self, Identity, User, authorizers},
     body::{self, Reply, RequestBody, Sent, Tail},
     codec, compress,
     core::{Call, Core},
@@ -35,14 +35,6 @@ use crate::{
     verbs::{create, delete, list, patch, update, watch, write},
     warnings,
 };
-
-/// How the caller is known.
-pub enum Identity {
-    /// In this process: by whoever handed the service out.
-    Local(User),
-    /// Over a connection, by the certificate it showed and by headers.
-    Remote(Option<Arc<Peer>>),
-}
 
 /// Answers a request, whatever happens in it. `peer`: the address it came from.
 pub async fn handle(
@@ -352,28 +344,37 @@ impl Way<'_> {
             }
         };
         let certificate = matches!(identity, Identity::Remote(Some(_)));
-        let Known { mut user, annotations, warnings } =
-            match who(&self.core, identity, &mut parts.headers, &self.info) {
-                Ok(known) => known,
-                Err(error) => {
-                    let why = attempted(&parts.headers, &self.query, certificate);
-                    return self.refuse(&parts, &error, &why).await;
-                }
-            };
+        let tried =
+            self.core.config.audit.is_some().then(|| attempted(&parts.headers, &self.query, certificate));
+        let known = match auth::caller(&self.core, identity, &mut parts.headers, &self.info.path).await {
+            Ok(known) => known,
+            Err(error) => return self.refuse(&parts, &error, &tried.unwrap_or_default()).await,
+        };
+        let mut user = known.user;
         if let Some(record) = self.record(&parts, Some(&user)) {
             // Set once.
             let record = self.record.get_or_init(|| record);
+            for (key, value) in known.annotations {
+                record.annotate(key, value);
+            }
             if !record.stage(Stage::RequestReceived).await {
                 let error = ApiError::internal("failed to store audit event");
                 return Outcome { recorded: true, ..Outcome::of(render::error(&error)) };
             }
         }
-        user = match auth::impersonate(&self.core, user, &parts.headers) {
-            Ok(user) => user,
-            Err(error) => return Outcome::of(render::error(&error)),
-        };
-        if let Some(record) = self.record.get().filter(|_| parts.headers.contains_key("impersonate-user")) {
-            record.impersonates(&user);
+        if auth::impersonate::is_wanted(&parts.headers) {
+            let selectors = auth::Selectors::of(&self.info, &self.query);
+            let action = selectors.action(&self.info);
+            match Box::pin(auth::impersonate::run(&self.core, &user, &mut parts.headers, &action)).await {
+                Ok(None) => {}
+                Ok(Some(other)) => {
+                    if let Some(record) = self.record.get() {
+                        record.impersonates(&other.user, &other.constraint);
+                    }
+                    user = other.user;
+                }
+                Err(error) => return Outcome::of(render::error(&error)),
+            }
         }
         let Self { core, info, query, received, long_running, peer, record, .. } = self;
         let mut call = Call::new(core, parts.method, info, query, parts.headers, user, in_process);
@@ -382,12 +383,7 @@ impl Way<'_> {
         call.received = received;
         call.peer = peer;
         call.audit = record.get().cloned();
-        for (key, value) in annotations {
-            call.annotate(key, value);
-        }
-        for warning in warnings {
-            call.warn(warning);
-        }
+        known.warnings.into_iter().for_each(|text| call.warn(text));
         let call = Arc::new(call);
         let long = long_running.then(|| Long::new(&call.core, &call.method, &call.info));
         let (mut reply, uids) = admitted(&call, body, &mut upgrade, deadline).await;
@@ -402,33 +398,6 @@ impl Way<'_> {
         let ticket = if reply.body().size().is_none() { call.take_ticket() } else { None };
         Outcome { reply, ticket, deadline, excluded: call.excluded(), long, recorded: false }
     }
-}
-
-/// The caller, and what its credentials give rise to.
-#[derive(Default)]
-struct Known {
-    user: User,
-    annotations: Vec<(&'static str, String)>,
-    warnings: Vec<String>,
-}
-
-fn who(
-    core: &Arc<Core>,
-    identity: Identity,
-    headers: &mut http::HeaderMap,
-    info: &RequestInfo,
-) -> ApiResult<Known> {
-    let certificate = match identity {
-        Identity::Local(user) => return Ok(Known { user, ..Known::default() }),
-        Identity::Remote(_) if core.config.auth.permissive => {
-            return Ok(Known { user: User::admin(), ..Known::default() });
-        }
-        Identity::Remote(certificate) => certificate,
-    };
-    let credentials = Credentials { headers, certificate: certificate.as_deref(), path: &info.path };
-    let known = auth::authenticate(core, &credentials)?;
-    front_proxy::clear(core.config.auth.authorities.load().front_proxy.as_ref(), headers);
-    Ok(Known { user: (*known.user).clone(), annotations: known.annotations, warnings: known.warnings })
 }
 
 /// How a caller tried to say who it is, for audit.
@@ -480,15 +449,19 @@ async fn admitted(
             Err(refused) => return (too_many(refused.retry_after_s), refused.uids),
         }
     }
+    let selectors = auth::Selectors::of(&call.info, &call.query);
+    let action = selectors.action(&call.info);
+    let outcome = authorizers::decide(core, &call.user, &action).await;
     if let Some(record) = &call.audit {
-        let (decision, reason) = match auth::decide(core, &call.user, &auth::action(&call.info)) {
-            Ok(reason) => ("allow", reason),
-            Err(reason) => ("forbid", reason),
-        };
-        record.annotate("authorization.k8s.io/decision", decision);
-        record.annotate("authorization.k8s.io/reason", reason);
+        if outcome.is_allowed() || outcome.error.is_empty() {
+            let decision = if outcome.is_allowed() { "allow" } else { "forbid" };
+            record.annotate("authorization.k8s.io/decision", decision);
+            record.annotate("authorization.k8s.io/reason", outcome.reason());
+        } else {
+            record.annotate("authorization.k8s.io/reason", "internal error");
+        }
     }
-    if let Err(error) = auth::authorize_request(core, &call.user, &call.info, &call.query) {
+    if let Err(error) = auth::refuse(&outcome, &call.user, &action) {
         return (render::failure(call, &error), uids);
     }
     let result = match deadline {
@@ -653,18 +626,22 @@ async fn other(call: &Call) -> ApiResult<Reply> {
         ["apis", group] => discovery::group(call, group),
         ["apis", group, version] => discovery::version(call, group, version),
         ["openapi", rest @ ..] => crate::openapi::handle(call, rest),
-        [".well-known", "openid-configuration"] => openid(call, |docs| &docs.0),
-        ["openid", "v1", "jwks"] => openid(call, |docs| &docs.1),
+        [".well-known", "openid-configuration"] => openid(call, "application/json", |docs| &docs.0),
+        ["openid", "v1", "jwks"] => openid(call, "application/jwk-set+json", |docs| &docs.1),
         _ => Err(ApiError::unknown_resource()),
     }
 }
 
+/// A document of the issuer of service-account tokens. Others may keep it for an hour.
 fn openid(
     call: &Call,
+    media: &'static str,
     pick: fn(&(serde_json::Value, serde_json::Value)) -> &serde_json::Value,
 ) -> ApiResult<Reply> {
     let documents = call.core.config.openid.as_ref().ok_or_else(ApiError::unknown_resource)?;
-    Ok(body::json_reply(StatusCode::OK, pick(documents)))
+    let mut reply = body::reply(StatusCode::OK, media, pick(documents).to_string());
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    Ok(reply)
 }
 
 /// The paths that `/` lists.

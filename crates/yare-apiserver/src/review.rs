@@ -4,18 +4,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use yare_auth::Action;
+use yare_auth::{Action, Decision, rbac::Rule};
 use yare_kinds::view::{View, ViewMut};
-use yare_schema::field::{FieldError, Path};
+use yare_schema::selector::{FieldOperator, FieldRequirement, FieldSelector, LabelSelector, Requirement};
 
 use crate::{
     admission::{self, Attributes, Operation},
-    auth::{
-        self, User,
-        authenticators::{self, Bearer},
-    },
+    auth::{self, Bearer, User, authorizers},
     body::{self, Reply},
     core::Call,
     negotiate::Shape,
@@ -27,16 +25,26 @@ use crate::{
     verbs::write,
 };
 
-type Answer = fn(&Call, &Served, &mut Value) -> ApiResult<()>;
+type Answer = for<'a> fn(&'a Call, &'a Served, &'a mut Value) -> BoxFuture<'a, ApiResult<()>>;
 
 /// Group, plural, and what fills in the answer.
 const TABLE: &[(&str, &str, Answer)] = &[
-    ("authentication.k8s.io", "selfsubjectreviews", self_subject),
-    ("authentication.k8s.io", "tokenreviews", token),
-    ("authorization.k8s.io", "localsubjectaccessreviews", local_access),
-    ("authorization.k8s.io", "selfsubjectaccessreviews", self_access),
-    ("authorization.k8s.io", "selfsubjectrulesreviews", self_rules),
-    ("authorization.k8s.io", "subjectaccessreviews", access),
+    ("authentication.k8s.io", "selfsubjectreviews", |call, _, object| {
+        Box::pin(async { self_subject(call, object) })
+    }),
+    ("authentication.k8s.io", "tokenreviews", |call, _, object| Box::pin(token(call, object))),
+    ("authorization.k8s.io", "localsubjectaccessreviews", |call, served, object| {
+        Box::pin(local_access(call, served, object))
+    }),
+    ("authorization.k8s.io", "selfsubjectaccessreviews", |call, served, object| {
+        Box::pin(self_access(call, served, object))
+    }),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", |call, _, object| {
+        Box::pin(async { self_rules(call, object) })
+    }),
+    ("authorization.k8s.io", "subjectaccessreviews", |call, served, object| {
+        Box::pin(access(call, served, object))
+    }),
 ];
 
 /// Answers a question.
@@ -55,26 +63,28 @@ pub async fn handle(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult
     object.remove("status");
     let attributes = Attributes::new(call, served, Operation::Create, options.dry_run);
     admission::admit(&attributes, &mut object).await?;
-    answer(call, served, &mut object)?;
+    answer(call, served, &mut object).await?;
     render::document(call, StatusCode::CREATED, &object)
 }
 
-fn self_subject(call: &Call, _served: &Served, object: &mut Value) -> ApiResult<()> {
+fn self_subject(call: &Call, object: &mut Value) -> ApiResult<()> {
     object.set("metadata.creationTimestamp", call.core.now_rfc3339());
     object.set("status", json!({ "userInfo": call.user.to_json() }));
     Ok(())
 }
 
-fn token(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
+async fn token(call: &Call, object: &mut Value) -> ApiResult<()> {
     let text = object.str_at("spec.token").to_owned();
     if text.is_empty() {
-        let spec = Path::new("spec");
-        let error = FieldError::required(&spec.child("token"), "must not be empty");
-        return Err(ApiError::invalid(served.group_kind(), "", &[error]));
+        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
     }
-    let audiences: Vec<String> = object.strings("spec.audiences").iter().map(|a| (*a).to_owned()).collect();
-    let bearer = Bearer { token: &text, audiences: (!audiences.is_empty()).then_some(&audiences) };
-    let status = match authenticators::review(&call.core, bearer) {
+    let own = call.core.config.auth.audiences();
+    let audiences: Vec<String> = match object.strings("spec.audiences").as_slice() {
+        [] => own.to_vec(),
+        given => given.iter().map(|a| (*a).to_owned()).collect(),
+    };
+    let bearer = Bearer { token: &text, audiences: Some(&audiences) };
+    let status = match auth::review(&call.core, bearer).await {
         Ok(known) => {
             let mut status = json!({ "authenticated": true, "user": known.user.to_json() });
             if !known.audiences.is_empty() {
@@ -88,30 +98,47 @@ fn token(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
     Ok(())
 }
 
-fn self_rules(call: &Call, _served: &Served, object: &mut Value) -> ApiResult<()> {
+fn self_rules(call: &Call, object: &mut Value) -> ApiResult<()> {
     let namespace = object.str_at("spec.namespace").to_owned();
     if namespace.is_empty() {
         return Err(ApiError::bad_request("no namespace on request"));
     }
-    object.set("status", auth::rules(&call.core, &call.user, &namespace));
+    let found = auth::rules(&call.core, &call.user, &namespace);
+    // A rule of both kinds stands in both lists, each with its part.
+    let resources: Vec<Value> = found
+        .rules
+        .iter()
+        .filter(|r| !r.resources.is_empty())
+        .map(|r| Rule { non_resource_urls: Vec::new(), ..r.clone() }.to_json())
+        .collect();
+    let urls: Vec<Value> = found
+        .rules
+        .iter()
+        .filter(|r| !r.non_resource_urls.is_empty())
+        .map(|r| {
+            let (verbs, non_resource_urls) = (r.verbs.clone(), r.non_resource_urls.clone());
+            Rule { verbs, non_resource_urls, ..Rule::default() }.to_json()
+        })
+        .collect();
+    let mut status =
+        json!({ "incomplete": found.incomplete, "resourceRules": resources, "nonResourceRules": urls });
+    if !found.error.is_empty() {
+        status["evaluationError"] = found.error.into();
+    }
+    // The question does not come back.
+    object.remove("spec");
+    object.set("spec", json!({}));
+    object.set("status", status);
     Ok(())
 }
 
-fn local_access(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
+async fn local_access(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
     let namespace = call.info.namespace.as_str();
     write::settle_namespace(served, object, namespace)?;
-    let given = object.str_at("spec.resourceAttributes.namespace");
-    if given != namespace {
-        let spec = Path::new("spec");
-        let attributes = spec.child("resourceAttributes");
-        let error =
-            FieldError::invalid(&attributes.child("namespace"), given, "must match metadata.namespace");
-        return Err(ApiError::invalid(served.group_kind(), "", &[error]));
-    }
-    access(call, served, object)
+    access(call, served, object).await
 }
 
-fn access(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
+async fn access(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
     let list = |path: &str| object.strings(path).iter().map(|g| (*g).to_owned()).collect::<Vec<_>>();
     let extra: BTreeMap<String, Vec<String>> = object
         .entries("spec.extra")
@@ -123,63 +150,117 @@ fn access(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
         groups: list("spec.groups"),
         extra,
     };
-    if user.name.is_empty() && user.groups.is_empty() {
-        let spec = Path::new("spec");
-        let error =
-            FieldError::invalid(&spec.child("user"), "", "at least one of user or group must be specified");
-        return Err(ApiError::invalid(served.group_kind(), "", &[error]));
+    decide(call, served, object, &user).await
+}
+
+async fn self_access(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
+    decide(call, served, object, &call.user.clone()).await
+}
+
+async fn decide(call: &Call, served: &Served, object: &mut Value, user: &User) -> ApiResult<()> {
+    let now = call.core.now_rfc3339();
+    let errors = served.stored.strategy.validate(object, &write::context(&now, call));
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(served.group_kind(), "", &errors));
     }
-    decide(call, served, object, &user)
-}
-
-fn self_access(call: &Call, served: &Served, object: &mut Value) -> ApiResult<()> {
-    decide(call, served, object, &call.user.clone())
-}
-
-fn decide(call: &Call, served: &Served, object: &mut Value, user: &User) -> ApiResult<()> {
     let resource = object.at("spec.resourceAttributes").clone();
     let path = object.at("spec.nonResourceAttributes").clone();
-    if resource.is_null() == path.is_null() {
-        let spec = Path::new("spec");
-        let error = if resource.is_null() {
-            FieldError::invalid(
-                &spec.child("resourceAttributes"),
-                Value::Null,
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            )
-        } else {
-            FieldError::invalid(
-                &spec.child("nonResourceAttributes"),
-                path,
-                "cannot be specified in combination with resourceAttributes",
-            )
-        };
-        return Err(ApiError::invalid(served.group_kind(), "", &[error]));
-    }
+    let fields = fields(resource.at("fieldSelector"));
+    let labels = labels(resource.at("labelSelector"));
     let wanted = if resource.is_null() {
         Action { verb: path.str_at("verb"), path: path.str_at("path"), ..Action::default() }
     } else {
         Action {
             verb: resource.str_at("verb"),
             group: resource.str_at("group"),
+            version: resource.str_opt("version").filter(|v| !v.is_empty()).unwrap_or("*"),
             resource: resource.str_at("resource"),
             subresource: resource.str_at("subresource"),
             namespace: resource.str_at("namespace"),
             name: resource.str_at("name"),
+            fields: &fields.0,
+            labels: &labels.0,
             ..Action::default()
         }
     };
-    let (allowed, reason) = match auth::decide(&call.core, user, &wanted) {
-        Ok(reason) => (true, reason),
-        Err(reason) => (false, reason),
-    };
+    let outcome = authorizers::decide(&call.core, user, &wanted).await;
     let mut status = Map::new();
-    status.insert("allowed".into(), allowed.into());
-    if !reason.is_empty() {
-        status.insert("reason".into(), reason.into());
+    status.insert("allowed".into(), outcome.is_allowed().into());
+    if matches!(outcome.decision, Decision::Deny(_)) {
+        status.insert("denied".into(), true.into());
+    }
+    if !outcome.reason().is_empty() {
+        status.insert("reason".into(), outcome.reason().into());
+    }
+    let mut errors = vec![outcome.error];
+    errors.push(ignored("fieldSelector", fields.0.len(), fields.1));
+    errors.push(ignored("labelSelector", labels.0.len(), labels.1));
+    errors.retain(|e| !e.is_empty());
+    if !errors.is_empty() {
+        status.insert("evaluationError".into(), errors.join("; ").into());
     }
     object.set("status", status);
     Ok(())
+}
+
+/// What is said of a selector that could not be read: without a part of it the question is a wider one.
+fn ignored(field: &str, kept: usize, failed: bool) -> String {
+    match (failed, kept) {
+        (false, _) => String::new(),
+        (true, 0) => format!("spec.resourceAttributes.{field} ignored due to parse error"),
+        (true, _) => format!("spec.resourceAttributes.{field} partially ignored due to parse error"),
+    }
+}
+
+/// The requirements of a `fieldSelector`, and whether some could not be read.
+fn fields(selector: &Value) -> (Vec<FieldRequirement>, bool) {
+    let raw = selector.str_at("rawSelector");
+    if !raw.is_empty() {
+        return match FieldSelector::parse(raw) {
+            Ok(selector) => (selector.requirements().to_vec(), false),
+            Err(_) => (Vec::new(), true),
+        };
+    }
+    let (mut out, mut failed) = (Vec::new(), false);
+    for requirement in selector.items("requirements") {
+        let operator = match requirement.str_at("operator") {
+            "In" => FieldOperator::Equals,
+            "NotIn" => FieldOperator::NotEquals,
+            _ => {
+                failed = true;
+                continue;
+            }
+        };
+        match requirement.strings("values").as_slice() {
+            [value] => out.push(FieldRequirement {
+                field: requirement.str_at("key").into(),
+                operator,
+                value: (*value).into(),
+            }),
+            _ => failed = true,
+        }
+    }
+    (out, failed)
+}
+
+/// The requirements of a `labelSelector`, and whether some could not be read.
+fn labels(selector: &Value) -> (Vec<Requirement>, bool) {
+    let raw = selector.str_at("rawSelector");
+    if !raw.is_empty() {
+        return match LabelSelector::parse(raw) {
+            Ok(selector) => (selector.requirements().to_vec(), false),
+            Err(_) => (Vec::new(), true),
+        };
+    }
+    let (mut out, mut failed) = (Vec::new(), false);
+    for requirement in selector.items("requirements") {
+        let one = json!({ "matchExpressions": [requirement] });
+        match LabelSelector::from_object(&one) {
+            Ok(selector) => out.extend_from_slice(selector.requirements()),
+            Err(_) => failed = true,
+        }
+    }
+    (out, failed)
 }
 
 /// The deprecated list of components: the store and what runs beside it in this process.

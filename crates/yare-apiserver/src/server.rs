@@ -25,12 +25,12 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    auth::{self, Peer, User},
+    auth::{self, Identity, Peer, User},
     body::{Body, BoxError, box_request},
     bootstrap,
     core::{Config, Core},
     drain::Drained,
-    pipeline::{self, Identity},
+    pipeline,
 };
 
 /// Open connections; more wait in the kernel's queue.
@@ -78,7 +78,7 @@ impl ApiServer {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let core = Core::new(config);
         bootstrap::run(&core).await?;
-        auth::feed(&core);
+        auth::start(&core);
         crate::crd::start(&core).await;
         crate::admission::start(&core);
         crate::aggregation::start(&core);
@@ -172,11 +172,10 @@ async fn connection(
             }
             let stream = accepted??;
             // Read once for all requests of the connection.
+            let authorities = core.config.auth.authorities.load_full();
+            let now_s = core.now().as_second();
             let chain = stream.get_ref().1.peer_certificates();
-            let certificate = chain.map(|chain| {
-                let authorities = core.config.auth.authorities.load_full();
-                Arc::new(Peer::new(chain, &authorities, core.now().as_second()))
-            });
+            let certificate = chain.map(|chain| Arc::new(Peer::new(chain, &authorities, now_s)));
             http(core, TokioIo::new(stream), peer, certificate).await
         }
     }
@@ -254,7 +253,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let core = self.core.clone();
         // A caller may act for somebody else by putting that identity into the request.
-        let user = request.extensions().get::<User>().cloned().unwrap_or_else(|| (*self.user).clone());
+        let user = request.extensions().get::<User>().cloned().map_or_else(|| self.user.clone(), Arc::new);
         let request = request.map(box_request);
         Box::pin(async move { Ok(pipeline::handle(core, request, Identity::Local(user), None).await) })
     }

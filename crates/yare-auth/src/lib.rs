@@ -6,9 +6,11 @@
 pub mod bootstrap;
 pub mod bootstrap_token;
 pub mod cache;
+pub mod config;
 pub mod gotext;
 pub mod jws;
 pub mod node;
+pub mod oidc;
 pub mod pki;
 pub mod rbac;
 pub mod static_tokens;

@@ -1,6 +1,6 @@
 //! TLS configurations from the cluster's keys.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -8,9 +8,10 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
     server::{
-        WebPkiClientVerifier,
+        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    sign::CertifiedKey,
 };
 
 use crate::pki::KeyPairPem;
@@ -97,6 +98,60 @@ pub fn client(pair: &KeyPairPem, authority: &str, speaks: Speaks) -> Result<Arc<
     Ok(Arc::new(config))
 }
 
+/// Files in which systems keep the certificates of authorities.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for file in SYSTEM_AUTHORITIES {
+        let Ok(pem) = std::fs::read(file) else { continue };
+        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
+            // One that cannot be parsed cannot be trusted; the others still can.
+            let _ = roots.add(certificate);
+        }
+        if !roots.is_empty() {
+            return Ok(Arc::new(roots));
+        }
+    }
+    Err(bad("the system's authorities")("none found: install ca-certificates"))
+}
+
+/// A client of servers elsewhere, over HTTP/1.1: it trusts `authority` (PEM; absent: the system's authorities)
+/// and shows `pair`, if there is one.
+pub fn outside_client(
+    authority: Option<&str>,
+    pair: Option<&KeyPairPem>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = authority.map_or_else(system_roots, roots)?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(bad("the protocol versions"))?
+        .with_root_certificates(roots);
+    let mut config = match pair {
+        Some(pair) => builder
+            .with_client_auth_cert(chain(&pair.certificate)?, key(&pair.key)?)
+            .map_err(bad("the certificate and key"))?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = Speaks::Http1.names();
+    Ok(Arc::new(config))
+}
+
+/// Says why `pem` holds no certificates of authorities.
+pub fn check_authority(pem: &str) -> Result<(), String> {
+    match roots(pem) {
+        Ok(roots) if !roots.is_empty() => Ok(()),
+        Ok(_) => Err("data does not contain any valid RSA or ECDSA certificates".into()),
+        Err(error) => Err(error.why),
+    }
+}
+
 /// Vouches for client certificates.
 #[derive(Clone, Debug)]
 pub struct ClientAuthority(Arc<dyn ClientCertVerifier>);
@@ -180,10 +235,40 @@ impl ClientCertVerifier for AnyCertificate {
     }
 }
 
-/// The API server's side: it shows `pair` and asks for a certificate of one of `authorities`, without
+/// The certificate that a server shows; it may be replaced while the server runs.
+#[derive(Debug)]
+pub struct Serving(RwLock<Arc<CertifiedKey>>);
+
+impl Serving {
+    /// Shows `pair`.
+    pub fn new(pair: &KeyPairPem) -> Result<Arc<Self>, TlsError> {
+        Ok(Arc::new(Self(RwLock::new(certified(pair)?))))
+    }
+
+    /// Shows `pair` from now on.
+    pub fn replace(&self, pair: &KeyPairPem) -> Result<(), TlsError> {
+        // What is in the lock is replaced as a whole; a panic elsewhere cannot have torn it.
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified(pair)?;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Serving {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn certified(pair: &KeyPairPem) -> Result<Arc<CertifiedKey>, TlsError> {
+    let provider = rustls::crypto::ring::default_provider();
+    let key = CertifiedKey::from_der(chain(&pair.certificate)?, key(&pair.key)?, &provider);
+    Ok(Arc::new(key.map_err(bad("the certificate and key"))?))
+}
+
+/// The API server's side: it shows `serving` and asks for a certificate of one of `authorities`, without
 /// requiring or judging one; [`ClientAuthority`] does that.
 pub fn api_server(
-    pair: &KeyPairPem,
+    serving: Arc<Serving>,
     authorities: &[&ClientAuthority],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -193,8 +278,7 @@ pub fn api_server(
         .with_safe_default_protocol_versions()
         .map_err(bad("the protocol versions"))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain(&pair.certificate)?, key(&pair.key)?)
-        .map_err(bad("the certificate and key"))?;
+        .with_cert_resolver(serving);
     config.alpn_protocols = Speaks::Both.names();
     Ok(Arc::new(config))
 }

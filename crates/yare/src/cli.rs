@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{audit::AuditArgs, authentication::AuthenticationArgs, requests::RequestArgs};
+use crate::{audit::AuditArgs, auth::AuthArgs, requests::RequestArgs};
 
 /// All of Kubernetes in one binary.
 #[derive(Parser, Debug)]
@@ -149,15 +149,15 @@ pub struct ServerArgs {
     /// Registries (HOST:PORT) that are spoken to over plain HTTP.
     #[arg(long, env = "YARE_INSECURE_REGISTRY", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
-    /// About who is known.
-    #[command(flatten)]
-    pub authentication: AuthenticationArgs,
     /// About requests.
     #[command(flatten)]
     pub requests: RequestArgs,
     /// About what is written down of them.
     #[command(flatten)]
     pub audit: AuditArgs,
+    /// About who may come in and what they may do.
+    #[command(flatten)]
+    pub auth: AuthArgs,
 }
 
 /// A file mode.

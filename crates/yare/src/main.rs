@@ -2,7 +2,7 @@
 
 mod agent;
 mod audit;
-mod authentication;
+mod auth;
 mod cleanup;
 mod cli;
 mod config;
@@ -56,7 +56,7 @@ fn run(command: cli::Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            cli::Command::Server(args) => server::run(*args).await,
+            cli::Command::Server(args) => Box::pin(server::run(*args)).await,
             cli::Command::Image(command) => image::run(command).await,
             cli::Command::Kubeconfig(args) => kubeconfig::print(&args),
             cli::Command::Cleanup(args) => cleanup::run(&args).await,

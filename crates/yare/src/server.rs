@@ -18,7 +18,7 @@ use yare_apiserver::{
 use yare_auth::{
     User, bootstrap,
     pki::{Pki, Subject, Usage},
-    tls::{self, Speaks},
+    tls::{self, Serving, Speaks},
 };
 use yare_client::Client;
 use yare_controllers::Controllers;
@@ -29,7 +29,7 @@ use yare_store::{Options, Store};
 
 use crate::{
     agent::{self, Agent},
-    authentication::FRONT_PROXY_CLIENT,
+    auth::FRONT_PROXY_CLIENT,
     cli::ServerArgs,
     kubeconfig, kubelet_arg,
     progress::{Progress, say},
@@ -136,8 +136,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let gates = Gates::parse(&args.feature_gates.join(",")).context("--feature-gates")?;
     let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(",")).context("--runtime-config")?;
     let pki = Pki::open(&data_dir.join("tls")).map_err(|error| unusable(data_dir, error.into()))?;
-    let auth = args.authentication.auth(&pki, args.token.as_deref())?;
-    let (front_proxy_authority, front_proxy_names) = args.authentication.front_proxy(&pki)?;
+    let auth = args.auth.open(&pki, args.token.as_deref())?;
+    let (front_proxy_authority, front_proxy_names) = args.auth.front_proxy(&pki)?;
     let names = server_names(&args, &plan);
     let serving = pki.keep(
         "apiserver",
@@ -162,10 +162,11 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let mut config = Config::new(store.clone());
     config.admission = admission;
     config.openid = auth.signer.as_ref().map(|signer| {
-        let jwks = format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node_ip, port));
+        let own = || format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node_ip, port));
+        let jwks = args.auth.accounts.service_account_jwks_uri.clone().unwrap_or_else(own);
         (signer.openid_configuration(&jwks), signer.jwks())
     });
-    config.tls = Some(auth.authorities.load().server(&serving)?);
+    config.tls = Some(auth.authorities.load().server(Serving::new(&serving)?)?);
     config.auth = auth;
     config.kubelet_tls = Some(tls::client(&kubelet_client, &pki.cluster.certificate, Speaks::Http1)?);
     config.front_proxy = Some(FrontProxy {

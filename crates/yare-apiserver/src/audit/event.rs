@@ -24,6 +24,8 @@ pub struct Event {
     pub user: Value,
     /// In whose name.
     pub impersonated: Option<Value>,
+    /// The verb that allowed that, where it was a constrained one.
+    pub constraint: Option<String>,
     /// From where, proxies first.
     pub source_ips: Vec<String>,
     /// With what.
@@ -69,6 +71,8 @@ impl Event {
             }
         };
         some("impersonatedUser", self.impersonated.clone());
+        let constraint = self.constraint.as_ref();
+        some("authenticationMetadata", constraint.map(|c| json!({ "impersonationConstraint": c })));
         some("sourceIPs", (!self.source_ips.is_empty()).then(|| json!(self.source_ips)));
         some("userAgent", (!self.user_agent.is_empty()).then(|| self.user_agent.as_str().into()));
         some("objectRef", self.object.clone().map(Value::Object));
@@ -161,6 +165,7 @@ mod tests {
             verb: "list",
             user: json!({"username": "u", "groups": ["g", "h"]}),
             impersonated: None,
+            constraint: None,
             source_ips: vec!["10.0.0.1".into()],
             user_agent: "k/1".into(),
             object: json!({"resource": "pods", "namespace": "a", "apiVersion": "v1"}).as_object().cloned(),

@@ -168,6 +168,7 @@ impl Audit {
             verb: info.verb,
             user: user.map_or_else(|| json!({}), event::user_info),
             impersonated: None,
+            constraint: None,
             source_ips: sources(request.headers, request.peer),
             user_agent: user_agent(request.headers),
             object,
@@ -279,9 +280,13 @@ impl Record {
         self.verdict.level
     }
 
-    /// Notes in whose name the caller acts.
-    pub fn impersonates(&self, user: &User) {
-        self.event.lock().impersonated = Some(event::user_info(user));
+    /// Notes in whose name the caller acts, and the verb that allowed it where that was a constrained one.
+    pub fn impersonates(&self, user: &User, constraint: &str) {
+        let mut event = self.event.lock();
+        event.impersonated = Some(event::user_info(user));
+        if !constraint.is_empty() {
+            event.constraint = Some(constraint.into());
+        }
     }
 
     /// Adds an annotation. The first value of a key stands; all together are bounded.

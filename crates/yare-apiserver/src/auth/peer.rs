@@ -6,9 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::{ServerConfig, pki_types::CertificateDer};
 use yare_auth::{
-    User,
-    pki::{self, KeyPairPem},
-    tls::{self, ClientAuthority, TlsError},
+    User, pki,
+    tls::{self, ClientAuthority, Serving, TlsError},
 };
 
 use super::authenticators::front_proxy::FrontProxy;
@@ -19,15 +18,15 @@ pub struct Authorities {
     /// For clients themselves.
     pub clients: Option<ClientAuthority>,
     /// For proxies that say whom they speak for.
-    pub front_proxy: Option<FrontProxy>,
+    pub front_proxy: Option<Arc<FrontProxy>>,
 }
 
 impl Authorities {
-    /// A server that shows `pair` and asks clients for a certificate of one of these.
-    pub fn server(&self, pair: &KeyPairPem) -> Result<Arc<ServerConfig>, TlsError> {
+    /// A server that shows `serving` and asks clients for a certificate of one of these.
+    pub fn server(&self, serving: Arc<Serving>) -> Result<Arc<ServerConfig>, TlsError> {
         let of_proxies = self.front_proxy.as_ref().map(|proxy| &proxy.authority);
         let all: Vec<&ClientAuthority> = self.clients.as_ref().into_iter().chain(of_proxies).collect();
-        tls::api_server(pair, &all)
+        tls::api_server(serving, &all)
     }
 }
 

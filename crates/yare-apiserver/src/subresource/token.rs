@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use yare_auth::token::Reference;
+use yare_auth::token::{Reference, credential_id};
 use yare_kinds::view::{View, ViewMut};
 use yare_schema::field::{FieldError, Path};
 
@@ -34,9 +34,25 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let mut request =
         codec::decode_body(call, &TypeHandle::Static(ty), &expected, body, options.field_validation)?;
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
+    for (field, wanted, word) in [("name", name, "name"), ("namespace", namespace, "namespace")] {
+        let given = request.at("metadata").str_at(field);
+        if !given.is_empty() && given != wanted {
+            let detail = format!("must match the service account {word} if specified");
+            let metadata = Path::new("metadata");
+            let error = FieldError::invalid(&metadata.child(field), given, detail);
+            return Err(ApiError::invalid(KIND, name, &[error]));
+        }
+    }
     let Some(account) = call.core.read("serviceaccounts", &format!("{namespace}/{name}")) else {
         return Err(ApiError::not_found(served.group_resource(), name));
     };
+    let (uid, given) = (account.str_at("metadata.uid"), request.str_at("metadata.uid"));
+    if !given.is_empty() && given != uid {
+        let why = format!(
+            "the UID in the token request ({given}) does not match the UID of the service account ({uid})"
+        );
+        return Err(ApiError::conflict(KIND, name, why));
+    }
     let attributes = Attributes::new(call, served, Operation::Create, options.dry_run);
     admission::admit(&attributes, &mut request).await?;
     let spec_path = Path::new("spec");
@@ -69,14 +85,23 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         spec.bound = Some((kind, reference));
         spec.node = node;
     }
-    let (token, audiences, expires_s) = auth::issue(&call.core, spec)?;
-    let expires = jiff::Timestamp::from_second(expires_s).map_err(ApiError::internal)?;
+    if let Some(max) = call.core.config.auth.service_accounts.max_expiration_s
+        && spec.expiration_s > max
+    {
+        call.warn(format!("requested expiration of {seconds} seconds shortened to {max} seconds"));
+        spec.expiration_s = max;
+    }
+    let seconds = spec.expiration_s;
+    let issued = auth::issue(&call.core, spec)?;
+    let expires = jiff::Timestamp::from_second(issued.expires_s).map_err(ApiError::internal)?;
+    call.annotate("authentication.kubernetes.io/issued-credential-id", credential_id(&issued.jti));
     request.set("metadata.name", name);
     request.set("metadata.namespace", namespace);
+    request.set("metadata.uid", account.str_at("metadata.uid"));
     request.set("metadata.creationTimestamp", call.core.now_rfc3339());
-    request.set("spec.audiences", audiences);
+    request.set("spec.audiences", issued.audiences);
     request.set("spec.expirationSeconds", seconds);
-    request.set("status", json!({ "token": token, "expirationTimestamp": rfc3339(expires) }));
+    request.set("status", json!({ "token": issued.token, "expirationTimestamp": rfc3339(expires) }));
     render::document(call, StatusCode::CREATED, &request)
 }
 

@@ -1,5 +1,5 @@
 //! The ways in which a caller is known. [`TABLE`] is the order in which they are tried: what a request shows
-//! itself first, then its bearer token.
+//! itself first, then its bearer token, local knowledge before anybody is asked over the network.
 //!
 //! The first row that knows the caller ends the search. Errors of rows before it do not matter; where nobody
 //! knows the caller and any row had an error, the caller gets a 401 and not anonymity.
@@ -8,17 +8,20 @@ mod anonymous;
 mod bootstrap_token;
 mod certificate;
 pub mod front_proxy;
+pub mod oidc;
 mod service_account;
 mod static_token;
+pub mod webhook;
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use http::{HeaderMap, header};
 use yare_auth::{User, gotext};
 
 pub use anonymous::Anonymous;
 
-use super::Peer;
+use super::{Auth, Peer};
 use crate::{
     core::Core,
     status::{ApiError, ApiResult},
@@ -81,13 +84,16 @@ pub enum Verdict {
 
 type OfRequest = fn(&Arc<Core>, &Credentials<'_>) -> Verdict;
 type OfToken = fn(&Arc<Core>, &Bearer<'_>) -> Verdict;
+type Asking = for<'a> fn(&'a Arc<Core>, Bearer<'a>) -> BoxFuture<'a, Verdict>;
 
 /// What a row looks at.
 enum Reads {
     /// The request and its connection.
     Request(OfRequest),
-    /// The bearer token.
+    /// The bearer token, knowing itself whose it is.
     Token(OfToken),
+    /// The bearer token, by asking somebody else; only where it is set up.
+    Network(fn(&Auth) -> bool, Asking),
     /// Whether there is nothing to look at.
     Nothing(OfRequest),
 }
@@ -105,49 +111,127 @@ const TABLE: &[Row] = &[
     Row { name: "tokenfile", reads: Reads::Token(static_token::authenticate) },
     Row { name: "serviceaccount", reads: Reads::Token(service_account::authenticate) },
     Row { name: "bootstraptoken", reads: Reads::Token(bootstrap_token::authenticate) },
+    Row { name: "oidc", reads: Reads::Network(oidc::is_on, oidc::authenticate) },
+    Row { name: "webhook", reads: Reads::Network(webhook::is_on, webhook::authenticate) },
     Row { name: "anonymous", reads: Reads::Nothing(anonymous::authenticate) },
 ];
 
-/// Goes through the table; the errors of the rows where nobody knows the caller.
-fn search(
-    core: &Arc<Core>,
-    request: Option<&Credentials<'_>>,
-    token: Option<&Bearer<'_>>,
-) -> Result<Identified, Vec<String>> {
-    let mut errors = Vec::new();
-    for row in TABLE {
-        let verdict = match (&row.reads, request, token) {
-            (Reads::Request(read), Some(request), _) => read(core, request),
-            (Reads::Token(read), _, Some(token)) => read(core, token),
-            // Anonymity is only for those who showed nothing.
-            (Reads::Nothing(read), Some(request), None) if errors.is_empty() => read(core, request),
-            _ => Verdict::Unknown,
-        };
-        match verdict {
-            Verdict::Known(known) => return Ok(known),
+/// The search through the table.
+struct Search {
+    next: usize,
+    errors: Vec<String>,
+}
+
+/// What a search came to without the network.
+enum Found {
+    Known(Identified),
+    Nobody(Vec<String>),
+    /// The row at `next` asks the network.
+    Ask(Search),
+}
+
+impl Search {
+    const fn new() -> Self {
+        Self { next: 0, errors: Vec::new() }
+    }
+
+    /// Goes on until somebody is known or the network has to be asked.
+    fn local(
+        mut self,
+        core: &Arc<Core>,
+        request: Option<&Credentials<'_>>,
+        token: Option<&Bearer<'_>>,
+    ) -> Found {
+        while let Some(row) = TABLE.get(self.next) {
+            let verdict = match (&row.reads, request, token) {
+                (Reads::Request(read), Some(request), _) => read(core, request),
+                (Reads::Token(read), _, Some(token)) => read(core, token),
+                (Reads::Network(is_on, _), _, Some(_)) if is_on(&core.config.auth) => {
+                    return Found::Ask(self);
+                }
+                // Anonymity is only for those who showed nothing.
+                (Reads::Nothing(read), Some(request), None) if self.errors.is_empty() => read(core, request),
+                _ => Verdict::Unknown,
+            };
+            self.next += 1;
+            match verdict {
+                Verdict::Known(known) => return Found::Known(known),
+                Verdict::Wrong(why) => self.errors.push(why),
+                Verdict::Unknown => {}
+            }
+        }
+        Found::Nobody(self.errors)
+    }
+
+    /// Asks the row that [`Found::Ask`] stopped at.
+    async fn ask(&mut self, core: &Arc<Core>, token: Bearer<'_>) -> Option<Identified> {
+        let row = TABLE.get(self.next)?;
+        self.next += 1;
+        let Reads::Network(_, ask) = &row.reads else { return None };
+        match ask(core, token).await {
+            Verdict::Known(known) => return Some(known),
             Verdict::Wrong(why) => {
                 tracing::debug!(row = row.name, why, "not authenticated");
-                errors.push(why);
+                self.errors.push(why);
             }
             Verdict::Unknown => {}
         }
+        None
     }
-    Err(errors)
 }
 
 /// Who sent this, or 401. The error never says what was wrong.
-pub fn authenticate(core: &Arc<Core>, credentials: &Credentials<'_>) -> ApiResult<Identified> {
+pub async fn authenticate(core: &Arc<Core>, credentials: &Credentials<'_>) -> ApiResult<Identified> {
     let from_protocol = websocket_token(credentials.headers);
     let token = bearer_token(credentials.headers).or(from_protocol.as_deref());
     let bearer = token.map(|token| Bearer { token, audiences: None });
-    search(core, Some(credentials), bearer.as_ref()).map_err(|_| ApiError::unauthorized())
+    match Search::new().local(core, Some(credentials), bearer.as_ref()) {
+        Found::Known(known) => Ok(known),
+        Found::Nobody(errors) => {
+            tracing::debug!(?errors, "unable to authenticate the request");
+            Err(ApiError::unauthorized())
+        }
+        // Boxed: what asks the network is rare, and its state would be part of every request's.
+        Found::Ask(search) => match bearer {
+            Some(bearer) => {
+                let found = Box::pin(through_network(core, search, Some(credentials), bearer)).await;
+                found.map_err(|_| ApiError::unauthorized())
+            }
+            None => Err(ApiError::unauthorized()),
+        },
+    }
 }
 
 /// Whose token it is, for a TokenReview: the error is what the review shows.
-pub fn review(core: &Arc<Core>, bearer: Bearer<'_>) -> Result<Identified, String> {
-    search(core, None, Some(&bearer)).map_err(|errors| {
-        if errors.is_empty() { "invalid bearer token".into() } else { gotext::aggregate(&errors) }
-    })
+pub async fn review(core: &Arc<Core>, bearer: Bearer<'_>) -> Result<Identified, String> {
+    let found = match Search::new().local(core, None, Some(&bearer)) {
+        Found::Known(known) => Ok(known),
+        Found::Nobody(errors) => Err(errors),
+        Found::Ask(search) => through_network(core, search, None, bearer).await,
+    };
+    found.map_err(
+        |errors| {
+            if errors.is_empty() { "invalid bearer token".into() } else { gotext::aggregate(&errors) }
+        },
+    )
+}
+
+async fn through_network(
+    core: &Arc<Core>,
+    mut search: Search,
+    request: Option<&Credentials<'_>>,
+    bearer: Bearer<'_>,
+) -> Result<Identified, Vec<String>> {
+    loop {
+        if let Some(known) = search.ask(core, bearer).await {
+            return Ok(known);
+        }
+        match search.local(core, request, Some(&bearer)) {
+            Found::Known(known) => return Ok(known),
+            Found::Nobody(errors) => return Err(errors),
+            Found::Ask(more) => search = more,
+        }
+    }
 }
 
 /// For which audiences a token is good whose own say nothing of audiences: it is for the API server.

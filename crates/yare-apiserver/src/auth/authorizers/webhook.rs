@@ -1,0 +1,275 @@
+//! A webhook that decides: it is asked with SubjectAccessReviews, and its answers are kept for a while.
+
+use std::{path::Path, time::Duration};
+
+use futures::future::BoxFuture;
+use serde_json::{Map, Value, json};
+use yare_auth::{
+    Action, Decision, User,
+    cache::{self, Cache},
+    config::authorization as config,
+};
+use yare_kinds::view::View;
+use yare_schema::selector::{FieldOperator, Operator};
+
+use super::{Rules, Said};
+use crate::{
+    auth::{Auth, https::Endpoint, kubeconfig},
+    core::Core,
+};
+
+/// Answers that are kept (upstream's figure).
+const REMEMBERED: usize = 8192;
+/// Questions whose parts are longer than this together are not kept: the caller chooses them.
+const MAX_KEPT_BYTES: usize = 10_000;
+
+/// The webhook.
+pub struct Webhook {
+    name: String,
+    endpoint: Endpoint,
+    version: String,
+    timeout: Duration,
+    keep_allowed: Duration,
+    keep_refused: Duration,
+    /// What follows where it cannot be asked: it denies, or it is passed over.
+    denies_on_error: bool,
+    known: Cache<Value>,
+}
+
+impl Webhook {
+    /// The webhook of a configuration that was checked.
+    pub fn open(name: &str, config: &config::Webhook) -> Result<Self, String> {
+        let Some(file) = &config.connection_info.kube_config_file else {
+            return Err(format!(
+                "authorizer {name}: connectionInfo.type InClusterConfig needs a cluster around this server: use KubeConfigFile"
+            ));
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            endpoint: kubeconfig::endpoint(Path::new(file))?,
+            version: config.subject_access_review_version.clone(),
+            timeout: config.timeout.unwrap_or(Duration::from_secs(30)),
+            keep_allowed: config.keep_allowed(),
+            keep_refused: config.keep_refused(),
+            denies_on_error: config.failure_policy == "Deny",
+            known: Cache::new(REMEMBERED),
+        })
+    }
+
+    fn failed(&self, why: String) -> Said {
+        tracing::warn!(webhook = self.name, why, "the authorization webhook failed");
+        let decision = if self.denies_on_error { Decision::Deny } else { Decision::NoOpinion };
+        (decision(String::new()), why)
+    }
+}
+
+/// `spec` of the review that asks.
+fn spec(user: &User, action: &Action<'_>) -> Value {
+    let mut spec = Map::new();
+    let put = |map: &mut Map<String, Value>, key: &str, value: &str| {
+        if !value.is_empty() {
+            map.insert(key.into(), value.into());
+        }
+    };
+    if action.resource.is_empty() {
+        let mut path = Map::new();
+        put(&mut path, "path", action.path);
+        put(&mut path, "verb", action.verb);
+        spec.insert("nonResourceAttributes".into(), path.into());
+    } else {
+        let mut resource = Map::new();
+        for (key, value) in [
+            ("namespace", action.namespace),
+            ("verb", action.verb),
+            ("group", action.group),
+            ("version", action.version),
+            ("resource", action.resource),
+            ("subresource", action.subresource),
+            ("name", action.name),
+        ] {
+            put(&mut resource, key, value);
+        }
+        if !action.fields.is_empty() {
+            resource.insert("fieldSelector".into(), json!({ "requirements": fields(action) }));
+        }
+        let labels = labels(action);
+        if !labels.is_empty() {
+            resource.insert("labelSelector".into(), json!({ "requirements": labels }));
+        }
+        spec.insert("resourceAttributes".into(), resource.into());
+    }
+    put(&mut spec, "user", &user.name);
+    put(&mut spec, "uid", &user.uid);
+    if !user.groups.is_empty() {
+        spec.insert("groups".into(), user.groups.clone().into());
+    }
+    if !user.extra.is_empty() {
+        let extra: Map<String, Value> =
+            user.extra.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+        spec.insert("extra".into(), extra.into());
+    }
+    Value::Object(spec)
+}
+
+fn fields(action: &Action<'_>) -> Vec<Value> {
+    let one = |r: &yare_schema::selector::FieldRequirement| {
+        let operator = if r.operator == FieldOperator::Equals { "In" } else { "NotIn" };
+        json!({ "key": &*r.field, "operator": operator, "values": [&*r.value] })
+    };
+    action.fields.iter().map(one).collect()
+}
+
+/// Requirements of operators that reviews do not have are left out: without them the question is a wider one.
+fn labels(action: &Action<'_>) -> Vec<Value> {
+    let one = |r: &yare_schema::selector::Requirement| {
+        let operator = match r.operator() {
+            Operator::In | Operator::Equals | Operator::DoubleEquals => "In",
+            Operator::NotIn | Operator::NotEquals => "NotIn",
+            Operator::Exists => "Exists",
+            Operator::DoesNotExist => "DoesNotExist",
+            Operator::GreaterThan | Operator::LessThan => return None,
+        };
+        let mut out = json!({ "key": r.key(), "operator": operator });
+        let values: Vec<&str> = r.values().collect();
+        if !values.is_empty() {
+            out["values"] = values.into();
+        }
+        Some(out)
+    };
+    action.labels.iter().filter_map(one).collect()
+}
+
+fn read(status: &Value) -> Said {
+    let reason = status.str_at("reason").to_owned();
+    match (status.bool_at("denied"), status.bool_at("allowed")) {
+        (true, true) => (
+            Decision::Deny(reason),
+            "webhook subject access review returned both allow and deny response".into(),
+        ),
+        (true, false) => (Decision::Deny(reason), String::new()),
+        (false, true) => (Decision::Allow(reason), String::new()),
+        (false, false) => (Decision::NoOpinion(reason), String::new()),
+    }
+}
+
+/// What it said before.
+pub(super) fn remembered(webhook: &Webhook, core: &Core, user: &User, action: &Action<'_>) -> Option<Said> {
+    let key = cache::key(&[spec(user, action).to_string().as_bytes()]);
+    webhook.known.get(&key, core.now().as_millisecond()).map(|status| read(&status))
+}
+
+/// Asks it.
+pub(super) fn ask<'a>(
+    webhook: &'a Webhook,
+    core: &'a Core,
+    user: &'a User,
+    action: &'a Action<'a>,
+) -> BoxFuture<'a, Said> {
+    Box::pin(async move {
+        let spec = spec(user, action);
+        let key = cache::key(&[spec.to_string().as_bytes()]);
+        let review = json!({
+            "kind": "SubjectAccessReview", "apiVersion": format!("authorization.k8s.io/{}", webhook.version),
+            "metadata": {}, "spec": in_version(spec, &webhook.version),
+        });
+        let answer = match webhook.endpoint.post(core, &review, webhook.timeout).await {
+            Ok(answer) => answer,
+            Err(failure) => return webhook.failed(failure.message),
+        };
+        let status = answer.at("status").clone();
+        let keep = if status.bool_at("allowed") { webhook.keep_allowed } else { webhook.keep_refused };
+        let parts = [
+            action.namespace,
+            action.verb,
+            action.group,
+            action.version,
+            action.resource,
+            action.subresource,
+            action.name,
+            action.path,
+        ];
+        if !keep.is_zero() && parts.iter().map(|p| p.len()).sum::<usize>() < MAX_KEPT_BYTES {
+            let until = core
+                .now()
+                .as_millisecond()
+                .saturating_add(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
+            webhook.known.put(key, status.clone(), until);
+        }
+        read(&status)
+    })
+}
+
+/// v1beta1 has another name for groups.
+fn in_version(mut spec: Value, version: &str) -> Value {
+    if version == "v1beta1"
+        && let Some(map) = spec.as_object_mut()
+        && let Some(groups) = map.remove("groups")
+    {
+        map.insert("group".into(), groups);
+    }
+    spec
+}
+
+pub(super) fn rules(_: &Auth, _: &User, _: &str) -> Rules {
+    let error = "webhook authorizer does not support user rule resolution".into();
+    Rules { incomplete: true, error, ..Rules::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use yare_schema::selector::{FieldSelector, LabelSelector};
+
+    use super::*;
+
+    #[test]
+    fn a_question_says_all_there_is() {
+        let fields = FieldSelector::parse("spec.nodeName=n1,metadata.name!=a").unwrap();
+        let labels = LabelSelector::parse("a in (b,c),!d,e>1").unwrap();
+        let action = Action {
+            verb: "list",
+            version: "v1",
+            resource: "pods",
+            namespace: "ns",
+            fields: fields.requirements(),
+            labels: labels.requirements(),
+            ..Action::default()
+        };
+        let user = User::new("jane", &["dev"]);
+        assert_eq!(
+            spec(&user, &action),
+            json!({
+                "user": "jane", "groups": ["dev", "system:authenticated"],
+                "resourceAttributes": {
+                    "namespace": "ns", "verb": "list", "version": "v1", "resource": "pods",
+                    "fieldSelector": {"requirements": [
+                        {"key": "metadata.name", "operator": "NotIn", "values": ["a"]},
+                        {"key": "spec.nodeName", "operator": "In", "values": ["n1"]},
+                    ]},
+                    "labelSelector": {"requirements": [
+                        {"key": "a", "operator": "In", "values": ["b", "c"]},
+                        {"key": "d", "operator": "DoesNotExist"},
+                    ]},
+                },
+            })
+        );
+        let path = Action { verb: "get", path: "/metrics", ..Action::default() };
+        let user = User { name: "u".into(), groups: vec!["g".into()], ..User::default() };
+        let asked = in_version(spec(&user, &path), "v1beta1");
+        assert_eq!(
+            asked,
+            json!({"user": "u", "group": ["g"], "nonResourceAttributes": {"path": "/metrics", "verb": "get"}})
+        );
+    }
+
+    #[test]
+    fn answers() {
+        for (status, decision) in [
+            (json!({"allowed": true, "reason": "a"}), Decision::Allow("a".into())),
+            (json!({"denied": true}), Decision::Deny(String::new())),
+            (json!({}), Decision::NoOpinion(String::new())),
+            (json!({"allowed": true, "denied": true}), Decision::Deny(String::new())),
+        ] {
+            assert_eq!(read(&status).0, decision);
+        }
+    }
+}

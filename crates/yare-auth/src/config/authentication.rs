@@ -1,0 +1,511 @@
+//! `AuthenticationConfiguration`: issuers of JSON Web Tokens and who may come in without credentials
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/authentication/#using-authentication-configuration>).
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+use yare_schema::{content, field::FieldError, field::Path};
+
+use super::{ConfigError, Errors, read};
+
+/// The most issuers.
+const MAX_ISSUERS: usize = 64;
+
+/// Who may come in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthenticationConfiguration {
+    /// Issuers of tokens.
+    pub jwt: Vec<JwtAuthenticator>,
+    /// Callers without credentials; absent: as flags say.
+    pub anonymous: Option<Anonymous>,
+}
+
+/// Who may come in without credentials.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Anonymous {
+    /// Whether anybody may.
+    pub enabled: bool,
+    /// The paths for which; none: all.
+    pub conditions: Vec<AnonymousCondition>,
+}
+
+/// A path that callers without credentials may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnonymousCondition {
+    /// The path, exactly.
+    pub path: String,
+}
+
+/// An issuer of tokens and what its claims mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct JwtAuthenticator {
+    /// Who issues.
+    pub issuer: Issuer,
+    /// What must hold of the claims.
+    pub claim_validation_rules: Vec<ClaimValidationRule>,
+    /// How claims become a user.
+    pub claim_mappings: ClaimMappings,
+    /// What must hold of the user.
+    pub user_validation_rules: Vec<UserValidationRule>,
+}
+
+/// Who issues tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Issuer {
+    /// The `iss` claim, and where its documents are unless `discovery_url` says otherwise.
+    pub url: String,
+    /// Where its configuration document is.
+    #[serde(rename = "discoveryURL")]
+    pub discovery_url: Option<String>,
+    /// Certificates (PEM) by which its server is trusted; empty: the system's.
+    pub certificate_authority: String,
+    /// A token must be for one of these.
+    pub audiences: Vec<String>,
+    /// `MatchAny`
+    pub audience_match_policy: String,
+    /// `controlplane` or `cluster`; this server has no egress selectors.
+    pub egress_selector_type: String,
+}
+
+/// What must hold of the claims: a claim with a value, or an expression.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct ClaimValidationRule {
+    /// A claim…
+    pub claim: String,
+    /// … and the string it must be.
+    pub required_value: String,
+    /// An expression over `claims`.
+    pub expression: String,
+    /// What is said where the expression is false.
+    pub message: String,
+}
+
+/// How claims become a user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClaimMappings {
+    /// The name.
+    pub username: PrefixedClaim,
+    /// The groups.
+    pub groups: PrefixedClaim,
+    /// The UID.
+    pub uid: Claim,
+    /// Extra attributes.
+    pub extra: Vec<ExtraMapping>,
+}
+
+/// A claim, prefixed, or an expression over `claims`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PrefixedClaim {
+    /// The claim.
+    pub claim: String,
+    /// What is put before its value.
+    pub prefix: Option<String>,
+    /// The expression.
+    pub expression: String,
+}
+
+/// A claim or an expression over `claims`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Claim {
+    /// The claim.
+    pub claim: String,
+    /// The expression.
+    pub expression: String,
+}
+
+/// An extra attribute.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct ExtraMapping {
+    /// Its key: a path below a domain, in lower case.
+    pub key: String,
+    /// Its values: an expression over `claims`.
+    pub value_expression: String,
+}
+
+/// What must hold of the user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserValidationRule {
+    /// An expression over `user`.
+    pub expression: String,
+    /// What is said where it is false.
+    pub message: String,
+}
+
+impl AuthenticationConfiguration {
+    /// Reads and checks a file's text. `disallowed`: issuers that are our own.
+    pub fn parse(text: &[u8], disallowed: &[String]) -> Result<Self, ConfigError> {
+        let configuration: Self = read(text, "AuthenticationConfiguration", &["v1", "v1beta1", "v1alpha1"])?;
+        configuration.checked(disallowed)
+    }
+
+    /// The configuration, if it is in order.
+    pub fn checked(self, disallowed: &[String]) -> Result<Self, ConfigError> {
+        let mut errs = Errors::default();
+        let list = Path::new("jwt");
+        if self.jwt.len() > MAX_ISSUERS {
+            errs.0.push(FieldError::too_many(&list, self.jwt.len(), MAX_ISSUERS));
+            return errs.finish(self);
+        }
+        let (mut issuers, mut discovery) = (HashSet::new(), HashSet::new());
+        for (i, authenticator) in self.jwt.iter().enumerate() {
+            let path = list.index(i);
+            authenticator.check(&mut errs, &path, disallowed);
+            let issuer = path.child("issuer");
+            if !issuers.insert(&authenticator.issuer.url) {
+                errs.duplicate(&issuer.child("url"), authenticator.issuer.url.as_str());
+            }
+            if let Some(url) = authenticator.issuer.discovery_url.as_ref().filter(|u| !u.is_empty())
+                && !discovery.insert(url)
+            {
+                errs.duplicate(&issuer.child("discoveryURL"), url.as_str());
+            }
+        }
+        if self.anonymous.as_ref().is_some_and(|a| !a.enabled && !a.conditions.is_empty()) {
+            let anonymous = Path::new("anonymous");
+            let conditions = self.anonymous.iter().flat_map(|a| &a.conditions);
+            let shown: Vec<&str> = conditions.map(|c| c.path.as_str()).collect();
+            let detail = "enabled should be set to true when conditions are defined";
+            errs.invalid(&anonymous.child("conditions"), shown, detail);
+        }
+        errs.finish(self)
+    }
+}
+
+impl JwtAuthenticator {
+    fn check(&self, errs: &mut Errors, path: &Path<'_>, disallowed: &[String]) {
+        self.issuer.check(errs, &path.child("issuer"), disallowed);
+        check_claim_rules(errs, &path.child("claimValidationRules"), &self.claim_validation_rules);
+        self.claim_mappings.check(errs, &path.child("claimMappings"));
+        let list = path.child("userValidationRules");
+        let mut seen = HashSet::new();
+        for (i, rule) in self.user_validation_rules.iter().enumerate() {
+            let item = list.index(i);
+            let path = item.child("expression");
+            if rule.expression.is_empty() {
+                errs.required(&path, "");
+            } else if !seen.insert(&rule.expression) {
+                errs.duplicate(&path, rule.expression.as_str());
+            } else {
+                errs.no_expression(&path, &rule.expression);
+            }
+        }
+    }
+}
+
+impl Issuer {
+    fn check(&self, errs: &mut Errors, path: &Path<'_>, disallowed: &[String]) {
+        let url = path.child("url");
+        if self.url.is_empty() {
+            errs.required(&url, "");
+        } else {
+            check_url(errs, &url, &self.url, disallowed);
+        }
+        if let Some(discovery) = self.discovery_url.as_deref().filter(|u| !u.is_empty()) {
+            let path = path.child("discoveryURL");
+            if !self.url.is_empty() && self.url.trim_end_matches('/') == discovery.trim_end_matches('/') {
+                errs.invalid(&path, discovery, "discoveryURL must be different from URL");
+            }
+            check_url(errs, &path, discovery, &[]);
+        }
+        self.check_audiences(errs, path);
+        if !self.certificate_authority.is_empty()
+            && let Err(why) = crate::tls::check_authority(&self.certificate_authority)
+        {
+            errs.invalid(&path.child("certificateAuthority"), "<omitted>", why);
+        }
+        match self.egress_selector_type.as_str() {
+            "" => {}
+            kind @ ("controlplane" | "cluster") => {
+                let detail = format!("egress lookup for {kind:?} is not configured");
+                errs.invalid(&path.child("egressSelectorType"), kind, detail);
+            }
+            other => {
+                let detail = "egress selector must be either controlplane or cluster";
+                errs.invalid(&path.child("egressSelectorType"), other, detail);
+            }
+        }
+    }
+
+    fn check_audiences(&self, errs: &mut Errors, issuer: &Path<'_>) {
+        let path = issuer.child("audiences");
+        if self.audiences.is_empty() {
+            errs.required(&path, &format!("at least one {path} is required"));
+            return;
+        }
+        let mut seen = HashSet::new();
+        for (i, audience) in self.audiences.iter().enumerate() {
+            if audience.is_empty() {
+                errs.required(&path.index(i), "");
+            }
+            if !seen.insert(audience) {
+                errs.duplicate(&path.index(i), audience.as_str());
+            }
+        }
+        let (policy, path) = (self.audience_match_policy.as_str(), issuer.child("audienceMatchPolicy"));
+        if self.audiences.len() > 1 && policy != "MatchAny" {
+            errs.invalid(&path, policy, "audienceMatchPolicy must be MatchAny for multiple audiences");
+        }
+        if self.audiences.len() == 1 && !policy.is_empty() && policy != "MatchAny" {
+            errs.invalid(&path, policy, "audienceMatchPolicy must be empty or MatchAny for single audience");
+        }
+    }
+}
+
+/// What an issuer's URL may be: `https`, a host, a path, nothing else.
+fn check_url(errs: &mut Errors, path: &Path<'_>, url: &str, disallowed: &[String]) {
+    if disallowed.iter().any(|d| d == url) {
+        let mut all = disallowed.to_vec();
+        all.sort();
+        let detail = format!("URL must not overlap with disallowed issuers: [{}]", all.join(" "));
+        errs.invalid(path, url, detail);
+    }
+    let (rest, fragment) = url.split_once('#').unwrap_or((url, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (scheme, rest) = rest.split_once("://").unwrap_or(("", rest));
+    let authority = rest.split('/').next().unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case("https") {
+        errs.invalid(path, url, "URL scheme must be https");
+    }
+    if authority.contains('@') {
+        errs.invalid(path, url, "URL must not contain a username or password");
+    }
+    if !query.is_empty() {
+        errs.invalid(path, url, "URL must not contain a query");
+    }
+    if !fragment.is_empty() {
+        errs.invalid(path, url, "URL must not contain a fragment");
+    }
+}
+
+fn check_claim_rules(errs: &mut Errors, list: &Path<'_>, rules: &[ClaimValidationRule]) {
+    let (mut claims, mut expressions) = (HashSet::new(), HashSet::new());
+    for (i, rule) in rules.iter().enumerate() {
+        let path = list.index(i);
+        match (rule.claim.as_str(), rule.expression.as_str()) {
+            ("", "") => errs.required(&path, "claim or expression is required"),
+            (claim, "") => {
+                if !rule.message.is_empty() {
+                    let detail = "may not be specified when claim is set";
+                    errs.invalid(&path.child("message"), rule.message.as_str(), detail);
+                }
+                if !claims.insert(claim) {
+                    errs.duplicate(&path.child("claim"), claim);
+                }
+            }
+            ("", expression) => {
+                if !rule.required_value.is_empty() {
+                    let detail = "may not be specified when expression is set";
+                    errs.invalid(&path.child("requiredValue"), rule.required_value.as_str(), detail);
+                }
+                let path = path.child("expression");
+                if expressions.insert(expression) {
+                    errs.no_expression(&path, expression);
+                } else {
+                    errs.duplicate(&path, expression);
+                }
+            }
+            (claim, _) => errs.invalid(&path, claim, "claim and expression can't both be set"),
+        }
+    }
+}
+
+impl ClaimMappings {
+    fn check(&self, errs: &mut Errors, path: &Path<'_>) {
+        self.username.check(errs, &path.child("username"), true);
+        self.groups.check(errs, &path.child("groups"), false);
+        let uid = path.child("uid");
+        match (self.uid.claim.as_str(), self.uid.expression.as_str()) {
+            (_, "") => {}
+            ("", expression) => errs.no_expression(&uid.child("expression"), expression),
+            _ => errs.invalid(&uid, "", "claim and expression can't both be set"),
+        }
+        let list = path.child("extra");
+        let mut seen = HashSet::new();
+        for (i, extra) in self.extra.iter().enumerate() {
+            let item = list.index(i);
+            let path = item.child("key");
+            let key = extra.key.as_str();
+            check_domain_path(errs, &path, key);
+            if key != key.to_lowercase() {
+                errs.invalid(&path, key, "must be lowercase");
+            }
+            let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+            let reserved =
+                |own: &str| domain == own || domain.strip_suffix(own).is_some_and(|d| d.ends_with('.'));
+            if reserved("k8s.io") || reserved("kubernetes.io") {
+                let detail = "k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use";
+                errs.invalid(&path, key, detail);
+            }
+            if !seen.insert(key) {
+                errs.duplicate(&path, key);
+                continue;
+            }
+            let path = item.child("valueExpression");
+            if extra.value_expression.is_empty() {
+                errs.required(&path, "");
+            } else {
+                errs.no_expression(&path, &extra.value_expression);
+            }
+        }
+    }
+}
+
+impl PrefixedClaim {
+    fn check(&self, errs: &mut Errors, path: &Path<'_>, required: bool) {
+        match (self.claim.as_str(), self.expression.as_str()) {
+            ("", "") if required => errs.required(path, "claim or expression is required"),
+            ("", "") => {}
+            ("", expression) => {
+                if let Some(prefix) = &self.prefix {
+                    let detail = "may not be specified when expression is set";
+                    errs.invalid(&path.child("prefix"), prefix.as_str(), detail);
+                }
+                errs.no_expression(&path.child("expression"), expression);
+            }
+            (_, "") if self.prefix.is_none() => errs.required(
+                &path.child("prefix"),
+                "prefix is required when claim is set. It can be set to an empty string to disable prefixing",
+            ),
+            (_, "") => {}
+            _ => errs.invalid(path, "", "claim and expression can't both be set"),
+        }
+    }
+}
+
+/// `example.org/key`
+fn check_domain_path(errs: &mut Errors, path: &Path<'_>, key: &str) {
+    match key.split_once('/') {
+        _ if key.is_empty() => errs.required(path, ""),
+        Some((domain, rest)) if !domain.is_empty() && !rest.is_empty() => {
+            for wrong in content::dns1123_subdomain(domain) {
+                errs.invalid(path, domain, wrong);
+            }
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+            if !rest.bytes().all(allowed) {
+                let detail = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+                errs.invalid(path, rest, detail);
+            }
+        }
+        _ => errs.invalid(path, key, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+    }
+}
+
+/// Whether `key` may be a key of a user's extras in constrained impersonation; the error says why not.
+pub fn check_extra_key(key: &str) -> Result<(), String> {
+    let mut errs = Errors::default();
+    let extra = Path::new("extra");
+    check_domain_path(&mut errs, &extra.child("key"), key);
+    errs.finish(()).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n";
+
+    fn parse(rest: &str) -> Result<AuthenticationConfiguration, String> {
+        let own = ["https://own".to_owned()];
+        AuthenticationConfiguration::parse(format!("{HEAD}{rest}").as_bytes(), &own)
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_whole_one() {
+        let configuration = parse(
+            "
+jwt:
+- issuer:
+    url: https://issuer.example.com
+    discoveryURL: https://other.example.com/.well-known/openid-configuration
+    audiences: [a, b]
+    audienceMatchPolicy: MatchAny
+  claimValidationRules:
+  - {claim: hd, requiredValue: example.com}
+  claimMappings:
+    username: {claim: sub, prefix: 'oidc:'}
+    groups: {claim: groups, prefix: ''}
+    uid: {claim: uid}
+anonymous:
+  enabled: true
+  conditions: [{path: /livez}]
+",
+        )
+        .unwrap();
+        assert_eq!(configuration.jwt[0].claim_mappings.username.prefix.as_deref(), Some("oidc:"));
+        assert_eq!(configuration.anonymous.unwrap().conditions[0].path, "/livez");
+        assert_eq!(parse("").unwrap(), AuthenticationConfiguration::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_upstreams_words() {
+        let issuer = "issuer: {url: https://a, audiences: [x]}";
+        let mapped = "claimMappings: {username: {claim: sub, prefix: ''}}";
+        for (text, error) in [
+            (
+                "jwt:\n- {}".to_owned(),
+                "[jwt[0].issuer.url: Required value, jwt[0].issuer.audiences: Required value: at least one jwt[0].issuer.audiences is required, jwt[0].claimMappings.username: Required value: claim or expression is required]",
+            ),
+            (
+                format!("jwt:\n- {{issuer: {{url: 'http://u@a?b#c', audiences: [x]}}, {mapped}}}"),
+                "[jwt[0].issuer.url: Invalid value: \"http://u@a?b#c\": URL scheme must be https, jwt[0].issuer.url: Invalid value: \"http://u@a?b#c\": URL must not contain a username or password, jwt[0].issuer.url: Invalid value: \"http://u@a?b#c\": URL must not contain a query, jwt[0].issuer.url: Invalid value: \"http://u@a?b#c\": URL must not contain a fragment]",
+            ),
+            (
+                format!("jwt:\n- {{issuer: {{url: 'https://own', audiences: [x]}}, {mapped}}}"),
+                "jwt[0].issuer.url: Invalid value: \"https://own\": URL must not overlap with disallowed issuers: [https://own]",
+            ),
+            (
+                format!("jwt:\n- {{{issuer}, {mapped}}}\n- {{{issuer}, {mapped}}}"),
+                "jwt[1].issuer.url: Duplicate value: \"https://a\"",
+            ),
+            (
+                format!("jwt:\n- {{{issuer}, claimMappings: {{username: {{claim: sub}}}}}}"),
+                "jwt[0].claimMappings.username.prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing",
+            ),
+            (
+                format!(
+                    "jwt:\n- {{{issuer}, {mapped}, claimValidationRules: [{{}}, {{claim: a, message: b}}, {{claim: a}}]}}"
+                ),
+                "[jwt[0].claimValidationRules[0]: Required value: claim or expression is required, jwt[0].claimValidationRules[1].message: Invalid value: \"b\": may not be specified when claim is set, jwt[0].claimValidationRules[2].claim: Duplicate value: \"a\"]",
+            ),
+            (
+                "anonymous: {enabled: false, conditions: [{path: /}]}".to_owned(),
+                "anonymous.conditions: Invalid value: [\"/\"]: enabled should be set to true when conditions are defined",
+            ),
+            (
+                format!(
+                    "jwt:\n- {{issuer: {{url: https://a, audiences: [x], certificateAuthority: x}}, {mapped}}}"
+                ),
+                "jwt[0].issuer.certificateAuthority: Invalid value: \"<omitted>\": data does not contain any valid RSA or ECDSA certificates",
+            ),
+        ] {
+            assert_eq!(parse(&text).unwrap_err(), error, "{text}");
+        }
+        assert!(parse("jwt: [{issuer: {uri: a}}]").unwrap_err().contains("unknown field `uri`"));
+    }
+
+    #[test]
+    fn extra_keys() {
+        assert_eq!(check_extra_key("example.org/a"), Ok(()));
+        for (key, error) in [
+            ("", "extra.key: Required value"),
+            (
+                "a",
+                "extra.key: Invalid value: \"a\": must be a domain-prefixed path (such as \"acme.io/foo\")",
+            ),
+        ] {
+            assert_eq!(check_extra_key(key), Err(error.into()));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Configuration files of `apiserver.config.k8s.io`: who may come in ([`authentication`]) and who decides what
+//! they may do ([`authorization`]). Read strictly: an unknown field is an error, as upstream has it.
+
+pub mod authentication;
+pub mod authorization;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use yare_schema::{
+    decode::yaml_to_json,
+    field::{ErrorKind, FieldError, Path},
+};
+
+use crate::gotext;
+
+/// The group of all configuration kinds.
+const GROUP: &str = "apiserver.config.k8s.io";
+/// Largest file that is read, in bytes.
+const MAX_FILE_BYTES: usize = 4 << 20;
+
+/// Why a configuration is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The text is not of the form it should have.
+    #[error("{0}")]
+    Form(String),
+    /// Fields are wrong.
+    #[error("{}", gotext::aggregate(&.0.iter().map(ToString::to_string).collect::<Vec<_>>()))]
+    Fields(Vec<FieldError>),
+}
+
+/// Reads the YAML or JSON `text` as one of `versions` of `kind`.
+fn read<T: DeserializeOwned>(text: &[u8], kind: &str, versions: &[&str]) -> Result<T, ConfigError> {
+    let form = |e: &dyn std::fmt::Display| ConfigError::Form(e.to_string());
+    if text.len() > MAX_FILE_BYTES {
+        return Err(form(&"the file is too large"));
+    }
+    let (json, duplicates) = yaml_to_json(text).map_err(|e| form(&e))?;
+    if let Some(duplicate) = duplicates.first() {
+        return Err(form(duplicate));
+    }
+    let mut value: Value = serde_json::from_slice(&json).map_err(|e| form(&e))?;
+    let Some(map) = value.as_object_mut() else {
+        return Err(form(&format!("expected a {kind}")));
+    };
+    let mut take = |field: &str| match map.remove(field) {
+        Some(Value::String(text)) => text,
+        _ => String::new(),
+    };
+    let (api_version, found) = (take("apiVersion"), take("kind"));
+    let known = api_version.strip_prefix(GROUP).and_then(|v| v.strip_prefix('/'));
+    if found != kind || !known.is_some_and(|v| versions.contains(&v)) {
+        return Err(form(&format!(
+            "no kind {found:?} is registered for version {api_version:?}; expected {kind} of {GROUP}/{}",
+            versions.join(" or ")
+        )));
+    }
+    serde_json::from_value(value).map_err(|e| form(&format!("strict decoding error: {e}")))
+}
+
+/// The errors found so far.
+#[derive(Default)]
+struct Errors(Vec<FieldError>);
+
+impl Errors {
+    fn required(&mut self, path: &Path<'_>, detail: &str) {
+        self.0.push(FieldError::required(path, detail));
+    }
+
+    fn invalid(&mut self, path: &Path<'_>, value: impl Into<Value>, detail: impl Into<String>) {
+        self.0.push(FieldError::invalid(path, value, detail));
+    }
+
+    fn duplicate(&mut self, path: &Path<'_>, value: impl Into<Value>) {
+        self.0.push(FieldError::duplicate(path, value));
+    }
+
+    /// An expression where none can be compiled.
+    fn no_expression(&mut self, path: &Path<'_>, expression: &str) {
+        self.0.push(FieldError {
+            kind: ErrorKind::Invalid,
+            field: path.to_string(),
+            value: Some(expression.into()),
+            detail: "CEL expressions are not evaluated by this server yet".into(),
+        });
+    }
+
+    fn finish<T>(self, value: T) -> Result<T, ConfigError> {
+        if self.0.is_empty() { Ok(value) } else { Err(ConfigError::Fields(self.0)) }
+    }
+}
