@@ -1,7 +1,7 @@
 //! Property names that are no identifiers (`x-y`, `namespace`) and how expressions write them.
 
-/// Words that cannot stand as a field name of an identifier chain.
-pub(crate) const RESERVED: &[&str] = &[
+/// Words that name no variable, nor a field in a chain of identifiers.
+pub const RESERVED: &[&str] = &[
     "true",
     "false",
     "null",

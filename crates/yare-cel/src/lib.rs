@@ -115,7 +115,7 @@ pub use cost::{Budget, CostEstimate, DeclSizes, NoSizes, PathStep, SizeEstimate,
 pub use decl::{Decl, DeclKind, Field, ListKind, MAX_REQUEST_SIZE_BYTES, ObjectDecl};
 pub use env::{Env, EnvBuilder, Version};
 pub use error::{CompileError, EvalError, Issue};
-pub use escape::{escape, unescape};
+pub use escape::{RESERVED, escape, unescape};
 pub use library::{Library, authz};
 pub use plan::Program;
 pub use time::{Duration, Timestamp};

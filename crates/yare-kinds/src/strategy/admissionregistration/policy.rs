@@ -23,30 +23,6 @@ const MAX_AUDIT_EXPRESSION_B: usize = 5 * 1024;
 const MUTATING_OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
 const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const RULES: [&str; 2] = ["resourceRules", "excludeResourceRules"];
-/// Words that name no variable in an expression.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// `ValidatingAdmissionPolicy` and `MutatingAdmissionPolicy`.
 pub struct Policy {
@@ -203,7 +179,7 @@ fn check_variable(
         errs.required(&p, "name is not specified");
     } else if !name.chars().all(word)
         || name.starts_with(|c: char| c.is_ascii_digit())
-        || RESERVED.contains(&name)
+        || yare_cel::RESERVED.contains(&name)
     {
         errs.invalid(&p, name, "must be a valid CEL identifier");
     }
