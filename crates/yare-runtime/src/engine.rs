@@ -7,6 +7,7 @@
 
 mod build;
 mod container;
+mod lock;
 mod recover;
 mod sandbox;
 mod shim_client;
@@ -30,6 +31,7 @@ use crate::cgroup::Cgroups;
 use crate::error::{IoContext, Result, RuntimeError};
 use crate::image::ImageStore;
 use crate::proto::{Answer, Ask};
+use lock::RunLock;
 use spawner::Spawner;
 use state::{ContainerEntry, SandboxEntry};
 
@@ -82,6 +84,7 @@ pub(crate) struct Inner {
     images: Arc<ImageStore>,
     events: broadcast::Sender<RuntimeEvent>,
     spawner: Spawner,
+    lock: RunLock,
     state: Mutex<State>,
 }
 
@@ -94,7 +97,8 @@ struct State {
 }
 
 impl Engine {
-    /// Opens the engine: finds the sandboxes of an earlier one again and cleans up after it.
+    /// Opens the engine: finds the sandboxes of an earlier one again and cleans up after it. Refuses while another
+    /// engine uses the same run directory.
     pub async fn open(config: EngineConfig) -> Result<Self> {
         for dir in [
             config.data_dir.join("runtime/sandboxes"),
@@ -106,6 +110,7 @@ impl Engine {
         ] {
             std::fs::create_dir_all(&dir).ctx(|| format!("create {}", dir.display()))?;
         }
+        let lock = RunLock::take(&config.run_dir).await?;
         let images_dir = config.data_dir.join("images");
         let images = tokio::task::spawn_blocking(move || ImageStore::open(&images_dir))
             .await
@@ -121,11 +126,12 @@ impl Engine {
             images: Arc::new(images),
             events: broadcast::channel(1024).0,
             spawner,
+            lock,
             state: Mutex::default(),
         });
         inner.recover().await?;
         // Started now, so that the first pod need not wait for it.
-        inner.spawner.warm_up().await;
+        inner.spawner.warm_up(&inner.lock).await;
         Ok(Self { inner })
     }
 

@@ -1,6 +1,7 @@
 //! `yare shim`: one small single-threaded process per pod that outlives the engine.
 //!
-//! The engine starts one *spawner* (`yare shim --cgroup G`, its standard input a packet socket). For every sandbox
+//! The engine starts one *spawner* (`yare shim --cgroup G`, its standard input a packet socket, its standard output
+//! a lock that it holds and that each shim holds until its sandbox is made). For every sandbox
 //! the engine sends it a [`SandboxSpec`] with one end of a socket pair; the spawner forks, and the child becomes
 //! that sandbox's shim: it makes the sandbox ([`sandbox`]), answers on the socket, and from then on serves
 //! requests ([`server`]). Forking instead of starting anew shares all memory pages between shims and costs a
@@ -62,6 +63,7 @@ fn spawner(mut args: impl Iterator<Item = String>) -> Result<(), String> {
     unsafe {
         sys::close_from(3);
     }
+    let making: OwnedFd = std::io::stdout().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
     let socket: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
     let kind = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::SockType);
     if kind.is_err() {
@@ -103,7 +105,7 @@ fn spawner(mut args: impl Iterator<Item = String>) -> Result<(), String> {
                 drop(socket);
                 let spec = serde_json::from_slice::<SandboxSpec>(&buffer[..n]);
                 drop(buffer);
-                shim(spec.map_err(|e| e.to_string()), connection, cgroups);
+                shim(spec.map_err(|e| e.to_string()), connection, making, cgroups);
             }
             Err(e) => refuse(&connection, &format!("fork: {e}")),
         }
@@ -130,7 +132,7 @@ fn refuse(connection: &OwnedFd, error: &str) {
 }
 
 /// The forked child: makes the sandbox and serves it. Never returns.
-fn shim(spec: Result<SandboxSpec, String>, connection: OwnedFd, cgroups: Cgroups) -> ! {
+fn shim(spec: Result<SandboxSpec, String>, connection: OwnedFd, making: OwnedFd, cgroups: Cgroups) -> ! {
     let _ = nix::unistd::setsid();
     sys::set_process_name(c"yare-shim");
     // SAFETY: restores the default, so that children can be waited for.
@@ -141,6 +143,8 @@ fn shim(spec: Result<SandboxSpec, String>, connection: OwnedFd, cgroups: Cgroups
         let held = sandbox::enter(&spec)?;
         server::Server::new(spec, held, cgroups).map_err(|e| e.to_string())
     });
+    // From here on a later engine finds this shim by its socket, or there is nothing to find.
+    drop(making);
     match made {
         Ok(mut server) => {
             server.adopt(connection);

@@ -292,3 +292,86 @@ async fn a_killed_engine_is_succeeded_by_another() {
     assert_eq!(rig.wait(id).await.exit_code, 8);
     rig.finish().await;
 }
+
+/// A small generator, so that a failure can be had again.
+fn next(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *seed >> 33
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn engines_killed_at_any_moment_leave_nothing_behind() {
+    use std::io::BufRead;
+    let mut rig = Rig::new().await;
+    let mut seed = std::env::var("YARE_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(|| u64::from(std::process::id()));
+    println!("YARE_SEED={seed}");
+    for round in 0..200 {
+        rig.engine = None;
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_yare-shim-test"))
+            .arg("churn")
+            .args([rig.dir.path().join("data"), rig.dir.path().join("run")])
+            .arg(&rig.name)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        tokio::time::sleep(Duration::from_micros(next(&mut seed) % 60_000)).await;
+        child.kill().unwrap();
+        // The next one comes at once, while the kernel is still at the last one's end.
+        rig.open().await;
+        child.wait().unwrap();
+        let e = rig.engine();
+        for container in e.containers().await.unwrap() {
+            let sandbox = e.sandbox(&container.sandbox_id).await.unwrap();
+            if container.state == ContainerState::Running {
+                assert_eq!(sandbox.state, SandboxState::Ready, "round {round}: {container:?}");
+                kill(Pid::from_raw(container.pid), None).unwrap();
+            }
+        }
+        for sandbox in e.sandboxes().await.unwrap() {
+            e.remove_sandbox(&sandbox.id).await.unwrap();
+        }
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            // This engine's own spawner is no leftover.
+            let own = format!("process {} ", spawner_of_this_process());
+            let left: Vec<_> = rig.leftovers().into_iter().filter(|l| !l.starts_with(&own)).collect();
+            if left.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < end, "round {round}: {left:#?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    rig.finish().await;
+}
+
+/// The newest child of this process that is a spawner.
+fn spawner_of_this_process() -> u32 {
+    let own = std::process::id();
+    let tasks = std::fs::read_dir(format!("/proc/{own}/task")).unwrap().flatten();
+    let children = tasks.flat_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()
+    });
+    children
+        .filter(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "yare-spawner\n")
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_engine_at_a_time() {
+    let rig = Rig::new().await;
+    let error = Engine::open(rig.config()).await.err().unwrap().to_string();
+    let expected = format!("is used by process {}; stop it first", std::process::id());
+    assert!(error.ends_with(&expected), "{error}");
+    rig.finish().await;
+}

@@ -16,9 +16,12 @@ pub async fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         .await
         .context("container runtime")?;
     let sandboxes = engine.sandboxes().await?;
+    // One that cannot be ended keeps none of the others.
+    let mut failed = Vec::new();
     for sandbox in &sandboxes {
-        engine.stop_sandbox(&sandbox.id).await.with_context(|| format!("stop sandbox {}", sandbox.id))?;
-        engine.remove_sandbox(&sandbox.id).await.with_context(|| format!("remove sandbox {}", sandbox.id))?;
+        if let Err(e) = engine.remove_sandbox(&sandbox.id).await {
+            failed.push(format!("sandbox {}: {e}", sandbox.id));
+        }
     }
     drop(engine);
     // Those of other nodes on this machine stay.
@@ -26,6 +29,14 @@ pub async fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     yare_runtime::remove_empty_cgroups(&cgroups, Duration::from_millis(200)).await;
     let volumes = unmount_below(&args.data.data_dir.join("agent"))?;
     proxy::remove_rules()?;
+    if !failed.is_empty() {
+        anyhow::bail!(
+            "{} of {} pods could not be ended; {}",
+            failed.len(),
+            sandboxes.len(),
+            failed.join("; ")
+        );
+    }
     say(&format!("ended {} pods, unmounted {volumes} volumes, removed service rules", sandboxes.len()));
     Ok(())
 }

@@ -124,8 +124,12 @@ fn answering(cluster: &Cluster, address: SocketAddr, count: usize) -> anyhow::Re
 fn services() {
     Cluster::test(YARE, Options::default(), |cluster| {
         start(cluster)?;
-        let all = answering(cluster, cluster.service("hello", 80)?, 40)?;
-        ensure!(all.len() == 3, "{all:?}");
+        // The rollout is over when the pods are available, which their endpoints follow.
+        let all = cluster.soon(|| {
+            let all = answering(cluster, cluster.service("hello", 80)?, 40)?;
+            ensure!(all.len() == 3, "{all:?}");
+            Ok(all)
+        })?;
         let sticky = answering(cluster, cluster.service("sticky", 80)?, 20)?;
         ensure!(sticky.len() == 1, "{sticky:?}");
         let pod = cluster.kubectl(&[

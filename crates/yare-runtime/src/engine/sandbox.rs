@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::shim_client::{ShimClient, ShimEvent};
+use super::shim_client::{ShimClient, ShimEvent, kill_shim};
 use super::state::{SandboxEntry, SandboxLive, SandboxPhase, SandboxRecord};
 use super::{Inner, blocking, new_id};
 use crate::api::*;
@@ -64,6 +64,9 @@ impl Inner {
             cgroup,
             config,
         };
+        // Whoever made the pod's cgroup removes it; we may have made it for an earlier sandbox of the pod.
+        record.own_cgroup |= !self.cgroups.exists(Path::new(&record.cgroup))
+            || self.shares_cgroup(&id, &record.cgroup).unwrap_or(false);
         // The ledger comes first: whatever happens from here on, the next engine knows what to look for.
         let dir = self.sandbox_dir(&id);
         std::fs::create_dir_all(&dir).ctx(|| format!("create {}", dir.display()))?;
@@ -94,9 +97,6 @@ impl Inner {
             std::fs::create_dir_all(logs).ctx(|| format!("create {}", logs.display()))?;
         }
         let group = PathBuf::from(&record.cgroup);
-        // Whoever made the pod's cgroup removes it; we may have made it for an earlier sandbox of the pod.
-        record.own_cgroup |=
-            !self.cgroups.exists(&group) || self.shares_cgroup(id, &record.cgroup).unwrap_or(false);
         self.cgroups.create(&group, &config.resources).ctx(|| format!("cgroup of sandbox {id}"))?;
         let pod_network = config.namespaces.network != NamespaceMode::Node;
         let netns = pod_network.then(|| self.netns_path(id));
@@ -111,7 +111,7 @@ impl Inner {
             sysctls: config.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             namespaces: config.namespaces.clone(),
         };
-        let connection = self.spawner.spawn(&spec).await?;
+        let connection = self.spawner.spawn(&spec, &self.lock).await?;
         let (tx, rx) = mpsc::unbounded_channel();
         let shim = ShimClient::adopt(id, connection, tx).await?;
         if let (Some(netns), Some(network)) = (&netns, &self.config.network) {
@@ -185,7 +185,7 @@ impl Inner {
             let _ = tokio::time::timeout(SHUTDOWN_PATIENCE, shim.ask(Ask::Shutdown, Vec::new())).await;
             if tokio::time::timeout(Duration::from_secs(2), shim.ended()).await.is_err() {
                 // It hangs, perhaps in a dead network filesystem; its pid is held by our connection's peer.
-                kill_process(shim.pid);
+                kill_shim(shim.pid);
             }
         }
         sandbox.live.lock().shim = None;
@@ -263,7 +263,7 @@ impl Inner {
         if let Ok(Some(shim)) = ShimClient::connect(id, &self.socket_path(id), tx).await {
             let _ = tokio::time::timeout(SHUTDOWN_PATIENCE, shim.ask(Ask::Shutdown, Vec::new())).await;
             if tokio::time::timeout(Duration::from_secs(2), shim.ended()).await.is_err() {
-                kill_process(shim.pid);
+                kill_shim(shim.pid);
             }
         }
         if let Err(e) = self.release(id, record).await {
@@ -475,13 +475,6 @@ pub(super) fn unmount(path: &Path) -> Result<()> {
             Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
             Err(e) => return Err(RuntimeError::io(format!("unmount {}", path.display()), e)),
         }
-    }
-}
-
-/// Kills a shim that does not answer. The open connection guarantees that it is the one.
-fn kill_process(pid: i32) {
-    if pid > 1 {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
 }
 

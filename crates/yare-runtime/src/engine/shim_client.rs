@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -34,6 +35,13 @@ pub(super) enum ShimEvent {
     },
     /// The connection closed: the shim is gone.
     Gone,
+}
+
+/// Kills a shim that does not answer. Its open connection vouches for the pid.
+pub(super) fn kill_shim(pid: i32) {
+    if pid > 1 {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
 }
 
 /// A connected shim. Dropping it closes the connection.
@@ -79,7 +87,7 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> std::io::Result<Option<(Message, 
 }
 
 impl ShimClient {
-    /// Connects to a running shim. `None`: there is none.
+    /// Connects to a running shim. `None`: there is none, or it was so stuck that it had to be killed.
     pub(super) async fn connect(
         sandbox: &str,
         path: &Path,
@@ -90,7 +98,20 @@ impl ShimClient {
             socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).ctx(|| "make a socket".into())?;
         let address = UnixAddr::new(path).ctx(|| format!("socket {}", path.display()))?;
         match connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address) {
-            Ok(()) => Self::adopt(sandbox, fd, events).await.map(Some),
+            Ok(()) => {
+                let peer = getsockopt(&fd, PeerCredentials).map(|peer| peer.pid());
+                match Self::adopt(sandbox, fd, events).await {
+                    Ok(shim) => Ok(Some(shim)),
+                    Err(e) => {
+                        // Nothing could ever end its containers through it.
+                        if let Ok(pid) = peer {
+                            tracing::warn!(%sandbox, pid, error = %e, "killing a shim that does not answer");
+                            kill_shim(pid);
+                        }
+                        Ok(None)
+                    }
+                }
+            }
             Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ECONNREFUSED) => Ok(None),
             Err(e) => Err(RuntimeError::io(format!("connect to {}", path.display()), e)),
         }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use tokio::sync::Mutex;
 
+use super::lock::RunLock;
 use crate::error::{IoContext, Result};
 use crate::proto::SandboxSpec;
 use crate::sys;
@@ -23,15 +24,15 @@ impl Spawner {
     }
 
     /// Starts the spawner process; errors show when a shim is asked for.
-    pub(super) async fn warm_up(&self) {
+    pub(super) async fn warm_up(&self, lock: &RunLock) {
         let mut socket = self.socket.lock().await;
         if socket.is_none() {
-            *socket = self.start().ok();
+            *socket = self.start(lock).ok();
         }
     }
 
     /// Forks a shim. Answers our end of its connection; its first packet says how it went.
-    pub(super) async fn spawn(&self, spec: &SandboxSpec) -> Result<OwnedFd> {
+    pub(super) async fn spawn(&self, spec: &SandboxSpec, lock: &RunLock) -> Result<OwnedFd> {
         let (ours, theirs) = sys::packet_pair().ctx(|| "make a socket pair".into())?;
         let bytes =
             serde_json::to_vec(spec).map_err(std::io::Error::from).ctx(|| "encode a sandbox".into())?;
@@ -42,21 +43,22 @@ impl Spawner {
             return Ok(ours);
         }
         // The first time, or somebody killed it.
-        let new = self.start()?;
+        let new = self.start(lock)?;
         sys::send_packet(new.as_fd(), &bytes, &[theirs.as_fd()]).ctx(|| "talk to the shim spawner".into())?;
         *socket = Some(new);
         Ok(ours)
     }
 
-    fn start(&self) -> Result<OwnedFd> {
+    fn start(&self, lock: &RunLock) -> Result<OwnedFd> {
         let (ours, theirs) = sys::packet_pair().ctx(|| "make a socket pair".into())?;
         sys::size_buffers(ours.as_fd());
         let program = self.command.first().cloned().unwrap_or_else(|| "/proc/self/exe".into());
+        let lock = lock.for_spawner().ctx(|| "hand on the lock".into())?;
         let mut command = std::process::Command::new(&program);
         command
             .args(self.command.iter().skip(1))
             .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(lock))
             .stderr(Stdio::null());
         // Nothing of the engine's environment belongs into a process that outlives it.
         command.env_clear();
