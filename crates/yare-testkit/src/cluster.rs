@@ -282,7 +282,8 @@ impl Cluster {
     fn take_away(&mut self) -> Vec<String> {
         let owned = Owned::of(self.namespace.inode().ok(), &self.directory, &self.run_directory);
         let mut problems: Vec<String> = self.kill().err().map(|e| format!("{e:#}")).into_iter().collect();
-        problems.extend(self.warden.finish().err().map(|e| format!("{e:#}")));
+        let cleanup = self.warden.finish();
+        problems.extend(cleanup.as_ref().err().map(|e| format!("{e:#}")));
         // A process that was told to end takes a moment.
         let deadline = Instant::now() + Duration::from_secs(2);
         let left = loop {
@@ -292,6 +293,9 @@ impl Cluster {
             }
             thread::sleep(Duration::from_millis(50));
         };
+        if !left.is_empty() {
+            problems.extend(cleanup.map(|said| format!("cleanup: {said}")));
+        }
         problems.extend(left.into_iter().map(|l| format!("left behind: {l}")));
         problems
     }
@@ -302,7 +306,7 @@ impl Drop for Cluster {
         let log = self.log();
         let problems = self.take_away();
         let mut text = String::new();
-        if thread::panicking() {
+        if thread::panicking() || !problems.is_empty() {
             for line in log.lines() {
                 let _ = writeln!(text, "server: {line}");
             }

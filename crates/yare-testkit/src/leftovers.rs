@@ -14,6 +14,9 @@ use std::{
 pub(crate) struct Owned {
     /// Inodes of its network namespaces: the machine's and each pod's.
     namespaces: BTreeSet<u64>,
+    /// The pods' namespaces, held: the kernel gives the inode of one that is gone to the next, which may be another
+    /// cluster's.
+    _held: Vec<fs::File>,
     /// Identifiers of its pods, which name their cgroups.
     pods: BTreeSet<String>,
     /// Its directories.
@@ -26,10 +29,13 @@ impl Owned {
         let names = |path: PathBuf| {
             fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>()
         };
-        let inode = |path: &PathBuf| fs::metadata(path).ok().map(|m| m.ino());
+        let held: Vec<_> =
+            names(run_directory.join("netns")).iter().filter_map(|path| fs::File::open(path).ok()).collect();
+        let inode = |file: &fs::File| file.metadata().ok().map(|m| m.ino());
         let pods = names(directory.join("data/agent/pods"));
         Self {
-            namespaces: names(run_directory.join("netns")).iter().filter_map(inode).chain(machine).collect(),
+            namespaces: held.iter().filter_map(inode).chain(machine).collect(),
+            _held: held,
             pods: pods.iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect(),
             directories: vec![directory.to_owned(), run_directory.to_owned()],
         }

@@ -21,7 +21,10 @@ if [ -s "$1" ]; then
   kill -KILL "$(cat "$1")" 2>/dev/null
   for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$(cat "$1")" 2>/dev/null || break; sleep 0.1; done
 fi
-if [ -d "$YARE_DATA_DIR/runtime" ]; then "$2" cleanup >/dev/null; fi
+if [ -d "$YARE_DATA_DIR/runtime" ]; then
+  echo "sandboxes: $(ls "$YARE_DATA_DIR/runtime/sandboxes" | tr '\n' ' ')"
+  "$2" cleanup
+fi
 status=$?
 rm -rf "$3" "$4" || status=$?
 exit $status
@@ -48,21 +51,23 @@ impl Warden {
             .env("YARE_RUN_DIR", run_directory)
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // A signal to the test's group is no signal to it.
             .process_group(0);
         Ok(Self(Some(namespace.run(|| command.spawn())??)))
     }
 
-    /// Has everything taken away and waits for it.
-    pub(crate) fn finish(&mut self) -> anyhow::Result<()> {
-        let Some(mut child) = self.0.take() else { return Ok(()) };
+    /// Has everything taken away and waits for it. Answers what the cleanup said.
+    pub(crate) fn finish(&mut self) -> anyhow::Result<String> {
+        let Some(mut child) = self.0.take() else { return Ok(String::new()) };
         drop(child.stdin.take());
         let output = child.wait_with_output()?;
+        let said =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         if !output.status.success() {
-            bail!("cleanup: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+            bail!("cleanup: {}\n{said}", output.status);
         }
-        Ok(())
+        Ok(said)
     }
 }
