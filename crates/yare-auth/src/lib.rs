@@ -6,7 +6,9 @@
 pub mod bootstrap;
 pub mod bootstrap_token;
 pub mod cache;
+pub mod conditions;
 pub mod config;
+mod expressions;
 pub mod gotext;
 pub mod jws;
 pub mod node;

@@ -294,6 +294,32 @@ impl Ast {
         expr.children(&mut |child| self.collect(child, into));
     }
 
+    /// Whether `variable.field` or `variable.?field` stands anywhere in it, within `has` too. An index with the
+    /// field's name is something else.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        fn is_variable(expr: &Expr, variable: &str) -> bool {
+            matches!(&expr.kind, Kind::Ident(name) if **name == *variable)
+        }
+        fn walk(expr: &Expr, variable: &str, field: &str) -> bool {
+            let here = match &expr.kind {
+                Kind::Select { operand, field: name, .. } => {
+                    **name == *field && is_variable(operand, variable)
+                }
+                Kind::Call(call) if &*call.function == "_?._" => match call.args.as_slice() {
+                    [operand, Expr { kind: Kind::Literal(Literal::String(name)), .. }] => {
+                        **name == *field && is_variable(operand, variable)
+                    }
+                    _ => false,
+                },
+                _ => false,
+            };
+            let mut found = here;
+            expr.children(&mut |child| found = found || walk(child, variable, field));
+            found
+        }
+        with_room(may_be_deep(&self.source), || walk(&self.root, variable, field))
+    }
+
     /// Makes it ready to be evaluated.
     ///
     /// # Errors

@@ -28,6 +28,9 @@ pub enum DeclKind {
     Dyn,
     /// `x-kubernetes-int-or-string`: dynamic, but nothing else than these two.
     IntOrString,
+    /// A document that no schema describes, such as the claims of a token: dynamic as [`DeclKind::Dyn`], but every
+    /// number is a `double`, and a key may be written as an escaped field (`claims.kubernetes__dot__io`).
+    Document,
     /// JSON under `x-kubernetes-preserve-unknown-fields` without a type: only equality looks into it.
     Preserved,
     /// `bool`
@@ -117,6 +120,11 @@ impl Decl {
     /// Anything.
     pub fn any() -> Decl {
         Decl::of(DeclKind::Dyn, 1)
+    }
+
+    /// A document without a schema.
+    pub const fn document() -> Decl {
+        Decl { kind: DeclKind::Document, nullable: true, max_elements: 0, min_serialized_size: 1 }
     }
 
     /// An integer or a string.
@@ -246,7 +254,7 @@ impl Decl {
     /// The type that the checker gives to such values.
     pub fn cel_type(&self) -> Type {
         match &self.kind {
-            DeclKind::Dyn | DeclKind::IntOrString | DeclKind::Preserved => Type::Dyn,
+            DeclKind::Dyn | DeclKind::Document | DeclKind::IntOrString | DeclKind::Preserved => Type::Dyn,
             DeclKind::Bool => Type::Bool,
             DeclKind::Int => Type::Int,
             DeclKind::Double => Type::Double,

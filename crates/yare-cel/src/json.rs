@@ -16,6 +16,9 @@ use crate::{
 pub(crate) static DYN: Decl =
     Decl { kind: DeclKind::Dyn, nullable: true, max_elements: 0, min_serialized_size: 1 };
 
+/// What lies within a document.
+static DOCUMENT: Decl = Decl::document();
+
 fn mismatch(expected: &str, found: &Json) -> EvalError {
     let found = match found {
         Json::Null => "nil",
@@ -44,17 +47,21 @@ impl<'a> Value<'a> {
         }
         let text = || json.as_str().ok_or_else(|| mismatch("string", json));
         Ok(match &decl.kind {
-            DeclKind::Dyn => match json {
-                Json::Null => Value::Null,
-                Json::Bool(value) => Value::Bool(*value),
-                Json::Number(number) => match number.as_i64() {
-                    Some(value) => Value::Int(value),
-                    None => Value::Double(number.as_f64().unwrap_or(f64::NAN)),
-                },
-                Json::String(text) => Value::String(Str::Borrowed(text)),
-                Json::Array(items) => Value::List(List::Json(items, &DYN)),
-                Json::Object(entries) => Value::Map(Map::Json(entries, &DYN)),
-            },
+            kind @ (DeclKind::Dyn | DeclKind::Document) => {
+                let is_document = matches!(kind, DeclKind::Document);
+                let inner = if is_document { &DOCUMENT } else { &DYN };
+                match json {
+                    Json::Null => Value::Null,
+                    Json::Bool(value) => Value::Bool(*value),
+                    Json::Number(number) => match number.as_i64().filter(|_| !is_document) {
+                        Some(value) => Value::Int(value),
+                        None => Value::Double(number.as_f64().unwrap_or(f64::NAN)),
+                    },
+                    Json::String(text) => Value::String(Str::Borrowed(text)),
+                    Json::Array(items) => Value::List(List::Json(items, inner)),
+                    Json::Object(entries) => Value::Map(Map::Json(entries, inner)),
+                }
+            }
             DeclKind::IntOrString => match json {
                 Json::String(text) => Value::String(Str::Borrowed(text)),
                 other => Value::Int(other.as_i64().ok_or_else(|| {
@@ -160,6 +167,7 @@ impl<'a> List<'a> {
 fn elem_decl(list: &Decl) -> &Decl {
     match &list.kind {
         DeclKind::List { elem, .. } => elem,
+        DeclKind::Document => &DOCUMENT,
         _ => &DYN,
     }
 }
@@ -207,7 +215,7 @@ impl<'a> Map<'a> {
             Map::Json(_, decl) => {
                 let Value::String(name) = key else {
                     // Keys of untyped maps may be looked for in vain; those of typed ones are strings.
-                    return if matches!(decl.kind, DeclKind::Dyn) {
+                    return if matches!(decl.kind, DeclKind::Dyn | DeclKind::Document) {
                         Ok(None)
                     } else {
                         Err(EvalError::no_such_overload())
@@ -218,6 +226,10 @@ impl<'a> Map<'a> {
                         Some(plain) => self.find_name(name, &plain),
                         None => Ok(None),
                     },
+                    DeclKind::Document => {
+                        let plain = crate::escape::unescape(name);
+                        self.find_name(name, plain.as_deref().unwrap_or(name))
+                    }
                     _ => self.find_name(name, name),
                 }
             }
@@ -239,6 +251,10 @@ impl<'a> Map<'a> {
                     Some(json) => (json, &field.decl),
                 }
             }
+            DeclKind::Document => match entries.get(plain) {
+                None => return Ok(None),
+                Some(json) => (json, &DOCUMENT),
+            },
             kind => {
                 let value = match kind {
                     DeclKind::Map { value } => &**value,

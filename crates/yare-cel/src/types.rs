@@ -94,6 +94,21 @@ impl Type {
         }
     }
 
+    /// The name at run time with its parameters, as Go prints the type: how messages about what an expression must
+    /// come to have it.
+    pub fn full_name(&self) -> String {
+        match self {
+            Type::List(elem) => format!("list({})", elem.full_name()),
+            Type::Map(kv) => format!("map({}, {})", kv.0.full_name(), kv.1.full_name()),
+            Type::Type(Some(of)) => format!("type({})", of.full_name()),
+            Type::Opaque(name, params) if !params.is_empty() => {
+                let params: Vec<String> = params.iter().map(Type::full_name).collect();
+                format!("{name}({})", params.join(", "))
+            }
+            other => other.name().to_owned(),
+        }
+    }
+
     /// The name at run time, as `type(x)` prints it: without parameters.
     pub fn name(&self) -> &str {
         match self {

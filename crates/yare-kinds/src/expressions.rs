@@ -112,19 +112,6 @@ pub struct Compiled {
     pub references: References,
 }
 
-/// The type as Go prints it, which is how messages have it.
-fn shown(of: &Type) -> String {
-    match of {
-        Type::List(elem) => format!("list({})", shown(elem)),
-        Type::Map(kv) => format!("map({}, {})", shown(&kv.0), shown(&kv.1)),
-        Type::Type(Some(of)) => format!("type({})", shown(of)),
-        Type::Opaque(name, params) if !params.is_empty() => {
-            format!("{name}({})", params.iter().map(shown).collect::<Vec<_>>().join(", "))
-        }
-        other => other.name().to_owned(),
-    }
-}
-
 /// What is known of a variable's type where it is read: objects and what libraries bring are dynamic.
 fn variable_type(of: &Type) -> Type {
     match of {
@@ -272,10 +259,10 @@ impl<'a> Compiler<'a> {
         let (found, wanted) = (ast.output_type(), returns.types());
         if !wanted.is_empty() && !wanted.contains(found) {
             return Err(match wanted.as_slice() {
-                [one] => format!("must evaluate to {} but got {}", shown(one), shown(found)),
+                [one] => format!("must evaluate to {} but got {}", one.full_name(), found.full_name()),
                 many => {
-                    let many: Vec<String> = many.iter().map(shown).collect();
-                    format!("must evaluate to one of [{}] but got {}", many.join(" "), shown(found))
+                    let many: Vec<String> = many.iter().map(Type::full_name).collect();
+                    format!("must evaluate to one of [{}] but got {}", many.join(" "), found.full_name())
                 }
             });
         }

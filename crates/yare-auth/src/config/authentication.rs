@@ -7,6 +7,7 @@ use serde::Deserialize;
 use yare_schema::{content, field::FieldError, field::Path};
 
 use super::{ConfigError, Errors, read};
+use crate::expressions::{About, Expression, Returns};
 
 /// The most issuers.
 const MAX_ISSUERS: usize = 64;
@@ -182,22 +183,101 @@ impl AuthenticationConfiguration {
     }
 }
 
+/// The expressions of an authenticator, ready to run.
+#[derive(Debug, Default)]
+pub struct Expressions {
+    /// The name.
+    pub username: Option<Expression>,
+    /// The groups.
+    pub groups: Option<Expression>,
+    /// The UID.
+    pub uid: Option<Expression>,
+    /// Extra attributes, by their key.
+    pub extra: Vec<(String, Expression)>,
+    /// What must hold of the claims, and what is said where it does not.
+    pub claim_rules: Vec<(Expression, String)>,
+    /// What must hold of the user, in the same way.
+    pub user_rules: Vec<(Expression, String)>,
+}
+
+/// Which claims about an e-mail address expressions read.
+#[derive(Default)]
+struct Email {
+    address: bool,
+    verified: bool,
+}
+
+const EMAIL_IS_UNVERIFIED: &str = "claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression";
+
 impl JwtAuthenticator {
-    fn check(&self, errs: &mut Errors, path: &Path<'_>, disallowed: &[String]) {
+    /// Compiles its expressions.
+    ///
+    /// # Errors
+    /// Those of [`AuthenticationConfiguration::checked`], but for what concerns several authenticators.
+    pub fn expressions(&self) -> Result<Expressions, ConfigError> {
+        let mut errs = Errors::default();
+        let expressions = self.check(&mut errs, &Path::new("jwt"), &[]);
+        errs.finish(expressions)
+    }
+
+    fn check(&self, errs: &mut Errors, path: &Path<'_>, disallowed: &[String]) -> Expressions {
+        let (mut out, mut email) = (Expressions::default(), Email::default());
         self.issuer.check(errs, &path.child("issuer"), disallowed);
-        check_claim_rules(errs, &path.child("claimValidationRules"), &self.claim_validation_rules);
-        self.claim_mappings.check(errs, &path.child("claimMappings"));
+        self.check_claim_rules(errs, &path.child("claimValidationRules"), &mut out, &mut email);
+        self.claim_mappings.check(errs, &path.child("claimMappings"), &mut out, &mut email);
         let list = path.child("userValidationRules");
         let mut seen = HashSet::new();
         for (i, rule) in self.user_validation_rules.iter().enumerate() {
             let item = list.index(i);
-            let path = item.child("expression");
-            if rule.expression.is_empty() {
+            let (path, text) = (item.child("expression"), rule.expression.as_str());
+            if text.is_empty() {
                 errs.required(&path, "");
-            } else if !seen.insert(&rule.expression) {
-                errs.duplicate(&path, rule.expression.as_str());
-            } else {
-                errs.no_expression(&path, &rule.expression);
+            } else if !seen.insert(text) {
+                errs.duplicate(&path, text);
+            } else if let Some((expression, _)) = errs.compile(&path, text, About::User, Returns::Bool) {
+                out.user_rules.push((expression, rule.message.clone()));
+            }
+        }
+        out
+    }
+
+    fn check_claim_rules(
+        &self,
+        errs: &mut Errors,
+        list: &Path<'_>,
+        out: &mut Expressions,
+        email: &mut Email,
+    ) {
+        let (mut claims, mut expressions) = (HashSet::new(), HashSet::new());
+        for (i, rule) in self.claim_validation_rules.iter().enumerate() {
+            let path = list.index(i);
+            match (rule.claim.as_str(), rule.expression.as_str()) {
+                ("", "") => errs.required(&path, "claim or expression is required"),
+                (claim, "") => {
+                    if !rule.message.is_empty() {
+                        let detail = "may not be specified when claim is set";
+                        errs.invalid(&path.child("message"), rule.message.as_str(), detail);
+                    }
+                    if !claims.insert(claim) {
+                        errs.duplicate(&path.child("claim"), claim);
+                    }
+                }
+                ("", text) => {
+                    if !rule.required_value.is_empty() {
+                        let detail = "may not be specified when expression is set";
+                        errs.invalid(&path.child("requiredValue"), rule.required_value.as_str(), detail);
+                    }
+                    let path = path.child("expression");
+                    if !expressions.insert(text) {
+                        errs.duplicate(&path, text);
+                    } else if let Some((expression, ast)) =
+                        errs.compile(&path, text, About::Claims, Returns::Bool)
+                    {
+                        email.verified |= ast.selects("claims", "email_verified");
+                        out.claim_rules.push((expression, rule.message.clone()));
+                    }
+                }
+                (claim, _) => errs.invalid(&path, claim, "claim and expression can't both be set"),
             }
         }
     }
@@ -288,49 +368,37 @@ fn check_url(errs: &mut Errors, path: &Path<'_>, url: &str, disallowed: &[String
     }
 }
 
-fn check_claim_rules(errs: &mut Errors, list: &Path<'_>, rules: &[ClaimValidationRule]) {
-    let (mut claims, mut expressions) = (HashSet::new(), HashSet::new());
-    for (i, rule) in rules.iter().enumerate() {
-        let path = list.index(i);
-        match (rule.claim.as_str(), rule.expression.as_str()) {
-            ("", "") => errs.required(&path, "claim or expression is required"),
-            (claim, "") => {
-                if !rule.message.is_empty() {
-                    let detail = "may not be specified when claim is set";
-                    errs.invalid(&path.child("message"), rule.message.as_str(), detail);
-                }
-                if !claims.insert(claim) {
-                    errs.duplicate(&path.child("claim"), claim);
-                }
-            }
-            ("", expression) => {
-                if !rule.required_value.is_empty() {
-                    let detail = "may not be specified when expression is set";
-                    errs.invalid(&path.child("requiredValue"), rule.required_value.as_str(), detail);
-                }
-                let path = path.child("expression");
-                if expressions.insert(expression) {
-                    errs.no_expression(&path, expression);
-                } else {
-                    errs.duplicate(&path, expression);
-                }
-            }
-            (claim, _) => errs.invalid(&path, claim, "claim and expression can't both be set"),
-        }
-    }
-}
-
 impl ClaimMappings {
-    fn check(&self, errs: &mut Errors, path: &Path<'_>) {
-        self.username.check(errs, &path.child("username"), true);
-        self.groups.check(errs, &path.child("groups"), false);
+    fn check(&self, errs: &mut Errors, path: &Path<'_>, out: &mut Expressions, email: &mut Email) {
+        if let Some((expression, ast)) = self.username.check(errs, &path.child("username"), true) {
+            email.address |= ast.selects("claims", "email");
+            email.verified |= ast.selects("claims", "email_verified");
+            out.username = Some(expression);
+        }
+        out.groups =
+            self.groups.check(errs, &path.child("groups"), false).map(|(expression, _)| expression);
         let uid = path.child("uid");
         match (self.uid.claim.as_str(), self.uid.expression.as_str()) {
             (_, "") => {}
-            ("", expression) => errs.no_expression(&uid.child("expression"), expression),
+            ("", text) => {
+                let compiled =
+                    errs.compile(&uid.child("expression"), text, About::Claims, Returns::Anything);
+                out.uid = compiled.map(|(expression, _)| expression);
+            }
             _ => errs.invalid(&uid, "", "claim and expression can't both be set"),
         }
-        let list = path.child("extra");
+        self.check_extra(errs, &path.child("extra"), out, email);
+        if email.address && !email.verified {
+            let username = path.child("username");
+            errs.invalid(
+                &username.child("expression"),
+                self.username.expression.as_str(),
+                EMAIL_IS_UNVERIFIED,
+            );
+        }
+    }
+
+    fn check_extra(&self, errs: &mut Errors, list: &Path<'_>, out: &mut Expressions, email: &mut Email) {
         let mut seen = HashSet::new();
         for (i, extra) in self.extra.iter().enumerate() {
             let item = list.index(i);
@@ -351,27 +419,35 @@ impl ClaimMappings {
                 errs.duplicate(&path, key);
                 continue;
             }
-            let path = item.child("valueExpression");
-            if extra.value_expression.is_empty() {
+            let (path, text) = (item.child("valueExpression"), extra.value_expression.as_str());
+            if text.is_empty() {
                 errs.required(&path, "");
-            } else {
-                errs.no_expression(&path, &extra.value_expression);
+            } else if let Some((expression, ast)) =
+                errs.compile(&path, text, About::Claims, Returns::Anything)
+            {
+                email.verified |= ast.selects("claims", "email_verified");
+                out.extra.push((extra.key.clone(), expression));
             }
         }
     }
 }
 
 impl PrefixedClaim {
-    fn check(&self, errs: &mut Errors, path: &Path<'_>, required: bool) {
+    fn check(
+        &self,
+        errs: &mut Errors,
+        path: &Path<'_>,
+        required: bool,
+    ) -> Option<(Expression, yare_cel::Ast)> {
         match (self.claim.as_str(), self.expression.as_str()) {
             ("", "") if required => errs.required(path, "claim or expression is required"),
             ("", "") => {}
-            ("", expression) => {
+            ("", text) => {
                 if let Some(prefix) = &self.prefix {
                     let detail = "may not be specified when expression is set";
                     errs.invalid(&path.child("prefix"), prefix.as_str(), detail);
                 }
-                errs.no_expression(&path.child("expression"), expression);
+                return errs.compile(&path.child("expression"), text, About::Claims, Returns::Anything);
             }
             (_, "") if self.prefix.is_none() => errs.required(
                 &path.child("prefix"),
@@ -380,6 +456,7 @@ impl PrefixedClaim {
             (_, "") => {}
             _ => errs.invalid(path, "", "claim and expression can't both be set"),
         }
+        None
     }
 }
 
@@ -480,6 +557,16 @@ anonymous:
                 "[jwt[0].claimValidationRules[0]: Required value: claim or expression is required, jwt[0].claimValidationRules[1].message: Invalid value: \"b\": may not be specified when claim is set, jwt[0].claimValidationRules[2].claim: Duplicate value: \"a\"]",
             ),
             (
+                format!("jwt:\n- {{{issuer}, claimMappings: {{username: {{expression: claims.email}}}}}}"),
+                "jwt[0].claimMappings.username.expression: Invalid value: \"claims.email\": claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression",
+            ),
+            (
+                format!(
+                    "jwt:\n- {{{issuer}, {mapped}, claimValidationRules: [{{expression: claims.a}}], userValidationRules: [{{expression: ''}}, {{expression: user.x == ''}}]}}"
+                ),
+                "[jwt[0].claimValidationRules[0].expression: Invalid value: \"claims.a\": must evaluate to bool, jwt[0].userValidationRules[0].expression: Required value, jwt[0].userValidationRules[1].expression: Invalid value: \"user.x == ''\": compilation failed: ERROR: <input>:1:5: undefined field 'x'\n | user.x == ''\n | ....^]",
+            ),
+            (
                 "anonymous: {enabled: false, conditions: [{path: /}]}".to_owned(),
                 "anonymous.conditions: Invalid value: [\"/\"]: enabled should be set to true when conditions are defined",
             ),
@@ -493,6 +580,37 @@ anonymous:
             assert_eq!(parse(&text).unwrap_err(), error, "{text}");
         }
         assert!(parse("jwt: [{issuer: {uri: a}}]").unwrap_err().contains("unknown field `uri`"));
+    }
+
+    #[test]
+    fn an_address_must_be_verified_somewhere() {
+        let with = |username: &str, rest: &str| {
+            parse(&format!(
+                "jwt:\n- issuer: {{url: 'https://a', audiences: [x]}}\n  claimMappings:\n    username: {{expression: '{username}'}}\n{rest}"
+            ))
+            .map(|_| ())
+            .map_err(|e| e.contains("claims.email_verified must be used"))
+        };
+        let rule = |text: &str| format!("  claimValidationRules: [{{expression: '{text}'}}]");
+        for (username, rest, accepted) in [
+            ("claims.email", String::new(), false),
+            ("claims.?email.orValue(claims.sub)", String::new(), false),
+            ("has(claims.email) ? \"a\" : \"b\"", String::new(), false),
+            ("claims.email_verified ? claims.email : \"\"", String::new(), true),
+            ("claims[\"email\"]", String::new(), true),
+            ("claims.emails.map(e, e)[0]", String::new(), true),
+            ("claims.email", rule("claims.?email_verified.orValue(true) == true"), true),
+            ("claims.email", rule("[1].all(x, claims.email_verified == true)"), true),
+            ("claims.email", rule("claims.verified == true"), false),
+            (
+                "claims.email",
+                "    extra: [{key: example.org/v, valueExpression: string(claims.email_verified)}]".into(),
+                true,
+            ),
+        ] {
+            let found = with(username, &rest);
+            assert_eq!(found.is_ok(), accepted, "{username} {rest} {found:?}");
+        }
     }
 
     #[test]

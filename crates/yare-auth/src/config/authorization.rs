@@ -7,6 +7,10 @@ use serde::{Deserialize, Deserializer};
 use yare_schema::{content, field::FieldError, field::Path, gotime};
 
 use super::{ConfigError, Errors, read};
+use crate::{
+    conditions::Conditions,
+    expressions::{About, Returns},
+};
 
 /// The most conditions of one webhook.
 const MAX_CONDITIONS: usize = 64;
@@ -241,11 +245,26 @@ impl Webhook {
         }
         check_one_of(errs, &path.child("failurePolicy"), &self.failure_policy, &["NoOpinion", "Deny"]);
         self.check_connection(errs, path);
+        self.check_conditions(errs, path);
+    }
+
+    /// Compiles the conditions.
+    ///
+    /// # Errors
+    /// Those of a configuration that was not checked.
+    pub fn conditions(&self) -> Result<Conditions, ConfigError> {
+        let mut errs = Errors::default();
+        let conditions = self.check_conditions(&mut errs, &Path::new("webhook"));
+        errs.finish(conditions)
+    }
+
+    fn check_conditions(&self, errs: &mut Errors, path: &Path<'_>) -> Conditions {
         let list = path.child("matchConditions");
         if self.match_conditions.len() > MAX_CONDITIONS {
             errs.0.push(FieldError::too_many(&list, self.match_conditions.len(), MAX_CONDITIONS));
-            return;
+            return Conditions::default();
         }
+        let mut out = Vec::new();
         let mut seen = HashSet::new();
         for (i, condition) in self.match_conditions.iter().enumerate() {
             let item = list.index(i);
@@ -255,9 +274,12 @@ impl Webhook {
             } else if !seen.insert(&condition.expression) {
                 errs.duplicate(&path, condition.expression.as_str());
             } else {
-                errs.no_expression(&path, &condition.expression);
+                let compiled =
+                    errs.compile(&path, &condition.expression, About::Request, Returns::NamedBool);
+                out.extend(compiled.map(|(expression, _)| expression));
             }
         }
+        Conditions::new(out)
     }
 
     fn check_connection(&self, errs: &mut Errors, path: &Path<'_>) {

@@ -11,7 +11,10 @@ use yare_schema::{
     field::{ErrorKind, FieldError, Path},
 };
 
-use crate::gotext;
+use crate::{
+    expressions::{About, Expression, Refused, Returns},
+    gotext,
+};
 
 /// The group of all configuration kinds.
 const GROUP: &str = "apiserver.config.k8s.io";
@@ -75,14 +78,25 @@ impl Errors {
         self.0.push(FieldError::duplicate(path, value));
     }
 
-    /// An expression where none can be compiled.
-    fn no_expression(&mut self, path: &Path<'_>, expression: &str) {
-        self.0.push(FieldError {
-            kind: ErrorKind::Invalid,
-            field: path.to_string(),
-            value: Some(expression.into()),
-            detail: "CEL expressions are not evaluated by this server yet".into(),
-        });
+    /// Compiles the expression at `path`.
+    fn compile(
+        &mut self,
+        path: &Path<'_>,
+        text: &str,
+        about: About,
+        returns: Returns,
+    ) -> Option<(Expression, yare_cel::Ast)> {
+        match Expression::compile(text, about, returns) {
+            Ok(compiled) => return Some(compiled),
+            Err(Refused::Invalid(why)) => self.invalid(path, text, why),
+            Err(Refused::Internal(why)) => self.0.push(FieldError {
+                kind: ErrorKind::Internal,
+                field: path.to_string(),
+                value: None,
+                detail: why,
+            }),
+        }
+        None
     }
 
     fn finish<T>(self, value: T) -> Result<T, ConfigError> {

@@ -16,7 +16,7 @@ use yare_auth::{
     cache::{self, Cache},
     config::authentication::{AuthenticationConfiguration, JwtAuthenticator},
     jws::{self, Algorithm},
-    oidc::{self, Discovery, KeySet, OidcError},
+    oidc::{self, Discovery, KeySet, Mapping, OidcError},
     tls,
 };
 
@@ -57,6 +57,7 @@ impl Drop for Issuers {
 
 struct Issuer {
     config: JwtAuthenticator,
+    mapping: Mapping,
     tls: Arc<ClientConfig>,
     /// Where its keys are, once that is known.
     keys_at: ArcSwapOption<Endpoint>,
@@ -89,6 +90,7 @@ impl Issuers {
             let tls = tls::outside_client(authority, None).map_err(|e| e.to_string())?;
             let issuer = Arc::new(Issuer {
                 config: config.clone(),
+                mapping: Mapping::new(config).map_err(|e| e.to_string())?,
                 tls,
                 keys_at: ArcSwapOption::empty(),
                 keys: ArcSwapOption::empty(),
@@ -201,7 +203,7 @@ pub(super) fn authenticate<'a>(core: &'a Arc<Core>, bearer: Bearer<'a>) -> BoxFu
                     Ok(claims) => claims,
                     Err(why) => return Verdict::Wrong(why),
                 };
-                let user = match oidc::user(&issuer.config, &claims) {
+                let user = match issuer.mapping.user(&claims) {
                     Ok(user) => Arc::new(user),
                     Err(error) => return Verdict::Wrong(error.to_string()),
                 };

@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use yare_auth::{
     Action, Decision, User,
     cache::{self, Cache},
+    conditions::{self, Conditions},
     config::authorization as config,
 };
 use yare_kinds::view::View;
-use yare_schema::selector::{FieldOperator, Operator};
 
 use super::{Rules, Said};
 use crate::{
@@ -33,6 +33,8 @@ pub struct Webhook {
     keep_refused: Duration,
     /// What follows where it cannot be asked: it denies, or it is passed over.
     denies_on_error: bool,
+    /// It is asked only where these hold.
+    conditions: Conditions,
     known: Cache<Value>,
 }
 
@@ -52,6 +54,7 @@ impl Webhook {
             keep_allowed: config.keep_allowed(),
             keep_refused: config.keep_refused(),
             denies_on_error: config.failure_policy == "Deny",
+            conditions: config.conditions().map_err(|e| format!("authorizer {name}: {e}"))?,
             known: Cache::new(REMEMBERED),
         })
     }
@@ -89,11 +92,15 @@ fn spec(user: &User, action: &Action<'_>) -> Value {
         ] {
             put(&mut resource, key, value);
         }
-        if !action.fields.is_empty() {
-            resource.insert("fieldSelector".into(), json!({ "requirements": fields(action) }));
+        let fields = conditions::fields(action.fields);
+        if !fields.is_empty() {
+            resource.insert("fieldSelector".into(), json!({ "requirements": fields }));
         }
-        let labels = labels(action);
+        let mut labels = conditions::labels(action.labels);
         if !labels.is_empty() {
+            labels.iter_mut().filter_map(Value::as_object_mut).for_each(|requirement| {
+                requirement.retain(|_, value| value.as_array().is_none_or(|values| !values.is_empty()));
+            });
             resource.insert("labelSelector".into(), json!({ "requirements": labels }));
         }
         spec.insert("resourceAttributes".into(), resource.into());
@@ -111,34 +118,6 @@ fn spec(user: &User, action: &Action<'_>) -> Value {
     Value::Object(spec)
 }
 
-fn fields(action: &Action<'_>) -> Vec<Value> {
-    let one = |r: &yare_schema::selector::FieldRequirement| {
-        let operator = if r.operator == FieldOperator::Equals { "In" } else { "NotIn" };
-        json!({ "key": &*r.field, "operator": operator, "values": [&*r.value] })
-    };
-    action.fields.iter().map(one).collect()
-}
-
-/// Requirements of operators that reviews do not have are left out: without them the question is a wider one.
-fn labels(action: &Action<'_>) -> Vec<Value> {
-    let one = |r: &yare_schema::selector::Requirement| {
-        let operator = match r.operator() {
-            Operator::In | Operator::Equals | Operator::DoubleEquals => "In",
-            Operator::NotIn | Operator::NotEquals => "NotIn",
-            Operator::Exists => "Exists",
-            Operator::DoesNotExist => "DoesNotExist",
-            Operator::GreaterThan | Operator::LessThan => return None,
-        };
-        let mut out = json!({ "key": r.key(), "operator": operator });
-        let values: Vec<&str> = r.values().collect();
-        if !values.is_empty() {
-            out["values"] = values.into();
-        }
-        Some(out)
-    };
-    action.labels.iter().filter_map(one).collect()
-}
-
 fn read(status: &Value) -> Said {
     let reason = status.str_at("reason").to_owned();
     match (status.bool_at("denied"), status.bool_at("allowed")) {
@@ -152,8 +131,15 @@ fn read(status: &Value) -> Said {
     }
 }
 
-/// What it said before.
+/// What is known without asking it: it is not concerned, or it said so before.
 pub(super) fn remembered(webhook: &Webhook, core: &Core, user: &User, action: &Action<'_>) -> Option<Said> {
+    if !webhook.conditions.is_empty() {
+        match webhook.conditions.hold(user, action) {
+            Ok(true) => {}
+            Ok(false) => return Some((Decision::NoOpinion(String::new()), String::new())),
+            Err(why) => return Some(webhook.failed(why)),
+        }
+    }
     let key = cache::key(&[spec(user, action).to_string().as_bytes()]);
     webhook.known.get(&key, core.now().as_millisecond()).map(|status| read(&status))
 }

@@ -1,14 +1,17 @@
 //! Tokens of OpenID Connect issuers: their signature, their claims, and the user that these become
 //! (<https://openid.net/specs/openid-connect-core-1_0.html>). Fetching documents is the caller's.
 
+mod distributed;
+mod mapping;
+
 use serde_json::{Map, Value};
 
+pub use distributed::Source;
+pub use mapping::Mapping;
+
 use crate::{
-    config::authentication::JwtAuthenticator,
     gotext,
     jws::{Algorithm, PublicKey, Token},
-    token::credential_id,
-    user::{AUTHENTICATED, CREDENTIAL_ID, User},
 };
 
 /// How far ahead of ours the clock may be that says from when a token is good.
@@ -158,87 +161,12 @@ fn strings(value: Option<&Value>) -> Vec<String> {
     }
 }
 
-/// The user that verified claims stand for, by the configuration of their issuer.
-pub fn user(config: &JwtAuthenticator, claims: &Claims) -> Result<User, OidcError> {
-    let text = |name: &str| match claims.get(name) {
-        None => Err("claim not present".to_owned()),
-        Some(Value::String(text)) => Ok(text.as_str()),
-        Some(_) => Err("json: cannot unmarshal into Go value of type string".to_owned()),
-    };
-    let mappings = &config.claim_mappings;
-    let claim = mappings.username.claim.as_str();
-    let name = text(claim).map_err(|e| other(format!("oidc: parse username claims {claim:?}: {e}")))?;
-    if claim == "email" {
-        match claims.get("email_verified") {
-            None | Some(Value::Bool(true)) => {}
-            Some(Value::Bool(false)) => return Err(other("oidc: email not verified")),
-            Some(_) => {
-                return Err(other(
-                    "oidc: parse 'email_verified' claim: json: cannot unmarshal into Go value of type bool",
-                ));
-            }
-        }
-    }
-    let mut user = User {
-        name: format!("{}{name}", mappings.username.prefix.as_deref().unwrap_or_default()),
-        groups: groups(config, claims)?,
-        ..User::default()
-    };
-    let claim = mappings.uid.claim.as_str();
-    if !claim.is_empty() {
-        let uid = text(claim).map_err(|e| other(format!("oidc: parse uid claim {claim:?}: {e}")))?;
-        user.uid = uid.to_owned();
-    }
-    if let Some(jti) = claims.get("jti").and_then(Value::as_str).filter(|j| !j.is_empty()) {
-        user.extra.insert(CREDENTIAL_ID.into(), vec![credential_id(jti)]);
-    }
-    for rule in config.claim_validation_rules.iter().filter(|r| !r.claim.is_empty()) {
-        let (claim, wanted) = (rule.claim.as_str(), rule.required_value.as_str());
-        if !claims.contains_key(claim) {
-            return Err(other(format!("oidc: required claim {claim} not present in ID token")));
-        }
-        let value = text(claim).map_err(|e| other(format!("oidc: parse claim {claim}: {e}")))?;
-        if value != wanted {
-            return Err(other(format!(
-                "oidc: required claim {claim} value does not match. Got = {value}, want = {wanted}"
-            )));
-        }
-    }
-    if !user.in_group(AUTHENTICATED) {
-        user.groups.push(AUTHENTICATED.into());
-    }
-    Ok(user)
-}
-
-fn groups(config: &JwtAuthenticator, claims: &Claims) -> Result<Vec<String>, OidcError> {
-    let mapping = &config.claim_mappings.groups;
-    let Some(value) = claims.get(&mapping.claim).filter(|_| !mapping.claim.is_empty()) else {
-        return Ok(Vec::new());
-    };
-    let well_formed = match value {
-        Value::String(_) | Value::Null => true,
-        Value::Array(items) => items.iter().all(Value::is_string),
-        _ => false,
-    };
-    if !well_formed {
-        return Err(other(format!(
-            "oidc: parse groups claim {:?}: json: cannot unmarshal into Go value of type string",
-            mapping.claim
-        )));
-    }
-    let prefix = mapping.prefix.as_deref().unwrap_or_default();
-    Ok(strings(Some(value)).into_iter().map(|g| format!("{prefix}{g}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        config::authentication::{ClaimValidationRule, PrefixedClaim},
-        jws::{private_key, sign, testing::KEYS},
-    };
+    use crate::jws::{private_key, sign, testing::KEYS};
 
     fn keys(of: &[usize]) -> KeySet {
         let keys: Vec<Value> =
@@ -290,59 +218,6 @@ mod tests {
             sign(&private_key(KEYS[1].0).unwrap(), br#"{"iss":"https://a","aud":"y","exp":100}"#).unwrap();
         assert!(check(&es256, &own).unwrap_err().contains("unexpected signature algorithm"));
         assert!(check("a.b", &own).unwrap_err().contains("malformed"));
-    }
-
-    #[test]
-    fn claims_become_a_user() {
-        let mut config = JwtAuthenticator::default();
-        let claimed = |claim: &str, prefix: &str| PrefixedClaim {
-            claim: claim.into(),
-            prefix: Some(prefix.into()),
-            ..PrefixedClaim::default()
-        };
-        config.claim_mappings.username = claimed("email", "oidc:");
-        config.claim_mappings.groups = claimed("roles", "g:");
-        config.claim_mappings.uid.claim = "oid".into();
-        let rule =
-            ClaimValidationRule { claim: "hd".into(), required_value: "x".into(), ..Default::default() };
-        config.claim_validation_rules = vec![rule];
-        let read = |claims: Value| {
-            let Value::Object(claims) = claims else { panic!("claims are an object") };
-            user(&config, &claims).map_err(|e| e.to_string())
-        };
-        let good = json!({"email": "j@x", "email_verified": true, "roles": ["a", "b"], "oid": "7", "hd": "x", "jti": "9"});
-        let jane = read(good.clone()).unwrap();
-        assert_eq!((jane.name.as_str(), jane.uid.as_str()), ("oidc:j@x", "7"));
-        assert_eq!(jane.groups, ["g:a", "g:b", AUTHENTICATED]);
-        assert_eq!(jane.extra[CREDENTIAL_ID], ["JTI=9"]);
-        for (field, value, error) in [
-            (
-                "email",
-                json!(null),
-                "oidc: parse username claims \"email\": json: cannot unmarshal into Go value of type string",
-            ),
-            ("email_verified", json!(false), "oidc: email not verified"),
-            (
-                "roles",
-                json!({"a": 1}),
-                "oidc: parse groups claim \"roles\": json: cannot unmarshal into Go value of type string",
-            ),
-            ("hd", json!("y"), "oidc: required claim hd value does not match. Got = y, want = x"),
-            (
-                "oid",
-                json!(7),
-                "oidc: parse uid claim \"oid\": json: cannot unmarshal into Go value of type string",
-            ),
-        ] {
-            let mut claims = good.clone();
-            claims[field] = value;
-            assert_eq!(read(claims), Err(error.into()));
-        }
-        let mut claims = good;
-        claims["roles"] = json!("one");
-        assert_eq!(read(claims.clone()).unwrap().groups, ["g:one", AUTHENTICATED]);
-        claims.as_object_mut().unwrap().remove("hd");
-        assert_eq!(read(claims), Err("oidc: required claim hd not present in ID token".into()));
     }
 
     #[test]
