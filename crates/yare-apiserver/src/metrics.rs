@@ -5,6 +5,7 @@ mod process;
 mod requests;
 pub mod slis;
 pub mod text;
+pub mod timing;
 mod watches;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +45,7 @@ impl Metrics {
         self.requests.expose(&mut page);
         core.flow.expose(&mut page);
         self.watches.expose(&mut page);
+        core.config.auth.expose(&mut page);
         if let Some(audit) = &core.config.audit {
             audit.expose(&mut page);
         }

@@ -451,7 +451,9 @@ async fn admitted(
     }
     let selectors = auth::Selectors::of(&call.info, &call.query);
     let action = selectors.action(&call.info);
+    let began = Instant::now();
     let outcome = authorizers::decide(core, &call.user, &action).await;
+    core.config.auth.metrics.decided(&outcome, began.elapsed());
     if let Some(record) = &call.audit {
         if outcome.is_allowed() || outcome.error.is_empty() {
             let decision = if outcome.is_allowed() { "allow" } else { "forbid" };

@@ -1,6 +1,6 @@
 //! TLS configurations from the cluster's keys.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -18,7 +18,8 @@ use crate::pki::KeyPairPem;
 
 mod unverified;
 
-pub use unverified::{any_server, unverified};
+pub use unverified::unverified;
+use unverified::any_server;
 
 /// Why keys and certificates make no TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -87,59 +88,55 @@ pub fn server(pair: &KeyPairPem, authority: &str, speaks: Speaks) -> Result<Arc<
 
 /// A client that trusts `authority` (PEM) and shows `pair`.
 pub fn client(pair: &KeyPairPem, authority: &str, speaks: Speaks) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(bad("the protocol versions"))?
-        .with_root_certificates(roots(authority)?)
-        .with_client_auth_cert(chain(&pair.certificate)?, key(&pair.key)?)
-        .map_err(bad("the certificate and key"))?;
-    config.alpn_protocols = speaks.names();
-    Ok(Arc::new(config))
+    outside_client(Trust::Authority(authority), Some(pair), speaks)
 }
 
-/// Files in which systems keep the certificates of authorities.
-const SYSTEM_AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
-fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for file in SYSTEM_AUTHORITIES {
-        let Ok(pem) = std::fs::read(file) else { continue };
-        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
-            // One that cannot be parsed cannot be trusted; the others still can.
-            let _ = roots.add(certificate);
-        }
-        if !roots.is_empty() {
-            return Ok(Arc::new(roots));
-        }
-    }
-    Err(bad("the system's authorities")("none found: install ca-certificates"))
+/// The authorities that this machine trusts: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, or the system's own.
+/// Read once, as all programs do.
+fn system_roots() -> Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let read = || {
+        let mut roots = RootCertStore::empty();
+        // One that cannot be parsed cannot be trusted; the others still can.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
+    };
+    ROOTS.get_or_init(read).clone()
 }
 
-/// A client of servers elsewhere, over HTTP/1.1: it trusts `authority` (PEM; absent: the system's authorities)
-/// and shows `pair`, if there is one.
+/// Whom a client believes.
+#[derive(Clone, Copy, Debug)]
+pub enum Trust<'a> {
+    /// The authorities that this machine trusts.
+    System,
+    /// These (PEM).
+    Authority(&'a str),
+    /// Every server: for who asked for that in so many words.
+    Anybody,
+}
+
+/// A client of servers elsewhere, which shows `pair`, if there is one.
 pub fn outside_client(
-    authority: Option<&str>,
+    trust: Trust<'_>,
     pair: Option<&KeyPairPem>,
+    speaks: Speaks,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let roots = authority.map_or_else(system_roots, roots)?;
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(bad("the protocol versions"))?
-        .with_root_certificates(roots);
+        .map_err(bad("the protocol versions"))?;
+    let builder = match trust {
+        Trust::System => builder.with_root_certificates(system_roots()),
+        Trust::Authority(pem) => builder.with_root_certificates(roots(pem)?),
+        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(any_server(provider)),
+    };
     let mut config = match pair {
         Some(pair) => builder
             .with_client_auth_cert(chain(&pair.certificate)?, key(&pair.key)?)
             .map_err(bad("the certificate and key"))?,
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = Speaks::Http1.names();
+    config.alpn_protocols = speaks.names();
     Ok(Arc::new(config))
 }
 

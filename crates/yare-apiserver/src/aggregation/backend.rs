@@ -6,10 +6,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+use yare_auth::tls::Trust;
 use yare_kinds::view::View;
 
-use super::transport::Transport;
-use crate::core::Core;
+use crate::{
+    core::Core,
+    outbound::{Transport, bundle},
+};
 
 /// A service, as an APIService names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,20 @@ pub struct Backend {
     pub closed: CancellationToken,
 }
 
+/// By the rules of an APIService: its bundle, or none at all where it says so; the front proxy's certificate is
+/// shown.
+fn transport(core: &Core, spec: &Value, service: &ServiceRef) -> Result<Transport, String> {
+    let bundle = bundle(spec)?;
+    let trust = match &bundle {
+        _ if spec.bool_at("insecureSkipTLSVerify") => Trust::Anybody,
+        Some(bundle) => Trust::Authority(bundle),
+        None => Trust::System,
+    };
+    let name = format!("{}.{}.svc", service.name, service.namespace);
+    let pair = core.config.front_proxy.as_ref().map(|proxy| &proxy.pair);
+    Transport::new(&name, trust, pair).map_err(|e| format!("{name}: {e}"))
+}
+
 impl Backend {
     /// The backend of an APIService with a service.
     pub fn new(core: &Core, object: &Value) -> Self {
@@ -68,7 +85,7 @@ impl Backend {
             name: spec.str_at("service.name").to_owned(),
             port: spec.int_opt("service.port").and_then(|p| u16::try_from(p).ok()).unwrap_or(443),
         };
-        let transport = Transport::new(core, spec, &service);
+        let transport = transport(core, spec, &service);
         Self {
             name: object.str_at("metadata.name").to_owned(),
             group: spec.str_at("group").to_owned(),

@@ -32,7 +32,6 @@ pub mod proxy;
 pub mod register;
 pub mod resolve;
 pub mod table;
-mod transport;
 pub mod trust;
 
 /// How this server proves itself to the servers behind it.

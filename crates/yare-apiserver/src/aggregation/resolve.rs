@@ -1,7 +1,5 @@
 //! From a service to addresses that can be connected to.
 
-use std::net::IpAddr;
-
 use serde_json::Value;
 use yare_kinds::view::View;
 
@@ -31,10 +29,7 @@ pub struct Target {
 impl Target {
     /// `host:port`, with brackets where the host is an IPv6 address.
     pub fn authority(&self) -> String {
-        match self.host.parse::<IpAddr>() {
-            Ok(IpAddr::V6(ip)) => format!("[{ip}]:{}", self.port),
-            _ => format!("{}:{}", self.host, self.port),
-        }
+        crate::outbound::authority(&self.host, self.port)
     }
 }
 

@@ -8,10 +8,9 @@
 pub mod authenticators;
 pub mod authorizers;
 mod feed;
-mod https;
 pub mod impersonate;
 mod issue;
-mod kubeconfig;
+pub mod metrics;
 mod peer;
 mod reload;
 
@@ -74,6 +73,8 @@ pub struct Auth {
     pub chain: ArcSwap<Chain>,
     /// Files that are read again when they change.
     pub files: Files,
+    /// What is counted.
+    pub metrics: metrics::AuthMetrics,
 }
 
 impl Auth {
@@ -94,6 +95,7 @@ impl Auth {
             nodes: NodeAuthorizer::default(),
             chain: ArcSwap::from_pointee(Chain::usual()),
             files: Files::default(),
+            metrics: metrics::AuthMetrics::default(),
         }
     }
 

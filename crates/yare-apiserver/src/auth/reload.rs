@@ -16,7 +16,11 @@ use yare_auth::{
     tls::{self, ClientAuthority},
 };
 
-use super::{Auth, Authorities, Chain, authenticators::oidc::Issuers};
+use super::{
+    Auth, Authorities, Chain,
+    authenticators::oidc::Issuers,
+    metrics::{AuthMetrics, Reloads},
+};
 use crate::core::Core;
 
 /// Files, where there are some.
@@ -41,12 +45,21 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Watches the files until the server stops.
 pub fn start(core: &Arc<Core>) {
     let files = &core.config.auth.files;
-    watch(core, files.authentication.clone(), authentication);
-    watch(core, files.authorization.clone(), authorization);
-    watch(core, files.client_authority.as_ref().map(|(path, _)| path.clone()), client_authority);
+    let authority = files.client_authority.as_ref().map(|(path, _)| path);
+    let rows: [(Option<&PathBuf>, Apply, Counted); 3] = [
+        (files.authentication.as_ref(), authentication, |m| Some(&m.authentication_file)),
+        (files.authorization.as_ref(), authorization, |m| Some(&m.authorization_file)),
+        (authority, client_authority, |_| None),
+    ];
+    for (path, apply, counted) in rows {
+        if let Some(path) = path {
+            watch(core, path.clone(), apply, counted);
+        }
+    }
 }
 
 type Apply = fn(&Auth, &[u8]) -> Result<Option<Issuers>, String>;
+type Counted = fn(&AuthMetrics) -> Option<&Reloads>;
 
 fn authentication(auth: &Auth, text: &[u8]) -> Result<Option<Issuers>, String> {
     let own = auth.signer.as_ref().map(|s| s.issuers().to_vec()).unwrap_or_default();
@@ -56,7 +69,8 @@ fn authentication(auth: &Auth, text: &[u8]) -> Result<Option<Issuers>, String> {
 
 fn authorization(auth: &Auth, text: &[u8]) -> Result<Option<Issuers>, String> {
     let config = AuthorizationConfiguration::parse(text, &auth.files.required).map_err(|e| e.to_string())?;
-    auth.chain.store(Arc::new(Chain::new(&config)?));
+    let chain = Chain::new(&config)?.after(&auth.chain.load());
+    auth.chain.store(Arc::new(chain));
     Ok(None)
 }
 
@@ -70,9 +84,12 @@ fn client_authority(auth: &Auth, text: &[u8]) -> Result<Option<Issuers>, String>
     Ok(None)
 }
 
-fn watch(core: &Arc<Core>, path: Option<PathBuf>, apply: Apply) {
-    let Some(path) = path else { return };
+fn watch(core: &Arc<Core>, path: PathBuf, apply: Apply, counted: Counted) {
     let core = core.clone();
+    let mut last = std::fs::read(&path).ok();
+    if let (Some(reloads), Some(text)) = (counted(&core.config.auth.metrics), &last) {
+        reloads.loaded(text);
+    }
     tokio::spawn(async move {
         let changes = match Changes::of(&path) {
             Ok(changes) => changes,
@@ -81,7 +98,6 @@ fn watch(core: &Arc<Core>, path: Option<PathBuf>, apply: Apply) {
                 return;
             }
         };
-        let mut last = std::fs::read(&path).ok();
         loop {
             tokio::select! {
                 seen = changes.next() => if seen.is_err() { return },
@@ -92,7 +108,11 @@ fn watch(core: &Arc<Core>, path: Option<PathBuf>, apply: Apply) {
             if last.as_ref() == Some(&text) {
                 continue;
             }
-            match apply(&core.config.auth, &text) {
+            let applied = apply(&core.config.auth, &text);
+            if let Some(reloads) = counted(&core.config.auth.metrics) {
+                reloads.reloaded(applied.is_ok().then_some(&text), core.now());
+            }
+            match applied {
                 Ok(issuers) => {
                     if let Some(issuers) = issuers {
                         replace(&core, issuers).await;

@@ -13,7 +13,7 @@ use yare_kinds::view::{View, ViewMut};
 
 use crate::{
     core::Core,
-    outbound,
+    outbound::Client,
     status::{ApiError, ApiResult},
 };
 
@@ -32,7 +32,7 @@ pub struct Conversion {
     core: Weak<Core>,
     /// `apiextensions.k8s.io/v1`, or an older version that the webhook speaks.
     review_version: String,
-    client_config: Value,
+    client: Client,
     known: Mutex<HashMap<Key, Value>>,
 }
 
@@ -48,7 +48,7 @@ impl Conversion {
         Some(Self {
             core,
             review_version: format!("apiextensions.k8s.io/{version}"),
-            client_config: conversion.at("webhook.clientConfig").clone(),
+            client: Client::of_webhook(conversion.at("webhook.clientConfig")),
             known: Mutex::default(),
         })
     }
@@ -115,8 +115,9 @@ impl Conversion {
             "kind": "ConversionReview", "apiVersion": self.review_version,
             "request": { "uid": uid, "desiredAPIVersion": api_version, "objects": objects },
         });
-        let answer = wait(outbound::post(&core, &self.client_config, "?timeout=30s", &review, TIMEOUT))
-            .map_err(&failed)?;
+        let document = review.to_string().into();
+        let answer = wait(self.client.ask(Some(&core), "timeout=30s", document, TIMEOUT));
+        let answer = answer.and_then(|answer| answer.map_err(|f| f.message)).map_err(&failed)?;
         let response = answer.at("response");
         if response.str_at("uid") != uid {
             return Err(failed(format!("expected response.uid={uid:?}, got {:?}", response.str_at("uid"))));
@@ -174,20 +175,20 @@ fn key(object: &Value, api_version: &str) -> Key {
 }
 
 /// Waits for a future where no `await` is possible: objects are converted deep inside of encoders.
-fn wait<F>(future: F) -> F::Output
+fn wait<F>(future: F) -> Result<F::Output, String>
 where
-    F: Future<Output = Result<Value, String>> + Send,
+    F: Future<Output: Send> + Send,
 {
     match Handle::try_current() {
         // Other tasks of this worker move on to another one meanwhile.
         Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
-            tokio::task::block_in_place(|| handle.block_on(future))
+            Ok(tokio::task::block_in_place(|| handle.block_on(future)))
         }
         _ => std::thread::scope(|scope| {
             let run = || {
                 let runtime =
                     Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-                runtime.block_on(future)
+                Ok(runtime.block_on(future))
             };
             scope.spawn(run).join().unwrap_or_else(|_| Err("the call panicked".into()))
         }),

@@ -1,28 +1,25 @@
 //! `proxy` of nodes, pods and services, and the forwarding that all streams share: a connection of its own per
 //! request, headers passed on, and after an upgrade bytes spliced both ways.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
 };
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use yare_kinds::view::View;
 
 use crate::{
     body::{Body, Reply, RequestBody},
     core::{Call, Core},
+    outbound::{self, Dialer},
     registry::Served,
     status::{ApiError, ApiResult, GroupResource},
     subresource::{kubelet, page::Place},
 };
 
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The addresses a request came through, the client's first.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Headers that are between two neighbours only (RFC 9110, 7.6.1).
@@ -98,7 +95,7 @@ pub async fn handle(
     let prefix = info.path.strip_suffix(&info.rest).unwrap_or(&info.path).trim_end_matches('/');
     let place = Place {
         prefix: prefix.to_owned(),
-        backend: bracketed(&endpoint.host, endpoint.port),
+        backend: outbound::authority(&endpoint.host, endpoint.port),
         requested: call.host().unwrap_or_default().to_owned(),
     };
     let page = HeaderValue::from_str(&info.path).map_err(ApiError::internal)?;
@@ -280,16 +277,10 @@ async fn send(
     *request.uri_mut() = uri;
     let wants_upgrade = call.headers.contains_key(header::UPGRADE) && upgrade.get::<OnUpgrade>().is_some();
     copy_headers(&call.headers, request.headers_mut(), wants_upgrade);
-    let host = HeaderValue::from_str(&bracketed(&endpoint.host, endpoint.port)).map_err(|e| failed(&e))?;
+    let host = HeaderValue::from_str(&outbound::authority(&endpoint.host, endpoint.port)).map_err(|e| failed(&e))?;
     request.headers_mut().insert(header::HOST, host);
     decorate(request.headers_mut());
-    let connect = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
-    let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
-        Ok(stream) => stream.map_err(|e| failed(&e))?,
-        Err(_) => return Err(failed(&"timed out")),
-    };
-    let _ = stream.set_nodelay(true);
-    let mut response = if endpoint.tls {
+    let dialer = if endpoint.tls {
         let tls =
             if endpoint.kubelet {
                 call.core.config.kubelet_tls.clone().ok_or_else(|| {
@@ -298,17 +289,12 @@ async fn send(
             } else {
                 yare_auth::tls::unverified().map_err(ApiError::internal)?
             };
-        let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| failed(&e))?;
-        let handshake = tokio_rustls::TlsConnector::from(tls).connect(name, stream);
-        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
-            Ok(stream) => stream.map_err(|e| failed(&e))?,
-            Err(_) => return Err(failed(&"timed out")),
-        };
-        exchange(TokioIo::new(stream), request).await
+        Dialer::tls(tls, &endpoint.host).map_err(|e| failed(&e))?
     } else {
-        exchange(TokioIo::new(stream), request).await
-    }
-    .map_err(|e| failed(&e))?;
+        Dialer::plain()
+    };
+    let stream = dialer.connect(&endpoint.host, endpoint.port).await.map_err(|e| failed(&e))?;
+    let mut response = outbound::exchange(stream.io(), request).await.map_err(|e| failed(&e))?;
     let mut reply = Response::new(Body::default());
     *reply.status_mut() = response.status();
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -325,28 +311,12 @@ async fn send(
     Ok(reply)
 }
 
-async fn exchange<I>(
-    io: I,
-    request: Request<RequestBody>,
-) -> Result<Response<hyper::body::Incoming>, hyper::Error>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, RequestBody>(io).await?;
-    tokio::spawn(connection.with_upgrades());
-    sender.send_request(request).await
-}
-
 /// Copies bytes both ways until either side ends.
 pub async fn splice(client: OnUpgrade, backend: OnUpgrade) {
     let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else { return };
     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
     // Either side may go at any time; that is how these streams end.
     let _ = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
-}
-
-fn bracketed(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Copies headers that go beyond two neighbours, without credentials.

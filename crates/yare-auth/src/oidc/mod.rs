@@ -85,7 +85,7 @@ impl KeySet {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OidcError {
     /// No key that is known made it: the issuer may have new ones.
-    #[error("oidc: verify token: failed to verify signature: failed to verify id token signature")]
+    #[error("failed to verify signature: failed to verify id token signature")]
     Signature,
     /// Anything else.
     #[error("{0}")]
@@ -106,7 +106,7 @@ pub fn verify(
     keys: &KeySet,
     now_s: i64,
 ) -> Result<Claims, OidcError> {
-    let fail = |why: String| other(format!("oidc: verify token: {why}"));
+    let fail = |why: String| other(why);
     let token = Token::parse(token).ok_or_else(|| fail("oidc: malformed jwt".into()))?;
     let claims: Claims = serde_json::from_slice(&token.payload)
         .map_err(|e| fail(format!("oidc: failed to unmarshal claims: {e}")))?;
@@ -195,20 +195,20 @@ mod tests {
         for (change, error) in [
             (
                 json!({"iss": "https://b"}),
-                "oidc: verify token: oidc: id token issued by a different provider, expected \"https://a\" got \"https://b\"",
+                "oidc: id token issued by a different provider, expected \"https://a\" got \"https://b\"",
             ),
-            (json!({"aud": "z"}), "oidc: verify token: oidc: expected audience in [\"y\"] got [\"z\"]"),
+            (json!({"aud": "z"}), "oidc: expected audience in [\"y\"] got [\"z\"]"),
             (
                 json!({"exp": 49}),
-                "oidc: verify token: oidc: token is expired (Token Expiry: 1970-01-01T00:00:49Z)",
+                "oidc: token is expired (Token Expiry: 1970-01-01T00:00:49Z)",
             ),
             (
                 json!({"exp": null}),
-                "oidc: verify token: oidc: token is expired (Token Expiry: 1970-01-01T00:00:00Z)",
+                "oidc: token is expired (Token Expiry: 1970-01-01T00:00:00Z)",
             ),
             (
                 json!({"nbf": 351}),
-                "oidc: verify token: oidc: current time is before the nbf (not before) time",
+                "oidc: current time is before the nbf (not before) time",
             ),
         ] {
             assert_eq!(check(&token(change), &own), Err(error.into()));

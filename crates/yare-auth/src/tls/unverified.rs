@@ -26,7 +26,7 @@ pub fn unverified() -> Result<Arc<ClientConfig>, TlsError> {
 
 /// Believes every certificate; the server must still hold its key. For who asked for that in so many words
 /// (`insecureSkipTLSVerify`).
-pub fn any_server(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+pub(super) fn any_server(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
     Arc::new(AnyServer(provider))
 }
 

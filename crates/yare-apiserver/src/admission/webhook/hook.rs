@@ -83,7 +83,7 @@ impl Hook {
                 "v1beta1" => Some(ReviewVersion::V1Beta1),
                 _ => None,
             }),
-            client: Client::new(hook.at("clientConfig")),
+            client: Client::of_webhook(hook.at("clientConfig")),
             matcher: Matcher::of_webhook(hook),
             conditions: Conditions::of_webhook(hook.items("matchConditions")),
         }

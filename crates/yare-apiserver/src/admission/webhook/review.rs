@@ -84,10 +84,10 @@ pub async fn run(
         return Err(ApiError::timeout("request did not complete within requested timeout").into());
     }
     let timeout = hook.timeout.min(left);
-    let query = format!("?timeout={}s", whole_seconds(timeout));
+    let query = format!("timeout={}s", whole_seconds(timeout));
     let answer = hook
         .client
-        .post(core, &query, Bytes::from(review.to_string()), timeout)
+        .ask(Some(core), &query, Bytes::from(review.to_string()), timeout)
         .await
         .map_err(|f| failed(format!("failed to call webhook: {}", f.message), f.code.unwrap_or(503)))?;
     let response = Response::read(&answer, version, &uid, hook.is_mutating)

@@ -13,7 +13,7 @@ mod service_account;
 mod static_token;
 pub mod webhook;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use futures::future::BoxFuture;
 use http::{HeaderMap, header};
@@ -21,7 +21,7 @@ use yare_auth::{User, gotext};
 
 pub use anonymous::Anonymous;
 
-use super::{Auth, Peer};
+use super::{Auth, Peer, metrics::Attempt};
 use crate::{
     core::Core,
     status::{ApiError, ApiResult},
@@ -182,22 +182,34 @@ impl Search {
 
 /// Who sent this, or 401. The error never says what was wrong.
 pub async fn authenticate(core: &Arc<Core>, credentials: &Credentials<'_>) -> ApiResult<Identified> {
+    let began = Instant::now();
+    let found = search(core, credentials).await;
+    let metrics = &core.config.auth.metrics;
+    match found {
+        Ok(known) => {
+            metrics.attempted(Attempt::Success, Some(&known.user.name), began.elapsed());
+            Ok(known)
+        }
+        Err(errors) => {
+            tracing::debug!(?errors, "unable to authenticate the request");
+            let attempt = if errors.is_empty() { Attempt::Failure } else { Attempt::Error };
+            metrics.attempted(attempt, None, began.elapsed());
+            Err(ApiError::unauthorized())
+        }
+    }
+}
+
+async fn search(core: &Arc<Core>, credentials: &Credentials<'_>) -> Result<Identified, Vec<String>> {
     let from_protocol = websocket_token(credentials.headers);
     let token = bearer_token(credentials.headers).or(from_protocol.as_deref());
     let bearer = token.map(|token| Bearer { token, audiences: None });
     match Search::new().local(core, Some(credentials), bearer.as_ref()) {
         Found::Known(known) => Ok(known),
-        Found::Nobody(errors) => {
-            tracing::debug!(?errors, "unable to authenticate the request");
-            Err(ApiError::unauthorized())
-        }
+        Found::Nobody(errors) => Err(errors),
         // Boxed: what asks the network is rare, and its state would be part of every request's.
         Found::Ask(search) => match bearer {
-            Some(bearer) => {
-                let found = Box::pin(through_network(core, search, Some(credentials), bearer)).await;
-                found.map_err(|_| ApiError::unauthorized())
-            }
-            None => Err(ApiError::unauthorized()),
+            Some(bearer) => Box::pin(through_network(core, search, Some(credentials), bearer)).await,
+            None => Err(Vec::new()),
         },
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use yare_auth::{
@@ -13,8 +14,9 @@ use yare_kinds::view::View;
 
 use super::{Bearer, Identified, Verdict};
 use crate::{
-    auth::{Auth, https::Endpoint, kubeconfig},
+    auth::Auth,
     core::Core,
+    outbound::{Backoff, Client, kubeconfig},
 };
 
 /// How long one question may take.
@@ -24,7 +26,7 @@ const REMEMBERED: usize = 32 * 1024;
 
 /// The webhook.
 pub struct TokenWebhook {
-    endpoint: Endpoint,
+    client: Client,
     /// `v1` or `v1beta1`
     version: String,
     ttl_ms: i64,
@@ -48,7 +50,7 @@ impl TokenWebhook {
             ));
         }
         Ok(Self {
-            endpoint: kubeconfig::endpoint(kubeconfig)?,
+            client: kubeconfig::client(kubeconfig)?,
             version: version.to_owned(),
             ttl_ms: i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX),
             known: Cache::new(REMEMBERED),
@@ -64,7 +66,18 @@ impl TokenWebhook {
             "kind": "TokenReview", "apiVersion": format!("authentication.k8s.io/{}", self.version),
             "metadata": {}, "spec": spec,
         });
-        let answer = self.endpoint.post(core, &review, TIMEOUT).await.map_err(|f| f.message)?;
+        let document = Bytes::from(review.to_string());
+        let mut backoff = Backoff::WEBHOOK;
+        let answer = loop {
+            match self.client.ask(None, "timeout=30s", document.clone(), TIMEOUT).await {
+                Ok(answer) => break answer,
+                Err(failure) => {
+                    if !failure.is_transient() || !backoff.wait(&*core.config.random).await {
+                        return Err(failure.message);
+                    }
+                }
+            }
+        };
         let status = answer.at("status");
         if !status.bool_at("authenticated") {
             let error = status.str_at("error").to_owned();

@@ -3,6 +3,7 @@
 //! is asked.
 
 mod always;
+mod metrics;
 mod node;
 mod rbac;
 pub mod webhook;
@@ -18,20 +19,27 @@ use yare_auth::{
     user::MASTERS,
 };
 
-use self::webhook::Webhook;
+use self::{metrics::LinkMetrics, webhook::Webhook};
 use crate::{auth::Auth, core::Core};
 
 /// What an authorizer says, and what went wrong while it found out (empty: nothing).
 type Said = (Decision, String);
 type Local = fn(&Auth, &User, &Action<'_>) -> Decision;
-type Asking = for<'a> fn(&'a Webhook, &'a Core, &'a User, &'a Action<'a>) -> BoxFuture<'a, Said>;
+type Known = fn(&Webhook, &LinkMetrics, &Core, &User, &Action<'_>) -> Option<Said>;
+type Asking = for<'a> fn(
+    &'a Webhook,
+    &'a LinkMetrics,
+    &'a Core,
+    &'a User,
+    &'a Action<'a>,
+) -> BoxFuture<'a, Said>;
 
 /// How a row decides.
 enum Decides {
     /// By what the server knows.
     Locally(Local),
     /// By asking somebody else, where it does not remember the answer.
-    Network(fn(&Webhook, &Core, &User, &Action<'_>) -> Option<Said>, Asking),
+    Network(Known, Asking),
 }
 
 /// One mode of authorization.
@@ -69,7 +77,9 @@ const TABLE: &[Row] = &[
 /// One authorizer of a chain.
 struct Link {
     row: &'static Row,
+    name: String,
     webhook: Option<Webhook>,
+    metrics: Arc<LinkMetrics>,
 }
 
 /// The authorizers of a server, in order.
@@ -79,12 +89,30 @@ impl Chain {
     /// Node and RBAC, as servers have it where nothing else is said.
     pub fn usual() -> Self {
         let links = TABLE.iter().filter(|row| matches!(row.mode, "Node" | "RBAC"));
-        Self(links.map(|row| Link { row, webhook: None }).collect())
+        let link = |row: &'static Row| Link {
+            row,
+            name: row.mode.to_lowercase(),
+            webhook: None,
+            metrics: Arc::default(),
+        };
+        Self(links.map(link).collect())
     }
 
     /// The chain of a configuration that was checked.
     pub fn new(configuration: &AuthorizationConfiguration) -> Result<Self, String> {
         configuration.authorizers.iter().map(Link::new).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Goes on counting where the chain before it stopped.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        for link in &mut self.0 {
+            let like = |old: &&Link| old.row.mode == link.row.mode && old.name == link.name;
+            if let Some(old) = before.0.iter().find(like) {
+                link.metrics = old.metrics.clone();
+            }
+        }
+        self
     }
 }
 
@@ -96,7 +124,7 @@ impl Link {
             .find(|row| row.mode == mode)
             .ok_or_else(|| format!("the authorization mode {mode} is not supported by this server"))?;
         let webhook = authorizer.webhook.as_ref().map(|w| Webhook::open(&authorizer.name, w)).transpose()?;
-        Ok(Self { row, webhook })
+        Ok(Self { row, name: authorizer.name.clone(), webhook, metrics: Arc::default() })
     }
 }
 
@@ -139,6 +167,9 @@ enum Walked {
 
 impl Walk {
     fn take_in(&mut self, (decision, error): Said) -> Option<Outcome> {
+        if let Some(link) = self.chain.0.get(self.next) {
+            link.metrics.decided(&decision);
+        }
         self.next += 1;
         match decision {
             Decision::NoOpinion(reason) => {
@@ -160,7 +191,7 @@ impl Walk {
             let said = match (&link.row.decides, &link.webhook) {
                 (Decides::Locally(decide), _) => (decide(&core.config.auth, user, action), String::new()),
                 (Decides::Network(remembered, _), Some(webhook)) => {
-                    match remembered(webhook, core, user, action) {
+                    match remembered(webhook, &link.metrics, core, user, action) {
                         Some(said) => said,
                         None => return Walked::Ask(self),
                     }
@@ -183,7 +214,7 @@ impl Walk {
             if let Some(link) = chain.0.get(self.next)
                 && let (Decides::Network(_, ask), Some(webhook)) = (&link.row.decides, &link.webhook)
             {
-                let said = ask(webhook, core, user, action).await;
+                let said = ask(webhook, &link.metrics, core, user, action).await;
                 if let Some(outcome) = self.take_in(said) {
                     return outcome;
                 }

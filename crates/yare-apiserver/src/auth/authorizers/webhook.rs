@@ -1,7 +1,11 @@
 //! A webhook that decides: it is asked with SubjectAccessReviews, and its answers are kept for a while.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use yare_auth::{
@@ -12,10 +16,11 @@ use yare_auth::{
 };
 use yare_kinds::view::View;
 
-use super::{Rules, Said};
+use super::{Rules, Said, metrics::LinkMetrics};
 use crate::{
-    auth::{Auth, https::Endpoint, kubeconfig},
+    auth::Auth,
     core::Core,
+    outbound::{Backoff, Client, kubeconfig},
 };
 
 /// Answers that are kept (upstream's figure).
@@ -26,7 +31,7 @@ const MAX_KEPT_BYTES: usize = 10_000;
 /// The webhook.
 pub struct Webhook {
     name: String,
-    endpoint: Endpoint,
+    client: Client,
     version: String,
     timeout: Duration,
     keep_allowed: Duration,
@@ -43,12 +48,12 @@ impl Webhook {
     pub fn open(name: &str, config: &config::Webhook) -> Result<Self, String> {
         let Some(file) = &config.connection_info.kube_config_file else {
             return Err(format!(
-                "authorizer {name}: connectionInfo.type InClusterConfig needs a cluster around this server: use KubeConfigFile"
+                "authorizer {name}: connectionInfo.type InClusterConfig is for servers that ask this one: use KubeConfigFile"
             ));
         };
         Ok(Self {
             name: name.to_owned(),
-            endpoint: kubeconfig::endpoint(Path::new(file))?,
+            client: kubeconfig::client(Path::new(file))?,
             version: config.subject_access_review_version.clone(),
             timeout: config.timeout.unwrap_or(Duration::from_secs(30)),
             keep_allowed: config.keep_allowed(),
@@ -57,6 +62,11 @@ impl Webhook {
             conditions: config.conditions().map_err(|e| format!("authorizer {name}: {e}"))?,
             known: Cache::new(REMEMBERED),
         })
+    }
+
+    /// What it is told of the time it has.
+    fn query(&self) -> String {
+        format!("timeout={}s", self.timeout.as_secs().max(1))
     }
 
     fn failed(&self, why: String) -> Said {
@@ -132,9 +142,18 @@ fn read(status: &Value) -> Said {
 }
 
 /// What is known without asking it: it is not concerned, or it said so before.
-pub(super) fn remembered(webhook: &Webhook, core: &Core, user: &User, action: &Action<'_>) -> Option<Said> {
+pub(super) fn remembered(
+    webhook: &Webhook,
+    metrics: &LinkMetrics,
+    core: &Core,
+    user: &User,
+    action: &Action<'_>,
+) -> Option<Said> {
     if !webhook.conditions.is_empty() {
-        match webhook.conditions.hold(user, action) {
+        let began = Instant::now();
+        let hold = webhook.conditions.hold(user, action);
+        metrics.conditions(&hold, began.elapsed());
+        match hold {
             Ok(true) => {}
             Ok(false) => return Some((Decision::NoOpinion(String::new()), String::new())),
             Err(why) => return Some(webhook.failed(why)),
@@ -147,6 +166,7 @@ pub(super) fn remembered(webhook: &Webhook, core: &Core, user: &User, action: &A
 /// Asks it.
 pub(super) fn ask<'a>(
     webhook: &'a Webhook,
+    metrics: &'a LinkMetrics,
     core: &'a Core,
     user: &'a User,
     action: &'a Action<'a>,
@@ -158,9 +178,24 @@ pub(super) fn ask<'a>(
             "kind": "SubjectAccessReview", "apiVersion": format!("authorization.k8s.io/{}", webhook.version),
             "metadata": {}, "spec": in_version(spec, &webhook.version),
         });
-        let answer = match webhook.endpoint.post(core, &review, webhook.timeout).await {
-            Ok(answer) => answer,
-            Err(failure) => return webhook.failed(failure.message),
+        let (query, document) = (webhook.query(), Bytes::from(review.to_string()));
+        let mut backoff = Backoff::WEBHOOK;
+        let answer = loop {
+            let began = Instant::now();
+            let answer = webhook.client.ask(None, &query, document.clone(), webhook.timeout).await;
+            metrics.called(answer.as_ref().err(), began.elapsed());
+            match answer {
+                Ok(answer) => break answer,
+                Err(failure) => {
+                    if failure.is_transient() && backoff.wait(&*core.config.random).await {
+                        continue;
+                    }
+                    if !webhook.denies_on_error {
+                        metrics.failed_open(&failure);
+                    }
+                    return webhook.failed(failure.message);
+                }
+            }
         };
         let status = answer.at("status").clone();
         let keep = if status.bool_at("allowed") { webhook.keep_allowed } else { webhook.keep_refused };

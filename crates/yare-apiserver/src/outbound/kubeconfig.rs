@@ -1,24 +1,27 @@
 //! The kubeconfig files that say where a webhook is and how to speak to it: the current context's cluster and
 //! user.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
-use yare_auth::{pki::KeyPairPem, tls};
+use yare_auth::{
+    pki::KeyPairPem,
+    tls::{Speaks, Trust, outside_client},
+};
 use yare_kinds::view::View;
 
-use super::https::Endpoint;
+use super::Client;
 
-/// Reads the file and makes a client of it.
-pub fn endpoint(path: &Path) -> Result<Endpoint, String> {
+/// Reads the file and makes a client of it. The error is one line that names the file.
+pub fn client(path: &Path) -> Result<Client, String> {
     let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
     let text = std::fs::read(path).map_err(|e| named(&e))?;
     let directory = path.parent().unwrap_or(Path::new("."));
     parse(&text, directory).map_err(|e| named(&e))
 }
 
-fn parse(text: &[u8], directory: &Path) -> Result<Endpoint, String> {
+fn parse(text: &[u8], directory: &Path) -> Result<Client, String> {
     let (json, _) = yare_schema::decode::yaml_to_json(text).map_err(|e| e.to_string())?;
     let config: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
     let find = |list: &str, name: &str| config.items(list).iter().find(|i| i.str_at("name") == name);
@@ -36,30 +39,32 @@ fn parse(text: &[u8], directory: &Path) -> Result<Endpoint, String> {
     if server.is_empty() {
         return Err("invalid configuration: no server of the current context's cluster".into());
     }
-    if cluster.bool_at("insecure-skip-tls-verify") {
-        return Err("insecure-skip-tls-verify is refused here: give certificate-authority".into());
-    }
     let source = Source { directory };
     let authority = source.text(&cluster, "certificate-authority")?;
+    let trust = match (&authority, cluster.bool_at("insecure-skip-tls-verify")) {
+        (Some(_), true) => {
+            return Err("specifying a root certificates file with the insecure flag is not allowed".into());
+        }
+        (None, true) => Trust::Anybody,
+        (Some(authority), false) => Trust::Authority(authority),
+        (None, false) => Trust::System,
+    };
     let pair = match (source.text(&user, "client-certificate")?, source.text(&user, "client-key")?) {
         (Some(certificate), Some(key)) => Some(KeyPairPem { certificate, key }),
         (None, None) => None,
         _ => return Err("client-certificate and client-key must be given together".into()),
     };
-    let tls = tls::outside_client(authority.as_deref(), pair.as_ref()).map_err(|e| e.to_string())?;
-    let endpoint = Endpoint::new(server, cluster.str_opt("tls-server-name"), tls)?;
-    let token = match (user.str_opt("token"), user.str_opt("tokenFile")) {
-        (Some(token), _) if !token.is_empty() => Some(token.to_owned()),
-        (_, Some(file)) if !file.is_empty() => Some(source.file(file)?.trim().to_owned()),
-        _ => None,
-    };
-    match (token, user.str_at("username")) {
-        (Some(token), _) => endpoint.authorized(&format!("Bearer {token}")),
-        (None, "") => Ok(endpoint),
-        (None, name) => {
+    let tls = outside_client(trust, pair.as_ref(), Speaks::Http1).map_err(|e| e.to_string())?;
+    let name = cluster.str_opt("tls-server-name").filter(|name| !name.is_empty());
+    let client = Client::of_url(server, name, &tls)?;
+    match (user.str_at("tokenFile"), user.str_at("token"), user.str_at("username")) {
+        ("", "", "") => Ok(client),
+        ("", "", name) => {
             let pair = STANDARD.encode(format!("{name}:{}", user.str_at("password")));
-            endpoint.authorized(&format!("Basic {pair}"))
+            client.authorized(&format!("Basic {pair}"))
         }
+        ("", token, _) => client.authorized(&format!("Bearer {token}")),
+        (file, ..) => client.authorized_by(directory.join(file)),
     }
 }
 
@@ -82,7 +87,7 @@ impl Source<'_> {
     }
 
     fn file(&self, name: &str) -> Result<String, String> {
-        let path: PathBuf = self.directory.join(name);
+        let path = self.directory.join(name);
         std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
     }
 }
@@ -102,10 +107,14 @@ mod tests {
         for (error, part) in [
             (check("a: ["), ""),
             (check(""), "no server"),
-            (one("server: 'http://a'", ""), "must begin with https"),
+            (one("server: 'ftp://a'", ""), "must begin with https"),
             (one("server: 'https://a', certificate-authority: ca.crt", ""), "/nowhere/ca.crt"),
             (one("server: 'https://a', certificate-authority-data: '!'", ""), "certificate-authority-data"),
-            (one("server: 'https://a', insecure-skip-tls-verify: true", ""), "insecure"),
+            (
+                one("server: 'https://a', insecure-skip-tls-verify: true, certificate-authority-data: YQ==", ""),
+                "insecure flag",
+            ),
+            (one("server: 'https://a'", "tokenFile: none"), "/nowhere/none"),
             (one("server: 'https://a'", "client-certificate-data: YQ=="), "together"),
             (
                 check("current-context: x\nclusters: [{name: a, cluster: {server: 'https://a'}}, {name: b}]"),

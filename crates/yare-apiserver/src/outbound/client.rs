@@ -1,0 +1,513 @@
+//! A document there and a document back. A [`Client`] is made once per configuration: its trust anchors are parsed
+//! then, and its connections are used again.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use yare_auth::tls::{Speaks, Trust, outside_client};
+use yare_kinds::view::View;
+
+use super::{
+    Dialer,
+    dial::{authority, http_text, is_reset},
+};
+use crate::{core::Core, subresource::proxy};
+
+/// Largest answer that is read.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+/// Of an error's body, what goes into messages.
+const MAX_SHOWN_BYTES: usize = 2048;
+/// Connections kept for the next call, and for how long.
+const MAX_IDLE: usize = 16;
+const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+/// How old a token may be that was read from a file.
+const TOKEN_FILE_AGE: Duration = Duration::from_secs(10);
+
+/// Why a call came to nothing.
+#[derive(Debug, Clone, Default, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// One line, with the URL where that helps.
+    pub message: String,
+    /// What the other side answered, if it did.
+    pub code: Option<u16>,
+    /// There was no answer in time.
+    pub timed_out: bool,
+    /// The connection was cut, or the other side asks to be called again later.
+    may_pass: bool,
+}
+
+impl Failure {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..Self::default() }
+    }
+
+    /// Whether the same call may succeed in a moment, by upstream's rules for webhooks.
+    pub fn is_transient(&self) -> bool {
+        self.may_pass || matches!(self.code, Some(429 | 500 | 504))
+    }
+}
+
+/// Where calls go.
+enum Place {
+    Address { host: String, port: u16 },
+    /// A service in the cluster: its endpoints are looked up for each connection.
+    Service { namespace: String, name: String, port: i64 },
+}
+
+/// A server, and how it is spoken to.
+struct Target {
+    place: Place,
+    /// Its name in requests.
+    host: String,
+    path: String,
+    url: String,
+    /// How connections to it are made, or why they cannot be.
+    dialer: Result<Dialer, String>,
+    credentials: Option<Credentials>,
+}
+
+/// What is sent in the `Authorization` header.
+enum Credentials {
+    Fixed(HeaderValue),
+    /// A bearer token in a file, which somebody renews.
+    File { path: PathBuf, last: Mutex<(Instant, HeaderValue)> },
+}
+
+impl Credentials {
+    fn now(&self) -> HeaderValue {
+        match self {
+            Self::Fixed(value) => value.clone(),
+            Self::File { path, last } => {
+                let mut last = last.lock();
+                if last.0.elapsed() > TOKEN_FILE_AGE {
+                    // A file that cannot be read now had something good in it before.
+                    match bearer(path) {
+                        Ok(value) => *last = (Instant::now(), value),
+                        Err(why) => tracing::warn!(why, "the token for a server elsewhere is not renewed"),
+                    }
+                }
+                last.1.clone()
+            }
+        }
+    }
+}
+
+fn bearer(path: &Path) -> Result<HeaderValue, String> {
+    let named = |why: String| format!("{}: {why}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|e| named(e.to_string()))?;
+    match text.trim() {
+        "" => Err(named("the file holds no token".into())),
+        token => secret(&format!("Bearer {token}")).map_err(named),
+    }
+}
+
+/// What reaches one server.
+pub struct Client {
+    /// Absent where the configuration is no place, which calls are told.
+    target: Result<Target, String>,
+    agent: &'static str,
+    idle: Mutex<Vec<Connection>>,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+    since: Instant,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// One call.
+struct Call<'a> {
+    method: Method,
+    query: &'a str,
+    body: Bytes,
+    authorization: Option<&'a HeaderValue>,
+}
+
+impl Client {
+    fn of(target: Result<Target, String>, agent: &'static str) -> Self {
+        Self { target, agent, idle: Mutex::default() }
+    }
+
+    /// Of a `clientConfig` (of a webhook or a conversion). What is wrong with it is told to whoever calls.
+    pub fn of_webhook(config: &Value) -> Self {
+        Self::of(webhook(config), "kube-apiserver-admission")
+    }
+
+    /// Of a URL. `name`: what the server's certificate must say, where that is not the URL's host.
+    ///
+    /// # Errors
+    /// What is wrong with the URL or the name.
+    pub fn of_url(url: &str, name: Option<&str>, tls: &Arc<ClientConfig>) -> Result<Self, String> {
+        let uri: Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
+        let host = uri.host().ok_or_else(|| format!("url {url:?}: names no host"))?;
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let (dialer, default_port) = match uri.scheme_str() {
+            Some("https") => {
+                let dialer = Dialer::tls(tls.clone(), name.unwrap_or(&host));
+                (dialer.map_err(|e| format!("url {url:?}: {e}"))?, 443)
+            }
+            Some("http") => (Dialer::plain(), 80),
+            _ => return Err(format!("url {url:?}: must begin with https:// or http://")),
+        };
+        let port = uri.port_u16().unwrap_or(default_port);
+        let target = Target {
+            host: if port == default_port { host.clone() } else { authority(&host, port) },
+            place: Place::Address { host, port },
+            path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
+            url: url.to_owned(),
+            dialer: Ok(dialer),
+            credentials: None,
+        };
+        Ok(Self::of(Ok(target), "kube-apiserver"))
+    }
+
+    /// Sends an `Authorization` header with every request.
+    ///
+    /// # Errors
+    /// It is no value of a header.
+    pub fn authorized(mut self, value: &str) -> Result<Self, String> {
+        if let Ok(target) = &mut self.target {
+            target.credentials = Some(Credentials::Fixed(secret(value)?));
+        }
+        Ok(self)
+    }
+
+    /// Sends the bearer token that is in a file, which may change.
+    ///
+    /// # Errors
+    /// There is none now.
+    pub fn authorized_by(mut self, path: PathBuf) -> Result<Self, String> {
+        let last = Mutex::new((Instant::now(), bearer(&path)?));
+        if let Ok(target) = &mut self.target {
+            target.credentials = Some(Credentials::File { path, last });
+        }
+        Ok(self)
+    }
+
+    /// Where it is, for messages.
+    pub fn url(&self) -> &str {
+        self.target.as_ref().map_or("", |target| &target.url)
+    }
+
+    /// What is there. `authorization`: for this call alone.
+    ///
+    /// # Errors
+    /// One line that names the URL.
+    pub async fn get(&self, authorization: Option<&str>, timeout: Duration) -> Result<Bytes, Failure> {
+        let authorization = authorization.map(secret).transpose().map_err(Failure::new)?;
+        let call = Call {
+            method: Method::GET,
+            query: "",
+            body: Bytes::new(),
+            authorization: authorization.as_ref(),
+        };
+        self.call(None, &call, timeout).await
+    }
+
+    /// Posts `document`, with `query` (`a=b`) added to the URL. Services are looked up in `core`.
+    ///
+    /// # Errors
+    /// One line that names the URL.
+    pub async fn post(
+        &self,
+        core: Option<&Core>,
+        query: &str,
+        document: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, Failure> {
+        let call = Call { method: Method::POST, query, body: document, authorization: None };
+        self.call(core, &call, timeout).await
+    }
+
+    /// The same, and reads the answer as JSON.
+    ///
+    /// # Errors
+    /// As of [`Client::post`], or that it is none.
+    pub async fn ask(
+        &self,
+        core: Option<&Core>,
+        query: &str,
+        document: Bytes,
+        timeout: Duration,
+    ) -> Result<Value, Failure> {
+        let answer = self.post(core, query, document, timeout).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|e| Failure::new(format!("couldn't get version/kind; json parse error: {e}")))
+    }
+
+    async fn call(&self, core: Option<&Core>, call: &Call<'_>, timeout: Duration) -> Result<Bytes, Failure> {
+        let target = self.target.as_ref().map_err(Failure::new)?;
+        let named = |mut failure: Failure| {
+            let verb = if call.method == Method::GET { "Get" } else { "Post" };
+            failure.message = format!("{verb} \"{}\": {}", with_query(&target.url, call.query), failure.message);
+            failure
+        };
+        match tokio::time::timeout(timeout, self.exchange(core, target, call)).await {
+            Ok(Ok(answer)) if answer.status.is_success() => Ok(answer.body),
+            Ok(Ok(answer)) => Err(answer.refused()),
+            Ok(Err(failure)) => Err(named(failure)),
+            Err(_) => Err(named(Failure { timed_out: true, ..Failure::new("context deadline exceeded") })),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        core: Option<&Core>,
+        target: &Target,
+        call: &Call<'_>,
+    ) -> Result<Answer, Failure> {
+        let request = || self.request(target, call);
+        while let Some(mut connection) = self.take() {
+            match connection.sender.send_request(request()?).await {
+                Ok(response) => return self.answer(connection, response).await,
+                // The other side had closed it already, or was about to.
+                Err(e) if e.is_canceled() || e.is_closed() || e.is_incomplete_message() => {}
+                Err(e) => return Err(failure(&e)),
+            }
+        }
+        let mut connection = target.connect(core).await.map_err(Failure::new)?;
+        match connection.sender.send_request(request()?).await {
+            Ok(response) => self.answer(connection, response).await,
+            Err(e) => Err(failure(&e)),
+        }
+    }
+
+    fn request(&self, target: &Target, call: &Call<'_>) -> Result<Request<Full<Bytes>>, Failure> {
+        let mut request = Request::builder()
+            .method(&call.method)
+            .uri(with_query(&target.path, call.query))
+            .header(header::HOST, &target.host)
+            .header(header::USER_AGENT, self.agent)
+            .header(header::ACCEPT, "application/json, */*");
+        if !call.body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let own = || target.credentials.as_ref().map(Credentials::now);
+        if let Some(value) = call.authorization.cloned().or_else(own) {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        request.body(Full::new(call.body.clone())).map_err(|e| Failure::new(e.to_string()))
+    }
+
+    fn take(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock();
+        idle.retain(|c| !c.sender.is_closed() && c.since.elapsed() < MAX_IDLE_TIME);
+        idle.pop()
+    }
+
+    async fn answer(
+        &self,
+        mut connection: Connection,
+        response: http::Response<hyper::body::Incoming>,
+    ) -> Result<Answer, Failure> {
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|e| {
+            if e.is::<LengthLimitError>() {
+                Failure::new(format!("the answer is larger than {MAX_ANSWER_BYTES} bytes"))
+            } else {
+                failure(&*e)
+            }
+        })?;
+        if connection.sender.ready().await.is_ok() {
+            connection.since = Instant::now();
+            let mut idle = self.idle.lock();
+            if idle.len() < MAX_IDLE {
+                idle.push(connection);
+            }
+        }
+        let later = parts.headers.contains_key(header::RETRY_AFTER);
+        Ok(Answer { status: parts.status, later, body: body.to_bytes() })
+    }
+}
+
+fn secret(value: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::from_str(value).map_err(|_| "credentials cannot stand in a header")?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn failure(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure { may_pass: is_reset(error), ..Failure::new(http_text(error)) }
+}
+
+fn with_query(url: &str, query: &str) -> String {
+    match query {
+        "" => url.to_owned(),
+        query if url.contains('?') => format!("{url}&{query}"),
+        query => format!("{url}?{query}"),
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    later: bool,
+    body: Bytes,
+}
+
+impl Answer {
+    /// An answer that is no success, as clients of Kubernetes tell it.
+    fn refused(&self) -> Failure {
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(MAX_SHOWN_BYTES)]);
+        let text = text.trim();
+        let text = if text.is_empty() { "unknown" } else { text };
+        let message = match self.status {
+            StatusCode::NOT_FOUND => "the server could not find the requested resource".into(),
+            StatusCode::UNAUTHORIZED => "the server has asked for the client to provide credentials".into(),
+            StatusCode::FORBIDDEN => text.to_owned(),
+            status if status.is_server_error() => {
+                format!("an error on the server ({text:?}) has prevented the request from succeeding")
+            }
+            status => format!(
+                "the server responded with the status code {} but did not return more information",
+                status.as_u16()
+            ),
+        };
+        Failure { code: Some(self.status.as_u16()), may_pass: self.later, ..Failure::new(message) }
+    }
+}
+
+fn webhook(config: &Value) -> Result<Target, String> {
+    let dialer = |name: &str| Dialer::tls(webhook_tls(config)?, name);
+    if let Some(url) = config.str_opt("url") {
+        let uri: Uri = url.parse().map_err(|e| format!("Unparsable URL: parse {url:?}: {e}"))?;
+        let host = uri.host().ok_or_else(|| format!("Unparsable URL: {url:?} names no host"))?;
+        let host = host.trim_matches(['[', ']']).to_owned();
+        return Ok(Target {
+            host: host.clone(),
+            dialer: dialer(&host),
+            place: Place::Address { host, port: uri.port_u16().unwrap_or(443) },
+            path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
+            url: url.to_owned(),
+            credentials: None,
+        });
+    }
+    let service = config.at("service");
+    if service.is_null() {
+        return Err("webhook configuration must have either service or URL".into());
+    }
+    let (namespace, name) = (service.str_at("namespace"), service.str_at("name"));
+    let port = service.int_opt("port").unwrap_or(443);
+    let path = format!("/{}", service.str_at("path").trim_start_matches('/'));
+    let dns = format!("{name}.{namespace}.svc");
+    Ok(Target {
+        url: format!("https://{dns}:{port}{path}"),
+        place: Place::Service { namespace: namespace.to_owned(), name: name.to_owned(), port },
+        dialer: dialer(&dns),
+        host: dns,
+        path,
+        credentials: None,
+    })
+}
+
+fn webhook_tls(config: &Value) -> Result<Arc<ClientConfig>, String> {
+    let bundle = bundle(config)?;
+    let trust = bundle.as_deref().map_or(Trust::System, Trust::Authority);
+    outside_client(trust, None, Speaks::Http1).map_err(|e| format!("caBundle: {e}"))
+}
+
+/// The `caBundle` of a webhook, conversion or APIService, if there is one.
+pub fn bundle(config: &Value) -> Result<Option<String>, String> {
+    let bytes = STANDARD.decode(config.str_at("caBundle")).map_err(|e| format!("caBundle: {e}"))?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(bytes).map_err(|e| format!("caBundle: {e}"))?;
+    yare_auth::tls::check_authority(&text)
+        .map_err(|why| format!("caBundle: unable to load root certificates: {why}"))?;
+    Ok(Some(text))
+}
+
+impl Target {
+    async fn connect(&self, core: Option<&Core>) -> Result<Connection, String> {
+        let dialer = self.dialer.as_ref().map_err(Clone::clone)?;
+        let stream = match (&self.place, core) {
+            (Place::Address { host, port }, _) => dialer.connect(host, *port).await?,
+            (Place::Service { namespace, name, port }, Some(core)) => {
+                let found = proxy::service_endpoint(core, namespace, name, &port.to_string());
+                let endpoint = found.map_err(|e| {
+                    if e.code == 404 { format!("service {name:?} not found") } else { e.message }
+                })?;
+                dialer.connect(&endpoint.host, endpoint.port).await?
+            }
+            (Place::Service { name, .. }, None) => return Err(format!("service {name:?} not found")),
+        };
+        let (sender, connection) = handshake(stream.io()).await.map_err(|e| http_text(&e))?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to a server elsewhere ended");
+            }
+        });
+        Ok(Connection { sender, driver, since: Instant::now() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_may_pass() {
+        let failure = |code| Failure { code: Some(code), ..Failure::default() };
+        for (code, expect) in [(500, true), (504, true), (429, true), (503, false), (404, false)] {
+            assert_eq!(failure(code).is_transient(), expect, "{code}");
+        }
+        let later = Answer { status: StatusCode::SERVICE_UNAVAILABLE, later: true, body: Bytes::new() };
+        assert!(later.refused().is_transient());
+        assert!(!Failure::new("connection refused").is_transient());
+    }
+
+    #[test]
+    fn places() {
+        let tls = outside_client(Trust::Anybody, None, Speaks::Http1).unwrap();
+        let shown = |client: Client| {
+            let target = client.target.unwrap();
+            let Place::Address { host, port } = &target.place else { panic!("an address") };
+            format!("{host} {port} {} {}", target.host, with_query(&target.path, "timeout=3s"))
+        };
+        for (url, expect) in [
+            ("https://a.example", "a.example 443 a.example /?timeout=3s"),
+            ("https://[::1]:8/x", "::1 8 [::1]:8 /x?timeout=3s"),
+            ("http://127.0.0.1/audit?x=1", "127.0.0.1 80 127.0.0.1 /audit?x=1&timeout=3s"),
+        ] {
+            assert_eq!(shown(Client::of_url(url, None, &tls).unwrap()), expect);
+        }
+        for (url, part) in [("ftp://a", "must begin with https://"), ("/x", "names no host"), ("https://", "url")] {
+            let error = Client::of_url(url, None, &tls).err().unwrap();
+            assert!(error.contains(part), "{url}: {error}");
+        }
+        let url = Client::of_webhook(&json!({"service": {"namespace": "n", "name": "s", "path": "p"}}));
+        assert_eq!(url.url(), "https://s.n.svc:443/p");
+    }
+
+    #[test]
+    fn a_bundle_must_hold_certificates() {
+        let read = |text: &str| bundle(&json!({ "caBundle": STANDARD.encode(text) }));
+        assert_eq!(read(""), Ok(None));
+        for text in ["x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            let error = read(text).unwrap_err();
+            assert!(error.starts_with("caBundle: unable to load root certificates: "), "{error}");
+        }
+        assert!(bundle(&json!({"caBundle": "!"})).is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! HTTP calls that the server itself makes: to webhooks, to issuers of tokens, to receivers of audit events, and
+//! on behalf of requests to the servers behind this one.
+//!
+//! | What | File |
+//! |---|---|
+//! | From a name to a connection: TCP, TLS, what went wrong in the words of Go's network stack | `dial.rs` |
+//! | A document there and a document back, bounded in size and time, over connections that are kept | `client.rs` |
+//! | Where a kubeconfig says that is, and as whom | `kubeconfig.rs` |
+//! | When a call is made again | `again.rs` |
+//! | Requests and answers of any size, HTTP/2, upgrades | `stream.rs` |
+//!
+//! Keys and trust come from [`yare_auth::tls`]; nothing else in this crate speaks TLS to others.
+
+mod again;
+mod client;
+mod dial;
+pub mod kubeconfig;
+mod stream;
+
+pub use again::Backoff;
+pub use client::{Client, Failure, bundle};
+pub use dial::{Dialer, authority};
+pub use stream::{Transport, exchange};
