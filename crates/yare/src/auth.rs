@@ -21,6 +21,7 @@ use yare_auth::{
         },
         authorization::{self, AuthorizationConfiguration, ConnectionInfo},
     },
+    gotext,
     jws::Algorithm,
     pki::Pki,
     static_tokens::StaticTokens,
@@ -81,14 +82,15 @@ pub struct AuthArgs {
     #[arg(long, env = "YARE_AUTHORIZATION_WEBHOOK_CONFIG_FILE")]
     pub authorization_webhook_config_file: Option<PathBuf>,
     /// Version of the SubjectAccessReviews it is asked with.
-    #[arg(long, default_value = "v1beta1", env = "YARE_AUTHORIZATION_WEBHOOK_VERSION")]
-    pub authorization_webhook_version: String,
-    /// How long what it allows is remembered.
-    #[arg(long, default_value = "5m0s", value_parser = duration, env = "YARE_AUTHORIZATION_WEBHOOK_CACHE_AUTHORIZED_TTL")]
-    pub authorization_webhook_cache_authorized_ttl: Duration,
-    /// How long what it refuses is remembered.
-    #[arg(long, default_value = "30s", value_parser = duration, env = "YARE_AUTHORIZATION_WEBHOOK_CACHE_UNAUTHORIZED_TTL")]
-    pub authorization_webhook_cache_unauthorized_ttl: Duration,
+    /// By default v1beta1.
+    #[arg(long, env = "YARE_AUTHORIZATION_WEBHOOK_VERSION")]
+    pub authorization_webhook_version: Option<String>,
+    /// How long what it allows is remembered; by default 5m0s.
+    #[arg(long, value_parser = duration, env = "YARE_AUTHORIZATION_WEBHOOK_CACHE_AUTHORIZED_TTL")]
+    pub authorization_webhook_cache_authorized_ttl: Option<Duration>,
+    /// How long what it refuses is remembered; by default 30s.
+    #[arg(long, value_parser = duration, env = "YARE_AUTHORIZATION_WEBHOOK_CACHE_UNAUTHORIZED_TTL")]
+    pub authorization_webhook_cache_unauthorized_ttl: Option<Duration>,
 }
 
 /// Flags about service-account tokens.
@@ -295,7 +297,7 @@ impl AuthArgs {
         let own = &self.accounts.service_account_issuer;
         let from_flags = self.oidc.configuration()?;
         let (config, algorithms) = match (&self.authentication_config, from_flags) {
-            (Some(_), Some(_)) => bail!("--authentication-config and --oidc-* flags are mutually exclusive"),
+            (Some(_), Some(_)) => bail!("authentication-config file and oidc-* flags are mutually exclusive"),
             (Some(path), None) => {
                 let text = read(path, "authentication-config")?;
                 let config = AuthenticationConfiguration::parse(text.as_bytes(), own)
@@ -330,20 +332,22 @@ impl AuthArgs {
     }
 
     fn authorizers(&self, auth: &mut Auth) -> anyhow::Result<()> {
-        let config = match (&self.authorization_config, self.authorization_mode.as_slice()) {
-            (Some(_), [_, ..]) => {
-                bail!("--authorization-config and --authorization-mode are mutually exclusive")
-            }
-            (Some(path), []) => {
+        let config = match &self.authorization_config {
+            Some(_) if self.has_authorization_flags() => bail!(
+                "--authorization-config can not be specified when --authorization-mode or --authorization-webhook-* flags are defined"
+            ),
+            Some(path) => {
                 let text = read(path, "authorization-config")?;
                 let config = AuthorizationConfiguration::parse(text.as_bytes(), &[])
                     .with_context(|| format!("--authorization-config {}", path.display()))?;
                 auth.files = Files { authorization: Some(path.clone()), ..auth.files.clone() };
                 config
             }
-            (None, modes) => {
+            None => {
                 let usual = ["Node".to_owned(), "RBAC".to_owned()];
-                let modes = if modes.is_empty() { &usual } else { modes };
+                let given = self.authorization_mode.as_slice();
+                let modes = if given.is_empty() { &usual } else { given };
+                self.check_modes(modes)?;
                 AuthorizationConfiguration::of_modes(modes, self.authorization_webhook())
                     .context("--authorization-mode")?
             }
@@ -354,23 +358,55 @@ impl AuthArgs {
         Ok(())
     }
 
+    fn has_authorization_flags(&self) -> bool {
+        !self.authorization_mode.is_empty()
+            || self.authorization_webhook_config_file.is_some()
+            || self.authorization_webhook_version.is_some()
+            || self.authorization_webhook_cache_authorized_ttl.is_some()
+            || self.authorization_webhook_cache_unauthorized_ttl.is_some()
+    }
+
+    /// What flags get wrong that a configuration cannot.
+    fn check_modes(&self, modes: &[String]) -> anyhow::Result<()> {
+        let webhook = modes.iter().any(|mode| mode == authorization::WEBHOOK);
+        if let Some(mode) = modes.iter().find(|mode| !authorization::MODES.contains(&mode.as_str())) {
+            bail!("authorization-mode {mode:?} is not a valid mode");
+        }
+        match &self.authorization_webhook_config_file {
+            None if webhook => bail!("authorization-mode Webhook's authorization config file not passed"),
+            Some(_) if !webhook => {
+                bail!("cannot specify --authorization-webhook-config-file without mode Webhook")
+            }
+            _ => {}
+        }
+        let repeated = modes.iter().enumerate().any(|(at, mode)| modes[..at].contains(mode));
+        if repeated {
+            bail!("authorization-mode {} has mode specified more than once", gotext::list(modes));
+        }
+        Ok(())
+    }
+
     /// The webhook that flags describe.
     fn authorization_webhook(&self) -> Option<authorization::Webhook> {
         let path = self.authorization_webhook_config_file.as_ref()?;
         // Configurations want an absolute path; flags do not.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let keep = |ttl: Duration| (Some(ttl), Some(!ttl.is_zero()));
+        let keep = |given: Option<Duration>, usual_s| {
+            let ttl = given.unwrap_or(Duration::from_secs(usual_s));
+            (Some(ttl), Some(!ttl.is_zero()))
+        };
         let (authorized_ttl, cache_authorized_requests) =
-            keep(self.authorization_webhook_cache_authorized_ttl);
+            keep(self.authorization_webhook_cache_authorized_ttl, 300);
         let (unauthorized_ttl, cache_unauthorized_requests) =
-            keep(self.authorization_webhook_cache_unauthorized_ttl);
+            keep(self.authorization_webhook_cache_unauthorized_ttl, 30);
+        let version = self.authorization_webhook_version.as_deref().unwrap_or("v1beta1");
         Some(authorization::Webhook {
             authorized_ttl,
             cache_authorized_requests,
             unauthorized_ttl,
             cache_unauthorized_requests,
             timeout: Some(Duration::from_secs(30)),
-            subject_access_review_version: self.authorization_webhook_version.clone(),
+            subject_access_review_version: version.to_owned(),
             failure_policy: "NoOpinion".into(),
             connection_info: ConnectionInfo {
                 r#type: "KubeConfigFile".into(),
@@ -402,7 +438,9 @@ impl OidcArgs {
             return Ok(None);
         }
         let (Some(url), Some(client_id)) = (&self.oidc_issuer_url, &self.oidc_client_id) else {
-            bail!("--oidc-issuer-url and --oidc-client-id must be given together");
+            bail!(
+                "oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set"
+            );
         };
         let username_prefix = match self.oidc_username_prefix.as_deref() {
             Some("-") => String::new(),
@@ -495,12 +533,18 @@ mod tests {
         assert_eq!(auth.signer.unwrap().issuers(), ["https://x", "https://y"]);
         assert_eq!(auth.service_accounts.max_expiration_s, Some(7200));
         for (args, part) in [
-            (&["--authorization-mode=Nobody"][..], "Unsupported value: \"Nobody\""),
+            (&["--authorization-mode=Nobody"][..], "authorization-mode \"Nobody\" is not a valid mode"),
             (&["--authorization-mode=ABAC"], "ABAC is not supported"),
-            (&["--authorization-mode=Webhook"], "required when type=Webhook"),
-            (&["--authorization-mode=RBAC", "--authorization-config=/x"], "mutually exclusive"),
+            (&["--authorization-mode=Webhook"], "Webhook's authorization config file not passed"),
+            (&["--authorization-mode=RBAC,RBAC"], "has mode specified more than once"),
+            (&["--authorization-webhook-config-file=/x"], "without mode Webhook"),
+            (
+                &["--authorization-webhook-version=v1", "--authorization-config=/x"],
+                "--authorization-webhook-* flags are defined",
+            ),
+            (&["--authorization-mode=RBAC", "--authorization-config=/x"], "can not be specified when"),
             (&["--authorization-config=/no/such"], "/no/such"),
-            (&["--oidc-issuer-url=https://a"], "must be given together"),
+            (&["--oidc-issuer-url=https://a"], "must be specified together"),
             (&["--oidc-issuer-url=http://a", "--oidc-client-id=b"], "URL scheme must be https"),
             (&["--token-auth-file=/no/such"], "/no/such"),
             (&["--client-ca-file=/no/such"], "/no/such"),

@@ -375,14 +375,12 @@ impl ClaimMappings {
             email.verified |= ast.selects("claims", "email_verified");
             out.username = Some(expression);
         }
-        out.groups =
-            self.groups.check(errs, &path.child("groups"), false).map(|(expression, _)| expression);
+        out.groups = self.groups.check(errs, &path.child("groups"), false).map(|(expression, _)| expression);
         let uid = path.child("uid");
         match (self.uid.claim.as_str(), self.uid.expression.as_str()) {
             (_, "") => {}
             ("", text) => {
-                let compiled =
-                    errs.compile(&uid.child("expression"), text, About::Claims, Returns::Anything);
+                let compiled = errs.compile(&uid.child("expression"), text, About::Claims, Returns::Anything);
                 out.uid = compiled.map(|(expression, _)| expression);
             }
             _ => errs.invalid(&uid, "", "claim and expression can't both be set"),

@@ -164,7 +164,8 @@ impl AuthorizationConfiguration {
             .iter()
             .map(|mode| Authorizer {
                 r#type: mode.clone(),
-                name: mode.to_lowercase(),
+                // Upstream's name for the webhook of flags.
+                name: if mode == WEBHOOK { "default".into() } else { mode.to_lowercase() },
                 webhook: webhook.clone().filter(|_| mode == WEBHOOK),
             })
             .collect();
@@ -274,8 +275,7 @@ impl Webhook {
             } else if !seen.insert(&condition.expression) {
                 errs.duplicate(&path, condition.expression.as_str());
             } else {
-                let compiled =
-                    errs.compile(&path, &condition.expression, About::Request, Returns::NamedBool);
+                let compiled = errs.compile(&path, &condition.expression, About::Request, Returns::NamedBool);
                 out.extend(compiled.map(|(expression, _)| expression));
             }
         }
@@ -296,7 +296,18 @@ impl Webhook {
             ("KubeConfigFile", Some(name)) if !name.starts_with('/') => {
                 errs.invalid(&file, name, "must be an absolute path");
             }
-            ("KubeConfigFile", Some(_)) => {}
+            ("KubeConfigFile", Some(name)) => match std::fs::metadata(name) {
+                Ok(found) if found.is_file() => {}
+                Ok(_) => errs.invalid(&file, name, "must be a regular file"),
+                Err(error) => {
+                    let why = match error.kind() {
+                        std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+                        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+                        _ => error.to_string(),
+                    };
+                    errs.invalid(&file, name, format!("error loading file: stat {name}: {why}"));
+                }
+            },
             (other, _) => {
                 let known = &["InClusterConfig", "KubeConfigFile"];
                 errs.0.push(FieldError::not_supported(&info.child("type"), other, known));
@@ -327,7 +338,7 @@ mod tests {
     failurePolicy: Deny
     unauthorizedTTL: 0s
     cacheAuthorizedRequests: false
-    connectionInfo: {type: KubeConfigFile, kubeConfigFile: /etc/hook}
+    connectionInfo: {type: KubeConfigFile, kubeConfigFile: /etc/passwd}
 ";
 
     fn parse(authorizers: &str) -> Result<AuthorizationConfiguration, String> {
