@@ -206,14 +206,15 @@ impl Entry {
 
     /// Compiles what is served, if that is not as it was.
     fn compile(&mut self, core: &Arc<Core>, name: &str, names: &Value) {
-        let from = (names.clone(), self.deleting);
-        if self.compiled.as_ref() == Some(&from) {
+        // Names come back from the store without what is empty: they are the same names, and what readers have
+        // learnt of this definition (what its webhook made of which object) stays good.
+        if self.compiled.as_ref().is_some_and(|(known, was)| same(known, names) && *was == self.deleting) {
             return;
         }
         let Some(definition) = core.read(DEFINITIONS, name) else { return };
         self.served =
             compile(&definition, names, self.since, Arc::downgrade(core)).into_iter().map(Arc::new).collect();
-        self.compiled = Some(from);
+        self.compiled = Some((names.clone(), self.deleting));
     }
 }
 
