@@ -115,28 +115,21 @@ fn bound(
     let core = &call.core;
     let wanted = request.at("spec.boundObjectRef");
     let (kind, name, uid) = (wanted.str_at("kind"), wanted.str_at("name"), wanted.str_at("uid"));
-    let (plural, key) = match (wanted.str_at("apiVersion"), kind) {
-        ("v1", "Pod") => ("pods", format!("{namespace}/{name}")),
-        ("v1", "Secret") => ("secrets", format!("{namespace}/{name}")),
-        ("v1", "Node") => ("nodes", name.to_owned()),
-        (version, _) => {
+    let (group, version) =
+        wanted.str_at("apiVersion").split_once('/').unwrap_or(("", wanted.str_at("apiVersion")));
+    let (plural, key) = match (group, kind) {
+        ("", "Pod") => ("pods", format!("{namespace}/{name}")),
+        ("", "Secret") => ("secrets", format!("{namespace}/{name}")),
+        ("", "Node") => ("nodes", name.to_owned()),
+        _ => {
             return Err(ApiError::bad_request(format!(
-                "cannot bind token to object of type {version}, Kind={kind}"
+                "cannot bind token to object of type {group}/{version}, Kind={kind}"
             )));
         }
     };
     let what = GroupResource { group: "", resource: plural };
     let Some(object) = core.read(plural, &key) else { return Err(ApiError::not_found(what, name)) };
     let have = object.str_at("metadata.uid");
-    if !uid.is_empty() && uid != have {
-        return Err(ApiError::conflict(
-            what,
-            name,
-            format!(
-                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
-            ),
-        ));
-    }
     let mut node = None;
     if kind == "Pod" {
         if object.str_at("spec.serviceAccountName") != account {
@@ -152,6 +145,13 @@ fn bound(
                 .unwrap_or_default();
             node = Some(Reference { name: node_name.to_owned(), uid });
         }
+    }
+    if !uid.is_empty() && uid != have {
+        let what = GroupResource { group: "", resource: kind };
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
+        return Err(ApiError::conflict(what, name, why));
     }
     Ok((kind.to_owned(), Reference { name: name.to_owned(), uid: have.to_owned() }, node))
 }
