@@ -26,20 +26,22 @@ fn rules_of(role: &Value) -> Vec<Rule> {
 }
 
 fn check(call: &Call, what: GroupResource<'_>, name: &str, namespace: &str, rules: &[Rule]) -> ApiResult<()> {
-    let missing = call.core.config.auth.rbac.not_held(&call.user, namespace, rules);
+    let rbac = &call.core.config.auth.rbac;
+    let missing = rbac.not_held(&call.user, namespace, rules);
     if missing.is_empty() {
         return Ok(());
     }
-    Err(ApiError::forbidden(
-        what,
-        name,
-        format!(
-            "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
-            call.user.name,
-            gotext::list(&call.user.groups),
-            describe_rules(&missing)
-        ),
-    ))
+    let mut why = format!(
+        "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
+        call.user.name,
+        gotext::list(&call.user.groups),
+        describe_rules(&missing)
+    );
+    let (_, unresolved) = rbac.rules_for(&call.user, namespace);
+    if !unresolved.is_empty() {
+        why.push_str(&format!("; resolution errors: [{unresolved}]"));
+    }
+    Err(ApiError::forbidden(what, name, why))
 }
 
 /// Whether an update only lets the garbage collector get on: whoever may write the object may do that.
@@ -59,7 +61,7 @@ fn aggregates(role: &Value) -> bool {
 }
 
 /// A role (or cluster role) that is being written.
-pub fn role(call: &Call, role: &Value, old: Option<&Value>) -> ApiResult<()> {
+pub async fn role(call: &Call, role: &Value, old: Option<&Value>) -> ApiResult<()> {
     if exempt(call) {
         return Ok(());
     }
@@ -70,7 +72,7 @@ pub fn role(call: &Call, role: &Value, old: Option<&Value>) -> ApiResult<()> {
     let (verb, name) = ("escalate", call.info.name.as_str());
     let escalate =
         Action { verb, group: GROUP, version: "*", resource, namespace, name, ..Action::default() };
-    if auth::decide(&call.core, &call.user, &escalate).is_ok() {
+    if auth::decide(&call.core, &call.user, &escalate).await.is_ok() {
         return Ok(());
     }
     if old.is_some_and(|old| only_for_collection(role, old)) {
@@ -91,7 +93,7 @@ pub fn role(call: &Call, role: &Value, old: Option<&Value>) -> ApiResult<()> {
 }
 
 /// A role binding (or cluster role binding) that is being written.
-pub fn binding(call: &Call, binding: &Value, old: Option<&Value>) -> ApiResult<()> {
+pub async fn binding(call: &Call, binding: &Value, old: Option<&Value>) -> ApiResult<()> {
     if exempt(call) || old.is_some_and(|old| only_for_collection(binding, old)) {
         return Ok(());
     }
@@ -111,7 +113,7 @@ pub fn binding(call: &Call, binding: &Value, old: Option<&Value>) -> ApiResult<(
         name: role_name,
         ..Action::default()
     };
-    if auth::decide(&call.core, &call.user, &bind).is_ok() {
+    if auth::decide(&call.core, &call.user, &bind).await.is_ok() {
         return Ok(());
     }
     let key = if cluster { role_name.to_owned() } else { format!("{namespace}/{role_name}") };

@@ -3,6 +3,7 @@
 //!
 //! [`TABLE`] has one row per resource; absent columns mean nothing happens.
 
+use futures::{FutureExt, future::BoxFuture};
 use serde_json::{Value, json};
 use yare_kinds::view::{View, ViewMut};
 
@@ -17,10 +18,13 @@ use crate::{
 
 type Create = for<'a> fn(&'a Call, &mut Value, bool) -> ApiResult<Reserved<'a>>;
 type Update = fn(&Call, &mut Value, &Value, bool) -> ApiResult<()>;
+type Ask = for<'a> fn(&'a Call, &'a Value, Option<&'a Value>) -> BoxFuture<'a, ApiResult<()>>;
 
 /// One resource with something of its own.
 struct Row {
     resource: (&'static str, &'static str),
+    /// Before a new or changed object is validated: asks the authorizers whether the caller may give it away.
+    ask: Option<Ask>,
     /// Before a new object is validated: may take what must be unique.
     create: Option<Create>,
     /// Before a changed object is validated.
@@ -37,6 +41,7 @@ struct Row {
 
 const NOTHING: Row = Row {
     resource: ("", ""),
+    ask: None,
     create: None,
     update: None,
     updated: None,
@@ -46,13 +51,13 @@ const NOTHING: Row = Row {
 };
 
 /// What writes of admission policies and their bindings have in common.
-const POLICY: Row = Row {
-    create: Some(|call, object, _| {
-        policy::check_permissions(call, object, None).map(|()| Reserved::nothing())
-    }),
-    update: Some(|call, new, old, _| policy::check_permissions(call, new, Some(old))),
-    ..NOTHING
-};
+const POLICY: Row =
+    Row { ask: Some(|call, new, old| policy::check_permissions(call, new, old).boxed()), ..NOTHING };
+/// What writes of roles have in common.
+const ROLE: Row = Row { ask: Some(|call, new, old| escalation::role(call, new, old).boxed()), ..NOTHING };
+/// And of their bindings.
+const BINDING: Row =
+    Row { ask: Some(|call, new, old| escalation::binding(call, new, old).boxed()), ..NOTHING };
 
 const TABLE: &[Row] = &[
     Row {
@@ -79,34 +84,24 @@ const TABLE: &[Row] = &[
         deleting: Some(hold_definition),
         ..NOTHING
     },
-    Row {
-        resource: ("rbac.authorization.k8s.io", "roles"),
-        create: Some(|call, object, _| escalation::role(call, object, None).map(|()| Reserved::nothing())),
-        update: Some(|call, new, old, _| escalation::role(call, new, Some(old))),
-        ..NOTHING
-    },
-    Row {
-        resource: ("rbac.authorization.k8s.io", "clusterroles"),
-        create: Some(|call, object, _| escalation::role(call, object, None).map(|()| Reserved::nothing())),
-        update: Some(|call, new, old, _| escalation::role(call, new, Some(old))),
-        ..NOTHING
-    },
-    Row {
-        resource: ("rbac.authorization.k8s.io", "rolebindings"),
-        create: Some(|call, object, _| escalation::binding(call, object, None).map(|()| Reserved::nothing())),
-        update: Some(|call, new, old, _| escalation::binding(call, new, Some(old))),
-        ..NOTHING
-    },
-    Row {
-        resource: ("rbac.authorization.k8s.io", "clusterrolebindings"),
-        create: Some(|call, object, _| escalation::binding(call, object, None).map(|()| Reserved::nothing())),
-        update: Some(|call, new, old, _| escalation::binding(call, new, Some(old))),
-        ..NOTHING
-    },
+    Row { resource: ("rbac.authorization.k8s.io", "roles"), ..ROLE },
+    Row { resource: ("rbac.authorization.k8s.io", "clusterroles"), ..ROLE },
+    Row { resource: ("rbac.authorization.k8s.io", "rolebindings"), ..BINDING },
+    Row { resource: ("rbac.authorization.k8s.io", "clusterrolebindings"), ..BINDING },
 ];
 
 fn row(served: &Served) -> Option<&'static Row> {
     TABLE.iter().find(|r| r.resource == (&*served.stored.group, &*served.stored.plural))
+}
+
+/// Whether the caller may write it, where that is a question of what it may do itself. `None`: it is none.
+pub fn ask<'a>(
+    call: &'a Call,
+    served: &Served,
+    new: &'a Value,
+    old: Option<&'a Value>,
+) -> Option<BoxFuture<'a, ApiResult<()>>> {
+    row(served).and_then(|r| r.ask).map(|ask| ask(call, new, old))
 }
 
 /// Before a new object is validated.

@@ -332,7 +332,7 @@ impl Authorizer for Asker {
                 }
             }
         };
-        match auth::decide(&self.core, user, &action) {
+        match auth::decide_at_once(&self.core, user, &action) {
             Ok(reason) => Decision { allowed: true, reason, error: None },
             Err(reason) => Decision { allowed: false, reason, error: None },
         }

@@ -97,7 +97,7 @@ pub fn ask<'a>(
                 name: attributes.name,
                 ..Action::default()
             };
-            if auth::decide(&call.core, &call.user, &action).is_ok() {
+            if auth::decide(&call.core, &call.user, &action).await.is_ok() {
                 return Ok(());
             }
             Err(attributes.forbidden(format!(

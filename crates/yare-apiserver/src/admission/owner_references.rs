@@ -27,7 +27,6 @@ pub fn ask<'a>(
 
 async fn check(attributes: &Attributes<'_>, owners: &[Value], before: &Value) -> ApiResult<()> {
     let call = attributes.call;
-    let decide = |action: &Action<'_>| auth::decide(&call.core, &call.user, action);
     if attributes.operation != Operation::Create {
         let action = Action {
             verb: "delete",
@@ -38,7 +37,7 @@ async fn check(attributes: &Attributes<'_>, owners: &[Value], before: &Value) ->
             name: attributes.name,
             ..Action::default()
         };
-        if let Err(reason) = decide(&action) {
+        if let Err(reason) = auth::decide(&call.core, &call.user, &action).await {
             return Err(attributes.forbidden(format!(
                 "cannot set an ownerRef on a resource you can't delete: {reason}, <nil>"
             )));
@@ -47,9 +46,8 @@ async fn check(attributes: &Attributes<'_>, owners: &[Value], before: &Value) ->
     let held = |uid: &str| {
         before.items("").iter().any(|o| o.str_at("uid") == uid && o.bool_at("blockOwnerDeletion"))
     };
-    let mut blocking =
-        owners.iter().filter(|o| o.bool_at("blockOwnerDeletion") && !held(o.str_at("uid"))).peekable();
-    if blocking.peek().is_none() {
+    let is_new = |o: &Value| o.bool_at("blockOwnerDeletion") && !held(o.str_at("uid"));
+    if !owners.iter().any(is_new) {
         return Ok(());
     }
     let anything = Action {
@@ -60,11 +58,14 @@ async fn check(attributes: &Attributes<'_>, owners: &[Value], before: &Value) ->
         name: "*",
         ..Action::default()
     };
-    if decide(&anything).is_ok() {
+    if auth::decide(&call.core, &call.user, &anything).await.is_ok() {
         return Ok(());
     }
     let registry = call.core.registry.load_full();
-    for owner in blocking {
+    for owner in owners {
+        if !is_new(owner) {
+            continue;
+        }
         let (api_version, kind) = (owner.str_at("apiVersion"), owner.str_at("kind"));
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let known = registry
@@ -86,7 +87,7 @@ async fn check(attributes: &Attributes<'_>, owners: &[Value], before: &Value) ->
                 name: owner.str_at("name"),
                 ..Action::default()
             };
-            if let Err(reason) = decide(&action) {
+            if let Err(reason) = auth::decide(&call.core, &call.user, &action).await {
                 return Err(attributes.forbidden(format!(
                     "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on: {reason}, <nil>"
                 )));

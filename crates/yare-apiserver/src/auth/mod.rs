@@ -202,9 +202,17 @@ pub fn refuse(outcome: &Outcome, user: &User, wanted: &Action<'_>) -> ApiResult<
     Err(forbidden(user, wanted, outcome.reason()))
 }
 
-/// Whether the user may do it: the reason either way. For code that cannot wait.
-pub fn decide(core: &Core, user: &User, wanted: &Action<'_>) -> Result<String, String> {
-    let outcome = authorizers::decide_now(core, user, wanted);
+/// Whether the user may do it: the reason either way.
+pub async fn decide(core: &Core, user: &User, wanted: &Action<'_>) -> Result<String, String> {
+    reason(authorizers::decide(core, user, wanted).await)
+}
+
+/// The same for expressions, which are evaluated in one go.
+pub fn decide_at_once(core: &Core, user: &User, wanted: &Action<'_>) -> Result<String, String> {
+    reason(authorizers::decide_now(core, user, wanted))
+}
+
+fn reason(outcome: Outcome) -> Result<String, String> {
     let reason = outcome.reason().to_owned();
     if outcome.is_allowed() { Ok(reason) } else { Err(reason) }
 }

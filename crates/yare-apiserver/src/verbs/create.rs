@@ -125,6 +125,9 @@ async fn commit(
         if !stored.gated.is_empty() {
             stored.gated.drop(&mut new, None);
         }
+        if let Some(asked) = hooks::ask(call, served, &new, None) {
+            asked.await?;
+        }
         let reserved = hooks::before_create(call, served, &mut new, options.dry_run)?;
         let mut errors = served.strategy.validate(&*served.judged(&new)?, &ctx);
         if let Some(row) = stored.builtin {

@@ -244,6 +244,9 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
                 None
             }
         };
+        if let Some(asked) = hooks::ask(call, served, &new, Some(&old)) {
+            asked.await?;
+        }
         hooks::before_update(call, served, &mut new, &old, options.dry_run)?;
         let mut errors = meta::validate_update(&new, &old, stored.namespaced);
         if stored.builtin.is_some() {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Refuses a policy or binding whose writer may not read its parameters. What is not changed is not asked again.
-pub fn check(call: &Call, object: &Value, old: Option<&Value>) -> ApiResult<()> {
+pub async fn check(call: &Call, object: &Value, old: Option<&Value>) -> ApiResult<()> {
     let is_binding = object.str_at("kind").ends_with("Binding");
     let (field, same_too) = if is_binding { ("paramRef", "policyName") } else { ("paramKind", "paramKind") };
     let (spec, before) = (object.at("spec"), old.map(|old| old.at("spec")));
@@ -28,7 +28,7 @@ pub fn check(call: &Call, object: &Value, old: Option<&Value>) -> ApiResult<()> 
     if !spec.has(field) || unchanged || escalation::exempt(call) {
         return Ok(());
     }
-    let why = if is_binding { binding(call, object) } else { policy(call, spec.at("paramKind")) };
+    let why = if is_binding { binding(call, object).await } else { policy(call, spec.at("paramKind")).await };
     let Some(why) = why else { return Ok(()) };
     let path = Path::new("spec");
     let error = FieldError::forbidden(&path.child(field), why);
@@ -52,7 +52,7 @@ fn resource_of(call: &Call, param_kind: &Value) -> (String, String, Option<Strin
     }
 }
 
-fn policy(call: &Call, param_kind: &Value) -> Option<String> {
+async fn policy(call: &Call, param_kind: &Value) -> Option<String> {
     let (group, resource, _) = resource_of(call, param_kind);
     let wanted = Action {
         verb: "get",
@@ -62,7 +62,7 @@ fn policy(call: &Call, param_kind: &Value) -> Option<String> {
         name: "*",
         ..Action::default()
     };
-    auth::decide(&call.core, &call.user, &wanted).is_err().then(|| {
+    auth::decide(&call.core, &call.user, &wanted).await.is_err().then(|| {
         format!(
             "user {} must have \"get\" permission on all objects of the referenced paramKind (kind={}, apiVersion={})",
             shown(call),
@@ -72,7 +72,7 @@ fn policy(call: &Call, param_kind: &Value) -> Option<String> {
     })
 }
 
-fn binding(call: &Call, binding: &Value) -> Option<String> {
+async fn binding(call: &Call, binding: &Value) -> Option<String> {
     let spec = binding.at("spec");
     let (name, policy_name) = (spec.str_at("paramRef.name"), spec.str_at("policyName"));
     let verb = if name.is_empty() { "list" } else { "get" };
@@ -95,7 +95,7 @@ fn binding(call: &Call, binding: &Value) -> Option<String> {
         name,
         ..Action::default()
     };
-    auth::decide(&call.core, &call.user, &wanted).is_err().then(|| {
+    auth::decide(&call.core, &call.user, &wanted).await.is_err().then(|| {
         let (user, everything) = (shown(call), "permission for all groups, versions and resources");
         let determine = format!(
             "to determine minimum required permissions and user {user} does not have {verb:?} {everything}"

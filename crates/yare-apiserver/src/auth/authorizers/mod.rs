@@ -26,13 +26,8 @@ use crate::{auth::Auth, core::Core};
 type Said = (Decision, String);
 type Local = fn(&Auth, &User, &Action<'_>) -> Decision;
 type Known = fn(&Webhook, &LinkMetrics, &Core, &User, &Action<'_>) -> Option<Said>;
-type Asking = for<'a> fn(
-    &'a Webhook,
-    &'a LinkMetrics,
-    &'a Core,
-    &'a User,
-    &'a Action<'a>,
-) -> BoxFuture<'a, Said>;
+type Asking =
+    for<'a> fn(&'a Webhook, &'a LinkMetrics, &'a Core, &'a User, &'a Action<'a>) -> BoxFuture<'a, Said>;
 
 /// How a row decides.
 enum Decides {
@@ -245,8 +240,8 @@ pub async fn decide(core: &Core, user: &User, action: &Action<'_>) -> Outcome {
     }
 }
 
-/// The same for code that cannot wait, such as the hooks inside a write: where a webhook has to be asked, this
-/// thread waits for it and other work moves on to other threads. The server's runtime must have several.
+/// The same for code that cannot wait, which is only that inside of expressions: where a webhook has to be asked,
+/// this thread waits for it and other work moves on to other threads. The server's runtime must have several.
 pub fn decide_now(core: &Core, user: &User, action: &Action<'_>) -> Outcome {
     use tokio::runtime::{Handle, RuntimeFlavor};
     let walk = match begin(core, user, action) {
