@@ -149,6 +149,11 @@ impl Body {
         Self::full(pieces.concat())
     }
 
+    /// Whether it is another server's.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.0, Inner::Foreign(_))
+    }
+
     /// Has the end of the body told.
     pub fn with_tail(mut self, tail: Tail) -> Self {
         self.1 = Some(Box::new(tail));

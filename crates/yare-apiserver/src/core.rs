@@ -15,13 +15,13 @@ use http::{HeaderMap, Method, header};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use yare_schema::features::Gates;
 use yare_store::Store;
 
 use crate::{
     admission::{Admission, Settings},
-    audit::{Audit, Record},
+    audit::{Audit, Layer, Record},
     auth::{Auth, User},
     flow::{self, Ticket},
     path::{Query, RequestInfo},
@@ -322,12 +322,16 @@ pub struct Call {
     pub in_process: bool,
     /// When it came.
     pub received: Instant,
+    /// When it must be answered; absent: no limit.
+    pub until: Option<Instant>,
     /// Where it came from.
     pub peer: Option<IpAddr>,
     /// What audit writes down of it, where it does.
     pub audit: Option<Arc<Record>>,
     warnings: Mutex<Warnings>,
     ticket: Mutex<Option<Ticket>>,
+    /// Told when the connection ends that the request took over.
+    stream: Mutex<Option<oneshot::Receiver<()>>>,
     excluded_ns: AtomicU64,
     /// When webhooks must have answered; set when the first is asked.
     deadline: OnceLock<Instant>,
@@ -358,10 +362,12 @@ impl Call {
             user: user.into(),
             in_process,
             received: Instant::now(),
+            until: None,
             peer: None,
             audit: None,
             warnings: Mutex::default(),
             ticket: Mutex::default(),
+            stream: Mutex::default(),
             excluded_ns: AtomicU64::new(0),
             deadline: OnceLock::new(),
         }
@@ -382,6 +388,25 @@ impl Call {
     /// Takes the seats over, to hold them longer or shorter than the request.
     pub fn take_ticket(&self) -> Option<Ticket> {
         self.ticket.lock().take()
+    }
+
+    /// The connection is the request's from now on, until what this gives is dropped.
+    pub fn take_over(&self) -> oneshot::Sender<()> {
+        let (end, told) = oneshot::channel();
+        *self.stream.lock() = Some(told);
+        end
+    }
+
+    /// What tells of that end, if there is to be one.
+    pub fn take_stream(&self) -> Option<oneshot::Receiver<()>> {
+        self.stream.lock().take()
+    }
+
+    /// Notes time spent in a part of the server, for audit.
+    pub fn took(&self, layer: Layer, time: Duration) {
+        if let Some(record) = &self.audit {
+            record.took(layer, time);
+        }
     }
 
     /// Time that the request spent waiting for others (in a queue, for a webhook), which is not the server's.
@@ -405,15 +430,12 @@ impl Call {
         self.warnings.lock().take()
     }
 
-    /// How long webhooks may still take: 34 seconds in all, less where the client's `timeout` says so. The
-    /// clock starts with the first question.
+    /// How long webhooks may still take: 34 seconds from the first question on, and never beyond the request's own
+    /// end.
     pub fn time_left(&self) -> Duration {
-        let deadline = self.deadline.get_or_init(|| {
-            let asked = self.query.get("timeout").and_then(|t| yare_schema::gotime::parse_duration(t).ok());
-            let asked = asked.and_then(|ns| u64::try_from(ns).ok()).filter(|ns| *ns > 0);
-            Instant::now() + asked.map_or(MAX_WRITE_TIME, Duration::from_nanos).min(MAX_WRITE_TIME)
-        });
-        deadline.saturating_duration_since(Instant::now())
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_init(|| now + MAX_WRITE_TIME);
+        self.until.map_or(deadline, |until| until.min(deadline)).saturating_duration_since(now)
     }
 
     /// The query as sent.

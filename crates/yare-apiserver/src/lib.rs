@@ -23,6 +23,7 @@ pub mod deadline;
 pub mod discovery;
 mod drain;
 mod escalation;
+mod files;
 pub mod flow;
 pub mod health;
 pub mod hooks;

@@ -13,11 +13,11 @@ use std::{
 
 use futures::FutureExt;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     aggregation,
-    audit::{self, Record, Stage},
+    audit::{self, Layer, Record, Stage},
     auth::{self, Identity, User, authorizers},
     body::{self, Reply, RequestBody, Sent, Tail},
     codec, compress,
@@ -106,6 +106,21 @@ pub async fn handle(
             }
             reply
         }
+        _ if outcome.stream.is_some() => {
+            // The connection goes on as something else; its end is the request's.
+            tokio::spawn(async move {
+                if let Some(stream) = outcome.stream {
+                    // Told by being dropped.
+                    let _ = stream.await;
+                }
+                counted.ended(code, outcome.excluded, Sent { bytes: 0, whole: true });
+                if let Some(record) = complete {
+                    record.stage(Stage::ResponseComplete).await;
+                }
+                drop((running, outcome.long));
+            });
+            reply
+        }
         _ => {
             // Its end is the request's.
             let deadline = (!long_running && !in_process).then_some(outcome.deadline).flatten();
@@ -148,7 +163,8 @@ async fn written_down(record: &Record, reply: Reply, long_running: bool) -> Repl
     let (parts, mut body) = reply.into_parts();
     let code = parts.status.as_u16();
     let mut document = None;
-    if !long_running && (code >= 400 || record.wants_response()) {
+    // What another server says is its own to write down.
+    if !long_running && !body.is_foreign() && (code >= 400 || record.wants_response()) {
         if body.size().is_none() {
             body = body.gather(audit::MAX_OBJECT_BYTES).await;
         }
@@ -282,13 +298,23 @@ struct Outcome {
     /// Time that was not the server's own.
     excluded: Duration,
     long: Option<Long>,
+    /// Tells of the end of a connection that was taken over.
+    stream: Option<oneshot::Receiver<()>>,
     /// Audit knows how it ended.
     recorded: bool,
 }
 
 impl Outcome {
     fn of(reply: Reply) -> Self {
-        Self { reply, ticket: None, deadline: None, excluded: Duration::ZERO, long: None, recorded: false }
+        Self {
+            reply,
+            ticket: None,
+            deadline: None,
+            excluded: Duration::ZERO,
+            long: None,
+            stream: None,
+            recorded: false,
+        }
     }
 }
 
@@ -346,6 +372,7 @@ impl Way<'_> {
         let certificate = matches!(identity, Identity::Remote(Some(_)));
         let tried =
             self.core.config.audit.is_some().then(|| attempted(&parts.headers, &self.query, certificate));
+        let began = Instant::now();
         let known = match auth::caller(&self.core, identity, &mut parts.headers, &self.info.path).await {
             Ok(known) => known,
             Err(error) => return self.refuse(&parts, &error, &tried.unwrap_or_default()).await,
@@ -357,6 +384,7 @@ impl Way<'_> {
             for (key, value) in known.annotations {
                 record.annotate(key, value);
             }
+            record.took(Layer::Authentication, began.elapsed());
             if !record.stage(Stage::RequestReceived).await {
                 let error = ApiError::internal("failed to store audit event");
                 return Outcome { recorded: true, ..Outcome::of(render::error(&error)) };
@@ -365,10 +393,12 @@ impl Way<'_> {
         if auth::impersonate::is_wanted(&parts.headers) {
             let selectors = auth::Selectors::of(&self.info, &self.query);
             let action = selectors.action(&self.info);
+            let began = Instant::now();
             match Box::pin(auth::impersonate::run(&self.core, &user, &mut parts.headers, &action)).await {
                 Ok(None) => {}
                 Ok(Some(other)) => {
                     if let Some(record) = self.record.get() {
+                        record.took(Layer::Impersonation, began.elapsed());
                         record.impersonates(&other.user, &other.constraint);
                     }
                     user = other.user;
@@ -381,6 +411,7 @@ impl Way<'_> {
         call.raw_query = parts.uri.query().map(str::to_owned);
         call.authority = parts.uri.authority().cloned();
         call.received = received;
+        call.until = deadline;
         call.peer = peer;
         call.audit = record.get().cloned();
         known.warnings.into_iter().for_each(|text| call.warn(text));
@@ -396,7 +427,8 @@ impl Way<'_> {
             reply.headers_mut().insert(name, uid);
         }
         let ticket = if reply.body().size().is_none() { call.take_ticket() } else { None };
-        Outcome { reply, ticket, deadline, excluded: call.excluded(), long, recorded: false }
+        let stream = call.take_stream();
+        Outcome { reply, ticket, deadline, excluded: call.excluded(), long, stream, recorded: false }
     }
 }
 
@@ -444,6 +476,7 @@ async fn admitted(
             Ok(pass) => {
                 uids = pass.uids;
                 call.exclude(pass.waited);
+                call.took(Layer::QueueWait, pass.waited);
                 call.hold(pass.ticket);
             }
             Err(refused) => return (too_many(refused.retry_after_s), refused.uids),
@@ -453,7 +486,9 @@ async fn admitted(
     let action = selectors.action(&call.info);
     let began = Instant::now();
     let outcome = authorizers::decide(core, &call.user, &action).await;
-    core.config.auth.metrics.decided(&outcome, began.elapsed());
+    let took = began.elapsed();
+    core.config.auth.metrics.decided(&outcome, took);
+    call.took(Layer::Authorization, took);
     if let Some(record) = &call.audit {
         if outcome.is_allowed() || outcome.error.is_empty() {
             let decision = if outcome.is_allowed() { "allow" } else { "forbid" };

@@ -79,6 +79,7 @@ impl ApiServer {
         let core = Core::new(config);
         bootstrap::run(&core).await?;
         auth::start(&core);
+        crate::audit::Audit::start(&core);
         crate::crd::start(&core).await;
         crate::admission::start(&core);
         crate::aggregation::start(&core);

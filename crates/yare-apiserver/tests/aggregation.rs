@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::Server;
@@ -12,7 +12,11 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower::ServiceExt;
-use yare_apiserver::{Config, User, aggregation::FrontProxy};
+use yare_apiserver::{
+    Config, SystemClock, SystemRandom, User,
+    aggregation::FrontProxy,
+    audit::{Audit, Batching, LogSettings, Mode, Settings, Target},
+};
 use yare_auth::pki::{Pki, Subject};
 use yare_testkit::{Extension, Extra};
 
@@ -33,10 +37,23 @@ fn front_proxy(directory: &std::path::Path) -> FrontProxy {
     }
 }
 
+/// Audit of the other server's objects, into `audit.log` in the directory.
+fn audit(dir: &std::path::Path) -> Option<Arc<Audit>> {
+    let policy = dir.join("policy.yaml");
+    let text = "{apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: RequestResponse, resources: [{group: wardle.example.com}]}]}";
+    std::fs::write(&policy, text).unwrap();
+    let path = dir.join("audit.log");
+    let target = Target { path, max_age_days: 0, max_backups: 0, max_size_bytes: 0, compress: false };
+    let batching = Batching { buffer: 1, max_size: 1, max_wait: Duration::ZERO, throttle: None };
+    let log = LogSettings { target, text: false, mode: Mode::Blocking, batching, truncate: None };
+    let settings = Settings { policy: Some(policy), log: Some(log), webhook: None };
+    Audit::open(&settings, Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap()
+}
+
 struct Setup {
     server: Server,
     extension: Extension,
-    _keys: tempfile::TempDir,
+    keys: tempfile::TempDir,
 }
 
 /// A server, another one, and a service by whose name the first finds the second.
@@ -45,11 +62,16 @@ async fn setup(extra: Extra) -> Setup {
     let proxy = front_proxy(keys.path());
     let authority = proxy.authority.clone();
     let extension = Extension::start("api.default.svc", extra, Some(&authority)).await.unwrap();
-    let server = Server::with(move |config: &mut Config| config.front_proxy = Some(proxy)).await;
+    let audit = audit(keys.path());
+    let server = Server::with(move |config: &mut Config| {
+        config.front_proxy = Some(proxy);
+        config.audit = audit;
+    })
+    .await;
     let service = json!({"metadata": {"name": "api"},
                          "spec": {"type": "ExternalName", "externalName": "localhost"}});
     server.post("/api/v1/namespaces/default/services", &service).await.expect(201);
-    Setup { server, extension, _keys: keys }
+    Setup { server, extension, keys }
 }
 
 impl Setup {
@@ -135,6 +157,25 @@ async fn requests_pass_under_the_callers_name() {
     assert_eq!(header("authorization"), "");
     assert_eq!(seen.certificate.as_deref(), Some("front-proxy-client"));
     assert!(seen.http2);
+
+    // Audit tells who asked for what and how it ended; objects are the other server's to write down. The request
+    // ends when its answer has been read.
+    drop(reply);
+    let mut last = Value::Null;
+    for _ in 0..1000 {
+        let text = std::fs::read_to_string(setup.keys.path().join("audit.log")).unwrap();
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut of_jane = events.filter(|e| e["requestURI"] == FLUNDERS && e["user"]["username"] == "jane");
+        last = of_jane.next_back().unwrap();
+        if last["stage"] == "ResponseComplete" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(last["stage"], "ResponseComplete");
+    assert_eq!((&last["responseStatus"]["code"], &last["level"]), (&json!(201), &json!("RequestResponse")));
+    assert_eq!(last["objectRef"]["apiGroup"], "wardle.example.com");
+    assert!(last.get("responseObject").is_none() && last.get("requestObject").is_none(), "{last}");
 
     setup.server.delete(&format!("{FLUNDERS}/a")).await.expect(200);
     assert_eq!(events.brief().await, "ADDED b");

@@ -109,6 +109,67 @@ async fn events_are_on_disk_before_the_answer() {
 }
 
 #[tokio::test]
+async fn compressed_answers_and_slow_requests() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(dir.path(), |_| {}).await;
+    for i in 0..3 {
+        let body = json!({"metadata": {"name": format!("c{i}")}, "data": {"a": "x".repeat(100_000)}});
+        server.post(MAPS, &body).await.expect(201);
+    }
+    let answer = server.send("GET", MAPS, &[("accept-encoding", "gzip")], "").await;
+    assert_eq!((answer.code, &answer.headers["content-encoding"]), (200, &"gzip".parse().unwrap()));
+    let last = events(dir.path()).pop().unwrap();
+    assert_eq!((&last["verb"], &last["stage"]), (&json!("list"), &json!("ResponseComplete")));
+    assert_eq!(last["responseObject"]["items"].as_array().unwrap().len(), 3);
+    assert_eq!(last["responseObject"]["items"][0]["data"]["a"], "x".repeat(100_000));
+    assert!(last["annotations"].get("apiserver.latency.k8s.io/total").is_none(), "{}", last["annotations"]);
+}
+
+/// A clock that is ahead by what it is told.
+struct Ahead(Arc<std::sync::atomic::AtomicI64>);
+
+impl yare_apiserver::Clock for Ahead {
+    fn now(&self) -> jiff::Timestamp {
+        let ahead = self.0.load(std::sync::atomic::Ordering::Relaxed);
+        jiff::Timestamp::now() + jiff::SignedDuration::from_millis(ahead)
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_changes_is_read_again_and_slow_requests_say_where_time_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy.yaml");
+    std::fs::write(&policy, POLICY).unwrap();
+    let settings = Settings {
+        policy: Some(policy.clone()),
+        log: Some(log(dir.path().join("audit.log"), Mode::Blocking)),
+        webhook: None,
+    };
+    // Audit's clock is ahead of the server's, so that every request looks slow.
+    let ahead = Arc::new(std::sync::atomic::AtomicI64::new(800));
+    let audit = Audit::open(&settings, Arc::new(Ahead(ahead)), Arc::new(SystemRandom)).unwrap();
+    let server = Server::with(|config| config.audit = audit).await;
+    server.get("/api/v1/pods").await.expect(200);
+    assert_eq!(events(dir.path()).len(), 0);
+    // What is wrong changes nothing.
+    std::fs::write(&policy, "kind: Nothing").unwrap();
+    std::fs::write(policy.with_extension("new"), POLICY.replace("configmaps", "pods")).unwrap();
+    std::fs::rename(policy.with_extension("new"), &policy).unwrap();
+    for _ in 0..1000 {
+        server.get("/api/v1/pods").await.expect(200);
+        if !events(dir.path()).is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let last = events(dir.path()).pop().unwrap();
+    assert_eq!((&last["verb"], &last["stage"]), (&json!("list"), &json!("ResponseComplete")));
+    let total = last["annotations"]["apiserver.latency.k8s.io/total"].as_str().unwrap();
+    assert!(total.ends_with('s'), "{total}");
+    assert!(last["annotations"]["apiserver.latency.k8s.io/authorization"].is_string(), "{last}");
+}
+
+#[tokio::test]
 async fn secrets_stay_out_and_watches_have_three_events() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(dir.path(), |_| {}).await;

@@ -35,7 +35,7 @@ use yare_auth::{
 const ME: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const NONE: Value = Value::Null;
 
-/// An HTTPS server that answers as it is told: path and body to JSON. What it was asked is on record.
+/// An HTTPS server that answers as it is told: path and body to JSON, or to text as it is. What it was asked is on record.
 struct Outside {
     port: u16,
     authority: String,
@@ -75,6 +75,7 @@ async fn outside(answers: impl Fn(&str, &Value) -> Option<Value> + Send + Sync +
                         log.lock().push(json!({"path": path, "body": body, "authorization": authorization}));
                         let mut response = Response::new(Full::new(Bytes::new()));
                         match answers(&path, &body) {
+                            Some(Value::String(text)) => *response.body_mut() = Full::new(Bytes::from(text)),
                             Some(answer) => *response.body_mut() = Full::new(Bytes::from(answer.to_string())),
                             None => *response.status_mut() = http::StatusCode::NOT_FOUND,
                         }
@@ -543,7 +544,7 @@ async fn a_webhook_that_decides() {
     assert_eq!(answer["status"], json!({"allowed": false, "denied": true, "reason": "never"}));
     let answer = cluster.create(reviews, &review("broken", "get")).await;
     assert_eq!((&answer["status"]["allowed"], &answer["status"]["denied"]), (&json!(false), &json!(true)));
-    assert!(answer["status"]["evaluationError"].as_str().unwrap().contains("/access"), "{answer}");
+    assert_eq!(answer["status"]["evaluationError"], "the server could not find the requested resource");
     let broken = issue(&cluster.pki.cluster, Usage::Client, "broken", &[]);
     assert_eq!(cluster.json(Some(&broken), Method::GET, PODS, &[], &NONE).await.0, 500);
     let rules = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
@@ -566,6 +567,177 @@ async fn a_webhook_that_decides() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(answer["status"]["denied"], NONE);
+    // What is counted, before the file changed and after.
+    let page = metrics(&cluster).await;
+    for line in [
+        "apiserver_authorization_decisions_total{type=\"Webhook\",name=\"hook\",decision=\"denied\"}",
+        "apiserver_authorization_webhook_evaluations_total{name=\"hook\",result=\"success\"}",
+        "apiserver_authorization_webhook_evaluations_total{name=\"hook\",result=\"error\"}",
+        "apiserver_authorization_webhook_evaluations_fail_open_total{name=\"hook\",result=\"error\"} 1",
+        "apiserver_authorization_webhook_duration_seconds_count{name=\"hook\",result=\"success\"}",
+        "authorization_attempts_total{result=\"denied\"} 1",
+        "apiserver_authorization_config_controller_automatic_reloads_total{status=\"success\"",
+        "apiserver_authorization_config_controller_last_config_info{",
+    ] {
+        assert!(page.lines().any(|l| l.starts_with(line)), "{line}\n{page}");
+    }
+    cluster.api.shutdown().await;
+}
+
+async fn metrics(cluster: &Cluster) -> String {
+    let answer = cluster.request(Some(&cluster.admin()), Method::GET, "/metrics", &[], &NONE).await;
+    let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A webhook is asked only where its conditions hold; one that fails counts as its failure policy says.
+#[tokio::test]
+async fn conditions_of_a_webhook() {
+    let hook = outside(|_, body| {
+        Some(json!({"apiVersion": body["apiVersion"], "kind": "SubjectAccessReview", "status": {"allowed": true}}))
+    })
+    .await;
+    let cluster = cluster_with(|config, dir| {
+        let mut text: Value = serde_json::from_str(&chain(&hook, dir, "Deny")).unwrap();
+        let webhook = &mut text["authorizers"][0]["webhook"];
+        webhook["matchConditionSubjectAccessReviewVersion"] = "v1".into();
+        webhook["matchConditions"] = json!([
+            {"expression": "has(request.resourceAttributes)"},
+            {"expression": "request.user != 'joe'"},
+            {"expression": "request.resourceAttributes.name != 'broken' || request.extra['missing'].size() > 0"},
+            {"expression": "!has(request.resourceAttributes.fieldSelector) || request.resourceAttributes.fieldSelector.requirements.all(r, r.key != 'spec.nodeName')"},
+        ]);
+        let parsed = AuthorizationConfiguration::parse(text.to_string().as_bytes(), &[]).unwrap();
+        config.auth.chain.store(Arc::new(Chain::new(&parsed).unwrap()));
+    })
+    .await;
+    let jane = issue(&cluster.pki.cluster, Usage::Client, "jane", &[]);
+    let joe = issue(&cluster.pki.cluster, Usage::Client, "joe", &[]);
+    let narrow = format!("{PODS}?fieldSelector=spec.nodeName%3Dn1");
+    for (who, path, code) in [
+        (&jane, PODS, 200),
+        (&joe, PODS, 403),
+        (&jane, narrow.as_str(), 403),
+        (&jane, "/metrics", 403),
+        (&jane, &format!("{PODS}/broken"), 500),
+    ] {
+        let answer = cluster.json(Some(who), Method::GET, path, &[], &NONE).await;
+        assert_eq!(answer.0, code, "{path} {}", answer.1);
+    }
+    assert_eq!(hook.count("/access"), 1);
+    let page = metrics(&cluster).await;
+    for line in [
+        "apiserver_authorization_match_condition_exclusions_total{type=\"Webhook\",name=\"hook\"} 3",
+        "apiserver_authorization_match_condition_evaluation_errors_total{type=\"Webhook\",name=\"hook\"} 1",
+        "apiserver_authorization_match_condition_evaluation_seconds_count{type=\"Webhook\",name=\"hook\"} 5",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
+    cluster.api.shutdown().await;
+}
+
+/// Expressions make the user; the groups are at another server, in a token of another issuer.
+#[tokio::test]
+async fn groups_that_another_server_holds() {
+    let secret = key();
+    let served = secret.clone();
+    let port = Arc::new(Mutex::new(0));
+    let own_port = port.clone();
+    let issuer = outside(move |path, _| {
+        let url = format!("https://127.0.0.1:{}", own_port.lock());
+        let key = jws::private_key(&served).unwrap();
+        match path {
+            "/.well-known/openid-configuration" => {
+                Some(json!({"issuer": url, "jwks_uri": format!("{url}/keys")}))
+            }
+            "/other/.well-known/openid-configuration" => {
+                Some(json!({"issuer": format!("{url}/other"), "jwks_uri": format!("{url}/keys")}))
+            }
+            "/keys" => Some(json!({"keys": [key.public().to_jwk()]})),
+            "/groups" => {
+                let exp = jiff::Timestamp::now().as_second() + 600;
+                let claims =
+                    json!({"iss": format!("{url}/other"), "aud": "yare", "exp": exp, "groups": ["far"]});
+                Some(jws::sign(&key, claims.to_string().as_bytes()).unwrap().into())
+            }
+            _ => None,
+        }
+    })
+    .await;
+    *port.lock() = issuer.port;
+    let configuration = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+        "jwt": [{
+            "issuer": {"url": issuer.url(""), "audiences": ["yare"], "certificateAuthority": issuer.authority},
+            "claimMappings": {
+                "username": {"expression": "'oidc:' + claims.sub"},
+                "groups": {"claim": "groups", "prefix": "g:"},
+                "extra": [{"key": "example.org/level", "valueExpression": "string(int(claims.level))"}],
+            },
+            "claimValidationRules": [{"expression": "claims.level < 5", "message": "too high"}],
+            "userValidationRules": [{"expression": "user.username != 'oidc:root'", "message": "reserved"}],
+        }],
+    })
+    .to_string();
+    let cluster = cluster_with(|config, _| {
+        let parsed = AuthenticationConfiguration::parse(configuration.as_bytes(), &[]).unwrap();
+        config.auth.oidc.replace(Issuers::start(&parsed, &Algorithm::ALL).unwrap());
+    })
+    .await;
+    let token = |sub: &str, level: u32, source: &str| {
+        let claims = json!({
+            "iss": issuer.url(""), "aud": "yare", "sub": sub, "level": level,
+            "exp": jiff::Timestamp::now().as_second() + 600,
+            "_claim_names": {"groups": "s"},
+            "_claim_sources": {"s": {"endpoint": issuer.url(source), "access_token": "let-me-in"}},
+        });
+        jws::sign(&jws::private_key(&secret).unwrap(), claims.to_string().as_bytes()).unwrap()
+    };
+    let mut answer = (0, NONE);
+    for _ in 0..500 {
+        answer = cluster.by_token(&token("jane", 3, "/groups")).await;
+        if answer.0 == 201 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(
+        answer.1,
+        json!({
+            "username": "oidc:jane", "groups": ["g:far", "system:authenticated"],
+            "extra": {"example.org/level": ["3"]},
+        })
+    );
+    let asked = issuer.asked.lock().iter().find(|a| a["path"] == "/groups").cloned().unwrap();
+    assert_eq!(asked["authorization"], "Bearer let-me-in");
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    for (token, part) in [
+        (token("jane", 7, "/groups"), "validation expression 'claims.level < 5' failed: too high"),
+        (
+            token("root", 1, "/groups"),
+            "validation expression 'user.username != 'oidc:root'' failed: reserved",
+        ),
+        (
+            token("jane", 1, "/nowhere"),
+            "oidc: could not expand distributed claims: while getting distributed claim \"groups\"",
+        ),
+    ] {
+        assert_eq!(cluster.by_token(&token).await.0, 401);
+        let answer = cluster.create(reviews, &json!({"spec": {"token": token}})).await;
+        let error = answer["status"]["error"].as_str().unwrap();
+        assert!(error.contains(part), "{error}");
+    }
+    let page = metrics(&cluster).await;
+    for line in [
+        "apiserver_authentication_jwt_authenticator_latency_seconds_count{result=\"success\",jwt_issuer_hash=\"sha256:",
+        "apiserver_authentication_jwt_authenticator_jwks_fetch_last_timestamp_seconds{result=\"success\",",
+        "apiserver_authentication_jwt_authenticator_jwks_fetch_last_key_set_info{",
+        "authentication_attempts{result=\"error\"} 3",
+        "authentication_attempts{result=\"success\"}",
+        "authenticated_user_requests{username=\"other\"}",
+    ] {
+        assert!(page.lines().any(|l| l.starts_with(line)), "{line}\n{page}");
+    }
     cluster.api.shutdown().await;
 }
 

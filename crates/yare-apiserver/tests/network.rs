@@ -6,7 +6,7 @@ mod common;
 #[path = "common/secure.rs"]
 mod secure;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
@@ -17,7 +17,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use yare_apiserver::ApiServer;
+use yare_apiserver::{
+    ApiServer, SystemClock, SystemRandom,
+    audit::{Audit, Batching, LogSettings, Mode, Settings, Target},
+};
 use yare_auth::{
     User,
     pki::{Authority, KeyPairPem, Usage},
@@ -292,9 +295,37 @@ async fn kubelet(ca: &Authority) -> SocketAddr {
     address
 }
 
+/// Audit of everything, into `audit.log` in the directory.
+fn audit(dir: &std::path::Path) -> Option<Arc<Audit>> {
+    let policy = dir.join("policy.yaml");
+    let text = "{apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: RequestResponse}]}";
+    std::fs::write(&policy, text).unwrap();
+    let target = Target {
+        path: dir.join("audit.log"),
+        max_age_days: 0,
+        max_backups: 0,
+        max_size_bytes: 0,
+        compress: false,
+    };
+    let batching = Batching { buffer: 1, max_size: 1, max_wait: Duration::ZERO, throttle: None };
+    let log = LogSettings { target, text: false, mode: Mode::Blocking, batching, truncate: None };
+    let settings = Settings { policy: Some(policy), log: Some(log), webhook: None };
+    Audit::open(&settings, Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap()
+}
+
+/// The stages so far of requests for a subresource.
+fn stages(dir: &std::path::Path, subresource: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(dir.join("audit.log")).unwrap();
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events
+        .filter(|event| event["objectRef"]["subresource"] == subresource)
+        .map(|event| format!("{} {}", event["stage"].as_str().unwrap(), event["responseStatus"]["code"]))
+        .collect()
+}
+
 #[tokio::test]
 async fn streams_to_kubelets() {
-    let cluster = cluster().await;
+    let cluster = cluster_with(|config, dir| config.audit = audit(dir)).await;
     let admin = issue(&cluster.pki.cluster, Usage::Client, "root", &["system:masters"]);
     let address = kubelet(&cluster.pki.cluster).await;
     let node = json!({"metadata": {"name": "n1"}});
@@ -385,7 +416,21 @@ async fn streams_to_kubelets() {
     let mut echo = [0; 4];
     stream.read_exact(&mut echo).await.unwrap();
     assert_eq!(&echo, b"ping");
+    // The request lasts as long as the stream.
+    let dir = cluster.dir.path();
+    assert_eq!(stages(dir, "exec"), ["RequestReceived null", "ResponseStarted 101"]);
     drop(stream);
+    for _ in 0..1000 {
+        if stages(dir, "exec").len() == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(stages(dir, "exec"), ["RequestReceived null", "ResponseStarted 101", "ResponseComplete 101"]);
+    assert_eq!(
+        stages(dir, "log")[..3],
+        ["RequestReceived null", "ResponseStarted 200", "ResponseComplete 200"]
+    );
     cluster.api.shutdown().await;
 }
 

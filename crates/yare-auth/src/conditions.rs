@@ -57,7 +57,8 @@ fn request(user: &User, action: &Action<'_>) -> Value {
         "namespace": action.namespace, "verb": action.verb, "group": action.group, "version": action.version,
         "resource": action.resource, "subresource": action.subresource, "name": action.name,
     });
-    for (field, requirements) in [("fieldSelector", fields(action.fields)), ("labelSelector", labels(action.labels))]
+    for (field, requirements) in
+        [("fieldSelector", fields(action.fields)), ("labelSelector", labels(action.labels))]
     {
         if !requirements.is_empty() {
             resource[field] = json!({ "requirements": requirements });
@@ -120,25 +121,43 @@ mod tests {
             Conditions::new(texts.iter().map(compile).collect()).hold(&jane, action)
         };
         for (texts, action, expect) in [
-            (&["has(request.resourceAttributes)", "request.user == 'jane' && request.uid == ''"][..], &pods, Ok(true)),
+            (
+                &["has(request.resourceAttributes)", "request.user == 'jane' && request.uid == ''"][..],
+                &pods,
+                Ok(true),
+            ),
             (&["has(request.resourceAttributes)"], &path, Ok(false)),
             (&["request.nonResourceAttributes.path == '/healthz'"], &path, Ok(true)),
-            (&["request.resourceAttributes.name == '' && request.resourceAttributes.group == ''"], &pods, Ok(true)),
-            (&["'dev' in request.groups && !('ops' in request.groups) && request.extra.size() == 0"], &pods, Ok(true)),
             (
-                &["request.resourceAttributes.fieldSelector.requirements.exists(r, r.key == 'spec.nodeName' && r.operator == 'In' && r.values == ['n1'])"],
+                &["request.resourceAttributes.name == '' && request.resourceAttributes.group == ''"],
                 &pods,
                 Ok(true),
             ),
             (
-                &["request.resourceAttributes.labelSelector.requirements.map(r, r.operator) == ['In', 'DoesNotExist'] && request.resourceAttributes.labelSelector.requirements[1].values.size() == 0"],
+                &["'dev' in request.groups && !('ops' in request.groups) && request.extra.size() == 0"],
+                &pods,
+                Ok(true),
+            ),
+            (
+                &[
+                    "request.resourceAttributes.fieldSelector.requirements.exists(r, r.key == 'spec.nodeName' && r.operator == 'In' && r.values == ['n1'])",
+                ],
+                &pods,
+                Ok(true),
+            ),
+            (
+                &[
+                    "request.resourceAttributes.labelSelector.requirements.map(r, r.operator) == ['In', 'DoesNotExist'] && request.resourceAttributes.labelSelector.requirements[1].values.size() == 0",
+                ],
                 &pods,
                 Ok(true),
             ),
             (
                 &["request.resourceAttributes.name == 'x'", "request.user == 'jane'"],
                 &path,
-                Err("cel evaluation error: expression 'request.resourceAttributes.name == 'x'' resulted in error: no such key: resourceAttributes"),
+                Err(
+                    "cel evaluation error: expression 'request.resourceAttributes.name == 'x'' resulted in error: no such key: resourceAttributes",
+                ),
             ),
             // What is false decides, also behind an error.
             (&["request.resourceAttributes.name == 'x'", "request.user == 'joe'"], &path, Ok(false)),

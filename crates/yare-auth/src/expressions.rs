@@ -88,10 +88,8 @@ pub struct Expression {
 impl Expression {
     /// Compiles it. The tree is for those who want to know more.
     pub(crate) fn compile(text: &str, about: About, returns: Returns) -> Result<(Self, Ast), Refused> {
-        let ast = about
-            .env()
-            .compile(text)
-            .map_err(|e| Refused::Invalid(format!("compilation failed: {e}")))?;
+        let ast =
+            about.env().compile(text).map_err(|e| Refused::Invalid(format!("compilation failed: {e}")))?;
         let found = ast.output_type();
         if returns != Returns::Anything && *found != Type::Bool {
             let but = match returns {
@@ -233,6 +231,9 @@ mod tests {
         let (expression, _) = Expression::compile(text, About::Claims, Returns::Bool).unwrap();
         let claims = json!({"a": vec![1; 200]});
         let error = expression.eval(&claims).unwrap_err();
-        assert!(error.ends_with("resulted in error: operation cancelled: actual cost limit exceeded"), "{error}");
+        assert!(
+            error.ends_with("resulted in error: operation cancelled: actual cost limit exceeded"),
+            "{error}"
+        );
     }
 }

@@ -18,8 +18,8 @@ use crate::pki::KeyPairPem;
 
 mod unverified;
 
-pub use unverified::unverified;
 use unverified::any_server;
+pub use unverified::unverified;
 
 /// Why keys and certificates make no TLS configuration.
 #[derive(Debug, thiserror::Error)]

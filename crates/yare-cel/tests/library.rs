@@ -375,3 +375,45 @@ fn everything_can_be_shared_between_threads() {
     shared::<yare_cel::Program>();
     shared::<Value<'_>>();
 }
+
+#[test]
+fn documents_have_escaped_keys_and_doubles() {
+    let document = Decl::document();
+    let claims = json!({
+        "plain": 1, "a.b": {"c-d": [{"e/f": true}]}, "__g__": "underscores", "nothing": null,
+    });
+    let env = Env::kubernetes(LATEST).extend().variable("claims", Type::map(Type::String, Type::Dyn)).build();
+    for expr in [
+        "type(claims.plain) == double && claims.plain == 1",
+        "claims.a__dot__b.c__dash__d[0].e__slash__f",
+        "claims['a.b']['c-d'][0]['e/f'] && 'a.b' in claims",
+        "has(claims.a__dot__b.c__dash__d) && !has(claims.a__dot__c)",
+        "claims.?a__dot__b.?missing.orValue(true) == true",
+        "claims.nothing == null && claims.size() == 4",
+        "claims.exists(k, k == 'a.b' && claims[k].size() == 1)",
+    ] {
+        let program = env.compile(expr).unwrap().program().unwrap();
+        let mut vars = Vars::new();
+        vars.bind_json("claims", &claims, &document);
+        let found = program.eval(&vars, &mut Budget::unlimited()).map(|value| value.as_bool());
+        assert_eq!(found, Ok(Some(true)), "{expr}");
+    }
+}
+
+#[test]
+fn selections_of_a_field_are_found() {
+    let env = Env::kubernetes(LATEST).extend().variable("x", Type::Dyn).build();
+    for (expr, expect) in [
+        ("x.a", true),
+        ("x.?a.orValue(1)", true),
+        ("has(x.a)", true),
+        ("[1].map(i, x.a + i)", true),
+        ("{'k': x.a.b}", true),
+        ("x['a']", false),
+        ("x.b.a", false),
+        ("x.aa", false),
+        ("[x].map(y, y.a)", false),
+    ] {
+        assert_eq!(env.compile(expr).unwrap().selects("x", "a"), expect, "{expr}");
+    }
+}

@@ -66,6 +66,21 @@ pub struct AuditArgs {
     /// Events that are buffered for the log, in batch mode.
     #[arg(long, default_value_t = 10_000, env = "YARE_AUDIT_LOG_BATCH_BUFFER_SIZE")]
     pub audit_log_batch_buffer_size: usize,
+    /// Events that are written to the log together at most, in batch mode.
+    #[arg(long, default_value_t = 1, env = "YARE_AUDIT_LOG_BATCH_MAX_SIZE")]
+    pub audit_log_batch_max_size: usize,
+    /// How long an event waits for others to be written with, in batch mode.
+    #[arg(long, default_value = "0s", value_parser = duration, env = "YARE_AUDIT_LOG_BATCH_MAX_WAIT")]
+    pub audit_log_batch_max_wait: Duration,
+    /// Limit the rate of writes, in batch mode.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "YARE_AUDIT_LOG_BATCH_THROTTLE_ENABLE")]
+    pub audit_log_batch_throttle_enable: bool,
+    /// Writes a second, in batch mode.
+    #[arg(long, default_value_t = 0.0, env = "YARE_AUDIT_LOG_BATCH_THROTTLE_QPS")]
+    pub audit_log_batch_throttle_qps: f64,
+    /// Writes at once after a pause, in batch mode.
+    #[arg(long, default_value_t = 0, env = "YARE_AUDIT_LOG_BATCH_THROTTLE_BURST")]
+    pub audit_log_batch_throttle_burst: u32,
     /// Cut events for the log down that are too large.
     #[arg(long, env = "YARE_AUDIT_LOG_TRUNCATE_ENABLED")]
     pub audit_log_truncate_enabled: bool,
@@ -79,7 +94,7 @@ pub struct AuditArgs {
     #[arg(long, env = "YARE_AUDIT_WEBHOOK_CONFIG_FILE")]
     pub audit_webhook_config_file: Option<PathBuf>,
     /// Pause before a post is tried again for the first time.
-    #[arg(long, default_value = "10s", value_parser = duration, env = "YARE_AUDIT_WEBHOOK_INITIAL_BACKOFF")]
+    #[arg(long, alias = "audit-webhook-batch-initial-backoff", default_value = "10s", value_parser = duration, env = "YARE_AUDIT_WEBHOOK_INITIAL_BACKOFF")]
     pub audit_webhook_initial_backoff: Duration,
     /// Version of events in posts.
     #[arg(long, default_value = "audit.k8s.io/v1", value_parser = ["audit.k8s.io/v1"], env = "YARE_AUDIT_WEBHOOK_VERSION")]
@@ -151,9 +166,12 @@ impl AuditArgs {
                     self.audit_log_mode,
                     Batching {
                         buffer: self.audit_log_batch_buffer_size,
-                        max_size: 1,
-                        max_wait: Duration::ZERO,
-                        throttle: None,
+                        max_size: self.audit_log_batch_max_size,
+                        max_wait: self.audit_log_batch_max_wait,
+                        throttle: self.audit_log_batch_throttle_enable.then_some((
+                            self.audit_log_batch_throttle_qps,
+                            self.audit_log_batch_throttle_burst,
+                        )),
                     },
                 )?,
                 truncate: truncate(
@@ -251,6 +269,9 @@ mod tests {
         let (log, webhook) = (both.log.unwrap(), both.webhook.unwrap());
         assert_eq!((log.mode, webhook.mode), (Mode::Blocking, Mode::Batch));
         assert_eq!((log.target.max_size_bytes, webhook.batching.throttle), (100 * MIB, Some((10.0, 15))));
+        let old =
+            parse(&["--audit-webhook-config-file=k", "--audit-webhook-batch-initial-backoff=3s"]).unwrap();
+        assert_eq!(old.webhook.unwrap().initial_backoff, Duration::from_secs(3));
         for (args, why) in [
             (
                 &["--audit-log-path=x", "--audit-log-mode=batch", "--audit-log-batch-buffer-size=0"][..],
@@ -261,6 +282,14 @@ mod tests {
                 "webhook throttle QPS 0",
             ),
             (&["--audit-log-path=x", "--audit-log-truncate-max-batch-size=5"], "log max batch size 5"),
+            (
+                &["--audit-log-path=x", "--audit-log-mode=batch", "--audit-log-batch-throttle-enable"],
+                "log throttle QPS 0",
+            ),
+            (
+                &["--audit-log-path=x", "--audit-log-mode=batch", "--audit-log-batch-max-size=0"],
+                "log max batch size 0",
+            ),
         ] {
             assert!(parse(args).unwrap_err().to_string().contains(why), "{args:?}");
         }

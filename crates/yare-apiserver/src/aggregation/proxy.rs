@@ -160,7 +160,7 @@ pub async fn forward(
         let Some(client) = upgrade.remove::<OnUpgrade>() else {
             return Err(ApiError::bad_request("this connection cannot be upgraded"));
         };
-        tokio::spawn(splice(client, hyper::upgrade::on(&mut response)));
+        tokio::spawn(splice(client, hyper::upgrade::on(&mut response), call.take_over()));
         return Ok(reply);
     }
     *reply.body_mut() = Body::foreign(response.into_body());

@@ -110,9 +110,16 @@ impl Backend {
     ) -> Self {
         let capacity = if mode == Mode::Batch { batching.buffer } else { WAITING };
         let (sender, receiver) = mpsc::channel(capacity.max(1));
-        let errors_of_writer = errors.clone();
-        let worker = tokio::task::spawn_blocking(move || write_lines(writer, receiver, &errors_of_writer));
-        Self::new(mode, text, truncate, sender, errors, worker, Arc::default())
+        let stopping = Arc::new(AtomicBool::new(false));
+        let batching = match mode {
+            Mode::Batch => batching,
+            // What is there is written together.
+            _ => Batching { max_size: 1, max_wait: Duration::ZERO, throttle: None, ..batching },
+        };
+        let lines = Lines { writer, batching, errors: errors.clone(), stopping: stopping.clone() };
+        let handle = tokio::runtime::Handle::current();
+        let worker = tokio::task::spawn_blocking(move || handle.block_on(lines.run(receiver)));
+        Self::new(mode, text, truncate, sender, errors, worker, stopping)
     }
 
     /// Posts to a receiver.
@@ -198,7 +205,8 @@ impl Backend {
             self.offer(event);
             return true;
         }
-        let Some(bytes) = self.fit(event) else { return self.mode != Mode::BlockingStrict };
+        // What is cut off by the operator's own bounds is no failure.
+        let Some(bytes) = self.fit(event) else { return true };
         let sender = self.sender.lock().clone();
         let (done, written) = oneshot::channel();
         let sent = match sender {
@@ -222,20 +230,71 @@ impl Backend {
     }
 }
 
-fn write_lines(mut writer: Writer, mut events: mpsc::Receiver<Item>, errors: &Errors) {
-    let mut items = Vec::with_capacity(LINES);
-    while events.blocking_recv_many(&mut items, LINES) > 0 {
+/// Events that come together, and are waited for a while where they should. `first`: what came first.
+async fn gather(
+    first: Item,
+    events: &mut mpsc::Receiver<Item>,
+    batching: &Batching,
+    max_bytes: usize,
+    stopping: &AtomicBool,
+) -> (Vec<Item>, Option<Item>) {
+    let mut bytes = first.bytes.len();
+    let mut batch = vec![first];
+    let until = Instant::now() + batching.max_wait;
+    while batch.len() < batching.max_size && !stopping.load(Ordering::Acquire) {
+        match tokio::time::timeout_at(until, events.recv()).await {
+            Ok(Some(item)) if bytes + item.bytes.len() > max_bytes => return (batch, Some(item)),
+            Ok(Some(item)) => {
+                bytes += item.bytes.len();
+                batch.push(item);
+            }
+            Ok(None) | Err(_) => break,
+        }
+    }
+    (batch, None)
+}
+
+/// What writes the log, on a thread of its own.
+struct Lines {
+    writer: Writer,
+    batching: Batching,
+    errors: Arc<Errors>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Lines {
+    async fn run(mut self, mut events: mpsc::Receiver<Item>) {
+        let mut throttle = self.batching.throttle.map(|(per_s, burst)| Throttle::new(per_s, burst));
+        while let Some(first) = events.recv().await {
+            let (mut items, _) = gather(first, &mut events, &self.batching, usize::MAX, &self.stopping).await;
+            if let Some(throttle) = &mut throttle
+                && !self.stopping.load(Ordering::Acquire)
+            {
+                throttle.pass().await;
+            } else {
+                // What is there already costs no more than the first.
+                while items.len() < LINES
+                    && let Ok(item) = events.try_recv()
+                {
+                    items.push(item);
+                }
+            }
+            self.write(items);
+        }
+    }
+
+    fn write(&mut self, items: Vec<Item>) {
         let mut lines = Vec::with_capacity(items.iter().map(|i| i.bytes.len() + 1).sum());
         for item in &items {
             lines.extend_from_slice(&item.bytes);
             lines.push(b'\n');
         }
-        let written = writer.write(&lines);
+        let written = self.writer.write(&lines);
         if let Err(error) = &written {
-            errors.log.fetch_add(items.len() as u64, Ordering::Relaxed);
+            self.errors.log.fetch_add(items.len() as u64, Ordering::Relaxed);
             tracing::error!(%error, events = items.len(), "audit events cannot be written to the log");
         }
-        for item in items.drain(..) {
+        for item in items {
             if let Some(done) = item.done {
                 // A request that is gone needs no answer.
                 let _ = done.send(written.is_ok());
@@ -266,22 +325,9 @@ impl Posts {
                     None => break,
                 },
             };
-            let mut bytes = first.bytes.len();
-            let mut batch = vec![first];
-            let until = Instant::now() + self.batching.max_wait;
-            while batch.len() < self.batching.max_size && !self.stopping.load(Ordering::Acquire) {
-                match tokio::time::timeout_at(until, events.recv()).await {
-                    Ok(Some(item)) if bytes + item.bytes.len() > self.batch_bytes => {
-                        kept = Some(item);
-                        break;
-                    }
-                    Ok(Some(item)) => {
-                        bytes += item.bytes.len();
-                        batch.push(item);
-                    }
-                    Ok(None) | Err(_) => break,
-                }
-            }
+            let (batch, over) =
+                gather(first, &mut events, &self.batching, self.batch_bytes, &self.stopping).await;
+            kept = over;
             if let Some(throttle) = &mut throttle
                 && !self.stopping.load(Ordering::Acquire)
             {

@@ -20,20 +20,23 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 pub use backend::{Backend, Batching, Errors, Mode, Truncate};
 use bytes::Bytes;
 use event::Event;
 use http::{HeaderMap, header};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 pub use log::Target;
 use parking_lot::Mutex;
 use policy::Verdict;
 pub use policy::{Level, Policy, Stage};
 use serde_json::{Map, Value, json};
 use yare_auth::User;
+use yare_schema::gotime;
 
 use crate::{
-    core::{Clock, Random},
+    core::{Clock, Core, Random},
+    files::follow,
     metrics::text::Page,
     path::RequestInfo,
 };
@@ -90,7 +93,9 @@ pub struct Settings {
 
 /// Audit of a server.
 pub struct Audit {
-    policy: Policy,
+    /// Its file, where that is followed.
+    file: PathBuf,
+    policy: ArcSwap<Policy>,
     backends: Vec<Backend>,
     clock: Arc<dyn Clock>,
     errors: Arc<Errors>,
@@ -107,9 +112,11 @@ impl Audit {
         random: Arc<dyn Random>,
     ) -> Result<Option<Arc<Self>>, String> {
         let Some(path) = &settings.policy else { return Ok(None) };
-        let named = |why: String| format!("loading audit policy file: {why}: from file {}", path.display());
-        let text = std::fs::read(path).map_err(|e| named(e.to_string()))?;
-        let policy = Policy::parse(&text).map_err(named)?;
+        let named = |why: String| format!("loading audit policy file: {why}");
+        let text = std::fs::read(path)
+            .map_err(|e| named(format!("failed to read file path {:?}: {e}", path.display().to_string())))?;
+        let policy =
+            Policy::parse(&text).map_err(|why| named(format!("{why}: from file {}", path.display())))?;
         let errors: Arc<Errors> = Arc::default();
         let mut backends = Vec::new();
         if let Some(log) = &settings.log {
@@ -134,12 +141,25 @@ impl Audit {
             return Ok(None);
         }
         let (events, levels, rejected) = Default::default();
-        Ok(Some(Arc::new(Self { policy, backends, clock, errors, events, levels, rejected })))
+        let (file, policy) = (path.clone(), ArcSwap::from_pointee(policy));
+        Ok(Some(Arc::new(Self { file, policy, backends, clock, errors, events, levels, rejected })))
+    }
+
+    /// Follows the policy's file until the server stops. Requests under way keep the verdict they have.
+    pub fn start(core: &Arc<Core>) {
+        let Some(audit) = &core.config.audit else { return };
+        follow(core, &audit.file, |core, text| {
+            Box::pin(async move {
+                let Some(audit) = &core.config.audit else { return Ok(()) };
+                audit.policy.store(Arc::new(Policy::parse(&text)?));
+                Ok(())
+            })
+        });
     }
 
     /// A record for a request, where the policy wants one. `user`: none where nobody could be made out.
     pub fn record(self: &Arc<Self>, request: &Seen<'_>, user: Option<&User>) -> Option<Arc<Record>> {
-        let verdict = self.policy.verdict(request.info, user);
+        let verdict = self.policy.load().verdict(request.info, user);
         self.levels[verdict.level as usize].fetch_add(1, Ordering::Relaxed);
         if verdict.level == Level::None {
             return None;
@@ -178,7 +198,8 @@ impl Audit {
             received: request.received,
             annotations: Vec::new(),
         };
-        Some(Arc::new(Record { audit: self.clone(), verdict, event: Mutex::new(event) }))
+        let layers = Default::default();
+        Some(Arc::new(Record { audit: self.clone(), verdict, event: Mutex::new(event), layers }))
     }
 
     /// Lets everything go out, within a bound of time.
@@ -272,9 +293,67 @@ pub struct Record {
     audit: Arc<Audit>,
     verdict: Verdict,
     event: Mutex<Event>,
+    /// Nanoseconds, by [`Layer`].
+    layers: [AtomicU64; LAYERS.len()],
 }
 
+/// A part of the server whose time is told of slow requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layer {
+    /// Who the caller is.
+    Authentication,
+    /// In whose name it may act.
+    Impersonation,
+    /// In a queue of priority and fairness.
+    QueueWait,
+    /// What it may do.
+    Authorization,
+    /// Webhooks that change the object: all their times together.
+    MutatingWebhook,
+    /// Webhooks that may refuse it: the longest.
+    ValidatingWebhook,
+}
+
+/// The names of layers in annotations, and whether times add up.
+const LAYERS: [(&str, bool); 6] = [
+    ("authentication", true),
+    ("impersonation", true),
+    ("apf-queue-wait", false),
+    ("authorization", false),
+    ("mutating-webhook", true),
+    ("validating-webhook", false),
+];
+/// A request that takes longer is slow.
+const SLOW: SignedDuration = SignedDuration::from_millis(500);
+
 impl Record {
+    /// Notes time spent in a part of the server.
+    pub fn took(&self, layer: Layer, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let total = &self.layers[layer as usize];
+        if LAYERS[layer as usize].1 {
+            total.fetch_add(ns, Ordering::Relaxed);
+        } else {
+            total.fetch_max(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the time went, of a slow request.
+    fn note_layers(&self) {
+        let total = self.audit.clock.now().duration_since(self.event.lock().received);
+        if total <= SLOW {
+            return;
+        }
+        let shown = |ns: i128| gotime::format_duration(i64::try_from(ns).unwrap_or(i64::MAX));
+        for ((name, _), ns) in LAYERS.iter().zip(&self.layers) {
+            let ns = ns.load(Ordering::Relaxed);
+            if ns > 0 {
+                self.annotate(&format!("apiserver.latency.k8s.io/{name}"), shown(ns.into()));
+            }
+        }
+        self.annotate("apiserver.latency.k8s.io/total", shown(total.as_nanos()));
+    }
+
     /// How much is written.
     pub fn level(&self) -> Level {
         self.verdict.level
@@ -387,6 +466,9 @@ impl Record {
     fn render(&self, stage: Stage) -> Option<backend::Rendered> {
         if self.verdict.omits(stage) {
             return None;
+        }
+        if stage == Stage::ResponseComplete {
+            self.note_layers();
         }
         self.audit.events.fetch_add(1, Ordering::Relaxed);
         let event = self.event.lock();

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use yare_auth::User;
+use yare_auth::{User, gotext};
 
 use crate::path::RequestInfo;
 
@@ -151,7 +151,7 @@ impl Policy {
             rules.push((rule, verdict));
         }
         if !errors.is_empty() {
-            return Err(errors.join(", "));
+            return Err(gotext::aggregate(&errors));
         }
         if rules.is_empty() {
             return Err("loaded illegal policy with 0 rules".into());
@@ -210,8 +210,8 @@ impl Rule {
             }
             if !of.resource_names.is_empty() && of.resources.is_empty() {
                 errors.push(format!(
-                    "{path}.resources.resourceNames: Invalid value: {:?}: using resourceNames requires at least one resource",
-                    of.resource_names
+                    "{path}.resources.resourceNames: Invalid value: {}: using resourceNames requires at least one resource",
+                    serde_json::json!(of.resource_names)
                 ));
             }
         }
@@ -219,8 +219,8 @@ impl Rule {
         let of_resources = !self.resources.is_empty() || !self.namespaces.is_empty();
         if !self.non_resource_urls.is_empty() && of_resources {
             errors.push(format!(
-                "{path}.nonResourceURLs: Invalid value: {:?}: rules cannot apply to both regular resources and non-resource URLs",
-                self.non_resource_urls
+                "{path}.nonResourceURLs: Invalid value: {}: rules cannot apply to both regular resources and non-resource URLs",
+                serde_json::json!(self.non_resource_urls)
             ));
         }
     }

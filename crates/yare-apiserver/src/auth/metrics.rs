@@ -168,11 +168,7 @@ impl Auth {
     pub fn expose(&self, page: &mut Page) {
         let metrics = &self.metrics;
         let name = "authenticated_user_requests";
-        page.family(
-            name,
-            "counter",
-            "[ALPHA] Counter of authenticated requests broken out by username.",
-        );
+        page.family(name, "counter", "[ALPHA] Counter of authenticated requests broken out by username.");
         for (user, count) in USERS.iter().zip(&metrics.users) {
             let count = count.load(Ordering::Relaxed);
             if count > 0 {
@@ -204,20 +200,43 @@ impl Auth {
                 times.expose(page, timing, &[("result", result)], &DOUBLING_S);
             }
         }
-        for (what, reloads) in [
-            ("authentication", &metrics.authentication_file),
-            ("authorization", &metrics.authorization_file),
-        ] {
+        for (what, reloads) in
+            [("authentication", &metrics.authentication_file), ("authorization", &metrics.authorization_file)]
+        {
             reloads.expose(page, what);
         }
         let tokens = &metrics.tokens;
         for (name, help, count) in [
-            ("serviceaccount_valid_tokens_total", "[ALPHA] Cumulative valid projected service account tokens used", &tokens.valid),
-            ("serviceaccount_stale_tokens_total", "[ALPHA] Cumulative stale projected service account tokens used", &tokens.stale),
-            ("serviceaccount_legacy_tokens_total", "[ALPHA] Cumulative legacy service account tokens used", &tokens.legacy),
-            ("serviceaccount_legacy_auto_token_uses_total", "[ALPHA] Cumulative auto-generated legacy tokens used", &tokens.automatic),
-            ("serviceaccount_legacy_manual_token_uses_total", "[ALPHA] Cumulative manually created legacy tokens used", &tokens.manual),
-            ("serviceaccount_invalid_legacy_auto_token_uses_total", "[ALPHA] Cumulative invalid auto-generated legacy tokens used", &tokens.invalid),
+            (
+                "serviceaccount_valid_tokens_total",
+                "[ALPHA] Cumulative valid projected service account tokens used",
+                &tokens.valid,
+            ),
+            (
+                "serviceaccount_stale_tokens_total",
+                "[ALPHA] Cumulative stale projected service account tokens used",
+                &tokens.stale,
+            ),
+            (
+                "serviceaccount_legacy_tokens_total",
+                "[ALPHA] Cumulative legacy service account tokens used",
+                &tokens.legacy,
+            ),
+            (
+                "serviceaccount_legacy_auto_token_uses_total",
+                "[ALPHA] Cumulative auto-generated legacy tokens used",
+                &tokens.automatic,
+            ),
+            (
+                "serviceaccount_legacy_manual_token_uses_total",
+                "[ALPHA] Cumulative manually created legacy tokens used",
+                &tokens.manual,
+            ),
+            (
+                "serviceaccount_invalid_legacy_auto_token_uses_total",
+                "[ALPHA] Cumulative invalid auto-generated legacy tokens used",
+                &tokens.invalid,
+            ),
         ] {
             page.single(name, "counter", help, count.load(Ordering::Relaxed));
         }
@@ -237,10 +256,8 @@ mod tests {
             auth.metrics.attempted(Attempt::Success, Some(user), Duration::from_millis(3));
         }
         auth.metrics.attempted(Attempt::Error, None, Duration::ZERO);
-        let refused = Outcome {
-            decision: yare_auth::Decision::NoOpinion(String::new()),
-            error: String::new(),
-        };
+        let refused =
+            Outcome { decision: yare_auth::Decision::NoOpinion(String::new()), error: String::new() };
         auth.metrics.decided(&refused, Duration::ZERO);
         auth.metrics.authorization_file.loaded(b"");
         auth.metrics.authorization_file.reloaded(None, Timestamp::from_second(7).unwrap());
@@ -256,9 +273,15 @@ mod tests {
             "authentication_attempts{result=\"error\"} 1".into(),
             "authentication_duration_seconds_bucket{result=\"success\",le=\"0.004\"} 3".into(),
             "authorization_attempts_total{result=\"no-opinion\"} 1".into(),
-            format!("apiserver_authorization_config_controller_automatic_reloads_total{{status=\"failure\",apiserver_id_hash=\"{id}\"}} 1"),
-            format!("apiserver_authorization_config_controller_automatic_reload_last_timestamp_seconds{{status=\"failure\",apiserver_id_hash=\"{id}\"}} 7"),
-            format!("apiserver_authorization_config_controller_last_config_info{{apiserver_id_hash=\"{id}\",hash=\"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"}} 1"),
+            format!(
+                "apiserver_authorization_config_controller_automatic_reloads_total{{status=\"failure\",apiserver_id_hash=\"{id}\"}} 1"
+            ),
+            format!(
+                "apiserver_authorization_config_controller_automatic_reload_last_timestamp_seconds{{status=\"failure\",apiserver_id_hash=\"{id}\"}} 7"
+            ),
+            format!(
+                "apiserver_authorization_config_controller_last_config_info{{apiserver_id_hash=\"{id}\",hash=\"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"}} 1"
+            ),
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

@@ -74,7 +74,7 @@ pub struct Auth {
     /// Files that are read again when they change.
     pub files: Files,
     /// What is counted.
-    pub metrics: metrics::AuthMetrics,
+    pub metrics: Box<metrics::AuthMetrics>,
 }
 
 impl Auth {
@@ -95,7 +95,7 @@ impl Auth {
             nodes: NodeAuthorizer::default(),
             chain: ArcSwap::from_pointee(Chain::usual()),
             files: Files::default(),
-            metrics: metrics::AuthMetrics::default(),
+            metrics: Box::default(),
         }
     }
 

@@ -17,7 +17,11 @@ pub struct Timing<const N: usize> {
 
 impl<const N: usize> Default for Timing<N> {
     fn default() -> Self {
-        Self { buckets: [const { AtomicU64::new(0) }; N], count: AtomicU64::new(0), sum_ns: AtomicU64::new(0) }
+        Self {
+            buckets: [const { AtomicU64::new(0) }; N],
+            count: AtomicU64::new(0),
+            sum_ns: AtomicU64::new(0),
+        }
     }
 }
 
@@ -70,9 +74,12 @@ mod tests {
         timing.expose(&mut page, "t", &[("a", "b")], &USUAL_S);
         Timing::default().expose(&mut page, "none", &[], &USUAL_S);
         let text = page.finish();
-        for line in
-            ["t_bucket{a=\"b\",le=\"0.005\"} 1", "t_bucket{a=\"b\",le=\"0.025\"} 3", "t_count{a=\"b\"} 4", "t_sum{a=\"b\"} 60.045"]
-        {
+        for line in [
+            "t_bucket{a=\"b\",le=\"0.005\"} 1",
+            "t_bucket{a=\"b\",le=\"0.025\"} 3",
+            "t_count{a=\"b\"} 4",
+            "t_sum{a=\"b\"} 60.045",
+        ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
         assert!(!text.contains("none"));

@@ -62,9 +62,16 @@ impl Failure {
 
 /// Where calls go.
 enum Place {
-    Address { host: String, port: u16 },
+    Address {
+        host: String,
+        port: u16,
+    },
     /// A service in the cluster: its endpoints are looked up for each connection.
-    Service { namespace: String, name: String, port: i64 },
+    Service {
+        namespace: String,
+        name: String,
+        port: i64,
+    },
 }
 
 /// A server, and how it is spoken to.
@@ -83,7 +90,10 @@ struct Target {
 enum Credentials {
     Fixed(HeaderValue),
     /// A bearer token in a file, which somebody renews.
-    File { path: PathBuf, last: Mutex<(Instant, HeaderValue)> },
+    File {
+        path: PathBuf,
+        last: Mutex<(Instant, HeaderValue)>,
+    },
 }
 
 impl Credentials {
@@ -258,7 +268,8 @@ impl Client {
         let target = self.target.as_ref().map_err(Failure::new)?;
         let named = |mut failure: Failure| {
             let verb = if call.method == Method::GET { "Get" } else { "Post" };
-            failure.message = format!("{verb} \"{}\": {}", with_query(&target.url, call.query), failure.message);
+            failure.message =
+                format!("{verb} \"{}\": {}", with_query(&target.url, call.query), failure.message);
             failure
         };
         match tokio::time::timeout(timeout, self.exchange(core, target, call)).await {
@@ -492,7 +503,9 @@ mod tests {
         ] {
             assert_eq!(shown(Client::of_url(url, None, &tls).unwrap()), expect);
         }
-        for (url, part) in [("ftp://a", "must begin with https://"), ("/x", "names no host"), ("https://", "url")] {
+        for (url, part) in
+            [("ftp://a", "must begin with https://"), ("/x", "names no host"), ("https://", "url")]
+        {
             let error = Client::of_url(url, None, &tls).err().unwrap();
             assert!(error.contains(part), "{url}: {error}");
         }

@@ -111,7 +111,10 @@ mod tests {
             (one("server: 'https://a', certificate-authority: ca.crt", ""), "/nowhere/ca.crt"),
             (one("server: 'https://a', certificate-authority-data: '!'", ""), "certificate-authority-data"),
             (
-                one("server: 'https://a', insecure-skip-tls-verify: true, certificate-authority-data: YQ==", ""),
+                one(
+                    "server: 'https://a', insecure-skip-tls-verify: true, certificate-authority-data: YQ==",
+                    "",
+                ),
                 "insecure flag",
             ),
             (one("server: 'https://a'", "tokenFile: none"), "/nowhere/none"),

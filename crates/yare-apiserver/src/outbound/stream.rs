@@ -62,10 +62,7 @@ impl Transport {
             .pool_max_idle_per_host(IDLE_MAX)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-        Ok(Self {
-            pooled: builder.build(Connector(dialer(Speaks::Both)?)),
-            upgrades: dialer(Speaks::Http1)?,
-        })
+        Ok(Self { pooled: builder.build(Connector(dialer(Speaks::Both)?)), upgrades: dialer(Speaks::Http1)? })
     }
 
     /// Sends a request (whose URI has a path only) to the first target that can be connected to.

@@ -9,6 +9,7 @@ use http::{
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::sync::oneshot;
 use yare_kinds::view::View;
 
 use crate::{
@@ -277,7 +278,8 @@ async fn send(
     *request.uri_mut() = uri;
     let wants_upgrade = call.headers.contains_key(header::UPGRADE) && upgrade.get::<OnUpgrade>().is_some();
     copy_headers(&call.headers, request.headers_mut(), wants_upgrade);
-    let host = HeaderValue::from_str(&outbound::authority(&endpoint.host, endpoint.port)).map_err(|e| failed(&e))?;
+    let host =
+        HeaderValue::from_str(&outbound::authority(&endpoint.host, endpoint.port)).map_err(|e| failed(&e))?;
     request.headers_mut().insert(header::HOST, host);
     decorate(request.headers_mut());
     let dialer = if endpoint.tls {
@@ -304,15 +306,15 @@ async fn send(
             return Err(ApiError::bad_request("this connection cannot be upgraded"));
         };
         let backend = hyper::upgrade::on(&mut response);
-        tokio::spawn(splice(client, backend));
+        tokio::spawn(splice(client, backend, call.take_over()));
         return Ok(reply);
     }
     *reply.body_mut() = Body::foreign(response.into_body());
     Ok(reply)
 }
 
-/// Copies bytes both ways until either side ends.
-pub async fn splice(client: OnUpgrade, backend: OnUpgrade) {
+/// Copies bytes both ways until either side ends. `_open`: dropped then.
+pub async fn splice(client: OnUpgrade, backend: OnUpgrade, _open: oneshot::Sender<()>) {
     let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else { return };
     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
     // Either side may go at any time; that is how these streams end.

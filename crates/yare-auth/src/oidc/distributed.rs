@@ -83,7 +83,10 @@ mod tests {
         for (claims, error) in [
             (json!({"_claim_names": []}), "oidc: error parsing distributed claim names"),
             (json!({"_claim_names": {"groups": "s"}}), "oidc: no claim sources"),
-            (json!({"_claim_names": {"groups": "s"}, "_claim_sources": 1}), "oidc: could not parse claim sources"),
+            (
+                json!({"_claim_names": {"groups": "s"}, "_claim_sources": 1}),
+                "oidc: could not parse claim sources",
+            ),
             (
                 json!({"_claim_names": {"groups": "s"}, "_claim_sources": {}}),
                 "id token _claim_names contained a source s missing in _claims_sources",
@@ -96,7 +99,8 @@ mod tests {
         assert_eq!(source.pick(found, "groups"), Ok(json!(["a"])));
         assert_eq!(
             source.pick(Claims::new(), "groups"),
-            Err("jwt returned by distributed claim endpoint \"https://x\" did not contain claim: groups".into())
+            Err("jwt returned by distributed claim endpoint \"https://x\" did not contain claim: groups"
+                .into())
         );
     }
 }

@@ -51,7 +51,7 @@ impl Mapping {
     /// # Errors
     /// Why they stand for nobody, in upstream's words.
     pub fn user(&self, claims: &Claims) -> Result<User, OidcError> {
-        let over = self.reads_claims().then(|| Value::Object(claims.clone())).unwrap_or_default();
+        let over = if self.reads_claims() { Value::Object(claims.clone()) } else { Value::Null };
         let mut user = User {
             name: self.name(claims, &over)?,
             groups: self.groups(claims, &over)?,
@@ -103,7 +103,8 @@ impl Mapping {
         if let Some(expression) = &self.expressions.username {
             let fail = |e: &str| other(format!("oidc: error evaluating username claim expression: {e}"));
             let value = expression.eval(over).map_err(|e| fail(&e))?;
-            let name = value.as_str().ok_or_else(|| fail("username claim expression must return a string"))?;
+            let name =
+                value.as_str().ok_or_else(|| fail("username claim expression must return a string"))?;
             if name.is_empty() {
                 return Err(other("oidc: empty username via CEL expression is not allowed"));
             }
@@ -169,8 +170,7 @@ impl Mapping {
             if !claims.contains_key(claim) {
                 return Err(other(format!("oidc: required claim {claim} not present in ID token")));
             }
-            let value =
-                text(claims, claim).map_err(|e| other(format!("oidc: parse claim {claim}: {e}")))?;
+            let value = text(claims, claim).map_err(|e| other(format!("oidc: parse claim {claim}: {e}")))?;
             if value != wanted {
                 return Err(other(format!(
                     "oidc: required claim {claim} value does not match. Got = {value}, want = {wanted}"
@@ -218,9 +218,7 @@ fn hold(rules: &[(Expression, String)], over: &Value) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::authentication::{
-        AuthenticationConfiguration, ClaimValidationRule, PrefixedClaim,
-    };
+    use crate::config::authentication::{AuthenticationConfiguration, ClaimValidationRule, PrefixedClaim};
 
     fn read(mapping: &Mapping, claims: Value) -> Result<User, String> {
         let Value::Object(claims) = claims else { panic!("claims are an object") };
@@ -353,17 +351,53 @@ mod tests {
         let good = json!({"hd": "example.com", "name": "jane", "uid": "1", "groups": "g", "a": ["x"]});
         assert_eq!(read(&mapping, good.clone()).unwrap().groups, ["g", AUTHENTICATED]);
         for (field, value, error) in [
-            ("name", None, "oidc: error evaluating username claim expression: expression 'claims.name' resulted in error: no such key: name"),
-            ("name", Some(json!(1)), "oidc: error evaluating username claim expression: username claim expression must return a string"),
+            (
+                "name",
+                None,
+                "oidc: error evaluating username claim expression: expression 'claims.name' resulted in error: no such key: name",
+            ),
+            (
+                "name",
+                Some(json!(1)),
+                "oidc: error evaluating username claim expression: username claim expression must return a string",
+            ),
             ("name", Some(json!("")), "oidc: empty username via CEL expression is not allowed"),
-            ("name", Some(json!("system:x")), "oidc: error evaluating user info validation rule: validation expression '!user.username.startsWith('system:')' failed: reserved prefix"),
-            ("uid", Some(json!([])), "oidc: error evaluating uid claim expression: uid claim expression must return a string"),
-            ("groups", Some(json!(["a", 1])), "oidc: error evaluating group claim expression: expression must return a string or a list of strings"),
-            ("groups", None, "oidc: error evaluating group claim expression: expression 'claims.groups' resulted in error: no such key: groups"),
-            ("a", Some(json!({})), "oidc: error evaluating extra claim expression: claims.a: expression must return a string or a list of strings"),
+            (
+                "name",
+                Some(json!("system:x")),
+                "oidc: error evaluating user info validation rule: validation expression '!user.username.startsWith('system:')' failed: reserved prefix",
+            ),
+            (
+                "uid",
+                Some(json!([])),
+                "oidc: error evaluating uid claim expression: uid claim expression must return a string",
+            ),
+            (
+                "groups",
+                Some(json!(["a", 1])),
+                "oidc: error evaluating group claim expression: expression must return a string or a list of strings",
+            ),
+            (
+                "groups",
+                None,
+                "oidc: error evaluating group claim expression: expression 'claims.groups' resulted in error: no such key: groups",
+            ),
+            (
+                "a",
+                Some(json!({})),
+                "oidc: error evaluating extra claim expression: claims.a: expression must return a string or a list of strings",
+            ),
             ("a", None, "expression 'claims.a' resulted in error: no such key: a"),
-            ("hd", None, "oidc: error evaluating claim validation expression: expression 'claims.hd == \"example.com\"' resulted in error: no such key: hd"),
-            ("hd", Some(json!("x")), "oidc: error evaluating claim validation expression: validation expression 'claims.hd == \"example.com\"' failed: the hd claim must be example.com"),
+            (
+                "hd",
+                None,
+                "oidc: error evaluating claim validation expression: expression 'claims.hd == \"example.com\"' resulted in error: no such key: hd",
+            ),
+            (
+                "hd",
+                Some(json!("x")),
+                "oidc: error evaluating claim validation expression: validation expression 'claims.hd == \"example.com\"' failed: the hd claim must be example.com",
+            ),
         ] {
             let mut claims = good.clone();
             match value {

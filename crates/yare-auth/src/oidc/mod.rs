@@ -198,18 +198,9 @@ mod tests {
                 "oidc: id token issued by a different provider, expected \"https://a\" got \"https://b\"",
             ),
             (json!({"aud": "z"}), "oidc: expected audience in [\"y\"] got [\"z\"]"),
-            (
-                json!({"exp": 49}),
-                "oidc: token is expired (Token Expiry: 1970-01-01T00:00:49Z)",
-            ),
-            (
-                json!({"exp": null}),
-                "oidc: token is expired (Token Expiry: 1970-01-01T00:00:00Z)",
-            ),
-            (
-                json!({"nbf": 351}),
-                "oidc: current time is before the nbf (not before) time",
-            ),
+            (json!({"exp": 49}), "oidc: token is expired (Token Expiry: 1970-01-01T00:00:49Z)"),
+            (json!({"exp": null}), "oidc: token is expired (Token Expiry: 1970-01-01T00:00:00Z)"),
+            (json!({"nbf": 351}), "oidc: current time is before the nbf (not before) time"),
         ] {
             assert_eq!(check(&token(change), &own), Err(error.into()));
         }

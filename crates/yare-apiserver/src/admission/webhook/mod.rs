@@ -17,6 +17,7 @@ use yare_kinds::view::same;
 
 use super::{Attributes, Operation, metrics::Outcome};
 use crate::{
+    audit::Layer,
     core::Core,
     status::{ApiError, ApiResult},
 };
@@ -233,6 +234,8 @@ async fn call(
     let metrics = &attributes.admission().metrics;
     metrics.webhook(&hook.name, kind, attributes.operation, outcome, started.elapsed());
     attributes.call.exclude(started.elapsed());
+    let layer = if hook.is_mutating { Layer::MutatingWebhook } else { Layer::ValidatingWebhook };
+    attributes.call.took(layer, started.elapsed());
     match done {
         Ok(changed) => {
             Ok(changed.filter(|_| !matches!(attributes.operation, Operation::Delete | Operation::Connect)))

@@ -95,8 +95,11 @@ impl Oidc {
         for (issuer_hash, issuer) in &all {
             let keys = issuer.provider.fetches.hash.lock();
             if !keys.is_empty() {
-                let labels =
-                    [("jwt_issuer_hash", issuer_hash.as_str()), ("apiserver_id_hash", id), ("hash", keys.as_str())];
+                let labels = [
+                    ("jwt_issuer_hash", issuer_hash.as_str()),
+                    ("apiserver_id_hash", id),
+                    ("hash", keys.as_str()),
+                ];
                 page.sample(name, &labels, 1);
             }
         }

@@ -134,7 +134,12 @@ impl Issuer {
         }
     }
 
-    async fn identify(&self, core: &Core, token: &str, algorithms: &[Algorithm]) -> Result<Arc<User>, String> {
+    async fn identify(
+        &self,
+        core: &Core,
+        token: &str,
+        algorithms: &[Algorithm],
+    ) -> Result<Arc<User>, String> {
         let (clock, now_s) = (&*core.config.clock, core.now().as_second());
         let wanted = Wanted { audiences: &self.audiences, algorithms, now_s };
         let verified = self.provider.verify(token, wanted, clock).await;

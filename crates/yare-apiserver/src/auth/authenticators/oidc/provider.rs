@@ -96,7 +96,11 @@ impl Provider {
             *tried = Some(Instant::now());
             done?;
         }
-        if self.is_ready() { Ok(()) } else { Err(format!("verifier not initialized for issuer: {:?}", self.issuer)) }
+        if self.is_ready() {
+            Ok(())
+        } else {
+            Err(format!("verifier not initialized for issuer: {:?}", self.issuer))
+        }
     }
 
     /// Fetches the keys, unless somebody else did since `seen` were current.
@@ -121,12 +125,7 @@ impl Provider {
     }
 
     /// The claims of a token of this issuer.
-    pub async fn verify(
-        &self,
-        token: &str,
-        wanted: Wanted<'_>,
-        clock: &dyn Clock,
-    ) -> Result<Claims, String> {
+    pub async fn verify(&self, token: &str, wanted: Wanted<'_>, clock: &dyn Clock) -> Result<Claims, String> {
         let verify = |keys: &KeySet| {
             let Wanted { audiences, algorithms, now_s } = wanted;
             oidc::verify(token, &self.issuer, audiences, algorithms, keys, now_s)
