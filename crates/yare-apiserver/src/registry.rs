@@ -15,16 +15,12 @@ use yare_kinds::{
     strategy::Strategy,
     table::{RESOURCES, Resource, Scope},
 };
-use yare_schema::{
-    builtin::builtin,
-    features::Gates,
-    model::{Schema, TypeId, TypeRef},
-};
+use yare_schema::{builtin::builtin, features::Gates, model::TypeRef};
 use yare_store::Kind;
 
 use crate::{
     convert::{self, Convert},
-    crd::{Conversion, Custom},
+    crd::{Conversion, Custom, CustomType},
     runtime_config::RuntimeConfig,
     status::{ApiResult, GroupResource},
 };
@@ -34,8 +30,8 @@ use crate::{
 pub enum TypeHandle {
     /// In the tables of the binary.
     Static(TypeRef<'static>),
-    /// Compiled from a CustomResourceDefinition.
-    Owned(Arc<Schema>, TypeId),
+    /// Of a CustomResourceDefinition.
+    Owned(Arc<CustomType>),
 }
 
 impl TypeHandle {
@@ -43,7 +39,7 @@ impl TypeHandle {
     pub fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Static(a), Self::Static(b)) => std::ptr::eq(a.schema, b.schema) && a.id == b.id,
-            (Self::Owned(a, id), Self::Owned(b, other)) => Arc::ptr_eq(a, b) && id == other,
+            (Self::Owned(a), Self::Owned(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -52,7 +48,7 @@ impl TypeHandle {
     pub fn at(&self) -> TypeRef<'_> {
         match self {
             Self::Static(ty) => *ty,
-            Self::Owned(schema, id) => schema.at(*id),
+            Self::Owned(custom) => custom.at(),
         }
     }
 }

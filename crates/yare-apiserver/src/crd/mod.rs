@@ -5,19 +5,20 @@
 
 mod controller;
 mod conversion;
+mod lazy;
 mod names;
 mod strategy;
 
 use std::sync::{Arc, Weak};
 
 use serde_json::Value;
-use yare_kinds::{gated, validations::Rules, view::View};
-use yare_schema::crd;
+use yare_kinds::{gated, view::View};
 
 use self::strategy::CustomStrategy;
 pub use self::{
     controller::{mark_for_deletion, start},
     conversion::Conversion,
+    lazy::CustomType,
 };
 use crate::{
     convert::Convert,
@@ -116,7 +117,7 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
     let Some(storage_at) = versions.iter().position(|v| v.bool_at("storage")) else { return Vec::new() };
     let storage = &versions[storage_at];
     let namespaced = spec.str_at("scope") == "Namespaced";
-    let types = types(versions);
+    let types = types(definition.str_at("metadata.name"), versions, &core);
     let conversion = Conversion::of(definition, core).map(Arc::new);
     let custom = Arc::new(Custom {
         definition: definition.str_at("metadata.name").to_owned(),
@@ -128,8 +129,7 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
     });
     let strategy = |at: usize| {
         StrategyRef::Owned(Arc::new(CustomStrategy {
-            ty: types[at].0.clone(),
-            rules: types[at].1.clone(),
+            ty: types[at].clone(),
             status: versions[at].has("subresources.status"),
             scale: scale(&versions[at]),
         }))
@@ -143,7 +143,7 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
         plural: plural.as_str().into(),
         namespaced,
         strategy: strategy(storage_at),
-        ty: types[storage_at].0.clone(),
+        ty: TypeHandle::Owned(types[storage_at].clone()),
         gated: gated::Rows::default(),
         builtin: None,
         custom: Some(custom),
@@ -177,7 +177,7 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
                 categories: list("categories"),
                 verbs: verbs(),
                 subresources: subresources(version),
-                ty: types[at].0.clone(),
+                ty: TypeHandle::Owned(types[at].clone()),
                 strategy: if is_storage { stored.strategy.clone() } else { strategy(at) },
                 stored: stored.clone(),
                 convert: match &conversion {
@@ -191,20 +191,17 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
         .collect()
 }
 
-/// The type of each version and its validation rules. Versions that say the same share them.
-fn types(versions: &[Value]) -> Vec<(TypeHandle, Option<Arc<Rules>>)> {
-    let mut out: Vec<(TypeHandle, Option<Arc<Rules>>)> = Vec::with_capacity(versions.len());
+/// The type of each version. Versions that say the same share it.
+fn types(definition: &str, versions: &[Value], core: &Weak<Core>) -> Vec<Arc<CustomType>> {
+    let mut out: Vec<Arc<CustomType>> = Vec::with_capacity(versions.len());
     for (at, version) in versions.iter().enumerate() {
         let schema = version.at("schema.openAPIV3Schema");
         let same = versions[..at].iter().position(|v| v.at("schema.openAPIV3Schema") == schema);
-        let handle = match same {
+        let ty = match same {
             Some(same) => out[same].clone(),
-            None => {
-                let compiled = crd::load(schema);
-                (TypeHandle::Owned(compiled.schema, compiled.root), Rules::of(schema).map(Arc::new))
-            }
+            None => Arc::new(CustomType::new(core.clone(), definition, version.str_at("name"))),
         };
-        out.push(handle);
+        out.push(ty);
     }
     out
 }

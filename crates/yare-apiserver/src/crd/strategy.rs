@@ -6,7 +6,7 @@ use serde_json::Value;
 use yare_kinds::{
     names,
     strategy::{Context, Strategy},
-    validations::{Rules, Verdict},
+    validations::Verdict,
     view::{View, ViewMut, same},
 };
 use yare_schema::{
@@ -15,15 +15,12 @@ use yare_schema::{
     validate,
 };
 
-use super::ScalePaths;
-use crate::registry::TypeHandle;
+use super::{CustomType, ScalePaths};
 
 /// The strategy of one version of a definition.
 pub struct CustomStrategy {
     /// The version's type.
-    pub ty: TypeHandle,
-    /// `x-kubernetes-validations`, where the version has any.
-    pub rules: Option<Arc<Rules>>,
+    pub ty: Arc<CustomType>,
     /// Whether `status` is a subresource.
     pub status: bool,
     /// Where `scale` reads and writes.
@@ -51,7 +48,7 @@ fn is_blocking(error: &FieldError) -> bool {
 impl CustomStrategy {
     /// Validation rules, after everything else.
     fn check_rules(&self, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) -> Vec<String> {
-        let Some(rules) = &self.rules else { return Vec::new() };
+        let Some(rules) = self.ty.rules() else { return Vec::new() };
         if errors.iter().any(is_blocking) {
             let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
             errors.push(FieldError::invalid(&Path::ROOT, Value::Null, detail));
