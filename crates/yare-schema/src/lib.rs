@@ -3,6 +3,7 @@
 //! No I/O, no async. Built-in kinds and CustomResourceDefinitions go through the very same code.
 
 pub mod builtin;
+pub mod cbor;
 pub mod constraints;
 pub mod content;
 pub mod crd;

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use yare_schema::{
     builtin::{Kind, builtin},
+    cbor,
     decode::{self, Mode, Syntax},
     encode, fixtures,
     model::TypeRef,
@@ -35,6 +36,18 @@ fn through_yaml(ty: TypeRef<'_>, json: &[u8]) {
     assert_eq!(String::from_utf8_lossy(&encode::json(ty, &decoded.value)), String::from_utf8_lossy(json));
 }
 
+fn through_cbor(ty: TypeRef<'_>, json: &[u8]) {
+    let mut bytes = cbor::SELF_DESCRIBED.to_vec();
+    cbor::write(Some(ty), json, &mut bytes).unwrap_or_else(|e| panic!("{}: {e}", ty.ty().name));
+    let decoded = decode::decode_as(ty, &bytes, Syntax::Cbor, Mode::Strict)
+        .unwrap_or_else(|e| panic!("{}: {e}", ty.ty().name));
+    assert_eq!(String::from_utf8_lossy(&encode::json(ty, &decoded.value)), String::from_utf8_lossy(json));
+    // Of no known type it is the same JSON.
+    let free = decode::decode_untyped_as(&bytes, Syntax::Cbor, Mode::Strict).unwrap();
+    let want = decode::decode_untyped(json, Mode::Strict).unwrap();
+    assert_eq!(free.value, want.value, "{}", ty.ty().name);
+}
+
 fn through_protobuf(ty: TypeRef<'_>, value: &Value) {
     let wire = proto::encode(ty, value);
     let back = proto::decode(ty, &wire).unwrap_or_else(|e| panic!("{}: {e}", ty.ty().name));
@@ -53,6 +66,7 @@ fn full_objects_survive_every_codec() {
     for (_, ty) in kinds() {
         let json = through_json(ty, &fixtures::full(ty));
         through_yaml(ty, &json);
+        through_cbor(ty, &json);
         if has_protobuf(ty) {
             through_protobuf(ty, &fixtures::on_the_wire(ty, None));
         }
@@ -103,6 +117,7 @@ proptest! {
             if seed % 4 == 0 {
                 through_yaml(ty, &json);
             }
+            through_cbor(ty, &json);
             if has_protobuf(ty) {
                 through_protobuf(ty, &fixtures::on_the_wire(ty, Some(seed)));
             }
@@ -113,7 +128,10 @@ proptest! {
     fn cut_and_damaged_bytes_never_panic(seed in 1_u64..1_000_000, cut in 0_usize..4000, flip in 0_usize..4000) {
         let pod = builtin().lookup("", "v1", "Pod").unwrap();
         let value = fixtures::on_the_wire(pod, Some(seed));
-        for bytes in [encode::json(pod, &value), proto::encode(pod, &value)] {
+        let json = encode::json(pod, &value);
+        let mut packed = cbor::SELF_DESCRIBED.to_vec();
+        cbor::write(Some(pod), &json, &mut packed).unwrap();
+        for bytes in [json, proto::encode(pod, &value), packed] {
             let mut bytes = bytes[..cut.min(bytes.len())].to_vec();
             let length = bytes.len();
             if length > 0 {
@@ -122,6 +140,9 @@ proptest! {
             let _ = decode::decode(pod, &bytes, Mode::Warn);
             let _ = decode::yaml_to_json(&bytes);
             let _ = proto::decode(pod, &bytes);
+            let _ = decode::decode_as(pod, &bytes, Syntax::Cbor, Mode::Warn);
+            let _ = decode::decode_untyped_as(&bytes, Syntax::Cbor, Mode::Warn);
+            let _ = cbor::type_meta(&bytes);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Decoding: bytes of JSON or YAML into a value that fits a type, in one pass.
+//! Decoding: bytes of JSON, YAML or CBOR into a value that fits a type, in one pass.
 //!
 //! Built-in kinds are read as upstream's Go types read them: names are case-sensitive, unknown fields are
 //! dropped (and reported), `null` means absent, times and quantities become canonical, and what
@@ -8,15 +8,20 @@
 //! Errors and warnings carry upstream's words, since users and tests know them.
 
 mod read;
+mod source;
 mod yaml;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Map, Value};
 
-use self::read::{Outcome, Reader};
+pub(crate) use self::{
+    read::{Outcome, Reader as Json, float},
+    source::Source,
+};
 use crate::{
+    cbor,
     goprint::quote,
     gotime,
     model::{Additional, Field, List, Scalar, Shape, Struct, TypeId, TypeRef, Wire},
@@ -51,6 +56,8 @@ pub enum Syntax {
     Json,
     /// YAML; of several documents only the first is read.
     Yaml,
+    /// CBOR.
+    Cbor,
 }
 
 /// What was read.
@@ -81,47 +88,48 @@ pub enum DecodeError {
 
 /// Reads JSON as a value of the type `ty`.
 pub fn decode(ty: TypeRef<'_>, bytes: &[u8], mode: Mode) -> Result<Decoded, DecodeError> {
-    if !ty.schema.typed {
-        return decode_untyped(bytes, mode);
-    }
-    let mut decoder = Decoder::new(bytes, mode);
-    let value = decoder.value(ty)?;
-    decoder.reader.end()?;
-    let value = value.unwrap_or_else(|| Value::Object(Map::new()));
-    decoder.finish(value)
+    read(Some(ty), Json::new(bytes), mode)
 }
 
-/// Reads JSON or YAML as a value of the type `ty`.
+/// Reads JSON, YAML or CBOR as a value of the type `ty`.
 pub fn decode_as(ty: TypeRef<'_>, bytes: &[u8], syntax: Syntax, mode: Mode) -> Result<Decoded, DecodeError> {
-    with_syntax(bytes, syntax, mode, |json, mode| decode(ty, json, mode))
+    with_syntax(Some(ty), bytes, syntax, mode)
 }
 
 /// Reads JSON of no known type: only duplicate fields can be wrong with it.
 pub fn decode_untyped(bytes: &[u8], mode: Mode) -> Result<Decoded, DecodeError> {
-    let mut decoder = Decoder::new(bytes, mode);
-    let value = decoder.any()?;
+    read(None, Json::new(bytes), mode)
+}
+
+/// Reads JSON, YAML or CBOR of no known type.
+pub fn decode_untyped_as(bytes: &[u8], syntax: Syntax, mode: Mode) -> Result<Decoded, DecodeError> {
+    with_syntax(None, bytes, syntax, mode)
+}
+
+fn read<'a, S: Source<'a>>(ty: Option<TypeRef<'a>>, source: S, mode: Mode) -> Result<Decoded, DecodeError> {
+    let mut decoder = Decoder::new(source, mode);
+    let value = match ty.filter(|ty| ty.schema.typed) {
+        Some(ty) => decoder.value(ty)?.unwrap_or_else(|| Value::Object(Map::new())),
+        None => decoder.any()?,
+    };
     decoder.reader.end()?;
     decoder.finish(value)
 }
 
-/// Reads JSON or YAML of no known type.
-pub fn decode_untyped_as(bytes: &[u8], syntax: Syntax, mode: Mode) -> Result<Decoded, DecodeError> {
-    with_syntax(bytes, syntax, mode, decode_untyped)
-}
-
 fn with_syntax(
+    ty: Option<TypeRef<'_>>,
     bytes: &[u8],
     syntax: Syntax,
     mode: Mode,
-    read: impl FnOnce(&[u8], Mode) -> Result<Decoded, DecodeError>,
 ) -> Result<Decoded, DecodeError> {
     match syntax {
-        Syntax::Json => read(bytes, mode),
+        Syntax::Json => read(ty, Json::new(bytes), mode),
+        Syntax::Cbor => read(ty, cbor::Reader::new(bytes)?, mode),
         Syntax::Yaml => {
             let (json, duplicates) = yaml_to_json(bytes)?;
             // What YAML itself has to say comes first, as upstream reads the YAML strictly first.
             let inner = if mode == Mode::Strict { Mode::Warn } else { mode };
-            let mut decoded = read(&json, inner)?;
+            let mut decoded = read(ty, Json::new(&json), inner)?;
             if mode != Mode::Ignore {
                 decoded.warnings.splice(0..0, duplicates);
                 if mode == Mode::Strict && !decoded.warnings.is_empty() {
@@ -141,7 +149,7 @@ pub fn normalize(ty: TypeRef<'_>, value: Value, mode: Mode) -> Result<Decoded, D
 
 /// `apiVersion` and `kind` of a JSON object, without reading the rest into memory; empty where absent.
 pub fn type_meta(bytes: &[u8]) -> Result<(String, String), DecodeError> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = Json::new(bytes);
     let (mut api_version, mut kind) = (String::new(), String::new());
     if reader.peek() != Some(b'{') {
         reader.skip()?;
@@ -188,9 +196,13 @@ fn json_type(first: Option<u8>) -> &'static str {
     }
 }
 
-struct Decoder<'a> {
+/// Unknown fields of one struct.
+#[derive(Default)]
+struct Strange<'a>(HashSet<Cow<'a, str>>);
+
+struct Decoder<'a, S> {
     /// What is read.
-    reader: Reader<'a>,
+    reader: S,
     mode: Mode,
     reports: Vec<String>,
     /// Path for reports: `spec.containers[0]`.
@@ -198,21 +210,27 @@ struct Decoder<'a> {
     /// Path for type errors, without indexes, and the struct at hand: what Go calls the error context.
     fields: Vec<Cow<'a, str>>,
     owner: Option<TypeId>,
+    /// The outermost struct and its field at hand, which is what CBOR's errors name.
+    outermost: Option<(TypeId, Cow<'a, str>)>,
     /// The first type error; later ones are not reported.
     failure: Option<String>,
     /// An error of a type that reads itself; it goes before `failure`.
     fatal: Option<String>,
 }
 
-impl<'a> Decoder<'a> {
-    fn new(bytes: &'a [u8], mode: Mode) -> Self {
+impl<'a, S: Source<'a>> Decoder<'a, S> {
+    /// Whether CBOR is read, whose rules differ in a few places.
+    const CBOR: bool = matches!(S::NAME.as_bytes(), b"cbor");
+
+    fn new(reader: S, mode: Mode) -> Self {
         Self {
-            reader: Reader::new(bytes),
+            reader,
             mode,
             reports: Vec::new(),
             path: String::new(),
             fields: Vec::new(),
             owner: None,
+            outermost: None,
             failure: None,
             fatal: None,
         }
@@ -247,6 +265,17 @@ impl<'a> Decoder<'a> {
     }
 
     fn unmarshal_error(&self, ty: TypeRef<'a>, found: &str, wanted: &str) -> String {
+        if Self::CBOR {
+            return match &self.outermost {
+                Some((owner, field)) => {
+                    let owner = go_type(ty.schema.at(*owner));
+                    format!(
+                        "cbor: cannot unmarshal {found} into Go struct field {owner}.{field} of type {wanted}"
+                    )
+                }
+                None => format!("cbor: cannot unmarshal {found} into Go value of type {wanted}"),
+            };
+        }
         let Some(owner) = self.owner else {
             return format!("json: cannot unmarshal {found} into Go value of type {wanted}");
         };
@@ -280,8 +309,9 @@ impl<'a> Decoder<'a> {
     }
 
     fn skip_mismatch(&mut self, ty: TypeRef<'a>, first: Option<u8>) -> Outcome<()> {
+        let found = self.reader.found(first);
         self.reader.skip()?;
-        self.mismatch(ty, json_type(first));
+        self.mismatch(ty, found);
         Ok(())
     }
 
@@ -290,6 +320,8 @@ impl<'a> Decoder<'a> {
         let mut map = Map::new();
         // No struct of the API has more fields than this has bits; a field beyond would go unchecked.
         let mut seen = [0_u64; 4];
+        let mut strange = Strange::default();
+        let reported = self.reports.len();
         let outer = self.owner;
         let (path_length, depth) = (self.path.len(), self.fields.len());
         let mut first = true;
@@ -301,6 +333,9 @@ impl<'a> Decoder<'a> {
                     let value = self.any()?;
                     map.insert(key.into_owned(), value);
                     self.path.truncate(path_length);
+                } else if Self::CBOR {
+                    self.strange(key, reported, &mut strange);
+                    self.reader.skip()?;
                 } else {
                     self.report("unknown field", &key);
                     self.reader.skip()?;
@@ -311,7 +346,7 @@ impl<'a> Decoder<'a> {
             if let Some(word) = seen.get_mut(at / 64) {
                 let bit = 1 << (at % 64);
                 if *word & bit != 0 {
-                    self.report("duplicate field", &key);
+                    self.twice(&key);
                 }
                 *word |= bit;
             }
@@ -321,6 +356,9 @@ impl<'a> Decoder<'a> {
                 if (usize::from(*from)..usize::from(*to)).contains(&at) {
                     self.fields.push(Cow::Borrowed(name));
                 }
+            }
+            if Self::CBOR && outer.is_none() {
+                self.outermost = Some((ty.id, key.clone()));
             }
             self.fields.push(key);
             self.owner = Some(ty.id);
@@ -339,6 +377,30 @@ impl<'a> Decoder<'a> {
             }
         }
         Ok(Value::Object(map))
+    }
+
+    /// A key that stands twice. In CBOR nothing that has one is valid.
+    fn twice(&mut self, key: &str) {
+        if Self::CBOR {
+            let index = self.reader.index();
+            self.failure.get_or_insert_with(|| cbor::duplicate(key, index));
+        } else {
+            self.report("duplicate field", key);
+        }
+    }
+
+    /// An unknown field of CBOR. Upstream reports the first of the struct at hand, and of what it holds none then.
+    fn strange(&mut self, key: Cow<'a, str>, reported: usize, strange: &mut Strange<'a>) {
+        if strange.0.is_empty() && self.mode != Mode::Ignore {
+            self.reports.truncate(reported);
+            if self.reports.is_empty() {
+                self.reports.push(cbor::unknown(self.reader.index()));
+            }
+        }
+        if strange.0.contains(&key) {
+            self.twice(&key);
+        }
+        strange.0.insert(key);
     }
 
     fn push_path(&mut self, key: &str) {
@@ -362,7 +424,7 @@ impl<'a> Decoder<'a> {
             self.path.truncate(length);
             let value = value.unwrap_or_else(|| crate::encode::zero(value_type));
             if map.contains_key(&*key) {
-                self.report("duplicate field", &key);
+                self.twice(&key);
             }
             map.insert(key.into_owned(), value);
         }
@@ -457,19 +519,25 @@ impl<'a> Decoder<'a> {
             (Scalar::Bool, Some(b'f')) => self.reader.word("false").map(|()| Some(Value::Bool(false))),
             (Scalar::Int32, Some(b'-' | b'0'..=b'9')) => {
                 let text = self.reader.number()?;
-                Ok(self.number(ty, text, text.parse::<i32>().ok().map(Into::into)))
+                Ok(self.number(ty, first, &text, text.parse::<i32>().ok().map(Into::into)))
             }
             (Scalar::Int64, Some(b'-' | b'0'..=b'9')) => {
                 let text = self.reader.number()?;
-                Ok(self.number(ty, text, text.parse::<i64>().ok().map(Into::into)))
+                Ok(self.number(ty, first, &text, text.parse::<i64>().ok().map(Into::into)))
             }
             (Scalar::Float64, Some(b'-' | b'0'..=b'9')) => {
                 let text = self.reader.number()?;
-                Ok(self.number(ty, text, read::float(text)))
+                Ok(self.number(ty, first, &text, read::float(&text)))
             }
             (Scalar::Bytes, Some(b'"')) => {
-                let text = self.reader.string()?;
-                Ok(self.bytes(&text))
+                let found = self.reader.found(first);
+                match self.reader.base64()? {
+                    Some(text) => Ok(self.bytes(&text)),
+                    None => {
+                        self.mismatch(ty, found);
+                        Ok(None)
+                    }
+                }
             }
             (Scalar::IntOrString, Some(b'"')) => Ok(Some(Value::String(self.reader.string()?.into_owned()))),
             (Scalar::IntOrString, Some(b'-' | b'0'..=b'9')) => {
@@ -477,14 +545,14 @@ impl<'a> Decoder<'a> {
                 match text.parse::<i32>() {
                     Ok(n) => Ok(Some(n.into())),
                     Err(_) => {
-                        self.fail(self.unmarshal_error(ty, &format!("number {text}"), "int32"));
+                        self.fail(self.number_error(ty, first, &text, "int32"));
                         Ok(None)
                     }
                 }
             }
-            (Scalar::Quantity, Some(b'-' | b'0'..=b'9')) => {
+            (Scalar::Quantity, Some(b'-' | b'0'..=b'9')) if !Self::CBOR => {
                 let text = self.reader.number()?;
-                Ok(self.quantity(text))
+                Ok(self.quantity(&text))
             }
             (Scalar::Quantity, Some(b'"')) => {
                 let text = self.reader.string()?;
@@ -501,18 +569,26 @@ impl<'a> Decoder<'a> {
                 }
             }
             (Scalar::Time | Scalar::MicroTime | Scalar::Duration, _) => {
+                let found = self.reader.found(first);
                 self.reader.skip()?;
-                self.fail(self.unmarshal_error(ty, json_type(first), "string"));
+                self.fail(self.unmarshal_error(ty, found, "string"));
                 Ok(None)
             }
             (Scalar::IntOrString, _) => {
+                let found = self.reader.found(first);
                 self.reader.skip()?;
-                self.fail(self.unmarshal_error(ty, json_type(first), "int32"));
+                self.fail(self.unmarshal_error(ty, found, "int32"));
                 Ok(None)
             }
             (Scalar::Quantity, _) => {
+                let found = self.reader.found(first);
                 self.reader.skip()?;
-                self.fail(QuantityError::Format.to_string());
+                let why = if Self::CBOR {
+                    self.unmarshal_error(ty, found, "string")
+                } else {
+                    QuantityError::Format.to_string()
+                };
+                self.fail(why);
                 Ok(None)
             }
             _ => {
@@ -522,11 +598,29 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn number(&mut self, ty: TypeRef<'a>, text: &str, value: Option<serde_json::Number>) -> Option<Value> {
-        if value.is_none() {
-            self.mismatch(ty, &format!("number {text}"));
+    fn number(
+        &mut self,
+        ty: TypeRef<'a>,
+        first: Option<u8>,
+        text: &str,
+        value: Option<serde_json::Number>,
+    ) -> Option<Value> {
+        if value.is_none() && self.failure.is_none() {
+            self.failure = Some(self.number_error(ty, first, text, &go_type(ty)));
         }
         value.map(Value::Number)
+    }
+
+    /// What is wrong with a number that does not fit its type.
+    fn number_error(&self, ty: TypeRef<'a>, first: Option<u8>, text: &str, wanted: &str) -> String {
+        match first {
+            _ if !Self::CBOR => self.unmarshal_error(ty, &format!("number {text}"), wanted),
+            Some(b'1') => self.unmarshal_error(ty, "primitives", wanted),
+            _ => {
+                let found = if first == Some(b'-') { "negative integer" } else { "positive integer" };
+                self.unmarshal_error(ty, found, &format!("{wanted} ({text} overflows {wanted})"))
+            }
+        }
     }
 
     fn quantity(&mut self, text: &str) -> Option<Value> {
@@ -553,7 +647,8 @@ impl<'a> Decoder<'a> {
                         text.len() / 4 * 4
                     }
                 };
-                self.failure.get_or_insert_with(|| format!("illegal base64 data at input byte {at}"));
+                let whose = if Self::CBOR { "cbor: failed to decode base64 from byte string: " } else { "" };
+                self.failure.get_or_insert_with(|| format!("{whose}illegal base64 data at input byte {at}"));
                 None
             }
         }

@@ -7,31 +7,20 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Number, Value};
 
-use super::{DecodeError, MAX_DEPTH};
+use super::{DecodeError, MAX_DEPTH, Source, json_type};
 
 /// Reads tokens from JSON text.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     data: &'a [u8],
     pos: usize,
     depth: usize,
 }
 
-pub(super) type Outcome<T> = Result<T, DecodeError>;
+pub(crate) type Outcome<T> = Result<T, DecodeError>;
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(data: &'a [u8]) -> Self {
+    pub(crate) fn new(data: &'a [u8]) -> Self {
         Self { data, pos: 0, depth: 0 }
-    }
-
-    /// The first byte of the next token.
-    pub(super) fn peek(&mut self) -> Option<u8> {
-        while let Some(&b) = self.data.get(self.pos) {
-            if !matches!(b, b' ' | b'\t' | b'\n' | b'\r') {
-                return Some(b);
-            }
-            self.pos += 1;
-        }
-        None
     }
 
     /// An error about the byte at hand.
@@ -59,114 +48,10 @@ impl<'a> Reader<'a> {
         Err(DecodeError::Syntax(format!("invalid character {shown} {context}")))
     }
 
-    /// Fails unless only white space is left.
-    pub(super) fn end(&mut self) -> Outcome<()> {
-        match self.peek() {
-            None => Ok(()),
-            Some(_) => self.odd("after top-level value"),
-        }
-    }
-
     fn enter(&mut self) -> Outcome<()> {
         self.pos += 1;
         self.depth += 1;
         if self.depth > MAX_DEPTH { Err(DecodeError::Depth) } else { Ok(()) }
-    }
-
-    /// Enters the object at hand; `next_key` follows.
-    pub(super) fn begin_object(&mut self) -> Outcome<()> {
-        self.enter()
-    }
-
-    /// The next key of the object at hand, with its colon read; `None` at its end.
-    pub(super) fn next_key(&mut self, first: bool) -> Outcome<Option<Cow<'a, str>>> {
-        match self.peek() {
-            Some(b'}') => {
-                self.pos += 1;
-                self.depth -= 1;
-                return Ok(None);
-            }
-            Some(b',') if !first => {
-                self.pos += 1;
-                if self.peek() != Some(b'"') {
-                    return self.odd("looking for beginning of object key string");
-                }
-            }
-            Some(b'"') if first => {}
-            _ if first => return self.odd("looking for beginning of object key string"),
-            _ => return self.odd("after object key:value pair"),
-        }
-        let key = self.string()?;
-        if self.peek() != Some(b':') {
-            return self.odd("after object key");
-        }
-        self.pos += 1;
-        Ok(Some(key))
-    }
-
-    /// Enters the array at hand; `next_item` follows.
-    pub(super) fn begin_array(&mut self) -> Outcome<()> {
-        self.enter()
-    }
-
-    /// Whether the array at hand has a further item, at which the reader then stands.
-    pub(super) fn next_item(&mut self, first: bool) -> Outcome<bool> {
-        match self.peek() {
-            Some(b']') => {
-                self.pos += 1;
-                self.depth -= 1;
-                Ok(false)
-            }
-            Some(b',') if !first => {
-                self.pos += 1;
-                if self.peek() == Some(b']') {
-                    return self.odd("looking for beginning of value");
-                }
-                Ok(true)
-            }
-            _ if first => Ok(true),
-            _ => self.odd("after array element"),
-        }
-    }
-
-    /// The string at hand.
-    pub(super) fn string(&mut self) -> Outcome<Cow<'a, str>> {
-        self.pos += 1;
-        let start = self.pos;
-        loop {
-            match self.data.get(self.pos) {
-                Some(b'"') => {
-                    let raw = &self.data[start..self.pos];
-                    self.pos += 1;
-                    return Ok(String::from_utf8_lossy(raw));
-                }
-                Some(b'\\') => break,
-                Some(0x00..=0x1f) | None => return self.odd("in string literal"),
-                Some(_) => self.pos += 1,
-            }
-        }
-        let mut out: Vec<u8> = self.data[start..self.pos].to_vec();
-        loop {
-            match self.data.get(self.pos) {
-                Some(b'"') => {
-                    self.pos += 1;
-                    let text = match String::from_utf8(out) {
-                        Ok(text) => text,
-                        Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
-                    };
-                    return Ok(Cow::Owned(text));
-                }
-                Some(b'\\') => {
-                    self.pos += 1;
-                    self.escape(&mut out)?;
-                }
-                Some(0x00..=0x1f) | None => return self.odd("in string literal"),
-                Some(&b) => {
-                    out.push(b);
-                    self.pos += 1;
-                }
-            }
-        }
     }
 
     fn escape(&mut self, out: &mut Vec<u8>) -> Outcome<()> {
@@ -222,8 +107,133 @@ impl<'a> Reader<'a> {
         Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER))
     }
 
-    /// The number at hand, as it is written.
-    pub(super) fn number(&mut self) -> Outcome<&'a str> {
+    fn digits(&mut self) {
+        while matches!(self.data.get(self.pos), Some(b'0'..=b'9')) {
+            self.pos += 1;
+        }
+    }
+}
+
+impl<'a> Source<'a> for Reader<'a> {
+    const NAME: &'static str = "json";
+
+    fn found(&self, first: Option<u8>) -> &'static str {
+        json_type(first)
+    }
+
+    fn base64(&mut self) -> Outcome<Option<Cow<'a, str>>> {
+        self.string().map(Some)
+    }
+
+    fn peek(&mut self) -> Option<u8> {
+        while let Some(&b) = self.data.get(self.pos) {
+            if !matches!(b, b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(b);
+            }
+            self.pos += 1;
+        }
+        None
+    }
+
+    fn end(&mut self) -> Outcome<()> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => self.odd("after top-level value"),
+        }
+    }
+
+    fn begin_object(&mut self) -> Outcome<()> {
+        self.enter()
+    }
+
+    fn next_key(&mut self, first: bool) -> Outcome<Option<Cow<'a, str>>> {
+        match self.peek() {
+            Some(b'}') => {
+                self.pos += 1;
+                self.depth -= 1;
+                return Ok(None);
+            }
+            Some(b',') if !first => {
+                self.pos += 1;
+                if self.peek() != Some(b'"') {
+                    return self.odd("looking for beginning of object key string");
+                }
+            }
+            Some(b'"') if first => {}
+            _ if first => return self.odd("looking for beginning of object key string"),
+            _ => return self.odd("after object key:value pair"),
+        }
+        let key = self.string()?;
+        if self.peek() != Some(b':') {
+            return self.odd("after object key");
+        }
+        self.pos += 1;
+        Ok(Some(key))
+    }
+
+    fn begin_array(&mut self) -> Outcome<()> {
+        self.enter()
+    }
+
+    fn next_item(&mut self, first: bool) -> Outcome<bool> {
+        match self.peek() {
+            Some(b']') => {
+                self.pos += 1;
+                self.depth -= 1;
+                Ok(false)
+            }
+            Some(b',') if !first => {
+                self.pos += 1;
+                if self.peek() == Some(b']') {
+                    return self.odd("looking for beginning of value");
+                }
+                Ok(true)
+            }
+            _ if first => Ok(true),
+            _ => self.odd("after array element"),
+        }
+    }
+
+    fn string(&mut self) -> Outcome<Cow<'a, str>> {
+        self.pos += 1;
+        let start = self.pos;
+        loop {
+            match self.data.get(self.pos) {
+                Some(b'"') => {
+                    let raw = &self.data[start..self.pos];
+                    self.pos += 1;
+                    return Ok(String::from_utf8_lossy(raw));
+                }
+                Some(b'\\') => break,
+                Some(0x00..=0x1f) | None => return self.odd("in string literal"),
+                Some(_) => self.pos += 1,
+            }
+        }
+        let mut out: Vec<u8> = self.data[start..self.pos].to_vec();
+        loop {
+            match self.data.get(self.pos) {
+                Some(b'"') => {
+                    self.pos += 1;
+                    let text = match String::from_utf8(out) {
+                        Ok(text) => text,
+                        Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+                    };
+                    return Ok(Cow::Owned(text));
+                }
+                Some(b'\\') => {
+                    self.pos += 1;
+                    self.escape(&mut out)?;
+                }
+                Some(0x00..=0x1f) | None => return self.odd("in string literal"),
+                Some(&b) => {
+                    out.push(b);
+                    self.pos += 1;
+                }
+            }
+        }
+    }
+
+    fn number(&mut self) -> Outcome<Cow<'a, str>> {
         let start = self.pos;
         if self.data.get(self.pos) == Some(&b'-') {
             self.pos += 1;
@@ -250,17 +260,10 @@ impl<'a> Reader<'a> {
             }
             self.digits();
         }
-        Ok(std::str::from_utf8(&self.data[start..self.pos]).expect("digits and signs are ASCII"))
+        Ok(String::from_utf8_lossy(&self.data[start..self.pos]))
     }
 
-    fn digits(&mut self) {
-        while matches!(self.data.get(self.pos), Some(b'0'..=b'9')) {
-            self.pos += 1;
-        }
-    }
-
-    /// Reads `true`, `false` or `null`, whose first byte is at hand.
-    pub(super) fn word(&mut self, word: &str) -> Outcome<()> {
+    fn word(&mut self, word: &str) -> Outcome<()> {
         for (i, wanted) in word.bytes().enumerate() {
             if self.data.get(self.pos) != Some(&wanted) {
                 if i == 0 {
@@ -273,8 +276,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Steps over the value at hand.
-    pub(super) fn skip(&mut self) -> Outcome<()> {
+    fn skip(&mut self) -> Outcome<()> {
         match self.peek() {
             Some(b'{') => {
                 self.begin_object()?;
@@ -306,8 +308,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The value at hand, of whatever type. `duplicate` hears of keys that stand twice, by path.
-    pub(super) fn any(&mut self, path: &mut String, duplicate: &mut dyn FnMut(&str)) -> Outcome<Value> {
+    fn any(&mut self, path: &mut String, duplicate: &mut dyn FnMut(&str)) -> Outcome<Value> {
         Ok(match self.peek() {
             Some(b'{') => {
                 self.begin_object()?;
@@ -353,7 +354,7 @@ impl<'a> Reader<'a> {
                 self.word("null")?;
                 Value::Null
             }
-            Some(b'-' | b'0'..=b'9') => Value::Number(free_number(self.number()?)?),
+            Some(b'-' | b'0'..=b'9') => Value::Number(free_number(&self.number()?)?),
             _ => return self.odd("looking for beginning of value"),
         })
     }
@@ -370,7 +371,7 @@ fn free_number(text: &str) -> Outcome<Number> {
 }
 
 /// A double; whole ones below 2^53 as integers, which is how Go writes them back.
-pub(super) fn float(text: &str) -> Option<Number> {
+pub(crate) fn float(text: &str) -> Option<Number> {
     let value: f64 = text.parse().ok()?;
     if value == value.trunc()
         && value.abs() < 9_007_199_254_740_992.0
