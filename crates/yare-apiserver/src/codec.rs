@@ -5,6 +5,7 @@ use serde_json::Value;
 use yare_kinds::view::View;
 use yare_schema::{
     builtin::builtin,
+    cbor,
     decode::{self, DecodeError, Mode, Syntax},
     encode,
     model::TypeRef,
@@ -14,7 +15,7 @@ use yare_store::Draft;
 
 use crate::{
     core::Call,
-    negotiate::{self, Encoding},
+    negotiate,
     options::FieldValidation,
     registry::TypeHandle,
     status::{ApiError, ApiResult, quote},
@@ -103,27 +104,6 @@ pub fn decode_body(
     Ok(value)
 }
 
-/// A document in whatever encoding it was answered, as JSON for audit.
-pub fn any_to_json(media: &str, bytes: &Bytes) -> Option<Bytes> {
-    if media.starts_with(negotiate::JSON) {
-        return Some(bytes.clone());
-    }
-    if media.starts_with(negotiate::YAML) {
-        return from_yaml(bytes).ok().map(|value| value.to_string().into());
-    }
-    if !media.starts_with(negotiate::PROTOBUF) {
-        return None;
-    }
-    let (api_version, kind) = crate::wire::type_meta(bytes)?;
-    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-    let ty = builtin_type(group, version, &kind)?;
-    let (_, _, mut value) = crate::wire::decode(ty, bytes).ok()?;
-    let map = value.as_object_mut()?;
-    map.insert("apiVersion".into(), api_version.as_str().into());
-    map.insert("kind".into(), kind.into());
-    Some(value.to_string().into())
-}
-
 fn decoded(
     call: &Call,
     ty: &TypeHandle,
@@ -131,36 +111,37 @@ fn decoded(
     body: &[u8],
     validation: FieldValidation,
 ) -> ApiResult<Value> {
-    let encoding = negotiate::content_type(&call.headers)?;
-    if body.is_empty() && encoding != Encoding::Protobuf {
-        return Err(unrecognized(
-            expected,
-            "couldn't get version/kind; json parse error: unexpected end of JSON input",
-            body,
-        ));
-    }
-    let json;
-    let syntax = match encoding {
-        Encoding::Json => {
+    let format = negotiate::content_type(&call.headers, &call.core.config.gates)?;
+    let Some(syntax) = format.syntax else { return decode_protobuf(ty, expected, body) };
+    match syntax {
+        Syntax::Json => {
+            if body.is_empty() {
+                let why = "couldn't get version/kind; json parse error: unexpected end of JSON input";
+                return Err(unrecognized(expected, why, body));
+            }
             let (api_version, kind) =
                 decode::type_meta(body).map_err(|e| unrecognized(expected, &e.to_string(), body))?;
             check_type(&api_version, &kind, expected)?;
-            json = body;
-            Syntax::Json
         }
-        Encoding::Yaml => {
+        Syntax::Yaml => {
+            if body.is_empty() {
+                let why = "couldn't get version/kind; json parse error: unexpected end of JSON input";
+                return Err(unrecognized(expected, why, body));
+            }
             // In JSON, bytes that are no text are replaced; in YAML they are an error.
             if std::str::from_utf8(body).is_err() {
                 let why = "error converting YAML to JSON: yaml: invalid leading UTF-8 octet";
                 return Err(unrecognized(expected, why, body));
             }
-            json = body;
-            Syntax::Yaml
         }
-        Encoding::Protobuf => return decode_protobuf(call, ty, expected, body),
-    };
+        Syntax::Cbor => {
+            let (api_version, kind) =
+                cbor::type_meta(body).map_err(|e| unrecognized(expected, &e.to_string(), body))?;
+            check_type(&api_version, &kind, expected)?;
+        }
+    }
     let mut decoded =
-        decode::decode_as(ty.at(), json, syntax, mode(validation)).map_err(|error| match error {
+        decode::decode_as(ty.at(), body, syntax, mode(validation)).map_err(|error| match error {
             DecodeError::Syntax(text) => unrecognized(expected, &text, body),
             other => ApiError::bad_request(cannot_be_handled(expected, &other.to_string())),
         })?;
@@ -170,6 +151,8 @@ fn decoded(
     if expected.custom {
         let unknown = fit_custom(ty, &mut decoded.value)
             .map_err(|why| ApiError::bad_request(cannot_be_handled(expected, &why)))?;
+        // Of custom resources in CBOR upstream names no unknown fields.
+        let unknown = if syntax == Syntax::Cbor { Vec::new() } else { unknown };
         if validation == FieldValidation::Strict && !unknown.is_empty() {
             let why = format!("strict decoding error: {}", unknown.join(", "));
             return Err(ApiError::bad_request(cannot_be_handled(expected, &why)));
@@ -210,7 +193,12 @@ fn identified(mut value: Value, expected: &Expected<'_>) -> ApiResult<Value> {
 
 fn unrecognized(expected: &Expected<'_>, why: &str, body: &[u8]) -> ApiError {
     // Upstream shows the first bytes so that a user sees what was sent.
-    let mut head: String = String::from_utf8_lossy(&body[..body.len().min(30)]).into_owned();
+    let start = &body[..body.len().min(30)];
+    let mut head = match start.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(start).into_owned(),
+        Some(_) => start.iter().map(|b| format!("{b:02x}")).collect(),
+    };
     if body.len() > 30 {
         head.push_str(" ...");
     }
@@ -220,10 +208,24 @@ fn unrecognized(expected: &Expected<'_>, why: &str, body: &[u8]) -> ApiError {
     ))
 }
 
-fn decode_protobuf(call: &Call, ty: &TypeHandle, expected: &Expected<'_>, body: &[u8]) -> ApiResult<Value> {
-    let _ = call;
+fn decode_protobuf(ty: &TypeHandle, expected: &Expected<'_>, body: &[u8]) -> ApiResult<Value> {
+    if body.is_empty() {
+        return Err(unrecognized(expected, "empty data", body));
+    }
     if expected.custom {
-        return Err(ApiError::unsupported_media_type(&[negotiate::JSON, negotiate::YAML]));
+        let Ok(envelope) = proto::unwrap(body) else {
+            let why =
+                "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
+            return Err(unrecognized(expected, why, body));
+        };
+        let or = |given: String, otherwise: &str| if given.is_empty() { otherwise.to_owned() } else { given };
+        let version = envelope.api_version.rsplit('/').next().unwrap_or_default().to_owned();
+        return Err(ApiError::bad_request(format!(
+            "{} in version {} cannot be handled as a {}: object *unstructured.Unstructured does not implement the protobuf marshalling interface and cannot be encoded to a protobuf message",
+            or(envelope.kind, expected.kind),
+            quote(&or(version, expected.version)),
+            expected.kind,
+        )));
     }
     let (api_version, kind, value) = crate::wire::decode(ty.at(), body)
         .map_err(|e| ApiError::bad_request(cannot_be_handled(expected, &e)))?;
@@ -236,14 +238,13 @@ pub fn decode_loose(call: &Call, group: &str, version: &str, kind: &str, body: &
     let Some(ty) = builtin_type(group, version, kind) else {
         return Err(ApiError::internal(format!("no type for {kind}")));
     };
-    let encoding = negotiate::content_type(&call.headers)?;
+    let format = negotiate::content_type(&call.headers, &call.core.config.gates)?;
     let bad = |e: &dyn std::fmt::Display| ApiError::bad_request(e.to_string());
-    match encoding {
-        Encoding::Json => decode::decode(ty, body, Mode::Ignore).map(|d| d.value).map_err(|e| bad(&e)),
-        Encoding::Yaml => {
-            decode::decode_as(ty, body, Syntax::Yaml, Mode::Ignore).map(|d| d.value).map_err(|e| bad(&e))
+    match format.syntax {
+        Some(syntax) => {
+            decode::decode_as(ty, body, syntax, Mode::Ignore).map(|d| d.value).map_err(|e| bad(&e))
         }
-        Encoding::Protobuf => crate::wire::decode(ty, body).map(|(_, _, value)| value).map_err(|e| bad(&e)),
+        None => crate::wire::decode(ty, body).map(|(_, _, value)| value).map_err(|e| bad(&e)),
     }
 }
 
@@ -269,6 +270,11 @@ pub fn conform(ty: &TypeHandle, value: Value) -> Result<Conformed, String> {
 /// YAML (or JSON) of no known type.
 pub fn from_yaml(bytes: &[u8]) -> Result<Value, String> {
     decode::decode_untyped_as(bytes, Syntax::Yaml, Mode::Ignore).map(|d| d.value).map_err(|e| e.to_string())
+}
+
+/// CBOR of no known type.
+pub fn from_cbor(bytes: &[u8]) -> Result<Value, String> {
+    decode::decode_untyped_as(bytes, Syntax::Cbor, Mode::Ignore).map(|d| d.value).map_err(|e| e.to_string())
 }
 
 /// What is wrong with YAML beyond its syntax: keys that stand twice.
@@ -301,42 +307,40 @@ pub fn draft(ty: &TypeHandle, object: &mut Value) -> ApiResult<Draft> {
     Ok(Draft { json, rv_at })
 }
 
-/// An object in protobuf with its envelope.
-pub fn protobuf(ty: &TypeHandle, api_version: &str, kind: &str, value: &Value) -> ApiResult<Bytes> {
-    Ok(proto::wrap(api_version, kind, &proto::encode(ty.at(), value)).into())
-}
-
-/// `PartialObjectMetadata` in protobuf with its envelope.
-pub fn partial_protobuf(version: &str, kind: &str, value: &Value) -> ApiResult<Bytes> {
-    let ty = partial_type(version)?;
-    Ok(proto::wrap(&format!("meta.k8s.io/{version}"), kind, &proto::encode(ty, value)).into())
-}
-
-fn partial_type(version: &str) -> ApiResult<TypeRef<'static>> {
+/// The type of `PartialObjectMetadata`.
+pub fn partial_type(version: &str) -> ApiResult<TypeRef<'static>> {
     builtin_type("meta.k8s.io", version, "PartialObjectMetadata")
         .or_else(|| builtin().definition("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata"))
-        .ok_or_else(|| ApiError::not_acceptable(&[negotiate::JSON]))
+        .ok_or_else(|| ApiError::internal("no type for PartialObjectMetadata"))
 }
 
-/// The first field of every list message: its ListMeta.
-pub fn list_head(metadata: &Value) -> Bytes {
+/// Where ListMeta and items stand in a list's message. Only the first version of metadata lists has them the other
+/// way around.
+#[derive(Clone, Copy)]
+pub struct ListFields {
+    /// Number of the ListMeta.
+    pub metadata: u8,
+    /// Number of the items.
+    pub items: u8,
+}
+
+/// The numbers of nearly every list.
+pub const LIST: ListFields = ListFields { metadata: 1, items: 2 };
+/// The numbers of `PartialObjectMetadataList` in `meta.k8s.io/v1beta1`.
+pub const LIST_V1BETA1: ListFields = ListFields { metadata: 2, items: 1 };
+
+/// The ListMeta of a list message.
+pub fn list_head(fields: ListFields, metadata: &Value) -> Bytes {
     let mut out = BytesMut::new();
-    crate::wire::field(&mut out, 1, &proto::encode(builtin().list_meta(), metadata));
+    crate::wire::field(&mut out, fields.metadata, &proto::encode(builtin().list_meta(), metadata));
     out.freeze()
 }
 
 /// An item of a list message.
-pub fn list_item(ty: &TypeHandle, value: &Value) -> Bytes {
+pub fn list_item(fields: ListFields, ty: TypeRef<'_>, value: &Value) -> Bytes {
     let mut out = BytesMut::new();
-    crate::wire::field(&mut out, 2, &proto::encode(ty.at(), value));
+    crate::wire::field(&mut out, fields.items, &proto::encode(ty, value));
     out.freeze()
-}
-
-/// An item of a list of `PartialObjectMetadata`.
-pub fn partial_item(version: &str, value: &Value) -> ApiResult<Bytes> {
-    let mut out = BytesMut::new();
-    crate::wire::field(&mut out, 2, &proto::encode(partial_type(version)?, value));
-    Ok(out.freeze())
 }
 
 /// An envelope up to a message of `length` bytes, which follows it.

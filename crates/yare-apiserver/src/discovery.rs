@@ -16,7 +16,8 @@ use crate::{
     },
     body::{self, Body, Reply},
     core::{Call, Core},
-    negotiate,
+    encodings::{Form, Format, Named, TABLE},
+    negotiate::{self, Offer},
     registry::{Registry, Served, Sub, api_version},
     status::{ApiError, ApiResult},
 };
@@ -134,21 +135,8 @@ fn groups<'a>(registry: &'a Registry, table: &'a Table, legacy: bool, plain: boo
 
 /// `/api` and `/apis`, plain or aggregated.
 pub fn root(call: &Call, legacy: bool) -> ApiResult<Reply> {
-    for clause in negotiate::clauses(&call.headers) {
-        if clause.param("as") == Some("APIGroupDiscoveryList")
-            && clause.param("g") == Some("apidiscovery.k8s.io")
-        {
-            let version = match clause.param("v") {
-                Some("v2") => "v2",
-                Some("v2beta1") => "v2beta1",
-                _ => continue,
-            };
-            if clause.covers(negotiate::JSON) {
-                return Ok(aggregated(call, legacy, version));
-            }
-        } else if clause.param("as").is_none() {
-            break;
-        }
+    if let Some((format, version)) = aggregation_asked(call) {
+        return aggregated(call, legacy, format, version);
     }
     let document = if legacy {
         json!({
@@ -161,7 +149,27 @@ pub fn root(call: &Call, legacy: bool) -> ApiResult<Reply> {
             groups(&registry, &table, false, true).iter().map(|g| group_document(g, false)).collect();
         json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
     };
-    crate::render::document(call, StatusCode::OK, &with_version(document))
+    crate::render::document_of(call, StatusCode::OK, &with_version(document), UNGATED)
+}
+
+/// What upstream serves of this by codecs that no gate changes.
+const UNGATED: Offer<'static> = Offer { gates: None, custom: false, transforms: false };
+
+/// In what encoding and version the client takes all groups in one document, where it does.
+fn aggregation_asked(call: &Call) -> Option<(&'static Format, &'static str)> {
+    negotiate::clauses(&call.headers).iter().find_map(|clause| {
+        let named = ["as", "g"].map(|name| clause.param(name));
+        if named != [Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io")] {
+            return None;
+        }
+        let version = match clause.param("v") {
+            Some("v2") => "v2",
+            Some("v2beta1") => "v2beta1",
+            _ => return None,
+        };
+        let format = TABLE.iter().find(|f| f.is_on(None) && clause.covers(f.media_type))?;
+        Some((format, version))
+    })
 }
 
 fn with_version(mut document: Value) -> Value {
@@ -199,7 +207,9 @@ fn group_document(group: &Group<'_>, alone: bool) -> Value {
 pub fn group(call: &Call, name: &str) -> ApiResult<Reply> {
     let (registry, table) = (call.core.registry.load(), call.core.aggregation.table.load());
     match group_of(&registry, &table, name).filter(|_| !name.is_empty()) {
-        Some(group) => crate::render::document(call, StatusCode::OK, &group_document(&group, true)),
+        Some(group) => {
+            crate::render::document_of(call, StatusCode::OK, &group_document(&group, true), UNGATED)
+        }
         None => Err(ApiError::unknown_resource()),
     }
 }
@@ -223,7 +233,9 @@ pub fn version(call: &Call, group: &str, version: &str) -> ApiResult<Reply> {
         "kind": "APIResourceList", "apiVersion": "v1",
         "groupVersion": api_version(group, version), "resources": list,
     });
-    crate::render::document(call, StatusCode::OK, &document)
+    let custom = resources.iter().any(|served| served.stored.custom.is_some());
+    let offer = if custom { UNGATED } else { crate::render::offer(call) };
+    crate::render::document_of(call, StatusCode::OK, &document, offer)
 }
 
 fn resource_document(served: &Served) -> Value {
@@ -341,23 +353,28 @@ fn aggregated_version(version: &Version<'_>) -> Value {
     }
 }
 
-fn aggregated(call: &Call, legacy: bool, version: &'static str) -> Reply {
+fn aggregated(call: &Call, legacy: bool, format: &'static Format, version: &'static str) -> ApiResult<Reply> {
     let (bytes, etag) = call.core.discovery.document(&call.core, legacy, version);
     let seen = call.headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     if seen.is_some_and(|s| s.trim_start_matches("W/").as_bytes() == etag.as_bytes()) {
         let mut response = Response::new(Body::default());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        return response;
+        return Ok(response);
     }
-    let mut response = body::reply(StatusCode::OK, negotiate::JSON, bytes);
-    let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    let kind = "APIGroupDiscoveryList";
+    let api_version = format!("apidiscovery.k8s.io/{version}");
+    let ty = crate::codec::builtin_type("apidiscovery.k8s.io", version, kind);
+    let of = Named { ty, api_version: &api_version, kind };
+    let bytes = (format.document)(&of, Form::Json(bytes), false)?;
+    let mut response = body::reply(StatusCode::OK, format.media_type, bytes);
+    let media = format!("{};g=apidiscovery.k8s.io;v={version};as={kind}", format.media_type);
     let headers = response.headers_mut();
     if let Ok(media) = HeaderValue::from_str(&media) {
         headers.insert(header::CONTENT_TYPE, media);
     }
     headers.insert(header::ETAG, etag);
     headers.insert(header::VARY, HeaderValue::from_static("Accept"));
-    response
+    Ok(response)
 }
 
 fn aggregated_resource(served: &Served) -> Value {

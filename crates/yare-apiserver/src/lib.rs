@@ -22,6 +22,7 @@ pub mod crd;
 pub mod deadline;
 pub mod discovery;
 mod drain;
+pub mod encodings;
 mod escalation;
 mod files;
 pub mod flow;

@@ -20,6 +20,7 @@ use crate::{
     body::{self, Body, Reply},
     core::{Call, Core},
     crd::DEFINITIONS,
+    encodings::Encoding,
     health::GIT_VERSION,
     registry::Registry,
     status::{ApiError, ApiResult},
@@ -191,6 +192,7 @@ fn with_resources(
         .filter_map(|o| Some((o.key.to_string(), serde_json::from_slice(&o.bytes).ok()?)))
         .collect();
     let all: Vec<_> = registry.groups().values().flat_map(|v| v.values()).flatten().collect();
+    let cbor = Encoding::Cbor.format().is_on(Some(&core.config.gates));
     let resources: Vec<Resource<'_>> =
         all.iter()
             .map(|served| {
@@ -231,6 +233,7 @@ fn with_resources(
                         })
                         .collect(),
                     source,
+                    cbor,
                 }
             })
             .collect();

@@ -268,11 +268,11 @@ impl WriteOptions {
             }
         };
         match patch_type {
-            Some(APPLY_PATCH) if field_manager.is_empty() => {
+            Some(media) if is_apply(media) && field_manager.is_empty() => {
                 errors.push(FieldError::required(&Path::new("fieldManager"), "is required for apply patch"));
             }
-            Some(APPLY_PATCH) | None => {}
-            Some(_) if query.has("force") => {
+            None => {}
+            Some(media) if !is_apply(media) && query.has("force") => {
                 errors.push(FieldError::forbidden(
                     &Path::new("force"),
                     "may not be specified for non-apply patch",
@@ -289,6 +289,13 @@ impl WriteOptions {
 
 /// Content type of server-side apply.
 pub const APPLY_PATCH: &str = "application/apply-patch+yaml";
+/// Content type of server-side apply in CBOR.
+pub const APPLY_CBOR_PATCH: &str = "application/apply-patch+cbor";
+
+/// Whether a patch of this content type is server-side apply.
+pub fn is_apply(media: &str) -> bool {
+    matches!(media, APPLY_PATCH | APPLY_CBOR_PATCH)
+}
 
 /// The first part of the user agent, as upstream names managers that name themselves not.
 fn default_manager(user_agent: &str) -> String {

@@ -20,12 +20,13 @@ use crate::{
     audit::{self, Layer, Record, Stage},
     auth::{self, Identity, User, authorizers},
     body::{self, Reply, RequestBody, Sent, Tail},
-    codec, compress,
+    compress,
     core::{Call, Core},
-    deadline, discovery,
+    deadline, discovery, encodings,
     flow::{self, Ticket},
     health,
     metrics::{Ended, Labels},
+    negotiate,
     options::APPLY_PATCH,
     path::{Query, RequestInfo},
     registry::Served,
@@ -169,7 +170,7 @@ async fn written_down(record: &Record, reply: Reply, long_running: bool) -> Repl
             body = body.gather(audit::MAX_OBJECT_BYTES).await;
         }
         let media = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        document = body.as_full().and_then(|bytes| codec::any_to_json(media.unwrap_or_default(), &bytes));
+        document = body.as_full().and_then(|bytes| encodings::to_json(media.unwrap_or_default(), &bytes));
     }
     record.answered(code, document.as_ref());
     if long_running {
@@ -499,7 +500,9 @@ async fn admitted(
         }
     }
     if let Err(error) = auth::refuse(&outcome, &call.user, &action) {
-        return (render::failure(call, &error), uids);
+        // Upstream refuses before it knows of resources, with codecs that no gate changes.
+        let offer = negotiate::Offer { gates: None, ..render::offer(call) };
+        return (render::failure(call, &error, offer), uids);
     }
     let result = match deadline {
         None => dispatch(call, body, upgrade).await,
@@ -515,7 +518,7 @@ async fn admitted(
             tokio::time::timeout_at(at, work).await.unwrap_or_else(|_| Err(too_slow()))
         }
     };
-    (result.unwrap_or_else(|error| render::failure(call, &error)), uids)
+    (result.unwrap_or_else(|error| render::failure(call, &error, render::offer(call))), uids)
 }
 
 fn too_slow() -> ApiError {

@@ -11,7 +11,8 @@ use crate::{
     body::{self, Reply},
     codec,
     core::Call,
-    negotiate::{Accepted, Encoding, Shape},
+    encodings::{Form, Items, Listing, Named},
+    negotiate::{Accepted, Asked, Offer, Shape},
     registry::Served,
     span,
     status::{ApiError, ApiResult, quote},
@@ -44,9 +45,34 @@ pub struct Renderer {
 
 impl Renderer {
     /// What this request wants of this resource.
-    pub fn new(call: &Call, served: &std::sync::Arc<Served>, list: bool) -> ApiResult<Self> {
-        let protobuf = served.stored.custom.is_none();
-        let accepted = crate::negotiate::accept(&call.headers, &call.query, protobuf, list, true)?;
+    pub fn new(call: &Call, served: &std::sync::Arc<Served>, asked: Asked) -> ApiResult<Self> {
+        let custom = served.stored.custom.is_some();
+        let offer = Offer { gates: Some(&call.core.config.gates), custom, transforms: true };
+        let mut accepted = crate::negotiate::accept(&call.headers, &call.query, offer)?;
+        accepted.shape = match (accepted.shape, asked) {
+            (Shape::PartialList(version), Asked::List) => Shape::Partial(version),
+            (Shape::Partial(_), Asked::List) => {
+                return Err(ApiError::new(
+                    406,
+                    "NotAcceptable",
+                    format!(
+                        "you requested PartialObjectMetadata, but the requested object is a list ({})",
+                        go_type(served, &served.list_kind)
+                    ),
+                ));
+            }
+            (Shape::PartialList(_), Asked::One) => {
+                return Err(ApiError::new(
+                    406,
+                    "NotAcceptable",
+                    format!(
+                        "you requested PartialObjectMetadataList, but the requested object is not a list ({})",
+                        go_type(served, &served.kind)
+                    ),
+                ));
+            }
+            (shape, _) => shape,
+        };
         let include = match (accepted.shape, call.query.get("includeObject")) {
             (Shape::Table(_), Some("None")) => IncludeObject::None,
             (Shape::Table(_), Some("Object")) => IncludeObject::Object,
@@ -100,44 +126,118 @@ impl Renderer {
         Ok(codec::to_json(&self.served.ty, &self.value(raw)?).into())
     }
 
+    /// The object in the form in which it is at hand.
+    fn form(&self, raw: &Bytes) -> ApiResult<Form<'static>> {
+        if self.served.is_storage() && !self.is_stale(raw) {
+            return Ok(Form::Json(raw.clone()));
+        }
+        self.value(raw).map(Form::Value)
+    }
+
     /// One object in the shape and encoding asked for, alone (not in a list).
     pub fn object(&self, raw: &Bytes) -> ApiResult<Bytes> {
-        match (self.accepted.shape, self.accepted.encoding) {
-            (Shape::Full, Encoding::Json) => {
-                let json = self.json(raw)?;
-                Ok(if self.accepted.pretty { pretty(&json) } else { json })
+        match self.accepted.shape {
+            Shape::Full => {
+                let of = Named {
+                    ty: Some(self.served.ty.at()),
+                    api_version: &self.served.api_version,
+                    kind: &self.served.kind,
+                };
+                self.encode(&of, self.form(raw)?)
             }
-            (Shape::Full, Encoding::Yaml) => yaml(&self.json(raw)?),
-            (Shape::Full, Encoding::Protobuf) => {
-                let value = self.value(raw)?;
-                codec::protobuf(&self.served.ty, &self.served.api_version, &self.served.kind, &value)
+            Shape::Partial(version) | Shape::PartialList(version) => {
+                self.partial(version, Form::Json(partial(raw, version)))
             }
-            (Shape::Partial(version), encoding) => {
-                partial_encoded(raw, version, encoding, self.accepted.pretty)
+            Shape::Table(version) => self.table(version, raw, true),
+        }
+    }
+
+    /// A document in the encoding asked for.
+    fn encode(&self, of: &Named<'_>, form: Form<'_>) -> ApiResult<Bytes> {
+        (self.accepted.encoding.format().document)(of, form, self.accepted.pretty)
+    }
+
+    fn partial(&self, version: &str, form: Form<'_>) -> ApiResult<Bytes> {
+        let api_version = format!("meta.k8s.io/{version}");
+        let ty = Some(codec::partial_type(version)?);
+        self.encode(&Named { ty, api_version: &api_version, kind: "PartialObjectMetadata" }, form)
+    }
+
+    /// A table of one row, as in a watch or a get. `columns`: with their definitions.
+    pub fn table(&self, version: &str, raw: &Bytes, columns: bool) -> ApiResult<Bytes> {
+        let revision = span::member(raw, "metadata")
+            .and_then(|at| span::member(&raw[at.clone()], "resourceVersion").map(|v| &raw[at][v]))
+            .unwrap_or(b"\"\"");
+        let metadata = format!("{{\"resourceVersion\":{}}}", String::from_utf8_lossy(revision));
+        let mut out = BytesMut::from(tables::head(&self.served, version, &metadata, columns).as_bytes());
+        out.extend_from_slice(&self.row(raw)?);
+        out.extend_from_slice(b"]}");
+        self.encode(&Named { ty: None, api_version: "", kind: "Table" }, Form::Json(out.freeze()))
+    }
+
+    /// A bookmark in the shape and encoding asked for. `columns`: a table says what its columns are.
+    pub fn bookmark(&self, revision: u64, initial_end: bool, columns: bool) -> ApiResult<Bytes> {
+        let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        if initial_end {
+            metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        let value = json!({
+            "kind": &*self.served.kind, "apiVersion": &*self.served.api_version, "metadata": metadata,
+        });
+        match self.accepted.shape {
+            Shape::Full => {
+                let of = Named {
+                    ty: Some(self.served.ty.at()),
+                    api_version: &self.served.api_version,
+                    kind: &self.served.kind,
+                };
+                self.encode(&of, Form::Made(&value))
             }
-            (Shape::Table(version), encoding) => {
-                let metadata = span::member(raw, "metadata")
-                    .and_then(|at| span::member(&raw[at.clone()], "resourceVersion").map(|v| &raw[at][v]))
-                    .unwrap_or(b"\"\"");
-                let head = tables::head(
-                    &self.served,
-                    version,
-                    &format!("{{\"resourceVersion\":{}}}", String::from_utf8_lossy(metadata)),
-                    true,
-                );
-                let mut out = BytesMut::from(head.as_bytes());
-                out.extend_from_slice(&self.row(raw)?);
-                out.extend_from_slice(b"]}");
-                finish(out.freeze(), encoding, self.accepted.pretty)
+            Shape::Partial(version) | Shape::PartialList(version) => {
+                self.partial(version, Form::Json(partial(&value.to_string().into(), version)))
+            }
+            Shape::Table(version) => {
+                let mut table = self.clone();
+                // Where rows carry nothing, this one does still: the annotation must be seen.
+                if initial_end && self.include == IncludeObject::None {
+                    table.include = IncludeObject::Metadata;
+                }
+                table.table(version, &value.to_string().into(), columns)
             }
         }
+    }
+
+    /// A failure as an event's object.
+    pub fn status(&self, error: &ApiError) -> ApiResult<Bytes> {
+        let ty = codec::builtin_type("", "v1", "Status");
+        self.encode(&Named { ty, api_version: "v1", kind: "Status" }, Form::Made(&error.to_json()))
+    }
+
+    /// `apiVersion` and `kind` of a list.
+    pub fn list_identity(&self) -> (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>) {
+        match self.accepted.shape {
+            Shape::Full => ((&*self.served.api_version).into(), (&*self.served.list_kind).into()),
+            Shape::Partial(version) | Shape::PartialList(version) => {
+                (format!("meta.k8s.io/{version}").into(), "PartialObjectMetadataList".into())
+            }
+            Shape::Table(version) => (format!("meta.k8s.io/{version}").into(), "Table".into()),
+        }
+    }
+
+    /// A list of these objects.
+    pub fn list(self, metadata: Value, items: Items, shared: bool) -> ApiResult<Reply> {
+        let format = self.accepted.encoding.format();
+        let body = (format.list)(Listing { renderer: self, metadata, items, shared })?;
+        let mut response = http::Response::new(body);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type));
+        Ok(response)
     }
 
     /// One object as an item of a list in JSON: the object, its metadata, or a table row.
     pub fn item(&self, raw: &Bytes) -> ApiResult<Bytes> {
         match self.accepted.shape {
             Shape::Full => self.json(raw),
-            Shape::Partial(version) => Ok(partial(raw, version)),
+            Shape::Partial(version) | Shape::PartialList(version) => Ok(partial(raw, version)),
             Shape::Table(_) => self.row(raw),
         }
     }
@@ -157,7 +257,8 @@ impl Renderer {
             IncludeObject::None => {}
             IncludeObject::Metadata => {
                 out.extend_from_slice(b",\"object\":");
-                out.extend_from_slice(&partial(raw, "v1"));
+                let version = if let Shape::Table(version) = self.accepted.shape { version } else { "v1" };
+                out.extend_from_slice(&partial(raw, version));
             }
             IncludeObject::Object => {
                 out.extend_from_slice(b",\"object\":");
@@ -176,7 +277,7 @@ impl Renderer {
                 Value::from(&*self.served.list_kind),
                 Value::from(&*self.served.api_version),
             ),
-            Shape::Partial(version) => format!(
+            Shape::Partial(version) | Shape::PartialList(version) => format!(
                 "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\"items\":["
             ),
             Shape::Table(version) => tables::head(&self.served, version, &metadata.to_string(), true),
@@ -185,7 +286,7 @@ impl Renderer {
 
     /// The media type of the answer.
     pub fn media_type(&self) -> &'static str {
-        self.accepted.encoding.media_type()
+        self.accepted.encoding.format().media_type
     }
 
     /// A response with one object at rest.
@@ -194,28 +295,36 @@ impl Renderer {
     }
 }
 
+/// What is to be had of documents of built-in types.
+pub fn offer(call: &Call) -> Offer<'_> {
+    Offer { gates: Some(&call.core.config.gates), custom: false, transforms: false }
+}
+
 /// A document of a built-in type (given by group, version and kind) in whatever encoding the client takes.
 pub fn document(call: &Call, code: StatusCode, value: &Value) -> ApiResult<Reply> {
+    document_of(call, code, value, offer(call))
+}
+
+/// [`document`] in one of the encodings that are offered.
+pub fn document_of(call: &Call, code: StatusCode, value: &Value, offer: Offer<'_>) -> ApiResult<Reply> {
+    let accepted = crate::negotiate::accept(&call.headers, &call.query, offer)?;
+    encoded(code, value, accepted)
+}
+
+/// A document of a built-in type in this encoding.
+pub fn encoded(code: StatusCode, value: &Value, accepted: Accepted) -> ApiResult<Reply> {
     let api_version = value["apiVersion"].as_str().unwrap_or("v1");
     let kind = value["kind"].as_str().unwrap_or_default();
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let ty = codec::builtin_type(group, version, kind);
-    let accepted = crate::negotiate::accept(&call.headers, &call.query, ty.is_some(), false, false)?;
-    let bytes = match (accepted.encoding, ty) {
-        (Encoding::Protobuf, Some(ty)) => {
-            codec::protobuf(&crate::registry::TypeHandle::Static(ty), api_version, kind, value)?
-        }
-        (Encoding::Yaml, _) => codec::to_yaml(value).into(),
-        _ if accepted.pretty => pretty(value.to_string().as_bytes()),
-        _ => value.to_string().into(),
-    };
-    Ok(body::reply(code, accepted.encoding.media_type(), bytes))
+    let of = Named { ty: codec::builtin_type(group, version, kind), api_version, kind };
+    let format = accepted.encoding.format();
+    let bytes = (format.document)(&of, Form::Made(value), accepted.pretty)?;
+    Ok(body::reply(code, format.media_type, bytes))
 }
 
-/// The answer to a failed request, in the client's encoding; in JSON where it takes none that errors have.
-pub fn failure(call: &Call, error: &ApiError) -> Reply {
-    let status = document(call, body::status_code(error.code), &error.to_json());
-    match status {
+/// The answer to a failed request, in the client's encoding; in JSON where it takes none that is offered.
+pub fn failure(call: &Call, error: &ApiError, offer: Offer<'_>) -> Reply {
+    match document_of(call, body::status_code(error.code), &error.to_json(), offer) {
         Ok(reply) => retry_after(reply, error),
         Err(_) => self::error(error),
     }
@@ -247,112 +356,16 @@ pub fn partial(raw: &Bytes, version: &str) -> Bytes {
     out.freeze()
 }
 
-fn partial_encoded(raw: &Bytes, version: &str, encoding: Encoding, indent: bool) -> ApiResult<Bytes> {
-    let json = partial(raw, version);
-    if encoding != Encoding::Protobuf {
-        return finish(json, encoding, indent);
+/// How upstream's messages call the type of a resource's object or list.
+fn go_type(served: &Served, kind: &str) -> String {
+    if served.stored.custom.is_some() {
+        let list = if kind.ends_with("List") { "List" } else { "" };
+        return format!("*unstructured.Unstructured{list}");
     }
-    let value: Value = serde_json::from_slice(&json).map_err(ApiError::internal)?;
-    codec::partial_protobuf(version, "PartialObjectMetadata", &value)
-}
-
-/// JSON into the encoding asked for, where that can be made from JSON alone.
-pub fn finish(json: Bytes, encoding: Encoding, indent: bool) -> ApiResult<Bytes> {
-    match encoding {
-        Encoding::Yaml => yaml(&json),
-        _ if indent => Ok(pretty(&json)),
-        _ => Ok(json),
-    }
-}
-
-fn yaml(json: &[u8]) -> ApiResult<Bytes> {
-    let value: Value = serde_json::from_slice(json).map_err(ApiError::internal)?;
-    Ok(codec::to_yaml(&value).into())
-}
-
-/// Indented JSON with the members in the order they had.
-pub fn pretty(json: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(json.len() * 2);
-    let newline = |out: &mut BytesMut, depth: usize| {
-        out.extend_from_slice(b"\n");
-        for _ in 0..depth {
-            out.extend_from_slice(b"  ");
-        }
+    let package = match &*served.stored.group {
+        "" | "events.k8s.io" => "core",
+        "internal.apiserver.k8s.io" => "apiserverinternal",
+        group => group.split('.').next().unwrap_or_default(),
     };
-    let (mut depth, mut i) = (0usize, 0usize);
-    while let Some(&byte) = json.get(i) {
-        match byte {
-            b'"' => {
-                let start = i;
-                i += 1;
-                while i < json.len() && json[i] != b'"' {
-                    i += if json[i] == b'\\' { 2 } else { 1 };
-                }
-                out.extend_from_slice(&json[start..(i + 1).min(json.len())]);
-            }
-            b'{' | b'[' => {
-                out.extend_from_slice(&[byte]);
-                let close = if byte == b'{' { b'}' } else { b']' };
-                if json.get(i + 1) == Some(&close) {
-                    out.extend_from_slice(&[close]);
-                    i += 1;
-                } else {
-                    depth += 1;
-                    newline(&mut out, depth);
-                }
-            }
-            b'}' | b']' => {
-                depth = depth.saturating_sub(1);
-                newline(&mut out, depth);
-                out.extend_from_slice(&[byte]);
-            }
-            b',' => {
-                out.extend_from_slice(b",");
-                newline(&mut out, depth);
-            }
-            b':' => out.extend_from_slice(b": "),
-            b' ' | b'\n' | b'\r' | b'\t' => {}
-            _ => out.extend_from_slice(&[byte]),
-        }
-        i += 1;
-    }
-    out.freeze()
-}
-
-/// A bookmark object of the kind.
-pub fn bookmark(served: &Served, shape: Shape, revision: u64, initial_end: bool) -> Value {
-    let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
-    if initial_end {
-        metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
-    }
-    match shape {
-        Shape::Partial(version) => json!({
-            "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,
-        }),
-        Shape::Table(version) => json!({
-            "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"),
-            "metadata": { "resourceVersion": revision.to_string() },
-            "columnDefinitions": null,
-            "rows": [{ "cells": [], "object": {
-                "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata } }],
-        }),
-        Shape::Full => {
-            json!({ "kind": &*served.kind, "apiVersion": &*served.api_version, "metadata": metadata })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn indents() {
-        let json = br#"{"a":{"b":[1,"x\":{"]},"c":{},"d":[]}"#;
-        let out = String::from_utf8(pretty(json).to_vec()).unwrap();
-        assert_eq!(
-            out,
-            "{\n  \"a\": {\n    \"b\": [\n      1,\n      \"x\\\":{\"\n    ]\n  },\n  \"c\": {},\n  \"d\": []\n}"
-        );
-    }
+    format!("*{package}.{kind}")
 }

@@ -14,9 +14,10 @@ use yare_schema::selector::{FieldOperator, FieldRequirement, FieldSelector, Labe
 use crate::{
     admission::{self, Attributes, Operation},
     auth::{self, Bearer, User, authorizers},
-    body::{self, Reply},
+    body::Reply,
     core::Call,
-    negotiate::Shape,
+    encodings::Items,
+    negotiate::Asked,
     options::WriteOptions,
     registry::Served,
     render::{self, Renderer},
@@ -272,24 +273,15 @@ fn components(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         })
     };
     let names = ["controller-manager", "etcd-0", "scheduler"];
-    let is_list = call.info.verb != "get";
-    let renderer = Renderer::new(call, served, is_list)?;
-    if !is_list {
+    if call.info.verb == "get" {
+        let renderer = Renderer::new(call, served, Asked::One)?;
         let name = call.info.name.as_str();
         if !names.contains(&name) {
             return Err(ApiError::not_found(served.group_resource(), name));
         }
         return renderer.reply(StatusCode::OK, &one(name).to_string().into());
     }
-    let metadata = json!({});
-    if matches!(renderer.accepted.shape, Shape::Full) {
-        let items: Vec<Value> = names.iter().map(|n| one(n)).collect();
-        let list = json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": metadata, "items": items });
-        return render::document(call, StatusCode::OK, &list);
-    }
-    let items = names.iter().map(|n| renderer.item(&one(n).to_string().into()));
-    let items = items.collect::<ApiResult<Vec<Bytes>>>()?;
-    let json = [renderer.list_head(&metadata).as_bytes(), &items.join(&b","[..]), b"]}"].concat();
-    let bytes = render::finish(json.into(), renderer.accepted.encoding, renderer.accepted.pretty)?;
-    Ok(body::reply(StatusCode::OK, renderer.media_type(), bytes))
+    let renderer = Renderer::new(call, served, Asked::List)?;
+    let items = names.iter().map(|n| one(n).to_string().into()).collect();
+    renderer.list(json!({}), Items::Loose(items), call.in_process)
 }

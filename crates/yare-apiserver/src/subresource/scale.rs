@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::StatusCode;
 use serde_json::{Value, json};
 use yare_kinds::view::{View, ViewMut};
 use yare_schema::{
@@ -22,7 +22,7 @@ use crate::{
     render,
     status::{ApiError, ApiResult, GroupResource},
     verbs::{
-        list,
+        self, list,
         write::{self, AdmissionView, Target, Update},
     },
 };
@@ -127,20 +127,13 @@ async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -
     let ty = codec::builtin_type("autoscaling", "v1", "Scale")
         .ok_or_else(|| ApiError::internal("no type for Scale"))?;
     let ty = TypeHandle::Static(ty);
-    let media = call
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.split(';').next())
-        .unwrap_or_default()
-        .trim()
-        .to_owned();
     let is_patch = call.info.verb == "patch";
+    let media = if is_patch { verbs::patch::media_type(call, served)? } else { "" };
     let kind = if is_patch { "PatchOptions" } else { "UpdateOptions" };
-    let options =
-        WriteOptions::parse(&call.query, kind, is_patch.then_some(media.as_str()), call.user_agent())?;
+    let options = WriteOptions::parse(&call.query, kind, is_patch.then_some(media), call.user_agent())?;
     let given = if is_patch {
-        codec::from_yaml(body).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?
+        verbs::patch::read(media, body)
+            .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?
     } else {
         let expected = codec::Expected { group: "autoscaling", version: "v1", kind: "Scale", custom: false };
         codec::decode_body(call, &ty, &expected, body, options.field_validation)?
@@ -148,7 +141,7 @@ async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -
     let make = |current: &Value| {
         let scale = if is_patch {
             let before = shown(served, paths, current);
-            let patched = match media.as_str() {
+            let patched = match media {
                 "application/json-patch+json" => patch::json::apply(before, &given).map_err(|e| {
                     ApiError::new(
                         422,
@@ -156,18 +149,8 @@ async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -
                         format!("the server rejected our request due to an error in our request: {e}"),
                     )
                 })?,
-                "application/merge-patch+json"
-                | "application/strategic-merge-patch+json"
-                | crate::options::APPLY_PATCH => patch::merge::apply(before, given.clone())
+                _ => patch::merge::apply(before, given.clone())
                     .map_err(|e| ApiError::bad_request(e.to_string()))?,
-                _ => {
-                    return Err(ApiError::unsupported_media_type(&[
-                        "application/json-patch+json",
-                        "application/merge-patch+json",
-                        "application/strategic-merge-patch+json",
-                        crate::options::APPLY_PATCH,
-                    ]));
-                }
             };
             codec::conform(&ty, patched).map_err(ApiError::bad_request)?.value
         } else {

@@ -16,8 +16,10 @@ use crate::{
     codec,
     core::Call,
     hooks, managed,
+    negotiate::Asked,
     options::WriteOptions,
     registry::Served,
+    render::Renderer,
     status::{ApiError, ApiResult},
     verbs::write::{self, Written},
 };
@@ -29,10 +31,12 @@ const MAX_ATTEMPTS: usize = 16;
 
 /// Creates from a request's body.
 pub async fn create(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult<Reply> {
+    // Whoever takes no answer that can be given changes nothing.
+    let renderer = Renderer::new(call, served, Asked::One)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
     let object = write::decode(call, served, &body, options.field_validation)?;
     let written = object_of(call, served, object, &options, false).await?;
-    write::answer(call, served, &written)
+    write::answer(&renderer, &written)
 }
 
 /// Creates an object given in the served version. `apply`: its managed fields are set already.

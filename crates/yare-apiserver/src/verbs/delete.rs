@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -11,11 +11,12 @@ use yare_store::{CommitError, Expect, Object, Op, Write};
 
 use crate::{
     admission::{self, Operation},
-    body::{self, Reply},
+    body::Reply,
     codec,
     core::{Call, rfc3339},
+    encodings::Items,
     hooks,
-    negotiate::JSON,
+    negotiate::Asked,
     options::{DeleteOptions, ListOptions, Propagation},
     registry::Served,
     render::Renderer,
@@ -55,14 +56,16 @@ pub struct Deleted {
 
 /// Deletes the object that the request names.
 pub async fn delete(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
+    let renderer = Renderer::new(call, served, Asked::One)?;
     let options = options(call, body)?;
     let deleted = object(call, served, &call.info.namespace, &call.info.name, &options).await?;
     let returns = RETURN_OBJECT.contains(&(&*served.stored.group, &*served.stored.plural));
     if deleted.gone && !returns {
         let status = success(served.group_resource(), &call.info.name, &deleted.uid);
-        return crate::render::document(call, StatusCode::OK, &status);
+        // A Status is no table: it comes as it is in the encoding that was found.
+        return crate::render::encoded(StatusCode::OK, &status, renderer.accepted);
     }
-    Renderer::new(call, served, false)?.reply(StatusCode::OK, &deleted.bytes)
+    renderer.reply(StatusCode::OK, &deleted.bytes)
 }
 
 fn options(call: &Call, body: &[u8]) -> ApiResult<DeleteOptions> {
@@ -78,32 +81,24 @@ fn options(call: &Call, body: &[u8]) -> ApiResult<DeleteOptions> {
 
 /// Deletes every object of a selection.
 pub async fn collection(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
+    let renderer = Renderer::new(call, served, Asked::List)?;
     let options = options(call, body)?;
     let selectors = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
     let selection = Selection::new(served, &call.info, &selectors)?;
     let snapshot = call.core.store().snapshot(&served.stored.kind_key);
     let found = page(&snapshot, &selection, None, selectors.limit).objects;
-    let renderer = Renderer::new(call, served, true)?;
     let metadata = json!({ "resourceVersion": snapshot.revision().to_string() });
-    let mut out = BytesMut::from(renderer.list_head(&metadata).as_bytes());
-    let mut first = true;
+    let mut gone: Vec<Bytes> = Vec::with_capacity(found.len());
     for target in found {
         let (namespace, name) = target.key.split_once('/').unwrap_or(("", &target.key));
         match self::object(call, served, namespace, name, &options).await {
-            Ok(deleted) => {
-                if !first {
-                    out.extend_from_slice(b",");
-                }
-                first = false;
-                out.extend_from_slice(&renderer.item(&deleted.bytes)?);
-            }
+            Ok(deleted) => gone.push(deleted.bytes),
             // Somebody else deleted it in between.
             Err(error) if error.reason == "NotFound" => {}
             Err(error) => return Err(error),
         }
     }
-    out.extend_from_slice(b"]}");
-    Ok(body::reply(StatusCode::OK, JSON, out.freeze()))
+    renderer.list(metadata, Items::Loose(gone), call.in_process)
 }
 
 /// Deletes one object, or starts its deletion.

@@ -1,21 +1,19 @@
 //! `get` and `list`: bytes at rest copied out. A list is sent while it is read from an immutable snapshot, so
 //! it costs no memory beyond a page of pointers.
 
-use std::{collections::VecDeque, ops::Bound, sync::Arc, time::Duration};
+use std::{ops::Bound, sync::Arc, time::Duration};
 
 use base64::{DecodeError, Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, stream};
-use http::{Response, StatusCode, header};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use yare_store::{Object, Snapshot, SnapshotError};
 
 use crate::{
-    body::{Body, Reply},
-    codec,
+    body::Reply,
     core::{Call, Core},
-    negotiate::{Encoding, Shape},
+    encodings::Items,
+    negotiate::Asked,
     options::{ListOptions, VersionMatch, revision},
     registry::Served,
     render::Renderer,
@@ -25,12 +23,10 @@ use crate::{
 
 /// How long a read waits for a revision that is not there yet.
 const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Pieces of a list that go over a network are coalesced to about this size.
-const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Reads one object.
 pub async fn get(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
-    let renderer = Renderer::new(call, served, false)?;
+    let renderer = Renderer::new(call, served, Asked::One)?;
     let object = find(call, served).await?;
     renderer.reply(StatusCode::OK, &object.bytes)
 }
@@ -155,7 +151,7 @@ fn continue_expired(start: &str) -> ApiError {
 
 /// Lists a collection.
 pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
-    let renderer = Renderer::new(call, served, true)?;
+    let renderer = Renderer::new(call, served, Asked::List)?;
     let mut options = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
     let selection = Selection::new(served, &call.info, &options)?;
     let (snapshot, after) = state(&call.core, &served.stored.kind_key, &options).await?;
@@ -181,7 +177,7 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     if let Some(shard) = &selection.shard {
         metadata.insert("shardInfo".into(), json!({ "selector": shard.to_string() }));
     }
-    respond(call, renderer, Value::Object(metadata), page.objects)
+    renderer.list(Value::Object(metadata), Items::Stored(page.objects), call.in_process)
 }
 
 /// One page.
@@ -216,153 +212,6 @@ pub fn page(snapshot: &Snapshot, selection: &Selection, after: Option<&str>, lim
         objects.push(object.clone());
     }
     Page { objects, next: None }
-}
-
-fn respond(call: &Call, renderer: Renderer, metadata: Value, objects: Vec<Arc<Object>>) -> ApiResult<Reply> {
-    let encoding = renderer.accepted.encoding;
-    let body = match encoding {
-        Encoding::Json if !renderer.accepted.pretty => {
-            json_list(renderer, &metadata, objects, call.in_process)
-        }
-        Encoding::Json | Encoding::Yaml => {
-            let mut json = BytesMut::from(renderer.list_head(&metadata).as_bytes());
-            for (i, object) in objects.iter().enumerate() {
-                if i > 0 {
-                    json.extend_from_slice(b",");
-                }
-                json.extend_from_slice(&renderer.item(&object.bytes)?);
-            }
-            json.extend_from_slice(b"]}");
-            Body::full(crate::render::finish(json.freeze(), encoding, renderer.accepted.pretty)?)
-        }
-        Encoding::Protobuf => protobuf_list(renderer, &metadata, objects)?,
-    };
-    let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(encoding.media_type()));
-    Ok(response)
-}
-
-/// A list in protobuf. Its length stands before it, so a list too large to be held is encoded twice: once to
-/// be measured, once to be sent.
-fn protobuf_list(renderer: Renderer, metadata: &Value, objects: Vec<Arc<Object>>) -> ApiResult<Body> {
-    const HELD_BYTES: usize = 8 << 20;
-    let head = codec::list_head(metadata);
-    let mut length = head.len();
-    let mut held: Vec<Bytes> = Vec::new();
-    for object in &objects {
-        let item = protobuf_item(&renderer, object)?;
-        length += item.len();
-        if length <= HELD_BYTES {
-            held.push(item);
-        } else {
-            held.clear();
-        }
-    }
-    let (api_version, kind) = match renderer.accepted.shape {
-        Shape::Partial(version) => (format!("meta.k8s.io/{version}"), "PartialObjectMetadataList".to_owned()),
-        _ => (renderer.served.api_version.to_string(), renderer.served.list_kind.to_string()),
-    };
-    let start = codec::envelope_head(&api_version, &kind, length);
-    let front = stream::iter([start, head]);
-    let end = stream::iter([codec::envelope_tail()]);
-    if length <= HELD_BYTES {
-        return Ok(Body::stream(front.chain(stream::iter(held)).chain(end)));
-    }
-    let items = stream::iter(objects).map(move |o| protobuf_item(&renderer, &o).unwrap_or_default());
-    Ok(Body::stream(front.chain(items).chain(end)))
-}
-
-fn protobuf_item(renderer: &Renderer, object: &Object) -> ApiResult<Bytes> {
-    match renderer.accepted.shape {
-        Shape::Partial(version) => {
-            let json = crate::render::partial(&object.bytes, version);
-            let value = serde_json::from_slice(&json).map_err(ApiError::internal)?;
-            codec::partial_item(version, &value)
-        }
-        _ => Ok(codec::list_item(&renderer.served.ty, &renderer.value(&object.bytes)?)),
-    }
-}
-
-/// The pieces of a list in JSON. In this process every object is a piece of its own, shared with the store;
-/// for a network they are copied together, since many small writes cost more than the copy.
-fn json_list(renderer: Renderer, metadata: &Value, objects: Vec<Arc<Object>>, shared: bool) -> Body {
-    let head = Bytes::from(renderer.list_head(metadata));
-    let mut state =
-        ListState { renderer, objects, at: 0, pending: VecDeque::from([head]), done: false, shared };
-    let first = if shared { None } else { state.next() };
-    if let (Some(whole), true) = (&first, state.done) {
-        return Body::full(whole.clone());
-    }
-    let rest = stream::unfold(state, |mut state| async move {
-        let piece = state.next();
-        piece.map(|p| (p, state))
-    });
-    Body::stream(stream::iter(first).chain(rest))
-}
-
-struct ListState {
-    renderer: Renderer,
-    objects: Vec<Arc<Object>>,
-    at: usize,
-    pending: VecDeque<Bytes>,
-    done: bool,
-    shared: bool,
-}
-
-impl ListState {
-    fn next(&mut self) -> Option<Bytes> {
-        if self.shared {
-            if let Some(piece) = self.pending.pop_front() {
-                return Some(piece);
-            }
-            if self.done {
-                return None;
-            }
-            if self.at == self.objects.len() {
-                self.done = true;
-                return Some(Bytes::from_static(b"]}"));
-            }
-            let item = self.item();
-            if self.at == 1 {
-                return Some(item);
-            }
-            self.pending.push_back(item);
-            return Some(Bytes::from_static(b","));
-        }
-        if self.done {
-            return None;
-        }
-        let head = self.pending.pop_front().unwrap_or_default();
-        let mut chunk =
-            BytesMut::with_capacity(CHUNK_BYTES.min(head.len() + 4096 + self.remaining_estimate()));
-        chunk.extend_from_slice(&head);
-        while self.at < self.objects.len() && chunk.len() < CHUNK_BYTES {
-            if self.at > 0 {
-                chunk.extend_from_slice(b",");
-            }
-            let item = self.item();
-            chunk.extend_from_slice(&item);
-        }
-        if self.at == self.objects.len() {
-            chunk.extend_from_slice(b"]}");
-            self.done = true;
-        }
-        Some(chunk.freeze())
-    }
-
-    fn remaining_estimate(&self) -> usize {
-        self.objects.get(self.at).map_or(0, |o| (self.objects.len() - self.at) * o.bytes.len())
-    }
-
-    fn item(&mut self) -> Bytes {
-        let raw = &self.objects[self.at].bytes;
-        self.at += 1;
-        // What the store holds was written by this server and parses; should it not, the list shows null
-        // there rather than breaking off.
-        self.renderer.item(raw).unwrap_or_else(|_| Bytes::from_static(b"null"))
-    }
 }
 
 #[cfg(test)]

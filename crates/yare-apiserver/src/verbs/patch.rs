@@ -16,8 +16,10 @@ use crate::{
     codec,
     core::Call,
     managed,
-    options::{APPLY_PATCH, FieldValidation, WriteOptions},
+    negotiate::{Asked, Encoding},
+    options::{APPLY_CBOR_PATCH, APPLY_PATCH, FieldValidation, WriteOptions, is_apply},
     registry::Served,
+    render::Renderer,
     status::{ApiError, ApiResult, GroupResource},
     verbs::{
         create,
@@ -31,26 +33,11 @@ const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 
 /// Patches an object, or one of its subresources.
 pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Bytes) -> ApiResult<Reply> {
-    let media = call
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.split(';').next())
-        .unwrap_or_default()
-        .trim();
-    let custom = served.stored.custom.is_some();
-    let accepted: &[&str] = if custom {
-        &[JSON_PATCH, MERGE_PATCH, APPLY_PATCH]
-    } else {
-        &[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH]
-    };
-    if !accepted.contains(&media) {
-        return Err(ApiError::unsupported_media_type(accepted));
-    }
+    let media = media_type(call, served)?;
+    let renderer = Renderer::new(call, served, Asked::One)?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", Some(media), call.user_agent())?;
     if let Some(record) = &call.audit {
-        // Every JSON document is one in YAML.
-        codec::from_yaml(&body).iter().for_each(|patch| record.patch(patch));
+        read(media, &body).iter().for_each(|patch| record.patch(patch));
     }
     let name = call.info.name.as_str();
     let run = async |make: &write::Make<'_>, apply: bool| {
@@ -58,11 +45,11 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
             Update { call, served, name, target, options: &options, make, apply, retry: true, view: None };
         write::update(&update).await
     };
-    if media == APPLY_PATCH {
-        let config = applied(call, served, &body)?;
+    if is_apply(media) {
+        let config = applied(call, served, media, &body)?;
         let make = |current: &Value| {
             let new = apply(call, served, target, Some(current), &config, &options)?;
-            check_duplicates(call, &body, &options)?;
+            check_duplicates(call, media, &body, &options)?;
             Ok(new)
         };
         let written = match run(&make, true).await {
@@ -78,12 +65,12 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
                     ));
                 }
                 let new = apply(call, served, target, None, &config, &options)?;
-                check_duplicates(call, &body, &options)?;
+                check_duplicates(call, media, &body, &options)?;
                 create::object_of(call, served, new, &options, true).await?
             }
             done => done?,
         };
-        return write::answer(call, served, &written);
+        return write::answer(&renderer, &written);
     }
     let document: Value = serde_json::from_slice(&body)
         .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
@@ -96,7 +83,31 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
         checked(call, served, patch()?, &options, shown)
     };
     let written = run(&make, false).await?;
-    write::answer(call, served, &written)
+    write::answer(&renderer, &written)
+}
+
+/// What kind of patch the request is, of those that the resource takes.
+pub fn media_type<'a>(call: &'a Call, served: &Served) -> ApiResult<&'a str> {
+    let given = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media = given.split_once(';').map_or(given, |(media, _)| media);
+    let mut accepted = vec![JSON_PATCH, MERGE_PATCH];
+    if served.stored.custom.is_none() {
+        accepted.push(STRATEGIC_PATCH);
+    }
+    accepted.push(APPLY_PATCH);
+    if Encoding::Cbor.format().is_on(Some(&call.core.config.gates)) {
+        accepted.push(APPLY_CBOR_PATCH);
+    }
+    if accepted.contains(&media) { Ok(media) } else { Err(ApiError::unsupported_media_type(&accepted)) }
+}
+
+/// A patch as a document.
+pub fn read(media: &str, body: &[u8]) -> Result<Value, String> {
+    match media {
+        APPLY_CBOR_PATCH => codec::from_cbor(body),
+        // Every JSON document is one in YAML.
+        _ => codec::from_yaml(body),
+    }
 }
 
 fn patched(served: &Served, media: &str, current: Value, document: &Value) -> ApiResult<Value> {
@@ -160,9 +171,9 @@ fn checked(
 }
 
 /// The configuration of a server-side apply, as it was sent: its fields decide who owns what.
-fn applied(call: &Call, served: &Served, body: &[u8]) -> ApiResult<Value> {
+fn applied(call: &Call, served: &Served, media: &str, body: &[u8]) -> ApiResult<Value> {
     let mut value =
-        codec::from_yaml(body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+        read(media, body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
     let expected = codec::Expected {
         group: &served.group,
         version: &served.version,
@@ -189,8 +200,9 @@ fn applied(call: &Call, served: &Served, body: &[u8]) -> ApiResult<Value> {
 }
 
 /// Keys that stand twice in the configuration. Asked after applying, whose own errors come first.
-fn check_duplicates(call: &Call, body: &[u8], options: &WriteOptions) -> ApiResult<()> {
-    if options.field_validation == FieldValidation::Ignore {
+fn check_duplicates(call: &Call, media: &str, body: &[u8], options: &WriteOptions) -> ApiResult<()> {
+    // CBOR with keys that stand twice is none: reading it failed.
+    if options.field_validation == FieldValidation::Ignore || media == APPLY_CBOR_PATCH {
         return Ok(());
     }
     let Err(why) = codec::strict_yaml(body) else { return Ok(()) };

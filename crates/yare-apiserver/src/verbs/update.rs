@@ -8,8 +8,10 @@ use yare_kinds::view::View;
 use crate::{
     body::Reply,
     core::Call,
+    negotiate::Asked,
     options::WriteOptions,
     registry::Served,
+    render::Renderer,
     status::{ApiError, ApiResult},
     verbs::{
         create,
@@ -19,6 +21,7 @@ use crate::{
 
 /// Replaces an object, or one of its subresources.
 pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: Bytes) -> ApiResult<Reply> {
+    let renderer = Renderer::new(call, served, Asked::One)?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions", None, call.user_agent())?;
     let mut object = write::decode(call, served, &body, options.field_validation)?;
     let name = call.info.name.as_str();
@@ -57,5 +60,5 @@ pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: By
         }
         done => done?,
     };
-    write::answer(call, served, &written)
+    write::answer(&renderer, &written)
 }

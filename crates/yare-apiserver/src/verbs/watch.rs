@@ -3,29 +3,27 @@
 
 use std::{collections::VecDeque, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::{Response, header};
-use serde_json::Value;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use yare_store::{Event, EventKind, Object, Watcher};
 
 use crate::{
     body::{Body, Reply},
-    codec,
     core::Call,
+    encodings::{self, Stream},
     flow::{Ticket, watches::Watching},
     metrics::Watched,
-    negotiate::{Encoding, Shape},
+    negotiate::{Asked, Shape},
     options::ListOptions,
     registry::Served,
-    render::{self, Renderer},
+    render::Renderer,
     selection::Selection,
     span,
     status::{ApiError, ApiResult},
     verbs::list::{fresh, page},
-    wire,
 };
 
 /// How often a watcher that understands bookmarks gets one while nothing else happens.
@@ -33,17 +31,13 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Watches without a timeout of their own end after this, plus up to as much again, so that they spread out.
 const MIN_TIMEOUT_S: u64 = 1800;
 
-const JSON_STREAM: &str = "application/json;stream=watch";
-const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
-
 /// Starts a watch.
 pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
-    let mut renderer = Renderer::new(call, served, false)?;
+    let mut renderer = Renderer::new(call, served, Asked::One)?;
     renderer.accepted.pretty = false;
-    if renderer.accepted.encoding == Encoding::Yaml {
-        // YAML has no frames to tell events apart.
-        return Err(ApiError::not_acceptable(&[JSON_STREAM, PROTOBUF_STREAM]));
-    }
+    let Some(framing) = &renderer.accepted.encoding.format().stream else {
+        return Err(ApiError::not_acceptable(&encodings::stream_types(Some(&call.core.config.gates))));
+    };
     let options = ListOptions::parse(&call.query, true, &call.core.config.gates)?;
     let selection = Selection::new(served, &call.info, &options)?;
     let store = call.core.store();
@@ -55,6 +49,7 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         core: call.core.clone(),
         encoder: Encoder {
             renderer,
+            framing,
             columns_sent: false,
             shared: call.in_process,
             watched: call.core.metrics.watches.of(served),
@@ -83,14 +78,12 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         // The request itself was fine: what is wrong comes as an event.
         Err(error) => stream.fail(&error),
     }
-    let media = match stream.encoder.renderer.accepted.encoding {
-        Encoding::Protobuf => PROTOBUF_STREAM,
-        _ => "application/json",
-    };
     let body =
         stream::unfold(Box::new(stream), |mut watch| async move { watch.next().await.map(|b| (b, watch)) });
     let mut response = Response::new(Body::stream(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(framing.content_type));
     Ok(response)
 }
 
@@ -270,7 +263,7 @@ impl Watch {
 }
 
 /// Pieces of events: kept apart and shared in this process, copied together for a network.
-struct Batch {
+pub struct Batch {
     shared: bool,
     pieces: VecDeque<Bytes>,
     joined: BytesMut,
@@ -281,7 +274,8 @@ impl Batch {
         Self { shared, pieces: VecDeque::new(), joined: BytesMut::new() }
     }
 
-    fn push(&mut self, piece: Bytes) {
+    /// Appends a piece.
+    pub fn push(&mut self, piece: Bytes) {
         if self.shared {
             self.pieces.push_back(piece);
         } else {
@@ -299,6 +293,7 @@ impl Batch {
 
 struct Encoder {
     renderer: Renderer,
+    framing: &'static Stream,
     columns_sent: bool,
     shared: bool,
     watched: Arc<Watched>,
@@ -306,98 +301,38 @@ struct Encoder {
 
 impl Encoder {
     fn event(&mut self, kind: &'static str, raw: &Bytes, batch: &mut Batch) {
-        let accepted = self.renderer.accepted;
-        if accepted.encoding == Encoding::Json {
-            let object = match accepted.shape {
-                Shape::Table(version) => self.table(version, raw),
-                _ => self.renderer.item(raw),
-            };
-            // Bytes at rest always render; should they not, the event would be lost, so it says so instead.
-            let object = object.unwrap_or_else(|e| e.to_json().to_string().into());
-            let prefix: &'static [u8] = match kind {
-                "ADDED" => b"{\"type\":\"ADDED\",\"object\":",
-                "MODIFIED" => b"{\"type\":\"MODIFIED\",\"object\":",
-                "DELETED" => b"{\"type\":\"DELETED\",\"object\":",
-                _ => b"{\"type\":\"ERROR\",\"object\":",
-            };
-            self.watched.event(prefix.len() + object.len() + 2);
-            batch.push(Bytes::from_static(prefix));
-            batch.push(object);
-            batch.push(Bytes::from_static(b"}\n"));
-            return;
-        }
-        match self.renderer.object(raw) {
+        let object = match self.renderer.accepted.shape {
+            // Only the first table says what its columns are.
+            Shape::Table(version) => {
+                let columns = !std::mem::replace(&mut self.columns_sent, true);
+                self.renderer.table(version, raw, columns)
+            }
+            _ => self.renderer.object(raw),
+        };
+        // Bytes at rest always render; should they not, the event would be lost, so it says so instead.
+        match object.or_else(|error| self.renderer.status(&error)) {
             Ok(object) => {
-                let frame = self.frame(kind, object);
-                self.watched.event(frame.len());
-                batch.push(frame);
+                let length = (self.framing.event)(kind, object, batch);
+                self.watched.event(length);
             }
             Err(error) => tracing::error!(%error, "an object at rest cannot be encoded for a watcher"),
         }
     }
 
-    fn table(&mut self, version: &'static str, raw: &Bytes) -> ApiResult<Bytes> {
-        let columns = !std::mem::replace(&mut self.columns_sent, true);
-        let revision = span::member(raw, "metadata")
-            .and_then(|at| {
-                span::member(&raw[at.clone()], "resourceVersion").map(|v| raw[at].to_vec()[v].to_vec())
-            })
-            .unwrap_or_else(|| b"\"\"".to_vec());
-        let metadata = format!("{{\"resourceVersion\":{}}}", String::from_utf8_lossy(&revision));
-        let mut out = BytesMut::from(
-            crate::tables::head(&self.renderer.served, version, &metadata, columns).as_bytes(),
-        );
-        out.extend_from_slice(&self.renderer.item(raw)?);
-        out.extend_from_slice(b"]}");
-        Ok(out.freeze())
-    }
-
     fn bookmark(&mut self, revision: u64, initial_end: bool, queue: &mut VecDeque<Bytes>) {
-        let accepted = self.renderer.accepted;
-        let object = render::bookmark(&self.renderer.served, accepted.shape, revision, initial_end);
-        if accepted.encoding == Encoding::Protobuf {
-            let served = &self.renderer.served;
-            let bytes = match accepted.shape {
-                Shape::Partial(version) => codec::partial_protobuf(version, "PartialObjectMetadata", &object),
-                _ => codec::protobuf(&served.ty, &served.api_version, &served.kind, &object),
-            };
-            if let Ok(bytes) = bytes {
-                queue.push_back(self.frame("BOOKMARK", bytes));
-            }
-            return;
-        }
-        queue.push_back(self.json_event("BOOKMARK", &object));
+        let columns = !std::mem::replace(&mut self.columns_sent, true);
+        let object = self.renderer.bookmark(revision, initial_end, columns);
+        self.single("BOOKMARK", object, queue);
     }
 
     fn error(&self, error: &ApiError, queue: &mut VecDeque<Bytes>) {
-        let status = error.to_json();
-        if self.renderer.accepted.encoding == Encoding::Protobuf {
-            if let Some(ty) = codec::builtin_type("", "v1", "Status") {
-                let ty = crate::registry::TypeHandle::Static(ty);
-                if let Ok(bytes) = codec::protobuf(&ty, "v1", "Status", &status) {
-                    queue.push_back(self.frame("ERROR", bytes));
-                }
-            }
-            return;
-        }
-        queue.push_back(self.json_event("ERROR", &status));
+        self.single("ERROR", self.renderer.status(error), queue);
     }
 
-    fn json_event(&self, kind: &str, object: &Value) -> Bytes {
-        Bytes::from(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n"))
-    }
-
-    /// One event in protobuf around an encoded object.
-    fn frame(&self, kind: &str, object: Bytes) -> Bytes {
-        // metav1.WatchEvent{type = 1, object = 2: RawExtension{raw = 1}}, behind a 32-bit length.
-        let mut raw = BytesMut::with_capacity(object.len() + 16);
-        wire::field(&mut raw, 1, &object);
-        let mut event = BytesMut::with_capacity(raw.len() + 32);
-        wire::field(&mut event, 1, kind.as_bytes());
-        wire::field(&mut event, 2, &raw);
-        let mut out = BytesMut::with_capacity(event.len() + 4);
-        out.put_u32(u32::try_from(event.len()).unwrap_or(u32::MAX));
-        out.extend_from_slice(&event);
-        out.freeze()
+    fn single(&self, kind: &'static str, object: ApiResult<Bytes>, queue: &mut VecDeque<Bytes>) {
+        let Ok(object) = object else { return };
+        let mut batch = Batch::new(false);
+        (self.framing.event)(kind, object, &mut batch);
+        batch.finish(queue);
     }
 }

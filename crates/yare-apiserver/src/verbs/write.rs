@@ -390,8 +390,7 @@ pub async fn modify(
 }
 
 /// The answer to a write.
-pub fn answer(call: &Call, served: &Arc<Served>, written: &Written) -> ApiResult<Reply> {
-    let renderer = Renderer::new(call, served, false)?;
+pub fn answer(renderer: &Renderer, written: &Written) -> ApiResult<Reply> {
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     renderer.reply(code, &written.bytes)
 }

@@ -13,7 +13,7 @@ mod write;
 pub(crate) use self::read::{Reader, duplicate, unknown};
 pub use self::{
     read::type_meta,
-    wellformed::check,
+    wellformed::{check, first},
     write::{Malformed, array_head, map_head, string, write},
 };
 

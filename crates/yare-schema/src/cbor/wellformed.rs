@@ -11,16 +11,22 @@ const MAX_ELEMENTS: u64 = 2_147_483_647;
 
 /// Refuses what is not one acceptable item.
 pub fn check(data: &[u8]) -> Result<(), DecodeError> {
+    let length = first(data)?;
+    if length == data.len() {
+        return Ok(());
+    }
+    let rest = data.len() - length;
+    fail(format!("cbor: {rest} bytes of extraneous data starting at index {length}"))
+}
+
+/// How long the first item of a sequence (RFC 8742) is.
+pub fn first(data: &[u8]) -> Result<usize, DecodeError> {
     if data.is_empty() {
         return fail("EOF");
     }
     let mut checker = Checker { data, at: 0 };
     checker.item(0)?;
-    if checker.at == data.len() {
-        return Ok(());
-    }
-    let rest = data.len() - checker.at;
-    fail(format!("cbor: {rest} bytes of extraneous data starting at index {}", checker.at))
+    Ok(checker.at)
 }
 
 fn fail<T>(message: impl Into<String>) -> Result<T, DecodeError> {

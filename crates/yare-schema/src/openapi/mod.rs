@@ -72,6 +72,8 @@ pub struct Resource<'a> {
     pub subresources: Vec<Subresource<'a>>,
     /// Where its schema comes from.
     pub source: Source<'a>,
+    /// Whether it is served in CBOR.
+    pub cbor: bool,
 }
 
 /// A subresource that is served.

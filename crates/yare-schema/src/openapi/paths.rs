@@ -393,13 +393,18 @@ fn body_types(resource: &Resource<'_>, call: &Call<'_>) -> Vec<&'static str> {
                 "application/apply-patch+yaml",
             ]
         }
-        "patch" => vec![
-            "application/json-patch+json",
-            "application/merge-patch+json",
-            "application/strategic-merge-patch+json",
-            "application/apply-patch+yaml",
-            "application/apply-patch+cbor",
-        ],
+        "patch" => {
+            let mut types = vec![
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/strategic-merge-patch+json",
+                "application/apply-patch+yaml",
+            ];
+            if resource.cbor {
+                types.push("application/apply-patch+cbor");
+            }
+            types
+        }
         _ if custom(resource) => vec!["application/json", "application/yaml"],
         _ => vec!["*/*"],
     }
@@ -409,15 +414,24 @@ fn answer_types(resource: &Resource<'_>, call: &Call<'_>) -> Vec<&'static str> {
     match (call.answer, call.action, custom(resource)) {
         (None, "connect", _) => vec!["*/*"],
         (None, ..) => vec!["text/plain", "application/json", "application/yaml"],
-        (_, "list", false) => vec![
-            "application/json",
-            "application/yaml",
-            "application/vnd.kubernetes.protobuf",
-            "application/json;stream=watch",
-            "application/vnd.kubernetes.protobuf;stream=watch",
-        ],
         (_, _, true) => vec!["application/json", "application/yaml"],
-        (_, _, false) => vec!["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"],
+        (_, action, false) => {
+            let mut types =
+                vec!["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+            if resource.cbor {
+                types.push("application/cbor");
+            }
+            if action == "list" {
+                types.extend([
+                    "application/json;stream=watch",
+                    "application/vnd.kubernetes.protobuf;stream=watch",
+                ]);
+                if resource.cbor {
+                    types.push("application/cbor-seq");
+                }
+            }
+            types
+        }
     }
 }
 

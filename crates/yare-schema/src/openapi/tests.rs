@@ -29,6 +29,7 @@ fn resources(schema: &Value) -> Vec<Resource<'_>> {
                 },
             ],
             source: Source::Builtin,
+            cbor: false,
         },
         Resource {
             group: "",
@@ -55,6 +56,7 @@ fn resources(schema: &Value) -> Vec<Resource<'_>> {
                 },
             ],
             source: Source::Builtin,
+            cbor: false,
         },
         Resource {
             group: "stable.example.com",
@@ -65,6 +67,7 @@ fn resources(schema: &Value) -> Vec<Resource<'_>> {
             verbs: all,
             subresources: vec![],
             source: Source::Custom(Some(schema)),
+            cbor: false,
         },
     ]
 }
