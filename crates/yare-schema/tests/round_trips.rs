@@ -43,8 +43,9 @@ fn through_cbor(ty: TypeRef<'_>, json: &[u8]) {
         .unwrap_or_else(|e| panic!("{}: {e}", ty.ty().name));
     assert_eq!(String::from_utf8_lossy(&encode::json(ty, &decoded.value)), String::from_utf8_lossy(json));
     // Of no known type it is the same JSON.
-    let free = decode::decode_untyped_as(&bytes, Syntax::Cbor, Mode::Strict).unwrap();
-    let want = decode::decode_untyped(json, Mode::Strict).unwrap();
+    let free = decode::decode_untyped_as(&bytes, Syntax::Cbor, Mode::Strict)
+        .expect("what has a type has a form without");
+    let want = decode::decode_untyped(json, Mode::Strict).expect("what was written is JSON");
     assert_eq!(free.value, want.value, "{}", ty.ty().name);
 }
 

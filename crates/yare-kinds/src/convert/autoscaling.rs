@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+use yare_schema::encode;
+
 use crate::view::{View, ViewMut};
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -44,6 +46,7 @@ pub fn v1_to_v2(object: &mut Value) {
         all.push(cpu_metric(DEFAULT_CPU_PERCENT));
     }
     object.set("spec.metrics", all);
+    let behavior = behavior.map(|b| as_field(&b));
     if let Some(behavior) = behavior.filter(|b| b.as_object().is_some_and(|o| !o.is_empty())) {
         object.set("spec.behavior", behavior);
     }
@@ -57,7 +60,10 @@ pub fn v1_to_v2(object: &mut Value) {
             json!([{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}]),
         );
     }
-    if let Some(conditions) = conditions.filter(Value::is_array) {
+    if let Some(mut conditions) = conditions.filter(Value::is_array) {
+        for condition in conditions.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            condition.retain(|_, value| !value.is_null());
+        }
         object.set("status.conditions", conditions);
     }
 }
@@ -68,25 +74,28 @@ pub fn v2_to_v1(object: &mut Value) {
     for key in [METRICS, CURRENT_METRICS, CONDITIONS, BEHAVIOR] {
         annotations.remove(key);
     }
-    let mut keep = |key: &str, value: Value| {
-        if value.as_array().is_none_or(|a| !a.is_empty()) && !value.is_null() {
-            annotations.insert(key.to_owned(), Value::from(value.to_string()));
+    let mut keep = |key: &str, texts: Vec<String>| {
+        if !texts.is_empty() {
+            annotations.insert(key.to_owned(), Value::from(format!("[{}]", texts.join(","))));
         }
     };
     let metrics = object.remove("spec.metrics").unwrap_or_default();
     let (cpu, others): (Vec<&Value>, Vec<&Value>) =
         metrics.items("").iter().partition(|m| is_cpu_utilization(m));
-    keep(METRICS, others.into_iter().map(spec_to_v1).collect());
+    keep(METRICS, others.into_iter().map(|m| to_v1(m, |s| &s.spec)).collect());
     let cpu = cpu.first().map(|m| m.int_at("resource.target.averageUtilization"));
-    keep(BEHAVIOR, object.remove("spec.behavior").unwrap_or_default());
     let current = object.remove("status.currentMetrics").unwrap_or_default();
-    keep(CURRENT_METRICS, current.items("").iter().map(status_to_v1).collect());
+    keep(CURRENT_METRICS, current.items("").iter().map(|m| to_v1(m, |s| &s.status)).collect());
     let current_cpu = current
         .items("")
         .iter()
         .filter(|m| m.str_at("type") == "Resource" && m.str_at("resource.name") == "cpu")
         .find_map(|m| m.int_opt("resource.current.averageUtilization"));
-    keep(CONDITIONS, object.remove("status.conditions").unwrap_or_default());
+    let conditions = object.remove("status.conditions").unwrap_or_default();
+    keep(CONDITIONS, conditions.items("").iter().map(condition_text).collect());
+    if let Some(behavior) = object.remove("spec.behavior") {
+        annotations.insert(BEHAVIOR.to_owned(), behavior_text(&behavior).into());
+    }
 
     if let Some(percent) = cpu {
         object.set("spec.targetCPUUtilizationPercentage", percent);
@@ -101,26 +110,39 @@ pub fn v2_to_v1(object: &mut Value) {
     }
 }
 
-/// One kind of metric: its field, and pairs of places of the same value in `v1` and `v2`.
+/// Places of the same value in `v1` and `v2`, in the order of `v1`'s fields.
+struct Places {
+    pairs: &'static [(&'static str, &'static str)],
+    /// A quantity that `v1` cannot leave out: it is zero where it is not set.
+    required: &'static str,
+}
+
+/// One kind of metric.
 struct Shape {
     kind: &'static str,
     field: &'static str,
-    spec: &'static [(&'static str, &'static str)],
-    status: &'static [(&'static str, &'static str)],
+    spec: Places,
+    status: Places,
 }
 
-const RESOURCE_SPEC: &[(&str, &str)] = &[
-    ("name", "name"),
-    ("container", "container"),
-    ("targetAverageUtilization", "target.averageUtilization"),
-    ("targetAverageValue", "target.averageValue"),
-];
-const RESOURCE_STATUS: &[(&str, &str)] = &[
-    ("name", "name"),
-    ("container", "container"),
-    ("currentAverageUtilization", "current.averageUtilization"),
-    ("currentAverageValue", "current.averageValue"),
-];
+const RESOURCE_SPEC: Places = Places {
+    pairs: &[
+        ("name", "name"),
+        ("targetAverageUtilization", "target.averageUtilization"),
+        ("targetAverageValue", "target.averageValue"),
+        ("container", "container"),
+    ],
+    required: "",
+};
+const RESOURCE_STATUS: Places = Places {
+    pairs: &[
+        ("name", "name"),
+        ("currentAverageUtilization", "current.averageUtilization"),
+        ("currentAverageValue", "current.averageValue"),
+        ("container", "container"),
+    ],
+    required: "currentAverageValue",
+};
 
 const SHAPES: &[Shape] = &[
     Shape { kind: "Resource", field: "resource", spec: RESOURCE_SPEC, status: RESOURCE_STATUS },
@@ -133,50 +155,68 @@ const SHAPES: &[Shape] = &[
     Shape {
         kind: "Pods",
         field: "pods",
-        spec: &[
-            ("metricName", "metric.name"),
-            ("selector", "metric.selector"),
-            ("targetAverageValue", "target.averageValue"),
-        ],
-        status: &[
-            ("metricName", "metric.name"),
-            ("selector", "metric.selector"),
-            ("currentAverageValue", "current.averageValue"),
-        ],
+        spec: Places {
+            pairs: &[
+                ("metricName", "metric.name"),
+                ("targetAverageValue", "target.averageValue"),
+                ("selector", "metric.selector"),
+            ],
+            required: "targetAverageValue",
+        },
+        status: Places {
+            pairs: &[
+                ("metricName", "metric.name"),
+                ("currentAverageValue", "current.averageValue"),
+                ("selector", "metric.selector"),
+            ],
+            required: "currentAverageValue",
+        },
     },
     Shape {
         kind: "Object",
         field: "object",
-        spec: &[
-            ("target", "describedObject"),
-            ("metricName", "metric.name"),
-            ("selector", "metric.selector"),
-            ("targetValue", "target.value"),
-            ("averageValue", "target.averageValue"),
-        ],
-        status: &[
-            ("target", "describedObject"),
-            ("metricName", "metric.name"),
-            ("selector", "metric.selector"),
-            ("currentValue", "current.value"),
-            ("averageValue", "current.averageValue"),
-        ],
+        spec: Places {
+            pairs: &[
+                ("target", "describedObject"),
+                ("metricName", "metric.name"),
+                ("targetValue", "target.value"),
+                ("selector", "metric.selector"),
+                ("averageValue", "target.averageValue"),
+            ],
+            required: "targetValue",
+        },
+        status: Places {
+            pairs: &[
+                ("target", "describedObject"),
+                ("metricName", "metric.name"),
+                ("currentValue", "current.value"),
+                ("selector", "metric.selector"),
+                ("averageValue", "current.averageValue"),
+            ],
+            required: "currentValue",
+        },
     },
     Shape {
         kind: "External",
         field: "external",
-        spec: &[
-            ("metricName", "metric.name"),
-            ("metricSelector", "metric.selector"),
-            ("targetValue", "target.value"),
-            ("targetAverageValue", "target.averageValue"),
-        ],
-        status: &[
-            ("metricName", "metric.name"),
-            ("metricSelector", "metric.selector"),
-            ("currentValue", "current.value"),
-            ("currentAverageValue", "current.averageValue"),
-        ],
+        spec: Places {
+            pairs: &[
+                ("metricName", "metric.name"),
+                ("metricSelector", "metric.selector"),
+                ("targetValue", "target.value"),
+                ("targetAverageValue", "target.averageValue"),
+            ],
+            required: "",
+        },
+        status: Places {
+            pairs: &[
+                ("metricName", "metric.name"),
+                ("metricSelector", "metric.selector"),
+                ("currentValue", "current.value"),
+                ("currentAverageValue", "current.averageValue"),
+            ],
+            required: "currentValue",
+        },
     },
 ];
 
@@ -184,12 +224,14 @@ fn shape(metric: &Value) -> Option<&'static Shape> {
     SHAPES.iter().find(|s| s.kind == metric.str_at("type"))
 }
 
-fn moved(metric: &Value, field: &str, pairs: impl Iterator<Item = (&'static str, &'static str)>) -> Value {
+fn to_v2(metric: &Value, field: &str, places: &Places) -> Value {
     let source = metric.at(field);
     let mut out = json!({});
-    for (from, to) in pairs {
+    for (from, to) in places.pairs {
         if source.has(from) {
             out.set(to, source.at(from).clone());
+        } else if *from == places.required {
+            out.set(to, "0");
         }
     }
     json!({"type": metric.str_at("type"), field: out})
@@ -197,33 +239,116 @@ fn moved(metric: &Value, field: &str, pairs: impl Iterator<Item = (&'static str,
 
 fn spec_to_v2(metric: &Value) -> Value {
     let Some(shape) = shape(metric) else { return metric.clone() };
-    let mut out = moved(metric, shape.field, shape.spec.iter().copied());
-    let target = out.at(shape.field).at("target");
-    let kind = if target.has("averageUtilization") {
+    let mut out = to_v2(metric, shape.field, &shape.spec);
+    let averaged = out.at(shape.field).has("target.averageValue");
+    let kind = if out.at(shape.field).has("target.averageUtilization") {
         "Utilization"
-    } else if target.has("value") && !(shape.kind == "Object" && target.has("averageValue")) {
+    } else if out.at(shape.field).has("target.value") && !(shape.kind == "Object" && averaged) {
         "Value"
     } else {
         "AverageValue"
     };
+    // An object's value is zero in `v1` where there is none.
+    if shape.kind == "Object" && averaged && out.at(shape.field).str_at("target.value") == "0" {
+        out.remove("object.target.value");
+    }
     out.set(&format!("{}.target.type", shape.field), kind);
     out
 }
 
-fn spec_to_v1(metric: &Value) -> Value {
-    let Some(shape) = shape(metric) else { return metric.clone() };
-    moved(metric, shape.field, shape.spec.iter().map(|(v1, v2)| (*v2, *v1)))
-}
-
 fn status_to_v2(metric: &Value) -> Value {
-    shape(metric).map_or_else(|| metric.clone(), |s| moved(metric, s.field, s.status.iter().copied()))
+    shape(metric).map_or_else(|| metric.clone(), |s| to_v2(metric, s.field, &s.status))
 }
 
-fn status_to_v1(metric: &Value) -> Value {
-    shape(metric).map_or_else(
-        || metric.clone(),
-        |s| moved(metric, s.field, s.status.iter().map(|(v1, v2)| (*v2, *v1))),
-    )
+/// A metric as `v1` writes it into its annotation.
+fn to_v1(metric: &Value, places: fn(&'static Shape) -> &'static Places) -> String {
+    let Some(shape) = shape(metric) else { return text(metric, &[]) };
+    let (source, places) = (metric.at(shape.field), places(shape));
+    let mut members: Vec<(&str, String)> = Vec::new();
+    for (to, from) in places.pairs {
+        if source.has(from) {
+            members.push((to, text(source.at(from), &["kind", "name", "apiVersion", "matchLabels"])));
+        } else if *to == places.required {
+            members.push((to, text(&"0".into(), &[])));
+        } else if matches!(*to, "name" | "metricName") || (*to == "container" && shape.kind != "Resource") {
+            members.push((to, text(&"".into(), &[])));
+        }
+    }
+    object_text(&[("type", text(&shape.kind.into(), &[])), (shape.field, object_text(&members))])
+}
+
+fn condition_text(condition: &Value) -> String {
+    let mut condition = condition.clone();
+    if let Some(map) = condition.as_object_mut() {
+        map.entry("lastTransitionTime").or_insert(Value::Null);
+    }
+    text(&condition, &["type", "status", "lastTransitionTime", "reason", "message"])
+}
+
+fn object_text(members: &[(&str, String)]) -> String {
+    let members: Vec<String> =
+        members.iter().map(|(key, value)| format!("{}:{value}", text(&(*key).into(), &[]))).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// JSON with these members of the outermost object first.
+fn text(value: &Value, first: &[&str]) -> String {
+    let plain = |value: &Value| String::from_utf8(encode::any(value)).unwrap_or_default();
+    let Some(map) = value.as_object() else { return plain(value) };
+    let ranked = |key: &str| first.iter().position(|f| *f == key).unwrap_or(first.len());
+    let mut members: Vec<(&str, String)> = map.iter().map(|(k, v)| (k.as_str(), plain(v))).collect();
+    members.sort_by_key(|(key, _)| ranked(key));
+    let members: Vec<String> =
+        members.iter().map(|(key, value)| format!("{}:{value}", plain(&(*key).into()))).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// Upstream writes behaviour as its internal type, whose fields have other names and are never left out.
+fn behavior_text(behavior: &Value) -> String {
+    let rules = |field: &str| {
+        let rules = behavior.at(field);
+        if !rules.is_object() {
+            return "null".to_owned();
+        }
+        let policies = rules.at("policies").as_array().map(|policies| {
+            let policies: Vec<String> = policies
+                .iter()
+                .map(|p| {
+                    object_text(&[
+                        ("Type", text(&p.str_at("type").into(), &[])),
+                        ("Value", p.int_at("value").to_string()),
+                        ("PeriodSeconds", p.int_at("periodSeconds").to_string()),
+                    ])
+                })
+                .collect();
+            format!("[{}]", policies.join(","))
+        });
+        object_text(&[
+            ("StabilizationWindowSeconds", text(rules.at("stabilizationWindowSeconds"), &[])),
+            ("SelectPolicy", text(rules.at("selectPolicy"), &[])),
+            ("Policies", policies.unwrap_or_else(|| "null".to_owned())),
+            ("Tolerance", text(rules.at("tolerance"), &[])),
+        ])
+    };
+    object_text(&[("ScaleUp", rules("scaleUp")), ("ScaleDown", rules("scaleDown"))])
+}
+
+/// Behaviour as it stands in the annotation, by whoever wrote it, as the field is.
+fn as_field(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| {
+                let mut chars = key.chars();
+                let first = chars.next().map(|c| c.to_ascii_lowercase());
+                (first.into_iter().chain(chars).collect(), as_field(value))
+            })
+            .collect::<Map<String, Value>>()
+            .into(),
+        Value::Array(items) => items.iter().map(as_field).collect(),
+        other => other.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -253,6 +378,37 @@ mod tests {
         assert_eq!(object.int_at("spec.targetCPUUtilizationPercentage"), 10);
         v1_to_v2(&mut object);
         assert_eq!(object, v2);
+    }
+
+    #[test]
+    fn annotations_are_upstreams() {
+        let mut object = json!({"spec": {
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 1, "policies": [{"type": "Pods", "value": 2, "periodSeconds": 3}]}},
+            "metrics": [{"type": "Object", "object": {"describedObject": {"apiVersion": "v1", "kind": "K", "name": "<n>"},
+                "metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "5"}}}]},
+            "status": {"currentMetrics": [{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 40}}}],
+                "conditions": [{"type": "AbleToScale", "status": "True", "reason": "r"}]}});
+        v2_to_v1(&mut object);
+        for (key, want) in [
+            (
+                BEHAVIOR,
+                r#"{"ScaleUp":null,"ScaleDown":{"StabilizationWindowSeconds":1,"SelectPolicy":null,"Policies":[{"Type":"Pods","Value":2,"PeriodSeconds":3}],"Tolerance":null}}"#,
+            ),
+            (
+                METRICS,
+                r#"[{"type":"Object","object":{"target":{"kind":"K","name":"\u003cn\u003e","apiVersion":"v1"},"metricName":"m","targetValue":"0","averageValue":"5"}}]"#,
+            ),
+            (
+                CURRENT_METRICS,
+                r#"[{"type":"Resource","resource":{"name":"cpu","currentAverageUtilization":40,"currentAverageValue":"0"}}]"#,
+            ),
+            (
+                CONDITIONS,
+                r#"[{"type":"AbleToScale","status":"True","lastTransitionTime":null,"reason":"r"}]"#,
+            ),
+        ] {
+            assert_eq!(object["metadata"]["annotations"][key], want);
+        }
     }
 
     #[test]

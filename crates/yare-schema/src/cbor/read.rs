@@ -230,6 +230,56 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The value at hand, of whatever type.
+    fn free(&mut self) -> Outcome<Value> {
+        let first = self.peek();
+        if let Some(which) = self.time {
+            return self.timed(which);
+        }
+        Ok(match first {
+            Some(b'{') => {
+                self.begin_object()?;
+                let mut map = Map::new();
+                while let Some(key) = self.next_key(false)? {
+                    let index = self.index();
+                    if map.contains_key(&*key) {
+                        return Err(DecodeError::Type(duplicate(&key, index)));
+                    }
+                    let value = self.free()?;
+                    map.insert(key.into_owned(), value);
+                }
+                Value::Object(map)
+            }
+            Some(b'[') => {
+                self.begin_array()?;
+                let mut list = Vec::new();
+                while self.next_item(false)? {
+                    list.push(self.free()?);
+                }
+                Value::Array(list)
+            }
+            Some(b'"') => Value::String(self.string()?.into_owned()),
+            Some(b't') => {
+                self.word("true")?;
+                Value::Bool(true)
+            }
+            Some(b'f') => {
+                self.word("false")?;
+                Value::Bool(false)
+            }
+            Some(b'0' | b'-') => self.integer()?,
+            Some(b'1') => {
+                let text = self.number()?;
+                // Neither NaN nor infinity comes through the check.
+                float(&text).map_or(Value::Null, Value::Number)
+            }
+            _ => {
+                self.word("null")?;
+                Value::Null
+            }
+        })
+    }
+
     fn pass(&mut self) {
         let head = self.head();
         match head.major {
@@ -359,53 +409,9 @@ impl<'a> Source<'a> for Reader<'a> {
         Ok(())
     }
 
-    fn any(&mut self, path: &mut String, duplicates: &mut dyn FnMut(&str)) -> Outcome<Value> {
-        let first = self.peek();
-        if let Some(which) = self.time {
-            return self.timed(which);
-        }
-        Ok(match first {
-            Some(b'{') => {
-                self.begin_object()?;
-                let mut map = Map::new();
-                while let Some(key) = self.next_key(false)? {
-                    let index = self.index();
-                    if map.contains_key(&*key) {
-                        return Err(DecodeError::Type(duplicate(&key, index)));
-                    }
-                    let value = self.any(path, duplicates)?;
-                    map.insert(key.into_owned(), value);
-                }
-                Value::Object(map)
-            }
-            Some(b'[') => {
-                self.begin_array()?;
-                let mut list = Vec::new();
-                while self.next_item(false)? {
-                    list.push(self.any(path, duplicates)?);
-                }
-                Value::Array(list)
-            }
-            Some(b'"') => Value::String(self.string()?.into_owned()),
-            Some(b't') => {
-                self.word("true")?;
-                Value::Bool(true)
-            }
-            Some(b'f') => {
-                self.word("false")?;
-                Value::Bool(false)
-            }
-            Some(b'0' | b'-') => self.integer()?,
-            Some(b'1') => {
-                let text = self.number()?;
-                // Neither NaN nor infinity comes through the check.
-                float(&text).map_or(Value::Null, Value::Number)
-            }
-            _ => {
-                self.word("null")?;
-                Value::Null
-            }
-        })
+    fn any(&mut self, _: &mut String, _: &mut dyn FnMut(&str)) -> Outcome<Value> {
+        // A key that stands twice is no warning here but the end.
+        self.free()
     }
 
     fn index(&self) -> usize {

@@ -1,3 +1,5 @@
+//! Writing, reading and refusing CBOR, case by case.
+
 use serde_json::{Value, json};
 
 use super::*;
