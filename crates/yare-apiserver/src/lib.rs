@@ -21,6 +21,7 @@ pub mod core;
 pub mod crd;
 pub mod deadline;
 pub mod discovery;
+mod dispatch;
 mod drain;
 pub mod encodings;
 mod escalation;

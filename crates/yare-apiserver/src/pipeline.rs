@@ -16,24 +16,21 @@ use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    aggregation,
     audit::{self, Layer, Record, Stage},
     auth::{self, Identity, User, authorizers},
     body::{self, Reply, RequestBody, Sent, Tail},
     compress,
     core::{Call, Core},
-    deadline, discovery, encodings,
+    deadline,
+    dispatch::dispatch,
+    encodings,
     flow::{self, Ticket},
-    health,
     metrics::{Ended, Labels},
     negotiate,
     options::APPLY_PATCH,
     path::{Query, RequestInfo},
-    registry::Served,
     render,
     status::{ApiError, ApiResult},
-    subresource,
-    verbs::{create, delete, list, patch, update, watch, write},
     warnings,
 };
 
@@ -561,157 +558,4 @@ impl Drop for ToTheEnd {
             runtime.spawn(work);
         }
     }
-}
-
-async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extensions) -> ApiResult<Reply> {
-    if let Some(backend) = call.core.aggregation.route(&call.info) {
-        return aggregation::proxy::forward(call, &backend, body, upgrade).await;
-    }
-    if !call.info.is_resource {
-        return other(call).await;
-    }
-    let registry = call.core.registry.load_full();
-    let info = &call.info;
-    let Some(served) = registry.find(&info.group, &info.version, &info.resource) else {
-        return Err(ApiError::unknown_resource());
-    };
-    let shows_its_own_kind = served.sub(&info.subresource).is_none_or(|sub| sub.kind.is_none());
-    if let Some(text) = served.deprecation.as_deref().filter(|_| shows_its_own_kind) {
-        call.warn(text);
-    }
-    if served.namespaced
-        && info.namespace.is_empty()
-        && !matches!(info.verb, "list" | "watch" | "deletecollection")
-        && (info.verb != "create" || served.has_verb("get"))
-    {
-        return Err(ApiError::unknown_resource());
-    }
-    if !served.namespaced && !info.namespace.is_empty() && &*served.plural != "namespaces" {
-        return Err(ApiError::unknown_resource());
-    }
-    if !info.subresource.is_empty() {
-        return subresource::handle(call, served, body, upgrade).await;
-    }
-    if !served.has_verb(info.verb) {
-        return Err(ApiError::method_not_supported(served.group_resource(), info.verb));
-    }
-    if info.name.is_empty() && matches!(info.verb, "update" | "patch") {
-        return Err(ApiError::method_not_allowed());
-    }
-    main(call, served, body).await
-}
-
-async fn main(call: &Call, served: &Arc<Served>, body: RequestBody) -> ApiResult<Reply> {
-    let is_virtual = served.stored.builtin.is_some_and(|row| row.is_virtual());
-    if is_virtual {
-        let bytes = body::read(&call.headers, body).await?;
-        return crate::review::handle(call, served, bytes).await;
-    }
-    match call.info.verb {
-        "get" => list::get(call, served).await,
-        "list" => list::list(call, served).await,
-        "watch" => watch::watch(call, served).await,
-        "create" => {
-            if !call.info.name.is_empty() {
-                return Err(ApiError::method_not_allowed());
-            }
-            let bytes = body::read(&call.headers, body).await?;
-            create::create(call, served, bytes).await
-        }
-        "update" => {
-            let bytes = body::read(&call.headers, body).await?;
-            update::update(call, served, &write::MAIN, bytes).await
-        }
-        "patch" => {
-            let bytes = body::read(&call.headers, body).await?;
-            patch::patch(call, served, &write::MAIN, bytes).await
-        }
-        "delete" => {
-            let bytes = body::read(&call.headers, body).await?;
-            delete::delete(call, served, &bytes).await
-        }
-        "deletecollection" => {
-            let bytes = body::read(&call.headers, body).await?;
-            delete::collection(call, served, &bytes).await
-        }
-        _ => Err(ApiError::method_not_allowed()),
-    }
-}
-
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// Paths that are not resources.
-async fn other(call: &Call) -> ApiResult<Reply> {
-    let path = call.info.path.trim_end_matches('/');
-    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    if !matches!(call.method, Method::GET | Method::HEAD) {
-        return Err(ApiError::method_not_allowed());
-    }
-    match parts.as_slice() {
-        [""] => Ok(body::json_reply(StatusCode::OK, &paths(call))),
-        ["version"] => Ok(body::json_reply(StatusCode::OK, &health::version())),
-        [endpoint @ ("healthz" | "livez" | "readyz"), single @ ..] => {
-            health::check(call, endpoint, &single.join("/")).ok_or_else(ApiError::unknown_resource)
-        }
-        ["metrics"] => Ok(body::reply(StatusCode::OK, METRICS, call.core.metrics.render(&call.core))),
-        ["metrics", "slis"] => {
-            Ok(body::reply(StatusCode::OK, METRICS, call.core.metrics.checks.lock().render()))
-        }
-        ["debug", "api_priority_and_fairness", what] => {
-            flow::debug::handle(call, what).ok_or_else(ApiError::unknown_resource)
-        }
-        ["api"] => discovery::root(call, true),
-        ["apis"] => discovery::root(call, false),
-        ["api", version] => discovery::version(call, "", version),
-        ["apis", group] => discovery::group(call, group),
-        ["apis", group, version] => discovery::version(call, group, version),
-        ["openapi", rest @ ..] => crate::openapi::handle(call, rest),
-        [".well-known", "openid-configuration"] => openid(call, "application/json", |docs| &docs.0),
-        ["openid", "v1", "jwks"] => openid(call, "application/jwk-set+json", |docs| &docs.1),
-        _ => Err(ApiError::unknown_resource()),
-    }
-}
-
-/// A document of the issuer of service-account tokens. Others may keep it for an hour.
-fn openid(
-    call: &Call,
-    media: &'static str,
-    pick: fn(&(serde_json::Value, serde_json::Value)) -> &serde_json::Value,
-) -> ApiResult<Reply> {
-    let documents = call.core.config.openid.as_ref().ok_or_else(ApiError::unknown_resource)?;
-    let mut reply = body::reply(StatusCode::OK, media, pick(documents).to_string());
-    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
-    Ok(reply)
-}
-
-/// The paths that `/` lists.
-fn paths(call: &Call) -> serde_json::Value {
-    let mut all: Vec<String> = [
-        "/.well-known/openid-configuration",
-        "/api",
-        "/api/v1",
-        "/apis",
-        "/healthz",
-        "/livez",
-        "/metrics",
-        "/metrics/slis",
-        "/openapi/v2",
-        "/openapi/v3",
-        "/openid/v1/jwks",
-        "/readyz",
-        "/version",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    for (group, versions) in call.core.registry.load().groups().iter().filter(|(g, _)| !g.is_empty()) {
-        all.push(format!("/apis/{group}"));
-        all.extend(versions.keys().map(|v| format!("/apis/{group}/{v}")));
-    }
-    for backend in call.core.aggregation.table.load().backends().filter(|b| !b.group.is_empty()) {
-        all.push(format!("/apis/{}", backend.group));
-        all.push(backend.root());
-    }
-    all.sort();
-    all.dedup();
-    serde_json::json!({ "paths": all })
 }

@@ -6,10 +6,9 @@ use super::{
     FlowControl,
     inflight::{Kind, Phase},
     limits::{Limits, Smoothed},
-    queueset::{Readings, Usage},
     stats::{
         DEMAND_BOUNDS, DURATION_BOUNDS_S, FlowStats, Histogram, LENGTH_BOUNDS, READ_WRITE_BOUNDS,
-        REQUEST_USE_BOUNDS, Refusal, SEAT_BOUNDS, SEAT_USE_BOUNDS, WATCH_BOUNDS,
+        REQUEST_USE_BOUNDS, Readings, Refusal, SEAT_BOUNDS, SEAT_USE_BOUNDS, Usage, WATCH_BOUNDS,
     },
 };
 use crate::metrics::text::{Labels, Page};

@@ -13,11 +13,16 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
+mod held;
+
+pub use held::{Dump, QueueDump};
+use held::{Entry, Held, State};
+
 use super::{
     shard,
     stats::{
-        DEMAND_BOUNDS, Demand, FlowStats, Histogram, LENGTH_BOUNDS, Moments, REQUEST_USE_BOUNDS, Refusal,
-        SEAT_BOUNDS, SEAT_USE_BOUNDS,
+        DEMAND_BOUNDS, Demand, FlowStats, LENGTH_BOUNDS, Moments, REQUEST_USE_BOUNDS, Readings, Refusal,
+        SEAT_BOUNDS, SEAT_USE_BOUNDS, Totals, Usage,
     },
 };
 
@@ -99,107 +104,13 @@ pub enum Arrival {
     Refused(Refusal),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    Waiting,
-    Running,
-    Lingering,
-}
-
-struct Entry<W, D> {
-    state: State,
-    /// Slot of its queue.
-    queue: u32,
-    before: u32,
-    after: u32,
-    flow: u32,
-    cost: Cost,
-    arrival_r: Work,
-    arrived: Nanos,
-    started: Nanos,
-    waker: Option<W>,
-    what: Option<D>,
-}
-
-#[derive(Clone, Copy)]
-struct Queue {
-    index: u32,
-    head: u32,
-    tail: u32,
-    waiting: u32,
-    running: u32,
-    seats: u64,
-    waiting_seats: u64,
-    waiting_initial_seats: u64,
-    waiting_work: Work,
-    next_r: Work,
-}
-
-impl Queue {
-    fn is_active(&self) -> bool {
-        self.waiting > 0 || self.running > 0
-    }
-}
-
-/// Readings of virtual time at the last dispatch, for metrics.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Readings {
-    /// `R` now.
-    pub current: f64,
-    /// `R` at the last dispatch.
-    pub dispatch: f64,
-    /// When the last request was due.
-    pub latest: f64,
-    /// Earliest and latest reading of the queues.
-    pub bounds: [f64; 2],
-    /// The same with work in progress taken off.
-    pub discounted: [f64; 2],
-}
-
-/// Counts of all requests.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    /// In queues.
-    pub waiting: u32,
-    /// Running.
-    pub running: u32,
-    /// Seats that are taken.
-    pub seats: u64,
-    /// Seats that are waited for.
-    pub waiting_seats: u64,
-    /// Ever run.
-    pub dispatched: u64,
-    /// Ever refused.
-    pub rejected: u64,
-    /// Ever given up.
-    pub cancelled: u64,
-}
-
-/// Shares of the time at which something was in use.
-#[derive(Clone, Debug, Default)]
-pub struct Usage {
-    /// Seats over the limit.
-    pub seats: Histogram<13>,
-    /// Waiting requests over the room in all queues.
-    pub waiting: Histogram<10>,
-    /// Running requests over the limit.
-    pub running: Histogram<10>,
-    /// Seats that could be used over the limit.
-    pub demand: Histogram<12>,
-}
-
 /// The queues of one level. `W` wakes a request that waits, `D` describes one.
 pub struct QueueSet<W, D> {
     discipline: Discipline,
     limit: u32,
     /// What "all seats" is for metrics, also where the limit is zero.
     whole: u32,
-    entries: Vec<Entry<W, D>>,
-    free_entries: Vec<u32>,
-    queues: Vec<Queue>,
-    free_queues: Vec<u32>,
-    /// Queues that hold a request: index and slot, by index.
-    order: Vec<(u32, u32)>,
+    held: Held<W, D>,
     active: u32,
     current_r: Work,
     last: Nanos,
@@ -223,11 +134,7 @@ impl<W, D> QueueSet<W, D> {
             discipline,
             limit,
             whole: whole.max(1),
-            entries: Vec::new(),
-            free_entries: Vec::new(),
-            queues: Vec::new(),
-            free_queues: Vec::new(),
-            order: Vec::new(),
+            held: Held::new(),
             active: 0,
             current_r: 0,
             last: now,
@@ -318,13 +225,13 @@ impl<W, D> QueueSet<W, D> {
         match self.discipline {
             Discipline::Queue { queues, hand, length } => {
                 let index = self.choose(request.hash, queues, hand);
-                let held = self.slot(index).map_or(0, |slot| self.queues[slot as usize].waiting);
+                let held = self.held.slot(index).map_or(0, |slot| self.held.queue(slot).waiting);
                 if self.totals.seats >= u64::from(self.limit) && held >= length {
                     return self.refuse(flow, Refusal::QueueFull);
                 }
                 let id = self.enqueue(index, now, request);
                 self.dispatch(now);
-                let entry = &self.entries[id as usize];
+                let entry = self.held.entry(id);
                 if entry.state == State::Running { Arrival::Runs(id) } else { Arrival::Waits(id) }
             }
             Discipline::Reject if !self.accommodates(seats) => self.refuse(flow, Refusal::ConcurrencyLimit),
@@ -338,13 +245,13 @@ impl<W, D> QueueSet<W, D> {
 
     /// How a request that waits is woken.
     pub fn park(&mut self, id: u32, waker: W) {
-        self.entries[id as usize].waker = Some(waker);
+        self.held.entry_mut(id).waker = Some(waker);
     }
 
     /// A request gives up. `true`: it was waiting and is gone. `false`: it runs, and must be finished.
     pub fn cancel(&mut self, now: Nanos, id: u32) -> bool {
         self.advance(now);
-        let entry = &self.entries[id as usize];
+        let entry = self.held.entry(id);
         if entry.state != State::Waiting {
             return false;
         }
@@ -356,8 +263,8 @@ impl<W, D> QueueSet<W, D> {
             stats.wait_s[1].observe(&super::stats::DURATION_BOUNDS_S, waited as f64 / 1e9);
         }
         self.bound(slot);
-        self.free(id);
-        self.drop_queue_if_idle(slot);
+        self.held.free(id);
+        self.held.drop_queue_if_idle(slot);
         self.note();
         // It may have been a wide one that kept narrow ones waiting.
         self.dispatch(now);
@@ -367,7 +274,7 @@ impl<W, D> QueueSet<W, D> {
     /// A request that ran is done. `watch`: it only got a watch under way.
     pub fn finish(&mut self, now: Nanos, id: u32, watch: bool) {
         self.advance(now);
-        let entry = &mut self.entries[id as usize];
+        let entry = self.held.entry_mut(id);
         debug_assert_eq!(entry.state, State::Running);
         let (cost, slot, flow) = (entry.cost, entry.queue, entry.flow as usize);
         let took = now.saturating_sub(entry.started);
@@ -379,15 +286,15 @@ impl<W, D> QueueSet<W, D> {
                 .observe(&super::stats::DURATION_BOUNDS_S, took as f64 / 1e9);
         }
         if slot != NONE {
-            let before = self.queues[slot as usize].is_active();
-            let queue = &mut self.queues[slot as usize];
+            let before = self.held.queue(slot).is_active();
+            let queue = self.held.queue_mut(slot);
             queue.running -= 1;
             queue.next_r -= Work::from(cost.seats) * (Work::from(SERVICE_NS) - Work::from(took));
-            self.active -= u32::from(before && !self.queues[slot as usize].is_active());
+            self.active -= u32::from(before && !self.held.queue(slot).is_active());
             self.bound(slot);
         }
         if cost.extra_ns > 0 && cost.final_seats > 0 {
-            self.entries[id as usize].state = State::Lingering;
+            self.held.entry_mut(id).state = State::Lingering;
             self.lingering.push(Reverse((now.saturating_add(cost.extra_ns), id)));
         } else {
             self.release(id);
@@ -397,41 +304,12 @@ impl<W, D> QueueSet<W, D> {
 
     /// Describes requests: `waiting` in the order of their queues, then those that run.
     pub fn dump(&self) -> Vec<Dump<'_, D>> {
-        let mut out = Vec::new();
-        for (index, slot) in &self.order {
-            let (mut id, mut position) = (self.queues[*slot as usize].head, 0);
-            while id != NONE {
-                let entry = &self.entries[id as usize];
-                out.push(Dump::new(entry, Some(*index), Some(position)));
-                (id, position) = (entry.after, position + 1);
-            }
-        }
-        let free: std::collections::HashSet<u32> = self.free_entries.iter().copied().collect();
-        for (id, entry) in self.entries.iter().enumerate() {
-            let taken = u32::try_from(id).is_ok_and(|id| !free.contains(&id));
-            if taken && entry.state == State::Running {
-                let index = (entry.queue != NONE).then(|| self.queues[entry.queue as usize].index);
-                out.push(Dump::new(entry, index, None));
-            }
-        }
-        out
+        self.held.dump()
     }
 
     /// Describes the queues that hold a request.
     pub fn dump_queues(&self) -> impl Iterator<Item = QueueDump> {
-        self.order.iter().map(|(_, slot)| {
-            let queue = &self.queues[*slot as usize];
-            QueueDump {
-                index: queue.index,
-                waiting: queue.waiting,
-                running: queue.running,
-                seats: queue.seats,
-                next_r: queue.next_r,
-                initial_seats: queue.waiting_initial_seats,
-                max_seats: queue.waiting_seats,
-                work: queue.waiting_work,
-            }
-        })
+        self.held.dump_queues()
     }
 
     fn demand(&self) -> f64 {
@@ -486,17 +364,13 @@ impl<W, D> QueueSet<W, D> {
         let cards = hand.cards();
         let turn = (self.arrivals % cards.len().max(1) as u64) as usize;
         self.arrivals += 1;
-        let work = |index: u32| self.slot(index).map_or(0, |slot| self.queues[slot as usize].waiting_work);
+        let work = |index: u32| self.held.slot(index).map_or(0, |slot| self.held.queue(slot).waiting_work);
         let turned = cards[turn..].iter().chain(&cards[..turn]);
         turned.copied().min_by_key(|index| work(*index)).unwrap_or(0)
     }
 
-    fn slot(&self, index: u32) -> Option<u32> {
-        self.order.binary_search_by_key(&index, |(index, _)| *index).ok().map(|at| self.order[at].1)
-    }
-
     fn insert(&mut self, now: Nanos, queue: u32, request: Arriving<D>) -> u32 {
-        let entry = Entry {
+        self.held.insert(Entry {
             state: State::Waiting,
             queue,
             before: NONE,
@@ -508,69 +382,21 @@ impl<W, D> QueueSet<W, D> {
             started: now,
             waker: None,
             what: Some(request.what),
-        };
-        match self.free_entries.pop() {
-            Some(id) => {
-                self.entries[id as usize] = entry;
-                id
-            }
-            None => {
-                self.entries.push(entry);
-                u32::try_from(self.entries.len() - 1).unwrap_or(NONE)
-            }
-        }
+        })
     }
 
     fn enqueue(&mut self, index: u32, now: Nanos, request: Arriving<D>) -> u32 {
-        let slot = match self.order.binary_search_by_key(&index, |(index, _)| *index) {
-            Ok(at) => self.order[at].1,
-            Err(at) => {
-                let queue = Queue {
-                    index,
-                    head: NONE,
-                    tail: NONE,
-                    waiting: 0,
-                    running: 0,
-                    seats: 0,
-                    waiting_seats: 0,
-                    waiting_initial_seats: 0,
-                    waiting_work: 0,
-                    next_r: 0,
-                };
-                let slot = match self.free_queues.pop() {
-                    Some(slot) => {
-                        self.queues[slot as usize] = queue;
-                        slot
-                    }
-                    None => {
-                        self.queues.push(queue);
-                        u32::try_from(self.queues.len() - 1).unwrap_or(NONE)
-                    }
-                };
-                self.order.insert(at, (index, slot));
-                slot
-            }
-        };
+        let slot = self.held.slot_or_new(index);
         let (cost, flow) = (request.cost, request.flow as usize);
         let id = self.insert(now, slot, request);
-        let queue = &mut self.queues[slot as usize];
+        let queue = self.held.queue_mut(slot);
         if !queue.is_active() {
             // What it was given while it had nothing to do is not carried over.
             queue.next_r = self.current_r;
             self.active += 1;
         }
-        let tail = std::mem::replace(&mut queue.tail, id);
-        queue.waiting += 1;
-        queue.waiting_seats += u64::from(cost.max_seats());
-        queue.waiting_initial_seats += u64::from(cost.seats);
-        queue.waiting_work += cost.total_work();
-        let length = queue.waiting;
-        if tail == NONE {
-            queue.head = id;
-        } else {
-            self.entries[id as usize].before = tail;
-            self.entries[tail as usize].after = id;
-        }
+        self.held.append(id);
+        let length = self.held.queue(slot).waiting;
         self.totals.waiting += 1;
         self.totals.waiting_seats += u64::from(cost.max_seats());
         self.note();
@@ -585,28 +411,10 @@ impl<W, D> QueueSet<W, D> {
 
     /// Takes a waiting request out of its queue.
     fn unlink(&mut self, id: u32) {
-        let entry = &self.entries[id as usize];
-        let (before, after, cost) = (entry.before, entry.after, entry.cost);
-        let (flow, slot) = (entry.flow as usize, entry.queue as usize);
-        let queue = &mut self.queues[slot];
-        if before == NONE {
-            queue.head = after;
-        }
-        if after == NONE {
-            queue.tail = before;
-        }
-        queue.waiting -= 1;
-        queue.waiting_seats -= u64::from(cost.max_seats());
-        queue.waiting_initial_seats -= u64::from(cost.seats);
-        queue.waiting_work -= cost.total_work();
-        self.active -= u32::from(!queue.is_active());
-        if before != NONE {
-            self.entries[before as usize].after = after;
-        }
-        if after != NONE {
-            self.entries[after as usize].before = before;
-        }
-        (self.entries[id as usize].before, self.entries[id as usize].after) = (NONE, NONE);
+        let entry = self.held.entry(id);
+        let (cost, flow, slot) = (entry.cost, entry.flow as usize, entry.queue);
+        self.held.unlink(id);
+        self.active -= u32::from(!self.held.queue(slot).is_active());
         self.totals.waiting -= 1;
         self.totals.waiting_seats -= u64::from(cost.max_seats());
         if let Some(stats) = self.flows.get_mut(flow) {
@@ -617,7 +425,7 @@ impl<W, D> QueueSet<W, D> {
 
     /// A request begins to run.
     fn start(&mut self, id: u32, now: Nanos) {
-        let entry = &mut self.entries[id as usize];
+        let entry = self.held.entry_mut(id);
         entry.state = State::Running;
         entry.started = now;
         let (seats, flow, slot) = (u64::from(entry.cost.max_seats()), entry.flow as usize, entry.queue);
@@ -637,7 +445,7 @@ impl<W, D> QueueSet<W, D> {
             }
         }
         if slot != NONE {
-            let queue = &mut self.queues[slot as usize];
+            let queue = self.held.queue_mut(slot);
             self.active += u32::from(!queue.is_active());
             queue.running += 1;
             queue.seats += seats;
@@ -659,8 +467,8 @@ impl<W, D> QueueSet<W, D> {
             && self.totals.seats < u64::from(self.limit)
             && let Some(slot) = self.next_queue()
         {
-            let id = self.queues[slot as usize].head;
-            let entry = &self.entries[id as usize];
+            let id = self.held.queue(slot).head;
+            let entry = self.held.entry(id);
             let (seats, flow) = (entry.cost.max_seats(), entry.flow as usize);
             if !self.accommodates(seats) {
                 if let Some(stats) = self.flows.get_mut(flow) {
@@ -670,19 +478,19 @@ impl<W, D> QueueSet<W, D> {
             }
             self.unlink(id);
             self.narrow(id);
-            let due = self.queues[slot as usize].next_r;
-            self.robin = self.queues[slot as usize].index;
+            let due = self.held.queue(slot).next_r;
+            self.robin = self.held.queue(slot).index;
             self.readings.dispatch = self.current_r as f64 / PER_SECOND;
             self.readings.latest = due as f64 / PER_SECOND;
             self.start(id, now);
-            self.queues[slot as usize].next_r = due + self.entries[id as usize].cost.total_work();
+            self.held.queue_mut(slot).next_r = due + self.held.entry(id).cost.total_work();
             self.bound(slot);
         }
     }
 
     /// Seats for events that are more than there are become fewer for longer.
     fn narrow(&mut self, id: u32) {
-        let cost = &mut self.entries[id as usize].cost;
+        let cost = &mut self.held.entry_mut(id).cost;
         if cost.final_seats > self.limit && self.limit > 0 {
             let work = cost.final_work();
             cost.final_seats = self.limit;
@@ -692,16 +500,16 @@ impl<W, D> QueueSet<W, D> {
 
     /// The queue whose head is done first in virtual time; of equals the one after the last that was served.
     fn next_queue(&mut self) -> Option<u32> {
-        let from = self.order.partition_point(|(index, _)| self.robin != NONE && *index <= self.robin);
+        let from = self.held.order.partition_point(|(index, _)| self.robin != NONE && *index <= self.robin);
         let mut best: Option<(Work, u32)> = None;
         let mut bounds = [Work::MAX, Work::MIN];
         let mut discounted = bounds;
-        for (_, slot) in self.order[from..].iter().chain(&self.order[..from]) {
-            let queue = &self.queues[*slot as usize];
+        for (_, slot) in self.held.order[from..].iter().chain(&self.held.order[..from]) {
+            let queue = self.held.queue(*slot);
             if queue.waiting == 0 {
                 continue;
             }
-            let finish = queue.next_r + self.entries[queue.head as usize].cost.total_work();
+            let finish = queue.next_r + self.held.entry(queue.head).cost.total_work();
             let progress = Work::from(queue.seats) * Work::from(SERVICE_NS);
             bounds = [bounds[0].min(queue.next_r), bounds[1].max(queue.next_r)];
             let due = queue.next_r - progress;
@@ -720,95 +528,26 @@ impl<W, D> QueueSet<W, D> {
     /// A queue that could not use what it was given must not catch up later: nothing is due in virtual time
     /// before it came.
     fn bound(&mut self, slot: u32) {
-        let queue = &mut self.queues[slot as usize];
-        if queue.head != NONE {
-            queue.next_r = queue.next_r.max(self.entries[queue.head as usize].arrival_r);
+        let head = self.held.queue(slot).head;
+        if head != NONE {
+            let arrival_r = self.held.entry(head).arrival_r;
+            let queue = self.held.queue_mut(slot);
+            queue.next_r = queue.next_r.max(arrival_r);
         }
     }
 
     /// The seats of a request that is done come free.
     fn release(&mut self, id: u32) {
-        let entry = &self.entries[id as usize];
+        let entry = self.held.entry(id);
         let (seats, slot, flow) = (u64::from(entry.cost.max_seats()), entry.queue, entry.flow as usize);
         self.totals.seats -= seats;
         if let Some(stats) = self.flows.get_mut(flow) {
             stats.executing_seats -= seats;
         }
         if slot != NONE {
-            self.queues[slot as usize].seats -= seats;
-            self.drop_queue_if_idle(slot);
+            self.held.queue_mut(slot).seats -= seats;
+            self.held.drop_queue_if_idle(slot);
         }
-        self.free(id);
+        self.held.free(id);
     }
-
-    fn free(&mut self, id: u32) {
-        let entry = &mut self.entries[id as usize];
-        (entry.what, entry.waker) = (None, None);
-        entry.state = State::Lingering;
-        self.free_entries.push(id);
-    }
-
-    fn drop_queue_if_idle(&mut self, slot: u32) {
-        let queue = &self.queues[slot as usize];
-        if !queue.is_active() && queue.seats == 0 {
-            let index = queue.index;
-            if let Ok(at) = self.order.binary_search_by_key(&index, |(index, _)| *index) {
-                self.order.remove(at);
-                self.free_queues.push(slot);
-            }
-        }
-    }
-}
-
-/// A request in a dump.
-pub struct Dump<'a, D> {
-    /// Its queue.
-    pub queue: Option<u32>,
-    /// Its place in it; none for one that runs.
-    pub position: Option<u32>,
-    /// Row of [`QueueSet::flows`].
-    pub flow: u32,
-    /// What it takes.
-    pub cost: Cost,
-    /// When it came.
-    pub arrived: Nanos,
-    /// When it began to run.
-    pub started: Option<Nanos>,
-    /// What it is.
-    pub what: Option<&'a D>,
-}
-
-impl<'a, D> Dump<'a, D> {
-    fn new<W>(entry: &'a Entry<W, D>, queue: Option<u32>, position: Option<u32>) -> Self {
-        Self {
-            queue,
-            position,
-            flow: entry.flow,
-            cost: entry.cost,
-            arrived: entry.arrived,
-            started: position.is_none().then_some(entry.started),
-            what: entry.what.as_ref(),
-        }
-    }
-}
-
-/// A queue in a dump.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueDump {
-    /// Its number.
-    pub index: u32,
-    /// Requests in it.
-    pub waiting: u32,
-    /// Requests from it that run.
-    pub running: u32,
-    /// Seats that they hold.
-    pub seats: u64,
-    /// When the next is due.
-    pub next_r: Work,
-    /// Seats of the waiting while they run.
-    pub initial_seats: u64,
-    /// Seats of the waiting at most.
-    pub max_seats: u64,
-    /// Work that waits.
-    pub work: Work,
 }

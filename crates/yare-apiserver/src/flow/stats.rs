@@ -154,6 +154,53 @@ impl Moments {
     }
 }
 
+/// Readings of virtual time at the last dispatch, for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Readings {
+    /// `R` now.
+    pub current: f64,
+    /// `R` at the last dispatch.
+    pub dispatch: f64,
+    /// When the last request was due.
+    pub latest: f64,
+    /// Earliest and latest reading of the queues.
+    pub bounds: [f64; 2],
+    /// The same with work in progress taken off.
+    pub discounted: [f64; 2],
+}
+
+/// Counts of all requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// In queues.
+    pub waiting: u32,
+    /// Running.
+    pub running: u32,
+    /// Seats that are taken.
+    pub seats: u64,
+    /// Seats that are waited for.
+    pub waiting_seats: u64,
+    /// Ever run.
+    pub dispatched: u64,
+    /// Ever refused.
+    pub rejected: u64,
+    /// Ever given up.
+    pub cancelled: u64,
+}
+
+/// Shares of the time at which something was in use.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    /// Seats over the limit.
+    pub seats: Histogram<13>,
+    /// Waiting requests over the room in all queues.
+    pub waiting: Histogram<10>,
+    /// Running requests over the limit.
+    pub running: Histogram<10>,
+    /// Seats that could be used over the limit.
+    pub demand: Histogram<12>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
