@@ -129,8 +129,13 @@ fn struct_like(ty: TypeRef<'_>) -> bool {
     }
 }
 
+/// What Go writes of a field that is not set; `None` where it leaves it out.
+pub(crate) fn unset(owner: TypeRef<'_>, field: &Field) -> Option<Value> {
+    filled(owner, field).then(|| absent(owner, field))
+}
+
 /// Whether Go writes the field although it is not set.
-fn filled(owner: TypeRef<'_>, field: &Field) -> bool {
+pub(crate) fn filled(owner: TypeRef<'_>, field: &Field) -> bool {
     if field.pointer {
         return !field.omit_empty;
     }

@@ -38,6 +38,34 @@ impl fmt::Display for GoValue<'_> {
     }
 }
 
+/// Displays a JSON value as Go's `%#v` shows the decoded value: `map[string]interface {}{"a":1}`.
+pub(crate) struct GoSyntax<'a>(pub &'a Value);
+
+impl fmt::Display for GoSyntax<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let comma = |i: usize| if i == 0 { "" } else { ", " };
+        match self.0 {
+            Value::Null => f.write_str("interface {}(nil)"),
+            Value::String(text) => f.write_str(&quote(text)),
+            Value::Bool(_) | Value::Number(_) => GoValue(self.0).fmt(f),
+            Value::Array(items) => {
+                f.write_str("[]interface {}{")?;
+                for (i, item) in items.iter().enumerate() {
+                    write!(f, "{}{}", comma(i), GoSyntax(item))?;
+                }
+                f.write_char('}')
+            }
+            Value::Object(map) => {
+                f.write_str("map[string]interface {}{")?;
+                for (i, (key, value)) in map.iter().enumerate() {
+                    write!(f, "{}{}:{}", comma(i), quote(key), GoSyntax(value))?;
+                }
+                f.write_char('}')
+            }
+        }
+    }
+}
+
 impl fmt::Display for GoMap<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("map[")?;

@@ -272,6 +272,11 @@ impl<'a> TypeRef<'a> {
         self.ty().wire == Wire::Raw && !self.ty().name.ends_with(".JSON")
     }
 
+    /// Whether the schema gives no JSON type: objects look as the shape says, and anything else is one too.
+    pub fn is_untyped(self) -> bool {
+        self.ty().constraints.as_ref().is_some_and(|c| c.untyped)
+    }
+
     /// The struct, where the type is one.
     pub fn as_struct(self) -> Option<&'a Struct> {
         match self.shape() {

@@ -3,12 +3,14 @@
 use serde_json::Value;
 
 use super::{
-    Kind, LAST_APPLIED_ANNOTATION, ManagerInfo, ResetFields, Versions, array, disown,
+    Kind, LAST_APPLIED_ANNOTATION, ManagerInfo, ResetFields, Versions, array,
+    check::{check, joined},
+    disown,
     entries::{Entry, Operation, decode, encode},
     known, merge, put_managed_fields,
     set::{Set, Shown},
     strip, take_managed_fields,
-    typed::{EMPTY, compare, extract},
+    typed::{EMPTY, Structs, compare, extract, same},
     update_entries,
 };
 use crate::model::TypeRef;
@@ -44,7 +46,7 @@ pub enum ApplyError {
     #[error("{0}")]
     BadRequest(String),
     /// The configuration does not fit the type (HTTP 500 upstream).
-    #[error("failed to create typed patch object ({object}): {}", typed_message(.errors))]
+    #[error("failed to create typed patch object ({object}): {}", joined(.errors))]
     Typed {
         /// `namespace/name; apps/v1, Kind=Deployment`
         object: String,
@@ -54,13 +56,6 @@ pub enum ApplyError {
     /// The object's own `managedFields` cannot be read.
     #[error("failed to decode managed fields: {0}")]
     ManagedFields(&'static str),
-}
-
-fn typed_message(errors: &[String]) -> String {
-    match errors {
-        [one] => one.clone(),
-        many => format!("errors:\n  {}", many.join("\n  ")),
-    }
 }
 
 fn conflicts_message(conflicts: &[Conflict]) -> String {
@@ -117,7 +112,7 @@ pub fn apply(
     let ty = kind
         .type_in(info.api_version)
         .ok_or_else(|| ApplyError::BadRequest(format!("no type for {}", info.api_version)))?;
-    let errors = merge::check(Some(ty), config);
+    let errors = check(Some(ty), config, false);
     if !errors.is_empty() {
         return Err(ApplyError::Typed { object: describe(config), errors });
     }
@@ -229,12 +224,13 @@ impl Run<'_> {
         }
         let mut my_name = entries[at].clone();
         my_name.fields = Set::new();
-        let mut versions = Versions::new(self.kind, self.live, &merged, self.info.api_version, self.reset);
+        let own = self.info.api_version;
+        let mut versions = Versions::new(self.kind, self.live, &merged, own, self.reset, Structs::OLD);
         let lost = disown(&mut entries, Some(at), &mut versions);
         if !force && !lost.is_empty() {
             return Err(lost);
         }
-        let changed = self.live.is_none_or(|live| *live != merged);
+        let changed = self.live.is_none_or(|live| !same(live, &merged));
         if let Some(at) = entries.iter().position(|e| e.same_manager(&my_name)) {
             strip(&mut entries[at].fields);
             if changed {
@@ -243,9 +239,6 @@ impl Run<'_> {
             if entries[at].fields.is_empty() {
                 entries.remove(at);
             }
-        }
-        if changed {
-            merge::drop_nulls(Some(self.ty), &mut merged);
         }
         put_managed_fields(&mut merged, encode(entries));
         Ok(Applied { object: merged, changed })
@@ -310,10 +303,10 @@ impl Run<'_> {
             return None;
         }
         let ty = Some(self.ty);
-        if !merge::check(ty, &last).is_empty() {
+        if !check(ty, &last, false).is_empty() {
             return None;
         }
-        let comparison = compare(ty, &last, live);
+        let comparison = compare(ty, &last, live, Structs::NEW);
         let mut fields = extract(ty, &last);
         fields.difference(&comparison.modified);
         fields.difference(&comparison.added);

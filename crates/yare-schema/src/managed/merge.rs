@@ -9,7 +9,7 @@ use super::{
     set::{Set, field_key, is_member},
     typed::{Ty, Walk, item_step, walk},
 };
-use crate::model::{Scalar, Shape};
+use crate::model::Shape;
 
 /// Merges `config` into `live`. Nothing is removed; where both have a leaf, the configuration's stays. Items
 /// of a list stand in the configuration's order, with the live ones that it does not mention between.
@@ -111,41 +111,52 @@ fn merge_items(
     out
 }
 
-/// The value without what `gone` names; `None` where nothing is left.
+/// The value without what `gone` names; `None` where nothing is left. What loses all of its members, but is not
+/// itself taken away, stays as an empty object or list.
 pub(crate) fn remove(ty: Ty<'_>, value: &Value, gone: &Map<String, Value>) -> Option<Value> {
     match (walk(ty, value), value) {
         (Walk::Members(members), Value::Object(map)) => {
-            let mut out = Map::new();
+            let (mut out, mut entered) = (Map::new(), false);
             for (name, member) in map {
                 match gone.get(&field_key(name)) {
                     Some(node) if is_member(node) => {}
                     Some(Value::Object(below)) => {
-                        if let Some(rest) = remove(members.member(name).1, member, below) {
-                            out.insert(name.clone(), rest);
-                        }
+                        entered = true;
+                        out.insert(name.clone(), remove_below(members.member(name).1, member, below));
                     }
                     _ => {
                         out.insert(name.clone(), member.clone());
                     }
                 }
             }
-            (!out.is_empty()).then_some(Value::Object(out))
+            (entered || !out.is_empty()).then_some(Value::Object(out))
         }
         (Walk::Items(list, item_ty), Value::Array(items)) => {
-            let mut out = Vec::new();
+            let (mut out, mut entered) = (Vec::new(), false);
             for item in items {
                 let step = item_step(list, item_ty, item).unwrap_or_default();
                 match gone.get(&step) {
                     Some(node) if is_member(node) => {}
-                    Some(Value::Object(below)) => out.extend(remove(Some(item_ty), item, below)),
+                    Some(Value::Object(below)) => {
+                        entered = true;
+                        out.push(remove_below(Some(item_ty), item, below));
+                    }
                     _ => out.push(item.clone()),
                 }
             }
-            (!out.is_empty()).then_some(Value::Array(out))
+            (entered || !out.is_empty()).then_some(Value::Array(out))
         }
         (Walk::Leaf, scalar) if !scalar.is_object() && !scalar.is_array() => Some(scalar.clone()),
         _ => None,
     }
+}
+
+fn remove_below(ty: Ty<'_>, value: &Value, gone: &Map<String, Value>) -> Value {
+    remove(ty, value, gone).unwrap_or_else(|| match value {
+        Value::Object(_) => Value::Object(Map::new()),
+        Value::Array(_) => Value::Array(Vec::new()),
+        _ => Value::Null,
+    })
 }
 
 /// Adds to the set the declared fields on the way to its paths: a manager that owns something inside of a
@@ -206,120 +217,4 @@ pub(crate) fn reconcile(ty: Ty<'_>, node: &mut Map<String, Value>) -> bool {
         }
     }
     changed
-}
-
-/// What of an applied configuration the schema does not know, each with its path.
-pub(crate) fn check(ty: Ty<'_>, value: &Value) -> Vec<String> {
-    let mut errors = Vec::new();
-    check_at(ty, value, &mut String::new(), &mut errors);
-    errors
-}
-
-/// Most mistakes that are told at once.
-const MAX_ERRORS: usize = 100;
-
-fn check_at(ty: Ty<'_>, value: &Value, path: &mut String, errors: &mut Vec<String>) {
-    let Some(ty) = ty else { return };
-    if value.is_null() || errors.len() >= MAX_ERRORS {
-        return;
-    }
-    let mut fail = |message: String| errors.push(format!("{path}: {message}"));
-    match (ty.shape(), value) {
-        (Shape::Any, _) => {}
-        (Shape::Scalar(scalar), _) => {
-            let got = crate::goprint::GoValue(value);
-            match scalar {
-                Scalar::Bool if !value.is_boolean() => fail(format!("expected boolean, got {got}")),
-                Scalar::Int32 | Scalar::Int64 | Scalar::Float64 if !value.is_number() => {
-                    fail(format!("expected numeric (int or float), got {}", crate::goprint::type_name(value)))
-                }
-                Scalar::String | Scalar::Bytes | Scalar::Time | Scalar::MicroTime | Scalar::Duration
-                    if !value.is_string() =>
-                {
-                    fail(format!("expected string, got {got}"));
-                }
-                Scalar::Quantity | Scalar::IntOrString if value.is_array() || value.is_object() => {
-                    fail(format!("expected any scalar, got {got}"));
-                }
-                _ => {}
-            }
-        }
-        (Shape::Struct(s), Value::Object(map)) => {
-            for (name, member) in map {
-                let length = path.len();
-                path.push('.');
-                path.push_str(name);
-                match s.field(name) {
-                    Some(field) => check_at(Some(ty.to(&field.slot)), member, path, errors),
-                    None if matches!(s.additional, crate::model::Additional::Prune) => {
-                        errors.push(format!("{path}: field not declared in schema"));
-                    }
-                    None => {}
-                }
-                path.truncate(length);
-            }
-        }
-        (Shape::Map(m), Value::Object(map)) => {
-            for (name, member) in map {
-                let length = path.len();
-                path.push('.');
-                path.push_str(name);
-                check_at(Some(ty.to(&m.value)), member, path, errors);
-                path.truncate(length);
-            }
-        }
-        (Shape::List(list), Value::Array(items)) => {
-            let item_ty = ty.to(&list.item);
-            let mut seen = HashSet::new();
-            for (i, item) in items.iter().enumerate() {
-                let shown = if list.kind == crate::model::ListKind::Atomic {
-                    format!("[{i}]")
-                } else {
-                    match item_step(list, item_ty, item) {
-                        Ok(step) => {
-                            let shown = super::set::Shown(&[step.as_str()]).to_string();
-                            if !seen.insert(step) {
-                                errors.push(format!("{path}: duplicate entries for key {shown}"));
-                            }
-                            shown
-                        }
-                        Err(wrong) => {
-                            errors.push(format!("{path}: element {i}: {wrong}"));
-                            return;
-                        }
-                    }
-                };
-                let length = path.len();
-                path.push_str(&shown);
-                check_at(Some(item_ty), item, path, errors);
-                path.truncate(length);
-            }
-        }
-        (Shape::Struct(_) | Shape::Map(_), other) => {
-            fail(format!("expected map, got {}", crate::goprint::GoValue(other)));
-        }
-        (Shape::List(_), other) => fail(format!("expected list, got {}", crate::goprint::GoValue(other))),
-    }
-}
-
-/// Drops `null` members that the type does not allow, as upstream's conversion to Go structs does.
-pub(crate) fn drop_nulls(ty: Ty<'_>, value: &mut Value) {
-    let Some(ty) = ty else { return };
-    match (ty.shape(), value) {
-        (Shape::Struct(s), Value::Object(map)) => {
-            map.retain(|name, v| !v.is_null() || s.field(name).is_none_or(|f| f.slot.nullable));
-            for (name, member) in map.iter_mut() {
-                if let Some(field) = s.field(name) {
-                    drop_nulls(Some(ty.to(&field.slot)), member);
-                }
-            }
-        }
-        (Shape::Map(m), Value::Object(map)) => {
-            map.values_mut().for_each(|v| drop_nulls(Some(ty.to(&m.value)), v));
-        }
-        (Shape::List(l), Value::Array(items)) => {
-            items.iter_mut().for_each(|v| drop_nulls(Some(ty.to(&l.item)), v));
-        }
-        _ => {}
-    }
 }

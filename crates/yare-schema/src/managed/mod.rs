@@ -6,6 +6,7 @@
 //! `metadata.managedFields`; nothing else is read or written, and the time is an argument.
 
 mod apply;
+mod check;
 mod entries;
 mod merge;
 mod overlay;
@@ -22,7 +23,7 @@ pub(crate) use typed::same as same_value;
 
 use self::{
     entries::{cap, decode, encode},
-    typed::{Comparison, compare},
+    typed::{Comparison, EMPTY, Structs, compare},
 };
 use crate::model::TypeRef;
 
@@ -245,7 +246,7 @@ fn update_entries(
     reset: Option<&ResetFields>,
 ) -> Vec<Entry> {
     let mut entries = known(kind, entries);
-    let mut versions = Versions::new(kind, old, new, info.api_version, reset);
+    let mut versions = Versions::new(kind, old, new, info.api_version, reset, Structs::BOTH);
     disown(&mut entries, None, &mut versions);
     let Comparison { added, mut modified, .. } = versions.take_own();
     modified.union(&added);
@@ -309,8 +310,9 @@ impl<'a> Versions<'a> {
         new: &'a Value,
         own_version: &'a str,
         reset: Option<&'a ResetFields>,
+        structs: Structs,
     ) -> Self {
-        let mut own = compare_in(kind, own_version, old, new).unwrap_or_default();
+        let mut own = compare_in(kind, own_version, old, new, structs).unwrap_or_default();
         if let Some(reset) = reset {
             reset.filter_comparison(&mut own);
         }
@@ -339,8 +341,9 @@ impl<'a> Versions<'a> {
             None => None,
         };
         let new = self.kind.convert(self.new, version)?;
-        let mut comparison = compare_in(self.kind, version, old.as_ref(), &new)?;
-        if let Some(reset) = self.reset {
+        let mut comparison = compare_in(self.kind, version, old.as_ref(), &new, Structs::BOTH)?;
+        // Of custom resources upstream resets the version of the request only.
+        if let Some(reset) = self.reset.filter(|_| !self.kind.evolves()) {
             reset.filter_comparison(&mut comparison);
         }
         Some(comparison)
@@ -351,12 +354,14 @@ impl<'a> Versions<'a> {
     }
 }
 
-fn compare_in(kind: &dyn Kind, version: &str, old: Option<&Value>, new: &Value) -> Option<Comparison> {
-    let ty = Some(kind.type_in(version)?);
-    Some(match old {
-        Some(old) => compare(ty, old, new),
-        None => typed::compare_with_nothing(ty, new),
-    })
+fn compare_in(
+    kind: &dyn Kind,
+    version: &str,
+    old: Option<&Value>,
+    new: &Value,
+    structs: Structs,
+) -> Option<Comparison> {
+    Some(compare(Some(kind.type_in(version)?), old.unwrap_or(&EMPTY), new, structs))
 }
 
 /// Takes from everybody but `myself` what changed. Returns what they owned of what was added or modified.

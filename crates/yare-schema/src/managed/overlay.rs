@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::{
+    check::{check, joined},
     merge,
     typed::{Ty, Walk, walk},
 };
@@ -15,13 +16,9 @@ use crate::model::{Shape, TypeRef};
 /// The configuration has fields that the type does not know, or sets what can only be set as a whole, where it
 /// is all too easy to lose what it does not mention.
 pub fn overlay(ty: TypeRef<'_>, live: &Value, config: &Value) -> Result<Value, String> {
-    let errors = merge::check(Some(ty), config);
+    let errors = check(Some(ty), config, false);
     if !errors.is_empty() {
-        let errors = match errors.as_slice() {
-            [one] => one.clone(),
-            many => format!("errors:\n  {}", many.join("\n  ")),
-        };
-        return Err(format!("failed to convert patch object to typed object: {errors}"));
+        return Err(format!("failed to convert patch object to typed object: {}", joined(&errors)));
     }
     let mut atomics = Vec::new();
     find_atomics(Some(ty), config, &mut String::new(), &mut atomics);

@@ -11,6 +11,8 @@ use std::{borrow::Cow, fmt};
 
 use serde_json::{Map, Value};
 
+use crate::goprint;
+
 /// A set of field paths.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Set(Map<String, Value>);
@@ -367,11 +369,14 @@ impl fmt::Display for Shown<'_> {
             let (kind, rest) = step.split_at_checked(2).unwrap_or((step, ""));
             match kind {
                 "f:" => write!(f, ".{rest}")?,
-                "v:" => write!(f, "[={}]", shown_json(rest))?,
+                "v:" => match serde_json::from_str(rest) {
+                    Ok(value) => write!(f, "[={}]", ShownValue(&value))?,
+                    Err(_) => write!(f, "[={rest}]")?,
+                },
                 "k:" => {
                     let keys: Map<String, Value> = serde_json::from_str(rest).unwrap_or_default();
                     let keys: Vec<String> =
-                        keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                        keys.iter().map(|(name, value)| format!("{name}={}", ShownValue(value))).collect();
                     write!(f, "[{}]", keys.join(","))?;
                 }
                 _ => write!(f, "[{rest}]")?,
@@ -381,8 +386,29 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-fn shown_json(text: &str) -> String {
-    serde_json::from_str::<Value>(text).map_or_else(|_| text.to_owned(), |v| v.to_string())
+/// A value in a step.
+struct ShownValue<'a>(&'a Value);
+
+impl fmt::Display for ShownValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Null => f.write_str("null"),
+            Value::String(text) => f.write_str(&goprint::quote(text)),
+            Value::Bool(_) | Value::Number(_) => goprint::GoValue(self.0).fmt(f),
+            Value::Array(items) => {
+                f.write_str("[")?;
+                for (i, item) in items.iter().enumerate() {
+                    let comma = if i == 0 { "" } else { "," };
+                    write!(f, "{comma}{}", ShownValue(item))?;
+                }
+                f.write_str("]")
+            }
+            // Upstream puts nothing between members.
+            Value::Object(members) => {
+                members.iter().try_for_each(|(name, value)| write!(f, "{name}={}", ShownValue(value)))
+            }
+        }
+    }
 }
 
 impl fmt::Display for Set {

@@ -374,6 +374,27 @@ fn bad_configurations() {
             "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.replicas: expected numeric (int or float), got string",
         ),
         (
+            pod(json!({"nodeSelector": {"a": 5}})),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.nodeSelector.a: expected string, got &value.valueUnstructured{Value:5}",
+        ),
+        (
+            pod(json!({"nodeSelector": {"a": [{"x": "y", "z": null}, true]}})),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.nodeSelector.a: expected string, got &value.valueUnstructured{Value:[]interface {}{map[string]interface {}{\"x\":\"y\", \"z\":interface {}(nil)}, true}}",
+        ),
+        (
+            pod(json!({"containers": {"name": "a"}, "nodeSelector": ["x"]})),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): errors:\n  .spec.containers: expected list, got &{map[name:a]}\n  .spec.nodeSelector: expected map, got &{[x]}",
+        ),
+        // The first unknown field of an object is the last that is looked at.
+        (
+            pod(json!({"aaa": 1, "bbb": 1, "containers": 5})),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.aaa: field not declared in schema",
+        ),
+        (
+            pod(json!({"containers": [{"name": ["q"]}]})),
+            "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.containers[name=[\"q\"]].name: expected string, got &value.valueUnstructured{Value:[]interface {}{\"q\"}}",
+        ),
+        (
             pod(json!({"containers": [{"name": "a"}, {"name": "a"}]})),
             "failed to create typed patch object (/p; /v1, Kind=Pod): .spec.containers: duplicate entries for key [name=\"a\"]",
         ),
@@ -519,14 +540,14 @@ proptest! {
     fn comparing_is_extracting_for_new_objects(a in any_spec(), b in any_spec()) {
         let (schema, id) = pod_like();
         let ty = Some(schema.at(id));
-        let c = compare(ty, &pod(a.clone()), &pod(b.clone()));
+        let c = compare(ty, &pod(a.clone()), &pod(b.clone()), Structs::BOTH);
         prop_assert_eq!(c.added.is_empty() && c.modified.is_empty() && c.removed.is_empty(), {
             // The order of items with keys says nothing.
             let sort = |spec: &Value| { let mut s = spec.clone(); if let Some(c) = s["containers"].as_array_mut() { c.sort_by_key(|c| c["name"].to_string()); } s };
             let nothing = |s: Value| if s["containers"].is_null() { let mut s = s; s.as_object_mut().unwrap().remove("containers"); s } else { s };
             nothing(sort(&a)) == nothing(sort(&b))
         });
-        let back = compare(ty, &pod(b), &pod(a));
+        let back = compare(ty, &pod(b), &pod(a), Structs::BOTH);
         prop_assert_eq!(c.added, back.removed);
         prop_assert_eq!(c.modified, back.modified);
     }
@@ -540,4 +561,108 @@ proptest! {
             update(kind, Some(&live), &mut sent, &info("a", T1), None);
         });
     }
+}
+
+/// Types of custom resources, which Kubernetes' own do not have.
+fn custom() -> crate::crd::Compiled {
+    let text = || json!({"type": "string"});
+    crate::crd::load(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {"inner": {"type": "object", "properties": {"a": text()}}}},
+        "anything": {"type": "object", "additionalProperties": true},
+        "empty": {"type": "object"},
+        "maps": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": text()}},
+        "ports": {"type": "array", "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["port", "protocol"], "items": {"type": "object", "properties": {
+                "port": {"type": "integer"}, "protocol": {"type": "string", "default": "TCP"}, "note": text()}}},
+    }}}}))
+}
+
+/// Steps of managers on one custom resource: who, whether it applies, what; and what is there afterwards, with
+/// what each manager owns of the specification.
+#[test]
+fn custom_resources_go_through_their_managers_hands() {
+    struct Step(&'static str, bool, Value, Value, Value);
+    let compiled = custom();
+    let kind = OneType { ty: compiled.ty(), api_versions: &["x.io/v1"], evolves: true };
+    #[rustfmt::skip]
+    let cases = [
+        // What a manager lets go stays as an empty object where somebody else made the object.
+        vec![
+            Step("u", false, json!({"maps": {"m": {}}}), json!({"maps": {"m": {}}}), json!({"u": {".": {}, "f:maps": {".": {}, "f:m": {}}}})),
+            Step("a", true, json!({"maps": {"m": {"x": "1"}}}), json!({"maps": {"m": {"x": "1"}}}), json!({"a": {"f:maps": {"f:m": {".": {}, "f:x": {}}}}, "u": {".": {}, "f:maps": {".": {}, "f:m": {}}}})),
+            Step("a", true, json!({}), json!({"maps": {"m": {}}}), json!({"a": {}, "u": {".": {}, "f:maps": {".": {}, "f:m": {}}}})),
+        ],
+        // A default is part of the key, said or not.
+        vec![
+            Step("a", true, json!({"ports": [{"port": 80, "note": "a"}]}), json!({"ports": [{"port": 80, "note": "a"}]}),
+                json!({"a": {"f:ports": {r#"k:{"port":80,"protocol":"TCP"}"#: {".": {}, "f:note": {}, "f:port": {}}}}})),
+            Step("b", true, json!({"ports": [{"port": 80, "protocol": "TCP"}, {"port": 80, "protocol": "UDP"}]}),
+                json!({"ports": [{"port": 80, "protocol": "TCP", "note": "a"}, {"port": 80, "protocol": "UDP"}]}),
+                json!({"a": {"f:ports": {r#"k:{"port":80,"protocol":"TCP"}"#: {".": {}, "f:note": {}, "f:port": {}}}},
+                    "b": {"f:ports": {r#"k:{"port":80,"protocol":"TCP"}"#: {".": {}, "f:port": {}, "f:protocol": {}}, r#"k:{"port":80,"protocol":"UDP"}"#: {".": {}, "f:port": {}, "f:protocol": {}}}}})),
+        ],
+        // Items that share a key are one thing, and come apart when they no longer do.
+        vec![
+            Step("u", false, json!({"ports": [{"port": 1, "note": "x"}, {"port": 1, "note": "y"}]}), json!({"ports": [{"port": 1, "note": "x"}, {"port": 1, "note": "y"}]}),
+                json!({"u": {".": {}, "f:ports": {".": {}, r#"k:{"port":1,"protocol":"TCP"}"#: {}}}})),
+            Step("v", false, json!({"ports": [{"port": 1, "note": "x"}]}), json!({"ports": [{"port": 1, "note": "x"}]}),
+                json!({"u": {".": {}, "f:ports": {}}, "v": {"f:ports": {r#"k:{"port":1,"protocol":"TCP"}"#: {".": {}, "f:note": {}, "f:port": {}}}}})),
+        ],
+        // Below a type that keeps what it does not know, and in objects of nothing known, anything may be.
+        vec![
+            Step("a", true, json!({"open": {"inner": {"a": "1", "z": 2}, "y": [1]}, "empty": {"q": 1}, "anything": {"k": {"l": 1}}}),
+                json!({"open": {"inner": {"a": "1", "z": 2}, "y": [1]}, "empty": {"q": 1}, "anything": {"k": {"l": 1}}}),
+                json!({"a": {"f:open": {"f:inner": {"f:a": {}, "f:z": {}}, "f:y": {}}, "f:empty": {"f:q": {}}, "f:anything": {"f:k": {".": {}, "f:l": {}}}}})),
+            // A value that changes from object to text takes the object's members with it.
+            Step("b", false, json!({"open": {"inner": {"a": "1", "z": 2}, "y": [1]}, "empty": {"q": 1}, "anything": {"k": "t"}}),
+                json!({"open": {"inner": {"a": "1", "z": 2}, "y": [1]}, "empty": {"q": 1}, "anything": {"k": "t"}}),
+                json!({"a": {"f:open": {"f:inner": {"f:a": {}, "f:z": {}}, "f:y": {}}, "f:empty": {"f:q": {}}}, "b": {"f:anything": {"f:k": {}}}})),
+        ],
+    ];
+    for steps in cases {
+        let mut live: Option<Value> = None;
+        for Step(manager, applies, spec, spec_after, owned) in steps {
+            let info = ManagerInfo { manager, api_version: "x.io/v1", subresource: "", time: T1 };
+            let mut new =
+                json!({"apiVersion": "x.io/v1", "kind": "X", "metadata": {"name": "x"}, "spec": spec});
+            if applies {
+                new = apply(&kind, live.as_ref(), &new, &info, false, None).unwrap().object;
+            } else {
+                update(&kind, live.as_ref(), &mut new, &info, None);
+            }
+            assert_eq!(new["spec"], spec_after, "{manager}: {spec}");
+            let entries = array(new.pointer("/metadata/managedFields"));
+            let found: Map<String, Value> = entries
+                .iter()
+                .map(|e| (e["manager"].as_str().unwrap().to_owned(), e["fieldsV1"]["f:spec"].clone()))
+                .collect();
+            assert_eq!(Value::Object(found), owned, "{manager}: {spec}");
+            new["metadata"]["uid"] = json!("u");
+            live = Some(new);
+        }
+    }
+}
+
+/// Fields that Go writes although nobody set them come with the struct they are in, and never by themselves.
+#[test]
+fn structs_have_the_fields_that_nobody_set() {
+    let ty = crate::builtin::builtin().lookup("apps", "v1", "Deployment").unwrap();
+    let kind = OneType { ty, api_versions: &["apps/v1"], evolves: false };
+    let info = |manager| ManagerInfo { manager, api_version: "apps/v1", subresource: "", time: T1 };
+    let object = |spec: Value| json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x", "uid": "u"}, "spec": spec});
+    let template = |containers: Value| json!({"spec": {"containers": containers}});
+    let mut made = object(
+        json!({"selector": {"matchLabels": {"a": "b"}}, "template": template(json!([{"name": "c"}]))}),
+    );
+    update(&kind, None, &mut made, &info("creator"), None);
+    let container = json!({"k:{\"name\":\"c\"}": {".": {}, "f:name": {}, "f:resources": {}}});
+    assert_eq!(
+        owners(&made)["creator Update"]["f:spec"],
+        json!({"f:selector": {}, "f:template": {"f:spec": {"f:containers": container}}})
+    );
+    // Where Go writes null, that is a value too, and somebody's.
+    let mut cleared = object(json!({"template": template(json!([{"name": "c"}]))}));
+    update(&kind, Some(&made), &mut cleared, &info("editor"), None);
+    assert_eq!(owners(&cleared)["editor Update"], json!({"f:spec": {"f:selector": {}}}));
 }

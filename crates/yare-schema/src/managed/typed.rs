@@ -6,7 +6,10 @@ use std::{collections::HashMap, sync::LazyLock};
 use serde_json::{Map, Value};
 
 use super::set::{Node, Set, field_key, item_key, value_key};
-use crate::model::{Field, List, ListKind, Shape, Struct, TypeRef};
+use crate::{
+    encode,
+    model::{Field, List, ListKind, Shape, Struct, TypeRef},
+};
 
 /// A type, or `None` for untyped JSON (whose objects are granular and whose lists are atomic).
 pub(crate) type Ty<'a> = Option<TypeRef<'a>>;
@@ -39,6 +42,32 @@ impl<'a> Members<'a> {
             Self::Map(ty) => (None, ty),
         }
     }
+
+    /// What Go writes of a field that is not set, if it does.
+    fn unset(self, field: &Field) -> Option<Value> {
+        match self {
+            Self::Struct(_, ty) if ty.schema.typed => encode::unset(ty, field),
+            _ => None,
+        }
+    }
+
+    /// Whether Go writes fields that are not set.
+    fn any_filled(self) -> bool {
+        match self {
+            Self::Struct(s, ty) if ty.schema.typed => s.fields.iter().any(|f| encode::filled(ty, f)),
+            _ => false,
+        }
+    }
+
+    /// Calls `visit` with the fields that Go writes beside those of `map`.
+    fn filled(self, map: &Map<String, Value>, mut visit: impl FnMut(&Field, &Value)) {
+        let Self::Struct(s, _) = self else { return };
+        for field in s.fields.iter().filter(|f| !map.contains_key(&*f.name)) {
+            if let Some(value) = self.unset(field) {
+                visit(field, &value);
+            }
+        }
+    }
 }
 
 /// How `value` is walked; the value decides only where the type does not.
@@ -49,6 +78,7 @@ pub(crate) fn walk<'a>(ty: Ty<'a>, value: &Value) -> Walk<'a> {
     match ty.shape() {
         Shape::Scalar(_) => Walk::Leaf,
         Shape::Struct(s) if s.atomic => Walk::Leaf,
+        Shape::Struct(_) if !value.is_object() && !value.is_null() && ty.is_untyped() => Walk::Leaf,
         Shape::Struct(s) => Walk::Members(Members::Struct(s, ty)),
         Shape::Map(m) if m.atomic => Walk::Leaf,
         Shape::Map(m) => Walk::Members(Members::Map(Some(ty.to(&m.value)))),
@@ -177,13 +207,30 @@ impl Diff {
     }
 }
 
-static NULL: Value = Value::Null;
+/// Which of two compared objects are Go structs upstream, where fields that nobody set are there all the same:
+/// `"resources":{}`, `"selector":null`, `"replicas":0`. Such a field never comes or goes by itself. What a patch
+/// or a configuration was merged into is not one until it is decoded.
+#[derive(Clone, Copy)]
+pub(crate) struct Structs {
+    pub old: bool,
+    pub new: bool,
+}
+
+impl Structs {
+    /// Both are.
+    pub const BOTH: Self = Self { old: true, new: true };
+    /// The live object is, the one that a configuration makes of it is not.
+    pub const OLD: Self = Self { old: true, new: false };
+    /// The live object is, a configuration of old is not.
+    pub const NEW: Self = Self { old: false, new: true };
+}
+
 /// An object without members.
 pub(crate) static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
 
 /// Compares two objects of one type. Unchanged parts cost a walk and no allocation.
-pub(crate) fn compare(ty: Ty<'_>, old: &Value, new: &Value) -> Comparison {
-    match diff(ty, Some(old), Some(new)) {
+pub(crate) fn compare(ty: Ty<'_>, old: &Value, new: &Value, structs: Structs) -> Comparison {
+    match diff(ty, Some(old), Some(new), structs) {
         None => Comparison::default(),
         Some(diff) => Comparison {
             added: diff.added.into_set(),
@@ -193,13 +240,8 @@ pub(crate) fn compare(ty: Ty<'_>, old: &Value, new: &Value) -> Comparison {
     }
 }
 
-/// [`compare`] with an object that does not exist yet.
-pub(crate) fn compare_with_nothing(ty: Ty<'_>, new: &Value) -> Comparison {
-    compare(ty, &EMPTY, new)
-}
-
 /// `None`: nothing differs.
-fn diff(ty: Ty<'_>, old: Option<&Value>, new: Option<&Value>) -> Option<Box<Diff>> {
+fn diff(ty: Ty<'_>, old: Option<&Value>, new: Option<&Value>, structs: Structs) -> Option<Box<Diff>> {
     let sample = match (old, new) {
         (None, None) => return None,
         (Some(old), None) => old,
@@ -207,7 +249,7 @@ fn diff(ty: Ty<'_>, old: Option<&Value>, new: Option<&Value>) -> Option<Box<Diff
         (Some(old), Some(new)) if new.is_null() => old,
         (_, Some(new)) => new,
     };
-    if ty.is_none_or(|ty| matches!(ty.shape(), Shape::Any))
+    if ty.is_none_or(|ty| matches!(ty.shape(), Shape::Any) || ty.is_untyped())
         && let (Some(old), Some(new)) = (old, new)
         && old.is_object() != new.is_object()
         && !old.is_null()
@@ -217,7 +259,7 @@ fn diff(ty: Ty<'_>, old: Option<&Value>, new: Option<&Value>) -> Option<Box<Diff
         let mut out = Diff::default();
         out.modified.own = true;
         for (old, new) in [(Some(old), None), (None, Some(new))] {
-            if let Some(mut side) = diff(ty, old, new) {
+            if let Some(mut side) = diff(ty, old, new, structs) {
                 (side.added.own, side.removed.own) = (false, false);
                 out.merge(*side);
             }
@@ -228,10 +270,13 @@ fn diff(ty: Ty<'_>, old: Option<&Value>, new: Option<&Value>) -> Option<Box<Diff
         Walk::Leaf => leaf(old, new),
         Walk::Members(members) => {
             let (old_map, new_map) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
-            if old_map.is_none_or(Map::is_empty) && new_map.is_none_or(Map::is_empty) {
+            let empty = |map: Option<&Map<String, Value>>, is_struct: bool| {
+                map.is_none_or(|map| map.is_empty() && !(is_struct && members.any_filled()))
+            };
+            if empty(old_map, structs.old) && empty(new_map, structs.new) {
                 return leaf(old, new);
             }
-            presence(old, new, diff_members(members, old_map, new_map))
+            presence(old, new, diff_members(members, old_map, new_map, structs))
         }
         Walk::Items(list, item_ty) => {
             let items = |v: Option<&'_ Value>| v.and_then(Value::as_array).map_or(0, Vec::len);
@@ -240,8 +285,11 @@ fn diff(ty: Ty<'_>, old: Option<&Value>, new: Option<&Value>) -> Option<Box<Diff
             }
             let old_items = old.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             let new_items = new.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            let inner =
-                if old_items == new_items { None } else { diff_items(list, item_ty, old_items, new_items) };
+            let inner = if old_items == new_items {
+                None
+            } else {
+                diff_items(list, item_ty, old_items, new_items, structs)
+            };
             presence(old, new, inner)
         }
     }
@@ -284,31 +332,21 @@ fn presence(old: Option<&Value>, new: Option<&Value>, inner: Option<Box<Diff>>) 
     Some(out)
 }
 
-/// What stands, in upstream's Go structs, in the place of a field that is absent from JSON: a struct without
-/// values, or a `nil` list or map that Go writes out as `null`. Such a field never comes or goes itself.
-fn absent(field: Option<&Field>, ty: Ty<'_>) -> Option<&'static Value> {
-    let (field, ty) = (field?, ty?);
-    match ty.shape() {
-        Shape::Struct(s) if !s.atomic && !field.pointer && !field.omit_zero => Some(&EMPTY),
-        Shape::List(_) | Shape::Map(_) if !field.pointer && !field.omit_empty => Some(&NULL),
-        _ => None,
-    }
-}
-
 fn diff_members(
     members: Members<'_>,
     old: Option<&Map<String, Value>>,
     new: Option<&Map<String, Value>>,
+    structs: Structs,
 ) -> Option<Box<Diff>> {
     let mut out: Option<Box<Diff>> = None;
-    let both = old.is_some() && new.is_some();
+    let sides = (old, new);
     let mut visit = |name: &str, old_member: Option<&Value>, new_member: Option<&Value>| {
         let (field, ty) = members.member(name);
-        let stand_in = |v| if both { absent(field, ty) } else { v };
+        let unset = |is_struct: bool| if is_struct { members.unset(field?) } else { None };
         let child = match (old_member, new_member) {
-            (None, Some(new)) => diff(ty, stand_in(None), Some(new)),
-            (Some(old), None) => diff(ty, Some(old), stand_in(None)),
-            _ => diff(ty, old_member, new_member),
+            (None, Some(new)) if old.is_some() => diff(ty, unset(structs.old).as_ref(), Some(new), structs),
+            (Some(old), None) if new.is_some() => diff(ty, Some(old), unset(structs.new).as_ref(), structs),
+            _ => diff(ty, old_member, new_member, structs),
         };
         if let Some(child) = child {
             out.get_or_insert_default().put(|| field_key(name), *child);
@@ -338,10 +376,26 @@ fn diff_members(
             }
         }
     }
+    // A struct that comes or goes does so with all of its fields.
+    match sides {
+        (Some(old), None) if structs.old => {
+            members.filled(old, |field, value| visit(&field.name, Some(value), None));
+        }
+        (None, Some(new)) if structs.new => {
+            members.filled(new, |field, value| visit(&field.name, None, Some(value)));
+        }
+        _ => {}
+    }
     out
 }
 
-fn diff_items(list: &List, item_ty: TypeRef<'_>, old: &[Value], new: &[Value]) -> Option<Box<Diff>> {
+fn diff_items(
+    list: &List,
+    item_ty: TypeRef<'_>,
+    old: &[Value],
+    new: &[Value],
+    structs: Structs,
+) -> Option<Box<Diff>> {
     let mut order: Vec<String> = Vec::new();
     let mut by_step: HashMap<String, (Vec<&Value>, Vec<&Value>)> =
         HashMap::with_capacity(old.len().max(new.len()));
@@ -363,7 +417,7 @@ fn diff_items(list: &List, item_ty: TypeRef<'_>, old: &[Value], new: &[Value]) -
     for step in order {
         let Some((old, new)) = by_step.get(&step) else { continue };
         let child = match (old.as_slice(), new.as_slice()) {
-            ([] | [_], [] | [_]) => diff(Some(item_ty), old.first().copied(), new.first().copied()),
+            ([] | [_], [] | [_]) => diff(Some(item_ty), old.first().copied(), new.first().copied(), structs),
             // Items that share a key are one leaf.
             ([_, _, ..], [_, _, ..]) => {
                 let equal = old.len() == new.len() && old.iter().zip(new).all(|(a, b)| same(a, b));
@@ -372,14 +426,18 @@ fn diff_items(list: &List, item_ty: TypeRef<'_>, old: &[Value], new: &[Value]) -
                 })
             }
             ([_, _, ..], rest) => {
-                let mut child =
-                    rest.first().and_then(|item| diff(Some(item_ty), None, Some(item))).unwrap_or_default();
+                let mut child = rest
+                    .first()
+                    .and_then(|item| diff(Some(item_ty), None, Some(item), structs))
+                    .unwrap_or_default();
                 child.removed.own = true;
                 Some(child)
             }
             (rest, _) => {
-                let mut child =
-                    rest.first().and_then(|item| diff(Some(item_ty), Some(item), None)).unwrap_or_default();
+                let mut child = rest
+                    .first()
+                    .and_then(|item| diff(Some(item_ty), Some(item), None, structs))
+                    .unwrap_or_default();
                 child.added.own = true;
                 Some(child)
             }

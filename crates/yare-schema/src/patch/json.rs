@@ -216,8 +216,11 @@ impl Run {
             Some(_) => Err(format!("json: cannot unmarshal the {name} field into Go value of type string")),
         };
         let path = || {
-            pointer("path", "")
-                .map_err(|e| JsonPatchError::Apply(format!("{kind} operation failed to decode path: {e}")))
+            pointer("path", "").map_err(|e| {
+                // Three operations do not say why.
+                let why = if matches!(kind, "add" | "remove" | "copy") { MISSING } else { &e };
+                JsonPatchError::Apply(format!("{kind} operation failed to decode path: {why}"))
+            })
         };
         let from = || {
             pointer("from", ",")
@@ -270,7 +273,8 @@ impl Run {
         self.deepen(path, levels)?;
         if path.is_empty() {
             if !value.is_object() && !value.is_array() {
-                return fail("replace operation value must be object or array".to_owned());
+                // Upstream wraps an error that is not there.
+                return fail("replace operation value must be object or array: %!w(<nil>)".to_owned());
             }
             self.document = value;
             return Ok(());
@@ -439,6 +443,10 @@ mod tests {
             (json!([{"op": "jump", "path": "/r"}]), "Unexpected kind: jump"),
             (json!([{"path": "/r"}]), "Unexpected kind: unknown"),
             (json!([{"op": "test", "value": 1}]), "test operation failed to decode path: operation missing path field: missing value"),
+            (json!([{"op": "add", "value": 1}]), "add operation failed to decode path: missing value"),
+            (json!([{"op": "copy", "from": "/a"}]), "copy operation failed to decode path: missing value"),
+            (json!([{"op": "move", "from": "/a"}]), "move operation failed to decode path: operation missing path field: missing value"),
+            (json!([{"op": "replace", "path": "", "value": 1}]), "replace operation value must be object or array: %!w(<nil>)"),
             (json!({}), "json: cannot unmarshal object into Go value of type jsonpatch.Patch"),
         ];
         for (patch, message) in cases {
