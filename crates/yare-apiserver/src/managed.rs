@@ -2,7 +2,10 @@
 //! here they meet the versions a resource is served in.
 
 use serde_json::Value;
-use yare_kinds::view::ViewMut;
+use yare_kinds::{
+    reset::{self, Reset},
+    view::ViewMut,
+};
 use yare_schema::{
     managed::{self, ApplyError, Kind, ManagerInfo, ResetFields, Set},
     model::TypeRef,
@@ -64,14 +67,19 @@ fn info<'a>(
 
 /// Fields that a request cannot set, and so does not own.
 fn reset(served: &Served, subresource: &str) -> Option<ResetFields> {
-    match subresource {
-        "" if served.stored.strategy.has_status() => {
-            Some(ResetFields::Exclude(Set::of_fields(&[&["status"]])))
-        }
-        "status" => Some(ResetFields::Exclude(Set::of_fields(&[&["spec"]]))),
-        "scale" => Some(ResetFields::Only(&[&["spec", "replicas"], &["spec", "replicas", "*"]])),
-        _ => None,
+    reset_of(served, subresource).map(|reset| match reset {
+        Reset::Fields(fields) => ResetFields::Exclude(Set::of_fields(fields)),
+        Reset::AllBut(patterns) => ResetFields::Only(patterns),
+    })
+}
+
+/// The same, as the table of resources says it.
+pub fn reset_of(served: &Served, subresource: &str) -> Option<Reset> {
+    let stored = &served.stored;
+    if stored.custom.is_some() {
+        return reset::of_custom(subresource, served.strategy.has_status());
     }
+    reset::of(&stored.group, &stored.plural, subresource, stored.strategy.has_status())
 }
 
 /// Records an update or create in `new`'s managed fields. Both objects are of the storage version.
@@ -129,7 +137,19 @@ pub fn apply(
         .map_err(refused)
 }
 
-fn refused(error: ApplyError) -> ApiError {
+/// Takes what admission made of an object, but not a record that it broke.
+pub fn replace(call: &Call, object: &mut Value, mut changed: Value) {
+    if let Err(why) = managed::check_entries(&changed) {
+        changed.copy_from(object, "metadata.managedFields");
+        call.warn(format!(
+            ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {why}"
+        ));
+    }
+    *object = changed;
+}
+
+/// The answer to a configuration that cannot be applied.
+pub fn refused(error: ApplyError) -> ApiError {
     let message = error.to_string();
     match error {
         ApplyError::Conflicts(conflicts) => ApiError::apply_conflict(
@@ -145,6 +165,6 @@ fn refused(error: ApplyError) -> ApiError {
         ),
         ApplyError::BadRequest(message) => ApiError::bad_request(message),
         ApplyError::Typed { .. } => ApiError::new(500, "", message),
-        ApplyError::ManagedFields(_) => ApiError::internal(message),
+        ApplyError::ManagedFields(_) => ApiError::new(500, "", message),
     }
 }

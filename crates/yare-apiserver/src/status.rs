@@ -163,6 +163,19 @@ impl ApiError {
         Self::new(400, "BadRequest", message)
     }
 
+    /// A patch that does not apply. Upstream does not say why.
+    pub fn rejected() -> Self {
+        let mut e =
+            Self::new(422, "Invalid", "the server rejected our request due to an error in our request");
+        e.details.present = true;
+        e
+    }
+
+    /// A body or what it asks for is too large.
+    pub fn request_too_large(why: impl std::fmt::Display) -> Self {
+        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: {why}"))
+    }
+
     /// The server failed.
     pub fn internal(message: impl std::fmt::Display) -> Self {
         let mut e = Self::new(500, "InternalError", format!("Internal error occurred: {message}"));

@@ -16,6 +16,7 @@ pub mod pod;
 pub mod podsecurity;
 pub mod printers;
 pub mod quota;
+pub mod reset;
 pub mod scale;
 pub mod selectors;
 pub mod strategy;

@@ -8,21 +8,25 @@ use serde_json::{Value, json};
 use yare_kinds::view::{View, ViewMut};
 use yare_schema::{
     field::{FieldError, Path},
-    patch,
+    managed::{
+        self as schema, ManagerInfo, OneType,
+        scale::{self, ReplicasPaths},
+    },
     selector::LabelSelector,
 };
 
 use crate::{
     body::Reply,
-    codec,
+    codec::{self, Expected},
     core::Call,
-    jsonpath,
-    options::WriteOptions,
-    registry::{Served, TypeHandle},
+    jsonpath, managed,
+    options::{WriteOptions, is_apply},
+    registry::{Registry, Served, TypeHandle},
     render,
     status::{ApiError, ApiResult, GroupResource},
     verbs::{
-        self, list,
+        list,
+        patch::{self, Patch, Subject},
         write::{self, AdmissionView, Target, Update},
     },
 };
@@ -122,48 +126,91 @@ const TARGET: Target = Target {
     },
 };
 
+/// Where the versions of a resource keep their replicas.
+struct Replicas<'a> {
+    registry: &'a Registry,
+    served: &'a Served,
+}
+
+impl ReplicasPaths for Replicas<'_> {
+    fn path(&self, api_version: &str) -> Option<Vec<String>> {
+        let stored = &self.served.stored;
+        let versions = self.registry.versions_of(&stored.kind_key);
+        let version = versions.iter().find(|s| *s.api_version == *api_version)?;
+        Some(paths(version).map(|p| p.spec.split('.').map(str::to_owned).collect()).unwrap_or_default())
+    }
+}
+
+/// What says that a custom resource has no replicas: a scale cannot.
+const UNSET: i64 = i32::MIN as i64;
+
 async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -> ApiResult<Value> {
     let name = call.info.name.as_str();
+    let custom = served.stored.custom.is_some();
     let ty = codec::builtin_type("autoscaling", "v1", "Scale")
         .ok_or_else(|| ApiError::internal("no type for Scale"))?;
     let ty = TypeHandle::Static(ty);
-    let is_patch = call.info.verb == "patch";
-    let media = if is_patch { verbs::patch::media_type(call, served)? } else { "" };
-    let kind = if is_patch { "PatchOptions" } else { "UpdateOptions" };
-    let options = WriteOptions::parse(&call.query, kind, is_patch.then_some(media), call.user_agent())?;
-    let given = if is_patch {
-        verbs::patch::read(media, body)
-            .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?
-    } else {
-        let expected = codec::Expected { group: "autoscaling", version: "v1", kind: "Scale", custom: false };
-        codec::decode_body(call, &ty, &expected, body, options.field_validation)?
+    let media = if call.info.verb == "patch" { Some(patch::media_type(call, custom)?) } else { None };
+    let kind = if media.is_some() { "PatchOptions" } else { "UpdateOptions" };
+    let options = WriteOptions::parse(&call.query, kind, media, call.user_agent())?;
+    let change = match media {
+        None => {
+            let expected = Expected { group: "autoscaling", version: "v1", kind: "Scale", custom: false };
+            Change::Update(codec::decode_body(call, &ty, &expected, body, options.field_validation)?)
+        }
+        Some(media) => {
+            patch::record(call, media, body);
+            if is_apply(media) {
+                Change::Apply(patch::configuration(media, body, scale::API_VERSION, "Scale")?)
+            } else {
+                Change::Patch(Patch::read(media, body, options.field_validation)?)
+            }
+        }
     };
+    let owned = OneType { ty: ty.at(), api_versions: &[scale::API_VERSION], evolves: false };
+    let subject = Subject { ty: &ty, api_version: scale::API_VERSION, kind: "Scale", custom };
+    let registry = call.core.registry.load_full();
+    let replicas_at = Replicas { registry: &registry, served };
     let make = |current: &Value| {
-        let scale = if is_patch {
-            let before = shown(served, paths, current);
-            let patched = match media {
-                "application/json-patch+json" => patch::json::apply(before, &given).map_err(|e| {
-                    ApiError::new(
-                        422,
-                        "Invalid",
-                        format!("the server rejected our request due to an error in our request: {e}"),
-                    )
-                })?,
-                _ => patch::merge::apply(before, given.clone())
-                    .map_err(|e| ApiError::bad_request(e.to_string()))?,
-            };
-            codec::conform(&ty, patched).map_err(ApiError::bad_request)?.value
-        } else {
-            given.clone()
+        let now = call.core.now_rfc3339();
+        let info = ManagerInfo {
+            manager: &options.field_manager,
+            api_version: scale::API_VERSION,
+            subresource: "scale",
+            time: &now,
         };
-        let scale_name = scale.str_at("metadata.name");
-        if !scale_name.is_empty() && scale_name != name {
+        let mut before = shown(served, paths, current);
+        if custom && current.at(&paths.spec).is_null() {
+            before.set("spec.replicas", UNSET);
+        }
+        let broken = |why| ApiError::new(500, "", why);
+        if let Some(entries) = scale::of_object(current, &replicas_at).map_err(broken)? {
+            before.set("metadata.managedFields", entries);
+        }
+        let mut new = match &change {
+            Change::Update(given) => given.clone(),
+            Change::Patch(patch) => patch.apply(call, &subject, options.field_validation, before.clone())?,
+            Change::Apply(config) => {
+                let force = options.force;
+                let applied = schema::apply(&owned, Some(&before), config, &info, force, None);
+                let new = applied.map_err(managed::refused)?.object;
+                patch::check_duplicates(call, media.unwrap_or_default(), body, &options)?;
+                codec::conform(&ty, new).map_err(ApiError::bad_request)?.value
+            }
+        };
+        if !matches!(change, Change::Apply(_)) {
+            schema::update(&owned, Some(&before), &mut new, &info, None);
+        }
+        write::settle_namespace(served, &mut new, &call.info.namespace)?;
+        write::check_name(&new, name)?;
+        let replicas = new.int_at("spec.replicas");
+        if custom && replicas == UNSET {
+            let path = &paths.spec;
             return Err(ApiError::bad_request(format!(
-                "the name of the object ({scale_name}) does not match the name on the URL ({name})"
+                "the spec replicas field \".{path}\" cannot be empty"
             )));
         }
-        let replicas = scale.int_at("spec.replicas");
-        if replicas < 0 {
+        if replicas < 0 && !custom {
             let spec = Path::new("spec");
             let error =
                 FieldError::invalid(&spec.child("replicas"), replicas, "must be greater than or equal to 0");
@@ -172,22 +219,16 @@ async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -
         let mut object = current.clone();
         object.set(&paths.spec, replicas);
         // The scale's revision is a condition, if it names one.
-        match scale.str_opt("metadata.resourceVersion") {
-            Some(version) if !is_patch && !version.is_empty() => {
-                object.set("metadata.resourceVersion", version)
-            }
-            _ => {
-                if !is_patch {
-                    object.set(
-                        "metadata.resourceVersion",
-                        current.str_at("metadata.resourceVersion").to_owned(),
-                    );
-                }
-            }
+        if new.is_set("metadata.resourceVersion") {
+            object.copy_from(&new, "metadata.resourceVersion");
         }
-        let uid = scale.str_at("metadata.uid");
-        if !uid.is_empty() {
-            object.set("metadata.uid", uid);
+        if new.is_set("metadata.uid") {
+            object.copy_from(&new, "metadata.uid");
+        }
+        let entries = scale::to_object(current, &new, &served.api_version, &replicas_at).map_err(broken)?;
+        match entries {
+            Some(entries) => object.set("metadata.managedFields", entries),
+            None => drop(object.remove("metadata.managedFields")),
         }
         Ok(object)
     };
@@ -198,7 +239,8 @@ async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -
         target: &TARGET,
         options: &options,
         make: &make,
-        apply: false,
+        // Whose the replicas are is settled above.
+        apply: true,
         retry: true,
         view: Some(&ScaleView { served, paths }),
     };
@@ -206,4 +248,11 @@ async fn change(call: &Call, served: &Arc<Served>, paths: &Paths, body: &[u8]) -
     let mut value: Value = serde_json::from_slice(&written.bytes).map_err(ApiError::internal)?;
     served.from_storage(&mut value)?;
     Ok(shown(served, paths, &value))
+}
+
+/// What a request does to a scale.
+enum Change {
+    Update(Value),
+    Patch(Patch),
+    Apply(Value),
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
+use yare_auth::rbac::Action;
 use yare_kinds::{
     meta,
     view::{View, ViewMut},
@@ -12,6 +13,7 @@ use yare_store::{CommitError, Expect, Op, Write};
 
 use crate::{
     admission::{self, Operation},
+    auth,
     body::Reply,
     codec,
     core::Call,
@@ -68,6 +70,14 @@ pub async fn object_of(
     Err(ApiError::generate_name_conflict(served.group_resource(), object.str_at("metadata.generateName")))
 }
 
+/// Whoever creates by an update or an apply must be allowed to create as well.
+pub async fn authorize(call: &Call) -> ApiResult<()> {
+    let selectors = auth::Selectors::default();
+    let action = Action { verb: "create", ..selectors.action(&call.info) };
+    let outcome = auth::authorizers::decide(&call.core, &call.user, &action).await;
+    auth::refuse(&outcome, &call.user, &action)
+}
+
 fn fill_system_fields(call: &Call, object: &mut Value) {
     for path in [
         "metadata.resourceVersion",
@@ -110,12 +120,7 @@ async fn commit(
         let mut new = object.clone();
         stored.strategy.default(&mut new);
         if !apply {
-            // A status that will be cleared is nobody's.
-            let status = if served.strategy.has_status() { new.remove("status") } else { None };
             managed::update(call, served, None, &mut new, options, "", &now);
-            if let Some(status) = status {
-                new.set("status", status);
-            }
         }
         let admitted = admission::mutate(&attributes, &mut new, None).await?;
         // Who changes the object sees that its name is still to be made; who may refuse it sees the name.

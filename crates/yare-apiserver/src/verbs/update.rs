@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use yare_kinds::view::View;
 
 use crate::{
     body::Reply,
@@ -12,7 +11,7 @@ use crate::{
     options::WriteOptions,
     registry::Served,
     render::Renderer,
-    status::{ApiError, ApiResult},
+    status::ApiResult,
     verbs::{
         create,
         write::{self, Target, Update},
@@ -25,13 +24,7 @@ pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: By
     let options = WriteOptions::parse(&call.query, "UpdateOptions", None, call.user_agent())?;
     let mut object = write::decode(call, served, &body, options.field_validation)?;
     let name = call.info.name.as_str();
-    write::settle_namespace(served, &mut object, &call.info.namespace).map_err(|_| {
-        ApiError::bad_request(format!(
-            "the namespace of the object ({}) does not match the namespace on the request ({})",
-            object.str_at("metadata.namespace"),
-            call.info.namespace,
-        ))
-    })?;
+    write::settle_namespace(served, &mut object, &call.info.namespace)?;
     let make = |_: &serde_json::Value| Ok(object.clone());
     let update = Update {
         call,
@@ -50,12 +43,8 @@ pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: By
                 && target.subresource.is_empty()
                 && served.stored.strategy.allow_create_on_update() =>
         {
-            let given = object.str_at("metadata.name");
-            if given != name {
-                return Err(ApiError::bad_request(format!(
-                    "the name of the object ({given}) does not match the name on the URL ({name})"
-                )));
-            }
+            write::check_name(&object, name)?;
+            create::authorize(call).await?;
             create::object_of(call, served, object.clone(), &options, false).await?
         }
         done => done?,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 use yare_kinds::{
-    meta,
+    meta, reset,
     strategy::Context,
     view::{View, ViewMut},
 };
@@ -50,7 +50,12 @@ pub const MAIN: Target = Target {
 /// Its `status`.
 pub const STATUS: Target = Target {
     subresource: "status",
-    prepare: |served, new, old, ctx| served.strategy.prepare_for_status_update(new, old, ctx),
+    prepare: |served, new, old, ctx| {
+        served.strategy.prepare_for_status_update(new, old, ctx);
+        if let Some(reset) = managed::reset_of(served, "status").filter(|_| served.stored.custom.is_none()) {
+            reset::restore_metadata(reset, new, old);
+        }
+    },
     validate: |served, new, old, ctx, warnings| {
         served.strategy.judge_update("status", new, old, ctx, warnings)
     },
@@ -78,19 +83,35 @@ pub fn decode(call: &Call, served: &Served, body: &[u8], validation: FieldValida
     codec::decode_body(call, &served.ty, &expected, body, validation)
 }
 
-/// The namespace of an object must be the request's; an absent one becomes it.
+/// The namespace of an object must be the request's; an absent one becomes it. Objects beside the namespaces
+/// have none, whatever they say.
 pub fn settle_namespace(served: &Served, object: &mut Value, namespace: &str) -> ApiResult<()> {
-    let given = object.str_at("metadata.namespace");
-    let wanted = if served.namespaced { namespace } else { "" };
-    if given.is_empty() {
-        if !wanted.is_empty() {
-            object.set("metadata.namespace", wanted);
-        }
+    if !served.namespaced {
+        object.remove("metadata.namespace");
         return Ok(());
     }
-    if given != wanted {
+    let given = object.str_at("metadata.namespace");
+    if given.is_empty() {
+        object.set("metadata.namespace", namespace);
+    } else if given != namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// The name of an object must be the URL's.
+pub fn check_name(object: &Value, name: &str) -> ApiResult<()> {
+    let given = object.str_at("metadata.name");
+    if given.is_empty() {
         return Err(ApiError::bad_request(format!(
-            "the namespace of the provided object does not match the namespace sent on the request ({given} != {wanted})"
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if given != name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
         )));
     }
     Ok(())
@@ -190,7 +211,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             served.from_storage(&mut shown)?;
             make(&shown)?
         };
-        check_identity(&new, &old, name, call, served)?;
+        check_identity(&mut new, &old, name, call, served)?;
         let wanted = new.str_at("metadata.resourceVersion").to_owned();
         let conditional = !wanted.is_empty() && wanted != "0";
         if conditional && wanted != current.revision.to_string() {
@@ -323,20 +344,9 @@ fn is_finished(new: &Value, old: &Value, served: &Served) -> bool {
         && !hooks::is_held(served, new)
 }
 
-fn check_identity(new: &Value, old: &Value, name: &str, call: &Call, served: &Served) -> ApiResult<()> {
-    let given = new.str_at("metadata.name");
-    if given != name {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({name})"
-        )));
-    }
-    let namespace = if served.namespaced { call.info.namespace.as_str() } else { "" };
-    let given = new.str_at("metadata.namespace");
-    if !given.is_empty() && given != namespace {
-        return Err(ApiError::bad_request(format!(
-            "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
-        )));
-    }
+fn check_identity(new: &mut Value, old: &Value, name: &str, call: &Call, served: &Served) -> ApiResult<()> {
+    settle_namespace(served, new, &call.info.namespace)?;
+    check_name(new, name)?;
     let (given, have) = (new.str_at("metadata.uid"), old.str_at("metadata.uid"));
     if !given.is_empty() && given != have {
         return Err(ApiError::conflict(

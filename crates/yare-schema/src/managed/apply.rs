@@ -46,8 +46,10 @@ pub enum ApplyError {
     #[error("{0}")]
     BadRequest(String),
     /// The configuration does not fit the type (HTTP 500 upstream).
-    #[error("failed to create typed patch object ({object}): {}", joined(.errors))]
+    #[error("failed to create typed {which} object ({object}): {}", joined(.errors))]
     Typed {
+        /// `patch`, or `live` where the types have changed since the object was written.
+        which: &'static str,
         /// `namespace/name; apps/v1, Kind=Deployment`
         object: String,
         /// What does not fit.
@@ -55,7 +57,7 @@ pub enum ApplyError {
     },
     /// The object's own `managedFields` cannot be read.
     #[error("failed to decode managed fields: {0}")]
-    ManagedFields(&'static str),
+    ManagedFields(String),
 }
 
 fn conflicts_message(conflicts: &[Conflict]) -> String {
@@ -97,7 +99,7 @@ pub fn apply(
     let entries = match live {
         None => Vec::new(),
         Some(live) => decode(array(live.pointer("/metadata/managedFields")).to_vec(), true)
-            .ok_or(ApplyError::ManagedFields("malformed entry"))?,
+            .map_err(ApplyError::ManagedFields)?,
     };
     let sent_version = config.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     if sent_version != info.api_version {
@@ -114,7 +116,13 @@ pub fn apply(
         .ok_or_else(|| ApplyError::BadRequest(format!("no type for {}", info.api_version)))?;
     let errors = check(Some(ty), config, false);
     if !errors.is_empty() {
-        return Err(ApplyError::Typed { object: describe(config), errors });
+        return Err(ApplyError::Typed { which: "patch", object: describe(config), errors });
+    }
+    if let Some(live) = live {
+        let errors = check(Some(ty), live, true);
+        if !errors.is_empty() {
+            return Err(ApplyError::Typed { which: "live", object: describe(live), errors });
+        }
     }
 
     // Until somebody applies, nobody's fields need be known; what is there then has an owner too.
@@ -192,7 +200,8 @@ struct Run<'a> {
 impl Run<'_> {
     /// `Err`: what others own of what the configuration changes.
     fn apply(&self, entries: Vec<Entry>, force: bool) -> Result<Applied, Vec<(Entry, Set)>> {
-        let mut entries = known(self.kind, entries);
+        // Whoever wrote the entries may have known other types: an older version of us, for built-in kinds.
+        let mut entries = known(self.kind, entries, true);
         let live = self.live.unwrap_or(&EMPTY);
         let mut merged = merge::merge(Some(self.ty), Some(live), Some(self.config)).unwrap_or(Value::Null);
         let mut fields = extract(Some(self.ty), self.config);

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::set::Set;
+use crate::goprint;
 
 /// How a manager came to own fields.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -57,14 +58,19 @@ impl Entry {
 /// Most entries that are read; an object with more is treated as having none.
 const MAX_ENTRIES: usize = 1_000;
 
-/// Reads `metadata.managedFields`. `trusted`: this crate wrote the sets. `None`: malformed.
-pub(crate) fn decode(entries: Vec<Value>, trusted: bool) -> Option<Vec<Entry>> {
+/// Reads `metadata.managedFields`. `trusted`: this crate wrote the sets.
+///
+/// # Errors
+/// What is wrong with the first entry that is malformed, in upstream's words.
+pub(crate) fn decode(entries: Vec<Value>, trusted: bool) -> Result<Vec<Entry>, String> {
     if entries.len() > MAX_ENTRIES {
-        return None;
+        return Err(format!("there are more than {MAX_ENTRIES} managed fields entries"));
     }
     let mut out: Vec<Entry> = Vec::with_capacity(entries.len() + 1);
-    for entry in entries {
-        let Value::Object(mut entry) = entry else { return None };
+    for (i, entry) in entries.into_iter().enumerate() {
+        let Value::Object(mut entry) = entry else {
+            return Err(format!("managed fields entry {i} is not an object"));
+        };
         let mut text = |name: &str| match entry.remove(name) {
             Some(Value::String(text)) => text,
             _ => String::new(),
@@ -72,17 +78,25 @@ pub(crate) fn decode(entries: Vec<Value>, trusted: bool) -> Option<Vec<Entry>> {
         let operation = match text("operation").as_str() {
             "Apply" => Operation::Apply,
             "Update" => Operation::Update,
-            _ => return None,
+            _ => return Err("operation must be `Apply` or `Update`".to_owned()),
         };
         let (api_version, manager, subresource) = (text("apiVersion"), text("manager"), text("subresource"));
-        if api_version.is_empty() || text("fieldsType") != "FieldsV1" {
-            return None;
+        if api_version.is_empty() {
+            return Err("apiVersion must not be empty".to_owned());
+        }
+        match text("fieldsType").as_str() {
+            "FieldsV1" => {}
+            "" => return Err(format!("missing fieldsType in managed fields entry {i}")),
+            other => {
+                let other = goprint::quote(other);
+                return Err(format!("invalid fieldsType {other} in managed fields entry {i}"));
+            }
         }
         let time = Some(text("time")).filter(|t| !t.is_empty());
         let fields = match entry.remove("fieldsV1") {
             Some(Value::Object(fields)) if trusted => Set::trusted(fields),
             None | Some(Value::Null) => Set::new(),
-            Some(fields) => Set::parse(&fields).ok()?,
+            Some(fields) => Set::parse(&fields).map_err(|e| format!("error decoding set: {e}"))?,
         };
         let entry = Entry { manager, operation, api_version, subresource, time, fields };
         // Of two entries of one manager the later one counts.
@@ -91,7 +105,7 @@ pub(crate) fn decode(entries: Vec<Value>, trusted: bool) -> Option<Vec<Entry>> {
             None => out.push(entry),
         }
     }
-    Some(out)
+    Ok(out)
 }
 
 /// Writes entries in upstream's order; `None` for none.

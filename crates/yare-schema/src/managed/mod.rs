@@ -10,6 +10,7 @@ mod check;
 mod entries;
 mod merge;
 mod overlay;
+pub mod scale;
 mod set;
 mod typed;
 
@@ -209,7 +210,7 @@ fn starting_entries(old: Option<&Value>, sent: Option<Value>, subresource: &str)
                 return Vec::new();
             }
             let trusted = sent == live;
-            decode(sent, trusted).filter(|e| !e.is_empty()).unwrap_or_else(from_live)
+            decode(sent, trusted).ok().filter(|e| !e.is_empty()).unwrap_or_else(from_live)
         }
         _ => from_live(),
     }
@@ -245,7 +246,7 @@ fn update_entries(
     info: &ManagerInfo<'_>,
     reset: Option<&ResetFields>,
 ) -> Vec<Entry> {
-    let mut entries = known(kind, entries);
+    let mut entries = known(kind, entries, kind.evolves());
     let mut versions = Versions::new(kind, old, new, info.api_version, reset, Structs::BOTH);
     disown(&mut entries, None, &mut versions);
     let Comparison { added, mut modified, .. } = versions.take_own();
@@ -276,11 +277,11 @@ fn update_entries(
     entries
 }
 
-/// Drops entries of versions that are gone and fits the others to today's types.
-fn known(kind: &dyn Kind, mut entries: Vec<Entry>) -> Vec<Entry> {
+/// Drops entries of versions that are gone and, if asked to, fits the others to today's types.
+fn known(kind: &dyn Kind, mut entries: Vec<Entry>, fit: bool) -> Vec<Entry> {
     entries.retain_mut(|entry| {
         let Some(ty) = kind.type_in(&entry.api_version) else { return false };
-        if kind.evolves() {
+        if fit {
             let mut fields = std::mem::take(&mut entry.fields).into_value();
             if let Value::Object(map) = &mut fields {
                 merge::reconcile(Some(ty), map);
@@ -387,6 +388,14 @@ fn disown(entries: &mut Vec<Entry>, myself: Option<usize>, versions: &mut Versio
         !entry.fields.is_empty()
     });
     lost
+}
+
+/// What is wrong with the `managedFields` of an object, in upstream's words.
+///
+/// # Errors
+/// The first thing that is.
+pub fn check_entries(object: &Value) -> Result<(), String> {
+    decode(array(object.pointer("/metadata/managedFields")).to_vec(), false).map(drop)
 }
 
 /// Takes the old `managedFields` where nothing but their times would change, so that a request that changes

@@ -245,7 +245,7 @@ fn bad_requests() -> Vec<Bad> {
         bad(
             ("PATCH", "configmaps/there"),
             (JSON_PATCH, r#"{"a":1}"#),
-            (400, "BadRequest", "json: cannot unmarshal object into Go value of type jsonpatch.Patch"),
+            (400, "BadRequest", "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"),
         ),
         bad(
             ("PATCH", "configmaps/there"),
@@ -255,7 +255,7 @@ fn bad_requests() -> Vec<Bad> {
         bad(
             ("PATCH", "configmaps/there"),
             (JSON_PATCH, r#"[{"op":"test","path":"/data/a","value":"c"}]"#),
-            (422, "Invalid", "testing value /data/a failed"),
+            (422, "Invalid", "the server rejected our request due to an error in our request"),
         ),
         bad(("PATCH", "configmaps/there"), (MERGE_PATCH, "{"), (400, "BadRequest", "")),
         bad(
@@ -276,7 +276,7 @@ fn bad_requests() -> Vec<Bad> {
         bad(
             ("PATCH", "configmaps/there"),
             (STRATEGIC, r#"{"data":{"$patch":"turn"}}"#),
-            (400, "BadRequest", "turn"),
+            (500, "", "unknown patch type: turn in map: map[$patch:turn]"),
         ),
         bad(
             ("PATCH", "configmaps/there?fieldValidation=Strict"),

@@ -237,7 +237,7 @@ fn invoke(
         match done {
             Ok(None) => {}
             Ok(Some(new)) => {
-                *object = new;
+                crate::managed::replace(attributes.call, object, new);
                 changed = true;
             }
             Err(Refusal::Policy(why)) => refuse(why),

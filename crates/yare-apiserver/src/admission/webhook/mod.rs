@@ -157,7 +157,7 @@ pub async fn mutate(
             .to_string(),
         );
         if let Some(changed) = changed {
-            *object = changed;
+            crate::managed::replace(attributes.call, object, changed);
             rounds.changed();
             any = true;
         }
