@@ -24,6 +24,20 @@ pub fn objects() -> Vec<Value> {
     out
 }
 
+/// Roles that come with a feature, bindings of the same name included: name and gate.
+const GATED: &[(&str, &str)] =
+    &[("system:controller:storage-version-migrator-controller", "StorageVersionMigrator")];
+
+/// The bootstrap objects of a cluster in which the features are on that `is_on` says are.
+pub fn objects_with(is_on: impl Fn(&str) -> bool) -> Vec<Value> {
+    let mut out = objects();
+    out.retain(|object| {
+        let gate = GATED.iter().find(|(name, _)| object["metadata"]["name"] == *name);
+        gate.is_none_or(|(_, gate)| is_on(gate))
+    });
+    out
+}
+
 /// The rules of the node agents' role, which the Node authorizer applies without a binding.
 pub fn node_rules() -> Vec<Rule> {
     objects()

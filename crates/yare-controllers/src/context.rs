@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use yare_client::{Cached, Client, EventKind, Informer, ObjectRef, Recorder, Resource};
+use yare_schema::features::Gates;
 
 use crate::api::{Api, ApiError};
 
@@ -18,6 +19,8 @@ pub type Writers = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
 pub struct Config {
     /// Names of controllers that do not run.
     pub disabled: Vec<String>,
+    /// Which features are on.
+    pub gates: Gates,
     /// The certificates (PEM) that `kube-root-ca.crt` publishes in every namespace; empty: not published.
     pub root_ca: String,
     /// Where pod CIDRs come from, one per address family; empty: nodes get none.
@@ -44,6 +47,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             disabled: Vec::new(),
+            gates: Gates::default(),
             root_ca: String::new(),
             cluster_cidrs: Vec::new(),
             node_cidr_mask_size_ipv4: 24,

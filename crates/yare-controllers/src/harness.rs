@@ -11,7 +11,7 @@ use yare_client::{Change, Client, ObjectKey, Queue, Resource};
 use crate::{
     context::{Config, Context, Error},
     selector,
-    table::{CONTROLLERS, Row},
+    table::{CONTROLLERS, GATED, Row},
 };
 
 /// What a reconciliation asks for.
@@ -121,7 +121,11 @@ impl Controllers {
     pub fn start_rows(client: &Client, config: Config, rows: &'static [Row]) -> Self {
         let config = Arc::new(config);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        for row in rows.iter().filter(|r| !config.disabled.iter().any(|d| d == r.name)) {
+        let runs = |row: &&Row| {
+            let gate = GATED.iter().find(|(name, _)| *name == row.name);
+            !config.disabled.iter().any(|d| d == row.name) && gate.is_none_or(|(_, g)| config.gates.is_on(g))
+        };
+        for row in rows.iter().filter(runs) {
             let context = Context::new(row.name, row.account, client, config.clone());
             tasks.spawn(run(row, context, stop.clone(), tasks.clone()));
         }

@@ -42,6 +42,7 @@ mod selector;
 mod service_pods;
 mod serviceaccount;
 mod statefulset;
+mod storage_migration;
 pub mod table;
 mod taint_eviction;
 mod template;

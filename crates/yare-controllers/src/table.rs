@@ -6,7 +6,8 @@ use yare_client::{
     CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES,
     ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS,
     PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
-    STATEFUL_SETS, STORAGE_CLASSES, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTRIBUTES_CLASSES,
+    STATEFUL_SETS, STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS, VALIDATING_ADMISSION_POLICIES,
+    VOLUME_ATTRIBUTES_CLASSES,
 };
 
 use crate::{
@@ -19,8 +20,8 @@ use crate::{
         Reconcile, Watch,
     },
     job, namespace, node_ipam, node_lifecycle, podgc, policy_status, replicaset, resourcequota, root_ca,
-    service_pods, serviceaccount, statefulset, taint_eviction, ttl_after_finished, volume_binder,
-    volume_protection,
+    service_pods, serviceaccount, statefulset, storage_migration, taint_eviction, ttl_after_finished,
+    volume_binder, volume_protection,
 };
 
 /// One controller.
@@ -45,6 +46,9 @@ const fn watch(resource: yare_client::Resource, keys: crate::harness::Keys) -> W
 
 /// For what a controller reads but is not woken by: the cache has to be complete before it starts.
 fn none(_: &Context, _: &yare_client::Change, _: &mut dyn FnMut(yare_client::ObjectKey)) {}
+
+/// Controllers that come with a feature: name and gate.
+pub const GATED: &[(&str, &str)] = &[("storage-version-migrator-controller", "StorageVersionMigrator")];
 
 /// All controllers, in alphabetical order.
 pub const CONTROLLERS: &[Row] = &[
@@ -294,6 +298,14 @@ pub const CONTROLLERS: &[Row] = &[
             watch(CONTROLLER_REVISIONS, Controller(STATEFUL_SETS)),
         ],
         make: statefulset::new,
+        workers: 5,
+    },
+    Row {
+        name: "storage-version-migrator-controller",
+        account: "storage-version-migrator-controller",
+        description: "Writes the objects of a resource anew, so that they rest in its storage version.",
+        watches: &[watch(STORAGE_VERSION_MIGRATIONS, With(storage_migration::changed))],
+        make: storage_migration::new,
         workers: 5,
     },
     Row {

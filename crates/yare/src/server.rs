@@ -179,9 +179,9 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         if args.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp };
     config.service_cidrs = vec![plan.service_cidr.to_string()];
     config.advertise = Some((plan.node_ip, port));
-    config.gates = gates;
+    config.gates = gates.clone();
     config.runtime_config = runtime_config;
-    config.objects = bootstrap::objects();
+    config.objects = bootstrap::objects_with(|gate| gates.is_on(gate));
     config.objects.extend(agent::bootstrap_objects());
     args.requests.apply(&mut config);
     config.audit = args.audit.open(&config)?;
@@ -205,6 +205,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         &component("system:kube-controller-manager", &[]),
         yare_controllers::Config {
             disabled: args.disable.clone(),
+            gates,
             root_ca: pki.cluster.certificate.clone(),
             cluster_cidrs: vec![plan.cluster_cidr.to_string()],
             writers: Some(Arc::new({

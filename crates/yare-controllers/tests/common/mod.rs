@@ -84,6 +84,11 @@ impl Cluster {
         .await
         .unwrap();
         let mut server = yare_apiserver::Config::new(store);
+        server.gates = config.gates.clone();
+        if server.gates.is_on("StorageVersionMigrator") {
+            let versions = "storagemigration.k8s.io/v1beta1=true";
+            server.runtime_config = yare_apiserver::runtime_config::RuntimeConfig::parse(versions).unwrap();
+        }
         server.advertise = Some(("127.0.0.1".parse().unwrap(), 6443));
         let server = ApiServer::start(server).await.unwrap();
         let client = Client::new(in_process(server.service(User::admin())));

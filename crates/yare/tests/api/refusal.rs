@@ -245,7 +245,11 @@ fn bad_requests() -> Vec<Bad> {
         bad(
             ("PATCH", "configmaps/there"),
             (JSON_PATCH, r#"{"a":1}"#),
-            (400, "BadRequest", "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"),
+            (
+                400,
+                "BadRequest",
+                "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp",
+            ),
         ),
         bad(
             ("PATCH", "configmaps/there"),
