@@ -50,7 +50,8 @@ async fn write(server: &Server, how: How, path: &str, manager: &str, body: &Valu
 fn owners(object: &Value) -> Value {
     let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
     let one = |e: Value| {
-        let mut name = format!("{} {}", e["manager"].as_str().unwrap(), e["operation"].as_str().unwrap());
+        let text = |field: &str| e[field].as_str().unwrap_or_default();
+        let mut name = format!("{} {}", text("manager"), text("operation"));
         if let Some(subresource) = e["subresource"].as_str() {
             name = format!("{name}/{subresource}");
         }
@@ -286,6 +287,9 @@ async fn writes_that_change_nothing_are_not_written() {
     assert_eq!(server.get(path).await.expect(200)["metadata"]["resourceVersion"], version);
 }
 
+/// How, where and by whom what is written, the answer's code, and who owns the replicas then.
+type ScaleStep<'a> = (How, &'a str, &'a str, Value, u16, &'a [&'a str]);
+
 #[tokio::test]
 async fn replicas_go_through_the_scale() {
     let server = Server::start().await;
@@ -298,7 +302,7 @@ async fn replicas_go_through_the_scale() {
         owning.map(|(name, _)| name.clone()).collect()
     };
     server.apply(path, "main", &deployment(json!(1))).await.expect(201);
-    let steps: [(How, &str, &str, Value, u16, &[&str]); 9] = [
+    let steps: [ScaleStep<'_>; 9] = [
         (Merge, scale, "scaler", json!({"spec": {"replicas": 5}}), 200, &["scaler Update/scale"]),
         (Apply, path, "main", deployment(json!(1)), 409, &["scaler Update/scale"]),
         (Force, path, "main", deployment(json!(1)), 200, &["main Apply"]),
