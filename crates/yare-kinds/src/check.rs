@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use yare_schema::{
+    decode,
     field::{FieldError, Path},
     quantity::Quantity,
 };
@@ -29,6 +30,10 @@ pub trait Check {
     fn one_of(&mut self, path: &Path<'_>, value: &str, allowed: &[&str]);
     /// `value` has to be there and one of `allowed`.
     fn required_one_of(&mut self, path: &Path<'_>, value: &str, allowed: &[&str]);
+    /// [`Check::one_of`], with `allowed` in the order in which upstream lists it.
+    fn one_listed(&mut self, path: &Path<'_>, value: &str, allowed: &[&str]);
+    /// [`Check::required_one_of`], with `allowed` in the order in which upstream lists it.
+    fn required_one_listed(&mut self, path: &Path<'_>, value: &str, allowed: &[&str]);
     /// `value` may not be empty.
     fn non_empty(&mut self, path: &Path<'_>, value: &str);
     /// `value` may not be empty and has to follow `rule`.
@@ -86,6 +91,20 @@ impl Check for Errors {
         }
     }
 
+    fn one_listed(&mut self, path: &Path<'_>, value: &str, allowed: &[&str]) {
+        if !allowed.contains(&value) {
+            self.push(FieldError::not_listed(path, value, allowed));
+        }
+    }
+
+    fn required_one_listed(&mut self, path: &Path<'_>, value: &str, allowed: &[&str]) {
+        if value.is_empty() {
+            self.required(path, "");
+        } else {
+            self.one_listed(path, value, allowed);
+        }
+    }
+
     fn non_empty(&mut self, path: &Path<'_>, value: &str) {
         if value.is_empty() {
             self.required(path, "");
@@ -134,6 +153,22 @@ impl Check for Errors {
 /// The amount that `value` writes; 0 where it writes none (decoding has refused that before).
 pub fn quantity(value: &Value) -> Quantity {
     Quantity::from_value(value).unwrap_or_default()
+}
+
+/// JSON that stands in a string, or what Go says of it. `fits` tells whether it is what upstream reads it into,
+/// a Go type of the name `wanted`.
+pub fn go_json(bytes: &[u8], fits: fn(&Value) -> bool, wanted: &str) -> Result<Value, String> {
+    let value = decode::decode_untyped(bytes, decode::Mode::Ignore).map_err(|e| e.to_string())?.value;
+    let what = match &value {
+        Value::Null => return Ok(value),
+        _ if fits(&value) => return Ok(value),
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    Err(format!("json: cannot unmarshal {what} into Go value of type {wanted}"))
 }
 
 /// An annotation of `object`'s metadata.

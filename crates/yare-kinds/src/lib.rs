@@ -19,6 +19,7 @@ pub mod quota;
 pub mod reset;
 pub mod scale;
 pub mod selectors;
+pub mod shown;
 pub mod strategy;
 pub mod table;
 pub mod validations;

@@ -80,13 +80,25 @@ fn is_mapped(ip: IpAddr) -> bool {
 
 /// The rule of fields that have always held addresses: new values strictly, values in `old` as they are.
 pub fn check_legacy_ip(errs: &mut Errors, path: &Path<'_>, value: &str, old: &[&str]) {
+    check_old_ip(errs, path, value, old, true);
+}
+
+/// [`check_legacy_ip`], where only `strict` (the gate `StrictIPCIDRValidation`) refuses forms that read differently
+/// in different programs.
+pub fn check_old_ip(errs: &mut Errors, path: &Path<'_>, value: &str, old: &[&str], strict: bool) {
     if old.contains(&value) {
         return;
     }
-    let Some(ip) = parse_ip_sloppy(value) else {
+    if parse_ip_sloppy(value).is_none() {
         errs.invalid(path, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
-        return;
-    };
+    } else if strict {
+        check_strict_ip(errs, path, value);
+    }
+}
+
+/// What [`check_old_ip`] refuses beyond what is no address at all.
+pub fn check_strict_ip(errs: &mut Errors, path: &Path<'_>, value: &str) {
+    let Some(ip) = parse_ip_sloppy(value) else { return };
     if value.parse::<IpAddr>().is_err() {
         errs.invalid(path, value, "must not have leading 0s");
     }
@@ -109,6 +121,11 @@ pub fn check_ip(errs: &mut Errors, path: &Path<'_>, value: &str) {
 
 /// [`check_legacy_ip`] for ranges.
 pub fn check_legacy_cidr(errs: &mut Errors, path: &Path<'_>, value: &str, old: &[&str]) {
+    check_old_cidr(errs, path, value, old, true);
+}
+
+/// [`check_old_ip`] for ranges.
+pub fn check_old_cidr(errs: &mut Errors, path: &Path<'_>, value: &str, old: &[&str], strict: bool) {
     if old.contains(&value) {
         return;
     }
@@ -116,6 +133,9 @@ pub fn check_legacy_cidr(errs: &mut Errors, path: &Path<'_>, value: &str, old: &
         errs.invalid(path, value, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
         return;
     };
+    if !strict {
+        return;
+    }
     let (address, length) = value.split_once('/').unwrap_or((value, ""));
     if address.parse::<IpAddr>().is_err() || (length.len() > 1 && length.starts_with('0')) {
         errs.invalid(path, value, "must not have leading 0s in IP or prefix length");

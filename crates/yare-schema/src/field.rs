@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::goprint;
+
 /// Why a field is wrong. Each maps to one `causes[].reason` of a `Status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorKind {
@@ -48,6 +50,21 @@ impl ErrorKind {
     }
 }
 
+/// How a message shows a value.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Shown {
+    /// As JSON.
+    Value(Value),
+    /// As this text: upstream shows some values by the names that its own types have.
+    Text(String),
+}
+
+impl From<Value> for Shown {
+    fn from(value: Value) -> Self {
+        Self::Value(value)
+    }
+}
+
 /// One wrong field.
 #[derive(Clone, PartialEq, Debug)]
 pub struct FieldError {
@@ -56,7 +73,7 @@ pub struct FieldError {
     /// Where: `spec.containers[0].name`, `metadata.labels[a/b]`.
     pub field: String,
     /// The value, where the message shows it.
-    pub value: Option<Value>,
+    pub value: Option<Shown>,
     /// What would be right.
     pub detail: String,
 }
@@ -72,7 +89,7 @@ impl FieldError {
         Self {
             kind: ErrorKind::Invalid,
             field: path.to_string(),
-            value: Some(value.into()),
+            value: Some(Shown::Value(value.into())),
             detail: detail.into(),
         }
     }
@@ -82,21 +99,34 @@ impl FieldError {
         Self {
             kind: ErrorKind::TypeInvalid,
             field: path.to_string(),
-            value: Some(value.into()),
+            value: Some(Shown::Value(value.into())),
             detail: detail.into(),
         }
     }
 
     /// The value is not one of `allowed`, listed sorted as upstream does.
     pub fn not_supported(path: &Path<'_>, value: impl Into<Value>, allowed: &[&str]) -> Self {
-        let mut allowed: Vec<String> = allowed.iter().map(|a| format!("{a:?}")).collect();
+        let mut allowed = allowed.to_vec();
         allowed.sort_unstable();
+        Self::not_listed(path, value, &allowed)
+    }
+
+    /// The value is not one of `allowed`, in the order in which upstream lists them.
+    pub fn not_listed(path: &Path<'_>, value: impl Into<Value>, allowed: &[&str]) -> Self {
+        let allowed: Vec<String> = allowed.iter().map(|a| goprint::quote(a)).collect();
         let detail = if allowed.is_empty() {
             String::new()
         } else {
             format!("supported values: {}", allowed.join(", "))
         };
-        Self { kind: ErrorKind::NotSupported, field: path.to_string(), value: Some(value.into()), detail }
+        let value = Some(Shown::Value(value.into()));
+        Self { kind: ErrorKind::NotSupported, field: path.to_string(), value, detail }
+    }
+
+    /// The same error, which shows its value as `text`.
+    pub fn showing(mut self, text: String) -> Self {
+        self.value = Some(Shown::Text(text));
+        self
     }
 
     /// The field may not be set (so).
@@ -109,7 +139,7 @@ impl FieldError {
         Self {
             kind: ErrorKind::Duplicate,
             field: path.to_string(),
-            value: Some(value.into()),
+            value: Some(Shown::Value(value.into())),
             detail: String::new(),
         }
     }
@@ -119,7 +149,7 @@ impl FieldError {
         Self {
             kind: ErrorKind::NotFound,
             field: path.to_string(),
-            value: Some(value.into()),
+            value: Some(Shown::Value(value.into())),
             detail: String::new(),
         }
     }
@@ -141,7 +171,7 @@ impl FieldError {
         Self {
             kind: ErrorKind::TooMany,
             field: path.to_string(),
-            value: Some(Value::from(actual)),
+            value: Some(Shown::Value(Value::from(actual))),
             detail: format!("must have at most {max} item{plural}"),
         }
     }
@@ -163,9 +193,10 @@ impl FieldError {
         if let Some(value) = &self.value {
             out.push_str(": ");
             match value {
+                Shown::Text(text) => out.push_str(text),
+                Shown::Value(Value::String(text)) => out.push_str(&goprint::quote(text)),
                 // Upstream prints what is not simple with an encoder that is fit for HTML.
-                Value::Object(_) | Value::Array(_) => out.push_str(&html_safe(&value.to_string())),
-                _ => out.push_str(&value.to_string()),
+                Shown::Value(value) => out.push_str(&html_safe(&value.to_string())),
             }
         }
         if !self.detail.is_empty() {
@@ -205,6 +236,9 @@ enum Step<'a> {
 impl<'a> Path<'a> {
     /// The object itself.
     pub const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
+
+    /// What upstream's paths of an empty name come to: errors about an object as a whole.
+    pub const WHOLE: Path<'static> = Path { parent: None, step: Step::Key("") };
 
     /// A path that starts at the field `name`.
     pub fn new(name: &'a str) -> Path<'a> {

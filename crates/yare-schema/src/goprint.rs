@@ -143,6 +143,7 @@ pub fn quote(text: &str) -> String {
 fn prints(c: char) -> bool {
     match c {
         ' ' => true,
+        c if c.is_ascii() => c.is_ascii_graphic(),
         c if c.is_control() || c.is_whitespace() => false,
         c => c.is_alphanumeric() || c.escape_debug().count() == 1 || is_combining(c),
     }

@@ -428,7 +428,7 @@ impl Run {
                 let error = FieldError {
                     kind: rule.kind,
                     field: path.to_string(),
-                    value: shown.then(|| value.clone()),
+                    value: shown.then(|| value.clone().into()),
                     detail: if rule.kind == ErrorKind::Duplicate { String::new() } else { detail },
                 };
                 (error, ControlFlow::Continue(()))

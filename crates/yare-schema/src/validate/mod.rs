@@ -546,7 +546,7 @@ fn report_duplicates(items: impl Iterator<Item = Value>, path: &Path<'_>, errors
             errors.push(FieldError {
                 kind: ErrorKind::Duplicate,
                 field: path.index(i).to_string(),
-                value: Some(item),
+                value: Some(item.into()),
                 detail: String::new(),
             });
         }

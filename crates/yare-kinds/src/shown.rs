@@ -1,0 +1,198 @@
+//! Values in messages as upstream shows them: its validation sees types of its own, whose fields have other names
+//! than the API's, stand in another order and are all there.
+
+use serde_json::Value;
+use yare_schema::field::html_safe;
+
+use crate::view::View;
+
+/// What a field is where the object does not have it, and how it is shown where it does.
+#[derive(Clone, Copy)]
+pub enum Form {
+    /// `""`
+    Text,
+    /// `0`
+    Number,
+    /// `null`; shown as in the API.
+    Plain,
+    /// `null`; shown as upstream's type.
+    Of(&'static Shape),
+    /// `null`; a list of upstream's type.
+    ListOf(&'static Shape),
+}
+
+use Form::{ListOf, Number, Of, Plain, Text};
+
+/// The fields of one of upstream's types: its name, the API's, and what it is.
+pub type Shape = [(&'static str, &'static str, Form)];
+
+/// `value` as a list of `shape`, or as one.
+pub fn show(value: &Value, shape: &Shape) -> String {
+    match value {
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(|item| one(item, shape)).collect::<Vec<_>>().join(","))
+        }
+        Value::Null => "null".to_owned(),
+        _ => one(value, shape),
+    }
+}
+
+fn one(value: &Value, shape: &Shape) -> String {
+    let members = shape.iter().map(|(name, field, form)| {
+        let member = value.at(field);
+        let text = match (form, member) {
+            (Text, Value::Null) => "\"\"".to_owned(),
+            (Number, Value::Null) => "0".to_owned(),
+            (Of(shape) | ListOf(shape), _) => show(member, shape),
+            _ => html_safe(&member.to_string()),
+        };
+        format!("\"{name}\":{text}")
+    });
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+}
+
+/// `PodResourceClaim`
+pub const POD_CLAIM: &Shape = &[
+    ("Name", "name", Text),
+    ("ResourceClaimName", "resourceClaimName", Plain),
+    ("ResourceClaimTemplateName", "resourceClaimTemplateName", Plain),
+];
+
+/// `ClusterTrustBundleProjection`
+pub const TRUST_BUNDLE: &Shape = &[
+    ("Name", "name", Plain),
+    ("SignerName", "signerName", Plain),
+    ("LabelSelector", "labelSelector", Plain),
+    ("Optional", "optional", Plain),
+    ("Path", "path", Text),
+];
+
+/// `PodIP` and `HostIP`
+pub const ADDRESS: &Shape = &[("IP", "ip", Text)];
+
+/// `SeccompProfile` and `AppArmorProfile`
+pub const PROFILE: &Shape = &[("Type", "type", Text), ("LocalhostProfile", "localhostProfile", Plain)];
+
+/// `SecurityContext`
+pub const SECURITY_CONTEXT: &Shape = &[
+    ("Capabilities", "capabilities", Of(&[("Add", "add", Plain), ("Drop", "drop", Plain)])),
+    ("Privileged", "privileged", Plain),
+    (
+        "SELinuxOptions",
+        "seLinuxOptions",
+        Of(&[
+            ("User", "user", Text),
+            ("Role", "role", Text),
+            ("Type", "type", Text),
+            ("Level", "level", Text),
+        ]),
+    ),
+    (
+        "WindowsOptions",
+        "windowsOptions",
+        Of(&[
+            ("GMSACredentialSpecName", "gmsaCredentialSpecName", Plain),
+            ("GMSACredentialSpec", "gmsaCredentialSpec", Plain),
+            ("RunAsUserName", "runAsUserName", Plain),
+            ("HostProcess", "hostProcess", Plain),
+        ]),
+    ),
+    ("RunAsUser", "runAsUser", Plain),
+    ("RunAsGroup", "runAsGroup", Plain),
+    ("RunAsNonRoot", "runAsNonRoot", Plain),
+    ("ReadOnlyRootFilesystem", "readOnlyRootFilesystem", Plain),
+    ("AllowPrivilegeEscalation", "allowPrivilegeEscalation", Plain),
+    ("ProcMount", "procMount", Plain),
+    ("SeccompProfile", "seccompProfile", Of(PROFILE)),
+    ("AppArmorProfile", "appArmorProfile", Of(PROFILE)),
+];
+
+const NODE_REQUIREMENT: &Shape =
+    &[("Key", "key", Text), ("Operator", "operator", Text), ("Values", "values", Plain)];
+
+/// `NodeSelectorTerm`
+pub const NODE_TERM: &Shape = &[
+    ("MatchExpressions", "matchExpressions", ListOf(NODE_REQUIREMENT)),
+    ("MatchFields", "matchFields", ListOf(NODE_REQUIREMENT)),
+];
+
+/// `VolumeNodeAffinity`
+pub const VOLUME_AFFINITY: &Shape =
+    &[("Required", "required", Of(&[("NodeSelectorTerms", "nodeSelectorTerms", ListOf(NODE_TERM))]))];
+
+/// `ServicePort`
+pub const SERVICE_PORT: &Shape = &[
+    ("Name", "name", Text),
+    ("Protocol", "protocol", Text),
+    ("AppProtocol", "appProtocol", Plain),
+    ("Port", "port", Number),
+    ("TargetPort", "targetPort", Number),
+    ("NodePort", "nodePort", Number),
+];
+
+/// `Taint`
+pub const TAINT: &Shape = &[
+    ("Key", "key", Text),
+    ("Value", "value", Text),
+    ("Effect", "effect", Text),
+    ("TimeAdded", "timeAdded", Plain),
+];
+
+/// `NodeAddress`
+pub const NODE_ADDRESS: &Shape = &[("Type", "type", Text), ("Address", "address", Text)];
+
+/// `NodeConfigSource`
+pub const NODE_CONFIG: &Shape = &[(
+    "ConfigMap",
+    "configMap",
+    Of(&[
+        ("Namespace", "namespace", Text),
+        ("Name", "name", Text),
+        ("UID", "uid", Text),
+        ("ResourceVersion", "resourceVersion", Text),
+        ("KubeletConfigKey", "kubeletConfigKey", Text),
+    ]),
+)];
+
+/// `ScopeSelector`
+pub const SCOPE_SELECTOR: &Shape = &[(
+    "MatchExpressions",
+    "matchExpressions",
+    ListOf(&[("ScopeName", "scopeName", Text), ("Operator", "operator", Text), ("Values", "values", Plain)]),
+)];
+
+/// `ContainerPort`, as Go prints a struct with the names of its fields.
+pub fn container_port(port: &Value) -> String {
+    format!(
+        "{{Name:{} HostPort:{} ContainerPort:{} Protocol:{} HostIP:{}}}",
+        port.str_at("name"),
+        port.int_at("hostPort"),
+        port.int_at("containerPort"),
+        port.str_at("protocol"),
+        port.str_at("hostIP")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_field_is_there() {
+        assert_eq!(
+            show(&json!({"key": "a<b", "effect": "NoSchedule"}), TAINT),
+            r#"{"Key":"a\u003cb","Value":"","Effect":"NoSchedule","TimeAdded":null}"#
+        );
+        assert_eq!(
+            show(
+                &json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]}]}}),
+                VOLUME_AFFINITY
+            ),
+            r#"{"Required":{"NodeSelectorTerms":[{"MatchExpressions":[{"Key":"k","Operator":"In","Values":["v"]}],"MatchFields":null}]}}"#
+        );
+        assert_eq!(show(&json!([{"ip": "1.2.3.4"}]), ADDRESS), r#"[{"IP":"1.2.3.4"}]"#);
+        assert_eq!(show(&Value::Null, PROFILE), "null");
+    }
+}
