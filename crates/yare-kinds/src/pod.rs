@@ -4,13 +4,17 @@
 //! change, [`resources`] adds requests up and finds the QoS class, [`warnings`] tells clients what works but should not be.
 
 pub mod affinity;
+pub mod annotations;
 pub mod containers;
 pub mod defaults;
 pub mod env;
 pub mod handlers;
+pub mod overlaps;
+pub mod resize;
 pub mod resources;
 pub mod security;
 pub mod spec;
+pub mod status;
 pub mod switched;
 pub mod update;
 pub mod volumes;

@@ -143,6 +143,21 @@ pub trait Strategy: Sync + Send {
         Vec::new()
     }
 
+    /// [`Strategy::warnings`] about what [`Strategy::prepare_for_create`] is about to change.
+    fn notes_on_create(&self, _new: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether errors in the metadata of a new object stand beside those in the rest of it.
+    fn judges_metadata(&self) -> bool {
+        true
+    }
+
+    /// [`Strategy::warnings`] of an update through a subresource: of most there are none.
+    fn subresource_warnings(&self, _subresource: &str, _new: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether the kind has a `status` subresource whose field the main resource must not write.
     fn has_status(&self) -> bool {
         false

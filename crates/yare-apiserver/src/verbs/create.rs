@@ -130,6 +130,7 @@ async fn commit(
         }
         let name = new.str_at("metadata.name").to_owned();
         let attributes = admission::Attributes { name: &name, ..attributes };
+        let noted = served.strategy.notes_on_create(&new);
         served.strategy.prepare_for_create(&mut new, &ctx);
         if !stored.gated.is_empty() {
             stored.gated.drop(&mut new, None);
@@ -138,15 +139,22 @@ async fn commit(
             asked.await?;
         }
         let reserved = hooks::before_create(call, served, &mut new, options.dry_run)?;
-        let mut errors = served.strategy.validate(&*served.judged(&new)?, &ctx);
-        if let Some(row) = stored.builtin {
-            errors.extend(row.check_switched(&new, None, &ctx));
-        }
-        if errors.is_empty() {
-            errors = meta::validate_create(&new, stored.namespaced, &*stored.strategy);
+        let of_metadata = || {
+            let mut errors = meta::validate_create(&new, stored.namespaced, &*stored.strategy);
             if stored.builtin.is_some() {
                 errors.extend(meta::validate_kube_finalizers(&new));
             }
+            errors
+        };
+        // What is wrong with the metadata stands with the rest, except where upstream looks only after it.
+        let together = stored.builtin.is_some() && served.strategy.judges_metadata();
+        let mut errors = if together { of_metadata() } else { Vec::new() };
+        errors.extend(served.strategy.validate(&*served.judged(&new)?, &ctx));
+        if let Some(row) = stored.builtin {
+            errors.extend(row.check_switched(&new, None, &ctx));
+        }
+        if errors.is_empty() && !together {
+            errors = of_metadata();
         }
         if !errors.is_empty() {
             return Err(ApiError::invalid(served.group_kind(), &name, &errors));
@@ -155,7 +163,7 @@ async fn commit(
         if is_versioned {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        for warning in served.strategy.warnings(&new, None) {
+        for warning in noted.into_iter().chain(served.strategy.warnings(&new, None)) {
             call.warn(warning);
         }
         let key = stored.key(&call.info.namespace, &name);

@@ -290,7 +290,11 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         }
         let (seen, seen_old) = shown.as_ref().map_or((&new, &old), |(new, old)| (new, old));
         admission::validate(&attributes, Some(seen), Some(seen_old)).await?;
-        for warning in served.strategy.warnings(&new, Some(&old)) {
+        let warnings = match target.subresource {
+            "" | "scale" => served.strategy.warnings(&new, Some(&old)),
+            subresource => served.strategy.subresource_warnings(subresource, &new),
+        };
+        for warning in warnings {
             call.warn(warning);
         }
         let _turn = admission::resource_quota::turn(&attributes).await;

@@ -5,20 +5,22 @@ use yare_schema::field::Path;
 
 use crate::{
     check::{Check, Errors},
-    meta::{validate_label_selector, validate_labels},
+    meta::{validate_label_selector_form, validate_labels},
     names,
     view::View,
 };
 
-const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
-const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+/// What has to hold for a pod to be placed.
+pub const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+/// What had better hold.
+pub const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
 /// Errors in `affinity`.
 pub fn check_affinity(errs: &mut Errors, path: &Path<'_>, affinity: &Value) {
     let node = affinity.at("nodeAffinity");
     let p = path.child("nodeAffinity");
     if node.has(REQUIRED) {
-        check_node_selector(errs, &p.child(REQUIRED), node.at(REQUIRED));
+        check_node_selector_form(errs, &p.child(REQUIRED), node.at(REQUIRED), false);
     }
     let preferred = p.child(PREFERRED);
     for (i, term) in node.items(PREFERRED).iter().enumerate() {
@@ -50,13 +52,18 @@ fn check_weight(errs: &mut Errors, path: &Path<'_>, term: &Value) {
 
 /// Errors in a `NodeSelector`.
 pub fn check_node_selector(errs: &mut Errors, path: &Path<'_>, selector: &Value) {
+    check_node_selector_form(errs, path, selector, true);
+}
+
+/// [`check_node_selector`], where values that no label can have are an error only with `strict_values`.
+pub fn check_node_selector_form(errs: &mut Errors, path: &Path<'_>, selector: &Value, strict_values: bool) {
     let p = path.child("nodeSelectorTerms");
     let terms = selector.items("nodeSelectorTerms");
     if terms.is_empty() {
         return errs.required(&p, "must have at least one node selector term");
     }
     for (i, term) in terms.iter().enumerate() {
-        check_node_term(errs, &p.index(i), term, true);
+        check_node_term(errs, &p.index(i), term, strict_values);
     }
 }
 
@@ -126,8 +133,9 @@ pub fn check_node_term(errs: &mut Errors, path: &Path<'_>, term: &Value, strict_
 }
 
 fn check_pod_term(errs: &mut Errors, path: &Path<'_>, term: &Value) {
+    // Values that no label can have are spared where the object had some: `switched` judges them.
     for selector in ["labelSelector", "namespaceSelector"] {
-        errs.extend(validate_label_selector(term.at(selector), &path.child(selector)));
+        errs.extend(validate_label_selector_form(term.at(selector), &path.child(selector)));
     }
     for namespace in term.strings("namespaces") {
         errs.each(&path.child("namespace"), namespace, names::dns1123_label(namespace));
@@ -142,7 +150,7 @@ fn check_pod_term(errs: &mut Errors, path: &Path<'_>, term: &Value) {
 }
 
 /// Errors in `matchLabelKeys` and `mismatchLabelKeys`, which become requirements of the label selector.
-fn check_label_keys(errs: &mut Errors, path: &Path<'_>, term: &Value) {
+pub fn check_label_keys(errs: &mut Errors, path: &Path<'_>, term: &Value) {
     let (matching, mismatching) = (term.strings("matchLabelKeys"), term.strings("mismatchLabelKeys"));
     for (field, keys) in [("matchLabelKeys", &matching), ("mismatchLabelKeys", &mismatching)] {
         let p = path.child(field);
@@ -205,8 +213,7 @@ pub fn check_topology_spread(errs: &mut Errors, path: &Path<'_>, constraints: &[
                 errs.one_of(&p.child(field), policy, &["Honor", "Ignore"]);
             }
         }
-        check_label_keys(errs, &p, constraint);
-        errs.extend(validate_label_selector(constraint.at("labelSelector"), &p.child("labelSelector")));
+        // The keys and the selector depend on gates and on what the object had: `switched` judges them.
     }
 }
 
@@ -261,7 +268,7 @@ pub fn check_tolerations(errs: &mut Errors, path: &Path<'_>, tolerations: &[Valu
 
 /// Errors in the effect of a taint or toleration.
 pub fn check_taint_effect(errs: &mut Errors, path: &Path<'_>, effect: &str) {
-    errs.required_one_of(path, effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+    errs.required_one_listed(path, effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
 }
 
 /// Errors in `nodeSelector`.

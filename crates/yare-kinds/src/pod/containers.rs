@@ -30,25 +30,17 @@ pub struct PodFacts<'a> {
 
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 
-/// Fields that an ephemeral container may have; the others make no sense once a pod runs.
-const EPHEMERAL_FIELDS: &[&str] = &[
-    "name",
-    "image",
-    "command",
-    "args",
-    "workingDir",
-    "env",
-    "envFrom",
-    "volumeMounts",
-    "volumeDevices",
-    "terminationMessagePath",
-    "terminationMessagePolicy",
-    "imagePullPolicy",
-    "securityContext",
-    "stdin",
-    "stdinOnce",
-    "tty",
-    "targetContainerName",
+/// Fields that make no sense in a container of a pod that runs already.
+const NOT_EPHEMERAL: &[&str] = &[
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
 ];
 
 /// Errors in `containers`.
@@ -92,7 +84,14 @@ pub fn check_init_containers(
     for (i, container) in containers.iter().enumerate() {
         let p = path.index(i);
         check_common(errs, &p, container, pod);
-        check_restart_policy(errs, &p, container);
+        if container.has("restartPolicy") {
+            check_restart_policy(errs, &p, container);
+        } else if container.is_set("restartPolicyRules") {
+            errs.required(
+                &p.child("restartPolicy"),
+                "must specify restartPolicy when restart rules are used",
+            );
+        }
         let name = container.str_at("name");
         if seen.contains(&name) {
             errs.duplicate(&p.child("name"), name);
@@ -122,16 +121,6 @@ pub fn check_init_containers(
                 );
             }
         }
-        let list = p.child("resizePolicy");
-        for (j, policy) in container.items("resizePolicy").iter().enumerate() {
-            if policy.str_at("restartPolicy") == "RestartContainer" {
-                errs.invalid(
-                    &list.index(j).child("restartPolicy"),
-                    "RestartContainer",
-                    "must not be set to 'RestartContainer' for non-sidecar initContainers",
-                );
-            }
-        }
     }
 }
 
@@ -157,8 +146,10 @@ pub fn check_ephemeral_containers(errs: &mut Errors, path: &Path<'_>, spec: &Val
         if !target.is_empty() && !others.contains(&target) {
             errs.not_found(&p.child("targetContainerName"), target);
         }
-        for (field, _) in container.entries("") {
-            if !EPHEMERAL_FIELDS.contains(&field) && container.is_set(field) {
+        for field in NOT_EPHEMERAL {
+            let optional =
+                matches!(*field, "livenessProbe" | "readinessProbe" | "startupProbe" | "lifecycle");
+            if container.is_set(field) || (optional && container.has(field)) {
                 errs.forbidden(&p.child(field), "cannot be set for an Ephemeral Container");
             }
         }
@@ -184,7 +175,7 @@ pub fn check_image_padding(errs: &mut Errors, path: &Path<'_>, container: &Value
 fn check_common(errs: &mut Errors, path: &Path<'_>, container: &Value, pod: &PodFacts<'_>) {
     errs.name(&path.child("name"), container.str_at("name"), names::dns1123_label);
     errs.non_empty(&path.child("image"), container.str_at("image"));
-    errs.required_one_of(
+    errs.required_one_listed(
         &path.child("terminationMessagePolicy"),
         container.str_at("terminationMessagePolicy"),
         &["File", "FallbackToLogsOnError"],

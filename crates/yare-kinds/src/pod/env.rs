@@ -53,6 +53,9 @@ const DOWNWARD_FIELDS: &[&str] = &[
     "status.podIPs",
 ];
 
+/// Where a variable's value can come from, in the order in which upstream looks.
+const SOURCES: [&str; 5] = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
+
 /// Errors in a container's `env`.
 pub fn check_env(errs: &mut Errors, path: &Path<'_>, vars: &[Value]) {
     for (i, var) in vars.iter().enumerate() {
@@ -67,14 +70,13 @@ pub fn check_env(errs: &mut Errors, path: &Path<'_>, vars: &[Value]) {
 fn check_value_from(errs: &mut Errors, path: &Path<'_>, var: &Value) {
     let from = var.at("valueFrom");
     let mut sources = 0;
-    for (source, value) in from.entries("").filter(|(_, v)| !v.is_null()) {
-        let p = path.child(source);
-        match source {
+    for source in SOURCES.iter().filter(|source| from.has(source)) {
+        let (p, value) = (path.child(source), from.at(source));
+        match *source {
             "fieldRef" => check_field_ref(errs, &p, value, ENV_FIELDS),
             "resourceFieldRef" => check_resource_ref(errs, &p, value, false),
-            "configMapKeyRef" | "secretKeyRef" => check_key_ref(errs, &p, value),
             "fileKeyRef" => check_file_ref(errs, &p, value),
-            _ => continue,
+            _ => check_key_ref(errs, &p, value),
         }
         sources += 1;
     }
@@ -101,30 +103,29 @@ pub fn check_field_ref(errs: &mut Errors, path: &Path<'_>, selector: &Value, fie
         return errs.required(&path.child("fieldPath"), "");
     }
     let (whole, subscript) = match field.strip_suffix("']").and_then(|f| f.split_once("['")) {
-        Some((whole, subscript)) => (whole, Some(subscript)),
-        None => (field, None),
+        Some((whole, subscript)) if !whole.is_empty() => (whole, Some(subscript)),
+        _ => (field, None),
+    };
+    let mut unknown = |why: String| {
+        errs.invalid(&path.child("fieldPath"), field, format!("error converting fieldPath: {why}"))
     };
     if version != "v1" {
-        return errs.invalid(
-            &path.child("fieldPath"),
-            field,
-            format!("error converting fieldPath: unsupported pod version: {version}"),
-        );
+        return unknown(format!("unsupported pod version: {version}"));
     }
+    if subscript.is_some() && !matches!(whole, "metadata.annotations" | "metadata.labels") {
+        return unknown(format!("field label does not support subscript: {field}"));
+    }
+    // What the first clients called the node.
+    let whole = if whole == "spec.host" { "spec.nodeName" } else { whole };
     if !DOWNWARD_FIELDS.contains(&whole) {
-        return errs.invalid(
-            &path.child("fieldPath"),
-            field,
-            format!("error converting fieldPath: field label not supported: {field}"),
-        );
+        return unknown(format!("field label not supported: {field}"));
     }
     match (whole, subscript) {
         ("metadata.annotations", Some(key)) => {
             errs.each(path, key.to_lowercase(), names::qualified_name(&key.to_lowercase()));
         }
         ("metadata.labels", Some(key)) => errs.each(path, key, names::qualified_name(key)),
-        (_, Some(_)) => errs.invalid(path, whole, "does not support subscript"),
-        (_, None) => errs.one_of(&path.child("fieldPath"), whole, fields),
+        _ => errs.one_of(&path.child("fieldPath"), whole, fields),
     }
 }
 
@@ -144,7 +145,8 @@ pub fn check_resource_ref(errs: &mut Errors, path: &Path<'_>, selector: &Value, 
         return;
     }
     let divisor = divisor.to_string();
-    let (allowed, what) = match resource.split_once('.').map_or("", |(_, r)| r) {
+    let of = resource.strip_prefix("limits.").or_else(|| resource.strip_prefix("requests."));
+    let (allowed, what) = match of.unwrap_or_default() {
         "cpu" => (&["1m", "1"][..], "divisor's values 1m and 1 are supported with the cpu"),
         "memory" => (
             DIVISORS,

@@ -145,16 +145,8 @@ fn check(
         let amount = quantity(value);
         check_name(errs, path, name);
         check_amount(errs, path, name, amount);
-        if is_huge_page(name) {
-            huge_pages = true;
-            if !divides_into_pages(name, amount) {
-                errs.invalid(
-                    path,
-                    amount.to_string(),
-                    format!("{amount} is not positive integer multiple of {name}"),
-                );
-            }
-        }
+        // Whether the amount may be odd depends on what the object had: `switched` judges that.
+        huge_pages |= is_huge_page(name);
         cpu_or_memory |= matches!(name, "cpu" | "memory");
         amount
     };
@@ -186,7 +178,8 @@ fn check(
     check_claims(errs, &path.child("claims"), requirements.items("claims"), claims);
 }
 
-fn divides_into_pages(name: &str, amount: Quantity) -> bool {
+/// Whether `amount` is a whole number of the pages that `name` names.
+pub fn divides_into_pages(name: &str, amount: Quantity) -> bool {
     let Some(Ok(page)) = name.strip_prefix("hugepages-").map(Quantity::parse) else { return false };
     page.signum() > 0 && page.milli_value() % 1000 == 0 && amount.value() % page.value() == 0
 }
@@ -209,10 +202,13 @@ fn check_claims(errs: &mut Errors, path: &Path<'_>, claims: &[Value], pod_claims
                 errs.each(&p.child("request"), request, names::dns1123_label(request));
                 format!("{name}/{request}")
             };
-            let covered = request.is_empty()
-                && seen.iter().any(|s| s.split_once('/').is_some_and(|(head, _)| head == name));
-            if seen.contains(&key) || covered {
+            if seen.contains(&key) {
                 errs.duplicate(&p, key.clone());
+            } else if request.is_empty() {
+                let covered = seen.iter().filter(|s| s.split_once('/').is_some_and(|(head, _)| head == name));
+                for _ in 0..covered.count() {
+                    errs.duplicate(&p, name);
+                }
             }
             seen.insert(key);
         }
@@ -344,7 +340,7 @@ pub fn qos_class(spec: &Value) -> &'static str {
         add(&mut limits, &own_limits);
     };
     let own = spec.at("resources");
-    if own.is_set("limits") || own.is_set("requests") {
+    if !own.is_null() {
         take(own);
     } else {
         spec.items("containers")

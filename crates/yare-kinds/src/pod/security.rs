@@ -3,13 +3,13 @@
 use std::{collections::HashSet, sync::LazyLock};
 
 use regex::Regex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
 use super::{defaults::CONTAINER_LISTS, volumes::check_descending_path};
 use crate::{
     check::{Check, Errors},
-    names,
+    names, shown,
     view::View,
 };
 
@@ -40,19 +40,15 @@ pub fn check_container(errs: &mut Errors, path: &Path<'_>, context: &Value, host
     }
     check_seccomp(errs, &path.child("seccompProfile"), context.at("seccompProfile"));
     if context.bool_opt("allowPrivilegeEscalation") == Some(false) {
+        let mut refuse = |detail: &str| {
+            let error = FieldError::invalid(path, Value::Null, detail);
+            errs.push(error.showing(shown::show(context, shown::SECURITY_CONTEXT)));
+        };
         if context.bool_at("privileged") {
-            errs.invalid(
-                path,
-                context.clone(),
-                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-            );
+            refuse("cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
         }
-        if context.strings("capabilities.add").contains(&"CAP_SYS_ADMIN") {
-            errs.invalid(
-                path,
-                context.clone(),
-                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
-            );
+        for _ in context.strings("capabilities.add").iter().filter(|c| **c == "CAP_SYS_ADMIN") {
+            refuse("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
         }
     }
     check_windows_options(errs, &path.child("windowsOptions"), context.at("windowsOptions"));
@@ -78,21 +74,18 @@ pub fn check_pod(errs: &mut Errors, spec_path: &Path<'_>, spec: &Value) {
         );
     }
     check_sysctls(errs, &path.child("sysctls"), spec);
-    for (field, allowed) in [
-        ("fsGroupChangePolicy", &["Always", "OnRootMismatch"]),
-        ("supplementalGroupsPolicy", &["Merge", "Strict"]),
-        ("seLinuxChangePolicy", &["MountOption", "Recursive"]),
-    ] {
+    let policy = |errs: &mut Errors, field: &str, allowed: [&str; 2]| {
         if let Some(policy) = context.str_opt(field) {
-            errs.one_of(&path.child(field), policy, allowed);
+            errs.one_of(&path.child(field), policy, &allowed);
         }
-    }
+    };
+    policy(errs, "fsGroupChangePolicy", ["Always", "OnRootMismatch"]);
     check_seccomp(errs, &path.child("seccompProfile"), context.at("seccompProfile"));
     check_windows_options(errs, &path.child("windowsOptions"), context.at("windowsOptions"));
     check_app_armor(errs, &path.child("appArmorProfile"), context.at("appArmorProfile"));
-    check_host_users(errs, spec_path, spec);
-    check_os(errs, spec_path, spec);
-    check_host_process(errs, spec_path, spec);
+    policy(errs, "supplementalGroupsPolicy", ["Merge", "Strict"]);
+    // Which of the two are allowed depends on a gate: `switched` judges `MountOption`.
+    policy(errs, "seLinuxChangePolicy", ["MountOption", "Recursive"]);
 }
 
 fn check_id(errs: &mut Errors, path: &Path<'_>, id: Option<i64>) {
@@ -116,17 +109,46 @@ fn check_sysctls(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         } else if seen.contains(&name) {
             errs.duplicate(&p, name);
         }
-        let dotted = name.replace('/', ".");
-        if spec.bool_at("hostNetwork") && dotted.starts_with("net.") {
-            errs.invalid(&p, name, "may not be specified when 'hostNetwork' is true");
-        }
-        let ipc =
-            ["kernel.sem", "kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|s| dotted.starts_with(s));
-        if spec.bool_at("hostIPC") && ipc {
-            errs.invalid(&p, name, "may not be specified when 'hostIPC' is true");
-        }
+        // Those of namespaces that the host shares are spared in old objects: `switched` judges them.
         seen.insert(name);
     }
+}
+
+/// Why a pod may not set this, where it shares the namespace that it belongs to with the host.
+pub fn host_sysctl(spec: &Value, name: &str) -> Option<&'static str> {
+    const OF_IPC: &[&str] = &[
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+        "kernel.shm",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.msg",
+    ];
+    let name = with_dots(name);
+    let name = name.split('*').next().unwrap_or_default();
+    if spec.bool_at("hostNetwork") && name.starts_with("net.") {
+        return Some("may not be specified when 'hostNetwork' is true");
+    }
+    let of_ipc = OF_IPC.contains(&name) || name.starts_with("fs.mqueue.");
+    (spec.bool_at("hostIPC") && of_ipc).then_some("may not be specified when 'hostIPC' is true")
+}
+
+/// A name in which slashes separate (and dots belong to names) with the two exchanged.
+fn with_dots(name: &str) -> String {
+    if name.find(['.', '/']).is_none_or(|i| name.as_bytes()[i] == b'.') {
+        return name.to_owned();
+    }
+    name.chars()
+        .map(|c| match c {
+            '.' => '/',
+            '/' => '.',
+            c => c,
+        })
+        .collect()
 }
 
 fn check_seccomp(errs: &mut Errors, path: &Path<'_>, profile: &Value) {
@@ -144,9 +166,26 @@ fn check_seccomp(errs: &mut Errors, path: &Path<'_>, profile: &Value) {
         (true, None) => errs.required(&p, "must be set when seccomp type is Localhost"),
         (true, Some(file)) => check_descending_path(errs, &p, file),
         (false, Some(_)) => {
-            errs.invalid(&p, profile.clone(), "can only be set when seccomp type is Localhost");
+            let detail = "can only be set when seccomp type is Localhost";
+            let shown = shown::show(profile, shown::PROFILE);
+            errs.push(FieldError::invalid(&p, Value::Null, detail).showing(shown));
         }
         (false, None) => {}
+    }
+}
+
+/// The profile that an annotation names, where it names a good one.
+pub fn app_armor_of(text: &str) -> Option<Value> {
+    match text {
+        "runtime/default" => Some(json!({"type": "RuntimeDefault"})),
+        "unconfined" => Some(json!({"type": "Unconfined"})),
+        _ => {
+            let file = text.strip_prefix("localhost/").filter(|file| !file.is_empty())?;
+            let profile = json!({"type": "Localhost", "localhostProfile": file});
+            let mut errs = Errors::new();
+            check_app_armor(&mut errs, &Path::ROOT, &profile);
+            errs.is_empty().then_some(profile)
+        }
     }
 }
 
@@ -180,7 +219,8 @@ fn check_app_armor(errs: &mut Errors, path: &Path<'_>, profile: &Value) {
     }
 }
 
-fn check_host_users(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
+/// Errors in what a user namespace of the pod's own does not go with.
+pub fn check_host_users(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     if spec.bool_opt("hostUsers") != Some(false) {
         return;
     }
@@ -191,14 +231,10 @@ fn check_host_users(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
             errs.forbidden(&path.child(reported), DETAIL);
         }
     }
-    each_container(spec, path, |container, p| {
-        if container.is_set("volumeDevices") {
-            errs.forbidden(&p.child("volumeDevices"), DETAIL);
-        }
-    });
 }
 
-fn check_os(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
+/// Errors in `os`, and in what does not go with it.
+pub fn check_os(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     if !spec.has("os") {
         return;
     }
@@ -223,19 +259,23 @@ fn check_os(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
 
 /// Windows pods may not set what only Linux has.
 fn check_windows(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
-    const POD: &[&str] = &["hostUsers", "hostPID", "hostIPC", "shareProcessNamespace"];
-    const POD_CONTEXT: &[&str] = &[
-        "appArmorProfile",
-        "seLinuxOptions",
-        "seccompProfile",
-        "fsGroup",
-        "fsGroupChangePolicy",
-        "sysctls",
-        "runAsUser",
-        "runAsGroup",
-        "supplementalGroups",
-        "supplementalGroupsPolicy",
-        "seLinuxChangePolicy",
+    /// In the order in which upstream looks; the second says whether it stands in the security context.
+    const POD: &[(&str, bool)] = &[
+        ("appArmorProfile", true),
+        ("seLinuxOptions", true),
+        ("hostUsers", false),
+        ("hostPID", false),
+        ("hostIPC", false),
+        ("seccompProfile", true),
+        ("fsGroup", true),
+        ("fsGroupChangePolicy", true),
+        ("sysctls", true),
+        ("shareProcessNamespace", false),
+        ("runAsUser", true),
+        ("runAsGroup", true),
+        ("supplementalGroups", true),
+        ("supplementalGroupsPolicy", true),
+        ("seLinuxChangePolicy", true),
     ];
     const CONTAINER_CONTEXT: &[&str] = &[
         "appArmorProfile",
@@ -250,16 +290,14 @@ fn check_windows(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         "runAsGroup",
     ];
     const DETAIL: &str = "cannot be set for a windows pod";
-    for field in POD {
-        // A plain flag counts when it is on, an optional one when it is there.
-        let optional = matches!(*field, "hostUsers" | "shareProcessNamespace");
-        if (optional && spec.has(field)) || spec.is_set(field) {
-            errs.forbidden(&path.child(field), DETAIL);
-        }
-    }
     let context = path.child("securityContext");
-    for field in POD_CONTEXT.iter().filter(|f| spec.at("securityContext").has(f)) {
-        errs.forbidden(&context.child(field), DETAIL);
+    for (field, in_context) in POD {
+        // A plain flag and a list count when they are set, what is optional when it is there.
+        let plain = matches!(*field, "hostPID" | "hostIPC" | "sysctls");
+        let owner = if *in_context { spec.at("securityContext") } else { spec };
+        if if plain { owner.is_set(field) } else { owner.has(field) } {
+            errs.forbidden(&if *in_context { context.child(field) } else { path.child(field) }, DETAIL);
+        }
     }
     each_container(spec, path, |container, p| {
         let context = p.child("securityContext");
@@ -327,7 +365,8 @@ fn check_windows_user(errs: &mut Errors, path: &Path<'_>, name: &str) {
     }
 }
 
-fn check_host_process(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
+/// Errors in which containers of a Windows pod run as processes of the host.
+pub fn check_host_process(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     let of_pod = spec.bool_opt("securityContext.windowsOptions.hostProcess");
     let (mut all, mut host_process) = (0, 0);
     each_container(spec, path, |container, p| {

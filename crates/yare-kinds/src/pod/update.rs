@@ -1,23 +1,19 @@
-//! What may change in a pod: almost nothing of its specification; its status by the node; its resources and ephemeral
-//! containers through their subresources.
-
-use std::collections::HashSet;
+//! What may change in a pod: almost nothing of its specification; its ephemeral containers through their
+//! subresource. Its status is in [`super::status`], its resources are in [`super::resize`].
 
 use serde_json::Value;
-use yare_schema::{features::Gates, field::Path};
+use yare_schema::field::{FieldError, Path};
 
 use super::{
-    affinity, resources,
-    spec::{check_annotations, check_pod},
+    affinity,
+    annotations::{self, APP_ARMOR, MIRROR},
+    spec::check_pod,
 };
 use crate::{
-    check::{Check, Errors, annotation, quantity},
-    meta, names, net,
+    check::{Check, Errors, annotation},
+    meta, names, shown,
     view::{View, ViewMut, same},
 };
-
-const MIRROR: &str = "kubernetes.io/config.mirror";
-const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
@@ -85,7 +81,7 @@ pub fn check_update(errs: &mut Errors, new: &Value, old: &Value) {
 }
 
 /// The fields of `new` that differ from `old`, one a line.
-fn difference(new: &Value, old: &Value) -> String {
+pub fn difference(new: &Value, old: &Value) -> String {
     let mut lines = Vec::new();
     let mut keys: Vec<&str> = new.entries("").chain(old.entries("")).map(|(k, _)| k).collect();
     keys.sort_unstable();
@@ -99,10 +95,11 @@ fn difference(new: &Value, old: &Value) -> String {
     lines.join("\n")
 }
 
-fn check_annotation_update(errs: &mut Errors, new: &Value, old: &Value) {
+/// Errors in the annotations of a pod after an update.
+pub fn check_annotation_update(errs: &mut Errors, pod: &Value, old: &Value) {
     let path = Path::new("metadata");
     let path = path.child("annotations");
-    let (new, old) = (new.at("metadata.annotations"), old.at("metadata.annotations"));
+    let (new, old) = (pod.at("metadata.annotations"), old.at("metadata.annotations"));
     let mut check = |key: &str, app_armor: &str, mirror: &str| {
         if key.starts_with(APP_ARMOR) {
             errs.forbidden(&path.key(key), app_armor);
@@ -121,6 +118,7 @@ fn check_annotation_update(errs: &mut Errors, new: &Value, old: &Value) {
     for (key, _) in new.entries("").filter(|(key, _)| old.get(key).is_none()) {
         check(key, "may not add AppArmor annotations", "may not add mirror pod annotation");
     }
+    annotations::check(errs, &path, pod);
 }
 
 fn check_tolerations_update(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
@@ -175,19 +173,15 @@ fn check_gated_update(errs: &mut Errors, path: &Path<'_>, rest: &mut Value, old:
     let p = p.child("requiredDuringSchedulingIgnoredDuringExecution");
     let p = p.child("nodeSelectorTerms");
     if !before.is_empty() && before.len() != now.len() {
-        errs.invalid(
-            &p,
-            now.to_vec(),
-            "no additions/deletions to non-empty NodeSelectorTerms list are allowed",
-        );
+        let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        let shown = shown::show(rest.at(TERMS), shown::NODE_TERM);
+        errs.push(FieldError::invalid(&p, Value::Null, detail).showing(shown));
     } else {
         for (i, (now, before)) in now.iter().zip(before).enumerate() {
             if !only_adds(now, before) {
-                errs.invalid(
-                    &p.index(i),
-                    now.clone(),
-                    "only additions are allowed (no mutations or deletions)",
-                );
+                let detail = "only additions are allowed (no mutations or deletions)";
+                let shown = shown::show(now, shown::NODE_TERM);
+                errs.push(FieldError::invalid(&p.index(i), Value::Null, detail).showing(shown));
             }
         }
     }
@@ -209,139 +203,6 @@ fn only_adds(new: &Value, old: &Value) -> bool {
     })
 }
 
-/// Errors of an update of the pod's status.
-pub fn check_status_update(errs: &mut Errors, new: &Value, old: &Value, gates: &Gates) {
-    check_annotation_update(errs, new, old);
-    let meta_path = Path::new("metadata");
-    check_annotations(errs, &meta_path.child("annotations"), new);
-    let path = Path::new("status");
-    let p = path.child("conditions");
-    for (i, condition) in new.items("status.conditions").iter().enumerate() {
-        let p = p.index(i);
-        let observed = condition.int_at("observedGeneration");
-        if observed < 0 {
-            errs.invalid(&p.child("observedGeneration"), observed, "must be a non-negative integer");
-        }
-        let kind = condition.str_at("type");
-        if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
-            errs.each(&p.child("Type"), kind, names::qualified_name(kind));
-        }
-    }
-    let nominated = new.str_at("status.nominatedNodeName");
-    if nominated != old.str_at("status.nominatedNodeName") && !nominated.is_empty() {
-        let p = path.child("nominatedNodeName");
-        errs.each(&p, nominated, names::dns1123_subdomain(nominated));
-        if old.is_set("spec.nodeName") && gates.is_on("ClearingNominatedNodeNameAfterBinding") {
-            errs.forbidden(&p, "may not be set on pods that are already bound to a node");
-        }
-    }
-    let observed = new.int_at("status.observedGeneration");
-    if observed < 0 {
-        errs.invalid(&path.child("observedGeneration"), observed, "must be a non-negative integer");
-    }
-    errs.immutable(&path.child("qosClass"), new.at("status.qosClass"), old.at("status.qosClass"));
-    for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
-        check_transitions(errs, &path.child(list), list, new, old);
-    }
-    check_addresses(errs, &path, new, old);
-    let claims: Vec<&str> = new.items("spec.resourceClaims").iter().map(|c| c.str_at("name")).collect();
-    let p = path.child("resourceClaimStatuses");
-    let mut seen: HashSet<&str> = HashSet::new();
-    for (i, status) in new.items("status.resourceClaimStatuses").iter().enumerate() {
-        let name = status.str_at("name");
-        let p = p.index(i);
-        if !claims.contains(&name) {
-            errs.invalid(&p.child("name"), name, "must match the name of an entry in `spec.resourceClaims`");
-        }
-        if seen.contains(&name) {
-            errs.duplicate(&p.child("name"), name);
-        }
-        seen.insert(name);
-        if let Some(claim) = status.str_opt("resourceClaimName") {
-            errs.each(&p.child("resourceClaimName"), claim, names::dns1123_subdomain(claim));
-        }
-    }
-}
-
-/// A container that has ended for good stays so.
-fn check_transitions(errs: &mut Errors, path: &Path<'_>, list: &str, new: &Value, old: &Value) {
-    let spec = old.at("spec");
-    let statuses = format!("status.{list}");
-    for (i, before) in old.items(&statuses).iter().enumerate() {
-        if !before.has("state.terminated") {
-            continue;
-        }
-        let name = before.str_at("name");
-        let exit_code = before.int_at("state.terminated.exitCode");
-        let revived =
-            new.items(&statuses).iter().any(|now| now.str_at("name") == name && !now.has("state.terminated"));
-        if revived && !may_restart(spec, list, name, exit_code) {
-            errs.forbidden(&path.index(i).child("state"), "may not be transitioned to non-terminated state");
-        }
-    }
-}
-
-/// Whether a container that ended with `exit_code` is to be started again.
-fn may_restart(spec: &Value, list: &str, name: &str, exit_code: i64) -> bool {
-    let containers = match list {
-        "containerStatuses" => "containers",
-        "initContainerStatuses" => "initContainers",
-        _ => return false,
-    };
-    let restarts_all = ["containers", "initContainers"].iter().any(|l| {
-        spec.items(l).iter().any(|c| {
-            c.items("restartPolicyRules").iter().any(|r| r.str_at("action") == "RestartAllContainers")
-        })
-    });
-    let Some(container) = spec.items(containers).iter().find(|c| c.str_at("name") == name) else {
-        return restarts_all;
-    };
-    let matched = container.items("restartPolicyRules").iter().any(|rule| {
-        let listed = rule.items("exitCodes.values").iter().any(|v| v.as_i64() == Some(exit_code));
-        match rule.str_at("exitCodes.operator") {
-            "In" => listed,
-            "NotIn" => !listed,
-            _ => false,
-        }
-    });
-    let policy = container.str_opt("restartPolicy").unwrap_or_else(|| spec.str_at("restartPolicy"));
-    restarts_all
-        || matched
-        || match policy {
-            "Always" => true,
-            "OnFailure" => exit_code != 0,
-            _ => false,
-        }
-}
-
-fn check_addresses(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
-    for (field, single) in [("podIPs", "podIP"), ("hostIPs", "hostIP")] {
-        let all = |pod: &'_ Value| -> Vec<String> {
-            pod.at("status").items(field).iter().map(|ip| ip.str_at("ip").to_owned()).collect()
-        };
-        let (now, before) = (all(new), all(old));
-        let before: Vec<&str> = before.iter().map(String::as_str).collect();
-        let p = path.child(field);
-        if field == "hostIPs"
-            && let Some(first) = now.first()
-            && first != new.at("status").str_at(single)
-        {
-            errs.invalid(&p.index(0).child("ip"), first.as_str(), "must be equal to `hostIP`");
-        }
-        for (i, ip) in now.iter().enumerate() {
-            net::check_legacy_ip(errs, &p.index(i), ip, &before);
-        }
-        let families = now.iter().any(|ip| net::is_ipv4(ip)) && now.iter().any(|ip| net::is_ipv6(ip));
-        if now.len() > 1 && (!families || now.len() > 2) {
-            errs.invalid(
-                &p,
-                new.at("status").at(field).clone(),
-                "may specify no more than one IP for each IP family",
-            );
-        }
-    }
-}
-
 /// Keeps of an update through `ephemeralcontainers` only those.
 pub fn prepare_ephemeral_containers(new: &mut Value, old: &Value) {
     let containers = new.at("spec.ephemeralContainers").clone();
@@ -357,7 +218,7 @@ pub fn prepare_ephemeral_containers(new: &mut Value, old: &Value) {
 }
 
 /// Everything as it was, but for managed fields and the resource version.
-fn reset_to(new: &mut Value, old: &Value) {
+pub fn reset_to(new: &mut Value, old: &Value) {
     let kept = ["metadata.managedFields", "metadata.resourceVersion"].map(|p| (p, new.at(p).clone()));
     new.clone_from(old);
     for (path, value) in kept {
@@ -370,9 +231,10 @@ fn reset_to(new: &mut Value, old: &Value) {
 /// Errors of an update through `ephemeralcontainers`.
 pub fn check_ephemeral_containers_update(errs: &mut Errors, new: &Value, old: &Value) {
     if annotation(old, MIRROR).is_some() {
-        return errs.forbidden(&Path::ROOT, "static pods do not support ephemeral containers");
+        return errs.forbidden(&Path::WHOLE, "static pods do not support ephemeral containers");
     }
     check_pod(errs, new);
+    check_annotation_update(errs, new, old);
     let path = Path::new("spec");
     let path = path.child("ephemeralContainers");
     for before in old.items("spec.ephemeralContainers") {
@@ -391,122 +253,4 @@ pub fn check_ephemeral_containers_update(errs: &mut Errors, new: &Value, old: &V
             Some(_) => {}
         }
     }
-}
-
-/// Keeps of an update through `resize` only resources and resize policies.
-pub fn prepare_resize(new: &mut Value, old: &Value) {
-    let lists = ["containers", "initContainers"];
-    let comparable = lists.iter().all(|list| {
-        let path = format!("spec.{list}");
-        let (now, before) = (new.items(&path), old.items(&path));
-        now.len() == before.len() && now.iter().zip(before).all(|(n, b)| n.str_at("name") == b.str_at("name"))
-    });
-    if comparable {
-        let wanted = new.at("spec").clone();
-        reset_to(new, old);
-        if let Some(spec) = new.at_mut("spec") {
-            spec.copy_from(&wanted, "resources");
-            for list in lists {
-                for (container, wanted) in spec.items_mut(list).iter_mut().zip(wanted.items(list)) {
-                    container.copy_from(wanted, "resources");
-                    container.copy_from(wanted, "resizePolicy");
-                }
-            }
-        }
-    }
-    new.copy_from(old, "metadata.generation");
-    if !same(new.at("spec"), old.at("spec")) {
-        meta::bump_generation(new, old);
-    }
-}
-
-/// Errors of an update through `resize`.
-pub fn check_resize(errs: &mut Errors, new: &Value, old: &Value, gates: &Gates) {
-    let all_init = gates.is_on("InPlacePodVerticalScalingInitContainers");
-    if annotation(old, MIRROR).is_some() {
-        return errs.forbidden(&Path::ROOT, "static pods cannot be resized");
-    }
-    if old.str_at("spec.os.name") == "windows" {
-        return errs.forbidden(&Path::ROOT, "windows pods cannot be resized");
-    }
-    check_pod(errs, new);
-    let path = Path::new("spec");
-    let class = match old.str_at("status.qosClass") {
-        "" => resources::qos_class(old.at("spec")),
-        class => class,
-    };
-    if class != resources::qos_class(new.at("spec")) {
-        errs.invalid(&path, class, "Pod QOS Class may not change as a result of resizing");
-    }
-    let running = old.items("status.containerStatuses").iter().find(|c| c.has("state.running"));
-    if running.is_some_and(|c| !c.has("resources")) {
-        errs.forbidden(&path, "Pod running on node without support for resize");
-    }
-    if old.is_set("status.nodeAllocatableResourceClaimStatuses") {
-        errs.forbidden(&path, "pods with node allocatable resource claims cannot be resized");
-    }
-    check_pod_level_resize(errs, &path, new.at("spec"), old.at("spec"));
-    for list in ["containers", "initContainers"] {
-        let p = path.child(list);
-        let (now, before) = (new.at("spec").items(list), old.at("spec").items(list));
-        if now.len() != before.len() {
-            return errs.forbidden(&p, format!("{list} may not be added or removed on resize"));
-        }
-        for (i, (now, before)) in now.iter().zip(before).enumerate() {
-            let p = p.index(i);
-            if now.str_at("name") != before.str_at("name") {
-                errs.forbidden(&p.child("name"), format!("{list} may not be renamed or reordered on resize"));
-                continue;
-            }
-            let sidecar = before.str_at("restartPolicy") == "Always";
-            if list == "initContainers" && !sidecar && !all_init {
-                if !same(now, before) {
-                    errs.forbidden(&path, "resources for non-sidecar init containers are immutable");
-                }
-                continue;
-            }
-            let removed = |of: &str| {
-                before.at("resources").entries(of).any(|(k, _)| now.at("resources").at(of).get(k).is_none())
-            };
-            let p = p.child("resources");
-            if removed("requests") {
-                errs.forbidden(&p.child("requests"), "resource requests cannot be removed");
-            }
-            if removed("limits") {
-                errs.forbidden(&p.child("limits"), "resource limits cannot be removed");
-            }
-            if !same(&without_cpu_and_memory(now), &without_cpu_and_memory(before)) {
-                errs.forbidden(&path, "only cpu and memory resources are mutable");
-            }
-        }
-    }
-}
-
-fn check_pod_level_resize(errs: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
-    let p = path.child("resources");
-    if old.is_set("resources") && !new.has("resources") {
-        return errs.forbidden(&p, "pod-level resources cannot be removed");
-    }
-    for of in ["requests", "limits"] {
-        let before = old.at("resources").entries(of).map(|(k, _)| k);
-        if before.into_iter().any(|k| new.at("resources").at(of).get(k).is_none()) {
-            errs.forbidden(&p.child(of), format!("pod-level resource {of} cannot be removed"));
-        }
-    }
-    let wrap = |spec: &Value| serde_json::json!({"resources": spec.at("resources")});
-    if !same(&without_cpu_and_memory(&wrap(new)), &without_cpu_and_memory(&wrap(old))) {
-        errs.forbidden(path, "only cpu and memory resources are mutable at pod-level");
-    }
-}
-
-/// A container without its amounts of CPU and memory and without its resize policy; other amounts in one form.
-fn without_cpu_and_memory(container: &Value) -> Value {
-    let mut rest = container.clone();
-    for list in ["resources.requests", "resources.limits"] {
-        if let Some(amounts) = rest.at_mut(list).and_then(Value::as_object_mut) {
-            amounts.retain(|name, _| !matches!(name.as_str(), "cpu" | "memory"));
-            amounts.values_mut().for_each(|v| *v = Value::from(quantity(v).to_string()));
-        }
-    }
-    rest
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
-use yare_schema::field::Path;
+use yare_schema::field::{FieldError, Path};
 
 use super::{
     containers::check_pull_policy,
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     check::{Check, Errors, check_signer_name, quantity},
-    meta::{validate_annotations, validate_label_selector, validate_labels},
-    names,
+    meta::{TOTAL_ANNOTATION_SIZE_LIMIT_B, validate_annotations, validate_label_selector, validate_labels},
+    names, shown,
     strategy::core::claim,
     view::View,
 };
@@ -59,6 +59,12 @@ const KINDS: &[&str] = &[
 const DOWNWARD_FIELDS: &[&str] =
     &["metadata.name", "metadata.namespace", "metadata.labels", "metadata.annotations", "metadata.uid"];
 
+/// What a projected volume can hold, in the order in which upstream looks for it.
+const PROJECTIONS: &[&str] =
+    &["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
+
+const CERTIFICATE_FILES: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+
 const KEY_TYPES: &[&str] = &["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
 
 /// Errors in `volumes`; gives those that are right, for the mounts to refer to. `pod_name` is empty for templates.
@@ -104,7 +110,7 @@ fn check_source(errs: &mut Errors, path: &Path<'_>, volume: &Value, pod_name: &s
     for kind in KINDS.iter().filter(|k| volume.has(k)) {
         let p = path.child(kind);
         if !first {
-            errs.forbidden(&p, "may not specify more than 1 volume type");
+            errs.forbidden(&path.child(as_second(kind)), "may not specify more than 1 volume type");
             continue;
         }
         first = false;
@@ -168,6 +174,15 @@ fn check_source(errs: &mut Errors, path: &Path<'_>, volume: &Value, pod_name: &s
     }
 }
 
+/// The field at which upstream reports a second kind of volume: two of them it spells otherwise there.
+pub fn as_second(kind: &str) -> &str {
+    match kind {
+        "cephfs" => "cephFS",
+        "downwardAPI" => "downwarAPI",
+        other => other,
+    }
+}
+
 fn check_ephemeral(errs: &mut Errors, path: &Path<'_>, volume: &Value, pod_name: &str) {
     let p = path.child("ephemeral");
     let p = p.child("volumeClaimTemplate");
@@ -191,26 +206,39 @@ fn check_ephemeral(errs: &mut Errors, path: &Path<'_>, volume: &Value, pod_name:
 pub fn check_template_meta(errs: &mut Errors, path: &Path<'_>, metadata: &Value) {
     errs.extend(validate_annotations(metadata.at("annotations"), &path.child("annotations")));
     errs.extend(validate_labels(metadata.at("labels"), &path.child("labels")));
-    for (field, _) in metadata.entries("") {
-        if !matches!(field, "annotations" | "labels") && metadata.is_set(field) {
-            errs.forbidden(&path.child(field), "cannot be set");
-        }
+    const OTHERS: [&str; 13] = [
+        "name",
+        "generateName",
+        "namespace",
+        "selfLink",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "ownerReferences",
+        "finalizers",
+        "managedFields",
+    ];
+    for field in OTHERS.iter().filter(|field| metadata.is_set(field)) {
+        errs.forbidden(&path.child(field), "cannot be set");
     }
 }
 
 fn check_files(errs: &mut Errors, path: &Path<'_>, source: &Value) {
     check_mode(errs, &path.child("defaultMode"), source.int_opt("defaultMode"));
-    check_items(errs, &path.child("items"), source.items("items"));
+    let list = path.child("items");
+    for (i, item) in source.items("items").iter().enumerate() {
+        check_item(errs, &list.index(i), item);
+    }
 }
 
-fn check_items(errs: &mut Errors, path: &Path<'_>, items: &[Value]) {
-    for (i, item) in items.iter().enumerate() {
-        let p = path.index(i);
-        errs.non_empty(&p.child("key"), item.str_at("key"));
-        errs.non_empty(&p.child("path"), item.str_at("path"));
-        check_file_path(errs, &p.child("path"), item.str_at("path"));
-        check_mode(errs, &p.child("mode"), item.int_opt("mode"));
-    }
+fn check_item(errs: &mut Errors, path: &Path<'_>, item: &Value) {
+    errs.non_empty(&path.child("key"), item.str_at("key"));
+    errs.non_empty(&path.child("path"), item.str_at("path"));
+    check_file_path(errs, &path.child("path"), item.str_at("path"));
+    check_mode(errs, &path.child("mode"), item.int_opt("mode"));
 }
 
 fn check_downward_file(errs: &mut Errors, path: &Path<'_>, item: &Value) {
@@ -247,9 +275,6 @@ struct Taken<'a>(Vec<&'a str>);
 
 impl<'a> Taken<'a> {
     fn take(&mut self, errs: &mut Errors, path: &Path<'_>, file: &'a str, shown: &str) {
-        if file.is_empty() {
-            return;
-        }
         if self.0.contains(&file) {
             errs.invalid(path, shown, "conflicting duplicate paths");
         }
@@ -264,23 +289,29 @@ fn check_projected(errs: &mut Errors, path: &Path<'_>, projected: &Value) {
     for (i, source) in projected.items("sources").iter().enumerate() {
         let source_path = list.index(i);
         let mut count = 0;
-        for (kind, value) in source.entries("").filter(|(_, v)| !v.is_null()) {
+        for kind in PROJECTIONS.iter().filter(|kind| source.has(kind)) {
             count += 1;
-            let p = source_path.child(kind);
-            match kind {
+            let (p, value) = (source_path.child(kind), source.at(kind));
+            match *kind {
                 "secret" | "configMap" => {
                     let name = value.str_at("name");
                     errs.non_empty(&p.child("name"), name);
-                    check_items(errs, &p.child("items"), value.items("items"));
-                    for item in value.items("items") {
-                        taken.take(errs, path, item.str_at("path"), name);
+                    let list = p.child("items");
+                    for (j, item) in value.items("items").iter().enumerate() {
+                        check_item(errs, &list.index(j), item);
+                        let file = item.str_at("path");
+                        if !file.is_empty() {
+                            taken.take(errs, path, file, name);
+                        }
                     }
                 }
                 "downwardAPI" => {
                     for item in value.items("items") {
                         check_downward_file(errs, &p, item);
                         let file = item.str_at("path");
-                        taken.take(errs, path, file, file);
+                        if !file.is_empty() {
+                            taken.take(errs, path, file, file);
+                        }
                     }
                 }
                 "serviceAccountToken" => check_token(errs, path, &p, value),
@@ -289,14 +320,22 @@ fn check_projected(errs: &mut Errors, path: &Path<'_>, projected: &Value) {
                     let file = value.str_at("path");
                     taken.take(errs, path, file, file);
                 }
-                "podCertificate" => {
+                _ => {
                     check_certificate(errs, &p, value);
-                    for field in ["credentialBundlePath", "keyPath", "certificateChainPath"] {
+                    for field in CERTIFICATE_FILES {
                         let file = value.str_at(field);
-                        taken.take(errs, path, file, file);
+                        if !file.is_empty() {
+                            check_file_path(errs, &p.child(field), file);
+                            taken.take(errs, path, file, file);
+                        }
+                    }
+                    if CERTIFICATE_FILES.iter().all(|field| value.str_at(field).is_empty()) {
+                        errs.required(
+                            &p,
+                            "specify at least one of credentialBundlePath, keyPath, and certificateChainPath",
+                        );
                     }
                 }
-                _ => {}
             }
         }
         if count > 1 {
@@ -314,19 +353,18 @@ fn check_token(errs: &mut Errors, volume_path: &Path<'_>, path: &Path<'_>, token
     if expiration_s > 1 << 32 {
         errs.invalid(&p, expiration_s, "may not specify a duration larger than 2^32 seconds");
     }
-    let file = token.str_at("path");
-    let p = volume_path.child("path");
-    if file.is_empty() {
-        errs.required(&p, "");
-    } else {
-        check_file_path(errs, &p, file);
+    // Whether the path may lead out of the volume depends on what the object had: `switched` judges that.
+    if token.str_at("path").is_empty() {
+        errs.required(&volume_path.child("path"), "");
     }
 }
 
 fn check_trust_bundle(errs: &mut Errors, path: &Path<'_>, bundle: &Value) {
     match (bundle.str_opt("name"), bundle.str_opt("signerName")) {
         (Some(_), Some(_)) => {
-            errs.invalid(path, bundle.clone(), "only one of name and signerName may be used");
+            let detail = "only one of name and signerName may be used";
+            let shown = shown::show(bundle, shown::TRUST_BUNDLE);
+            errs.push(FieldError::invalid(path, Value::Null, detail).showing(shown));
         }
         (Some(name), None) => {
             let p = path.child("name");
@@ -334,9 +372,15 @@ fn check_trust_bundle(errs: &mut Errors, path: &Path<'_>, bundle: &Value) {
                 errs.required(&p, "must be a valid object name");
             }
             // A bundle of a signer is called SIGNER:NAME with ':' for each '/' of the signer.
-            let own = name.rsplit(':').next().unwrap_or_default();
-            for message in names::dns1123_subdomain(own) {
-                errs.invalid(&p, name, format!("not a valid clustertrustbundlename: {message}"));
+            let (signer, own) =
+                name.rsplit_once(':').map_or((None, name), |(signer, own)| (Some(signer), own));
+            let p = &p;
+            if signer == Some("") {
+                let detail = "not a valid clustertrustbundlename: ClusterTrustBundle without signer name must not have \":\" in its name";
+                errs.invalid(p, name, detail);
+            }
+            for message in names::dns1123_subdomain(own).into_iter().filter(|_| signer != Some("")) {
+                errs.invalid(p, name, format!("not a valid clustertrustbundlename: {message}"));
             }
             if bundle.has("labelSelector") {
                 errs.invalid(
@@ -364,32 +408,37 @@ fn check_certificate(errs: &mut Errors, path: &Path<'_>, certificate: &Value) {
     check_signer_name(errs, &path.child("signerName"), signer);
     let annotations = path.child("userAnnotations");
     for (key, _) in certificate.entries("userAnnotations") {
-        errs.each(&annotations, key, names::qualified_name(&key.to_lowercase()));
-        if !key.contains('/') {
+        let key = key.to_lowercase();
+        let messages = names::qualified_name(&key);
+        if key.is_empty() {
+            errs.required(&annotations, "");
+        } else if messages.is_empty() && !key.contains('/') {
             errs.invalid(&annotations, key, "must be a domain-prefixed key (such as \"acme.io/foo\")");
+        } else {
+            errs.each(&annotations, key, messages);
         }
     }
-    errs.one_of(&path.child("keyType"), certificate.str_at("keyType"), KEY_TYPES);
+    if total_size(certificate.at("userAnnotations")) > TOTAL_ANNOTATION_SIZE_LIMIT_B {
+        errs.push(FieldError::too_long(&annotations, TOTAL_ANNOTATION_SIZE_LIMIT_B));
+    }
+    errs.one_listed(&path.child("keyType"), certificate.str_at("keyType"), KEY_TYPES);
     if let Some(seconds) = certificate.int_opt("maxExpirationSeconds") {
         let p = path.child("maxExpirationSeconds");
         if seconds < 3600 {
             errs.invalid(&p, seconds, "if provided, maxExpirationSeconds must be >= 3600");
         }
-        let max = if signer.starts_with("kubernetes.io/") { 86_400 } else { 91 * 86_400 };
+        let host = signer.split('/').next().unwrap_or_default();
+        let own = host == "kubernetes.io" || host.ends_with(".kubernetes.io");
+        let max = if own { 86_400 } else { 91 * 86_400 };
         if seconds > max {
             errs.invalid(&p, seconds, format!("if provided, maxExpirationSeconds must be <= {max}"));
         }
     }
-    let files = ["credentialBundlePath", "keyPath", "certificateChainPath"];
-    for field in files {
-        check_file_path(errs, &path.child(field), certificate.str_at(field));
-    }
-    if files.iter().all(|f| certificate.str_at(f).is_empty()) {
-        errs.required(
-            path,
-            "specify at least one of credentialBundlePath, keyPath, and certificateChainPath",
-        );
-    }
+}
+
+/// Keys and values of a map together, in bytes.
+fn total_size(map: &Value) -> usize {
+    map.entries("").map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum()
 }
 
 /// Errors in the name of a CSI driver.
@@ -419,7 +468,7 @@ pub fn check_descending_path(errs: &mut Errors, path: &Path<'_>, file: &str) {
 }
 
 /// A relative path in a volume whose own files start with `..`.
-fn check_file_path(errs: &mut Errors, path: &Path<'_>, file: &str) {
+pub fn check_file_path(errs: &mut Errors, path: &Path<'_>, file: &str) {
     check_descending_path(errs, path, file);
     if file.starts_with("..") && !file.starts_with("../") {
         errs.invalid(path, file, "must not start with '..'");
@@ -536,17 +585,4 @@ pub fn check_devices(errs: &mut Errors, path: &Path<'_>, container: &Value, volu
             names.insert(name);
         }
     }
-}
-
-/// Warnings about projected volumes with a source that holds nothing.
-pub fn empty_projections(spec: &Value) -> Vec<String> {
-    let mut out = Vec::new();
-    for volume in spec.items("volumes") {
-        for source in volume.items("projected.sources") {
-            if source.entries("").all(|(_, v)| v.is_null()) {
-                out.push(format!("volume {:?} (Projected) has no sources provided", volume.str_at("name")));
-            }
-        }
-    }
-    out
 }

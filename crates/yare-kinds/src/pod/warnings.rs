@@ -5,8 +5,16 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use yare_schema::field::Path;
 
-use super::{security::each_container, volumes};
-use crate::{check::quantity, net, view::View};
+use super::{
+    annotations::{APP_ARMOR, POD_SECCOMP, SECCOMP},
+    overlaps,
+    security::{app_armor_of, each_container},
+};
+use crate::{
+    check::{annotation, quantity},
+    names, net, shown,
+    view::View,
+};
 
 /// Labels that have other names now.
 const DEPRECATED_LABELS: &[(&str, &str)] = &[
@@ -24,6 +32,12 @@ const DEPRECATED_LABELS: &[(&str, &str)] = &[
         "beta.kubernetes.io/instance-type",
         "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
     ),
+    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
+    (
+        "scheduler.alpha.kubernetes.io/preferAvoidPods",
+        "deprecated since v1.22; use Taints and Tolerations instead",
+    ),
+    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
 ];
 
 const DEPRECATED_ANNOTATIONS: &[(&str, &str)] = &[
@@ -46,6 +60,7 @@ const DEPRECATED_VOLUMES: &[(&str, &str)] = &[
     ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
     ("quobyte", "deprecated in v1.22, non-functional in v1.25+"),
     ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("ephemeral", ""),
     ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
     ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
@@ -67,7 +82,8 @@ pub fn of(owner: &Value, path: &Path<'_>) -> Vec<String> {
             out.push(format!("{}: {text}", selector.key(key)));
         }
     }
-    affinity(&mut out, path, spec);
+    node_affinity(&mut out, path, spec);
+    spread(&mut out, path, spec);
     let metadata = root.child("metadata");
     let annotations = metadata.child("annotations");
     for (key, text) in DEPRECATED_ANNOTATIONS {
@@ -78,13 +94,22 @@ pub fn of(owner: &Value, path: &Path<'_>) -> Vec<String> {
     let list = path.child("volumes");
     for (i, volume) in spec.items("volumes").iter().enumerate() {
         for (kind, text) in DEPRECATED_VOLUMES.iter().filter(|(kind, _)| volume.has(kind)) {
+            if *kind == "ephemeral" {
+                let p = list.index(i);
+                let p = p.child("ephemeral");
+                let p = p.child("volumeClaimTemplate");
+                claim(&mut out, &p.child("spec"), volume.at("ephemeral.volumeClaimTemplate.spec"));
+                continue;
+            }
             // Upstream spells this one kind otherwise here than in the API.
             let name = if *kind == "storageos" { "storageOS" } else { kind };
             out.push(format!("{}: {text}", list.index(i).child(name)));
         }
     }
+    out.extend(overlaps::warnings(spec));
     duplicates(&mut out, path, spec);
-    containers(&mut out, path, spec, &annotations, owner);
+    let is_template = root.to_string() != Path::ROOT.to_string();
+    containers(&mut out, path, spec, &annotations, owner, is_template);
     ports(&mut out, path, spec);
     if spec.int_at("terminationGracePeriodSeconds") < 0 {
         out.push(format!(
@@ -92,6 +117,7 @@ pub fn of(owner: &Value, path: &Path<'_>) -> Vec<String> {
             path.child("terminationGracePeriodSeconds")
         ));
     }
+    pod_affinity(&mut out, path, spec);
     let config = path.child("dnsConfig");
     let servers = config.child("nameservers");
     for (i, server) in spec.strings("dnsConfig.nameservers").iter().enumerate() {
@@ -101,12 +127,32 @@ pub fn of(owner: &Value, path: &Path<'_>) -> Vec<String> {
     for (i, alias) in spec.items("hostAliases").iter().enumerate() {
         out.extend(net::ip_warnings(&aliases.index(i).child("ip"), alias.str_at("ip")));
     }
-    out.extend(volumes::empty_projections(spec));
     out
 }
 
-fn affinity(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
-    const NULL_SELECTOR: &str = "a null labelSelector results in matching no pod";
+/// What a profile of AppArmor in the annotation at `path` is told.
+pub fn app_armor(path: &Path<'_>) -> String {
+    format!("{path}: deprecated since v1.30; use the \"appArmorProfile\" field instead")
+}
+
+/// Warnings about parts of bytes in a `PersistentVolumeClaimSpec`.
+pub fn claim(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
+    let p = path.child("resources");
+    for list in ["requests", "limits"] {
+        let amount = quantity(spec.at("resources").at(list).at("storage"));
+        if amount.milli_value() % 1000 != 0 {
+            out.push(format!(
+                "{}: fractional byte value {:?} is invalid, must be an integer",
+                p.child(list).key("storage"),
+                amount.to_string()
+            ));
+        }
+    }
+}
+
+const NULL_SELECTOR: &str = "a null labelSelector results in matching no pod";
+
+fn spread(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
     let list = path.child("topologySpreadConstraints");
     for (i, constraint) in spec.items("topologySpreadConstraints").iter().enumerate() {
         let p = list.index(i);
@@ -118,6 +164,9 @@ fn affinity(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
             out.push(format!("{}: {NULL_SELECTOR}", p.child("labelSelector")));
         }
     }
+}
+
+fn node_affinity(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
     let affinity = path.child("affinity");
     let node = affinity.child("nodeAffinity");
     let required = node.child("requiredDuringSchedulingIgnoredDuringExecution");
@@ -131,8 +180,22 @@ fn affinity(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
     let preferred = node.child("preferredDuringSchedulingIgnoredDuringExecution");
     for (i, term) in own.items("preferredDuringSchedulingIgnoredDuringExecution").iter().enumerate() {
         let p = preferred.index(i);
-        node_term(out, &p.child("preference"), term.at("preference"));
+        let p = p.child("preference");
+        let list = p.child("matchExpressions");
+        for (j, requirement) in term.items("preference.matchExpressions").iter().enumerate() {
+            let p = list.index(j);
+            node_key(out, &p, requirement);
+            let values = p.child("values");
+            for (k, value) in requirement.strings("values").iter().enumerate() {
+                let messages = names::label_value(value);
+                out.extend(messages.iter().map(|m| format!("{}: {value} is invalid, {m}", values.index(k))));
+            }
+        }
     }
+}
+
+fn pod_affinity(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
+    let affinity = path.child("affinity");
     for kind in ["podAffinity", "podAntiAffinity"] {
         let p = affinity.child(kind);
         for (field, inner) in [
@@ -159,10 +222,14 @@ fn affinity(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
 pub fn node_term(out: &mut Vec<String>, path: &Path<'_>, term: &Value) {
     let list = path.child("matchExpressions");
     for (i, requirement) in term.items("matchExpressions").iter().enumerate() {
-        let key = requirement.str_at("key");
-        if let Some(text) = deprecated_label(key) {
-            out.push(format!("{}: {key} is {text}", list.index(i).child("key")));
-        }
+        node_key(out, &list.index(i), requirement);
+    }
+}
+
+fn node_key(out: &mut Vec<String>, path: &Path<'_>, requirement: &Value) {
+    let key = requirement.str_at("key");
+    if let Some(text) = deprecated_label(key) {
+        out.push(format!("{}: {key} is {text}", path.child("key")));
     }
 }
 
@@ -181,23 +248,35 @@ fn duplicates(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
     }
 }
 
-fn containers(out: &mut Vec<String>, path: &Path<'_>, spec: &Value, annotations: &Path<'_>, owner: &Value) {
-    const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
-    let annotated = |key: &str| owner.at("metadata.annotations").get(key).is_some();
-    let pod_key = "seccomp.security.alpha.kubernetes.io/pod";
-    if !spec.has("securityContext.seccompProfile") && annotated(pod_key) {
-        out.push(format!("{}: {SECCOMP}", annotations.key(pod_key)));
+fn containers(
+    out: &mut Vec<String>,
+    path: &Path<'_>,
+    spec: &Value,
+    annotations: &Path<'_>,
+    owner: &Value,
+    is_template: bool,
+) {
+    const INSTEAD: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+    fractions(out, path, spec, &["overhead"]);
+    if !spec.has("securityContext.seccompProfile") && annotation(owner, POD_SECCOMP).is_some() {
+        out.push(format!("{}: {INSTEAD}", annotations.key(POD_SECCOMP)));
     }
-    fractions(out, &path.child("overhead"), spec.at("overhead"));
+    let whole = spec.at("securityContext.appArmorProfile");
     each_container(spec, path, |container, p| {
-        let key = format!("container.seccomp.security.alpha.kubernetes.io/{}", container.str_at("name"));
-        if !container.has("securityContext.seccompProfile") && annotated(&key) {
-            out.push(format!("{}: {SECCOMP}", annotations.key(&key)));
+        let key = format!("{SECCOMP}{}", container.str_at("name"));
+        if !container.has("securityContext.seccompProfile") && annotation(owner, &key).is_some() {
+            out.push(format!("{}: {INSTEAD}", annotations.key(&key)));
         }
-        let resources = p.child("resources");
-        for list in ["limits", "requests"] {
-            fractions(out, &resources.child(list), container.at("resources").at(list));
+        // Of a pod this is said before its annotations become fields.
+        let key = format!("{APP_ARMOR}{}", container.str_at("name"));
+        if is_template
+            && !container.has("securityContext.appArmorProfile")
+            && let Some(text) = annotation(owner, &key)
+            && app_armor_of(text).as_ref() != Some(whole)
+        {
+            out.push(app_armor(&annotations.key(&key)));
         }
+        fractions(out, &p.child("resources"), container.at("resources"), &["limits", "requests"]);
         let env = container.items("env");
         let list = p.child("env");
         let mut earlier = HashSet::new();
@@ -216,16 +295,18 @@ fn containers(out: &mut Vec<String>, path: &Path<'_>, spec: &Value, annotations:
     });
 }
 
-fn fractions(out: &mut Vec<String>, path: &Path<'_>, amounts: &Value) {
+fn fractions(out: &mut Vec<String>, path: &Path<'_>, of: &Value, lists: &[&str]) {
     for name in ["memory", "ephemeral-storage"] {
-        if let Some(amount) = amounts.get(name).map(quantity)
-            && amount.milli_value() % 1000 != 0
-        {
-            out.push(format!(
-                "{}: fractional byte value {:?} is invalid, must be an integer",
-                path.key(name),
-                amount.to_string()
-            ));
+        for list in lists {
+            if let Some(amount) = of.at(list).get(name).map(quantity)
+                && amount.milli_value() % 1000 != 0
+            {
+                out.push(format!(
+                    "{}: fractional byte value {:?} is invalid, must be an integer",
+                    path.child(list).key(name),
+                    amount.to_string()
+                ));
+            }
         }
     }
 }
@@ -245,7 +326,7 @@ fn ports(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
             let place = list.index(i).to_string();
             let (host_ip, host_port) = (port.str_at("hostIP"), port.int_at("hostPort"));
             if !host_ip.is_empty() && host_port == 0 {
-                out.push(format!("{place}: hostIP set without hostPort: {port}"));
+                out.push(format!("{place}: hostIP set without hostPort: {}", shown::container_port(port)));
             }
             for (other, other_place) in &seen {
                 if out.len() >= MAX_WARNINGS {

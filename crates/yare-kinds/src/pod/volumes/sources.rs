@@ -40,7 +40,6 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("gcePersistentDisk", &["pdName"]),
     ("glusterfs", &["endpoints", "path"]),
     ("hostPath", &["path"]),
-    ("iscsi", &["targetPortal", "iqn"]),
     ("local", &["path"]),
     ("nfs", &["server", "path"]),
     ("photonPersistentDisk", &["pdID"]),
@@ -163,33 +162,46 @@ fn check_secret_fields(errs: &mut Errors, path: &Path<'_>, source: &Value, of: S
 }
 
 fn check_iscsi(errs: &mut Errors, path: &Path<'_>, source: &Value, of: SourceOf<'_>) {
+    const TOO_LONG: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
     let p = path.child("iscsi");
-    let lun = source.int_at("lun");
-    let iqn = source.str_at("iqn");
-    if !iqn.is_empty() {
-        check_iscsi_name(errs, &p.child("iqn"), iqn);
+    let (portal, iqn) = (source.str_at("targetPortal"), source.str_at("iqn"));
+    let initiator = source.str_opt("initiatorName");
+    let too_long = |name: &str| initiator.is_some() && name.len() + 1 + portal.len() > 64;
+    errs.non_empty(&p.child("targetPortal"), portal);
+    // Of a PersistentVolume upstream says less of a name that starts with none of the three.
+    let (of_pod, unknown) = match of {
+        SourceOf::Pod { .. } => (true, "must be valid format starting with iqn, eui, or naa"),
+        SourceOf::PersistentVolume { name } => {
+            if too_long(name) {
+                errs.invalid(&p.child("targetportal"), portal, TOO_LONG);
+            }
+            (false, "must be valid format")
+        }
+    };
+    if iqn.is_empty() {
+        errs.required(&p.child("iqn"), "");
+    } else {
+        check_iscsi_name(errs, &p.child("iqn"), iqn, unknown);
     }
-    errs.in_range(&p.child("lun"), lun, 0, 255);
+    errs.in_range(&p.child("lun"), source.int_at("lun"), 0, 255);
     let chap = source.bool_at("chapAuthDiscovery") || source.bool_at("chapAuthSession");
     if chap && !source.has("secretRef") {
         errs.required(&p.child("secretRef"), "");
     }
-    let Some(initiator) = source.str_opt("initiatorName") else { return };
-    check_iscsi_name(errs, &p.child("initiatorname"), initiator);
-    const TOO_LONG: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
-    let portal = source.str_at("targetPortal");
-    match of {
-        SourceOf::Pod { volume } if volume.len() + 1 + portal.len() > 64 => {
-            errs.invalid(&path.child("name"), volume, TOO_LONG);
-        }
-        SourceOf::PersistentVolume { name } if name.len() + 1 + portal.len() > 64 => {
-            errs.invalid(&p.child("targetportal"), portal, TOO_LONG);
-        }
-        _ => {}
+    if !of_pod && source.has("secretRef") {
+        errs.non_empty(&p.child("secretRef").child("name"), source.str_at("secretRef.name"));
+    }
+    if let Some(initiator) = initiator {
+        check_iscsi_name(errs, &p.child("initiatorname"), initiator, unknown);
+    }
+    if let SourceOf::Pod { volume } = of
+        && too_long(volume)
+    {
+        errs.invalid(&path.child("name"), volume, TOO_LONG);
     }
 }
 
-fn check_iscsi_name(errs: &mut Errors, path: &Path<'_>, name: &str) {
+fn check_iscsi_name(errs: &mut Errors, path: &Path<'_>, name: &str, unknown: &str) {
     static IQN: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"iqn\.\d{4}-\d{2}\.([[:alnum:]-.]+)(:[^,;*&$|\s]+)$").expect("the pattern is a constant")
     });
@@ -205,7 +217,7 @@ fn check_iscsi_name(errs: &mut Errors, path: &Path<'_>, name: &str) {
     } else if let Some(id) = name.strip_prefix("naa") {
         identifier(id, 32)
     } else {
-        return errs.invalid(path, name, "must be valid format starting with iqn, eui, or naa");
+        return errs.invalid(path, name, unknown);
     };
     if !good {
         errs.invalid(path, name, "must be valid format");
@@ -254,11 +266,24 @@ fn check_quobyte(errs: &mut Errors, path: &Path<'_>, source: &Value) {
     } else if source.str_at("tenant").len() >= 65 {
         errs.required(&path.child("tenant"), "must be a UUID and may not exceed a length of 64 characters");
     } else {
-        let bad = registry.split(',').filter(|pair| pair.rsplit_once(':').is_none());
+        let bad = registry.split(',').filter(|pair| !is_host_port(pair));
         let messages = bad.map(|_| REGISTRY.to_owned()).collect();
         errs.extend(invalid_each(&path.child("registry"), registry, messages));
     }
     errs.non_empty(&path.child("volume"), source.str_at("volume"));
+}
+
+/// Whether Go's `net.SplitHostPort` takes `pair`: one colon, but for those in brackets.
+fn is_host_port(pair: &str) -> bool {
+    let Some((host, port)) = pair.rsplit_once(':') else { return false };
+    let host = match host.strip_prefix('[') {
+        Some(rest) => match rest.strip_suffix(']') {
+            Some(inner) => return !inner.contains(['[', ']']) && !port.contains(['[', ']']),
+            None => return false,
+        },
+        None => host,
+    };
+    !host.contains([':', '[', ']']) && !port.contains(['[', ']'])
 }
 
 fn check_azure_disk(errs: &mut Errors, path: &Path<'_>, source: &Value) {

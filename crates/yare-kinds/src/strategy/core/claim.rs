@@ -10,7 +10,7 @@ use crate::{
     check::{Check, Errors, annotation, quantity},
     meta::{self, validate_label_selector},
     names,
-    pod::{defaults, resources::check_amount},
+    pod::{defaults, resources::check_amount, warnings},
     strategy::{Context, Strategy},
     view::{View, ViewMut, same},
 };
@@ -71,15 +71,7 @@ impl Strategy for PersistentVolumeClaim {
                 "metadata.annotations[{CLASS_ANNOTATION}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
             ));
         }
-        for list in ["requests", "limits"] {
-            let amount = quantity(new.at("spec.resources").at(list).at("storage"));
-            if amount.milli_value() % 1000 != 0 {
-                out.push(format!(
-                    "spec.resources.{list}[storage]: fractional byte value {:?} is invalid, must be an integer",
-                    amount.to_string()
-                ));
-            }
-        }
+        warnings::claim(&mut out, &Path::new("spec"), new.at("spec"));
         out
     }
 

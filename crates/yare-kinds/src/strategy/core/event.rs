@@ -124,6 +124,10 @@ impl Strategy for Event {
         true
     }
 
+    fn judges_metadata(&self) -> bool {
+        self.strict
+    }
+
     /// The core group has never asked more of an event's name than that it fits into a path.
     fn validate_name(&self, name: &str) -> Vec<String> {
         if self.strict { names::dns1123_subdomain(name) } else { names::path_segment(name) }

@@ -9,7 +9,12 @@ use yare_schema::{
 use crate::{
     check::{Check, Errors, annotation},
     meta, names, net,
-    pod::{defaults, resources, security::each_container, spec, update, warnings},
+    pod::{
+        annotations::{self, APP_ARMOR},
+        defaults, resize, resources,
+        security::{self, each_container},
+        spec, status, update, warnings,
+    },
     strategy::{Context, Strategy},
     view::{View, ViewMut},
 };
@@ -32,6 +37,8 @@ impl Strategy for Pod {
                 json!([{
                     "type": "PodScheduled",
                     "status": "False",
+                    "lastProbeTime": null,
+                    "lastTransitionTime": ctx.now,
                     "reason": "SchedulingGated",
                     "message": "Scheduling is blocked due to non-empty scheduling gates",
                 }]),
@@ -49,10 +56,11 @@ impl Strategy for Pod {
         if new.int_at("status.observedGeneration") == 0 {
             new.copy_from(old, "status.observedGeneration");
         }
+        // Of several conditions of one type each has its own.
+        let mut before: Vec<&Value> = old.items("status.conditions").iter().collect();
         for condition in new.items_mut("status.conditions") {
-            let kind = condition.str_at("type").to_owned();
-            let before = old.items("status.conditions").iter().find(|c| c.str_at("type") == kind);
-            if let Some(before) = before
+            let same = before.iter().position(|b| b.str_at("type") == condition.str_at("type"));
+            if let Some(before) = same.map(|i| before.remove(i))
                 && condition.int_at("observedGeneration") == 0
             {
                 condition.copy_from(before, "observedGeneration");
@@ -70,7 +78,7 @@ impl Strategy for Pod {
         match subresource {
             "status" => self.prepare_for_status_update(new, old, ctx),
             "ephemeralcontainers" => update::prepare_ephemeral_containers(new, old),
-            "resize" => update::prepare_resize(new, old),
+            "resize" => resize::prepare(new, old, ctx.gates),
             _ => self.prepare_for_update(new, old, ctx),
         }
     }
@@ -88,6 +96,7 @@ impl Strategy for Pod {
                 "cannot be set until all schedulingGates have been cleared",
             );
         }
+        annotations::check_agree(&mut errs, &path, pod);
         errs
     }
 
@@ -99,7 +108,7 @@ impl Strategy for Pod {
 
     fn validate_status_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        update::check_status_update(&mut errs, new, old, ctx.gates);
+        status::check_update(&mut errs, new, old, ctx.gates);
         errs
     }
 
@@ -112,17 +121,18 @@ impl Strategy for Pod {
     ) -> Vec<FieldError> {
         let mut errs = Errors::new();
         match subresource {
-            "status" => update::check_status_update(&mut errs, new, old, ctx.gates),
+            "status" => status::check_update(&mut errs, new, old, ctx.gates),
             "ephemeralcontainers" => update::check_ephemeral_containers_update(&mut errs, new, old),
-            "resize" => update::check_resize(&mut errs, new, old, ctx.gates),
+            "resize" => resize::check(&mut errs, new, old, ctx.gates),
             _ => update::check_update(&mut errs, new, old),
         }
         errs
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        if let Some(old) = old {
-            return address_warnings(new, old);
+        // Upstream has none for updates: people seldom update pods, and programs often.
+        if old.is_some() {
+            return Vec::new();
         }
         let mut out = Vec::new();
         let messages = names::dns1123_label(new.str_at("metadata.name"));
@@ -134,6 +144,18 @@ impl Strategy for Pod {
         }
         out.extend(warnings::of(new, &Path::ROOT));
         out
+    }
+
+    fn notes_on_create(&self, new: &Value) -> Vec<String> {
+        let whole = new.at("spec.securityContext.appArmorProfile");
+        let (metadata, profiles) = (Path::new("metadata"), annotated_profiles(new));
+        let annotations = metadata.child("annotations");
+        let other = profiles.into_iter().filter(|(_, profile)| profile.as_ref() != Some(whole));
+        other.map(|(name, _)| warnings::app_armor(&annotations.key(&format!("{APP_ARMOR}{name}")))).collect()
+    }
+
+    fn subresource_warnings(&self, subresource: &str, new: &Value) -> Vec<String> {
+        if subresource == "status" { address_warnings(new.at("status")) } else { Vec::new() }
     }
 
     fn has_status(&self) -> bool {
@@ -156,15 +178,12 @@ impl Strategy for Pod {
     }
 }
 
-fn address_warnings(new: &Value, old: &Value) -> Vec<String> {
+fn address_warnings(status: &Value) -> Vec<String> {
     let path = Path::new("status");
     let mut out = Vec::new();
     for field in ["podIPs", "hostIPs"] {
         let p = path.child(field);
-        if new.at("status").at(field) == old.at("status").at(field) {
-            continue;
-        }
-        for (i, ip) in new.at("status").items(field).iter().enumerate() {
+        for (i, ip) in status.items(field).iter().enumerate() {
             out.extend(net::ip_warnings(&p.index(i).child("ip"), ip.str_at("ip")));
         }
     }
@@ -212,35 +231,38 @@ fn merge_into(term: &mut Value, labels: &Value) {
     }
 }
 
-/// AppArmor was an annotation before it was a field; containers without the field get it from there.
+/// AppArmor was an annotation before it was a field; containers without the field get it from there, unless the
+/// pod as a whole has the same.
 fn app_armor_from_annotations(pod: &mut Value) {
-    if pod.str_at("spec.os.name") == "windows" {
-        return;
-    }
-    let mut profiles: Vec<(String, Value)> = Vec::new();
-    each_container(pod.at("spec"), &Path::ROOT, |container, _| {
-        let name = container.str_at("name");
-        let key = format!("container.apparmor.security.beta.kubernetes.io/{name}");
-        if container.has("securityContext.appArmorProfile") {
-            return;
-        }
-        let profile = match annotation(pod, &key) {
-            Some("runtime/default") => json!({"type": "RuntimeDefault"}),
-            Some("unconfined") => json!({"type": "Unconfined"}),
-            Some(other) => match other.strip_prefix("localhost/") {
-                Some(file) if !file.is_empty() => json!({"type": "Localhost", "localhostProfile": file}),
-                _ => return,
-            },
-            None => return,
-        };
-        profiles.push((name.to_owned(), profile));
-    });
+    let profiles = annotated_profiles(pod);
     let Some(spec) = pod.at_mut("spec") else { return };
+    let whole = spec.at("securityContext.appArmorProfile").clone();
     for list in defaults::CONTAINER_LISTS {
         for container in spec.items_mut(list) {
-            if let Some((_, profile)) = profiles.iter().find(|(name, _)| name == container.str_at("name")) {
+            let found = profiles.iter().find(|(name, _)| name == container.str_at("name"));
+            if let Some((_, Some(profile))) = found
+                && *profile != whole
+            {
                 container.set("securityContext.appArmorProfile", profile.clone());
             }
         }
     }
+}
+
+/// Containers whose profile stands in an annotation alone, and the profile where it is a good one.
+fn annotated_profiles(pod: &Value) -> Vec<(String, Option<Value>)> {
+    let mut out = Vec::new();
+    if pod.str_at("spec.os.name") == "windows" {
+        return out;
+    }
+    each_container(pod.at("spec"), &Path::ROOT, |container, _| {
+        let name = container.str_at("name");
+        if let Some(text) = annotation(pod, &format!("{APP_ARMOR}{name}"))
+            && !container.has("securityContext.appArmorProfile")
+        {
+            let profile = security::app_armor_of(text);
+            out.push((name.to_owned(), profile));
+        }
+    });
+    out
 }
