@@ -5,18 +5,26 @@
 
 use std::{
     collections::HashSet,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use parking_lot::Mutex;
-use serde_json::{Value, json};
-use yare_kinds::view::{View, ViewMut};
+use serde_json::Value;
+use yare_kinds::{
+    net,
+    strategy::core::service::{families, needs_health_check},
+    view::{View, ViewMut},
+};
 use yare_schema::field::{FieldError, Path};
 
+use self::ports::Ports;
 use crate::{
     core::{Call, Config, Random},
     status::{ApiError, ApiResult, GroupResource},
 };
+
+mod ports;
 
 const SERVICE: GroupResource<'_> = GroupResource { group: "", resource: "Service" };
 
@@ -70,9 +78,21 @@ impl Cidr {
         if self.v6 { size - 1 } else { size.saturating_sub(2) }
     }
 
+    /// Whether the address may be given out: not the first, and for IPv4 not the last.
+    fn gives(&self, address: IpAddr) -> bool {
+        let last = 1u128.checked_shl(self.bits.into()).map_or(u128::MAX, |size| size - 1);
+        self.contains(address) && address != self.address(0) && (self.v6 || address != self.address(last))
+    }
+
     /// `IPv4` or `IPv6`
     pub fn family(&self) -> &'static str {
         if self.v6 { "IPv6" } else { "IPv4" }
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address(0), if self.v6 { 128 } else { 32 } - self.bits)
     }
 }
 
@@ -163,9 +183,9 @@ impl Allocators {
 
 fn addresses(service: &Value) -> Vec<IpAddr> {
     let mut all: Vec<IpAddr> =
-        service.strings("spec.clusterIPs").iter().filter_map(|a| a.parse().ok()).collect();
+        service.strings("spec.clusterIPs").iter().filter_map(|a| net::parse_ip_sloppy(a)).collect();
     if all.is_empty() {
-        all.extend(service.str_at("spec.clusterIP").parse::<IpAddr>().ok());
+        all.extend(net::parse_ip_sloppy(service.str_at("spec.clusterIP")));
     }
     all
 }
@@ -211,7 +231,17 @@ impl Drop for Reserved<'_> {
 pub fn create<'a>(call: &'a Call, service: &mut Value, dry_run: bool) -> ApiResult<Reserved<'a>> {
     let mut reserved =
         Reserved { allocators: Some(&call.core.allocators), addresses: Vec::new(), ports: Vec::new() };
-    assign(call, service, &Value::Null, &mut reserved)?;
+    families(call, service, &Value::Null)?;
+    if needs_address(service) {
+        addresses_for_all(call, service, &mut reserved)?;
+    }
+    let mut ports = Ports::new(call, service, &mut reserved);
+    if has_node_ports(service) {
+        ports.create(service)?;
+    }
+    if needs_health_check(service) {
+        ports.health(service)?;
+    }
     if dry_run {
         // Dropped at once: nothing stays taken.
         return Ok(Reserved::nothing());
@@ -219,12 +249,28 @@ pub fn create<'a>(call: &'a Call, service: &mut Value, dry_run: bool) -> ApiResu
     Ok(reserved)
 }
 
-/// Gives a changed service what it needs now and keeps what it had.
+/// Gives a changed service what it needs now and has not.
 pub fn update(call: &Call, new: &mut Value, old: &Value, dry_run: bool) -> ApiResult<()> {
-    keep_allocated(new, old);
     let mut reserved =
         Reserved { allocators: Some(&call.core.allocators), addresses: Vec::new(), ports: Vec::new() };
-    assign(call, new, old, &mut reserved)?;
+    families(call, new, old)?;
+    let named = |s: &Value| s.str_at("spec.type") == "ExternalName";
+    if families::prefers_as_before(new, old) || named(new) {
+        // It keeps what it has, or gives back all.
+    } else if named(old) {
+        if needs_address(new) {
+            addresses_for_all(call, new, &mut reserved)?;
+        }
+    } else if !is_headless(old) && old.items("spec.ipFamilies").len() == 1 {
+        second_address(call, new, &mut reserved)?;
+    }
+    let mut ports = Ports::new(call, new, &mut reserved);
+    if has_node_ports(new) {
+        ports.update(new, old)?;
+    }
+    if needs_health_check(new) && !needs_health_check(old) {
+        ports.health(new)?;
+    }
     if !dry_run {
         // Should the write fail for another reason, the next start gives these back.
         reserved.keep();
@@ -250,248 +296,92 @@ fn needs_address(service: &Value) -> bool {
 }
 
 fn is_headless(service: &Value) -> bool {
-    service.str_at("spec.clusterIP") == "None" || service.strings("spec.clusterIPs").first() == Some(&"None")
+    service.strings("spec.clusterIPs").first() == Some(&"None")
 }
 
-fn needs_node_ports(service: &Value) -> bool {
-    match service.str_at("spec.type") {
-        "NodePort" => true,
-        "LoadBalancer" => service.bool_opt("spec.allocateLoadBalancerNodePorts").unwrap_or(true),
-        _ => false,
-    }
+fn has_node_ports(service: &Value) -> bool {
+    matches!(service.str_at("spec.type"), "NodePort" | "LoadBalancer")
 }
 
-fn needs_health_port(service: &Value) -> bool {
-    service.str_at("spec.type") == "LoadBalancer" && service.str_at("spec.externalTrafficPolicy") == "Local"
-}
-
-/// An update that leaves allocated fields out keeps them.
-fn keep_allocated(new: &mut Value, old: &Value) {
-    if needs_address(new) && needs_address(old) {
-        if !new.is_set("spec.clusterIP") && !new.is_set("spec.clusterIPs") {
-            new.copy_from(old, "spec.clusterIP");
-            new.copy_from(old, "spec.clusterIPs");
-        } else if !new.is_set("spec.clusterIPs")
-            && new.str_at("spec.clusterIP") == old.str_at("spec.clusterIP")
-        {
-            new.copy_from(old, "spec.clusterIPs");
-        }
-    }
-    if needs_node_ports(new) && needs_node_ports(old) {
-        let before: Vec<Value> = old.items("spec.ports").to_vec();
-        let used: Vec<i64> =
-            new.items("spec.ports").iter().map(|p| p.int_at("nodePort")).filter(|p| *p != 0).collect();
-        for port in new.items_mut("spec.ports") {
-            if port.int_at("nodePort") != 0 {
-                continue;
-            }
-            let same = before.iter().find(|b| {
-                b.int_at("port") == port.int_at("port") && b.str_at("protocol") == port.str_at("protocol")
-            });
-            if let Some(kept) = same.map(|b| b.int_at("nodePort")).filter(|p| *p != 0 && !used.contains(p)) {
-                port.set("nodePort", kept);
-            }
-        }
-    }
-    if needs_health_port(new) && needs_health_port(old) && !new.is_set("spec.healthCheckNodePort") {
-        new.copy_from(old, "spec.healthCheckNodePort");
-    }
-    for field in ["spec.ipFamilies", "spec.ipFamilyPolicy"] {
-        if new.str_at("spec.type") != "ExternalName" && !new.is_set(field) {
-            new.copy_from(old, field);
-        }
-    }
-}
-
-fn assign(call: &Call, service: &mut Value, old: &Value, reserved: &mut Reserved<'_>) -> ApiResult<()> {
-    let name = service.str_at("metadata.name").to_owned();
-    let invalid = |error: FieldError| ApiError::invalid(SERVICE, &name, &[error]);
-    let spec = Path::new("spec");
-    let allocators = &call.core.allocators;
-    let random = &*call.core.config.random;
-    if service.str_at("spec.type") == "ExternalName" {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            service.remove(&format!("spec.{field}"));
-        }
-    } else {
-        families(service, &allocators.ranges).map_err(invalid)?;
-    }
-    if needs_address(service) {
-        let mut wanted: Vec<String> =
-            service.strings("spec.clusterIPs").iter().map(|s| (*s).to_owned()).collect();
-        if wanted.is_empty() && service.is_set("spec.clusterIP") {
-            wanted.push(service.str_at("spec.clusterIP").to_owned());
-        }
-        let had = addresses(old);
-        let families: Vec<String> =
-            service.strings("spec.ipFamilies").iter().map(|s| (*s).to_owned()).collect();
-        let mut given: Vec<String> = Vec::new();
-        for (i, family) in families.iter().enumerate() {
-            let Some(range) = allocators.ranges.iter().find(|r| r.family() == family) else { continue };
-            match wanted.get(i).filter(|w| !w.is_empty()) {
-                Some(text) => {
-                    let path = spec.child("clusterIPs");
-                    let refuse = |why: String| invalid(FieldError::invalid(&path, json!(wanted), why));
-                    let Ok(address) = text.parse::<IpAddr>() else {
-                        return Err(refuse(format!("failed to allocate IP {text}: not a valid IP address")));
-                    };
-                    if !had.contains(&address) {
-                        if !range.contains(address) || address == range.address(0) {
-                            return Err(refuse(format!(
-                                "failed to allocate IP {text}: the provided IP ({text}) is not in the valid range. The range of valid IPs is {}",
-                                call.core.config.service_cidrs.join(",")
-                            )));
-                        }
-                        if !allocators.taken.lock().addresses.insert(address) {
-                            return Err(refuse(format!(
-                                "failed to allocate IP {text}: provided IP is already allocated"
-                            )));
-                        }
-                        reserved.addresses.push(address);
-                    }
-                    given.push(text.clone());
-                }
-                None => {
-                    let Some(address) = allocators.take_address(range, random) else {
-                        return Err(ApiError::internal("failed to allocate a serviceIP: range is full"));
-                    };
-                    reserved.addresses.push(address);
-                    given.push(address.to_string());
-                }
-            }
-        }
-        if let Some(first) = given.first() {
-            service.set("spec.clusterIP", first.clone());
-            service.set("spec.clusterIPs", given);
-        }
-    } else if is_headless(service) {
-        service.set("spec.clusterIP", "None");
-        service.set("spec.clusterIPs", vec!["None"]);
-    }
-    ports(call, service, old, reserved)
+fn invalid(service: &Value, errors: &[FieldError]) -> ApiError {
+    ApiError::invalid(SERVICE, service.str_at("metadata.name"), errors)
 }
 
 /// Fills in which address families a service has.
-fn families(service: &mut Value, ranges: &[Cidr]) -> Result<(), FieldError> {
-    let spec = Path::new("spec");
-    let known: Vec<&'static str> = ranges.iter().map(Cidr::family).collect();
-    let primary = known.first().copied().unwrap_or("IPv4");
-    let dual = known.len() > 1;
-    let policy = service.str_at("spec.ipFamilyPolicy").to_owned();
-    let mut families: Vec<String> =
-        service.strings("spec.ipFamilies").iter().map(|s| (*s).to_owned()).collect();
-    if families.is_empty() {
-        families = service
-            .strings("spec.clusterIPs")
-            .iter()
-            .chain(&[service.str_at("spec.clusterIP")])
-            .filter_map(|a| a.parse::<IpAddr>().ok())
-            .map(|a| if a.is_ipv4() { "IPv4".to_owned() } else { "IPv6".to_owned() })
-            .collect();
-        families.dedup();
+fn families(call: &Call, service: &mut Value, old: &Value) -> ApiResult<()> {
+    let known: Vec<&str> = call.core.allocators.ranges.iter().map(Cidr::family).collect();
+    let strict = call.core.config.gates.is_on("StrictIPCIDRValidation");
+    families::assign(service, old, &known, strict).map_err(|errors| invalid(service, &errors))
+}
+
+/// The address of a family that the service asks for, or one that is free.
+fn address(
+    call: &Call,
+    service: &Value,
+    family: &str,
+    wanted: &str,
+    reserved: &mut Reserved<'_>,
+) -> ApiResult<String> {
+    let allocators = &call.core.allocators;
+    let full = || {
+        ApiError::internal(format!(
+            "failed to allocate a serviceIP for Service {:?}: range is full",
+            service.str_at("metadata.name")
+        ))
+    };
+    let range = allocators.ranges.iter().find(|r| r.family() == family).ok_or_else(full)?;
+    if wanted.is_empty() {
+        let given = allocators.take_address(range, &*call.core.config.random).ok_or_else(full)?;
+        reserved.addresses.push(given);
+        return Ok(given.to_string());
     }
-    let selectorless_headless = is_headless(service) && !service.is_set("spec.selector");
-    for (i, family) in families.iter().enumerate() {
-        if !known.contains(&family.as_str()) && !selectorless_headless {
-            return Err(FieldError::invalid(
-                &spec.child("ipFamilies").index(i),
-                family.as_str(),
-                "not configured on this cluster",
-            ));
-        }
+    let Some(address) = net::parse_ip_sloppy(wanted) else {
+        return Err(ApiError::internal(format!("failed to parse service IP {wanted:?}")));
+    };
+    let refuse = |why: &str| {
+        let path = Path::new("spec");
+        let why = format!("failed to allocate IP {wanted}: {why}");
+        let shown = service.at("spec.clusterIPs").clone();
+        Err(invalid(service, &[FieldError::invalid(&path.child("clusterIPs"), shown, why)]))
+    };
+    if !range.contains(address) {
+        return refuse("the provided network does not match the current range");
     }
-    if policy == "RequireDualStack" && !dual && !selectorless_headless {
-        return Err(FieldError::invalid(
-            &spec.child("ipFamilyPolicy"),
-            policy,
-            "this cluster is not configured for dual-stack services",
+    if !range.gives(address) {
+        return refuse(&format!(
+            "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
         ));
     }
-    let policy = if policy.is_empty() {
-        if families.len() > 1 { "RequireDualStack".to_owned() } else { "SingleStack".to_owned() }
-    } else {
-        policy
-    };
-    if families.is_empty() {
-        families.push(primary.to_owned());
+    if !allocators.taken.lock().addresses.insert(address) {
+        return refuse("provided IP is already allocated");
     }
-    if policy != "SingleStack" && families.len() == 1 && dual {
-        families.extend(known.iter().find(|k| **k != families[0]).map(|k| (*k).to_owned()));
+    reserved.addresses.push(address);
+    Ok(wanted.to_owned())
+}
+
+/// An address for each family of a service that has none yet.
+fn addresses_for_all(call: &Call, service: &mut Value, reserved: &mut Reserved<'_>) -> ApiResult<()> {
+    let mut given: Vec<String> = Vec::new();
+    let wanted = service.strings("spec.clusterIPs");
+    for (i, family) in service.strings("spec.ipFamilies").into_iter().enumerate() {
+        given.push(address(call, service, family, wanted.get(i).unwrap_or(&""), reserved)?);
     }
-    service.set("spec.ipFamilyPolicy", policy);
-    service.set("spec.ipFamilies", families);
+    if let Some(first) = given.first() {
+        service.set("spec.clusterIP", first.clone());
+        service.set("spec.clusterIPs", given);
+    }
     Ok(())
 }
 
-fn ports(call: &Call, service: &mut Value, old: &Value, reserved: &mut Reserved<'_>) -> ApiResult<()> {
-    let name = service.str_at("metadata.name").to_owned();
-    let allocators = &call.core.allocators;
-    let random = &*call.core.config.random;
-    let had = node_ports(old);
-    let spec = Path::new("spec");
-    let list = spec.child("ports");
-    let (low, high) = allocators.ports;
-    let take = |wanted: i64, path: &Path<'_>, reserved: &mut Reserved<'_>| -> ApiResult<()> {
-        let refuse =
-            |why: String| ApiError::invalid(SERVICE, &name, &[FieldError::invalid(path, wanted, why)]);
-        let port = u16::try_from(wanted).ok().filter(|p| (low..=high).contains(p));
-        let Some(port) = port else {
-            return Err(refuse(format!(
-                "provided port is not in the valid range. The range of valid ports is {low}-{high}"
-            )));
-        };
-        // One port may serve several protocols of the same service.
-        if had.contains(&port) || reserved.ports.contains(&port) {
-            return Ok(());
-        }
-        if !allocators.taken.lock().ports.insert(port) {
-            return Err(refuse("provided port is already allocated".into()));
-        }
-        reserved.ports.push(port);
-        Ok(())
-    };
-    let full = || ApiError::internal("failed to allocate a nodePort: range is full");
-    if needs_node_ports(service) || service.str_at("spec.type") == "LoadBalancer" {
-        let wants_new = needs_node_ports(service);
-        for (i, port) in service.items_mut("spec.ports").iter_mut().enumerate() {
-            let wanted = port.int_at("nodePort");
-            if wanted != 0 {
-                let at = list.index(i);
-                take(wanted, &at.child("nodePort"), reserved)?;
-            }
-        }
-        if wants_new {
-            for port in service.items_mut("spec.ports") {
-                if port.int_at("nodePort") == 0 {
-                    let given = allocators.take_port(random).ok_or_else(full)?;
-                    reserved.ports.push(given);
-                    port.set("nodePort", given);
-                }
-            }
-        }
-    } else if needs_node_ports(old) {
-        // No longer a node port service: ports that were only carried along go.
-        let before = node_ports(old);
-        for port in service.items_mut("spec.ports") {
-            if u16::try_from(port.int_at("nodePort")).is_ok_and(|p| before.contains(&p)) {
-                port.remove("nodePort");
-            }
-        }
-    }
-    if needs_health_port(service) {
-        let wanted = service.int_at("spec.healthCheckNodePort");
-        if wanted == 0 {
-            let given = allocators.take_port(random).ok_or_else(full)?;
-            reserved.ports.push(given);
-            service.set("spec.healthCheckNodePort", given);
-        } else {
-            take(wanted, &spec.child("healthCheckNodePort"), reserved)?;
-        }
-    } else if needs_health_port(old)
-        && service.int_at("spec.healthCheckNodePort") == old.int_at("spec.healthCheckNodePort")
-    {
-        service.remove("spec.healthCheckNodePort");
-    }
+/// The second address of a service that had one.
+fn second_address(call: &Call, service: &mut Value, reserved: &mut Reserved<'_>) -> ApiResult<()> {
+    let families = service.strings("spec.ipFamilies");
+    let [_, family] = families.as_slice() else { return Ok(()) };
+    let mut ips: Vec<String> = service.strings("spec.clusterIPs").into_iter().map(str::to_owned).collect();
+    let second = address(call, service, family, ips.get(1).map_or("", String::as_str), reserved)?;
+    ips.truncate(1);
+    ips.push(second);
+    service.set("spec.clusterIPs", ips);
     Ok(())
 }
 
@@ -506,6 +396,9 @@ mod tests {
         assert!(range.contains("10.43.255.255".parse().unwrap()));
         assert!(!range.contains("10.44.0.0".parse().unwrap()));
         assert_eq!(range.usable(), 65534);
+        assert!(!range.gives("10.43.255.255".parse().unwrap()) && !range.gives("10.43.0.0".parse().unwrap()));
+        assert!(range.gives("10.43.255.254".parse().unwrap()));
+        assert_eq!(range.to_string(), "10.43.0.0/16");
         let six = Cidr::parse("fd00::/108").unwrap();
         assert_eq!((six.family(), six.address(2).to_string().as_str()), ("IPv6", "fd00::2"));
         assert_eq!(Cidr::parse("10.0.0.0/33"), None);

@@ -116,5 +116,5 @@ macro_rules! tables {
 }
 
 tables! {
-    pod_spec
+    pod_spec service
 }

@@ -68,7 +68,7 @@ impl Strategy for Binding {
         let path = Path::new("target");
         let kind = binding.str_at("target.kind");
         if !kind.is_empty() && kind != "Node" {
-            errs.one_of(&path.child("kind"), kind, &["Node", "<empty>"]);
+            errs.one_listed(&path.child("kind"), kind, &["Node", "<empty>"]);
         }
         errs.non_empty(&path.child("name"), binding.str_at("target.name"));
         errs

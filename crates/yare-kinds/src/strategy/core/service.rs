@@ -18,6 +18,8 @@ use crate::{
 };
 
 mod addresses;
+pub mod families;
+mod ports;
 
 pub(super) struct Service;
 
@@ -25,6 +27,7 @@ const DEFAULT_AFFINITY_TIMEOUT_S: i64 = 10_800;
 const MAX_AFFINITY_TIMEOUT_S: i64 = 86_400;
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const ONLY_BALANCED: &str = "may only be used when `type` is 'LoadBalancer'";
 const MODE: &str = "service.kubernetes.io/topology-mode";
 
 /// Whether the service has no address of its own.
@@ -111,13 +114,12 @@ impl Strategy for Service {
     fn validate(&self, service: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         check_strict_name(&mut errs, service, ctx);
-        check(&mut errs, service, &Value::Null);
+        check(&mut errs, service, &Value::Null, is_strict(ctx));
         errs
     }
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_strict_name(&mut errs, new, ctx);
         addresses::check_update(&mut errs, new, old);
         let path = Path::new("spec");
         let both_balanced = [new, old].iter().all(|s| s.str_at("spec.type") == "LoadBalancer");
@@ -128,22 +130,32 @@ impl Strategy for Service {
                 "may not change once set",
             );
         }
+        check_class(&mut errs, &path, new.at("spec"));
         let both_checked = needs_health_check(new) && needs_health_check(old);
         if both_checked && new.at("spec.healthCheckNodePort") != old.at("spec.healthCheckNodePort") {
             errs.forbidden(&path.child("healthCheckNodePort"), "field is immutable");
         }
-        check(&mut errs, new, old);
+        check(&mut errs, new, old, is_strict(ctx));
         errs
     }
 
-    fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_status(&mut errs, new, old);
+        check_status(&mut errs, new, old, is_strict(ctx));
         errs
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
         warnings(new)
+    }
+
+    fn subresource_warnings(&self, _subresource: &str, new: &Value) -> Vec<String> {
+        let path = Path::new("status");
+        let path = path.child("loadBalancer");
+        let path = path.child("ingress");
+        let points = new.items("status.loadBalancer.ingress").iter().enumerate();
+        let set = points.filter(|(_, point)| point.is_set("ip"));
+        set.filter_map(|(i, point)| net::ip_warnings(&path.index(i), point.str_at("ip"))).collect()
     }
 
     fn has_status(&self) -> bool {
@@ -157,6 +169,10 @@ impl Strategy for Service {
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::dns1123_label(name)
     }
+}
+
+fn is_strict(ctx: &Context<'_>) -> bool {
+    ctx.gates.is_on("StrictIPCIDRValidation")
 }
 
 /// Without a gate, names of services do not start with a digit (KEP-5311). What breaks the rule for labels
@@ -231,12 +247,11 @@ fn drop_what_the_type_lacks(new: &mut Value, old: &Value) {
     if lost(new, is_external) {
         drop.push("spec.externalTrafficPolicy");
     }
-    let ports = |s: &Value| {
-        let mut ports: Vec<i64> = s.items("spec.ports").iter().map(|p| p.int_at("nodePort")).collect();
-        ports.sort_unstable();
-        ports
+    let ports = |s: &Value| -> HashSet<i64> {
+        s.items("spec.ports").iter().map(|p| p.int_at("nodePort")).filter(|p| *p != 0).collect()
     };
-    if lost(new, needs_node_ports) && ports(new) == ports(old) {
+    let on_nodes = |s: &Value| matches!(s.str_at("spec.type"), "NodePort" | "LoadBalancer");
+    if on_nodes(old) && !on_nodes(new) && ports(new).is_subset(&ports(old)) {
         for port in new.items_mut("spec.ports") {
             port.remove("nodePort");
         }
@@ -251,7 +266,7 @@ fn drop_what_the_type_lacks(new: &mut Value, old: &Value) {
     }
 }
 
-fn check(errs: &mut Errors, service: &Value, old: &Value) {
+fn check(errs: &mut Errors, service: &Value, old: &Value, strict: bool) {
     let path = Path::new("spec");
     let spec = service.at("spec");
     let kind = spec.str_at("type");
@@ -291,70 +306,27 @@ fn check(errs: &mut Errors, service: &Value, old: &Value) {
             names::dns1123_subdomain,
         );
     }
-    check_ports(errs, &ports_path, ports, kind);
+    ports::check_each(errs, &ports_path, ports);
     errs.extend(validate_labels(spec.at("selector"), &path.child("selector")));
     check_affinity(errs, &path, spec);
     if kind != "ExternalName" {
-        addresses::check(errs, &path, spec, old.at("spec"));
+        addresses::check(errs, &path, spec, old.at("spec"), strict);
     }
     let list = path.child("externalIPs");
     let existing = old.strings("spec.externalIPs");
     for (i, ip) in spec.strings("externalIPs").iter().enumerate() {
         let before = errs.len();
-        net::check_legacy_ip(errs, &list.index(i), ip, &existing);
+        net::check_old_ip(errs, &list.index(i), ip, &existing, strict);
         if errs.len() == before {
             check_endpoint_ip(errs, &list.index(i), ip);
         }
     }
     let kinds = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
     errs.required_one_of(&path.child("type"), kind, &kinds);
-    check_source_ranges(errs, &path, service, old);
+    ports::check_all(errs, &ports_path, ports, kind);
+    check_source_ranges(errs, &path, service, old, strict);
     check_load_balancer(errs, &path, spec);
     check_traffic(errs, &path, service);
-}
-
-fn check_ports(errs: &mut Errors, path: &Path<'_>, ports: &[Value], kind: &str) {
-    let mut names_seen: HashSet<&str> = HashSet::new();
-    for (i, port) in ports.iter().enumerate() {
-        let p = path.index(i);
-        let name = port.str_at("name");
-        if name.is_empty() {
-            if ports.len() > 1 {
-                errs.required(&p.child("name"), "");
-            }
-        } else {
-            errs.each(&p.child("name"), name, names::dns1123_label(name));
-            if names_seen.contains(&name) {
-                errs.duplicate(&p.child("name"), name);
-            }
-            names_seen.insert(name);
-        }
-        let number = port.int_at("port");
-        errs.each(&p.child("port"), number, names::port_number(number));
-        errs.required_one_of(&p.child("protocol"), port.str_at("protocol"), &["TCP", "UDP", "SCTP"]);
-        errs.port(&p.child("targetPort"), port.at("targetPort"));
-        if let Some(protocol) = port.str_opt("appProtocol") {
-            errs.each(&p.child("appProtocol"), protocol, names::qualified_name(protocol));
-        }
-    }
-    let (mut node_ports, mut numbers) = (HashSet::new(), HashSet::new());
-    for (i, port) in ports.iter().enumerate().filter(|(_, p)| p.int_at("nodePort") != 0) {
-        let p = path.index(i);
-        if kind == "ClusterIP" {
-            errs.forbidden(&p.child("nodePort"), "may not be used when `type` is 'ClusterIP'");
-        }
-        if !node_ports.insert((port.str_at("protocol"), port.int_at("nodePort"))) {
-            errs.duplicate(&p.child("nodePort"), port.int_at("nodePort"));
-        }
-    }
-    for (i, port) in ports.iter().enumerate() {
-        if !numbers.insert((port.str_at("protocol"), port.int_at("port"))) {
-            errs.duplicate(
-                &path.index(i),
-                json!({"protocol": port.str_at("protocol"), "port": port.int_at("port")}),
-            );
-        }
-    }
 }
 
 fn check_affinity(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
@@ -389,50 +361,52 @@ fn check_affinity(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     }
 }
 
-fn check_source_ranges(errs: &mut Errors, path: &Path<'_>, service: &Value, old: &Value) {
-    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+fn check_source_ranges(errs: &mut Errors, path: &Path<'_>, service: &Value, old: &Value, strict: bool) {
     let balanced = service.str_at("spec.type") == "LoadBalancer";
     let ranges = service.strings("spec.loadBalancerSourceRanges");
     if !ranges.is_empty() {
         // Upstream writes this path so.
         let p = path.child("LoadBalancerSourceRanges");
         if !balanced {
-            errs.forbidden(&p, ONLY);
+            errs.forbidden(&p, ONLY_BALANCED);
         }
         let existing: Vec<&str> =
             old.strings("spec.loadBalancerSourceRanges").into_iter().map(str::trim).collect();
         for (i, range) in ranges.iter().enumerate() {
-            net::check_legacy_cidr(errs, &p.index(i), range.trim(), &existing);
+            net::check_old_cidr(errs, &p.index(i), range.trim(), &existing, strict);
         }
     } else if let Some(ranges) = annotation(service, SOURCE_RANGES) {
         let p = Path::new("metadata");
         let p = p.child("annotations");
         let p = p.key(SOURCE_RANGES);
         if !balanced {
-            errs.forbidden(&p, ONLY);
+            errs.forbidden(&p, ONLY_BALANCED);
         }
         if annotation(old, SOURCE_RANGES) != Some(ranges) && !ranges.trim().is_empty() {
             for range in ranges.trim().split(',') {
-                net::check_legacy_cidr(errs, &p, range.trim(), &[]);
+                net::check_old_cidr(errs, &p, range.trim(), &[], strict);
             }
         }
     }
 }
 
 fn check_load_balancer(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
-    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
     let balanced = spec.str_at("type") == "LoadBalancer";
     match (balanced, spec.has("allocateLoadBalancerNodePorts")) {
-        (false, true) => errs.forbidden(&path.child("allocateLoadBalancerNodePorts"), ONLY),
+        (false, true) => errs.forbidden(&path.child("allocateLoadBalancerNodePorts"), ONLY_BALANCED),
         (true, false) => errs.required(&Path::new("allocateLoadBalancerNodePorts"), ""),
         _ => {}
     }
+    check_class(errs, path, spec);
+}
+
+fn check_class(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     if let Some(class) = spec.str_opt("loadBalancerClass") {
         let p = path.child("loadBalancerClass");
-        if balanced {
+        if spec.str_at("type") == "LoadBalancer" {
             errs.each(&p, class, names::qualified_name(class));
         } else {
-            errs.forbidden(&p, ONLY);
+            errs.forbidden(&p, ONLY_BALANCED);
         }
     }
 }
@@ -471,11 +445,11 @@ fn check_traffic(errs: &mut Errors, path: &Path<'_>, service: &Value) {
     }
     if let Some(distribution) = spec.str_opt("trafficDistribution") {
         let p = path.child("trafficDistribution");
-        errs.one_of(&p, distribution, &["PreferClose", "PreferSameZone", "PreferSameNode"]);
+        errs.one_listed(&p, distribution, &["PreferClose", "PreferSameZone", "PreferSameNode"]);
     }
 }
 
-fn check_status(errs: &mut Errors, new: &Value, old: &Value) {
+fn check_status(errs: &mut Errors, new: &Value, old: &Value, strict: bool) {
     let path = Path::new("status");
     let path = path.child("loadBalancer");
     let path = path.child("ingress");
@@ -483,17 +457,17 @@ fn check_status(errs: &mut Errors, new: &Value, old: &Value) {
     if new.str_at("spec.type") != "LoadBalancer" && !ingress.is_empty() {
         return errs.forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'");
     }
-    check_ingress_points(errs, &path, ingress, old.items("status.loadBalancer.ingress"));
+    check_ingress_points(errs, &path, ingress, old.items("status.loadBalancer.ingress"), strict);
 }
 
 /// Errors in the addresses of a load balancer, of a Service.
-fn check_ingress_points(errs: &mut Errors, path: &Path<'_>, points: &[Value], old: &[Value]) {
+fn check_ingress_points(errs: &mut Errors, path: &Path<'_>, points: &[Value], old: &[Value], strict: bool) {
     let existing: Vec<&str> = old.iter().map(|i| i.str_at("ip")).filter(|ip| !ip.is_empty()).collect();
     for (i, point) in points.iter().enumerate() {
         let p = path.index(i);
         let ip = point.str_at("ip");
         if !ip.is_empty() {
-            net::check_legacy_ip(errs, &p.child("ip"), ip, &existing);
+            net::check_old_ip(errs, &p.child("ip"), ip, &existing, strict);
         }
         let mode_path = p.child("ipMode");
         match (point.str_opt("ipMode"), ip.is_empty()) {
@@ -552,7 +526,7 @@ fn warnings(service: &Value) -> Vec<String> {
     }
     let p = path.child("loadBalancerSourceRanges");
     for (i, range) in spec.strings("loadBalancerSourceRanges").iter().enumerate() {
-        out.extend(net::cidr_warnings(&p.index(i), range.trim()));
+        out.extend(net::cidr_warnings(&p.index(i), range));
     }
     if by_name && spec.is_set("externalIPs") {
         out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Errors in `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy`.
-pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Value) {
+pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Value, strict: bool) {
     let ips = spec.strings("clusterIPs");
     let shown = || spec.at("clusterIPs").clone();
     let ips_path = path.child("clusterIPs");
@@ -51,7 +51,7 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Value) {
             }
             continue;
         }
-        net::check_legacy_ip(errs, &ips_path.index(i), ip, &existing);
+        net::check_old_ip(errs, &ips_path.index(i), ip, &existing, strict);
     }
     let wrong = errs.len() > before;
     if ips.len() > 2 {
@@ -111,13 +111,14 @@ fn check_list(errs: &mut Errors, new: &Value, old: &Value, field: &str, singular
         }
         return;
     }
-    if before.len() > now.len() && (now.is_empty() || new.strings("spec.clusterIPs").is_empty()) {
+    if before.len() > now.len() && new.strings("spec.clusterIPs").is_empty() {
         errs.invalid(&list.index(0), shown(), format!("primary {singular} can not be unset"));
     }
     if let (Some(first), Some(was)) = (now.first(), before.first())
         && first != was
     {
-        errs.invalid(&list.index(0), shown(), CHANGED);
+        // Upstream shows the addresses for the families too.
+        errs.invalid(&list.index(0), new.at("spec.clusterIPs").clone(), CHANGED);
     }
     let policy = new.at("spec.ipFamilyPolicy");
     if before.len() > now.len() && now.len() == 1 && policy != "SingleStack" {
