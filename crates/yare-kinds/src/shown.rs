@@ -130,6 +130,20 @@ pub const SERVICE_PORT: &Shape = &[
     ("NodePort", "nodePort", Number),
 ];
 
+/// `ObjectReference`
+pub const OBJECT: &Shape = &[
+    ("Kind", "kind", Text),
+    ("Namespace", "namespace", Text),
+    ("Name", "name", Text),
+    ("UID", "uid", Text),
+    ("APIVersion", "apiVersion", Text),
+    ("ResourceVersion", "resourceVersion", Text),
+    ("FieldPath", "fieldPath", Text),
+];
+
+/// `EventSource`
+pub const EVENT_SOURCE: &Shape = &[("Component", "component", Text), ("Host", "host", Text)];
+
 /// `Taint`
 pub const TAINT: &Shape = &[
     ("Key", "key", Text),

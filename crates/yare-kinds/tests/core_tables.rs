@@ -116,5 +116,5 @@ macro_rules! tables {
 }
 
 tables! {
-    pod_spec service
+    claim node others pod_changes pod_spec service volume
 }

@@ -425,9 +425,9 @@ fn services() {
             "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
             "spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive",
             "spec.ports[2].name: Duplicate value: \"a\"",
-            "spec.ports[2]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}",
             "spec.sessionAffinity: Unsupported value: \"Y\": supported values: \"ClientIP\", \"None\"",
             "spec.type: Unsupported value: \"X\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+            "spec.ports[2]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":80,\"TargetPort\":0,\"NodePort\":0}",
         ],
     );
     create(
@@ -436,9 +436,9 @@ fn services() {
             json!({"ports": [{"port": 80, "nodePort": 30000}], "externalIPs": ["127.0.0.1"], "clusterIP": "1.2.3"}),
         ),
         &[
-            "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
             "spec.clusterIPs[0]: Invalid value: \"1.2.3\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
             "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+            "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
         ],
     );
     let old = || {
@@ -611,7 +611,7 @@ fn cluster_objects() {
         "Binding",
         json!({"metadata": {}, "target": {"kind": "Pod"}}),
         &[
-            "target.kind: Unsupported value: \"Pod\": supported values: \"<empty>\", \"Node\"",
+            "target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\"",
             "target.name: Required value",
         ],
     );

@@ -8,9 +8,9 @@ use yare_schema::{
 
 use crate::{
     check::{Check, Errors, annotation, quantity},
-    meta::{self, validate_label_selector},
+    meta::{self, validate_label_selector, validate_label_selector_form},
     names,
-    pod::{defaults, resources::check_amount, warnings},
+    pod::{defaults, resources::check_amount, update::difference, warnings},
     strategy::{Context, Strategy},
     view::{View, ViewMut, same},
 };
@@ -52,8 +52,9 @@ impl Strategy for PersistentVolumeClaim {
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = self.validate(new, ctx);
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        check_changed_spec(&mut errs, &Path::new("spec"), new.at("spec"), old.at("spec"));
         check_update(&mut errs, new, old);
         errs
     }
@@ -135,12 +136,19 @@ pub fn check_access_modes(errs: &mut Errors, path: &Path<'_>, modes: &[&str]) {
 
 /// Errors in a `PersistentVolumeClaimSpec`.
 pub fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
+    check_changed_spec(errs, path, spec, &Value::Null);
+}
+
+/// [`check_spec`], where what the specification `old` breaks may stay broken.
+fn check_changed_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Value) {
     let modes = spec.strings("accessModes");
     let p = path.child("accessModes");
     if modes.is_empty() {
         errs.required(&p, "at least 1 access mode is required");
     }
-    errs.extend(validate_label_selector(spec.at("selector"), &path.child("selector")));
+    let was_wrong = !validate_label_selector(old.at("selector"), &Path::ROOT).is_empty();
+    let judge = if was_wrong { validate_label_selector_form } else { validate_label_selector };
+    errs.extend(judge(spec.at("selector"), &path.child("selector")));
     check_access_modes(errs, &p, &modes);
     let p = path.child("resources");
     let p = p.key("storage");
@@ -155,31 +163,34 @@ pub fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
             }
         }
     }
-    for field in ["storageClassName", "volumeAttributesClassName"] {
+    let check_class = |errs: &mut Errors, field: &str| {
         let class = spec.str_at(field);
         if !class.is_empty() {
             errs.each(&path.child(field), class, names::dns1123_subdomain(class));
         }
-    }
+    };
+    check_class(errs, "storageClassName");
     if let Some(mode) = spec.str_opt("volumeMode") {
         errs.one_of(&path.child("volumeMode"), mode, &["Block", "Filesystem"]);
     }
+    let any_group = ["dataSource.apiGroup", "dataSourceRef.apiGroup"].iter().any(|at| old.has(at));
     for field in ["dataSource", "dataSourceRef"].iter().filter(|f| spec.has(f)) {
-        check_data_source(errs, &path.child(field), spec.at(field));
+        check_data_source(errs, &path.child(field), spec.at(field), any_group);
     }
     let (source, reference) = (spec.at("dataSource"), spec.at("dataSourceRef"));
-    if source.is_null() || reference.is_null() {
-        return;
+    if !source.is_null() && !reference.is_null() {
+        // Upstream shows a path where a value belongs, which has nothing to show.
+        let refuse = |detail: &str| FieldError::invalid(path, Value::Null, detail).showing("{}".to_owned());
+        if reference.is_set("namespace") {
+            errs.push(refuse("may not be specified when dataSourceRef.namespace is specified"));
+        } else if ["apiGroup", "kind", "name"].iter().any(|f| source.at(f) != reference.at(f)) {
+            errs.push(refuse("must match dataSourceRef"));
+        }
     }
-    let shown = path.child("dataSource").to_string();
-    if reference.is_set("namespace") {
-        errs.invalid(path, shown, "may not be specified when dataSourceRef.namespace is specified");
-    } else if ["apiGroup", "kind", "name"].iter().any(|f| source.at(f) != reference.at(f)) {
-        errs.invalid(path, shown, "must match dataSourceRef");
-    }
+    check_class(errs, "volumeAttributesClassName");
 }
 
-fn check_data_source(errs: &mut Errors, path: &Path<'_>, source: &Value) {
+fn check_data_source(errs: &mut Errors, path: &Path<'_>, source: &Value, any_group: bool) {
     errs.non_empty(&path.child("name"), source.str_at("name"));
     let (group, kind) = (source.str_at("apiGroup"), source.str_at("kind"));
     errs.non_empty(&path.child("kind"), kind);
@@ -187,7 +198,7 @@ fn check_data_source(errs: &mut Errors, path: &Path<'_>, source: &Value) {
         if kind != "PersistentVolumeClaim" {
             errs.invalid(path, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
         }
-    } else {
+    } else if !any_group {
         errs.each(&path.child("apiGroup"), group, names::dns1123_subdomain(group));
     }
     let namespace = source.str_at("namespace");
@@ -199,6 +210,7 @@ fn check_data_source(errs: &mut Errors, path: &Path<'_>, source: &Value) {
 fn check_update(errs: &mut Errors, new: &Value, old: &Value) {
     let path = Path::new("spec");
     let (mut now, mut before) = (new.at("spec").clone(), old.at("spec").clone());
+    both_data_sources(&mut before);
     if !before.is_set("volumeName") {
         before.copy_from(new.at("spec"), "volumeName");
     }
@@ -209,7 +221,7 @@ fn check_update(errs: &mut Errors, new: &Value, old: &Value) {
     if to_field && (new_class.is_none() || new_class == old_class) {
         now.remove("storageClassName");
     } else {
-        if old_class != new_class {
+        if old_class.unwrap_or_default() != new_class.unwrap_or_default() {
             let meta_path = Path::new("metadata");
             let p = meta_path.child("annotations");
             errs.invalid(&p.child(CLASS_ANNOTATION), new_class.unwrap_or_default(), "field is immutable");
@@ -219,13 +231,18 @@ fn check_update(errs: &mut Errors, new: &Value, old: &Value) {
         }
     }
     if new.str_at("status.phase") == "Bound" {
-        now.copy_from(old.at("spec"), "resources.requests.storage");
+        if now.has("resources.requests") {
+            now.copy_from(old.at("spec"), "resources.requests.storage");
+        }
         now.copy_from(old.at("spec"), "volumeAttributesClassName");
     }
     if !same(&now, &before) {
         errs.forbidden(
             &path,
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+            format!(
+                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{}",
+                difference(&now, &before)
+            ),
         );
     }
     let size = |object: &Value, at: &str| quantity(object.at(at));
@@ -284,7 +301,12 @@ fn check_status(errs: &mut Errors, status: &Value) {
     let p = path.child("allocatedResources");
     for (name, amount) in status.entries("allocatedResources") {
         if key(errs, &p, name) {
-            check_amount(errs, &p.key(name), "storage", quantity(amount));
+            let amount = quantity(amount);
+            if amount.signum() < 0 {
+                errs.invalid(&p.key(name), amount.value(), "must be a valid resource quantity");
+            } else {
+                check_amount(errs, &p.key(name), "storage", amount);
+            }
         }
     }
 }

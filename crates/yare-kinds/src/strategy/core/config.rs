@@ -6,7 +6,7 @@ use yare_schema::field::{FieldError, Path};
 
 use super::tls;
 use crate::{
-    check::{Check, Errors, annotation},
+    check::{Check, Errors, annotation, go_json},
     meta, names,
     strategy::{Context, Strategy},
     view::{View, ViewMut, same},
@@ -60,11 +60,7 @@ impl Strategy for ConfigMap {
             size += decoded_len(value);
         }
         if size > MAX_SIZE_BYTES {
-            // Upstream reports this at the empty path, which it writes as nothing.
-            errs.push(FieldError {
-                field: String::new(),
-                ..FieldError::too_long(&Path::ROOT, MAX_SIZE_BYTES)
-            });
+            errs.push(FieldError::too_long(&Path::WHOLE, MAX_SIZE_BYTES));
         }
         errs
     }
@@ -128,9 +124,9 @@ impl Strategy for Secret {
                 errs.required(&path.key(key), "");
             } else if kind.starts_with("kubernetes.io/dockerc")
                 && let Some(value) = value
-                && let Err(error) = serde_json::from_slice::<Map<String, Value>>(&decode(value))
+                && let Err(why) = go_json(&decode(value), Value::is_object, "map[string]interface {}")
             {
-                errs.invalid(&path.key(key), "<secret contents redacted>", error.to_string());
+                errs.invalid(&path.key(key), "<secret contents redacted>", why);
             }
         }
         match kind {

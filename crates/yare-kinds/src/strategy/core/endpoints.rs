@@ -23,8 +23,9 @@ impl Strategy for Endpoints {
         }
     }
 
-    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
+        let strict = ctx.gates.is_on("StrictIPCIDRValidation");
         let path = Path::new("subsets");
         for (i, subset) in object.items("subsets").iter().enumerate() {
             let p = path.index(i);
@@ -34,7 +35,7 @@ impl Strategy for Endpoints {
             for list in LISTS {
                 let p = p.child(list);
                 for (j, address) in subset.items(list).iter().enumerate() {
-                    check_address(&mut errs, &p.index(j), address);
+                    check_address(&mut errs, &p.index(j), address, strict);
                 }
             }
             let p = p.child("ports");
@@ -75,9 +76,9 @@ impl Strategy for Endpoints {
     }
 }
 
-fn check_address(errs: &mut Errors, path: &Path<'_>, address: &Value) {
+fn check_address(errs: &mut Errors, path: &Path<'_>, address: &Value, strict: bool) {
     let ip = address.str_at("ip");
-    net::check_legacy_ip(errs, &path.child("ip"), ip, &[]);
+    net::check_old_ip(errs, &path.child("ip"), ip, &[], strict);
     let hostname = address.str_at("hostname");
     if !hostname.is_empty() {
         errs.each(&path.child("hostname"), hostname, names::dns1123_label(hostname));
@@ -105,7 +106,7 @@ fn check_port(errs: &mut Errors, path: &Path<'_>, port: &Value, named: bool) {
 
 /// Errors in an address that traffic of a service could be sent to: none that mean the node itself.
 pub fn check_endpoint_ip(errs: &mut Errors, path: &Path<'_>, value: &str) {
-    let Some(ip) = net::parse_ip_sloppy(value) else {
+    let Some(ip) = net::parse_ip_sloppy(value).map(|ip| ip.to_canonical()) else {
         return errs.invalid(path, value, "must be a valid IP address");
     };
     if ip.is_unspecified() {

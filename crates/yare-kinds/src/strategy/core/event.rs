@@ -5,7 +5,9 @@ use yare_schema::field::{FieldError, Path};
 
 use crate::{
     check::{Check, Errors},
+    meta::IMMUTABLE as IMMUTABLE_DETAIL,
     names,
+    shown::{EVENT_SOURCE, OBJECT, show},
     strategy::{Context, Strategy},
     view::{View, same},
 };
@@ -24,6 +26,7 @@ const IMMUTABLE: &[&str] = &[
     "firstTimestamp",
     "lastTimestamp",
     "count",
+    "reason",
     "type",
     "eventTime",
     "action",
@@ -53,9 +56,9 @@ impl Event {
             let name = event.str_at("reportingComponent");
             errs.non_empty(&controller, name);
             errs.each(&controller, name, names::qualified_name(name));
-            for (field, max) in
-                [("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)]
-            {
+            const LIMITS: [(&str, usize); 4] =
+                [("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)];
+            for (field, max) in LIMITS {
                 let (path, value) = (Path::new(field), event.str_at(field));
                 if value.is_empty() && field != "message" {
                     errs.required(&path, "");
@@ -114,7 +117,21 @@ impl Strategy for Event {
                 Self::check_series(&mut errs, new);
             }
             for field in IMMUTABLE {
-                errs.immutable(&Path::new(field), new.at(field), old.at(field));
+                let (now, before) = (new.at(field), old.at(field));
+                if same(now, before) {
+                    continue;
+                }
+                let path = if *field == "reportingComponent" { "reportingController" } else { field };
+                let error = FieldError::invalid(&Path::new(path), now.clone(), IMMUTABLE_DETAIL);
+                errs.push(match *field {
+                    "involvedObject" | "related" => error.showing(show(now, OBJECT)),
+                    "source" => error.showing(show(now, EVENT_SOURCE)),
+                    "count" => error.showing(new.int_at(field).to_string()),
+                    "reason" | "message" | "type" | "action" | "reportingComponent" | "reportingInstance" => {
+                        FieldError::invalid(&Path::new(path), new.str_at(field), IMMUTABLE_DETAIL)
+                    }
+                    _ => error,
+                });
             }
         }
         errs

@@ -63,18 +63,8 @@ impl Strategy for Namespace {
     fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
-        let path = path.child("finalizers");
         for finalizer in object.strings("spec.finalizers") {
-            errs.each(&path, finalizer, names::qualified_name(finalizer));
-            if !finalizer.contains('/')
-                && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion")
-            {
-                errs.invalid(
-                    &path,
-                    finalizer,
-                    "name is neither a standard finalizer name nor is it fully qualified",
-                );
-            }
+            check_finalizer(&mut errs, &path.child("finalizers"), finalizer);
         }
         errs
     }
@@ -107,7 +97,15 @@ impl Strategy for Namespace {
     ) -> Vec<FieldError> {
         match subresource {
             "status" => self.validate_status_update(new, old, ctx),
-            "finalize" => self.validate(new, ctx),
+            "finalize" => {
+                let mut errs = Errors::new();
+                let path = Path::new("spec");
+                let list = path.child("finalizers");
+                for (i, finalizer) in new.strings("spec.finalizers").into_iter().enumerate() {
+                    check_finalizer(&mut errs, &list.index(i), finalizer);
+                }
+                errs
+            }
             _ => self.validate_update(new, old, ctx),
         }
     }
@@ -118,5 +116,12 @@ impl Strategy for Namespace {
 
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::dns1123_label(name)
+    }
+}
+
+fn check_finalizer(errs: &mut Errors, path: &Path<'_>, name: &str) {
+    errs.each(path, name, names::qualified_name(name));
+    if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+        errs.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");
     }
 }

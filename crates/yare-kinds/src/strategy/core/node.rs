@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
 
 use crate::{
-    check::{Check, Errors, quantity},
-    names, net,
+    check::{Check, Errors, annotation, go_json, quantity},
+    meta, names, net,
     pod::{affinity::check_taint_effect, defaults::round_up_resources, resources},
+    shown::{NODE_ADDRESS, NODE_CONFIG, TAINT, show},
     strategy::{Context, Strategy},
     view::{View, ViewMut},
 };
@@ -42,11 +43,31 @@ impl Strategy for Node {
         object.remove("status.config");
     }
 
-    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn prepare_for_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
+        meta::prepare_for_update(new, old, true, false);
+        if !old.has("spec.configSource") {
+            new.remove("spec.configSource");
+        }
+    }
+
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
+        meta::prepare_for_status_update(new, old);
+        if !old.has("status.config") {
+            new.remove("status.config");
+        }
+    }
+
+    fn validate(&self, object: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_taints(&mut errs, object);
+        check_annotations(&mut errs, object);
+        check_taints(&mut errs, &taints_path().child("taints"), object.items("spec.taints"));
         check_resources(&mut errs, object);
-        check_ranges(&mut errs, object);
+        if let Some(swap) = object.int_opt("status.nodeInfo.swap.capacity") {
+            // Upstream writes this path so.
+            errs.positive(&taints_path().child("nodeSwapStatus").child("capacity"), swap);
+        }
+        check_features(&mut errs, object);
+        check_ranges(&mut errs, object, ctx.gates.is_on("StrictIPCIDRValidation"));
         errs
     }
 
@@ -58,7 +79,6 @@ impl Strategy for Node {
 
     fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_resources(&mut errs, new);
         check_changes(&mut errs, new, old);
         errs
     }
@@ -84,12 +104,47 @@ impl Strategy for Node {
     }
 }
 
-/// Errors in `spec.taints`; upstream reports them below `metadata`.
-fn check_taints(errs: &mut Errors, object: &Value) {
+/// Upstream reports taints below `metadata`.
+fn taints_path() -> Path<'static> {
+    Path::new("metadata")
+}
+
+/// Taints and hints for the scheduler as they were before they became fields, or went.
+fn check_annotations(errs: &mut Errors, object: &Value) {
+    const TAINTS: &str = "scheduler.alpha.kubernetes.io/taints";
+    const AVOID: &str = "scheduler.alpha.kubernetes.io/preferAvoidPods";
     let path = Path::new("metadata");
-    let path = path.child("taints");
+    let path = path.child("annotations");
+    let text = |key: &str| annotation(object, key).filter(|text| !text.is_empty());
+    if let Some(text) = text(TAINTS) {
+        match go_json(text.as_bytes(), Value::is_array, "[]v1.Taint") {
+            Ok(taints) => check_taints(errs, &path.child(TAINTS), taints.items("")),
+            Err(why) => errs.invalid(&path, TAINTS, why),
+        }
+    }
+    if let Some(text) = text(AVOID) {
+        match go_json(text.as_bytes(), Value::is_object, "v1.AvoidPods") {
+            Ok(avoid) => {
+                let list = path.child(AVOID);
+                for (i, entry) in avoid.items("preferAvoidPods").iter().enumerate() {
+                    let p = list.index(i);
+                    let p = p.child("PodSignature");
+                    if !entry.has("podSignature.podController") {
+                        errs.required(&p, "");
+                    } else if !entry.bool_at("podSignature.podController.controller") {
+                        let p = p.child("PodController");
+                        errs.invalid(&p.child("Controller"), false, "must point to a controller");
+                    }
+                }
+            }
+            Err(why) => errs.invalid(&path.child("AvoidPods"), AVOID, why),
+        }
+    }
+}
+
+fn check_taints(errs: &mut Errors, path: &Path<'_>, taints: &[Value]) {
     let mut seen: HashSet<(&str, &str)> = HashSet::new();
-    for (i, taint) in object.items("spec.taints").iter().enumerate() {
+    for (i, taint) in taints.iter().enumerate() {
         let p = path.index(i);
         let (key, value, effect) = (taint.str_at("key"), taint.str_at("value"), taint.str_at("effect"));
         errs.each(&p.child("key"), key, names::qualified_name(key));
@@ -98,13 +153,15 @@ fn check_taints(errs: &mut Errors, object: &Value) {
             errs.invalid(&p.child("value"), value, messages.join(";"));
         }
         check_taint_effect(errs, &p.child("effect"), effect);
-        if seen.contains(&(key, effect)) {
-            errs.push(FieldError {
-                detail: "taints must be unique by key and effect pair".to_owned(),
-                ..FieldError::duplicate(&p, taint.clone())
-            });
+        if !seen.insert((key, effect)) {
+            errs.push(
+                FieldError {
+                    detail: "taints must be unique by key and effect pair".to_owned(),
+                    ..FieldError::duplicate(&p, Value::Null)
+                }
+                .showing(show(taint, TAINT)),
+            );
         }
-        seen.insert((key, effect));
     }
 }
 
@@ -116,23 +173,47 @@ fn check_resources(errs: &mut Errors, object: &Value) {
             resources::check_amount(errs, &p.child(name), name, quantity(amount));
         }
     }
+}
+
+/// Errors in the names of what the node can do, which are sorted.
+fn check_features(errs: &mut Errors, object: &Value) {
+    let path = Path::new("status");
     let p = path.child("declaredFeatures");
     let features = object.strings("status.declaredFeatures");
-    for (i, pair) in features.windows(2).enumerate() {
-        if pair[0] == pair[1] {
-            errs.duplicate(&p.index(i + 1), pair[1]);
-        } else if pair[0] > pair[1] {
-            errs.invalid(&p.index(i + 1), pair[1], "list must be sorted alphabetically");
+    for (i, feature) in features.iter().enumerate() {
+        if feature.len() > names::SUBDOMAIN_MAX {
+            let max = names::SUBDOMAIN_MAX;
+            let why = format!("invalid feature name {feature:?}: must be no more than {max} characters");
+            errs.invalid(&p.index(i), *feature, why);
+        } else if !is_feature_name(feature) {
+            let why = format!(
+                "invalid feature name {feature:?}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+            );
+            errs.invalid(&p.index(i), *feature, why);
+        }
+        let Some(next) = features.get(i + 1) else { continue };
+        if feature == next {
+            errs.duplicate(&p.index(i + 1), *next);
+        } else if feature > next {
+            errs.invalid(&p.index(i + 1), *next, "list must be sorted alphabetically");
         }
     }
 }
 
-fn check_ranges(errs: &mut Errors, object: &Value) {
+fn is_feature_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.split('/').all(|segment| {
+            segment.starts_with(|c: char| c.is_ascii_alphabetic())
+                && segment.chars().all(|c| c.is_ascii_alphanumeric())
+        })
+}
+
+fn check_ranges(errs: &mut Errors, object: &Value, strict: bool) {
     let path = Path::new("spec");
     let path = path.child("podCIDRs");
     let ranges = object.strings("spec.podCIDRs");
     for (i, range) in ranges.iter().enumerate() {
-        net::check_legacy_cidr(errs, &path.index(i), range, &[]);
+        net::check_old_cidr(errs, &path.index(i), range, &[], strict);
     }
     let address = |range: &&str| range.split('/').next().unwrap_or_default().to_owned();
     let both = ranges.iter().map(address).any(|a| net::is_ipv4(&a))
@@ -143,28 +224,68 @@ fn check_ranges(errs: &mut Errors, object: &Value) {
 }
 
 fn check_changes(errs: &mut Errors, new: &Value, old: &Value) {
-    let path = Path::new("status");
-    let path = path.child("addresses");
+    check_annotations(errs, new);
+    check_resources(errs, new);
+    check_features(errs, new);
+    let status_path = Path::new("status");
+    let path = status_path.child("addresses");
     let addresses = new.items("status.addresses");
     for (i, address) in addresses.iter().enumerate().filter(|(i, a)| addresses[..*i].contains(a)) {
-        errs.duplicate(&path.index(i), address.clone());
+        let error = FieldError::duplicate(&path.index(i), Value::Null);
+        errs.push(error.showing(show(address, NODE_ADDRESS)));
     }
     let path = Path::new("spec");
-    let before = old.strings("spec.podCIDRs");
-    if !before.is_empty() && before != new.strings("spec.podCIDRs") {
+    let (now, before) = (new.strings("spec.podCIDRs"), old.strings("spec.podCIDRs"));
+    let changed = match (before.len(), now.len()) {
+        (0, _) => 0,
+        (before_len, now_len) if before_len != now_len => 1,
+        _ => before.iter().zip(&now).filter(|(before, now)| before != now).count(),
+    };
+    for _ in 0..changed {
         errs.forbidden(
             &path.child("podCIDRs"),
             "node updates may not change podCIDR except from \"\" to valid",
         );
     }
-    for (field, detail) in [
-        ("providerID", "node updates may not change providerID except from \"\" to valid"),
-        ("externalID", "may not be updated"),
-    ] {
-        let (now, before) = (new.at("spec").str_at(field), old.at("spec").str_at(field));
-        let settable = field == "providerID" && before.is_empty();
-        if now != before && !settable {
-            errs.forbidden(&path.child(field), detail);
+    let provider = old.str_at("spec.providerID");
+    if !provider.is_empty() && provider != new.str_at("spec.providerID") {
+        errs.forbidden(
+            &path.child("providerID"),
+            "node updates may not change providerID except from \"\" to valid",
+        );
+    }
+    if new.has("spec.configSource") {
+        check_config(errs, &path.child("configSource"), new.at("spec.configSource"), true);
+    }
+    let p = status_path.child("config");
+    for field in ["assigned", "active", "lastKnownGood"] {
+        let source = new.at("status.config").at(field);
+        if !source.is_null() {
+            check_config(errs, &p.child(field), source, false);
         }
     }
+    check_taints(errs, &taints_path().child("taints"), new.items("spec.taints"));
+    if new.str_at("spec.externalID") != old.str_at("spec.externalID") {
+        errs.forbidden(&path.child("externalID"), "may not be updated");
+    }
+}
+
+/// Errors in where a node's configuration once came from; a status says which one exactly.
+fn check_config(errs: &mut Errors, path: &Path<'_>, source: &Value, in_spec: bool) {
+    let map = source.at("configMap");
+    if map.is_null() {
+        let error = FieldError::invalid(path, Value::Null, "exactly one reference subfield must be non-nil");
+        return errs.push(error.showing(show(source, NODE_CONFIG)));
+    }
+    let p = path.child("configMap");
+    for field in ["uid", "resourceVersion"] {
+        match (in_spec, map.is_set(field)) {
+            (true, true) => errs.forbidden(&p.child(field), format!("{field} must not be set in spec")),
+            (false, false) => errs.required(&p.child(field), ""),
+            _ => {}
+        }
+    }
+    errs.name(&p.child("namespace"), map.str_at("namespace"), names::dns1123_label);
+    errs.name(&p.child("name"), map.str_at("name"), names::dns1123_subdomain);
+    errs.name(&p.child("kubeletConfigKey"), map.str_at("kubeletConfigKey"), names::config_map_key);
 }

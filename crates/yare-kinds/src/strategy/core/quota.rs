@@ -17,6 +17,7 @@ use crate::{
             Amounts, check_amount, check_container_name, check_name, is_overcommit_allowed, is_standard_quota,
         },
     },
+    shown::{SCOPE_SELECTOR, show},
     strategy::{Context, Strategy},
     view::{View, ViewMut},
 };
@@ -84,7 +85,7 @@ fn check_limit_type(errs: &mut Errors, path: &Path<'_>, kind: &str) {
 
 fn check_limit(errs: &mut Errors, path: &Path<'_>, limit: &Value, kind: &str) {
     let of_containers = matches!(kind, "Pod" | "Container");
-    let mut read = |list: &str| -> Amounts {
+    let read_from = |errs: &mut Errors, list: &str| -> Amounts {
         let p = path.child(list);
         if kind == "Pod" && matches!(list, "default" | "defaultRequest") {
             if limit.is_set(list) {
@@ -104,15 +105,18 @@ fn check_limit(errs: &mut Errors, path: &Path<'_>, limit: &Value, kind: &str) {
             })
             .collect()
     };
+    let mut read = |list: &str| read_from(errs, list);
     let (max, min) = (read("max"), read("min"));
     let (default, request) = (read("default"), read("defaultRequest"));
-    let ratio = read("maxLimitRequestRatio");
+    let mut ratio_errs = Errors::new();
+    let ratio = read_from(&mut ratio_errs, "maxLimitRequestRatio");
     if kind == "PersistentVolumeClaim" && !min.contains_key("storage") && !max.contains_key("storage") {
         errs.required(
             &path.child("limits"),
             "either minimum or maximum storage value is required, but neither was provided",
         );
     }
+    errs.extend(ratio_errs);
     let mut keys: Vec<&String> =
         [&max, &min, &default, &request, &ratio].into_iter().flat_map(Amounts::keys).collect();
     keys.sort_unstable();
@@ -218,9 +222,9 @@ impl Strategy for ResourceQuota {
         if old.is_some() {
             return out;
         }
-        for name in ["cpu", "memory", "ephemeral-storage"] {
+        for name in ["cpu", "memory", "storage", "ephemeral-storage"] {
             let request = format!("requests.{name}");
-            let request = if hard.get(&request).is_none() && name != "ephemeral-storage" {
+            let request = if hard.get(&request).is_none() && matches!(name, "cpu" | "memory") {
                 name.to_owned()
             } else {
                 request
@@ -321,7 +325,8 @@ fn check_scopes(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
             errs.invalid(&path.child("scopeName"), scope, "unsupported scope");
         }
         for _ in 0..misfits(scope) {
-            errs.invalid(&path, spec.at("scopeSelector").clone(), "unsupported scope applied to resource");
+            let error = FieldError::invalid(&path, Value::Null, "unsupported scope applied to resource");
+            errs.push(error.showing(show(spec.at("scopeSelector"), SCOPE_SELECTOR)));
         }
         let flag = !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && SCOPES.contains(&scope);
         if flag && operator != "Exists" {
@@ -354,6 +359,6 @@ fn check_scopes(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         selected.push(scope);
     }
     for _ in 0..conflict(&selected) {
-        errs.invalid(&scopes_path, shown.clone(), "conflicting scopes");
+        errs.invalid(&path, shown.clone(), "conflicting scopes");
     }
 }

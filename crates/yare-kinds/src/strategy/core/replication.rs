@@ -8,7 +8,7 @@ use crate::{
     names,
     pod::{defaults, spec, warnings},
     strategy::{Context, Strategy},
-    view::{View, ViewMut},
+    view::{View, ViewMut, same},
 };
 
 pub struct PodTemplate;
@@ -74,6 +74,24 @@ impl Strategy for ReplicationController {
             Some(replicas) => errs.non_negative(&path.child("replicas"), replicas),
         }
         check_template(&mut errs, &path.child("template"), object);
+        errs
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.validate(new, ctx);
+        // What another group's selector could not be said with is only noted.
+        const NOTE: &str = "non-convertible.kubernetes.io/";
+        for (key, note) in old.entries("metadata.annotations") {
+            let Some(field) = key.strip_prefix(NOTE).filter(|field| !field.contains('/')) else { continue };
+            if !field.contains("selector") {
+                let error = FieldError::not_found(&Path::new(field), note.clone());
+                errs.push(FieldError { detail: "unknown non-convertible field".to_owned(), ..error });
+            } else if !same(new.at("spec.selector"), old.at("spec.selector")) {
+                let path = Path::new("spec");
+                let selector = new.at("spec.selector").clone();
+                errs.invalid(&path.child("selector"), selector, "cannot update non-convertible selector");
+            }
+        }
         errs
     }
 

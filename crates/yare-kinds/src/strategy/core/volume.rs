@@ -8,11 +8,13 @@ use crate::{
     check::{Check, Errors, annotation, quantity},
     meta, names,
     pod::{
-        affinity::check_node_selector,
+        affinity::check_node_selector_form,
         defaults::{round_up_resources, storage_source},
-        volumes::{SourceOf, check_network_source},
+        update::difference,
+        volumes::{SourceOf, as_second, check_network_source},
         warnings::node_term,
     },
+    shown::{VOLUME_AFFINITY, show},
     strategy::{Context, Strategy},
     view::{View, ViewMut, same},
 };
@@ -43,6 +45,35 @@ const SOURCES: &[&str] = &[
     "local",
     "storageos",
     "csi",
+];
+
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+
+/// Kinds that are mounted with options.
+const MOUNTED: &[&str] = &[
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "iscsi",
+    "cinder",
+    "cephfs",
+    "azureFile",
+    "vsphereVolume",
+    "azureDisk",
+    "photonPersistentDisk",
+];
+
+/// Fields for kinds of storage that are on their way out, and what is said of them.
+const DEPRECATED: &[(&str, &str, &str)] = &[
+    ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+    ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+    ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+    ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+    ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
 const RENAMED_LABELS: &[(&str, &str)] = &[
@@ -81,28 +112,35 @@ impl Strategy for PersistentVolume {
 
     fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_spec(&mut errs, &Path::new("spec"), object.at("spec"), object.str_at("metadata.name"));
+        check(&mut errs, object, &Value::Null);
+        check_mount_options(&mut errs, object);
         errs
     }
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = self.validate(new, ctx);
+        let mut errs = Errors::new();
+        check(&mut errs, new, old);
+        check_mount_options(&mut errs, new);
+        // Upstream judges it twice.
+        check(&mut errs, new, old);
         let path = Path::new("spec");
-        if !same(&source(new, old), &source(old, old)) {
+        let (now, before) = (source(new, old), source(old, old));
+        if !same(&now, &before) {
             errs.forbidden(
                 &path.child("persistentvolumesource"),
-                "spec.persistentvolumesource is immutable after creation",
+                format!(
+                    "spec.persistentvolumesource is immutable after creation\n{}",
+                    difference(&now, &before)
+                ),
             );
         }
         errs.immutable(&Path::new("volumeMode"), new.at("spec.volumeMode"), old.at("spec.volumeMode"));
         if old.has("spec.nodeAffinity") && !ctx.gates.is_on("MutablePVNodeAffinity") {
             let (now, before) = (new.at("spec.nodeAffinity"), old.at("spec.nodeAffinity"));
-            if !same(&with_new_labels(now), &with_new_labels(before)) {
-                errs.invalid(
-                    &Path::new("nodeAffinity"),
-                    now.clone(),
-                    "field is immutable, except for updating from beta label to GA",
-                );
+            if !same(now, &with_new_labels(before, now)) {
+                const DETAIL: &str = "field is immutable, except for updating from beta label to GA";
+                let error = FieldError::invalid(&Path::new("nodeAffinity"), Value::Null, DETAIL);
+                errs.push(if now.is_null() { error } else { error.showing(show(now, VOLUME_AFFINITY)) });
             }
         }
         const CLASS: &str = "spec.volumeAttributesClassName";
@@ -117,10 +155,13 @@ impl Strategy for PersistentVolume {
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
         let mut out = Vec::new();
-        if annotation(new, CLASS_ANNOTATION).is_some() {
-            out.push(format!(
-                "metadata.annotations[{CLASS_ANNOTATION}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
-            ));
+        for (key, text) in [
+            (CLASS_ANNOTATION, "deprecated since v1.8; use \"storageClassName\" attribute instead"),
+            (MOUNT_OPTIONS, "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+        ] {
+            if annotation(new, key).is_some() {
+                out.push(format!("metadata.annotations[{key}]: {text}"));
+            }
         }
         if new.str_at("spec.persistentVolumeReclaimPolicy") == "Recycle" {
             out.push(
@@ -135,6 +176,8 @@ impl Strategy for PersistentVolume {
         for (i, term) in new.items("spec.nodeAffinity.required.nodeSelectorTerms").iter().enumerate() {
             node_term(&mut out, &path.index(i), term);
         }
+        let old_kinds = DEPRECATED.iter().filter(|(field, ..)| new.at("spec").has(field));
+        out.extend(old_kinds.map(|(_, name, text)| format!("spec.{name}: {text}")));
         out
     }
 
@@ -156,21 +199,47 @@ fn source(object: &Value, old: &Value) -> Value {
     out
 }
 
-/// A node affinity with the names that labels have today.
-fn with_new_labels(affinity: &Value) -> Value {
+/// A node affinity with the names that labels have today, where `now` has them.
+fn with_new_labels(affinity: &Value, now: &Value) -> Value {
     let mut out = affinity.clone();
-    for term in out.items_mut("required.nodeSelectorTerms") {
-        for requirement in term.items_mut("matchExpressions") {
-            let renamed = RENAMED_LABELS.iter().find(|(old, _)| *old == requirement.str_at("key"));
-            if let Some((_, new)) = renamed {
-                requirement.set("key", *new);
+    for (i, term) in out.items_mut("required.nodeSelectorTerms").iter_mut().enumerate() {
+        let now = now.items("required.nodeSelectorTerms").get(i).unwrap_or(&Value::Null);
+        for list in ["matchExpressions", "matchFields"] {
+            for (j, requirement) in term.items_mut(list).iter_mut().enumerate() {
+                let key = now.items(list).get(j).map_or("", |r| r.str_at("key"));
+                if RENAMED_LABELS.contains(&(requirement.str_at("key"), key)) {
+                    requirement.set("key", key);
+                }
             }
         }
     }
     out
 }
 
-fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, name: &str) {
+fn check(errs: &mut Errors, volume: &Value, old: &Value) {
+    const REQUIRED: &str = "spec.nodeAffinity.required";
+    let bad_values = |volume: &Value| {
+        let (mut strict, mut loose) = (Errors::new(), Errors::new());
+        check_node_selector_form(&mut strict, &Path::ROOT, volume.at(REQUIRED), true);
+        check_node_selector_form(&mut loose, &Path::ROOT, volume.at(REQUIRED), false);
+        strict.len() > loose.len()
+    };
+    let strict = !(old.has(REQUIRED) && bad_values(old));
+    check_spec(errs, &Path::new("spec"), volume.at("spec"), volume.str_at("metadata.name"), strict);
+}
+
+fn check_mount_options(errs: &mut Errors, volume: &Value) {
+    if annotation(volume, MOUNT_OPTIONS).is_some() && !MOUNTED.iter().any(|kind| volume.at("spec").has(kind))
+    {
+        let path = Path::new("metadata");
+        errs.forbidden(
+            &path.child("annotations").child(MOUNT_OPTIONS),
+            "may not specify mount options for this volume type",
+        );
+    }
+}
+
+fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, name: &str, strict_values: bool) {
     let modes = spec.strings("accessModes");
     let p = path.child("accessModes");
     if modes.is_empty() {
@@ -187,7 +256,7 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, name: &str) {
     if spec.has("nodeAffinity") {
         let p = affinity_path.child("required");
         if spec.has("nodeAffinity.required") {
-            check_node_selector(errs, &p, spec.at("nodeAffinity.required"));
+            check_node_selector_form(errs, &p, spec.at("nodeAffinity.required"), strict_values);
         } else {
             errs.required(&p, "must specify required node constraints");
         }
@@ -196,7 +265,7 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, name: &str) {
     for kind in SOURCES.iter().filter(|k| spec.has(k)) {
         // A flexVolume beside another kind has never been an error.
         if !first && *kind != "flexVolume" {
-            errs.forbidden(&path.child(kind), "may not specify more than 1 volume type");
+            errs.forbidden(&path.child(as_second(kind)), "may not specify more than 1 volume type");
             continue;
         }
         first = false;
