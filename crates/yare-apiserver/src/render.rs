@@ -253,6 +253,10 @@ impl Renderer {
         let mut out = BytesMut::with_capacity(512);
         out.extend_from_slice(b"{\"cells\":");
         out.extend_from_slice(Value::Array(cells).to_string().as_bytes());
+        if let Some(conditions) = tables::conditions(&self.served, &object) {
+            out.extend_from_slice(b",\"conditions\":");
+            out.extend_from_slice(conditions.to_string().as_bytes());
+        }
         match self.include {
             IncludeObject::None => {}
             IncludeObject::Metadata => {

@@ -58,6 +58,17 @@ pub fn cells(served: &Served, object: &Value, now_s: i64) -> Vec<Value> {
     out
 }
 
+/// What a row says of its object beside the cells: a pod that is through is marked, so that clients may leave it out.
+pub fn conditions(served: &Served, object: &Value) -> Option<Value> {
+    served.stored.builtin.filter(|row| (row.group, row.plural) == ("", "pods"))?;
+    let (reason, message) = match object["status"]["phase"].as_str()? {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    Some(json!([{ "type": "Completed", "status": "True", "reason": reason, "message": message }]))
+}
+
 fn text(value: &Value) -> String {
     match value {
         Value::String(s) => s.clone(),

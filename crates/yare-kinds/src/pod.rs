@@ -9,6 +9,7 @@ pub mod containers;
 pub mod defaults;
 pub mod env;
 pub mod handlers;
+mod image;
 pub mod overlaps;
 pub mod resize;
 pub mod resources;

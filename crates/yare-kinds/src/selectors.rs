@@ -25,7 +25,8 @@ selectors! {
         "spec.hostNetwork" => |o| o.bool_at("spec.hostNetwork").to_string(),
         "status.phase",
         "status.podIP" => |o| pod_ip(o).to_owned(),
-        "status.podIPs" => |o| pod_ip(o).to_owned(),
+        // Upstream takes this one, and finds no value for it in any pod.
+        "status.podIPs" => |_| String::new(),
         "status.nominatedNodeName",
     ];
     /// Nodes.

@@ -1,6 +1,6 @@
 //! `pods/binding` and `bindings`: the scheduler's word on where a pod runs.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -19,7 +19,6 @@ use crate::{
     verbs::write,
 };
 
-const BINDING: GroupResource<'_> = GroupResource { group: "", resource: "Binding" };
 const BINDINGS: GroupResource<'_> = GroupResource { group: "", resource: "pods/binding" };
 
 /// Assigns a pod to a node.
@@ -53,14 +52,17 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let target = Path::new("target");
     let mut errors = Vec::new();
     let kind = binding.str_at("target.kind");
-    if !matches!(kind, "" | "Node" | "Pod") {
-        errors.push(FieldError::not_supported(&target.child("kind"), kind, &["Node", "<empty>"]));
+    if !matches!(kind, "" | "Node") {
+        errors.push(FieldError::not_listed(&target.child("kind"), kind, &["Node", "<empty>"]));
     }
     if binding.str_at("target.name").is_empty() {
         errors.push(FieldError::required(&target.child("name"), ""));
     }
     if !errors.is_empty() {
-        return Err(ApiError::invalid(BINDING, name, &errors));
+        // Upstream makes no status of these.
+        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let message = if let [one] = all.as_slice() { one.clone() } else { format!("[{}]", all.join(", ")) };
+        return Err(ApiError::new(500, "", message));
     }
     admission::validate(&attributes, Some(&binding), None).await?;
     let registry = call.core.registry.load_full();
@@ -69,6 +71,7 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let version = binding.str_at("metadata.resourceVersion");
     let now = call.core.now_rfc3339();
     let node = binding.str_at("target.name");
+    let gates = &call.core.config.gates;
     write::modify(call, pods, namespace, name, options.dry_run, |pod| {
         let conflict = |why: String| ApiError::conflict(BINDINGS, name, why);
         if !uid.is_empty() && uid != pod.str_at("metadata.uid") {
@@ -95,17 +98,18 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
             return Err(conflict(format!("pod {name} has non-empty .spec.schedulingGates")));
         }
         pod.set("spec.nodeName", node);
-        for field in ["annotations", "labels"] {
+        if gates.is_on("ClearingNominatedNodeNameAfterBinding") {
+            pod.remove("status.nominatedNodeName");
+        }
+        let labels = gates.is_on("PodTopologyLabelsAdmission").then_some("labels");
+        for field in iter::once("annotations").chain(labels) {
             for (key, value) in binding.at("metadata").entries(field) {
                 let path = format!("metadata.{field}");
                 if !pod.has(&path) {
                     pod.set(&path, Map::new());
                 }
                 if let Some(map) = pod.at_mut(&path).and_then(Value::as_object_mut) {
-                    // Labels that the pod has already stay.
-                    if field == "annotations" || !map.contains_key(key) {
-                        map.insert(key.to_owned(), value.clone());
-                    }
+                    map.insert(key.to_owned(), value.clone());
                 }
             }
         }

@@ -6,6 +6,7 @@ use http::{Extensions, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 use yare_kinds::view::View;
+use yare_schema::field::{FieldError, Path};
 
 use crate::{
     body::{Body, Reply, RequestBody},
@@ -37,6 +38,8 @@ pub enum Stream {
 /// Parameters of logs that the kubelet takes as they are.
 const LOG_PARAMETERS: [&str; 8] =
     ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
+/// What a container says on which stream.
+const STREAMS: [&str; 3] = ["Stdout", "Stderr", "All"];
 /// Parameters of exec and attach: the API's name and the kubelet's.
 const STREAM_PARAMETERS: [(&str, &str); 4] =
     [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
@@ -49,12 +52,12 @@ pub async fn handle(
     upgrade: &mut Extensions,
 ) -> ApiResult<Reply> {
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
-    let Some(pod) = call.core.read("pods", &format!("{namespace}/{name}")) else {
-        return Err(ApiError::not_found(PODS, name));
-    };
     if stream == Stream::Log {
         check_log_options(call)?;
     }
+    let Some(pod) = call.core.read("pods", &format!("{namespace}/{name}")) else {
+        return Err(ApiError::not_found(PODS, name));
+    };
     let container = if stream == Stream::PortForward { String::new() } else { container(call, &pod)? };
     let node = pod.str_at("spec.nodeName");
     if node.is_empty() {
@@ -130,29 +133,45 @@ async fn refused(reply: Reply, name: &str) -> ApiError {
 }
 
 fn check_log_options(call: &Call) -> ApiResult<()> {
-    let kind = GroupResource { group: "", resource: "PodLogOptions" };
     let mut errors = Vec::new();
-    for (name, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
-        let Some(text) = call.query.get(name) else { continue };
-        let Ok(value) = text.parse::<i64>() else {
-            return Err(ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")));
+    let number = |name: &str| -> ApiResult<Option<i64>> {
+        let parse = |text: &str| {
+            text.parse::<i64>().map_err(|_| {
+                ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+            })
         };
-        if value < least {
-            let why =
-                if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
-            errors.push(yare_schema::field::FieldError::invalid(
-                &yare_schema::field::Path::new(name),
-                value,
-                why,
-            ));
+        call.query.get(name).map(parse).transpose()
+    };
+    let (tail, limit, since) = (number("tailLines")?, number("limitBytes")?, number("sinceSeconds")?);
+    let mut at_least = |name: &str, value: Option<i64>, least: i64, why: &str| {
+        if let Some(value) = value.filter(|value| *value < least) {
+            errors.push(FieldError::invalid(&Path::new(name), value, why));
         }
-    }
-    if call.query.get("sinceSeconds").is_some() && call.query.get("sinceTime").is_some() {
-        errors.push(yare_schema::field::FieldError::forbidden(
-            &yare_schema::field::Path::ROOT,
+    };
+    at_least("tailLines", tail, 0, "must be greater than or equal to 0");
+    at_least("limitBytes", limit, 1, "must be greater than 0");
+    if call.query.get("sinceTime").is_none() {
+        at_least("sinceSeconds", since, 1, "must be greater than 0");
+    } else if since.is_some() {
+        errors.push(FieldError::forbidden(
+            &Path::WHOLE,
             "at most one of `sinceTime` or `sinceSeconds` may be specified",
         ));
     }
+    let wanted = call.query.get("stream");
+    if call.core.config.gates.is_on("PodLogsQuerySplitStreams") {
+        let wanted = wanted.unwrap_or("All");
+        if !STREAMS.contains(&wanted) {
+            errors.push(FieldError::not_listed(&Path::new("stream"), wanted, &STREAMS));
+        }
+        if wanted != "All" && tail.is_some() {
+            const WHY: &str = "`tailLines` and specific `stream` are mutually exclusive for now";
+            errors.push(FieldError::forbidden(&Path::WHOLE, WHY));
+        }
+    } else if wanted.is_some() {
+        errors.push(FieldError::forbidden(&Path::new("stream"), "may not be specified"));
+    }
+    let kind = GroupResource { group: "", resource: "PodLogOptions" };
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, &call.info.name, &errors)) }
 }
 
@@ -173,15 +192,11 @@ fn container(call: &Call, pod: &Value) -> ApiResult<String> {
         None => match main.as_slice() {
             [one] => Ok((*one).to_owned()),
             [] => Err(ApiError::bad_request(format!("a container name must be specified for pod {name}"))),
-            many => {
-                let mut message = format!(
-                    "a container name must be specified for pod {name}, choose one of: [{}]",
-                    many.join(" ")
-                );
-                if !init.is_empty() {
-                    message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
-                }
-                Err(ApiError::bad_request(message))
+            _ => {
+                let all = [init, main, names("spec.ephemeralContainers")].concat().join(" ");
+                Err(ApiError::bad_request(format!(
+                    "a container name must be specified for pod {name}, choose one of: [{all}]"
+                )))
             }
         },
     }

@@ -44,6 +44,12 @@ const RETURN_OBJECT: [(&str, &str); 11] = [
     ("storage.k8s.io", "volumeattachments"),
 ];
 
+/// Resources that have always left their dependents behind, unless told otherwise.
+const ORPHANED: [(&str, &str); 2] = [("", "replicationcontrollers"), ("batch", "jobs")];
+
+/// Resources whose deletion is never about dependents.
+const CHILDLESS: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
+
 /// What a deletion comes to.
 pub struct Deleted {
     /// The object's bytes, at its end or on its way there.
@@ -58,6 +64,7 @@ pub struct Deleted {
 pub async fn delete(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
     let renderer = Renderer::new(call, served, Asked::One)?;
     let options = options(call, body)?;
+    warn_of_orphans(call, served, &options);
     let deleted = object(call, served, &call.info.namespace, &call.info.name, &options).await?;
     let returns = RETURN_OBJECT.contains(&(&*served.stored.group, &*served.stored.plural));
     if deleted.gone && !returns {
@@ -66,6 +73,16 @@ pub async fn delete(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         return crate::render::encoded(StatusCode::OK, &status, renderer.accepted);
     }
     renderer.reply(StatusCode::OK, &deleted.bytes)
+}
+
+/// Who deletes a job may not know that its pods stay.
+fn warn_of_orphans(call: &Call, served: &Served, options: &DeleteOptions) {
+    if options.propagation.is_none() && (&*served.stored.group, &*served.stored.plural) == ("batch", "jobs") {
+        call.warn(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning"
+                .to_owned(),
+        );
+    }
 }
 
 fn options(call: &Call, body: &[u8]) -> ApiResult<DeleteOptions> {
@@ -83,6 +100,7 @@ fn options(call: &Call, body: &[u8]) -> ApiResult<DeleteOptions> {
 pub async fn collection(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
     let renderer = Renderer::new(call, served, Asked::List)?;
     let options = options(call, body)?;
+    warn_of_orphans(call, served, &options);
     let selectors = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
     let selection = Selection::new(served, &call.info, &selectors)?;
     let snapshot = call.core.store().snapshot(&served.stored.kind_key);
@@ -306,7 +324,7 @@ fn plan(served: &Served, old: &Value, options: &DeleteOptions, now: Timestamp) -
             bump_generation(&mut new);
         }
     }
-    let finalizers = finalizers(old, options);
+    let finalizers = finalizers(served, old, options);
     if finalizers.is_empty() {
         if old.has("metadata.finalizers") {
             new.remove("metadata.finalizers");
@@ -362,13 +380,17 @@ fn shorten(new: &mut Value, old: &Value, left_s: i64, wanted_s: i64, now: Timest
 }
 
 /// The finalizers after the request's propagation policy has had its say.
-fn finalizers(old: &Value, options: &DeleteOptions) -> Vec<String> {
+fn finalizers(served: &Served, old: &Value, options: &DeleteOptions) -> Vec<String> {
+    let resource = (&*served.stored.group, &*served.stored.plural);
     let have = old.strings("metadata.finalizers");
     let (orphan, foreground) = match options.propagation {
+        _ if CHILDLESS.contains(&resource) => (false, false),
         Some(Propagation::Orphan) => (true, false),
         Some(Propagation::Foreground) => (false, true),
         Some(Propagation::Background) => (false, false),
-        None => (have.contains(&ORPHAN), have.contains(&FOREGROUND)),
+        None if have.contains(&ORPHAN) => (true, false),
+        None if have.contains(&FOREGROUND) => (false, true),
+        None => (ORPHANED.contains(&resource), false),
     };
     let mut out: Vec<String> =
         have.iter().filter(|f| **f != ORPHAN && **f != FOREGROUND).map(|f| (*f).to_owned()).collect();

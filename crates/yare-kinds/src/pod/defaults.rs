@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::resources;
+use super::{image::is_latest, resources};
 use crate::{
     check::quantity,
     view::{View, ViewMut},
@@ -138,15 +138,6 @@ fn http_get(handler: &mut Value) {
 /// `Always` for images whose tag is `latest`, named or not.
 fn pull_policy(image: &str) -> &'static str {
     if is_latest(image) { "Always" } else { "IfNotPresent" }
-}
-
-fn is_latest(image: &str) -> bool {
-    let (name, digest) = image.split_once('@').map_or((image, None), |(n, d)| (n, Some(d)));
-    let last = name.rsplit('/').next().unwrap_or_default();
-    match last.split_once(':') {
-        Some((_, tag)) => tag == "latest",
-        None => digest.is_none() && !last.is_empty(),
-    }
 }
 
 fn volume(volume: &mut Value) {
@@ -305,21 +296,5 @@ mod tests {
                 "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1m", "memory": "1Gi"}}}],
             "volumes": [{"name": "v", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "x", "defaultMode": 420}}]}})
         );
-    }
-
-    #[test]
-    fn latest_images_are_pulled_always() {
-        for (image, policy) in [
-            ("nginx", "Always"),
-            ("nginx:latest", "Always"),
-            ("nginx:1", "IfNotPresent"),
-            ("host:5000/nginx", "Always"),
-            ("host:5000/nginx:1", "IfNotPresent"),
-            ("nginx@sha256:0", "IfNotPresent"),
-            ("nginx:latest@sha256:0", "Always"),
-            ("", "IfNotPresent"),
-        ] {
-            assert_eq!(pull_policy(image), policy, "{image}");
-        }
     }
 }
