@@ -339,6 +339,31 @@ async fn service_addresses() {
     assert!((30000..=32767).contains(&port));
     let headless = server.post(services, &service("h", json!({"clusterIP": "None"}))).await.expect(201);
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    // A service takes its endpoints along.
+    let endpoints = "/api/v1/namespaces/default/endpoints";
+    let behind = json!({"metadata": {"name": "a"}, "subsets": [{"addresses": [{"ip": "10.0.0.9"}]}]});
+    server.post(endpoints, &behind).await.expect(201);
     server.delete(&format!("{services}/a")).await.expect(200);
+    server.get(&format!("{endpoints}/a")).await.expect_reason(404, "NotFound");
     server.post(services, &taken).await.expect(201);
+    // One number over two protocols is reached at one port of the nodes.
+    let both = json!([{"name": "t", "port": 53}, {"name": "u", "port": 53, "protocol": "UDP"}]);
+    let dns =
+        server.post(services, &service("d", json!({"type": "NodePort", "ports": both}))).await.expect(201);
+    assert_eq!(dns["spec"]["ports"][0]["nodePort"], dns["spec"]["ports"][1]["nodePort"], "{dns}");
+    let far = service("f", json!({"clusterIP": "1.2.3.4"}));
+    let message = server.post(services, &far).await.expect_reason(422, "Invalid");
+    let why = "failed to allocate IP 1.2.3.4: the provided network does not match the current range";
+    assert!(message.contains(why), "{message}");
+    let named =
+        service("x", json!({"type": "ExternalName", "externalName": "a.b", "clusterIP": "10.43.0.7"}));
+    let message = server.post(services, &named).await.expect_reason(422, "Invalid");
+    assert!(message.contains("may not be set for ExternalName services"), "{message}");
+    let changed =
+        service("n", json!({"type": "NodePort", "clusterIP": "10.43.0.77", "clusterIPs": ["10.43.0.77"]}));
+    let message = server.put(&format!("{services}/n"), &changed).await.expect_reason(422, "Invalid");
+    assert!(
+        message.contains("spec.clusterIPs[0]: Invalid value: [\"10.43.0.77\"]: may not change once set"),
+        "{message}"
+    );
 }

@@ -75,6 +75,15 @@ pub async fn delete(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     renderer.reply(StatusCode::OK, &deleted.bytes)
 }
 
+/// A service's endpoints go with it at once: the next of its name does not send traffic to them.
+async fn delete_endpoints(call: &Call, key: String) {
+    let write = Write { kind: "endpoints".into(), key, expect: Expect::Anything, op: Op::Delete };
+    match call.core.store().commit(vec![write]).await {
+        Ok(_) | Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => {}
+        Err(error) => tracing::warn!(%error, "endpoints of a deleted service stay"),
+    }
+}
+
 /// Who deletes a job may not know that its pods stay.
 fn warn_of_orphans(call: &Call, served: &Served, options: &DeleteOptions) {
     if options.propagation.is_none() && (&*served.stored.group, &*served.stored.plural) == ("batch", "jobs") {
@@ -208,6 +217,9 @@ async fn run(
                 match &new {
                     Some(new) => hooks::after_update(call, served, new, &old),
                     None => hooks::after_delete(call, served, &old),
+                }
+                if gone && (&*stored.group, &*stored.plural) == ("", "services") {
+                    delete_endpoints(call, key).await;
                 }
                 return Ok(Deleted { bytes, gone, uid });
             }
