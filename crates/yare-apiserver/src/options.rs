@@ -122,11 +122,7 @@ impl ListOptions {
                 ));
             }
             if self.version_match == VersionMatch::Unset {
-                errors.push(FieldError {
-                    // In this order, which no other list of values has.
-                    detail: "supported values: \"Exact\", \"NotOlderThan\", \"\"".into(),
-                    ..FieldError::not_supported(&path, raw_match, &[])
-                });
+                errors.push(FieldError::not_listed(&path, raw_match, &["Exact", "NotOlderThan", ""]));
             }
             if self.version_match == VersionMatch::Exact && self.resource_version == "0" {
                 errors.push(FieldError::forbidden(
@@ -418,7 +414,8 @@ impl DeleteOptions {
             Some("Background") => Some(Propagation::Background),
             Some("Foreground") => Some(Propagation::Foreground),
             Some(other) => {
-                errors.push(FieldError::not_supported(&path, other, &["Background", "Foreground", "Orphan"]));
+                let known = ["Foreground", "Background", "Orphan", "nil"];
+                errors.push(FieldError::not_listed(&path, other, &known));
                 None
             }
             None => orphan.map(|o| if o { Propagation::Orphan } else { Propagation::Background }),

@@ -46,6 +46,13 @@ pub fn prepare_for_status_update(new: &mut Value, old: &Value) {
     }
 }
 
+/// Restores the metadata that clients own.
+pub fn restore_client_metadata(new: &mut Value, old: &Value) {
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        new.copy_from(old, &format!("metadata.{field}"));
+    }
+}
+
 /// `metadata.generation` of `old`, plus one.
 pub fn bump_generation(new: &mut Value, old: &Value) {
     new.set("metadata.generation", old.int_at("metadata.generation") + 1);

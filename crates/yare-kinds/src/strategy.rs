@@ -73,6 +73,9 @@ pub trait Strategy: Sync + Send {
     /// metadata).
     fn prepare_for_status_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
         crate::meta::prepare_for_status_update(new, old);
+        if self.status_leaves_metadata() {
+            crate::meta::restore_client_metadata(new, old);
+        }
     }
 
     /// Errors of a new object, beyond its metadata.
@@ -160,6 +163,11 @@ pub trait Strategy: Sync + Send {
 
     /// Whether the kind has a `status` subresource whose field the main resource must not write.
     fn has_status(&self) -> bool {
+        false
+    }
+
+    /// Whether an update of `status` cannot write metadata: labels, annotations, finalizers and owners stay.
+    fn status_leaves_metadata(&self) -> bool {
         false
     }
 

@@ -320,7 +320,7 @@ fn check_one_of(errs: &mut Errors, path: &Path<'_>, value: &str, allowed: &[&str
     if value.is_empty() {
         errs.required(path, "");
     } else if !allowed.contains(&value) {
-        errs.0.push(FieldError::not_supported(path, value, allowed));
+        errs.0.push(FieldError::not_listed(path, value, allowed));
     }
 }
 
@@ -385,7 +385,7 @@ mod tests {
             ),
             (
                 "\n- {type: Webhook, name: w, webhook: {timeout: 31s, failurePolicy: X, subjectAccessReviewVersion: v2, connectionInfo: {type: KubeConfigFile, kubeConfigFile: a}}}",
-                r#"[authorizers[0].timeout: Invalid value: "31s": must be > 0s and <= 30s, authorizers[0].subjectAccessReviewVersion: Unsupported value: "v2": supported values: "v1", "v1beta1", authorizers[0].failurePolicy: Unsupported value: "X": supported values: "Deny", "NoOpinion", authorizers[0].connectionInfo.kubeConfigFile: Invalid value: "a": must be an absolute path]"#,
+                r#"[authorizers[0].timeout: Invalid value: "31s": must be > 0s and <= 30s, authorizers[0].subjectAccessReviewVersion: Unsupported value: "v2": supported values: "v1", "v1beta1", authorizers[0].failurePolicy: Unsupported value: "X": supported values: "NoOpinion", "Deny", authorizers[0].connectionInfo.kubeConfigFile: Invalid value: "a": must be an absolute path]"#,
             ),
         ] {
             assert_eq!(parse(text).unwrap_err(), error, "{text}");

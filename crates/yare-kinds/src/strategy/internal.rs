@@ -35,6 +35,10 @@ impl Strategy for StorageVersion {
         true
     }
 
+    fn status_leaves_metadata(&self) -> bool {
+        true
+    }
+
     fn allow_unconditional_update(&self) -> bool {
         false
     }
@@ -242,6 +246,10 @@ impl Strategy for StorageVersionMigration {
     }
 
     fn has_status(&self) -> bool {
+        true
+    }
+
+    fn status_leaves_metadata(&self) -> bool {
         true
     }
 

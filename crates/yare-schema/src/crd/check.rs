@@ -210,7 +210,7 @@ fn typed_as(s: Keywords<'_>, keyword: &str, wanted: &str, path: &Path<'_>, error
 
 fn one_of(s: Keywords<'_>, keyword: &str, allowed: &[&str], path: &Path<'_>, errors: &mut Vec<FieldError>) {
     if s.get(keyword).is_some() && !allowed.contains(&s.text(keyword)) {
-        errors.push(FieldError::not_supported(&path.child(keyword), s.text(keyword), allowed));
+        errors.push(FieldError::not_listed(&path.child(keyword), s.text(keyword), allowed));
     }
 }
 

@@ -317,7 +317,7 @@ fn check_enum(allowed: &[Value], value: &Value, path: &Path<'_>, errors: &mut Ve
     let texts: Vec<String> =
         allowed.iter().map(|a| a.as_str().map_or_else(|| a.to_string(), str::to_owned)).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    errors.push(FieldError::not_supported(path, value.clone(), &texts));
+    errors.push(FieldError::not_listed(path, value.clone(), &texts));
 }
 
 fn check_string(

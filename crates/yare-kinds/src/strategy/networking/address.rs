@@ -95,6 +95,10 @@ impl Strategy for ServiceCidr {
     fn has_status(&self) -> bool {
         true
     }
+
+    fn status_leaves_metadata(&self) -> bool {
+        true
+    }
 }
 
 fn check_cidrs(errs: &mut Errors, path: &Path<'_>, range: &Value) {

@@ -129,6 +129,10 @@ impl Strategy for PodGroup {
     fn has_status(&self) -> bool {
         true
     }
+
+    fn status_leaves_metadata(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
