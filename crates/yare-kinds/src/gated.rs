@@ -85,11 +85,8 @@ const TABLE: &[Row] = &[
         ],
     ),
     row("ContainerStopSignals", PodSpec, &["containers*[].lifecycle.stopSignal"]),
-    row(
-        "CoordinatedLeaderElection",
-        In("coordination.k8s.io", "leases", "spec"),
-        &["strategy", "preferredHolder"],
-    ),
+    row("CoordinatedLeaderElection", In("coordination.k8s.io", "leases", "spec"), &["strategy"]),
+    row("CoordinatedLeaderElection", In("coordination.k8s.io", "leases", "spec"), &["preferredHolder"]),
     row("DRAConsumableCapacity", CLAIM, CAPACITY),
     row("DRAConsumableCapacity", CLAIM_TEMPLATE, CAPACITY),
     row(

@@ -146,6 +146,20 @@ pub fn check_old_cidr(errs: &mut Errors, path: &Path<'_>, value: &str, old: &[&s
     }
 }
 
+/// An address of an interface with the length of its network's prefix, in canonical form.
+pub fn check_interface_address(errs: &mut Errors, path: &Path<'_>, value: &str) {
+    let Some((ip, bits)) = parse_cidr_sloppy(value) else {
+        let detail = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+        return errs.invalid(path, value, detail);
+    };
+    // "::ffff:192.168.0.1/120" is "192.168.0.1/24".
+    let bits = if is_mapped(ip) && bits > 32 { bits.saturating_sub(96) } else { bits };
+    let form = format!("{}/{bits}", canonical(ip));
+    if value != form {
+        errs.invalid(path, value, format!("must be in canonical form ({form:?})"));
+    }
+}
+
 /// [`check_ip`] for ranges.
 pub fn check_cidr(errs: &mut Errors, path: &Path<'_>, value: &str) {
     let before = errs.len();

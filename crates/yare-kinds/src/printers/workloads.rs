@@ -319,7 +319,7 @@ pub const PRIORITY_CLASS: Printer = Printer {
         integer("Value", "The priority."),
         boolean("Global-Default", "Whether pods without a class get this one."),
         AGE,
-        text("PreemptionPolicy", "Whether pods of the class may preempt others.").wide(),
+        text("PreemptionPolicy", "Whether pods of the class may preempt others."),
     ],
     row: |o, now_s| {
         cells![

@@ -110,9 +110,7 @@ fn check_selector(errs: &mut Errors, path: &Path<'_>, selector: &Value, is_label
     for (i, requirement) in requirements.iter().enumerate() {
         let p = list.index(i);
         let key = requirement.str_at("key");
-        if is_label {
-            errs.each(&p.child("key"), key, names::qualified_name(key));
-        } else if key.is_empty() {
+        if !is_label && key.is_empty() {
             errs.required(&p.child("key"), "must be specified");
         }
         let values = requirement.strings("values");
@@ -126,6 +124,13 @@ fn check_selector(errs: &mut Errors, path: &Path<'_>, selector: &Value, is_label
             ),
             // An unknown operator selects nothing less, which is the safe reading for an authorizer.
             _ => {}
+        }
+        if is_label {
+            errs.each(&p.child("key"), key, names::qualified_name(key));
+            let list = p.child("values");
+            for (i, value) in values.iter().enumerate() {
+                errs.each(&list.index(i), *value, names::label_value(value));
+            }
         }
     }
 }

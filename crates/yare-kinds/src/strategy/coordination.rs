@@ -6,8 +6,8 @@ use yare_schema::field::{FieldError, Path};
 use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
-    meta, names,
-    view::{View, ViewMut},
+    names,
+    view::View,
 };
 
 /// `Lease`
@@ -17,27 +17,10 @@ pub const LEASE: &dyn Strategy = &Lease;
 pub const LEASE_CANDIDATE: &dyn Strategy = &LeaseCandidate;
 
 const OLDEST: &str = "OldestEmulationVersion";
-/// Fields of coordinated leader election, which is off by default: they stay only where they are in use.
-const COORDINATED: [&str; 2] = ["spec.strategy", "spec.preferredHolder"];
 
 struct Lease;
 
 impl Strategy for Lease {
-    fn prepare_for_create(&self, lease: &mut Value, _ctx: &Context<'_>) {
-        for field in COORDINATED {
-            lease.remove(field);
-        }
-    }
-
-    fn prepare_for_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
-        meta::prepare_for_update(new, old, false, false);
-        for field in COORDINATED {
-            if !old.has(field) {
-                new.remove(field);
-            }
-        }
-    }
-
     fn validate(&self, lease: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), lease.at("spec"));

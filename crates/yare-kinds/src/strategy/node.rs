@@ -54,11 +54,10 @@ impl Strategy for RuntimeClass {
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        // Upstream does not say which label.
         let labels = new.entries("scheduling.nodeSelector");
         labels
-            .filter_map(|(key, _)| {
-                Some(format!("scheduling.nodeSelector[{key}]: {}", deprecated_label(key)?))
-            })
+            .filter_map(|(key, _)| Some(format!("scheduling.nodeSelector: {}", deprecated_label(key)?)))
             .collect()
     }
 

@@ -3,7 +3,10 @@
 //! Whether a user may grant what a role holds is the authorizer's question, not asked here.
 
 use serde_json::Value;
-use yare_schema::field::{FieldError, Path};
+use yare_schema::{
+    field::{FieldError, Path},
+    selector::LabelSelector,
+};
 
 use super::{Context, Strategy};
 use crate::{
@@ -49,7 +52,11 @@ impl Strategy for Role {
                 );
             }
             for (i, selector) in selectors.iter().enumerate() {
-                errs.extend(validate_label_selector(selector, &list.index(i)));
+                let path = list.index(i);
+                errs.extend(validate_label_selector(selector, &path));
+                if LabelSelector::from_object(selector).is_err() {
+                    errs.invalid(&path, Value::Null, "invalid label selector.");
+                }
             }
         }
         errs
@@ -108,7 +115,7 @@ impl Strategy for RoleBinding {
         let (path, role) = (Path::new("roleRef"), binding.at("roleRef"));
         errs.one_of(&path.child("apiGroup"), role.str_at("apiGroup"), &[GROUP]);
         let kinds: &[&str] = if self.namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
-        errs.one_of(&path.child("kind"), role.str_at("kind"), kinds);
+        errs.one_listed(&path.child("kind"), role.str_at("kind"), kinds);
         errs.name(&path.child("name"), role.str_at("name"), names::path_segment);
         let list = Path::new("subjects");
         for (i, subject) in binding.items("subjects").iter().enumerate() {
@@ -150,7 +157,7 @@ impl RoleBinding {
                 }
             }
             "User" | "Group" => errs.one_of(&path.child("apiGroup"), group, &[GROUP]),
-            kind => errs.one_of(&path.child("kind"), kind, &["ServiceAccount", "User", "Group"]),
+            kind => errs.one_listed(&path.child("kind"), kind, &["ServiceAccount", "User", "Group"]),
         }
     }
 }
@@ -230,7 +237,7 @@ mod tests {
                     json!({"subjects": [{"kind": "ServiceAccount", "name": "s"}, {"kind": "X", "name": "x"}]}),
                     &[
                         "subjects[0].namespace: Required value",
-                        "subjects[1].kind: Unsupported value: \"X\": supported values: \"Group\", \"ServiceAccount\", \"User\"",
+                        "subjects[1].kind: Unsupported value: \"X\": supported values: \"ServiceAccount\", \"User\", \"Group\"",
                     ],
                 ),
             ],

@@ -54,7 +54,8 @@ impl Strategy for PriorityClass {
             errs.forbidden(&Path::new("value"), detail);
         }
         if let Some(policy) = class.str_opt("preemptionPolicy") {
-            errs.required_one_of(&Path::new("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
+            let policies = ["PreemptLowerPriority", "Never"];
+            errs.required_one_listed(&Path::new("preemptionPolicy"), policy, &policies);
         }
         errs
     }

@@ -145,6 +145,6 @@ fn check_strategy(errs: &mut Errors, path: &Path<'_>, strategy: &Value) {
                 _ => {}
             }
         }
-        _ => errs.push(FieldError::not_supported(path, strategy.clone(), &["RollingUpdate", "OnDelete"])),
+        _ => errs.push(FieldError::not_listed(path, strategy.clone(), &["RollingUpdate", "OnDelete"])),
     }
 }

@@ -108,7 +108,7 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     if let Some(selector) =
         check_selector(errs, &path.child("selector"), selector, "deployment", "invalid label selector")
     {
-        if !selector.is_empty() && !selector.is_nothing() {
+        if !selector.is_empty() {
             check_match(errs, &p, &selector, template);
         }
         check_endless_template(errs, &p, template, "ReplicaSet");

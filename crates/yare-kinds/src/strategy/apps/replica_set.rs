@@ -33,7 +33,7 @@ impl Strategy for ReplicaSet {
         if let Some(selector) =
             check_selector(&mut errs, &shown, spec.at("selector"), "deployment", "invalid label selector")
         {
-            if !selector.is_empty() && !selector.is_nothing() {
+            if !selector.is_empty() {
                 check_match(&mut errs, &p, &selector, template);
             }
             check_endless_template(&mut errs, &p, template, "ReplicaSet");

@@ -9,7 +9,7 @@ use crate::{
     check::{Check, Errors},
     meta::{self, validate_annotations, validate_labels},
     names,
-    pod::{defaults, spec as pod_spec},
+    pod::{defaults, spec as pod_spec, warnings},
     strategy::{
         Context, Strategy,
         core::claim,
@@ -25,7 +25,8 @@ use crate::{
 pub(super) struct StatefulSet;
 
 const DEFAULT_HISTORY: i64 = 10;
-const MAX_UNAVAILABLE: &str = "spec.updateStrategy.rollingUpdate.maxUnavailable";
+/// With this feature, updates may take down several pods at a time.
+const MAX_UNAVAILABLE_GATE: &str = "MaxUnavailableStatefulSet";
 /// What of the specification an update may change.
 const MUTABLE: &[&str] = &[
     "replicas",
@@ -74,17 +75,14 @@ impl Strategy for StatefulSet {
         }
     }
 
-    fn prepare_for_create(&self, object: &mut Value, _ctx: &Context<'_>) {
+    fn prepare_for_create(&self, object: &mut Value, ctx: &Context<'_>) {
         object.remove("status");
         object.set("metadata.generation", 1);
-        object.remove(MAX_UNAVAILABLE);
+        default_max_unavailable(object, ctx);
     }
 
-    fn prepare_for_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
-        // The feature behind this field is off by default: it stays only where it is in use.
-        if !old.has(MAX_UNAVAILABLE) {
-            new.remove(MAX_UNAVAILABLE);
-        }
+    fn prepare_for_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
+        default_max_unavailable(new, ctx);
         meta::prepare_for_update(new, old, true, true);
     }
 
@@ -148,6 +146,13 @@ impl Strategy for StatefulSet {
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         let mut out = template_warnings(new, old);
+        for (i, template) in new.items("spec.volumeClaimTemplates").iter().enumerate() {
+            // Upstream's path differs in updates, and names no field of the API in either.
+            let list = Path::new("spec.volumeClaimTemplates");
+            let at = list.index(i);
+            let at = if old.is_some() { at.child("Spec") } else { at };
+            warnings::claim(&mut out, &at, template.at("spec"));
+        }
         if new.int_at("spec.revisionHistoryLimit") < 0 {
             out.push(
                 "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
@@ -170,6 +175,16 @@ impl Strategy for StatefulSet {
     }
 }
 
+/// A default that comes with a feature.
+fn default_max_unavailable(object: &mut Value, ctx: &Context<'_>) {
+    if ctx.gates.is_on(MAX_UNAVAILABLE_GATE)
+        && object.str_at("spec.updateStrategy.type") == "RollingUpdate"
+        && let Some(rolling) = object.at_mut("spec.updateStrategy.rollingUpdate")
+    {
+        rolling.default_absent("maxUnavailable", 1);
+    }
+}
+
 fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, spared: Spared) {
     let policy = spec.str_at("podManagementPolicy");
     match policy {
@@ -182,7 +197,7 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, spared: Spared) 
     if spec.has("persistentVolumeClaimRetentionPolicy") {
         for when in ["whenDeleted", "whenScaled"] {
             let policy = spec.at("persistentVolumeClaimRetentionPolicy").str_at(when);
-            errs.one_of(&retention.child(when), policy, &["Retain", "Delete"]);
+            errs.one_listed(&retention.child(when), policy, &["Retain", "Delete"]);
         }
     }
     if !spared.claims {
@@ -200,7 +215,7 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, spared: Spared) 
     if let Some(selector) =
         check_selector(errs, &path.child("selector"), spec.at("selector"), "statefulset", "")
     {
-        if !selector.is_empty() && !selector.is_nothing() {
+        if !selector.is_empty() {
             check_match(errs, &p, &selector, template);
         }
         let seen = as_the_controller_makes_it(spec);

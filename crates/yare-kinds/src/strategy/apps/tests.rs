@@ -80,7 +80,13 @@ fn validation() {
                 json!({"spec": {"replicas": -1}}),
                 &["spec.replicas: Invalid value: -1: must be greater than or equal to 0"],
             ),
-            (json!({"spec": {"selector": null}}), &["spec.selector: Required value"]),
+            (
+                json!({"spec": {"selector": null}}),
+                &[
+                    "spec.selector: Required value",
+                    "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template `labels`",
+                ],
+            ),
             (
                 json!({"spec": {"selector": {"matchLabels": null}}}),
                 &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],

@@ -102,7 +102,7 @@ fn check_spec(errs: &mut Errors, spec: &Value, old: Option<&Value>) {
         errs.invalid(&p.child("selector"), job.at("selector").clone(), "`selector` will be auto-generated");
     }
     if job.bool_at("manualSelector") {
-        errs.push(FieldError::not_supported(&p.child("manualSelector"), true, &["nil", "false"]));
+        errs.push(FieldError::not_listed(&p.child("manualSelector"), true, &["nil", "false"]));
     }
     check_counts(errs, &path, spec, &["successfulJobsHistoryLimit", "failedJobsHistoryLimit"]);
 }

@@ -3,6 +3,8 @@
 //! The selector is generated from the job's own UID and name, which the API server has set before it
 //! prepares the object.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value, json};
 use yare_schema::{
     features::Gates,
@@ -77,7 +79,9 @@ impl Strategy for Job {
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let labels = old.at("spec.template.metadata.labels");
-        check(&mut errs, new, labels.get(NAME).is_some() && labels.get(UID).is_some());
+        let twice = check(&mut errs, new, labels.get(NAME).is_some() && labels.get(UID).is_some());
+        // Upstream judges the specification as a part of the job and as a part of the update.
+        errs.extend_from_within(twice);
         let path = Path::new("spec");
         let (now, before) = (new.at("spec"), old.at("spec"));
         check_completions(&mut errs, &path, now, before);
@@ -129,8 +133,10 @@ fn generate_selector(job: &mut Value) {
     job.set("spec.selector.matchLabels", selected);
 }
 
-fn check(errs: &mut Errors, job: &Value, prefixed: bool) {
+/// Where in `errs` those of the specification are.
+fn check(errs: &mut Errors, job: &Value, prefixed: bool) -> Range<usize> {
     check_generated(errs, job, prefixed);
+    let start = errs.len();
     let (path, spec) = (Path::new("spec"), job.at("spec"));
     job_spec::check(errs, &path, spec);
     let selector = spec.at("selector");
@@ -142,6 +148,7 @@ fn check(errs: &mut Errors, job: &Value, prefixed: bool) {
     if let Ok(selector) = LabelSelector::from_object(selector) {
         check_match(errs, &path.child("template"), &selector, spec.at("template"));
     }
+    let of_spec = start..errs.len();
     if is_indexed(spec)
         && let Some(last) = spec.int_opt("completions").filter(|c| *c > 0)
     {
@@ -152,6 +159,7 @@ fn check(errs: &mut Errors, job: &Value, prefixed: bool) {
             errs.invalid(&Path::new("metadata.name"), name, detail);
         }
     }
+    of_spec
 }
 
 /// A selector that is not the user's own has to be the generated one, or it could take other jobs' pods.

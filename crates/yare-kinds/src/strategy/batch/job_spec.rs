@@ -69,7 +69,7 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         check_length(errs, &path.child("managedBy"), manager, MAX_MANAGED_BY);
     }
     if let Some(mode) = spec.str_opt("completionMode") {
-        errs.one_of(&path.child("completionMode"), mode, &["NonIndexed", "Indexed"]);
+        errs.one_listed(&path.child("completionMode"), mode, &["NonIndexed", "Indexed"]);
     }
     if is_indexed(spec) {
         check_indexed(errs, path, spec);
@@ -104,7 +104,7 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         "OnFailure" if spec.has("podFailurePolicy") => {
             errs.invalid(&p, "OnFailure", "only \"Never\" is supported when podFailurePolicy is specified");
         }
-        policy => errs.one_of(&p, policy, &["OnFailure", "Never"]),
+        policy => errs.one_listed(&p, policy, &["OnFailure", "Never"]),
     }
 }
 

@@ -152,10 +152,6 @@ fn check_finished(errs: &mut Errors, path: &Path<'_>, job: &Value, changed: &Cha
             "must be empty for finished job",
         );
     }
-    let terminating = status.int_at("terminating");
-    if terminating > 0 && (now || changed.field("terminating")) {
-        errs.invalid(&path.child("terminating"), terminating, "terminating>0 is invalid for finished job");
-    }
 }
 
 fn check_indexes(errs: &mut Errors, path: &Path<'_>, job: &Value, changed: &Changed<'_>) {
@@ -201,6 +197,10 @@ fn check_indexes(errs: &mut Errors, path: &Path<'_>, job: &Value, changed: &Chan
 }
 
 fn check_more(errs: &mut Errors, path: &Path<'_>, job: &Value, changed: &Changed<'_>) {
+    let terminating = job.int_at("status.terminating");
+    if terminating > 0 && is_finished(job) && (changed.finished() || changed.field("terminating")) {
+        errs.invalid(&path.child("terminating"), terminating, "terminating>0 is invalid for finished job");
+    }
     let ready = job.int_at("status.ready");
     if ready > job.int_at("status.active") && (changed.field("ready") || changed.field("active")) {
         errs.invalid(&path.child("ready"), ready, "cannot set more ready pods than active");

@@ -173,7 +173,7 @@ fn cron_jobs() {
             (
                 json!({"spec": {"jobTemplate": {"spec": {"manualSelector": true}}}}),
                 &[
-                    "spec.jobTemplate.spec.manualSelector: Unsupported value: true: supported values: \"false\", \"nil\"",
+                    "spec.jobTemplate.spec.manualSelector: Unsupported value: true: supported values: \"nil\", \"false\"",
                 ],
             ),
         ],

@@ -48,7 +48,7 @@ impl Strategy for Ingress {
                 .any(|tls| !secret_messages(tls.str_at("secretName")).is_empty()),
             wildcard_rules: old.items("spec.rules").iter().any(|rule| {
                 let mut errs = Errors::new();
-                check_http(&mut errs, &Path::ROOT, rule.at("http"), true);
+                check_http(&mut errs, &Path::ROOT, rule.at("http"), false);
                 rule.str_at("host").contains('*') && !errs.is_empty()
             }),
             relaxed_services: ctx.gates.is_on(RELAXED) || has_relaxed_service(old.at("spec")),
@@ -89,6 +89,20 @@ impl Strategy for Ingress {
             )];
         }
         Vec::new()
+    }
+
+    fn subresource_warnings(&self, subresource: &str, new: &Value) -> Vec<String> {
+        let mut out = Vec::new();
+        if subresource == "status" {
+            let list = Path::new("status.loadBalancer.ingress");
+            for (i, point) in new.items("status.loadBalancer.ingress").iter().enumerate() {
+                let ip = point.str_at("ip");
+                if !ip.is_empty() {
+                    out.extend(net::ip_warnings(&list.index(i), ip));
+                }
+            }
+        }
+        out
     }
 
     fn has_status(&self) -> bool {

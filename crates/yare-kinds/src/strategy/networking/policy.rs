@@ -108,13 +108,13 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, before: &[&str])
         return errs.invalid(&p, types, "may not specify more than two policyTypes");
     }
     for (i, kind) in types.iter().enumerate() {
-        errs.one_of(&p.index(i), kind, &["Ingress", "Egress"]);
+        errs.one_listed(&p.index(i), kind, &["Ingress", "Egress"]);
     }
 }
 
 fn check_port(errs: &mut Errors, path: &Path<'_>, port: &Value) {
     if let Some(protocol) = port.str_opt("protocol") {
-        errs.one_of(&path.child("protocol"), protocol, &["TCP", "UDP", "SCTP"]);
+        errs.one_listed(&path.child("protocol"), protocol, &["TCP", "UDP", "SCTP"]);
     }
     let (p, end_path) = (path.child("port"), path.child("endPort"));
     let end = port.int_opt("endPort");

@@ -125,7 +125,7 @@ fn policies() {
             ),
             (
                 json!({"spec": {"policyTypes": ["X"]}}),
-                &["spec.policyTypes[0]: Unsupported value: \"X\": supported values: \"Egress\", \"Ingress\""],
+                &["spec.policyTypes[0]: Unsupported value: \"X\": supported values: \"Ingress\", \"Egress\""],
             ),
         ],
     );
