@@ -119,5 +119,5 @@ macro_rules! tables {
 
 tables! {
     claim node others pod_changes pod_spec service volume
-    apps batch networking runtime_class
+    admission apps batch flowcontrol networking runtime_class storage
 }

@@ -80,7 +80,7 @@ impl Strategy for ApiService {
         let path = path.child("conditions");
         for (i, condition) in new.items("status.conditions").iter().enumerate() {
             let p = path.index(i);
-            errs.one_of(&p.child("status"), condition.str_at("status"), &["True", "False", "Unknown"]);
+            errs.one_listed(&p.child("status"), condition.str_at("status"), &["True", "False", "Unknown"]);
         }
         errs
     }
@@ -103,7 +103,9 @@ fn check_service(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
     let insecure_path = path.child("insecureSkipTLSVerify");
     if !spec.has("service") {
         if spec.is_set("caBundle") {
-            let shown = format!("{} bytes", spec.str_at("caBundle").len() / 4 * 3);
+            let encoded = spec.str_at("caBundle");
+            let padding = encoded.len() - encoded.trim_end_matches('=').len();
+            let shown = format!("{} bytes", encoded.len() / 4 * 3 - padding.min(2));
             errs.invalid(&path.child("caBundle"), shown, "local APIServices may not have a caBundle");
         }
         if insecure {

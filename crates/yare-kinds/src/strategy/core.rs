@@ -20,7 +20,7 @@ mod quota;
 mod replication;
 pub mod service;
 mod tls;
-mod volume;
+pub mod volume;
 
 /// `ComponentStatus`
 pub const COMPONENT_STATUS: &dyn Strategy = &Flags::new();

@@ -2,14 +2,17 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
-use yare_schema::field::{FieldError, Path};
+use serde_json::{Value, json};
+use yare_schema::{
+    field::{FieldError, Path},
+    goprint,
+};
 
 use super::{Context, Strategy};
 use crate::{
-    check::{Check, Errors},
+    check::{Check, Errors, annotation},
     names,
-    view::{View, ViewMut},
+    view::{View, ViewMut, same},
 };
 
 /// `FlowSchema`
@@ -23,6 +26,9 @@ const MAX_QUEUES: i64 = 10_000_000;
 /// What one hash of a flow gives to draw its hand of queues from.
 const MAX_HASH_BITS: f64 = 60.0;
 const EXEMPT: &str = "exempt";
+const CATCH_ALL: &str = "catch-all";
+/// An annotation that converted objects between versions that are no longer served.
+const PRESERVE_ZERO: &str = "flowcontrol.k8s.io/v1beta3-preserve-zero-concurrency-shares";
 const VERBS: &[&str] =
     &["get", "list", "create", "update", "delete", "deletecollection", "patch", "watch", "proxy"];
 
@@ -48,11 +54,11 @@ impl Strategy for FlowSchema {
         }
         if spec.has("distinguisherMethod") {
             let p = path.child("distinguisherMethod");
-            errs.one_of(
-                &p.child("type"),
-                spec.str_at("distinguisherMethod.type"),
-                &["ByNamespace", "ByUser"],
-            );
+            let (kind, known) = (spec.str_at("distinguisherMethod.type"), ["ByNamespace", "ByUser"]);
+            if !known.contains(&kind) {
+                let error = FieldError::not_listed(&p.child("type"), kind, &known);
+                errs.push(error.showing(format!("{{\"Type\":{}}}", goprint::quote(kind))));
+            }
         }
         let p = path.child("priorityLevelConfiguration");
         match spec.str_at("priorityLevelConfiguration.name") {
@@ -62,6 +68,10 @@ impl Strategy for FlowSchema {
         let p = path.child("rules");
         for (i, rule) in spec.items("rules").iter().enumerate() {
             check_rule(&mut errs, &p.index(i), rule);
+        }
+        let name = object.str_at("metadata.name");
+        if mandatory_schema(name).is_some_and(|fixed| !same(&fixed, spec)) {
+            errs.invalid(&path, spec.clone(), format!("spec of '{name}' must equal the fixed value"));
         }
         check_conditions(&mut errs, object);
         errs
@@ -80,6 +90,31 @@ impl Strategy for FlowSchema {
     fn has_generation(&self) -> bool {
         true
     }
+}
+
+/// The specification that every cluster's schema of this name has.
+fn mandatory_schema(name: &str) -> Option<Value> {
+    let (precedence, method, groups): (_, _, &[&str]) = match name {
+        EXEMPT => (1, Value::Null, &["system:masters"]),
+        CATCH_ALL => {
+            (MAX_PRECEDENCE, json!({"type": "ByUser"}), &["system:unauthenticated", "system:authenticated"])
+        }
+        _ => return None,
+    };
+    let subjects: Vec<Value> =
+        groups.iter().map(|group| json!({"kind": "Group", "group": {"name": group}})).collect();
+    Some(json!({
+        "matchingPrecedence": precedence,
+        "priorityLevelConfiguration": {"name": name},
+        "distinguisherMethod": method,
+        "rules": [{
+            "subjects": subjects,
+            "resourceRules": [{
+                "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"],
+            }],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+        }],
+    }))
 }
 
 fn check_conditions(errs: &mut Errors, object: &Value) {
@@ -241,6 +276,12 @@ impl Strategy for PriorityLevelConfiguration {
 
     fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
+        if annotation(object, PRESERVE_ZERO).is_some() {
+            errs.forbidden(
+                &Path::new("metadata.annotations"),
+                format!("annotation '{PRESERVE_ZERO}' is forbidden"),
+            );
+        }
         let spec = object.at("spec");
         let path = Path::new("spec");
         let kind = spec.str_at("type");
@@ -254,6 +295,7 @@ impl Strategy for PriorityLevelConfiguration {
                     errs.forbidden(&limited, "must be nil if the type is not Limited");
                 }
                 check_shares(&mut errs, &exempt, spec.at("exempt"));
+                check_lendable(&mut errs, &exempt, spec.at("exempt"));
             }
             "Limited" => {
                 if spec.has("exempt") {
@@ -267,6 +309,7 @@ impl Strategy for PriorityLevelConfiguration {
             }
             _ => errs.one_of(&path.child("type"), kind, &["Exempt", "Limited"]),
         }
+        check_mandatory_level(&mut errs, &path, object.str_at("metadata.name"), spec);
         check_conditions(&mut errs, object);
         errs
     }
@@ -286,11 +329,34 @@ impl Strategy for PriorityLevelConfiguration {
     }
 }
 
+/// Levels that every cluster has are as they are, but for what the exempt one lends.
+fn check_mandatory_level(errs: &mut Errors, path: &Path<'_>, name: &str, spec: &Value) {
+    let (fixed, but) = match name {
+        EXEMPT => {
+            let fixed = json!({"type": "Exempt", "exempt": spec.at("exempt")});
+            (fixed, " except the 'spec.exempt' field")
+        }
+        CATCH_ALL => {
+            let limited = json!({
+                "nominalConcurrencyShares": 5, "lendablePercent": 0, "limitResponse": {"type": "Reject"},
+            });
+            (json!({"type": "Limited", "limited": limited}), "")
+        }
+        _ => return,
+    };
+    if !same(&fixed, spec) {
+        errs.invalid(path, spec.clone(), format!("spec of '{name}'{but} must equal the fixed value"));
+    }
+}
+
 fn check_shares(errs: &mut Errors, path: &Path<'_>, level: &Value) {
     let shares = level.int_at("nominalConcurrencyShares");
     if shares < 0 {
         errs.invalid(&path.child("nominalConcurrencyShares"), shares, "must be a non-negative integer");
     }
+}
+
+fn check_lendable(errs: &mut Errors, path: &Path<'_>, level: &Value) {
     errs.in_range(&path.child("lendablePercent"), level.int_at("lendablePercent"), 0, 100);
 }
 
@@ -310,6 +376,7 @@ fn check_limited(errs: &mut Errors, path: &Path<'_>, limited: &Value) {
         ("Reject", false) => {}
         (kind, _) => errs.one_of(&p.child("type"), kind, &["Queue", "Reject"]),
     }
+    check_lendable(errs, path, limited);
     if limited.int_at("borrowingLimitPercent") < 0 {
         errs.invalid(
             &path.child("borrowingLimitPercent"),

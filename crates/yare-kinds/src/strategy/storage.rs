@@ -5,6 +5,7 @@ use super::Strategy;
 mod attachment;
 mod class;
 mod csi;
+mod inline;
 #[cfg(test)]
 mod tests;
 

@@ -5,9 +5,13 @@ use std::collections::HashSet;
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::rules::{
-    Before, FAILURE_POLICIES, REINVOCATION_POLICIES, check_conditions, check_expression,
-    check_match_resources, default_match,
+use super::{
+    check_static_name,
+    rules::{
+        Before, FAILURE_POLICIES, REINVOCATION_POLICIES, check_conditions, check_expression,
+        check_match_resources, default_match,
+    },
+    static_name_warnings,
 };
 use crate::{
     check::{Check, Errors},
@@ -37,12 +41,18 @@ impl Strategy for Policy {
         }
     }
 
-    fn validate(&self, policy: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        self.check(policy, None)
+    fn validate(&self, policy: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.check(policy, None);
+        check_static_name(&mut errs, policy, ctx);
+        errs
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         self.check(new, Some(old))
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        static_name_warnings(new)
     }
 
     fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
@@ -60,6 +70,10 @@ impl Strategy for Policy {
 
     fn has_status(&self) -> bool {
         !self.mutating
+    }
+
+    fn status_leaves_metadata(&self) -> bool {
+        true
     }
 
     fn has_generation(&self) -> bool {
@@ -352,7 +366,31 @@ impl Strategy for Binding {
         }
     }
 
-    fn validate(&self, binding: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate(&self, binding: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.check(binding);
+        check_static_name(&mut errs, binding, ctx);
+        errs
+    }
+
+    fn validate_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+        self.check(new)
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        static_name_warnings(new)
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+impl Binding {
+    fn check(&self, binding: &Value) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let (path, spec) = (Path::new("spec"), binding.at("spec"));
         errs.name(&path.child("policyName"), spec.str_at("policyName"), names::dns1123_subdomain);
@@ -370,14 +408,6 @@ impl Strategy for Binding {
             check_actions(&mut errs, &path.child("validationActions"), &spec.strings("validationActions"));
         }
         errs
-    }
-
-    fn has_generation(&self) -> bool {
-        true
-    }
-
-    fn allow_unconditional_update(&self) -> bool {
-        false
     }
 }
 
@@ -399,7 +429,7 @@ fn check_param_ref(errs: &mut Errors, path: &Path<'_>, reference: &Value) {
         errs.required(path, "one of name or selector must be specified");
     }
     let action = reference.str_at("parameterNotFoundAction");
-    errs.required_one_of(&path.child("parameterNotFoundAction"), action, &["Deny", "Allow"]);
+    errs.required_one_listed(&path.child("parameterNotFoundAction"), action, &["Deny", "Allow"]);
 }
 
 fn check_actions(errs: &mut Errors, path: &Path<'_>, actions: &[&str]) {

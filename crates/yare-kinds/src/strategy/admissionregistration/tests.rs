@@ -140,7 +140,7 @@ fn bindings() {
                 json!({"spec": {"paramRef": {"parameterNotFoundAction": "X"}}}),
                 &[
                     "spec.paramRef: Required value: one of name or selector must be specified",
-                    "spec.paramRef.parameterNotFoundAction: Unsupported value: \"X\": supported values: \"Allow\", \"Deny\"",
+                    "spec.paramRef.parameterNotFoundAction: Unsupported value: \"X\": supported values: \"Deny\", \"Allow\"",
                 ],
             ),
         ],

@@ -5,9 +5,13 @@ use std::collections::HashSet;
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
-use super::rules::{
-    Before, FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, SELECTORS, check_conditions, check_rule,
-    default_match,
+use super::{
+    check_static_name,
+    rules::{
+        Before, FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, SELECTORS, check_conditions,
+        check_rule, default_match,
+    },
+    static_name_warnings,
 };
 use crate::{
     check::{Check, Errors},
@@ -42,12 +46,18 @@ impl Strategy for WebhookConfiguration {
         }
     }
 
-    fn validate(&self, configuration: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        self.check(configuration, None)
+    fn validate(&self, configuration: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = self.check(configuration, None);
+        check_static_name(&mut errs, configuration, ctx);
+        errs
     }
 
     fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         self.check(new, Some(old))
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        static_name_warnings(new)
     }
 
     fn has_generation(&self) -> bool {

@@ -64,6 +64,10 @@ impl Strategy for PodCertificateRequest {
         true
     }
 
+    fn status_leaves_metadata(&self) -> bool {
+        true
+    }
+
     fn allow_unconditional_update(&self) -> bool {
         false
     }
@@ -259,7 +263,7 @@ fn check_status(new: &Value, old: &Value, ctx: &Context<'_>) -> Errors {
         let at = list.child(&place);
         let (kind, status) = (condition.str_at("type"), condition.str_at("status"));
         if !ENDS.contains(&kind) {
-            errs.one_of(&at.child("type"), kind, ENDS);
+            errs.one_listed(&at.child("type"), kind, ENDS);
             continue;
         }
         ends += 1;

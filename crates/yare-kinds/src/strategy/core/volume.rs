@@ -19,10 +19,10 @@ use crate::{
     view::{View, ViewMut, same},
 };
 
-pub struct PersistentVolume;
+pub(super) struct PersistentVolume;
 
 /// Every kind of storage, in the order in which upstream looks for them.
-const SOURCES: &[&str] = &[
+pub const SOURCES: &[&str] = &[
     "hostPath",
     "gcePersistentDisk",
     "awsElasticBlockStore",

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use yare_schema::field::{FieldError, Path};
 
+use super::inline;
 use crate::{
     check::{Check, Errors},
     names,
@@ -33,7 +34,11 @@ impl Strategy for VolumeAttachment {
                     "must specify non empty persistentVolumeName",
                 );
             }
-            _ => {}
+            (Some(_), false) => {}
+            (None, true) => {
+                let p = p.child("inlineVolumeSpec");
+                inline::check(&mut errs, &p, spec.at("source.inlineVolumeSpec"));
+            }
         }
         let node = spec.str_at("nodeName");
         errs.each(&path.child("nodeName"), node, names::dns1123_subdomain(node));
@@ -55,6 +60,10 @@ impl Strategy for VolumeAttachment {
     }
 
     fn has_status(&self) -> bool {
+        true
+    }
+
+    fn status_leaves_metadata(&self) -> bool {
         true
     }
 

@@ -16,8 +16,9 @@ use crate::{
 
 pub(super) struct CsiDriver;
 
-/// Of a feature that is off by default: it stays only where it is in use.
+/// A field with a default, which comes with a feature.
 const PREVENT: &str = "spec.preventPodSchedulingIfMissing";
+const PREVENT_GATE: &str = "VolumeLimitScaling";
 const MIN_TOKEN_S: i64 = 600;
 const MAX_TOKEN_S: i64 = 1 << 32;
 const MIN_UPDATE_PERIOD_S: i64 = 10;
@@ -33,14 +34,12 @@ impl Strategy for CsiDriver {
         driver.default_zero("spec.volumeLifecycleModes", json!(["Persistent"]));
     }
 
-    fn prepare_for_create(&self, driver: &mut Value, _ctx: &Context<'_>) {
-        driver.remove(PREVENT);
+    fn prepare_for_create(&self, driver: &mut Value, ctx: &Context<'_>) {
+        default_by_gate(driver, ctx);
     }
 
-    fn prepare_for_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
-        if !old.has(PREVENT) {
-            new.remove(PREVENT);
-        }
+    fn prepare_for_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
+        default_by_gate(new, ctx);
         meta::prepare_for_update(new, old, false, true);
     }
 
@@ -63,7 +62,7 @@ impl Strategy for CsiDriver {
         }
         check_token_requests(&mut errs, &path.child("tokenRequests"), spec.items("tokenRequests"));
         for mode in spec.strings("volumeLifecycleModes") {
-            errs.one_of(&path.child("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]);
+            errs.one_listed(&path.child("volumeLifecycleModes"), mode, &["Persistent", "Ephemeral"]);
         }
         if let Some(seconds) = spec.int_opt("nodeAllocatableUpdatePeriodSeconds")
             && seconds < MIN_UPDATE_PERIOD_S
@@ -114,6 +113,12 @@ impl Strategy for CsiDriver {
 
     fn allow_unconditional_update(&self) -> bool {
         false
+    }
+}
+
+fn default_by_gate(driver: &mut Value, ctx: &Context<'_>) {
+    if ctx.gates.is_on(PREVENT_GATE) {
+        driver.default_absent(PREVENT, false);
     }
 }
 
@@ -218,7 +223,8 @@ impl Strategy for CsiStorageCapacity {
         let mut out = Vec::new();
         for (i, requirement) in new.items("nodeTopology.matchExpressions").iter().enumerate() {
             if let Some(text) = deprecated_label(requirement.str_at("key")) {
-                out.push(format!("nodeTopology.matchExpressions[{i}].key: {text}"));
+                let key = requirement.str_at("key");
+                out.push(format!("nodeTopology.matchExpressions[{i}].key: {key} is {text}"));
             }
         }
         for (key, _) in new.entries("nodeTopology.matchLabels") {

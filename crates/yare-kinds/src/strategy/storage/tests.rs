@@ -95,7 +95,7 @@ fn csi() {
                 json!({"spec": {"volumeLifecycleModes": ["X"], "tokenRequests": [{"audience": "a", "expirationSeconds": 1}]}}),
                 &[
                     "spec.tokenRequests[0].expirationSeconds: Invalid value: 1: may not specify a duration less than 10 minutes",
-                    "spec.volumeLifecycleModes: Unsupported value: \"X\": supported values: \"Ephemeral\", \"Persistent\"",
+                    "spec.volumeLifecycleModes: Unsupported value: \"X\": supported values: \"Persistent\", \"Ephemeral\"",
                 ],
             ),
         ],
