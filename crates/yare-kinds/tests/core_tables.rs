@@ -119,5 +119,5 @@ macro_rules! tables {
 
 tables! {
     claim node others pod_changes pod_spec service volume
-    admission apps batch flowcontrol networking runtime_class storage
+    admission apps batch flowcontrol networking resource runtime_class storage
 }

@@ -1,7 +1,6 @@
 //! Strategies of the kinds of `resource.k8s.io` (dynamic resource allocation), in the shape of `v1`.
 //!
-//! Expressions of selectors are compiled, and their cost estimated, by the API server, which has the
-//! compiler; here only their length is looked at.
+//! Expressions of selectors are not compiled here, nor their cost estimated: only their length is looked at.
 
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
@@ -9,7 +8,7 @@ use yare_schema::field::{FieldError, Path};
 use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
-    names,
+    meta, names,
     pod::{resources::is_extended, volumes::check_template_meta},
     view::{View, ViewMut},
 };
@@ -17,12 +16,14 @@ use crate::{
 mod claims;
 mod pools;
 mod slice;
+mod status;
+mod taints;
 
 /// `DeviceClass`
 pub const DEVICE_CLASS: &dyn Strategy = &DeviceClass;
 
 /// `DeviceTaintRule`
-pub const DEVICE_TAINT_RULE: &dyn Strategy = &slice::DeviceTaintRule;
+pub const DEVICE_TAINT_RULE: &dyn Strategy = &taints::DeviceTaintRule;
 
 /// `ResourceClaim`
 pub const RESOURCE_CLAIM: &dyn Strategy = &ResourceClaim;
@@ -40,26 +41,35 @@ struct DeviceClass;
 
 impl Strategy for DeviceClass {
     fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        let path = Path::new("spec");
-        claims::check_selectors(&mut errs, &path.child("selectors"), object.items("spec.selectors"));
-        let list = path.child("config");
-        let configs = object.items("spec.config");
-        claims::at_most(&mut errs, &list, configs, 32);
-        for (i, config) in configs.iter().enumerate() {
-            claims::check_configuration(&mut errs, &list.index(i), config);
-        }
-        if let Some(name) = object.str_opt("spec.extendedResourceName")
-            && !is_extended(name)
-        {
-            errs.invalid(&path.child("extendedResourceName"), name, "must be a valid extended resource name");
-        }
-        errs
+        check_class(object, None)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+        check_class(new, Some(old))
     }
 
     fn has_generation(&self) -> bool {
         true
     }
+}
+
+fn check_class(class: &Value, old: Option<&Value>) -> Errors {
+    const MAX_CONFIGS: usize = 32;
+    let mut errs = Errors::new();
+    let path = Path::new("spec");
+    claims::check_selectors(&mut errs, &path.child("selectors"), class.items("spec.selectors"));
+    let (list, configs) = (path.child("config"), class.items("spec.config"));
+    claims::at_most(&mut errs, &list, configs, MAX_CONFIGS);
+    let before = old.map(|old| (class.at("spec.config"), old.at("spec.config")));
+    for (i, config) in configs.iter().enumerate().filter(|_| configs.len() <= MAX_CONFIGS) {
+        claims::check_configuration(&mut errs, &list.index(i), config, before);
+    }
+    if let Some(name) = class.str_opt("spec.extendedResourceName")
+        && !is_extended(name)
+    {
+        errs.invalid(&path.child("extendedResourceName"), name, "must be a valid extended resource name");
+    }
+    errs
 }
 
 struct ResourceClaim;
@@ -73,9 +83,15 @@ impl Strategy for ResourceClaim {
         object.set("status", json!({}));
     }
 
-    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
+        meta::prepare_for_status_update(new, old);
+        meta::restore_client_metadata(new, old);
+        status::drop_deallocated(new, old);
+    }
+
+    fn validate(&self, object: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        claims::check_spec(&mut errs, &Path::new("spec"), object.at("spec"));
+        claims::check_spec(&mut errs, &Path::new("spec"), object.at("spec"), ctx.gates);
         errs
     }
 
@@ -87,7 +103,7 @@ impl Strategy for ResourceClaim {
 
     fn validate_status_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        claims::check_status_update(&mut errs, new, old);
+        status::check_update(&mut errs, new, old);
         errs
     }
 
@@ -103,11 +119,11 @@ impl Strategy for ResourceClaimTemplate {
         claims::default_requests(object, "spec.spec.devices.requests");
     }
 
-    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = Path::new("spec");
         check_template_meta(&mut errs, &path.child("metadata"), object.at("spec.metadata"));
-        claims::check_spec(&mut errs, &path.child("spec"), object.at("spec.spec"));
+        claims::check_spec(&mut errs, &path.child("spec"), object.at("spec.spec"), ctx.gates);
         errs
     }
 

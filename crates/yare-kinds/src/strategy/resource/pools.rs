@@ -99,6 +99,10 @@ impl Strategy for ResourcePoolStatusRequest {
         true
     }
 
+    fn status_leaves_metadata(&self) -> bool {
+        true
+    }
+
     fn allow_unconditional_update(&self) -> bool {
         false
     }

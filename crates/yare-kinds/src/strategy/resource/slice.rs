@@ -8,7 +8,7 @@ use yare_schema::{
     quantity::Quantity,
 };
 
-use super::{check_pool_name, claims::at_most};
+use super::{check_pool_name, claims::at_most, status::check_binding, taints::check_taint};
 use crate::{
     check::{Check, Errors, quantity},
     meta, names,
@@ -29,8 +29,9 @@ const MAX_TRAITS: usize = 32;
 const MAX_ATTRIBUTE_VALUES: usize = 48;
 const MAX_VALUE_BYTES: usize = 64;
 const MAX_ID_BYTES: usize = 32;
+/// A domain of 63 bytes, a slash, and an identifier.
+const MAX_KEY_BYTES: usize = 63 + 1 + MAX_ID_BYTES;
 const MAX_TAINTS: usize = 16;
-const MAX_BINDING_CONDITIONS: usize = 4;
 const MAX_OPTIONS: usize = 10;
 
 impl Strategy for ResourceSlice {
@@ -223,7 +224,8 @@ fn check_device(
     before: Option<&Value>,
     per_device: bool,
 ) {
-    errs.name(&path.child("name"), device.str_at("name"), names::dns1123_label);
+    let name = device.str_at("name");
+    errs.each(&path.child("name"), name, names::dns1123_label(name));
     let (attributes, capacity) = (device.entries("attributes").count(), device.entries("capacity").count());
     if attributes + capacity > MAX_TRAITS {
         let detail = format!("the total number of attributes and capacities must not exceed {MAX_TRAITS}");
@@ -238,13 +240,14 @@ fn check_device(
     let p = path.child("attributes");
     for (name, attribute) in device.entries("attributes") {
         check_qualified_name(errs, &p, name);
-        check_attribute(errs, &p.key(name), attribute);
+        check_attribute(errs, &p.key(&shortened(name)), attribute);
     }
     let p = path.child("capacity");
     let shared = device.bool_at("allowMultipleAllocations");
     for (name, capacity) in device.entries("capacity") {
         check_qualified_name(errs, &p, name);
-        let policy = p.key(name);
+        let key = shortened(name);
+        let policy = p.key(&key);
         let policy = policy.child("requestPolicy");
         match (capacity.has("requestPolicy"), shared) {
             (false, _) => {}
@@ -298,8 +301,20 @@ fn check_counters(errs: &mut Errors, path: &Path<'_>, counters: &Value) {
     }
 }
 
+/// A key as paths show it: one that is too long is cut in the middle.
+fn shortened(key: &str) -> std::borrow::Cow<'_, str> {
+    const DOTS: &str = "...";
+    if key.len() <= MAX_KEY_BYTES {
+        return key.into();
+    }
+    let left = MAX_KEY_BYTES - DOTS.len();
+    let boundary = |at: usize| (0..=at).rev().find(|&i| key.is_char_boundary(i)).unwrap_or(0);
+    let (head, tail) = (boundary(left.div_ceil(2)), boundary(key.len() - left / 2));
+    format!("{}{DOTS}{}", &key[..head], &key[tail..]).into()
+}
+
 /// `model`, or `dra.example.com/model`.
-fn check_qualified_name(errs: &mut Errors, path: &Path<'_>, name: &str) {
+pub fn check_qualified_name(errs: &mut Errors, path: &Path<'_>, name: &str) {
     let parts: Vec<&str> = name.split('/').collect();
     let (domain, id) = match parts[..] {
         [id] => (None, id),
@@ -391,21 +406,20 @@ fn check_policy(errs: &mut Errors, path: &Path<'_>, capacity: Quantity, policy: 
             errs.invalid(&path.index(i + 1), pair[1].to_string(), detail);
         }
     }
-    if !check_count(errs, &path, values, MAX_OPTIONS) {
-        return;
-    }
-    for (i, option) in options.iter().enumerate() {
+    let counted = check_count(errs, &path, values, MAX_OPTIONS);
+    for (i, option) in options.iter().enumerate().filter(|_| counted) {
         if *option > capacity {
             let detail = format!("option is larger than capacity value: {capacity}");
             errs.invalid(&path.index(i), option.to_string(), detail);
         }
     }
-    for (i, option) in options.iter().enumerate() {
-        if options[..i].contains(option) {
-            errs.duplicate(&path.index(i), option.to_string());
+    // Options are the same where their whole numbers are.
+    for (i, option) in options.iter().enumerate().filter(|_| counted) {
+        if options[..i].iter().any(|before| before.value() == option.value()) {
+            errs.duplicate(&path.index(i), option.value().to_string());
         }
     }
-    if !options.contains(&default) {
+    if !counted || !options.contains(&default) {
         errs.invalid(&path, default.to_string(), "default value is not valid according to the requestPolicy");
     }
 }
@@ -450,78 +464,6 @@ fn check_range(errs: &mut Errors, path: &Path<'_>, capacity: Quantity, default: 
     }
 }
 
-const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "None"];
-
-/// Errors in a taint of a device; `old` is what it was.
-pub fn check_taint(errs: &mut Errors, path: &Path<'_>, taint: &Value, old: Option<&Value>) {
-    let (key, value) = (taint.str_at("key"), taint.str_at("value"));
-    errs.each(&path.child("key"), key, names::qualified_name(key));
-    if !value.is_empty() {
-        errs.each(&path.child("value"), value, names::label_value(value));
-    }
-    if !old.is_some_and(|old| old.at("effect") == taint.at("effect")) {
-        errs.required_one_of(&path.child("effect"), taint.str_at("effect"), EFFECTS);
-    }
-}
-
-/// Errors in what a request tolerates.
-pub fn check_toleration(errs: &mut Errors, path: &Path<'_>, toleration: &Value) {
-    let (key, value) = (toleration.str_at("key"), toleration.str_at("value"));
-    if !key.is_empty() {
-        errs.each(&path.child("key"), key, names::qualified_name(key));
-    }
-    match toleration.str_at("operator") {
-        "Exists" => {
-            if !value.is_empty() {
-                errs.invalid(&path.child("value"), value, "must be empty for operator `Exists`");
-            }
-        }
-        "Equal" => errs.each(&path.child("value"), value, names::label_value(value)),
-        operator => errs.required_one_of(&path.child("operator"), operator, &["Equal", "Exists"]),
-    }
-    let effect = toleration.str_at("effect");
-    if !effect.is_empty() {
-        errs.one_of(&path.child("effect"), effect, EFFECTS);
-    }
-}
-
-/// Conditions that must come true, or must not, before a pod is bound to a device.
-fn check_binding(errs: &mut Errors, path: &Path<'_>, device: &Value) {
-    let (good, bad) = (device.strings("bindingConditions"), device.strings("bindingFailureConditions"));
-    let (good_path, bad_path) = (path.child("bindingConditions"), path.child("bindingFailureConditions"));
-    for (list, conditions) in [(&good_path, &good), (&bad_path, &bad)] {
-        if conditions.len() > MAX_BINDING_CONDITIONS {
-            errs.push(FieldError::too_many(list, conditions.len(), MAX_BINDING_CONDITIONS));
-            continue;
-        }
-        for (i, condition) in conditions.iter().enumerate() {
-            errs.each(&list.index(i), *condition, names::qualified_name(condition));
-        }
-    }
-    for (i, condition) in good.iter().enumerate() {
-        if good[..i].contains(condition) {
-            errs.duplicate(&good_path.index(i), *condition);
-        }
-    }
-    for (i, condition) in bad.iter().enumerate() {
-        if bad[..i].contains(condition) {
-            errs.duplicate(&bad_path.index(i), *condition);
-        }
-        if good.contains(condition) {
-            let detail = "bindingFailureConditions must not overlap with bindingConditions";
-            errs.invalid(&bad_path.index(i), *condition, detail);
-        }
-    }
-    if good.is_empty() && !bad.is_empty() {
-        let detail = "bindingConditions are required to use bindingFailureConditions";
-        errs.invalid(&good_path, device.at("bindingConditions").clone(), detail);
-    }
-    if bad.is_empty() && !good.is_empty() {
-        let detail = "bindingFailureConditions are required to use bindingConditions";
-        errs.invalid(&bad_path, device.at("bindingFailureConditions").clone(), detail);
-    }
-}
-
 /// What of a node's own resources a device takes along.
 fn check_mappings(errs: &mut Errors, path: &Path<'_>, device: &Value) {
     for (name, mapping) in device.entries("nodeAllocatableResourceMappings") {
@@ -551,76 +493,12 @@ fn check_mappings(errs: &mut Errors, path: &Path<'_>, device: &Value) {
     }
 }
 
-/// `DeviceTaintRule`: taints that an administrator puts on devices.
-pub struct DeviceTaintRule;
-
-const MAX_CONDITIONS: usize = 8;
-
-impl Strategy for DeviceTaintRule {
-    fn prepare_for_create(&self, rule: &mut Value, ctx: &Context<'_>) {
-        rule.remove("status");
-        rule.set("metadata.generation", 1);
-        rule.default_absent("spec.taint.timeAdded", ctx.now);
-    }
-
-    fn prepare_for_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
-        const TIME: &str = "spec.taint.timeAdded";
-        new.default_absent(TIME, ctx.now);
-        // The time is that of the effect, unless the writer says otherwise.
-        if new.at("spec.taint.effect") != old.at("spec.taint.effect") && new.at(TIME) == old.at(TIME) {
-            new.set(TIME, ctx.now);
-        }
-        meta::prepare_for_update(new, old, true, true);
-    }
-
-    fn validate(&self, rule: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        check_rule(rule.at("spec"), None)
-    }
-
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        check_rule(new.at("spec"), Some(old.at("spec")))
-    }
-
-    fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        let conditions = new.items("status.conditions");
-        let path = Path::new("status.conditions");
-        let mut errs = meta::validate_conditions(conditions, &path);
-        at_most(&mut errs, &path, conditions, MAX_CONDITIONS);
-        errs
-    }
-
-    fn has_status(&self) -> bool {
-        true
-    }
-
-    fn has_generation(&self) -> bool {
-        true
-    }
-}
-
-fn check_rule(spec: &Value, old: Option<&Value>) -> Errors {
-    let mut errs = Errors::new();
-    let path = Path::new("spec");
-    let (selector, p) = (spec.at("deviceSelector"), path.child("deviceSelector"));
-    if let Some(driver) = selector.str_opt("driver") {
-        check_driver_name(&mut errs, &p.child("driver"), driver);
-    }
-    if let Some(pool) = selector.str_opt("pool") {
-        check_pool_name(&mut errs, &p.child("pool"), pool);
-    }
-    if let Some(device) = selector.str_opt("device") {
-        errs.name(&p.child("device"), device, names::dns1123_label);
-    }
-    check_taint(&mut errs, &path.child("taint"), spec.at("taint"), old.map(|old| old.at("taint")));
-    errs
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::is_semantic_version;
-    use crate::strategy::testing::{check_create, check_update};
+    use crate::strategy::testing::check_create;
 
     const GROUP: &str = "resource.k8s.io";
 
@@ -678,34 +556,6 @@ mod tests {
         for (device, expect) in cases {
             check_create(GROUP, "ResourceSlice", &slice(device.clone()), &[(json!({}), expect)]);
         }
-    }
-
-    #[test]
-    fn taint_rules() {
-        let base = json!({"metadata": {"name": "r"}, "spec": {"deviceSelector": {"driver": "d.example.com"}, "taint": {"key": "k", "effect": "NoSchedule"}}});
-        check_create(
-            GROUP,
-            "DeviceTaintRule",
-            &base,
-            &[
-                (json!({}), &[]),
-                (
-                    json!({"spec": {"deviceSelector": {"pool": ""}, "taint": {"effect": null}}}),
-                    &["spec.deviceSelector.pool: Required value", "spec.taint.effect: Required value"],
-                ),
-            ],
-        );
-        check_update(
-            GROUP,
-            "DeviceTaintRule",
-            &base,
-            &[(
-                json!({"spec": {"taint": {"effect": "X"}}}),
-                &[
-                    "spec.taint.effect: Unsupported value: \"X\": supported values: \"NoExecute\", \"NoSchedule\", \"None\"",
-                ],
-            )],
-        );
     }
 
     #[test]
