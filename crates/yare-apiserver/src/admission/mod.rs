@@ -25,6 +25,7 @@ mod always;
 mod always_pull_images;
 pub mod certificates;
 mod claim_resize;
+pub mod claims;
 mod default_classes;
 mod default_toleration_seconds;
 mod deny_external_ips;

@@ -148,7 +148,10 @@ async fn commit(
         };
         // What is wrong with the metadata stands with the rest, except where upstream looks only after it.
         let together = stored.builtin.is_some() && served.strategy.judges_metadata();
-        let mut errors = if together { of_metadata() } else { Vec::new() };
+        let mut errors = admission::claims::errors(&attributes, &new, None).await;
+        if together {
+            errors.extend(of_metadata());
+        }
         errors.extend(served.strategy.validate(&*served.judged(&new)?, &ctx));
         if let Some(row) = stored.builtin {
             errors.extend(row.check_switched(&new, None, &ctx));

@@ -269,7 +269,8 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             asked.await?;
         }
         hooks::before_update(call, served, &mut new, &old, options.dry_run)?;
-        let mut errors = meta::validate_update(&new, &old, stored.namespaced);
+        let mut errors = admission::claims::errors(&attributes, &new, Some(&old)).await;
+        errors.extend(meta::validate_update(&new, &old, stored.namespaced));
         if stored.builtin.is_some() {
             errors.extend(meta::validate_kube_finalizers(&new));
         }
