@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = arguments.next().ok_or("name a directory for the objects")?;
     let store = Store::open(Options::new(directory), yare_apiserver::indexer()).await?;
     let mut config = Config::new(store);
-    config.objects = yare_auth::bootstrap::objects();
+    config.objects = yare_auth::bootstrap::objects(&config.gates);
     let api = ApiServer::start(config).await?;
     let listener = ApiServer::bind(address.parse()?).await?;
     api.serve(listener).await;

@@ -32,7 +32,7 @@ fn front_proxy(directory: &std::path::Path) -> FrontProxy {
     FrontProxy {
         pair: pki.keep_front_proxy("front-proxy-client", &subject).unwrap(),
         authority: pki.front_proxy.certificate.clone(),
-        client_authority: pki.cluster.certificate,
+        client_authority: pki.cluster.certificate.clone(),
         allowed_names: vec!["front-proxy-client".into()],
     }
 }

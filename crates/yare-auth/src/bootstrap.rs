@@ -1,46 +1,46 @@
 //! The RBAC objects that every cluster starts with, from the table `bootstrap.txt`.
 
 use serde_json::{Value, json};
+use yare_schema::features::Gates;
 
 use crate::rbac::Rule;
 
 const TABLE: &str = include_str!("bootstrap.txt");
 const API_VERSION: &str = "rbac.authorization.k8s.io/v1";
 
-/// All bootstrap objects: cluster roles, roles, and bindings, ready to be created or reconciled.
-pub fn objects() -> Vec<Value> {
+/// All bootstrap objects: cluster roles, roles, and bindings, ready to be created or reconciled; of features,
+/// those that are on.
+pub fn objects(gates: &Gates) -> Vec<Value> {
+    objects_where(|gate| gates.is_on(gate))
+}
+
+fn objects_where(is_on: impl Fn(&str) -> bool) -> Vec<Value> {
     let mut out: Vec<Value> = Vec::new();
+    let mut off = false;
     for line in TABLE.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
-        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        let mut on = true;
+        if let [rest @ .., "if", gate] = words.as_slice() {
+            on = is_on(gate);
+            words = rest.to_vec();
+        }
         if line.starts_with(' ') {
             // The table is ours and a test reads all of it: a detail always follows its object.
-            if let Some(object) = out.last_mut() {
+            if let Some(object) = out.last_mut().filter(|_| on && !off) {
                 detail(object, &words);
             }
-        } else if let Some(object) = head(&words) {
-            out.push(object);
+        } else {
+            off = !on;
+            out.extend(head(&words).filter(|_| on));
         }
     }
     out
 }
 
-/// Roles that come with a feature, bindings of the same name included: name and gate.
-const GATED: &[(&str, &str)] =
-    &[("system:controller:storage-version-migrator-controller", "StorageVersionMigrator")];
-
-/// The bootstrap objects of a cluster in which the features are on that `is_on` says are.
-pub fn objects_with(is_on: impl Fn(&str) -> bool) -> Vec<Value> {
-    let mut out = objects();
-    out.retain(|object| {
-        let gate = GATED.iter().find(|(name, _)| object["metadata"]["name"] == *name);
-        gate.is_none_or(|(_, gate)| is_on(gate))
-    });
-    out
-}
-
-/// The rules of the node agents' role, which the Node authorizer applies without a binding.
+/// The rules of the node agents' role, which the Node authorizer applies without a binding. Of features too
+/// that are off: what they are about is not served then.
 pub fn node_rules() -> Vec<Rule> {
-    objects()
+    objects_where(|_| true)
         .into_iter()
         .find(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == "system:node")
         .and_then(|o| serde_json::from_value(o["rules"].clone()).ok())
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn every_line_of_the_table_is_read() {
-        let objects = objects();
+        let objects = objects_where(|_| true);
         let heads = TABLE.lines().filter(|l| !l.is_empty() && !l.starts_with(['#', ' '])).count();
         let details = TABLE.lines().filter(|l| l.starts_with(' ')).count();
         assert_eq!(objects.len(), heads);
@@ -168,9 +168,27 @@ mod tests {
     }
 
     #[test]
+    fn features_bring_their_objects() {
+        let count = |gates: &str| {
+            let objects = objects(&Gates::parse(gates).unwrap());
+            let about =
+                |o: &&Value| o.to_string().contains("trust-bundle") || o.to_string().contains("trustbundle");
+            objects.iter().filter(about).count()
+        };
+        assert_eq!(count(""), 0);
+        // Two roles, a binding of each, and a rule of node agents.
+        assert_eq!(count("ClusterTrustBundle=true"), 5);
+        for line in TABLE.lines() {
+            if let [.., "if", gate] = line.split_whitespace().collect::<Vec<_>>().as_slice() {
+                assert!(yare_schema::features::find(gate).is_some(), "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn components_hold_what_their_work_needs() {
         let rbac = Rbac::default();
-        for object in objects() {
+        for object in objects(&Gates::default()) {
             let resource = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
             rbac.apply(&resource, &key(&object), Some(object.to_string().as_bytes()));
         }

@@ -3,8 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use jiff::Timestamp;
+use ring::hmac;
 use serde::Deserialize;
 
 use crate::{
@@ -26,10 +30,27 @@ const GROUP: &str = "system:bootstrappers";
 /// Takes a token apart into identifier and secret; `None` where it has not the form of one.
 pub fn parse(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.split_once('.')?;
-    let is = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    };
-    (is(id, 6) && is(secret, 16)).then_some((id, secret))
+    (is_word(id, 6) && is_word(secret, 16)).then_some((id, secret))
+}
+
+/// The identifier in the name of a Secret that holds a bootstrap token.
+pub fn id_of_name(name: &str) -> Option<&str> {
+    name.strip_prefix(SECRET_PREFIX).filter(|id| is_word(id, 6))
+}
+
+fn is_word(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
+/// Signs `content` with a token: a JSON Web Signature (RFC 7515, appendix F) without what it signs, byte for
+/// byte as those who check it make it.
+pub fn detached_signature(content: &str, id: &str, secret: &str) -> String {
+    let header = serde_json::json!({"alg": "HS256", "kid": id}).to_string();
+    let header = URL_SAFE_NO_PAD.encode(header);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(content));
+    let signature = hmac::sign(&key, signed.as_bytes());
+    format!("{header}..{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
 }
 
 /// A Secret that holds a bootstrap token.
@@ -148,6 +169,18 @@ mod tests {
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn signatures_without_what_they_sign() {
+        // Computed with another implementation of RFC 7515.
+        assert_eq!(
+            detached_signature("content", "abcdef", "0123456789abcdef"),
+            "eyJhbGciOiJIUzI1NiIsImtpZCI6ImFiY2RlZiJ9..psz1NayrXM3IaFzKZGsb5n_mBl7MjtlsZ1xE8MRmF_4"
+        );
+        assert_eq!(id_of_name("bootstrap-token-abcdef"), Some("abcdef"));
+        assert_eq!(id_of_name("bootstrap-token-abcdeF"), None);
+        assert_eq!(id_of_name("abcdef"), None);
     }
 
     #[test]

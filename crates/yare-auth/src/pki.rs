@@ -10,13 +10,23 @@ use std::{
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
 };
+
+mod certify;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub use certify::Usages;
+pub use request::{CertificateRequest, Name, RequestError};
 
 /// How long an authority is valid.
 const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -44,8 +54,8 @@ pub enum PkiError {
         /// Why.
         source: rcgen::Error,
     },
-    /// A signing request asks for what the signer does not allow.
-    #[error("certificate request refused: {0}")]
+    /// An authority that cannot sign.
+    #[error("{0}")]
     Refused(String),
 }
 
@@ -89,7 +99,7 @@ pub struct Subject<'a> {
 pub struct Pki {
     directory: PathBuf,
     /// Signs serving and client certificates.
-    pub cluster: Authority,
+    pub cluster: Arc<Authority>,
     /// Signs the client certificate with which the API server's aggregator proves itself.
     pub front_proxy: Authority,
     /// Signs service-account tokens; PKCS #8 PEM, ECDSA P-256.
@@ -101,7 +111,7 @@ impl Pki {
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
         fs::create_dir_all(directory).map_err(io_at(directory))?;
         restrict(directory)?;
-        let cluster = Authority::open(directory, "ca", "yare-ca")?;
+        let cluster = Arc::new(Authority::open(directory, "ca", "yare-ca")?);
         let front_proxy = Authority::open(directory, "front-proxy-ca", "yare-front-proxy-ca")?;
         let path = directory.join("service-account.key");
         let service_account_key = match fs::read_to_string(&path) {
@@ -222,22 +232,24 @@ impl Authority {
         Ok(KeyPairPem { certificate, key: key.serialize_pem() })
     }
 
-    /// Signs the PEM signing request `csr` for `usages`, keeping the subject and alternative names it asks
-    /// for; the caller has checked that they are allowed.
-    pub fn sign(
-        &self,
-        csr: &str,
-        usages: &[ExtendedKeyUsagePurpose],
-        validity: Duration,
-    ) -> Result<String, PkiError> {
-        let bad = |source| PkiError::Certificate { what: "certificate signing request".into(), source };
-        let mut csr = CertificateSigningRequestParams::from_pem(csr).map_err(bad)?;
-        csr.params.is_ca = IsCa::ExplicitNoCa;
-        csr.params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        csr.params.extended_key_usages = usages.to_vec();
-        csr.params.use_authority_key_identifier_extension = true;
-        set_validity(&mut csr.params, validity);
-        Ok(csr.signed_by(&self.issuer).map_err(bad)?.pem())
+    /// The authority of a certificate and its key, both PEM.
+    pub fn from_pem(certificate: &str, key: &str) -> Result<Self, PkiError> {
+        let bad = |source| PkiError::Certificate { what: "certificate authority".into(), source };
+        let key = KeyPair::from_pem(key).map_err(bad)?;
+        let belongs = der(certificate).is_some_and(|der| {
+            let own = x509_parser::parse_x509_certificate(&der);
+            own.is_ok_and(|(_, own)| own.public_key().raw == key.subject_public_key_info())
+        });
+        if !belongs {
+            return Err(PkiError::Refused("the authority's certificate is of another key".into()));
+        }
+        let issuer = Issuer::from_ca_cert_pem(certificate, key).map_err(bad)?;
+        Ok(Self { certificate: certificate.to_owned(), issuer })
+    }
+
+    /// Until when it is valid, Unix seconds; certificates of its making end with it.
+    pub fn not_after_s(&self) -> Option<i64> {
+        not_after_s(&der(&self.certificate)?)
     }
 
     /// Whether this authority signed the PEM `certificate`.
@@ -269,6 +281,23 @@ fn key_identifiers_match(
 /// The first certificate of a PEM file as DER.
 pub fn der(pem: &str) -> Option<Vec<u8>> {
     x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok().map(|(_, pem)| pem.contents)
+}
+
+/// A block of a PEM file.
+fn pem(label: &str, der: &[u8]) -> String {
+    let mut out = format!("-----BEGIN {label}-----\n");
+    let text = STANDARD.encode(der);
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, next) = rest.split_at(rest.len().min(64));
+        out.push_str(line);
+        out.push('\n');
+        rest = next;
+    }
+    out.push_str("-----END ");
+    out.push_str(label);
+    out.push_str("-----\n");
+    out
 }
 
 /// Until when a certificate (DER) is valid, Unix seconds.
@@ -341,62 +370,4 @@ pub fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
         fs::rename(&temporary, path)
     };
     write().map_err(io_at(path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::User;
-
-    #[test]
-    fn keys_are_made_once_and_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Pki::open(dir.path()).unwrap();
-        let subject = Subject {
-            common_name: "kube-apiserver",
-            alternative_names: &["127.0.0.1".into(), "kubernetes".into()],
-            ..Subject::default()
-        };
-        let served = first.keep("apiserver", Usage::Server, &subject).unwrap();
-        let again = Pki::open(dir.path()).unwrap();
-        assert_eq!(first.cluster.certificate, again.cluster.certificate);
-        assert_eq!(first.service_account_key, again.service_account_key);
-        assert_eq!(again.keep("apiserver", Usage::Server, &subject).unwrap().certificate, served.certificate);
-        let more = ["127.0.0.1".into(), "kubernetes".into(), "example.org".into()];
-        let wider = Subject { alternative_names: &more, ..subject };
-        assert_ne!(again.keep("apiserver", Usage::Server, &wider).unwrap().certificate, served.certificate);
-    }
-
-    #[test]
-    fn half_an_authority_is_an_error_that_names_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(Pki::open(dir.path()).unwrap());
-        fs::remove_file(dir.path().join("ca.key")).unwrap();
-        let error = Pki::open(dir.path()).err().unwrap().to_string();
-        assert!(error.contains("ca.key"), "{error}");
-    }
-
-    #[test]
-    fn a_client_certificate_names_user_and_groups() {
-        let dir = tempfile::tempdir().unwrap();
-        let pki = Pki::open(dir.path()).unwrap();
-        let subject =
-            Subject { common_name: "system:node:n1", organizations: &["system:nodes"], ..Subject::default() };
-        let pair = pki.cluster.issue(Usage::Client, &subject, LEAF_VALIDITY).unwrap();
-        let user = User::from_certificate(&der(&pair.certificate).unwrap()).unwrap().unwrap();
-        assert_eq!(user.name, "system:node:n1");
-        assert_eq!(user.groups, ["system:nodes", "system:authenticated"]);
-        assert_eq!(user.node_name(), Some("n1"));
-    }
-
-    #[test]
-    fn private_files_are_private() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        Pki::open(dir.path()).unwrap();
-        for entry in fs::read_dir(dir.path()).unwrap() {
-            let mode = entry.unwrap().metadata().unwrap().permissions().mode();
-            assert_eq!(mode & 0o077, 0);
-        }
-    }
 }

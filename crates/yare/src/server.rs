@@ -181,7 +181,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     config.advertise = Some((plan.node_ip, port));
     config.gates = gates.clone();
     config.runtime_config = runtime_config;
-    config.objects = bootstrap::objects_with(|gate| gates.is_on(gate));
+    config.objects = bootstrap::objects(&config.gates);
     config.objects.extend(agent::bootstrap_objects());
     args.requests.apply(&mut config);
     config.audit = args.audit.open(&config)?;
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn every_controller_has_a_role_of_its_own() {
-        let objects = bootstrap::objects();
+        let objects = bootstrap::objects(&Gates::default());
         for row in yare_controllers::table::CONTROLLERS {
             let role = format!("system:controller:{}", row.account);
             let found =

@@ -61,7 +61,7 @@ pub async fn cluster_with(change: impl FnOnce(&mut Config, &std::path::Path)) ->
     auth.trust(Some(ClientAuthority::new(&ca.certificate).unwrap()), Some(proxy));
     config.tls = Some(auth.authorities.load().server(Serving::new(&serving).unwrap()).unwrap());
     config.auth = auth;
-    config.objects = yare_auth::bootstrap::objects();
+    config.objects = yare_auth::bootstrap::objects(&config.gates);
     config.kubelet_tls = Some(tls::client(&client, &ca.certificate, Speaks::Http1).unwrap());
     change(&mut config, dir.path());
     let api = ApiServer::start(config).await.unwrap();

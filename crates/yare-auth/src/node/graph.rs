@@ -175,7 +175,7 @@ fn place(nodes: &mut HashMap<String, String>, key: &str, object: Option<&[u8]>) 
 }
 
 /// The parts of a pod that change what it refers to. Everything else of its specification is immutable.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Default)]
 struct Seen {
     node: String,
     uid: String,
@@ -251,6 +251,16 @@ const VOLUME_SECRETS: [&str; 10] = [
 ];
 
 /// All that a pod's specification refers to.
+/// Names of the Secrets that a pod refers to.
+pub(super) fn secrets(json: &[u8]) -> Vec<String> {
+    let references = pod_references("", json, &Seen::default());
+    references
+        .into_iter()
+        .filter(|(kind, _)| *kind == Kind::Secret)
+        .map(|(_, key)| key.trim_start_matches('/').to_owned())
+        .collect()
+}
+
 fn pod_references(namespace: &str, json: &[u8], seen: &Seen) -> HashSet<Reference> {
     let mut out = HashSet::new();
     let Ok(pod) = serde_json::from_slice::<Value>(json) else { return out };

@@ -35,6 +35,11 @@ pub const RESOURCES: [(&str, &str); 5] = [
     ("certificates.k8s.io", "podcertificaterequests"),
 ];
 
+/// Names of the Secrets that a pod (JSON) refers to, in its own namespace.
+pub fn secrets_of_pod(pod: &[u8]) -> Vec<String> {
+    graph::secrets(pod)
+}
+
 /// `Err`: what was missing.
 type Answer = Result<(), String>;
 

@@ -11,6 +11,10 @@ use crate::user::User;
 pub const ISSUER: &str = "kubernetes/serviceaccount";
 /// Label with the day of a token's last use.
 pub const LAST_USED_LABEL: &str = "kubernetes.io/legacy-token-last-used";
+/// The ConfigMap in `kube-system` that says since when uses are noted.
+pub const TRACKING_MAP: &str = "kube-apiserver-legacy-service-account-token-tracking";
+/// Where it says so: a day, `2026-01-31`.
+pub const TRACKING_SINCE: &str = "since";
 /// Label of a token that is not accepted any more.
 pub const INVALID_SINCE_LABEL: &str = "kubernetes.io/legacy-token-invalid-since";
 
