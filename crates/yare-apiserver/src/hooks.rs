@@ -9,7 +9,9 @@ use yare_kinds::view::{View, ViewMut};
 
 use crate::{
     admission::policy,
+    aggregation::trust,
     alloc::{self, Reserved},
+    auth::tracking,
     core::Call,
     crd, escalation,
     registry::Served,
@@ -66,7 +68,15 @@ const TABLE: &[Row] = &[
         held: Some(|namespace| !namespace.items("spec.finalizers").is_empty()),
         ..NOTHING
     },
-    Row { resource: ("", "configmaps"), deleted: Some(crate::aggregation::trust::deleted), ..NOTHING },
+    Row {
+        resource: ("", "configmaps"),
+        updated: Some(|call, map, _| tracking::changed(call, map)),
+        deleted: Some(|call, map| {
+            trust::deleted(call, map);
+            tracking::changed(call, map);
+        }),
+        ..NOTHING
+    },
     Row {
         resource: ("", "services"),
         create: Some(alloc::create),
@@ -82,6 +92,11 @@ const TABLE: &[Row] = &[
     Row {
         resource: ("apiextensions.k8s.io", "customresourcedefinitions"),
         deleting: Some(hold_definition),
+        ..NOTHING
+    },
+    Row {
+        resource: ("certificates.k8s.io", "certificatesigningrequests"),
+        create: Some(record_asker),
         ..NOTHING
     },
     Row { resource: ("rbac.authorization.k8s.io", "roles"), ..ROLE },
@@ -164,6 +179,22 @@ pub fn after_delete(call: &Call, served: &Served, object: &Value) {
     if let Some(deleted) = row(served).and_then(|r| r.deleted) {
         deleted(call, object);
     }
+}
+
+/// Who asks for a certificate: the name is there already, the rest of what is known of the caller is not. Whether
+/// a request is approved hangs on all of it.
+fn record_asker<'a>(call: &'a Call, request: &mut Value, _: bool) -> ApiResult<Reserved<'a>> {
+    let user = &call.user;
+    if !user.uid.is_empty() {
+        request.set("spec.uid", user.uid.clone());
+    }
+    if !user.groups.is_empty() {
+        request.set("spec.groups", user.groups.clone());
+    }
+    if !user.extra.is_empty() {
+        request.set("spec.extra", json!(user.extra));
+    }
+    Ok(Reserved::nothing())
 }
 
 /// The finalizer under which the instances of a definition are removed first.

@@ -8,6 +8,7 @@ mod secure;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -25,6 +26,7 @@ use yare_auth::{
     User,
     pki::{Authority, KeyPairPem, Usage},
     tls::{self, Speaks},
+    token::legacy,
 };
 
 #[tokio::test]
@@ -444,4 +446,68 @@ async fn a_port_in_use_is_one_clear_line() {
         "{error}"
     );
     assert!(!error.contains('\n'));
+}
+
+#[tokio::test]
+async fn a_certificate_is_asked_for_in_ones_own_name() {
+    let cluster = cluster().await;
+    let proxy = issue(&cluster.pki.front_proxy, Usage::Client, "front-proxy-client", &[]);
+    let headers = [
+        ("x-remote-user", "jane"),
+        ("x-remote-uid", "7"),
+        ("x-remote-group", "system:masters"),
+        ("x-remote-extra-scopes", "all"),
+    ];
+    let params = rcgen::CertificateParams::default();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = STANDARD.encode(params.serialize_request(&key).unwrap().pem().unwrap());
+    // Whatever it says itself.
+    let body = json!({"metadata": {"name": "r"}, "spec": {
+        "signerName": "example.com/s", "usages": ["client auth"], "request": request,
+        "username": "root", "uid": "0", "groups": ["others"], "extra": {"scopes": ["none"]}},
+        "status": {"conditions": [{"type": "Approved", "status": "True"}]}});
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let (code, made) = cluster.json(Some(&proxy), Method::POST, path, &headers, &body).await;
+    assert_eq!(code, 201, "{made}");
+    let spec = &made["spec"];
+    assert_eq!((&spec["username"], &spec["uid"]), (&json!("jane"), &json!("7")));
+    assert_eq!(spec["groups"], json!(["system:masters", "system:authenticated"]));
+    assert_eq!(spec["extra"], json!({"scopes": ["all"]}));
+    assert_eq!(made["status"], json!({}));
+    let mut other = body.clone();
+    other["metadata"]["name"] = "s".into();
+    let root = issue(&cluster.pki.cluster, Usage::Client, "root", &["system:masters"]);
+    let (_, made) = cluster.json(Some(&root), Method::POST, path, &[], &other).await;
+    assert_eq!((&made["spec"]["username"], &made["spec"]["uid"]), (&json!("root"), &Value::Null));
+    assert_eq!(made["spec"]["groups"], json!(["system:masters", "system:authenticated"]));
+    let credential = "authentication.kubernetes.io/credential-id";
+    assert!(made["spec"]["extra"][credential][0].is_string() && made["spec"]["extra"]["scopes"].is_null());
+    cluster.api.shutdown().await;
+}
+
+#[tokio::test]
+async fn since_when_the_use_of_tokens_is_noted_stays_known() {
+    let cluster = cluster().await;
+    let root = issue(&cluster.pki.cluster, Usage::Client, "root", &["system:masters"]);
+    let path = format!("/api/v1/namespaces/kube-system/configmaps/{}", legacy::TRACKING_MAP);
+    let merge = [("content-type", "application/merge-patch+json")];
+    let is_day = |text: &str| text.parse::<jiff::civil::Date>().is_ok();
+    // What is written there (at first nothing), and whether it stays.
+    for (text, stays) in [("", false), ("2020-01-01", true), ("lately", false)] {
+        if !text.is_empty() {
+            let body = json!({"data": {"since": text}});
+            assert_eq!(cluster.json(Some(&root), Method::PATCH, &path, &merge, &body).await.0, 200);
+        }
+        let mut now = String::new();
+        for _ in 0..500 {
+            let (_, map) = cluster.json(Some(&root), Method::GET, &path, &[], &Value::Null).await;
+            now = map["data"]["since"].as_str().unwrap_or_default().to_owned();
+            if is_day(&now) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(if stays { now == text } else { is_day(&now) }, "{now}");
+    }
+    cluster.api.shutdown().await;
 }

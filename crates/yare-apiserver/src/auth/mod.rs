@@ -13,6 +13,7 @@ mod issue;
 pub mod metrics;
 mod peer;
 mod reload;
+pub mod tracking;
 
 use std::sync::Arc;
 
@@ -59,6 +60,8 @@ pub struct Auth {
     pub signer: Option<Arc<Signer>>,
     /// How they are issued and checked.
     pub service_accounts: ServiceAccounts,
+    /// What says since when the use of the old ones is noted has changed.
+    pub tracking: tokio::sync::Notify,
     /// Whether Secrets in `kube-system` hold bootstrap tokens.
     pub bootstrap_tokens: bool,
     /// Issuers of tokens elsewhere.
@@ -88,6 +91,7 @@ impl Auth {
             tokens: StaticTokens::new(),
             signer,
             service_accounts: ServiceAccounts::default(),
+            tracking: tokio::sync::Notify::new(),
             bootstrap_tokens: true,
             oidc: Oidc::default(),
             token_webhook: None,
@@ -120,6 +124,7 @@ impl Auth {
 pub fn start(core: &Arc<Core>) {
     feed::start(core);
     reload::start(core);
+    tracking::start(core);
 }
 
 /// How the caller of a request is known.
