@@ -3,10 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use yare_auth::{pki::Authority, token::Signer};
 use yare_client::{Cached, Client, EventKind, Informer, ObjectRef, Recorder, Resource};
 use yare_schema::features::Gates;
 
 use crate::api::{Api, ApiError};
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Reads the time; a simulation gives its own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -19,10 +22,18 @@ pub type Writers = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
 pub struct Config {
     /// Names of controllers that do not run.
     pub disabled: Vec<String>,
-    /// Which features are on.
-    pub gates: Gates,
     /// The certificates (PEM) that `kube-root-ca.crt` publishes in every namespace; empty: not published.
     pub root_ca: String,
+    /// Signs what approved CertificateSigningRequests ask for; absent: nobody here does.
+    pub cluster_signing: Option<Arc<Authority>>,
+    /// The longest validity of what it signs.
+    pub cluster_signing_duration: Duration,
+    /// Signs the tokens in Secrets of service accounts; absent: those stay empty.
+    pub token_signer: Option<Arc<Signer>>,
+    /// How long such a token must be unused before it is marked invalid, and marked before it goes.
+    pub legacy_token_clean_up_period: Duration,
+    /// Features: some controllers belong to one.
+    pub gates: Gates,
     /// Where pod CIDRs come from, one per address family; empty: nodes get none.
     pub cluster_cidrs: Vec<String>,
     /// Length of a node's IPv4 pod CIDR.
@@ -47,8 +58,12 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             disabled: Vec::new(),
-            gates: Gates::default(),
             root_ca: String::new(),
+            cluster_signing: None,
+            cluster_signing_duration: YEAR,
+            token_signer: None,
+            legacy_token_clean_up_period: YEAR,
+            gates: Gates::default(),
             cluster_cidrs: Vec::new(),
             node_cidr_mask_size_ipv4: 24,
             node_cidr_mask_size_ipv6: 64,
@@ -93,9 +108,11 @@ pub struct Context {
 }
 
 impl Context {
-    /// For the controller `name`, which writes as `account`. Must be called within a tokio runtime.
+    /// For the controller `name`, which writes as `account`; with an empty one as the shared client. Must be
+    /// called within a tokio runtime.
     pub fn new(name: &'static str, account: &str, client: &Client, config: Arc<Config>) -> Self {
-        let writer = config.writers.as_ref().map_or_else(|| client.kube(), |w| w(account));
+        let own = config.writers.as_ref().filter(|_| !account.is_empty());
+        let writer = own.map_or_else(|| client.kube(), |w| w(account));
         Self {
             name,
             client: client.clone(),
@@ -138,11 +155,18 @@ pub enum Error {
     /// Something else; one line that names the object.
     #[error("{0}")]
     Other(String),
+    /// Nothing is wrong, but what it takes is not there yet, and no event will say when it is.
+    #[error("{0}")]
+    NotYet(String),
 }
 
 impl Error {
-    /// Another writer was faster or a cache is behind: normal, and not worth a warning.
+    /// Another writer was faster, a cache is behind or it is too early: normal, and not worth a warning.
     pub fn is_race(&self) -> bool {
-        matches!(self, Self::Api(e) if e.is_conflict() || e.is_not_found() || e.is_already_exists())
+        match self {
+            Self::Api(e) => e.is_conflict() || e.is_not_found() || e.is_already_exists(),
+            Self::NotYet(_) => true,
+            Self::View(_) | Self::Other(_) => false,
+        }
     }
 }

@@ -112,7 +112,7 @@ pub struct Controllers {
 }
 
 impl Controllers {
-    /// Starts every controller of the table that is not disabled. Must be called within a tokio runtime.
+    /// Starts every controller of the table that is not disabled and whose feature is on. Must be called within a tokio runtime.
     pub fn start(client: &Client, config: Config) -> Self {
         Self::start_rows(client, config, CONTROLLERS)
     }
@@ -121,11 +121,12 @@ impl Controllers {
     pub fn start_rows(client: &Client, config: Config, rows: &'static [Row]) -> Self {
         let config = Arc::new(config);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let runs = |row: &&Row| {
+        let is_on = |row: &&Row| {
             let gate = GATED.iter().find(|(name, _)| *name == row.name);
-            !config.disabled.iter().any(|d| d == row.name) && gate.is_none_or(|(_, g)| config.gates.is_on(g))
+            gate.is_none_or(|(_, gate)| config.gates.is_on(gate))
+                && !config.disabled.iter().any(|d| d == row.name)
         };
-        for row in rows.iter().filter(runs) {
+        for row in rows.iter().filter(is_on) {
             let context = Context::new(row.name, row.account, client, config.clone());
             tasks.spawn(run(row, context, stop.clone(), tasks.clone()));
         }

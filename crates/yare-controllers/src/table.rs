@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use yare_client::{
-    CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES,
-    ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS,
-    PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
-    STATEFUL_SETS, STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS, VALIDATING_ADMISSION_POLICIES,
-    VOLUME_ATTRIBUTES_CLASSES,
+    CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
+    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
+    REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
+    STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTRIBUTES_CLASSES,
 };
 
 use crate::{
-    attributes_class_protection, clusterrole_aggregation,
+    attributes_class_protection, bootstrap_signer, certificates, clusterrole_aggregation,
     context::Context,
     cronjob, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
     ephemeral_volume, garbage,
@@ -19,16 +19,18 @@ use crate::{
         Keys::{Controller, ControllerOrSelector, Own, With},
         Reconcile, Watch,
     },
-    job, namespace, node_ipam, node_lifecycle, podgc, policy_status, replicaset, resourcequota, root_ca,
-    service_pods, serviceaccount, statefulset, storage_migration, taint_eviction, ttl_after_finished,
-    volume_binder, volume_protection,
+    job, legacy_tokens, namespace, node_ipam, node_lifecycle, pod_certificates, podgc, policy_status,
+    replicaset, resourcequota, root_ca, service_account_tokens, service_pods, serviceaccount, statefulset,
+    storage_migration, taint_eviction, token_cleaner, trust_bundle, ttl_after_finished, volume_binder,
+    volume_protection,
 };
 
 /// One controller.
 pub struct Row {
     /// Upstream's name, by which it is disabled and which its events carry.
     pub name: &'static str,
-    /// The service account in `kube-system` whose role says what it may write.
+    /// The service account in `kube-system` whose role says what it may write; empty: it writes as the
+    /// controller manager itself.
     pub account: &'static str,
     /// What it does, in one sentence.
     pub description: &'static str,
@@ -47,11 +49,50 @@ const fn watch(resource: yare_client::Resource, keys: crate::harness::Keys) -> W
 /// For what a controller reads but is not woken by: the cache has to be complete before it starts.
 fn none(_: &Context, _: &yare_client::Change, _: &mut dyn FnMut(yare_client::ObjectKey)) {}
 
-/// Controllers that come with a feature: name and gate.
-pub const GATED: &[(&str, &str)] = &[("storage-version-migrator-controller", "StorageVersionMigrator")];
+/// Controllers that run only where a feature is on, and its gate.
+pub const GATED: &[(&str, &str)] = &[
+    ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "ClusterTrustBundle"),
+    ("podcertificaterequest-cleaner-controller", "PodCertificateRequest"),
+    ("storage-version-migrator-controller", "StorageVersionMigrator"),
+];
 
 /// All controllers, in alphabetical order.
 pub const CONTROLLERS: &[Row] = &[
+    Row {
+        name: "bootstrap-signer-controller",
+        account: "bootstrap-signer",
+        description: "Signs what kube-public says of the cluster with bootstrap tokens.",
+        watches: &[
+            watch(CONFIG_MAPS, With(bootstrap_signer::changed_map)),
+            watch(SECRETS, With(bootstrap_signer::changed_token)),
+        ],
+        make: bootstrap_signer::new,
+        workers: 1,
+    },
+    Row {
+        name: "certificatesigningrequest-approving-controller",
+        account: "certificate-controller",
+        description: "Approves kubelets' requests for client certificates.",
+        watches: &[watch(CERTIFICATE_SIGNING_REQUESTS, Own)],
+        make: certificates::approver::new,
+        workers: 5,
+    },
+    Row {
+        name: "certificatesigningrequest-cleaner-controller",
+        account: "certificate-controller",
+        description: "Removes requests for certificates some time after their end.",
+        watches: &[watch(CERTIFICATE_SIGNING_REQUESTS, Own)],
+        make: certificates::cleaner::new,
+        workers: 1,
+    },
+    Row {
+        name: "certificatesigningrequest-signing-controller",
+        account: "certificate-controller",
+        description: "Signs approved requests for certificates with the cluster's authority.",
+        watches: &[watch(CERTIFICATE_SIGNING_REQUESTS, Own)],
+        make: certificates::signer::new,
+        workers: 5,
+    },
     Row {
         name: "clusterrole-aggregation-controller",
         account: "clusterrole-aggregation-controller",
@@ -173,6 +214,27 @@ pub const CONTROLLERS: &[Row] = &[
         workers: 5,
     },
     Row {
+        name: "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        account: "kube-apiserver-serving-clustertrustbundle-publisher",
+        description: "Publishes the API server's certificate authority as a ClusterTrustBundle.",
+        // Which version there is it finds out itself.
+        watches: &[],
+        make: trust_bundle::new,
+        workers: 1,
+    },
+    Row {
+        name: "legacy-serviceaccount-token-cleaner-controller",
+        account: "legacy-service-account-token-cleaner",
+        description: "Marks and removes old tokens of service accounts that nobody uses.",
+        watches: &[
+            watch(SECRETS, With(legacy_tokens::changed)),
+            watch(SERVICE_ACCOUNTS, With(none)),
+            watch(PODS, With(none)),
+        ],
+        make: legacy_tokens::new,
+        workers: 1,
+    },
+    Row {
         name: "namespace-controller",
         account: "namespace-controller",
         description: "Empties namespaces that are being deleted, then lets them go.",
@@ -237,6 +299,14 @@ pub const CONTROLLERS: &[Row] = &[
         workers: 2,
     },
     Row {
+        name: "podcertificaterequest-cleaner-controller",
+        account: "podcertificaterequestcleaner",
+        description: "Removes old PodCertificateRequests.",
+        watches: &[watch(POD_CERTIFICATE_REQUESTS, Own)],
+        make: pod_certificates::new,
+        workers: 1,
+    },
+    Row {
         name: "replicaset-controller",
         account: "replicaset-controller",
         description: "Keeps as many pods of each ReplicaSet as it asks for.",
@@ -288,6 +358,17 @@ pub const CONTROLLERS: &[Row] = &[
         workers: 1,
     },
     Row {
+        name: "serviceaccount-token-controller",
+        account: "",
+        description: "Fills Secrets of service accounts with tokens, and removes them with their account.",
+        watches: &[
+            watch(SERVICE_ACCOUNTS, Own),
+            watch(SECRETS, With(service_account_tokens::changed_secret)),
+        ],
+        make: service_account_tokens::new,
+        workers: 5,
+    },
+    Row {
         name: "statefulset-controller",
         account: "statefulset-controller",
         description: "Runs the pods of StatefulSets, each with its name, its place and its storage.",
@@ -318,6 +399,14 @@ pub const CONTROLLERS: &[Row] = &[
         ],
         make: taint_eviction::new,
         workers: 4,
+    },
+    Row {
+        name: "token-cleaner-controller",
+        account: "token-cleaner",
+        description: "Removes bootstrap tokens whose time is over.",
+        watches: &[watch(SECRETS, With(token_cleaner::changed))],
+        make: token_cleaner::new,
+        workers: 1,
     },
     Row {
         name: "ttl-after-finished-controller",

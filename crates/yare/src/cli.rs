@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{audit::AuditArgs, auth::AuthArgs, requests::RequestArgs};
+use crate::{audit::AuditArgs, auth::AuthArgs, requests::RequestArgs, signing::SigningArgs};
 
 /// All of Kubernetes in one binary.
 #[derive(Parser, Debug)]
@@ -158,6 +158,9 @@ pub struct ServerArgs {
     /// About who may come in and what they may do.
     #[command(flatten)]
     pub auth: AuthArgs,
+    /// About what is signed.
+    #[command(flatten)]
+    pub signing: SigningArgs,
 }
 
 /// A file mode.

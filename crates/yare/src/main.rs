@@ -13,6 +13,7 @@ mod kubelet_arg;
 mod progress;
 mod requests;
 mod server;
+mod signing;
 
 use std::process::ExitCode;
 

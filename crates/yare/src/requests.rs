@@ -47,7 +47,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     yare_apiserver::deadline::parse(text)?.ok_or_else(|| format!("{text} is negative"))
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
+/// A duration that is more than zero.
+pub fn positive(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|d| if d.is_zero() { Err("must be more than zero".into()) } else { Ok(d) })
 }
 

@@ -137,6 +137,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(",")).context("--runtime-config")?;
     let pki = Pki::open(&data_dir.join("tls")).map_err(|error| unusable(data_dir, error.into()))?;
     let auth = args.auth.open(&pki, args.token.as_deref())?;
+    let signing = args.signing.config(&pki)?;
     let (front_proxy_authority, front_proxy_names) = args.auth.front_proxy(&pki)?;
     let names = server_names(&args, &plan);
     let serving = pki.keep(
@@ -179,7 +180,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         if args.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp };
     config.service_cidrs = vec![plan.service_cidr.to_string()];
     config.advertise = Some((plan.node_ip, port));
-    config.gates = gates.clone();
+    config.gates = gates;
     config.runtime_config = runtime_config;
     config.objects = bootstrap::objects(&config.gates);
     config.objects.extend(agent::bootstrap_objects());
@@ -205,8 +206,9 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         &component("system:kube-controller-manager", &[]),
         yare_controllers::Config {
             disabled: args.disable.clone(),
-            gates,
             root_ca: pki.cluster.certificate.clone(),
+            token_signer: api.core().config.auth.signer.clone(),
+            gates: api.core().config.gates.clone(),
             cluster_cidrs: vec![plan.cluster_cidr.to_string()],
             writers: Some(Arc::new({
                 let api = api.clone();
@@ -215,7 +217,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
                     yare_client::in_process(api.service(user))
                 }
             })),
-            ..yare_controllers::Config::default()
+            ..signing
         },
     );
     progress.done("controllers", "");
@@ -301,11 +303,14 @@ mod tests {
 
     #[test]
     fn every_controller_has_a_role_of_its_own() {
-        let objects = bootstrap::objects(&Gates::default());
-        for row in yare_controllers::table::CONTROLLERS {
+        let gates: Vec<String> =
+            yare_controllers::table::GATED.iter().map(|(_, gate)| format!("{gate}=true")).collect();
+        let objects = bootstrap::objects(&Gates::parse(&gates.join(",")).unwrap());
+        for row in yare_controllers::table::CONTROLLERS.iter().filter(|row| !row.account.is_empty()) {
             let role = format!("system:controller:{}", row.account);
-            let found =
-                objects.iter().any(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == role.as_str());
+            let found = objects.iter().any(|o| {
+                (o["kind"] == "ClusterRole" || o["kind"] == "Role") && o["metadata"]["name"] == role.as_str()
+            });
             assert!(found, "{}: no role {role}", row.name);
         }
     }

@@ -287,8 +287,7 @@ fn json_kind(value: &Value) -> &'static str {
 
 /// The configuration of a server-side apply as it was sent: its fields decide who owns what.
 pub fn configuration(media: &str, body: &[u8], api_version: &str, kind: &str) -> ApiResult<Value> {
-    let value =
-        read(media, body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+    let value = read(media, body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
     if !value.is_object() && !value.is_null() {
         let have = json_kind(&value);
         return Err(ApiError::bad_request(format!(

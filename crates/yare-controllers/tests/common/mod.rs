@@ -72,6 +72,21 @@ impl Cluster {
     }
 
     pub async fn with(config: Config) -> Self {
+        Self::build(config, |_| {}).await
+    }
+
+    /// With RBAC: the controllers come in as in a real server and may do what their roles say. `change` sets
+    /// the server up further.
+    pub async fn secure(config: Config, change: impl FnOnce(&mut yare_apiserver::Config)) -> Self {
+        Self::build(config, |server| {
+            server.auth = yare_apiserver::Auth::new(None);
+            change(server);
+            server.objects = yare_auth::bootstrap::objects(&server.gates);
+        })
+        .await
+    }
+
+    async fn build(mut config: Config, change: impl FnOnce(&mut yare_apiserver::Config)) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
@@ -90,10 +105,21 @@ impl Cluster {
             server.runtime_config = yare_apiserver::runtime_config::RuntimeConfig::parse(versions).unwrap();
         }
         server.advertise = Some(("127.0.0.1".parse().unwrap(), 6443));
+        change(&mut server);
+        let secure = !server.auth.permissive;
         let server = ApiServer::start(server).await.unwrap();
         let client = Client::new(in_process(server.service(User::admin())));
         let api = Api::new(client.kube());
-        let controllers = Some(Controllers::start(&client, config));
+        let mut manager = client.clone();
+        if secure {
+            let user = User::new("system:kube-controller-manager", &[]);
+            manager = Client::new(in_process(server.service(user)));
+            let server = server.clone();
+            config.writers = Some(std::sync::Arc::new(move |account| {
+                in_process(server.service(User::service_account("kube-system", account, "")))
+            }));
+        }
+        let controllers = Some(Controllers::start(&manager, config));
         let cluster = Self { api, client, controllers, server, _dir: dir };
         let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n1"}});
         cluster.create(&NODES, "", node).await;
@@ -107,6 +133,11 @@ impl Cluster {
         tokio::spawn(pretend_kubelet(cluster.client.clone(), cluster.api.clone()));
         cluster.get(&SERVICE_ACCOUNTS, "default", "default").await;
         cluster
+    }
+
+    /// Writes as somebody else.
+    pub fn api_as(&self, user: User) -> Api {
+        Api::new(in_process(self.server.service(user)))
     }
 
     pub async fn create(&self, resource: &Resource, namespace: &str, mut body: Value) -> Cached {
@@ -153,6 +184,13 @@ impl Cluster {
             assert!(tokio::time::Instant::now() < deadline, "timed out waiting for: {what}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Waits until an object is gone.
+    pub async fn until_gone(&self, resource: &Resource, namespace: &str, name: &str) {
+        let what = format!("{} {namespace}/{name} to go", resource.kind);
+        self.until(&what, || async { self.find(resource, namespace, name).await.is_none().then_some(()) })
+            .await;
     }
 
     /// Waits until an object looks as it should.
