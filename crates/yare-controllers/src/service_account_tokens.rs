@@ -1,8 +1,8 @@
 //! Fills Secrets of type `kubernetes.io/service-account-token` with a token of their account, the cluster's
 //! certificate authority and their namespace, and removes them with their account.
 //!
-//! A key is an account, `NAME`, or a Secret of an account that is gone, `NAME/SECRET/UID`: the account's
-//! references to it go too.
+//! A key is a Secret, `NAME`, or one that is gone, `NAME/ACCOUNT/UID`: the references of its account (`UID` is
+//! the account's) go too.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -104,15 +104,28 @@ pub fn new(context: &Context) -> Arc<dyn Reconcile> {
     })
 }
 
-/// The account of a Secret, and what a deleted one leaves behind.
+/// A Secret, and what a deleted one leaves behind.
 pub fn changed_secret(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
     let Some(secret) = change.object() else { return };
     let Some(view) = View::of(secret) else { return };
     match change.new {
-        Some(_) => add(ObjectKey::new(secret.namespace(), view.account())),
+        Some(_) => add(secret.key().clone()),
         None => {
-            let key = format!("{}/{}/{}", view.account(), secret.name(), view.uid());
+            let key = format!("{}/{}/{}", secret.name(), view.account(), view.uid());
             add(ObjectKey::new(secret.namespace(), &key));
+        }
+    }
+}
+
+/// The Secrets of an account that goes, or that is another one now.
+pub fn deleted_account(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
+    let Some(old) = &change.old else { return };
+    if change.new.as_ref().is_some_and(|new| new.uid() == old.uid()) {
+        return;
+    }
+    for secret in context.informer(SECRETS).in_namespace(old.namespace()) {
+        if View::of(&secret).is_some_and(|view| view.account() == old.name()) {
+            add(secret.key().clone());
         }
     }
 }
@@ -128,18 +141,19 @@ impl Tokens {
     }
 
     /// Fills the Secret, or removes it.
-    async fn settle(&self, key: &ObjectKey, secret: &Cached, view: &View) -> Result<(), Error> {
-        let api = &self.context.api;
-        let Some(account) = self.account(key, view.uid()).await? else {
+    async fn settle(&self, secret: &Cached, view: &View) -> Result<(), Error> {
+        let (api, namespace) = (&self.context.api, secret.namespace());
+        let key = ObjectKey::new(namespace, view.account());
+        let Some(account) = self.account(&key, view.uid()).await? else {
             api.delete(&SECRETS, secret.key(), Deletion::of(secret)).await?;
             return Ok(());
         };
         let Some(signer) = &self.signer else { return Ok(()) };
         let token = || {
-            let claims = Claims::new(&key.namespace, account.name(), account.uid(), secret.name());
+            let claims = Claims::new(namespace, account.name(), account.uid(), secret.name());
             signer.sign_legacy(&claims).map_err(|e| Error::Other(format!("token of {}: {e}", secret.key())))
         };
-        let missing = view.missing(&self.context.config.root_ca, &key.namespace, token)?;
+        let missing = view.missing(&self.context.config.root_ca, namespace, token)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -190,22 +204,17 @@ impl Tokens {
 #[async_trait]
 impl Reconcile for Tokens {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
-        if let [account, secret, uid] = key.name.split('/').collect::<Vec<_>>()[..] {
+        if let [secret, account, uid] = key.name.split('/').collect::<Vec<_>>()[..] {
             self.forget(&ObjectKey::new(&key.namespace, account), secret, uid).await?;
             return Ok(Next::Done);
         }
-        let mut failed = None;
-        for secret in self.secrets.in_namespace(&key.namespace) {
-            let Some(view) = View::of(&secret).filter(|v| v.account() == &*key.name) else { continue };
-            if secret.deletion_timestamp().is_some() {
-                continue;
-            }
-            // One that cannot be filled must not keep the others from it.
-            if let Err(error) = self.settle(key, &secret, &view).await {
-                failed = Some(error);
-            }
+        let Some(secret) = self.secrets.get(key).filter(|s| s.deletion_timestamp().is_none()) else {
+            return Ok(Next::Done);
+        };
+        if let Some(view) = View::of(&secret) {
+            self.settle(&secret, &view).await?;
         }
-        failed.map_or(Ok(Next::Done), Err)
+        Ok(Next::Done)
     }
 }
 

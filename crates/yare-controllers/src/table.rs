@@ -362,7 +362,7 @@ pub const CONTROLLERS: &[Row] = &[
         account: "",
         description: "Fills Secrets of service accounts with tokens, and removes them with their account.",
         watches: &[
-            watch(SERVICE_ACCOUNTS, Own),
+            watch(SERVICE_ACCOUNTS, With(service_account_tokens::deleted_account)),
             watch(SECRETS, With(service_account_tokens::changed_secret)),
         ],
         make: service_account_tokens::new,
