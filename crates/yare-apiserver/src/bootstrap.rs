@@ -23,12 +23,7 @@ const AT_ONCE: usize = 64;
 
 /// Makes the objects that are absent, and takes in the addresses that services have.
 pub async fn run(core: &Arc<Core>) -> Result<(), StartError> {
-    let snapshot = core.store().snapshot("services");
-    for service in snapshot.range(std::ops::Bound::Unbounded, "") {
-        if let Ok(service) = serde_json::from_slice::<Value>(&service.bytes) {
-            core.allocators.restore(&service);
-        }
-    }
+    restore_services(core);
     // Namespaces first, since others are in them; the rest together, so that they share the disk's syncs.
     let (namespaces, others): (Vec<Value>, Vec<Value>) = objects(core)
         .into_iter()
@@ -36,9 +31,41 @@ pub async fn run(core: &Arc<Core>) -> Result<(), StartError> {
         .chain(crate::aggregation::register::objects(&core.builtin))
         .partition(|object| object.str_at("kind") == "Namespace");
     for object in namespaces {
-        ensure(core, object).await?;
+        ensure_in_time(core, object).await?;
     }
-    stream::iter(others).map(Ok).try_for_each_concurrent(AT_ONCE, |object| ensure(core, object)).await
+    let make = |object| ensure_in_time(core, object);
+    stream::iter(others).map(Ok).try_for_each_concurrent(AT_ONCE, make).await
+}
+
+/// Takes in the addresses and ports that services have.
+pub(crate) fn restore_services(core: &Core) {
+    let snapshot = core.store().snapshot("services");
+    for service in snapshot.range(std::ops::Bound::Unbounded, "") {
+        if let Ok(service) = serde_json::from_slice::<Value>(&service.bytes) {
+            core.allocators.restore(&service);
+        }
+    }
+}
+
+/// Makes an object; later, where it cannot be encrypted yet: the plugin for it may come up after this server,
+/// and with its help.
+async fn ensure_in_time(core: &Arc<Core>, object: Value) -> Result<(), StartError> {
+    let outcome = ensure(core, object.clone()).await;
+    let Some(encryption) = core.config.encryption.as_ref().filter(|e| outcome.is_err() && !e.is_well())
+    else {
+        return outcome;
+    };
+    let (core, encryption) = (core.clone(), encryption.clone());
+    tokio::spawn(async move {
+        while let Err(error) = ensure(&core, object.clone()).await {
+            tracing::warn!(%error, "tried again");
+            tokio::select! {
+                () = encryption.until_well() => {}
+                () = core.stop.cancelled() => return,
+            }
+        }
+    });
+    Ok(())
 }
 
 fn objects(core: &Core) -> Vec<Value> {

@@ -90,6 +90,8 @@ pub struct Config {
     pub flow: flow::Settings,
     /// Chance that a request over HTTP/2 is the last one of its connection, so that clients spread out.
     pub goaway_chance: f64,
+    /// What of it rests encrypted; the store was opened with it. None: nothing.
+    pub encryption: Option<Arc<crate::encryption::Encryption>>,
     /// What is written down of requests; none: nothing.
     pub audit: Option<Arc<Audit>>,
     /// How long requests are still taken after `/readyz` has begun to fail.
@@ -129,6 +131,7 @@ impl Config {
                 request_timeout: Duration::from_secs(60),
             },
             goaway_chance: 0.0,
+            encryption: None,
             audit: None,
             shutdown_delay: Duration::ZERO,
             openid: None,

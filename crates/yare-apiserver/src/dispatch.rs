@@ -9,7 +9,7 @@ use crate::{
     aggregation,
     body::{self, Reply, RequestBody},
     core::Call,
-    discovery, flow, health,
+    discovery, encryption, flow, health,
     registry::Served,
     status::{ApiError, ApiResult},
     subresource,
@@ -42,6 +42,11 @@ pub async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extens
     }
     if !served.namespaced && !info.namespace.is_empty() && &*served.plural != "namespaces" {
         return Err(ApiError::unknown_resource());
+    }
+    // A deletion says itself whether it minds.
+    let deletes = matches!(info.verb, "delete" | "deletecollection") && info.subresource.is_empty();
+    if !deletes && call.core.store().is_locked() {
+        encryption::locked::guard(call, served).await?;
     }
     if !info.subresource.is_empty() {
         return subresource::handle(call, served, body, upgrade).await;
@@ -105,7 +110,9 @@ async fn other(call: &Call) -> ApiResult<Reply> {
         [""] => Ok(body::json_reply(StatusCode::OK, &paths(call))),
         ["version"] => Ok(body::json_reply(StatusCode::OK, &health::version())),
         [endpoint @ ("healthz" | "livez" | "readyz"), single @ ..] => {
-            health::check(call, endpoint, &single.join("/")).ok_or_else(ApiError::unknown_resource)
+            let single = single.join("/");
+            health::ask(call, endpoint, &single).await;
+            health::check(call, endpoint, &single).ok_or_else(ApiError::unknown_resource)
         }
         ["metrics"] => Ok(body::reply(StatusCode::OK, METRICS, call.core.metrics.render(&call.core))),
         ["metrics", "slis"] => {

@@ -55,7 +55,7 @@ pub fn follow(core: &Arc<Core>, path: &Path, apply: Apply) -> Vec<u8> {
 }
 
 /// Changes in a file's directory: files are mostly replaced, and not written.
-struct Changes(AsyncFd<Instance>);
+pub struct Changes(AsyncFd<Instance>);
 
 /// What the reactor needs of an inotify instance: its descriptor.
 struct Instance(Inotify);
@@ -73,7 +73,7 @@ impl AsFd for Instance {
 }
 
 impl Changes {
-    fn of(path: &Path) -> std::io::Result<Self> {
+    pub fn of(path: &Path) -> std::io::Result<Self> {
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let flags = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
@@ -86,7 +86,7 @@ impl Changes {
         Ok(Self(fd))
     }
 
-    async fn next(&self) -> std::io::Result<()> {
+    pub async fn next(&self) -> std::io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;
             match self.0.get_ref().0.read_events() {

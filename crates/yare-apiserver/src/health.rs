@@ -28,25 +28,48 @@ pub fn version() -> Value {
 /// One check: its name and whether it holds.
 struct Check {
     name: &'static str,
-    /// The endpoints that ask it: `/livez` (and `/healthz`), `/readyz`.
-    live: bool,
-    ready: bool,
+    /// The endpoints that ask it.
+    of: &'static [&'static str],
     ok: fn(&Core) -> bool,
+    /// Whether this server has it.
+    is_there: fn(&Core) -> bool,
+}
+
+const ALL: &[&str] = &["healthz", "livez", "readyz"];
+const READY: &[&str] = &["readyz"];
+/// What a restart would not mend.
+const NOT_LIVE: &[&str] = &["healthz", "readyz"];
+
+const fn check_of(name: &'static str, of: &'static [&'static str], ok: fn(&Core) -> bool) -> Check {
+    Check { name, of, ok, is_there: |_| true }
 }
 
 const fn hook(name: &'static str) -> Check {
-    Check { name, live: true, ready: true, ok: |core| core.ready.load(Ordering::Acquire) }
+    check_of(name, ALL, |core| core.ready.load(Ordering::Acquire))
 }
+
+/// The plugins of key management services, all in one; asked before the checks are.
+const KMS: &str = "kms-providers";
 
 /// The checks of upstream, in its order; what upstream starts in hooks of those names is there when this
 /// server is.
 const CHECKS: &[Check] = &[
-    Check { name: "ping", live: true, ready: true, ok: |_| true },
-    Check { name: "log", live: true, ready: true, ok: |_| true },
-    Check { name: "etcd", live: true, ready: true, ok: |core| core.store().revision() > 0 },
-    Check { name: "etcd-readiness", live: false, ready: true, ok: |core| core.store().revision() > 0 },
-    Check { name: "informer-sync", live: false, ready: true, ok: |core| core.ready.load(Ordering::Acquire) },
+    check_of("ping", ALL, |_| true),
+    check_of("log", ALL, |_| true),
+    check_of("etcd", ALL, |core| core.store().revision() > 0),
+    check_of("etcd-readiness", READY, |core| core.store().revision() > 0),
+    Check {
+        name: KMS,
+        of: NOT_LIVE,
+        ok: |core| core.config.encryption.as_ref().is_none_or(|e| e.is_well()),
+        is_there: |core| core.config.encryption.as_ref().is_some_and(|e| e.has_check()),
+    },
+    check_of("informer-sync", READY, |core| core.ready.load(Ordering::Acquire)),
     hook("poststarthook/start-apiserver-admission-initializer"),
+    Check {
+        is_there: |core| core.config.encryption.as_ref().is_some_and(|e| e.reloads()),
+        ..hook("poststarthook/start-encryption-provider-config-automatic-reload")
+    },
     hook("poststarthook/generic-apiserver-start-informers"),
     hook("poststarthook/priority-and-fairness-config-consumer"),
     hook("poststarthook/priority-and-fairness-filter"),
@@ -72,21 +95,22 @@ const CHECKS: &[Check] = &[
     hook("poststarthook/apiservice-registration-controller"),
     hook("poststarthook/apiservice-discovery-controller"),
     hook("poststarthook/kube-apiserver-autoregistration"),
-    Check {
-        name: "autoregister-completion",
-        live: true,
-        ready: true,
-        ok: |core| core.aggregation.registered.load(Ordering::Acquire),
-    },
+    check_of("autoregister-completion", ALL, |core| core.aggregation.registered.load(Ordering::Acquire)),
     hook("poststarthook/apiservice-openapi-controller"),
     hook("poststarthook/apiservice-openapiv3-controller"),
-    Check {
-        name: "shutdown",
-        live: false,
-        ready: true,
-        ok: |core| !core.closing.load(Ordering::Acquire) && !core.stop.is_cancelled(),
-    },
+    check_of("shutdown", READY, |core| !core.closing.load(Ordering::Acquire) && !core.stop.is_cancelled()),
 ];
+
+/// Asks what has to be asked before [`check`] can tell.
+pub async fn ask(call: &Call, endpoint: &str, single: &str) {
+    if let Some(encryption) = &call.core.config.encryption
+        && NOT_LIVE.contains(&endpoint)
+        && matches!(single, "" | KMS)
+        && let Err(error) = encryption.check().await
+    {
+        tracing::warn!(error, "{KMS} check failed");
+    }
+}
 
 /// Answers `/healthz`, `/livez`, `/readyz` and their checks one by one (`/readyz/ping`).
 pub fn check(call: &Call, endpoint: &str, single: &str) -> Option<Reply> {
@@ -95,7 +119,7 @@ pub fn check(call: &Call, endpoint: &str, single: &str) -> Option<Reply> {
     let excluded = unknown.clone();
     let mut asked = CHECKS
         .iter()
-        .filter(|c| if endpoint == "readyz" { c.ready } else { c.live })
+        .filter(|c| c.of.contains(&endpoint) && (c.is_there)(&call.core))
         .filter(|c| single.is_empty() || c.name == single)
         .peekable();
     asked.peek()?;

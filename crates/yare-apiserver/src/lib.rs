@@ -24,6 +24,7 @@ pub mod discovery;
 mod dispatch;
 mod drain;
 pub mod encodings;
+pub mod encryption;
 mod escalation;
 mod files;
 pub mod flow;

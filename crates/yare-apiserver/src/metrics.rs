@@ -49,6 +49,9 @@ impl Metrics {
         if let Some(audit) = &core.config.audit {
             audit.expose(&mut page);
         }
+        if let Some(encryption) = &core.config.encryption {
+            encryption.expose(&mut page);
+        }
         page.single(
             "apiserver_tls_handshake_errors_total",
             "counter",

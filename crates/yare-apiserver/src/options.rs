@@ -340,7 +340,13 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// What becomes of dependents.
     pub propagation: Option<Propagation>,
+    /// The object is deleted although it cannot be read.
+    pub ignore_read_error: bool,
+    /// Options that are set and do not go with that.
+    pub beside: Vec<&'static str>,
 }
+
+const IGNORE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 impl DeleteOptions {
     /// Reads and checks the options of a deletion from a decoded body (it wins) or the query.
@@ -420,9 +426,40 @@ impl DeleteOptions {
             }
             None => orphan.map(|o| if o { Propagation::Orphan } else { Propagation::Background }),
         };
+        out.ignore_read_error = match body {
+            Some(body) => body.bool_opt(IGNORE) == Some(true),
+            None => query.flag(IGNORE),
+        };
+        if out.ignore_read_error {
+            let has = |name: &str| match body {
+                Some(body) => body.has(name),
+                None => query.has(name),
+            };
+            let others =
+                ["dryRun", "propagationPolicy", "orphanDependents", "gracePeriodSeconds", "preconditions"];
+            out.beside = others.into_iter().filter(|name| has(name)).collect();
+        }
         invalid("DeleteOptions", &errors)?;
         // A negative grace period means the shortest one.
         out.grace_period_s = out.grace_period_s.map(|s| if s < 0 { 1 } else { s });
         Ok(out)
+    }
+
+    /// Checks `ignoreStoreReadErrorWithClusterBreakingPotential`, which says nothing where its feature is off.
+    pub fn settle_ignore_read_error(&mut self, is_on: bool) -> ApiResult<()> {
+        self.ignore_read_error &= is_on;
+        if !self.ignore_read_error {
+            return Ok(());
+        }
+        let path = Path::new(IGNORE);
+        let error = |name| FieldError::invalid(&path, true, format!("cannot be set together with .{name}"));
+        let errors: Vec<FieldError> = self.beside.iter().map(error).collect();
+        invalid("DeleteOptions", &errors)
+    }
+
+    /// Refuses the option.
+    pub fn refuse_ignore_read_error(&self, why: &str) -> ApiResult<()> {
+        let error = FieldError::invalid(&Path::new(IGNORE), true, why);
+        if self.ignore_read_error { invalid("DeleteOptions", &[error]) } else { Ok(()) }
     }
 }

@@ -83,6 +83,7 @@ impl ApiServer {
         crate::crd::start(&core).await;
         crate::admission::start(&core);
         crate::aggregation::start(&core);
+        crate::encryption::start(&core);
         crate::flow::start(&core).await;
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })

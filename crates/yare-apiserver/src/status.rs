@@ -294,6 +294,7 @@ impl ApiError {
             CommitError::Exists { .. } => Self::already_exists(what, name),
             CommitError::Missing { .. } => Self::not_found(what, name),
             CommitError::Conflict { .. } => Self::modified(what, name),
+            CommitError::Sealing(why) => Self::internal(why),
             other => Self::internal(other),
         }
     }

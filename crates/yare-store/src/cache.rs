@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::error::SnapshotError;
 use crate::history::{Channel, ROOT_EVERY, Ring, cost};
-use crate::object::{Attrs, Event, EventKind, Kind, Object};
+use crate::object::{Event, EventKind, Kind, Object};
 use crate::options::{Clock, HistoryBounds};
+use crate::sealer::Value;
 use crate::snapshot::Snapshot;
 use crate::tree::{Keyed, Tree};
 use crate::watch::Watcher;
@@ -62,6 +62,8 @@ pub(crate) struct Cache {
     clock: Arc<dyn Clock>,
     published: Notify,
     closed: AtomicBool,
+    /// Some object may be locked, or may have been at a revision that is still kept.
+    locked: AtomicBool,
 }
 
 #[derive(Default)]
@@ -106,6 +108,7 @@ impl Cache {
             clock,
             published: Notify::new(),
             closed: AtomicBool::new(false),
+            locked: AtomicBool::new(false),
         }
     }
 
@@ -231,10 +234,14 @@ impl Cache {
         drop(base);
         let at = self.clock.now();
         let mut channels = Vec::with_capacity(touched.len());
+        let mut cut = Vec::new();
         {
             let mut ledger = self.ledger.lock();
             for touched in touched.into_values() {
-                let Touched { channel, objects, events, roots, first } = touched;
+                let Touched { channel, objects, events, roots, first, unlocked } = touched;
+                if unlocked {
+                    cut.push(channel.clone());
+                }
                 if objects.is_empty() {
                     next.kinds.remove(&channel.kind);
                 } else {
@@ -262,6 +269,10 @@ impl Cache {
             std::mem::replace(&mut *state, Arc::new(next))
         };
         drop(old);
+        for channel in &cut {
+            // After the state: who starts over finds the objects open.
+            self.cut(channel, revision);
+        }
         for channel in &channels {
             channel.notify.notify_waiters();
         }
@@ -307,6 +318,48 @@ impl Cache {
         }
     }
 
+    /// Whether some object may be locked.
+    pub fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Acquire)
+    }
+
+    /// Some object is locked.
+    pub fn set_locked(&self) {
+        self.locked.store(true, Ordering::Release);
+    }
+
+    /// None is locked any more. Those that were deleted while they were go from history.
+    pub fn set_unlocked(&self) {
+        let channels: Vec<_> = self.channels.read().values().cloned().collect();
+        for channel in channels {
+            let locked = channel.ring.read().has_locked();
+            if locked {
+                self.cut(&channel, self.revision());
+            }
+        }
+        self.locked.store(false, Ordering::Release);
+    }
+
+    /// All objects that are locked.
+    pub fn locked(&self) -> Vec<Arc<Object>> {
+        let state = self.state();
+        let all = state.kinds.iter().flat_map(|root| root.objects.iter());
+        all.filter(|object| object.is_locked()).cloned().collect()
+    }
+
+    /// Forgets the history of a kind: some of it cannot be shown.
+    pub fn forget(&self, kind: &str) {
+        self.cut(&self.channel(kind), self.revision());
+    }
+
+    fn cut(&self, channel: &Channel, revision: u64) {
+        let mut ledger = self.ledger.lock();
+        let (events, bytes) = channel.ring.write().cut(revision);
+        ledger.events -= events;
+        ledger.bytes -= bytes;
+        channel.notify.notify_waiters();
+    }
+
     /// Forgets history before `revision`, which itself stays readable.
     pub fn compact(&self, revision: u64) {
         let revision = revision.min(self.revision());
@@ -340,6 +393,8 @@ struct Touched {
     roots: Vec<(u64, Tree<Arc<Object>>)>,
     /// Position of `events[0]`.
     first: u64,
+    /// Locked objects were opened.
+    unlocked: bool,
 }
 
 impl Batch {
@@ -352,24 +407,32 @@ impl Batch {
     }
 
     /// Writes an object at `revision`, whose bytes must already show it.
-    pub fn put(
-        &mut self,
-        revision: u64,
-        kind: &str,
-        key: Box<str>,
-        bytes: Bytes,
-        rv_at: u32,
-        attrs: Attrs,
-    ) -> Arc<Object> {
+    pub fn put(&mut self, revision: u64, kind: &str, key: Box<str>, value: Value) -> Arc<Object> {
         self.revision = revision;
         let touched = self.touch(kind);
         let previous = touched.objects.get(&key).cloned();
         let created = previous.as_ref().map_or(revision, |p| p.created);
         let kind = touched.channel.kind.clone();
-        let object = Arc::new(Object { kind, key, bytes, created, revision, attrs, rv_at });
+        let object = Arc::new(Object::new(kind, key, created, revision, value));
         touched.objects.insert(object.clone());
         touched.record(Event { revision, object: object.clone(), previous, kind: EventKind::Put });
         object
+    }
+
+    /// Whether there is anything to publish.
+    pub fn is_empty(&self) -> bool {
+        self.touched.is_empty()
+    }
+
+    /// Puts an opened value in the place of a locked one.
+    pub fn unlock(&mut self, kind: &str, key: &str, value: Value) {
+        let touched = self.touch(kind);
+        if let Some(locked) = touched.objects.get(key).filter(|object| object.is_locked()).cloned() {
+            let kind = touched.channel.kind.clone();
+            let object = Object::new(kind, locked.key.clone(), locked.created, locked.revision, value);
+            touched.objects.insert(Arc::new(object));
+            touched.unlocked = true;
+        }
     }
 
     /// Removes an object; `None` when it is not there.
@@ -389,8 +452,14 @@ impl Batch {
             let channel = self.cache.channel(kind);
             let first = channel.ring.read().end();
             let objects = self.base.objects(kind).cloned().unwrap_or_default();
-            let touched =
-                Touched { channel: channel.clone(), objects, events: Vec::new(), roots: Vec::new(), first };
+            let touched = Touched {
+                channel: channel.clone(),
+                objects,
+                events: Vec::new(),
+                roots: Vec::new(),
+                first,
+                unlocked: false,
+            };
             self.touched.insert(channel.kind.clone(), touched);
         }
         self.touched.get_mut(kind).expect("inserted above when it was absent")

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::CommitError;
 use crate::object::{Attrs, Draft, Expect, Kind, Object};
+use crate::sealer::Value;
 
 /// Decides the order of transactions, checks their preconditions, makes them durable, gives them revisions,
 /// and publishes them to the cache that it was opened with.
@@ -41,7 +42,11 @@ pub(crate) struct Prepared {
 
 /// A checked operation.
 pub(crate) enum PreparedOp {
-    Put(Draft, Attrs),
+    /// With what lies on disk in the JSON's place.
+    Put(Draft, Attrs, Option<Box<[u8]>>),
     Delete,
     Check,
+    /// A locked object, opened: in memory only, at its revision, without an event. Whoever watches the kind
+    /// is told to start over.
+    Unlock(Value),
 }

@@ -81,6 +81,9 @@ pub enum CommitError {
     /// The transaction itself is malformed or over a bound; sending it again cannot help.
     #[error("invalid transaction: {0}")]
     Invalid(String),
+    /// What would lie on disk could not be made of the object ([`crate::Sealer::seal`]).
+    #[error("{0}")]
+    Sealing(String),
     /// No space for it; the store still reads, and writes again once there is space.
     #[error("the disk is full, free some space on it: {0}")]
     Full(String),

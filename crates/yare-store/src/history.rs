@@ -126,6 +126,21 @@ impl Ring {
         (count, bytes)
     }
 
+    /// Forgets everything up to `revision`, so that every watcher finds itself behind. Returns as `pop` does.
+    pub fn cut(&mut self, revision: u64) -> (usize, usize) {
+        let events = std::mem::take(&mut self.events);
+        // One position more than there were, for watchers that have seen them all.
+        self.base += events.len() as u64 + 1;
+        self.roots.clear();
+        self.floor = revision;
+        (events.len(), events.iter().map(|event| cost(event)).sum())
+    }
+
+    /// Whether an event shows a locked object.
+    pub fn has_locked(&self) -> bool {
+        self.events.iter().any(|event| event.object.is_locked())
+    }
+
     /// The revision of the oldest event.
     pub fn first_revision(&self) -> Option<u64> {
         self.events.front().map(|e| e.revision)
@@ -145,5 +160,6 @@ impl Channel {
 /// The memory that an event alone keeps: the replaced object, and the altered copy a deletion shows.
 pub(crate) fn cost(event: &Event) -> usize {
     let own = if event.kind == EventKind::Delete { event.object.bytes.len() } else { 0 };
-    EVENT_OVERHEAD_BYTES + own + event.previous.as_ref().map_or(0, |p| p.bytes.len())
+    let before = |p: &Arc<Object>| p.bytes.len() + p.sealed().map_or(0, <[u8]>::len);
+    EVENT_OVERHEAD_BYTES + own + event.previous.as_ref().map_or(0, before)
 }

@@ -10,6 +10,8 @@
 //! a watcher no earlier than a read would show it. Nothing wakes up while nobody writes. History is bounded;
 //! so are transactions, queues and batches.
 //!
+//! What lies on disk is what a [`Sealer`] makes of an object's JSON: encryption at rest goes there.
+//!
 //! Inside: the `cache` module is what is visible; an engine behind the `engine` trait makes transactions
 //! durable, here the `embedded` log with group commit and checkpoints.
 
@@ -21,6 +23,7 @@ mod error;
 mod history;
 mod object;
 mod options;
+mod sealer;
 pub mod sim;
 mod snapshot;
 mod store;
@@ -30,6 +33,7 @@ mod watch;
 pub use error::{CommitError, Lagged, OpenError, SnapshotError};
 pub use object::{Attrs, Draft, Event, EventKind, Expect, Indexer, Kind, Object, Op, Write};
 pub use options::{Clock, HistoryBounds, MonotonicClock, Options};
+pub use sealer::{Plain, Sealer};
 pub use snapshot::{Range, Snapshot};
 pub use store::{MAX_KEY_BYTES, MAX_KIND_BYTES, MAX_OBJECT_BYTES, MAX_TRANSACTION_BYTES, MAX_WRITES, Store};
 pub use watch::Watcher;

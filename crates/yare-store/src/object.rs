@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::sealer::{Stored, Value};
+
 /// Names a kind: `"apps/deployments"` (group, slash, plural), or the plural alone for the core group (`"pods"`).
 pub type Kind = Arc<str>;
 
@@ -15,7 +17,7 @@ pub struct Object {
     pub kind: Kind,
     /// `"namespace/name"`, or `"name"` for cluster scope.
     pub key: Box<str>,
-    /// JSON whose `metadata.resourceVersion` is [`Object::revision`].
+    /// JSON whose `metadata.resourceVersion` is [`Object::revision`]; nothing where the object is locked.
     pub bytes: Bytes,
     /// The revision that created the object.
     pub created: u64,
@@ -25,14 +27,40 @@ pub struct Object {
     pub attrs: Attrs,
     /// Where the digits of the resourceVersion start in `bytes`: a deletion replaces them.
     pub(crate) rv_at: u32,
+    /// What lies on disk, where that is not the JSON.
+    pub(crate) sealed: Option<Box<[u8]>>,
 }
 
 impl Object {
+    pub(crate) fn new(kind: Kind, key: Box<str>, created: u64, revision: u64, value: Value) -> Object {
+        let Value { bytes, rv_at, attrs, sealed } = value;
+        Object { kind, key, bytes, created, revision, attrs, rv_at, sealed }
+    }
+
+    /// Whether what lies on disk of it could not be opened.
+    pub fn is_locked(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// What lies on disk in the place of its JSON, where that is sealed.
+    pub fn sealed(&self) -> Option<&[u8]> {
+        self.sealed.as_deref()
+    }
+
+    /// What lies on disk.
+    pub(crate) fn stored(&self) -> Stored<'_> {
+        Stored::of(self.rv_at, &self.bytes, self.sealed())
+    }
+
     /// The same object as a deletion at `revision` shows it: only the resourceVersion differs.
     pub(crate) fn deleted_at(&self, revision: u64) -> Object {
         let start = self.rv_at as usize;
         let old = decimal_len(self.revision);
-        let bytes = splice(&self.bytes[..start], revision, &self.bytes[start + old..]);
+        let bytes = if self.is_locked() {
+            Bytes::new()
+        } else {
+            splice(&self.bytes[..start], revision, &self.bytes[start + old..])
+        };
         Object {
             kind: self.kind.clone(),
             key: self.key.clone(),
@@ -41,6 +69,7 @@ impl Object {
             revision,
             attrs: self.attrs.clone(),
             rv_at: self.rv_at,
+            sealed: self.sealed.clone().filter(|_| self.is_locked()),
         }
     }
 }
@@ -171,7 +200,7 @@ pub enum EventKind {
 }
 
 /// `head`, the revision in decimal, `tail`; allocated exactly, because these bytes live long.
-fn splice(head: &[u8], revision: u64, tail: &[u8]) -> Bytes {
+pub(crate) fn splice(head: &[u8], revision: u64, tail: &[u8]) -> Bytes {
     let mut digits = [0u8; 20];
     let digits = decimal(revision, &mut digits);
     let mut out = Vec::with_capacity(head.len() + digits.len() + tail.len());
@@ -217,6 +246,7 @@ mod tests {
                 revision,
                 attrs: Attrs::default(),
                 rv_at: rv_at as u32,
+                sealed: None,
             };
             assert_eq!(object.bytes, format!(r#"{{"metadata":{{"resourceVersion":"{revision}"}}}}"#));
             for later in [7, 12_345] {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::disk::{Disk, RealDisk};
+use crate::sealer::{Plain, Sealer};
 
 /// Tells how much time has passed. A seam: simulations bring their own.
 pub trait Clock: Send + Sync {
@@ -68,6 +69,8 @@ pub struct Options {
     pub disk: Arc<dyn Disk>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// What lies on disk in the place of objects' JSON.
+    pub sealer: Arc<dyn Sealer>,
 }
 
 impl Options {
@@ -82,6 +85,7 @@ impl Options {
             queue: 1024,
             disk: Arc::new(RealDisk),
             clock: Arc::new(MonotonicClock::default()),
+            sealer: Arc::new(Plain),
         }
     }
 }

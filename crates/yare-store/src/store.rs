@@ -14,6 +14,7 @@ use crate::engine::{Engine, Prepared, PreparedOp, Transaction};
 use crate::error::{CommitError, OpenError, SnapshotError};
 use crate::object::{Expect, Indexer, Kind, Object, Op, Write};
 use crate::options::Options;
+use crate::sealer::{Restorer, Sealer, Value, open};
 use crate::snapshot::Snapshot;
 use crate::watch::Watcher;
 
@@ -39,6 +40,7 @@ struct Shared {
     cache: Arc<Cache>,
     engine: Box<dyn Engine>,
     indexer: Arc<dyn Indexer>,
+    sealer: Arc<dyn Sealer>,
     places: Arc<Semaphore>,
 }
 
@@ -64,8 +66,9 @@ impl Store {
     /// [`Store::open`] for callers without an async runtime.
     pub fn open_blocking(options: Options, indexer: Arc<dyn Indexer>) -> Result<Store, OpenError> {
         let places = Arc::new(Semaphore::new(options.queue.clamp(1, Semaphore::MAX_PERMITS)));
+        let sealer = options.sealer.clone();
         let (cache, engine) = Embedded::open(options, &*indexer)?;
-        Ok(Store { shared: Arc::new(Shared { cache, engine: Box::new(engine), indexer, places }) })
+        Ok(Store { shared: Arc::new(Shared { cache, engine: Box::new(engine), indexer, sealer, places }) })
     }
 
     /// Commits all writes at one new revision, or none. Returns when they are on disk and visible: the new
@@ -74,6 +77,10 @@ impl Store {
     /// When the returned future is dropped early, the transaction may still commit.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<Vec<Arc<Object>>, CommitError> {
         let (writes, bytes) = self.prepare(writes)?;
+        self.submit(writes, bytes).await
+    }
+
+    async fn submit(&self, writes: Vec<Prepared>, bytes: usize) -> Result<Vec<Arc<Object>>, CommitError> {
         let place = self.shared.places.clone().acquire_owned().await.map_err(|_| CommitError::Closed)?;
         let (reply, answer) = oneshot::channel();
         self.shared.engine.submit(Transaction { writes, bytes, reply, _place: place });
@@ -112,27 +119,84 @@ impl Store {
             }
         }
         let mut bytes = 0;
-        let indexer = &self.shared.indexer;
-        let writes = writes
+        let Shared { indexer, sealer, .. } = &*self.shared;
+        let seal =
+            |kind: &str, key: &str, json: &[u8]| sealer.seal(kind, key, json).map_err(CommitError::Sealing);
+        let writes: Result<Vec<Prepared>, CommitError> = writes
             .into_iter()
             .map(|Write { kind, key, expect, op }| {
                 bytes += 64 + kind.len() + key.len();
                 let op = match op {
                     Op::Put(draft) => {
-                        bytes += draft.json.len();
+                        let sealed = seal(&kind, &key, &draft.json)?;
+                        bytes += sealed.as_ref().map_or(draft.json.len(), |s| s.len());
                         let attrs = indexer.attrs(&kind, &draft.json);
-                        PreparedOp::Put(draft, attrs)
+                        PreparedOp::Put(draft, attrs, sealed)
                     }
                     Op::Delete => PreparedOp::Delete,
                     Op::Check => PreparedOp::Check,
                 };
-                Prepared { kind, key, expect, op }
+                Ok(Prepared { kind, key, expect, op })
             })
             .collect();
+        let writes = writes?;
         if bytes > MAX_TRANSACTION_BYTES {
             return invalid(format!("{bytes} bytes, at most {MAX_TRANSACTION_BYTES} fit one transaction"));
         }
         Ok((writes, bytes))
+    }
+
+    /// Whether objects may be locked, now or at a revision of the past: what lay on disk of them could not be
+    /// opened. Costs a load.
+    pub fn is_locked(&self) -> bool {
+        self.shared.cache.is_locked()
+    }
+
+    /// Why an object is locked; nothing where it could be opened now. May block.
+    pub fn why_locked(&self, object: &Object) -> Option<String> {
+        let sealed = object.sealed().filter(|_| object.is_locked())?;
+        let Object { kind, key, rv_at, revision, .. } = object;
+        open(&*self.shared.sealer, kind, key, sealed, *rv_at, *revision).err()
+    }
+
+    /// Tries to open what is locked, and returns how many objects still are. What opens is visible at the
+    /// revision that it has; there is no event for it, but whoever watches its kind is told to start over.
+    pub async fn unlock(&self) -> Result<usize, CommitError> {
+        let (store, seen) = (self.clone(), self.shared.cache.locked());
+        let total = seen.len();
+        let open = move || store.opened(&seen);
+        let opened = tokio::task::spawn_blocking(open).await.map_err(|e| CommitError::Io(e.to_string()))?;
+        let left = total - opened.len();
+        let mut opened = opened.into_iter();
+        loop {
+            let writes: Vec<Prepared> = opened.by_ref().take(MAX_WRITES).collect();
+            if writes.is_empty() {
+                break;
+            }
+            self.submit(writes, 0).await?;
+        }
+        if left == 0 {
+            self.shared.cache.set_unlocked();
+        }
+        Ok(left)
+    }
+
+    /// Those of the locked objects that open, as writes.
+    fn opened(&self, locked: &[Arc<Object>]) -> Vec<Prepared> {
+        let Shared { indexer, sealer, .. } = &*self.shared;
+        let restorer = Restorer { indexer: &**indexer, sealer: &**sealer };
+        let values = locked.iter().map(|object| {
+            (object, restorer.restore(&object.kind, &object.key, object.revision, object.stored()))
+        });
+        values
+            .filter(|(_, value): &(_, Value)| !value.bytes.is_empty())
+            .map(|(object, value)| Prepared {
+                kind: object.kind.clone(),
+                key: object.key.to_string(),
+                expect: Expect::Anything,
+                op: PreparedOp::Unlock(value),
+            })
+            .collect()
     }
 
     /// The newest durable and visible revision. An empty store is at 1.

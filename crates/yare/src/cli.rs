@@ -8,7 +8,9 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{audit::AuditArgs, auth::AuthArgs, requests::RequestArgs, signing::SigningArgs};
+use crate::{
+    audit::AuditArgs, auth::AuthArgs, encryption::EncryptionArgs, requests::RequestArgs, signing::SigningArgs,
+};
 
 /// All of Kubernetes in one binary.
 #[derive(Parser, Debug)]
@@ -155,6 +157,9 @@ pub struct ServerArgs {
     /// About what is written down of them.
     #[command(flatten)]
     pub audit: AuditArgs,
+    /// About what rests encrypted.
+    #[command(flatten)]
+    pub encryption: EncryptionArgs,
     /// About who may come in and what they may do.
     #[command(flatten)]
     pub auth: AuthArgs,

@@ -6,6 +6,7 @@ mod auth;
 mod cleanup;
 mod cli;
 mod config;
+mod encryption;
 mod hello;
 mod image;
 mod kubeconfig;

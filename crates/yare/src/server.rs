@@ -155,7 +155,12 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     progress.done("certificates", &args.data.data_dir.join("tls").display().to_string());
 
     let store_dir = args.data.data_dir.join("store");
-    let store = Store::open(Options::new(&store_dir), yare_apiserver::indexer())
+    let encryption = args.encryption.open(&gates, &format!("apiserver-{}", plan.node_name)).await?;
+    let mut options = Options::new(&store_dir);
+    if let Some(encryption) = &encryption {
+        options.sealer = encryption.clone();
+    }
+    let store = Store::open(options, yare_apiserver::indexer())
         .await
         .map_err(|error| unusable(data_dir, error.into()))?;
     progress.done("store", &format!("revision {}", store.revision()));
@@ -185,6 +190,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     config.objects = bootstrap::objects(&config.gates);
     config.objects.extend(agent::bootstrap_objects());
     args.requests.apply(&mut config);
+    config.encryption = encryption;
     config.audit = args.audit.open(&config)?;
     let api = ApiServer::start(config).await?;
     let serve = tokio::spawn({

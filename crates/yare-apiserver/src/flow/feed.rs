@@ -99,7 +99,8 @@ impl Feed {
     async fn follow(&mut self, core: &Arc<Core>) {
         let (levels, schemas) = (store_kind(GROUP, LEVELS), store_kind(GROUP, SCHEMAS));
         let mut wait: Option<Instant> = None;
-        loop {
+        // A closed store ends every watch at once: nothing below would ever wait.
+        while !core.stop.is_cancelled() {
             let from = core.store().revision();
             let (Ok(mut level_events), Ok(mut schema_events)) =
                 (core.store().watch(&levels, from), core.store().watch(&schemas, from))

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use yare_kinds::view::{View, ViewMut};
-use yare_schema::selector::LabelSelector;
+use yare_schema::{
+    field::{FieldError, Path},
+    selector::LabelSelector,
+};
 use yare_store::{CommitError, Expect, Op, Write};
 
 use crate::{
@@ -19,7 +22,7 @@ use crate::{
     path::Query,
     registry::{Served, TypeHandle},
     render,
-    status::{ApiError, ApiResult, Cause},
+    status::{ApiError, ApiResult, Cause, GroupResource},
     verbs::delete,
 };
 
@@ -45,6 +48,13 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         Value::Null => DeleteOptions::default(),
         given => DeleteOptions::parse(&Query::default(), Some(given))?,
     };
+    if deletion.ignore_read_error {
+        let root = Path::new("deleteOptions");
+        let why = "can not be set for pod eviction, try after removing the option";
+        let field = root.child("ignoreStoreReadErrorWithClusterBreakingPotential");
+        let kind = GroupResource { group: "policy", resource: "Eviction" };
+        return Err(ApiError::invalid(kind, name, &[FieldError::invalid(&field, true, why)]));
+    }
     deletion.dry_run |= options.dry_run;
     let attributes = Attributes::new(call, served, Operation::Create, deletion.dry_run);
     admission::admit(&attributes, &mut eviction).await?;

@@ -15,6 +15,7 @@ use crate::{
     codec,
     core::{Call, rfc3339},
     encodings::Items,
+    encryption::locked,
     hooks,
     negotiate::Asked,
     options::{DeleteOptions, ListOptions, Propagation},
@@ -64,6 +65,12 @@ pub struct Deleted {
 pub async fn delete(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
     let renderer = Renderer::new(call, served, Asked::One)?;
     let options = options(call, body)?;
+    if options.ignore_read_error {
+        return locked::delete(call, served).await;
+    }
+    if call.core.store().is_locked() {
+        locked::guard(call, served).await?;
+    }
     warn_of_orphans(call, served, &options);
     let deleted = object(call, served, &call.info.namespace, &call.info.name, &options).await?;
     let returns = RETURN_OBJECT.contains(&(&*served.stored.group, &*served.stored.plural));
@@ -95,14 +102,17 @@ fn warn_of_orphans(call: &Call, served: &Served, options: &DeleteOptions) {
 }
 
 fn options(call: &Call, body: &[u8]) -> ApiResult<DeleteOptions> {
-    if body.is_empty() {
-        return DeleteOptions::parse(&call.query, None);
-    }
-    let value = codec::decode_loose(call, "", "v1", "DeleteOptions", body)?;
-    if let Some(record) = &call.audit {
-        record.request(&value);
-    }
-    DeleteOptions::parse(&call.query, Some(&value))
+    let mut options = if body.is_empty() {
+        DeleteOptions::parse(&call.query, None)?
+    } else {
+        let value = codec::decode_loose(call, "", "v1", "DeleteOptions", body)?;
+        if let Some(record) = &call.audit {
+            record.request(&value);
+        }
+        DeleteOptions::parse(&call.query, Some(&value))?
+    };
+    options.settle_ignore_read_error(locked::may_delete(&call.core))?;
+    Ok(options)
 }
 
 /// Deletes every object of a selection.
@@ -110,6 +120,12 @@ pub async fn collection(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiRe
     let renderer = Renderer::new(call, served, Asked::List)?;
     let options = options(call, body)?;
     warn_of_orphans(call, served, &options);
+    options.refuse_ignore_read_error(
+        "is not allowed with DELETECOLLECTION, try again after removing the option",
+    )?;
+    if call.core.store().is_locked() {
+        locked::guard(call, served).await?;
+    }
     let selectors = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
     let selection = Selection::new(served, &call.info, &selectors)?;
     let snapshot = call.core.store().snapshot(&served.stored.kind_key);

@@ -13,6 +13,7 @@ use crate::{
     body::Reply,
     core::{Call, Core},
     encodings::Items,
+    encryption::locked,
     negotiate::Asked,
     options::{ListOptions, VersionMatch, revision},
     registry::Served,
@@ -155,6 +156,10 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     let mut options = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
     let selection = Selection::new(served, &call.info, &options)?;
     let (snapshot, after) = state(&call.core, &served.stored.kind_key, &options).await?;
+    if call.core.store().is_locked() {
+        // A state of the past may have what the present has no more.
+        locked::guard_list(call, served, &snapshot).await?;
+    }
     if selection.converts() {
         renderer.prepare(snapshot.range(Bound::Unbounded, &selection.prefix).map(|o| &o.bytes))?;
     }

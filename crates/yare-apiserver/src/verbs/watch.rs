@@ -14,6 +14,7 @@ use crate::{
     body::{Body, Reply},
     core::Call,
     encodings::{self, Stream},
+    encryption::locked,
     flow::{Ticket, watches::Watching},
     metrics::Watched,
     negotiate::{Asked, Shape},
@@ -250,6 +251,10 @@ impl Watch {
                         }
                         (false, false) => {}
                     }
+                }
+                EventKind::Delete if event.object.is_locked() => {
+                    batch.finish(&mut self.queue);
+                    return self.fail(&locked::deleted());
                 }
                 EventKind::Delete => {
                     if open || before || self.selection.matches(&event.object) {

@@ -151,6 +151,14 @@ fn is_same(draft: &Draft, current: &Object) -> bool {
     old.len() == draft.json.len() + digits && old.starts_with(head) && old[draft.rv_at + digits..] == *tail
 }
 
+/// Whether the object would rest in another form than it does, were it written now.
+async fn is_stale(call: &Call, current: &Arc<Object>) -> ApiResult<bool> {
+    match &call.core.config.encryption {
+        Some(encryption) => encryption.is_stale(current).await.map_err(ApiError::internal),
+        None => Ok(false),
+    }
+}
+
 /// What the object is to become, from what it is (in the served version).
 pub type Make<'a> = dyn Fn(&Value) -> ApiResult<Value> + Send + Sync + 'a;
 
@@ -303,7 +311,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         managed::settle(&old, &mut new);
         let finished = is_finished(&new, &old, served);
         let draft = codec::draft(&stored.ty, &mut new)?;
-        if !finished && is_same(&draft, &current) {
+        if !finished && is_same(&draft, &current) && !is_stale(call, &current).await? {
             return Ok(Written { bytes: current.bytes.clone(), created: false });
         }
         if options.dry_run {
@@ -386,7 +394,7 @@ pub async fn modify(
             return Ok(());
         }
         let draft = codec::draft(&stored.ty, &mut object)?;
-        if is_same(&draft, &current) {
+        if is_same(&draft, &current) && !is_stale(call, &current).await? {
             return Ok(());
         }
         let write = Write {

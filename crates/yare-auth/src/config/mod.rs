@@ -1,8 +1,10 @@
-//! Configuration files of `apiserver.config.k8s.io`: who may come in ([`authentication`]) and who decides what
-//! they may do ([`authorization`]). Read strictly: an unknown field is an error, as upstream has it.
+//! Configuration files of `apiserver.config.k8s.io`: who may come in ([`authentication`]), who decides what they
+//! may do ([`authorization`]), what of it rests encrypted ([`encryption`]). Read strictly: an unknown field is an
+//! error, as upstream has it.
 
 pub mod authentication;
 pub mod authorization;
+pub mod encryption;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -35,6 +37,30 @@ pub enum ConfigError {
 /// Reads the YAML or JSON `text` as one of `versions` of `kind`.
 fn read<T: DeserializeOwned>(text: &[u8], kind: &str, versions: &[&str]) -> Result<T, ConfigError> {
     let form = |e: &dyn std::fmt::Display| ConfigError::Form(e.to_string());
+    let (value, api_version, found) = document(text)?;
+    let known = api_version.strip_prefix(GROUP).and_then(|v| v.strip_prefix('/'));
+    if found != kind || !known.is_some_and(|v| versions.contains(&v)) {
+        return Err(form(&format!(
+            "no kind {found:?} is registered for version {api_version:?}; expected {kind} of {GROUP}/{}",
+            versions.join(" or ")
+        )));
+    }
+    serde_json::from_value(value).map_err(|e| form(&format!("strict decoding error: {e}")))
+}
+
+/// Reads the YAML or JSON `text`, which must be of one of `kinds` (version and kind), without both.
+fn read_document(text: &[u8], kinds: &[(&str, &str)]) -> Result<Value, ConfigError> {
+    let (value, api_version, kind) = document(text)?;
+    if !kinds.contains(&(&api_version, &kind)) {
+        let why = format!("no kind {kind:?} is registered for version {api_version:?}");
+        return Err(ConfigError::Form(why));
+    }
+    Ok(value)
+}
+
+/// A document without its version and kind, and these two.
+fn document(text: &[u8]) -> Result<(Value, String, String), ConfigError> {
+    let form = |e: &dyn std::fmt::Display| ConfigError::Form(e.to_string());
     if text.len() > MAX_FILE_BYTES {
         return Err(form(&"the file is too large"));
     }
@@ -44,21 +70,14 @@ fn read<T: DeserializeOwned>(text: &[u8], kind: &str, versions: &[&str]) -> Resu
     }
     let mut value: Value = serde_json::from_slice(&json).map_err(|e| form(&e))?;
     let Some(map) = value.as_object_mut() else {
-        return Err(form(&format!("expected a {kind}")));
+        return Err(form(&"expected an object with apiVersion and kind"));
     };
     let mut take = |field: &str| match map.remove(field) {
         Some(Value::String(text)) => text,
         _ => String::new(),
     };
-    let (api_version, found) = (take("apiVersion"), take("kind"));
-    let known = api_version.strip_prefix(GROUP).and_then(|v| v.strip_prefix('/'));
-    if found != kind || !known.is_some_and(|v| versions.contains(&v)) {
-        return Err(form(&format!(
-            "no kind {found:?} is registered for version {api_version:?}; expected {kind} of {GROUP}/{}",
-            versions.join(" or ")
-        )));
-    }
-    serde_json::from_value(value).map_err(|e| form(&format!("strict decoding error: {e}")))
+    let (api_version, kind) = (take("apiVersion"), take("kind"));
+    Ok((value, api_version, kind))
 }
 
 /// The errors found so far.

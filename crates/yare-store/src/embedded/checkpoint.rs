@@ -15,7 +15,8 @@ use super::parallel;
 use crate::cache::{KindRoot, State};
 use crate::disk::{Disk, DiskFile, write_all_at};
 use crate::error::OpenError;
-use crate::object::{Indexer, Kind, Object};
+use crate::object::{Kind, Object};
+use crate::sealer::Restorer;
 use crate::tree::Tree;
 
 /// A frame is closed beyond this: large enough to be read fast, small enough to be decoded in parallel.
@@ -59,8 +60,7 @@ fn write_file(disk: &dyn Disk, path: &Path, state: &State, abort: &AtomicBool) -
                 frame.block(object.key.as_bytes());
                 frame.u64(object.created);
                 frame.u64(object.revision);
-                frame.u32(object.rv_at);
-                frame.block(&object.bytes);
+                frame.stored(object.stored());
                 total += 1;
             }
             out.write(frame.finish())?;
@@ -105,7 +105,7 @@ enum Decoded {
 }
 
 /// Reads a checkpoint back; returns the state and the file's length.
-pub(crate) fn load(disk: &dyn Disk, path: &Path, indexer: &dyn Indexer) -> Result<(State, u64), OpenError> {
+pub(crate) fn load(disk: &dyn Disk, path: &Path, restorer: &Restorer<'_>) -> Result<(State, u64), OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let corrupt = |offset: u64, reason: &str| OpenError::Corrupt {
         file: path.to_owned(),
@@ -156,7 +156,7 @@ pub(crate) fn load(disk: &dyn Disk, path: &Path, indexer: &dyn Indexer) -> Resul
             if chunk.frame.revision != revision {
                 return Err("a record is of another checkpoint");
             }
-            decode(&chunk, indexer).ok_or("a record does not hold what it should")
+            decode(&chunk, restorer).ok_or("a record does not hold what it should")
         });
         decoded.map_err(|reason| corrupt(chunk.offset, reason))
     };
@@ -193,7 +193,7 @@ fn kind_root((kind, objects): (Kind, Vec<Arc<Object>>)) -> KindRoot {
     KindRoot { kind, objects: Tree::from_sorted(objects) }
 }
 
-fn decode(chunk: &Chunk, indexer: &dyn Indexer) -> Option<Decoded> {
+fn decode(chunk: &Chunk, restorer: &Restorer<'_>) -> Option<Decoded> {
     let mut reader = Reader::new(&chunk.payload);
     if chunk.frame.count == 0 {
         return reader.u64().map(Decoded::End);
@@ -201,12 +201,11 @@ fn decode(chunk: &Chunk, indexer: &dyn Indexer) -> Option<Decoded> {
     let kind: Kind = reader.text()?.into();
     let mut objects = Vec::with_capacity((chunk.frame.count as usize).min(chunk.payload.len() / 28));
     for _ in 0..chunk.frame.count {
-        let key = reader.text()?.into();
+        let key: Box<str> = reader.text()?.into();
         let created = reader.u64()?;
         let revision = reader.u64()?;
-        let (bytes, rv_at) = reader.json(revision)?;
-        let attrs = indexer.attrs(&kind, &bytes);
-        objects.push(Arc::new(Object { kind: kind.clone(), key, bytes, created, revision, attrs, rv_at }));
+        let value = restorer.restore(&kind, &key, revision, reader.stored(revision)?);
+        objects.push(Arc::new(Object::new(kind.clone(), key, created, revision, value)));
     }
     reader.is_empty().then_some(Decoded::Objects(kind, objects))
 }

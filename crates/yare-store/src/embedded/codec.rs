@@ -9,8 +9,11 @@
 //! frame is only written when the one before it is on disk. An empty frame marks a clean shutdown. Zeros behind
 //! the last frame are room that the next ones are written over. In a checkpoint a frame is `count` objects of
 //! one kind.
+//!
+//! An object's value is the place of its resourceVersion (u32) and a block: the JSON, or, where the highest bit
+//! of the place is set, what a sealer made of the JSON with an empty resourceVersion.
 
-use bytes::Bytes;
+use crate::sealer::Stored;
 
 /// Length of a file header.
 pub(crate) const FILE_HEADER: usize = 32;
@@ -171,6 +174,13 @@ impl FrameWriter {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// A value: where its resourceVersion is, and its bytes.
+    pub fn stored(&mut self, stored: Stored<'_>) {
+        let (rv_at, bytes) = stored.parts();
+        self.u32(rv_at);
+        self.block(bytes);
+    }
+
     /// The finished frame.
     pub fn finish(&mut self) -> &[u8] {
         let len = self.payload_len() as u32;
@@ -229,12 +239,10 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.block()?).ok()
     }
 
-    /// JSON and the place of its resourceVersion, copied into an allocation of its own.
-    pub fn json(&mut self, revision: u64) -> Option<(Bytes, u32)> {
+    /// What lies on disk of an object.
+    pub fn stored(&mut self, revision: u64) -> Option<Stored<'a>> {
         let rv_at = self.u32()?;
-        let json = self.block()?;
-        let end = (rv_at as usize).checked_add(crate::object::decimal_len(revision))?;
-        (end < json.len()).then(|| (Bytes::from(Box::<[u8]>::from(json)), rv_at))
+        Stored::new(rv_at, self.block()?, revision)
     }
 }
 

@@ -3,10 +3,10 @@
 //! file and offset. Nothing is changed on disk before everything has been read and found sound, except that
 //! files which a crash left over are removed.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tracing::{info, warn};
 
 use super::codec::{
@@ -17,8 +17,9 @@ use super::{checkpoint, parallel};
 use crate::cache::{Cache, State};
 use crate::disk::Disk;
 use crate::error::OpenError;
-use crate::object::{Attrs, Indexer, Kind};
+use crate::object::{Indexer, Kind};
 use crate::options::Options;
+use crate::sealer::{Restorer, Value};
 
 /// Frames are decoded in jobs of about this size.
 const JOB_BYTES: usize = 512 << 10;
@@ -37,6 +38,7 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(options: &Options, indexer: &dyn Indexer) -> Result<Recovered, OpenError> {
     let disk = &*options.disk;
     let dir = &options.dir;
+    let restorer = Restorer { indexer, sealer: &*options.sealer };
     let names = disk.list(dir).map_err(|source| OpenError::Io { path: dir.clone(), source })?;
     for name in names.iter().filter(|name| name.ends_with(".tmp")) {
         remove(disk, &dir.join(name))?;
@@ -45,7 +47,7 @@ pub(crate) fn recover(options: &Options, indexer: &dyn Indexer) -> Result<Recove
     let mut checkpoints = by_revision(&names, "checkpoint-");
     let newest = checkpoints.pop();
     let (state, checkpoint_bytes) = match &newest {
-        Some((_, name)) => checkpoint::load(disk, &dir.join(name), indexer)?,
+        Some((_, name)) => checkpoint::load(disk, &dir.join(name), &restorer)?,
         None => (State { revision: 1, ..State::default() }, 0),
     };
     let loaded = state.revision;
@@ -73,11 +75,12 @@ pub(crate) fn recover(options: &Options, indexer: &dyn Indexer) -> Result<Recove
 
     let mut tail = None;
     let mut stale = None;
+    let mut locked = HashSet::new();
     let mut log_bytes = 0;
     for (i, segment) in segments.iter().enumerate().skip(needed) {
         let last = i + 1 == segments.len();
         let bytes = segment.read(disk)?;
-        let (end, next) = replay(segment, &bytes, last, &cache, indexer)?;
+        let (end, next) = replay(segment, &bytes, last, &cache, &restorer, &mut locked)?;
         log_bytes += end as u64;
         if next == cache.revision() + 1 {
             tail = Some((segment, end as u64, bytes[end..].iter().any(|b| *b != 0)));
@@ -85,6 +88,19 @@ pub(crate) fn recover(options: &Options, indexer: &dyn Indexer) -> Result<Recove
             // Of the segments that a checkpoint replaced, a crash during their removal left an early one.
             stale = Some(segment.path.clone());
         }
+    }
+
+    // A past that cannot be shown is as good as compacted.
+    for kind in &locked {
+        cache.forget(kind);
+    }
+    let now = cache.locked();
+    if !now.is_empty() {
+        warn!(
+            objects = now.len(),
+            "some objects cannot be decrypted; they are tried again when that may help"
+        );
+        cache.set_locked();
     }
 
     // What is removed next must not outlive, in a crash, the names that replace it.
@@ -169,7 +185,8 @@ fn replay(
     bytes: &[u8],
     last: bool,
     cache: &Arc<Cache>,
-    indexer: &dyn Indexer,
+    restorer: &Restorer<'_>,
+    locked: &mut HashSet<Kind>,
 ) -> Result<(usize, u64), OpenError> {
     let path = &segment.path;
     match read_file_header(FileKind::Log, bytes) {
@@ -244,7 +261,7 @@ fn replay(
         let mut changes = Vec::new();
         for (at, frame) in job {
             let payload = &bytes[at + FRAME_HEADER..at + FRAME_HEADER + frame.len];
-            decode_frame(frame, payload, indexer, &mut changes)
+            decode_frame(frame, payload, restorer, &mut changes)
                 .ok_or_else(|| corrupt(path, at as u64, "a record does not hold what it should"))?;
         }
         Ok(changes)
@@ -256,7 +273,12 @@ fn replay(
                 continue;
             }
             match put {
-                Some((json, rv_at, attrs)) => drop(batch.put(revision, &kind, key, json, rv_at, attrs)),
+                Some(value) => {
+                    if value.bytes.is_empty() {
+                        locked.insert(kind.clone());
+                    }
+                    batch.put(revision, &kind, key, value);
+                }
                 None if batch.delete(revision, &kind, &key).is_some() => {}
                 None => {
                     let reason = format!("revision {revision} deletes {kind} {key:?}, which is not there");
@@ -275,7 +297,7 @@ struct Change {
     revision: u64,
     kind: Kind,
     key: Box<str>,
-    put: Option<(Bytes, u32, Attrs)>,
+    put: Option<Value>,
 }
 
 /// Marks a write in a log record.
@@ -283,7 +305,7 @@ pub(super) const PUT: u8 = 1;
 /// Marks a deletion in a log record.
 pub(super) const DELETE: u8 = 2;
 
-fn decode_frame(frame: Frame, payload: &[u8], indexer: &dyn Indexer, out: &mut Vec<Change>) -> Option<()> {
+fn decode_frame(frame: Frame, payload: &[u8], restorer: &Restorer<'_>, out: &mut Vec<Change>) -> Option<()> {
     let mut reader = Reader::new(payload);
     for revision in (frame.revision..).take(frame.count as usize) {
         for _ in 0..reader.u32()? {
@@ -293,13 +315,9 @@ fn decode_frame(frame: Frame, payload: &[u8], indexer: &dyn Indexer, out: &mut V
                 Some(change) if *change.kind == *name => change.kind.clone(),
                 _ => name.into(),
             };
-            let key = reader.text()?.into();
+            let key: Box<str> = reader.text()?.into();
             let put = match op {
-                PUT => {
-                    let (json, rv_at) = reader.json(revision)?;
-                    let attrs = indexer.attrs(&kind, &json);
-                    Some((json, rv_at, attrs))
-                }
+                PUT => Some(restorer.restore(&kind, &key, revision, reader.stored(revision)?)),
                 DELETE => None,
                 _ => return None,
             };

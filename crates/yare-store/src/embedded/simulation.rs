@@ -215,7 +215,7 @@ impl Sim {
                 op: if delete {
                     PreparedOp::Delete
                 } else {
-                    PreparedOp::Put(draft(self.counter, padding), Attrs::default())
+                    PreparedOp::Put(draft(self.counter, padding), Attrs::default(), None)
                 },
             });
             changes.push(Change { kind, key, value: (!delete).then_some(self.counter) });

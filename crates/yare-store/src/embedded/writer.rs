@@ -19,6 +19,7 @@ use crate::disk::Disk;
 use crate::engine::{Prepared, PreparedOp, Transaction};
 use crate::error::CommitError;
 use crate::object::{Expect, Object};
+use crate::sealer::{Stored, Value};
 
 /// Most transactions of one group commit.
 const BATCH_TRANSACTIONS: usize = 1024;
@@ -185,6 +186,8 @@ impl Writer {
                         warn!("{}: there is space again, writes go on", self.log.dir().display());
                     }
                     self.log_bytes += bytes as u64;
+                }
+                if !batch.is_empty() {
                     self.cache.publish(batch);
                 }
                 None
@@ -282,25 +285,26 @@ fn apply(batch: &mut Batch, frame: &mut FrameWriter, writes: Vec<Prepared>) -> O
     for write in &writes {
         check(batch, write)?;
     }
-    let changes = writes.iter().filter(|w| !matches!(w.op, PreparedOp::Check)).count();
+    let changes = writes.iter().filter(|w| matches!(w.op, PreparedOp::Put(..) | PreparedOp::Delete)).count();
     let mut objects = Vec::with_capacity(changes);
-    if changes == 0 {
-        return Ok(objects);
-    }
     let revision = batch.revision + 1;
-    frame.add();
-    frame.u32(changes as u32);
+    if changes > 0 {
+        frame.add();
+        frame.u32(changes as u32);
+    }
     for Prepared { kind, key, op, .. } in writes {
         match op {
             PreparedOp::Check => {}
-            PreparedOp::Put(draft, attrs) => {
+            PreparedOp::Unlock(value) => batch.unlock(&kind, &key, value),
+            PreparedOp::Put(draft, attrs, sealed) => {
                 let json = draft.at(revision);
                 frame.u8(PUT);
                 frame.block(kind.as_bytes());
                 frame.block(key.as_bytes());
-                frame.u32(draft.rv_at as u32);
-                frame.block(&json);
-                objects.push(batch.put(revision, &kind, key.into(), json, draft.rv_at as u32, attrs));
+                let rv_at = draft.rv_at as u32;
+                frame.stored(Stored::of(rv_at, &json, sealed.as_deref()));
+                let value = Value { bytes: json, rv_at, attrs, sealed };
+                objects.push(batch.put(revision, &kind, key.into(), value));
             }
             PreparedOp::Delete => {
                 frame.u8(DELETE);
