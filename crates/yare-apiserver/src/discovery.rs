@@ -18,7 +18,7 @@ use crate::{
     core::{Call, Core},
     encodings::{Form, Format, Named, TABLE},
     negotiate::{self, Offer},
-    registry::{Registry, Served, Sub, api_version},
+    registry::{Registry, Served, Sub, TypeHandle, api_version},
     status::{ApiError, ApiResult},
 };
 
@@ -363,8 +363,8 @@ fn aggregated(call: &Call, legacy: bool, format: &'static Format, version: &'sta
     }
     let kind = "APIGroupDiscoveryList";
     let api_version = format!("apidiscovery.k8s.io/{version}");
-    let ty = crate::codec::builtin_type("apidiscovery.k8s.io", version, kind);
-    let of = Named { ty, api_version: &api_version, kind };
+    let ty = crate::codec::builtin_type("apidiscovery.k8s.io", version, kind).map(TypeHandle::Static);
+    let of = Named { ty: ty.as_ref(), api_version: &api_version, kind };
     let bytes = (format.document)(&of, Form::Json(bytes), false)?;
     let mut response = body::reply(StatusCode::OK, format.media_type, bytes);
     let media = format!("{};g=apidiscovery.k8s.io;v={version};as={kind}", format.media_type);

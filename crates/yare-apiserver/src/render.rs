@@ -13,7 +13,7 @@ use crate::{
     core::Call,
     encodings::{Form, Items, Listing, Named},
     negotiate::{Accepted, Asked, Offer, Shape},
-    registry::Served,
+    registry::{Served, TypeHandle},
     span,
     status::{ApiError, ApiResult, quote},
     tables,
@@ -139,7 +139,7 @@ impl Renderer {
         match self.accepted.shape {
             Shape::Full => {
                 let of = Named {
-                    ty: Some(self.served.ty.at()),
+                    ty: Some(&self.served.ty),
                     api_version: &self.served.api_version,
                     kind: &self.served.kind,
                 };
@@ -159,8 +159,8 @@ impl Renderer {
 
     fn partial(&self, version: &str, form: Form<'_>) -> ApiResult<Bytes> {
         let api_version = format!("meta.k8s.io/{version}");
-        let ty = Some(codec::partial_type(version)?);
-        self.encode(&Named { ty, api_version: &api_version, kind: "PartialObjectMetadata" }, form)
+        let ty = TypeHandle::Static(codec::partial_type(version)?);
+        self.encode(&Named { ty: Some(&ty), api_version: &api_version, kind: "PartialObjectMetadata" }, form)
     }
 
     /// A table of one row, as in a watch or a get. `columns`: with their definitions.
@@ -187,7 +187,7 @@ impl Renderer {
         match self.accepted.shape {
             Shape::Full => {
                 let of = Named {
-                    ty: Some(self.served.ty.at()),
+                    ty: Some(&self.served.ty),
                     api_version: &self.served.api_version,
                     kind: &self.served.kind,
                 };
@@ -209,8 +209,11 @@ impl Renderer {
 
     /// A failure as an event's object.
     pub fn status(&self, error: &ApiError) -> ApiResult<Bytes> {
-        let ty = codec::builtin_type("", "v1", "Status");
-        self.encode(&Named { ty, api_version: "v1", kind: "Status" }, Form::Made(&error.to_json()))
+        let ty = codec::builtin_type("", "v1", "Status").map(TypeHandle::Static);
+        self.encode(
+            &Named { ty: ty.as_ref(), api_version: "v1", kind: "Status" },
+            Form::Made(&error.to_json()),
+        )
     }
 
     /// `apiVersion` and `kind` of a list.
@@ -320,7 +323,8 @@ pub fn encoded(code: StatusCode, value: &Value, accepted: Accepted) -> ApiResult
     let api_version = value["apiVersion"].as_str().unwrap_or("v1");
     let kind = value["kind"].as_str().unwrap_or_default();
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let of = Named { ty: codec::builtin_type(group, version, kind), api_version, kind };
+    let ty = codec::builtin_type(group, version, kind).map(TypeHandle::Static);
+    let of = Named { ty: ty.as_ref(), api_version, kind };
     let format = accepted.encoding.format();
     let bytes = (format.document)(&of, Form::Made(value), accepted.pretty)?;
     Ok(body::reply(code, format.media_type, bytes))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::Server;
 use serde_json::{Value, json};
+use yare_apiserver::registry::TypeHandle;
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
@@ -183,4 +184,31 @@ async fn tightened_schemas_spare_what_stays() {
     server.patch("merge", &item, &json!({"spec": {"size": 51}})).await.expect_reason(422, "Invalid");
     server.patch("merge", &item, &json!({"spec": {"size": 5, "set": ["y"]}})).await.expect(200);
     server.patch("merge", &item, &json!({"spec": {"set": ["y", "y"]}})).await.expect_reason(422, "Invalid");
+}
+
+#[tokio::test]
+async fn a_schema_is_compiled_when_an_object_needs_it() {
+    let server = Server::start().await;
+    let spec = json!({"size": {"type": "integer", "default": 3}});
+    let crd = definition("g.io", "as", "A", json!([version("v1", true, spec)]));
+    server.post(CRDS, &crd).await.expect(201);
+    condition(&server, "as.g.io", "Established", "True").await;
+    let is_compiled = || {
+        let registry = server.api.core().registry.load_full();
+        match &registry.find("g.io", "v1", "as").unwrap().ty {
+            TypeHandle::Owned(custom) => custom.is_compiled(),
+            TypeHandle::Static(_) => unreachable!("a custom resource"),
+        }
+    };
+    server.get("/apis/g.io/v1/as").await.expect(200);
+    // A controller's watch: the end of the initial events is a bookmark.
+    let watch = "/apis/g.io/v1/as?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1";
+    let events = server.get(watch).await.text();
+    assert!(events.contains("initial-events-end"), "{events}");
+    server.get("/apis/g.io/v1/as/a").await.expect(404);
+    assert!(!is_compiled());
+    let object = json!({"apiVersion": "g.io/v1", "kind": "A", "metadata": {"name": "a"}, "spec": {}});
+    let created = server.post("/apis/g.io/v1/as", &object).await.expect(201);
+    assert_eq!(created["spec"]["size"], 3);
+    assert!(is_compiled());
 }

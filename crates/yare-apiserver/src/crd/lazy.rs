@@ -44,6 +44,11 @@ impl CustomType {
         self.compiled().rules.as_ref()
     }
 
+    /// Whether somebody needed it already.
+    pub fn is_compiled(&self) -> bool {
+        self.compiled.get().is_some()
+    }
+
     /// A definition that has changed since is about to be served anew; until then the new text counts as well.
     fn compiled(&self) -> &Compiled {
         self.compiled.get_or_init(|| {

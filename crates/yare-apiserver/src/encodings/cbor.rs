@@ -11,6 +11,7 @@ use super::{Encoding, Form, Format, Listing, Named, Stream, json::Framing};
 use crate::{
     body::Body,
     negotiate::Shape,
+    registry::TypeHandle,
     render::Renderer,
     status::{ApiError, ApiResult},
     verbs::watch::Batch,
@@ -32,7 +33,7 @@ fn document(of: &Named<'_>, form: Form<'_>, _: bool) -> ApiResult<Bytes> {
     let json = form.json(of.ty);
     let mut out = Vec::with_capacity(json.len());
     out.extend_from_slice(&SELF_DESCRIBED);
-    append(of.ty, &json, &mut out)?;
+    append(of.ty.map(TypeHandle::at), &json, &mut out)?;
     Ok(out.into())
 }
 

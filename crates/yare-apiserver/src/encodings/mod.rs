@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
-use yare_schema::{decode::Syntax, features::Gates, model::TypeRef};
+use yare_schema::{decode::Syntax, features::Gates};
 use yare_store::Object;
 
 use crate::{
     body::Body,
     codec,
+    registry::TypeHandle,
     render::Renderer,
     status::{ApiError, ApiResult},
     verbs::watch::Batch,
@@ -105,8 +106,9 @@ pub fn stream_types(gates: Option<&Gates>) -> Vec<&'static str> {
 
 /// What a document is.
 pub struct Named<'a> {
-    /// Its type, where it is a built-in one.
-    pub ty: Option<TypeRef<'a>>,
+    /// Its type, where it has one. Looked into only where the form or the encoding asks for it: that of a custom
+    /// resource may have to be compiled.
+    pub ty: Option<&'a TypeHandle>,
     /// `apiVersion`
     pub api_version: &'a str,
     /// `kind`
@@ -124,10 +126,10 @@ pub enum Form<'a> {
 }
 
 impl Form<'_> {
-    fn json(self, ty: Option<TypeRef<'_>>) -> Bytes {
+    fn json(self, ty: Option<&TypeHandle>) -> Bytes {
         match (self, ty) {
             (Self::Json(json), _) => json,
-            (Self::Value(value), Some(ty)) => yare_schema::encode::json(ty, &value).into(),
+            (Self::Value(value), Some(ty)) => yare_schema::encode::json(ty.at(), &value).into(),
             (Self::Value(value), None) => yare_schema::encode::any(&value).into(),
             (Self::Made(value), _) => value.to_string().into(),
         }

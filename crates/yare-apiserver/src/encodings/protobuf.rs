@@ -37,7 +37,7 @@ fn document(of: &Named<'_>, form: Form<'_>, _: bool) -> ApiResult<Bytes> {
     let Some(ty) = of.ty else {
         return Err(ApiError::internal(format!("{} has no form in protobuf", of.kind)));
     };
-    let raw = yare_schema::proto::encode(ty, &form.value()?);
+    let raw = yare_schema::proto::encode(ty.at(), &form.value()?);
     Ok(yare_schema::proto::wrap(of.api_version, of.kind, &raw).into())
 }
 
