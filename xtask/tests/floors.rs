@@ -9,6 +9,7 @@ use serde_json::Value;
 /// Every crate and its floor; those beside the house may be on top of anything and under nothing.
 const FLOORS: &[(&str, u8)] = &[
     ("yare-cel", 0),
+    ("yare-grpc", 0),
     ("yare-schema", 0),
     ("yare-auth", 1),
     ("yare-kinds", 1),

@@ -1,0 +1,281 @@
+//! Calls over one HTTP/2 connection, which is opened when it is needed and again when it broke.
+
+use std::{
+    fmt::Display,
+    future::Future,
+    os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr},
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response, Uri, uri::PathAndQuery};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{Builder, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+};
+use tonic::{Status, Streaming, body::Body, client::Grpc};
+use tower::Service;
+
+use crate::codec::Prost;
+
+/// Largest answer that is read, as gRPC has it.
+const ANSWER_MAX_BYTES: usize = 4 << 20;
+/// Pause between attempts to connect, for a client that waits for its server.
+const RETRY: Duration = Duration::from_millis(100);
+/// What calls say of whom they are for; a socket has no name.
+const AUTHORITY: &str = "http://localhost";
+
+/// A client of one server. Clones share its connection.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    /// A path, or a name in the abstract namespace after `@`; none: the connection was given, and there is no other.
+    socket: Option<String>,
+    waits: bool,
+    answer_max_bytes: usize,
+    user_agent: Option<http::HeaderValue>,
+    connection: Mutex<Option<SendRequest<Body>>>,
+}
+
+impl Client {
+    /// A client of a unix socket: a path, or a name in the abstract namespace after `@`. Nothing is opened yet.
+    pub fn unix(socket: impl AsRef<Path>) -> Self {
+        Self::new(Some(socket.as_ref().to_string_lossy().into_owned()))
+    }
+
+    /// A client of the server at the other end of a stream. When it closes, calls end with `Unavailable`.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Self, Status> {
+        let client = Self::new(None);
+        *client.0.connection.lock() = Some(shake_hands(stream).await?);
+        Ok(client)
+    }
+
+    fn new(socket: Option<String>) -> Self {
+        Client(Arc::new(Inner {
+            socket,
+            waits: false,
+            answer_max_bytes: ANSWER_MAX_BYTES,
+            user_agent: None,
+            connection: Mutex::default(),
+        }))
+    }
+
+    fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
+        let Inner { socket, waits, answer_max_bytes, user_agent, connection } = &*self.0;
+        let mut inner = Inner {
+            socket: socket.clone(),
+            waits: *waits,
+            answer_max_bytes: *answer_max_bytes,
+            user_agent: user_agent.clone(),
+            connection: Mutex::new(connection.lock().clone()),
+        };
+        change(&mut inner);
+        Client(Arc::new(inner))
+    }
+
+    /// Calls wait for the server to come up, as long as they have time; without this they fail at once with
+    /// `Unavailable`.
+    pub fn waiting(self) -> Self {
+        self.with(|inner| inner.waits = true)
+    }
+
+    /// The largest answer that is read, in bytes; 4 MiB where this is not said.
+    pub fn answers_up_to(self, bytes: usize) -> Self {
+        self.with(|inner| inner.answer_max_bytes = bytes)
+    }
+
+    /// What the client calls itself.
+    pub fn user_agent(self, name: &'static str) -> Self {
+        self.with(|inner| inner.user_agent = Some(http::HeaderValue::from_static(name)))
+    }
+
+    /// Calls a method, `/package.Service/Method`. What is not answered in time fails with `DeadlineExceeded`.
+    pub async fn call<Q, R>(&self, method: &'static str, message: Q, timeout: Duration) -> Result<R, Status>
+    where
+        Q: Message + Clone + 'static,
+        R: Message + Default + 'static,
+    {
+        // Why there is no connection yet, should the time be over before there is one.
+        let dialing = Mutex::new(None);
+        let exchange = async {
+            loop {
+                let mut grpc = self.grpc(&dialing).await?;
+                let mut request = self.request(message.clone());
+                request.set_timeout(timeout);
+                let path = PathAndQuery::from_static(method);
+                match grpc.unary(request, path, Prost::<Q, R>::default()).await {
+                    Ok(answer) => return Ok(answer.into_inner()),
+                    Err(status) if self.lost(&status) => {}
+                    Err(status) => return Err(status),
+                }
+            }
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Status::deadline_exceeded(match dialing.into_inner() {
+                None => "context deadline exceeded".to_owned(),
+                Some(why) => format!("context deadline exceeded, latest balancer error: {why}"),
+            })),
+        }
+    }
+
+    /// Calls a method that answers with a stream of messages, and gives the stream once the server began it. It
+    /// has no end but the server's and the caller's: dropping it ends the call.
+    pub async fn watch<Q, R>(&self, method: &'static str, message: Q) -> Result<Streaming<R>, Status>
+    where
+        Q: Message + Clone + 'static,
+        R: Message + Default + 'static,
+    {
+        let dialing = Mutex::new(None);
+        loop {
+            let mut grpc = self.grpc(&dialing).await?;
+            let path = PathAndQuery::from_static(method);
+            let request = self.request(message.clone());
+            match grpc.server_streaming(request, path, Prost::<Q, R>::default()).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) if self.lost(&status) => {}
+                Err(status) => return Err(status),
+            }
+        }
+    }
+
+    fn request<Q>(&self, message: Q) -> tonic::Request<Q> {
+        tonic::Request::new(message)
+    }
+
+    /// Whether a call was never sent, because the connection broke while nobody looked, and may be made again.
+    fn lost(&self, status: &Status) -> bool {
+        let never_sent = std::error::Error::source(status).is_some_and(|source| source.is::<NeverSent>());
+        if never_sent {
+            self.0.connection.lock().take();
+        }
+        never_sent && self.0.socket.is_some()
+    }
+
+    async fn grpc(&self, dialing: &Mutex<Option<String>>) -> Result<Grpc<Connection>, Status> {
+        let sender = self.sender(dialing).await?;
+        let connection = Connection { sender, user_agent: self.0.user_agent.clone() };
+        Ok(Grpc::with_origin(connection, Uri::from_static(AUTHORITY))
+            .max_decoding_message_size(self.0.answer_max_bytes))
+    }
+
+    /// The connection, a new one where there is none or it broke.
+    async fn sender(&self, dialing: &Mutex<Option<String>>) -> Result<SendRequest<Body>, Status> {
+        if let Some(sender) = self.0.connection.lock().as_ref().filter(|s| !s.is_closed()) {
+            return Ok(sender.clone());
+        }
+        let Some(socket) = &self.0.socket else {
+            return Err(Status::unavailable("the connection is closed"));
+        };
+        let stream = loop {
+            match connect(socket).await {
+                Ok(stream) => break stream,
+                Err(error) => {
+                    let why = not_dialed(format_args!("dial unix {socket}: connect: {}", reason(&error)));
+                    if !self.0.waits {
+                        return Err(Status::unavailable(why));
+                    }
+                    *dialing.lock() = Some(why);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        let sender = shake_hands(stream).await?;
+        *dialing.lock() = None;
+        *self.0.connection.lock() = Some(sender.clone());
+        Ok(sender)
+    }
+}
+
+fn not_dialed(why: impl Display) -> String {
+    format!("connection error: desc = \"transport: Error while dialing: {why}\"")
+}
+
+async fn connect(socket: &str) -> std::io::Result<UnixStream> {
+    let Some(name) = socket.strip_prefix('@') else { return UnixStream::connect(socket).await };
+    let stream = std::os::unix::net::UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// What the system says, in the words of others: without Rust's number of the error.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+async fn shake_hands(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Body>, Status> {
+    let (sender, connection) = Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a gRPC connection ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// Marks a status: the server has not seen the call.
+#[derive(Debug)]
+struct NeverSent;
+
+impl Display for NeverSent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection broke before the call was sent")
+    }
+}
+
+impl std::error::Error for NeverSent {}
+
+/// The connection as the protocol's transport.
+struct Connection {
+    sender: SendRequest<Body>,
+    user_agent: Option<http::HeaderValue>,
+}
+
+impl Service<Request<Body>> for Connection {
+    type Response = Response<Incoming>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> Poll<Result<(), Status>> {
+        self.sender.poll_ready(context).map_err(not_sent)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(name) = &self.user_agent {
+            request.headers_mut().insert(http::header::USER_AGENT, name.clone());
+        }
+        let answer = self.sender.send_request(request);
+        Box::pin(async move {
+            answer.await.map_err(|error| {
+                if error.is_canceled() || error.is_closed() {
+                    return not_sent(error);
+                }
+                Status::unavailable(error.to_string())
+            })
+        })
+    }
+}
+
+fn not_sent(error: hyper::Error) -> Status {
+    let mut status = Status::unavailable(error.to_string());
+    status.set_source(Arc::new(NeverSent));
+    status
+}
