@@ -1,14 +1,49 @@
 //! Keeps the authorizers in step with the store: they are told each change of the kinds they decide by.
+//!
+//! A feed follows by itself, a moment behind the store. That moment shows: a node agent hears of its pod and asks
+//! for the pod's ConfigMap before the Node authorizer heard that the pod is there; somebody uses a role that was
+//! bound in the request before. So whoever is about to refuse [catches up](Feeds::catch_up) first.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
 
+use parking_lot::Mutex;
 use yare_auth::{node, rbac};
-use yare_store::EventKind;
+use yare_store::{EventKind, Watcher};
 
 use super::Auth;
 use crate::{core::Core, registry::store_kind};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// The feeds of a server; empty until [`start`].
+#[derive(Default)]
+pub struct Feeds(OnceLock<Vec<Arc<Feed>>>);
+
+impl Feeds {
+    /// Tells the authorizers all that is in the store now. `false`: they knew it already.
+    pub fn catch_up(&self, core: &Core) -> bool {
+        self.0.get().into_iter().flatten().fold(false, |told, feed| feed.catch_up(core) || told)
+    }
+}
+
+/// One kind.
+struct Feed {
+    group: &'static str,
+    plural: &'static str,
+    kind: Arc<str>,
+    position: Mutex<Position>,
+}
+
+/// How far the authorizers were told.
+#[derive(Default)]
+struct Position {
+    /// None: start with the present state.
+    watcher: Option<Watcher>,
+    known: HashSet<Box<str>>,
+}
 
 /// Tells until the server stops. What is in the store already is told before this returns.
 pub fn start(core: &Arc<Core>) {
@@ -16,61 +51,90 @@ pub fn start(core: &Arc<Core>) {
         return;
     }
     let rbac = rbac::RESOURCES.into_iter().map(|plural| (RBAC, plural));
-    for (group, plural) in rbac.chain(node::RESOURCES) {
-        let kind = store_kind(group, plural);
-        let apply = move |auth: &Auth, key: &str, object: Option<&[u8]>| {
-            if group == RBAC {
-                auth.rbac.apply(plural, key, object);
-            } else {
-                auth.nodes.apply(plural, key, object);
-            }
-        };
-        let mut known = HashSet::new();
-        let mut from = take_in(core, &kind, &mut known, &apply);
-        let core = core.clone();
-        tokio::spawn(async move {
-            loop {
-                if let Ok(mut watcher) = core.store().watch(&kind, from) {
-                    loop {
-                        let batch = tokio::select! {
-                            batch = watcher.next() => batch,
-                            () = core.stop.cancelled() => return,
-                        };
-                        let Ok(batch) = batch else { break };
-                        for event in batch {
-                            let key = &event.object.key;
-                            if event.kind == EventKind::Put {
-                                known.insert(key.clone());
-                                apply(&core.config.auth, key, Some(&event.object.bytes));
-                            } else {
-                                known.remove(key);
-                                apply(&core.config.auth, key, None);
-                            }
-                        }
-                    }
-                }
-                // Fell out of the watch's history: start over from the present state.
-                from = take_in(&core, &kind, &mut known, &apply);
-            }
-        });
+    let feeds = rbac.chain(node::RESOURCES).map(|(group, plural)| {
+        let (kind, position) = (store_kind(group, plural), Mutex::default());
+        Arc::new(Feed { group, plural, kind, position })
+    });
+    let feeds = core.config.auth.feeds.0.get_or_init(|| feeds.collect());
+    for feed in feeds {
+        feed.catch_up(core);
+        tokio::spawn(feed.clone().follow(core.clone()));
     }
 }
 
-/// Tells the authorizers all of a kind's present state; gives its revision.
-fn take_in(
-    core: &Core,
-    kind: &str,
-    known: &mut HashSet<Box<str>>,
-    apply: &impl Fn(&Auth, &str, Option<&[u8]>),
-) -> u64 {
-    let snapshot = core.store().snapshot(kind);
-    for gone in known.iter().filter(|key| snapshot.get(key).is_none()) {
-        apply(&core.config.auth, gone, None);
+impl Feed {
+    async fn follow(self: Arc<Self>, core: Arc<Core>) {
+        // A closed store ends every watch at once: nothing below would ever wait.
+        while !core.stop.is_cancelled() {
+            // It only wakes: what is told is read from the position that all share.
+            let Ok(mut watcher) = core.store().watch(&self.kind, core.store().revision()) else { continue };
+            loop {
+                self.catch_up(&core);
+                tokio::select! {
+                    batch = watcher.next() => if batch.is_err() { break },
+                    () = core.stop.cancelled() => return,
+                }
+            }
+        }
     }
-    known.clear();
-    for object in snapshot.range(std::ops::Bound::Unbounded, "") {
-        known.insert(object.key.clone());
-        apply(&core.config.auth, &object.key, Some(&object.bytes));
+
+    fn catch_up(&self, core: &Core) -> bool {
+        let mut position = self.position.lock();
+        let mut told = false;
+        loop {
+            let batch = match &mut position.watcher {
+                Some(watcher) => watcher.ready(),
+                None => {
+                    self.take_in(core, &mut position);
+                    told = true;
+                    match &mut position.watcher {
+                        Some(watcher) => watcher.ready(),
+                        // The store is closed.
+                        None => return told,
+                    }
+                }
+            };
+            match batch {
+                Ok(Some(batch)) => {
+                    for event in batch {
+                        let object = (event.kind == EventKind::Put).then_some(&*event.object.bytes);
+                        self.tell(core, &mut position, &event.object.key, object);
+                    }
+                    told = true;
+                }
+                Ok(None) => return told,
+                // Fell out of the watch's history: start over from the present state.
+                Err(_) if !core.stop.is_cancelled() => position.watcher = None,
+                Err(_) => return told,
+            }
+        }
     }
-    snapshot.revision()
+
+    fn tell(&self, core: &Core, position: &mut Position, key: &str, object: Option<&[u8]>) {
+        if object.is_none() {
+            position.known.remove(key);
+        } else if !position.known.contains(key) {
+            position.known.insert(key.into());
+        }
+        let auth: &Auth = &core.config.auth;
+        if self.group == RBAC {
+            auth.rbac.apply(self.plural, key, object);
+        } else {
+            auth.nodes.apply(self.plural, key, object);
+        }
+    }
+
+    /// Tells all of the kind's present state, and watches from there.
+    fn take_in(&self, core: &Core, position: &mut Position) {
+        let snapshot = core.store().snapshot(&self.kind);
+        for gone in std::mem::take(&mut position.known) {
+            if snapshot.get(&gone).is_none() {
+                self.tell(core, position, &gone, None);
+            }
+        }
+        for object in snapshot.range(std::ops::Bound::Unbounded, "") {
+            self.tell(core, position, &object.key, Some(&object.bytes));
+        }
+        position.watcher = core.store().watch(&self.kind, snapshot.revision()).ok();
+    }
 }

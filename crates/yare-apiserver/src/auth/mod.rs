@@ -72,6 +72,8 @@ pub struct Auth {
     pub rbac: Rbac,
     /// What node agents may do.
     pub nodes: NodeAuthorizer,
+    /// What keeps both in step with the store.
+    pub feeds: feed::Feeds,
     /// Who decides, in order.
     pub chain: ArcSwap<Chain>,
     /// Files that are read again when they change.
@@ -97,6 +99,7 @@ impl Auth {
             token_webhook: None,
             rbac: Rbac::default(),
             nodes: NodeAuthorizer::default(),
+            feeds: feed::Feeds::default(),
             chain: ArcSwap::from_pointee(Chain::usual()),
             files: Files::default(),
             metrics: Box::default(),

@@ -180,24 +180,36 @@ impl Walk {
         }
     }
 
+    /// As far as it goes without the network. Before it ends in a refusal or in a question to somebody else, what
+    /// is known here is brought up to date.
     fn local(mut self, core: &Core, user: &User, action: &Action<'_>) -> Walked {
+        let (next, reasons, errors) = (self.next, self.reasons.len(), self.errors.len());
+        let mut outcome = self.along(core, user, action);
+        if !outcome.as_ref().is_some_and(Outcome::is_allowed) && core.config.auth.feeds.catch_up(core) {
+            self.next = next;
+            self.reasons.truncate(reasons);
+            self.errors.truncate(errors);
+            outcome = self.along(core, user, action);
+        }
+        outcome.map_or_else(|| Walked::Ask(self), Walked::Done)
+    }
+
+    /// `None`: the link at `next` has to ask.
+    fn along(&mut self, core: &Core, user: &User, action: &Action<'_>) -> Option<Outcome> {
         let chain = self.chain.clone();
         while let Some(link) = chain.0.get(self.next) {
             let said = match (&link.row.decides, &link.webhook) {
                 (Decides::Locally(decide), _) => (decide(&core.config.auth, user, action), String::new()),
                 (Decides::Network(remembered, _), Some(webhook)) => {
-                    match remembered(webhook, &link.metrics, core, user, action) {
-                        Some(said) => said,
-                        None => return Walked::Ask(self),
-                    }
+                    remembered(webhook, &link.metrics, core, user, action)?
                 }
                 (Decides::Network(..), None) => (Decision::NoOpinion(String::new()), String::new()),
             };
             if let Some(outcome) = self.take_in(said) {
-                return Walked::Done(outcome);
+                return Some(outcome);
             }
         }
-        Walked::Done(Outcome {
+        Some(Outcome {
             decision: Decision::NoOpinion(self.reasons.join("\n")),
             error: gotext::aggregate(&self.errors),
         })
