@@ -74,6 +74,15 @@ pub fn zero(ty: TypeRef<'_>) -> Value {
     }
 }
 
+/// What `null` is where a value must stand, in a list or under a key: Go's zero value, of a struct without the fields
+/// that it would be written with. Those would make a thousand bytes of one.
+pub(crate) fn blank(ty: TypeRef<'_>) -> Value {
+    match ty.shape() {
+        Shape::Struct(_) => Value::Object(Map::new()),
+        _ => zero(ty),
+    }
+}
+
 /// Adds to a value what Go writes of fields that nobody set: `"status":{}`, `"replicas":0`, `"rules":null`.
 /// Server-side apply's field sets are computed of such values upstream.
 pub fn fill(ty: TypeRef<'_>, value: &mut Value) {

@@ -3,10 +3,13 @@
 //! In: RFC 3339 text or `5m0s`. Out: seconds and nanoseconds since 1970 (UTC), and the text that
 //! upstream would write back; errors read as Go's do.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ops::RangeInclusive};
 
 /// Seconds since 1970-01-01T00:00:00Z of Go's zero time, year 1. JSON writes it as `null`.
 pub const ZERO_TIME_S: i64 = -62_135_596_800;
+
+/// The years 0 to 9999, which are those that RFC 3339 can say, in seconds since 1970-01-01T00:00:00Z.
+pub const YEARS_S: RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
 
 /// An instant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -82,6 +85,10 @@ fn parse_layout(text: &str, layout: &str) -> Result<Instant, String> {
         return Err(out_of_range("day"));
     }
     let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset_s;
+    // An offset may lead out of the years that can be written, and then nobody could read it again.
+    if !YEARS_S.contains(&seconds) {
+        return Err(out_of_range("year"));
+    }
     Ok(Instant { seconds, nanos })
 }
 
@@ -296,6 +303,8 @@ mod tests {
             ("abc", r#"parsing time "abc" as "2006-01-02T15:04:05Z07:00": cannot parse "abc" as "2006""#),
             ("2020-13-01T00:00:00Z", r#"parsing time "2020-13-01T00:00:00Z": month out of range"#),
             ("2020-02-30T00:00:00Z", r#"parsing time "2020-02-30T00:00:00Z": day out of range"#),
+            ("9999-12-31T23:59:59-01:00", r#"parsing time "9999-12-31T23:59:59-01:00": year out of range"#),
+            ("0000-01-01T00:00:00+01:00", r#"parsing time "0000-01-01T00:00:00+01:00": year out of range"#),
             (
                 "2020-02-03",
                 r#"parsing time "2020-02-03" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "T""#,

@@ -46,6 +46,8 @@ pub enum Format {
 const NANO: i32 = -9;
 /// Decimals of an amount with a binary suffix that can matter: `2^60` times any further one is below nano.
 const MAX_BINARY_DECIMALS: usize = 28;
+/// The sum of two amounts below `10^(ROOM + 1)` fits a mantissa.
+const ROOM: i32 = 36;
 /// Largest amount that binary suffixes can say; more is capped.
 const MAX_BINARY: i128 = i64::MAX as i128;
 
@@ -107,7 +109,7 @@ fn interpret(suffix: &str) -> Option<(i32, u32, Format)> {
     }
     let exponent = suffix.strip_prefix(['e', 'E'])?;
     // Bounded far beyond sense, so that arithmetic on scales cannot overflow.
-    let exponent = exponent.parse::<i32>().ok().filter(|e| e.abs() <= 1_000_000)?;
+    let exponent = exponent.parse::<i32>().ok().filter(|e| e.unsigned_abs() <= 1_000_000)?;
     Some((exponent, 0, Format::DecimalExponent))
 }
 
@@ -333,8 +335,10 @@ impl Quantity {
             (_, 0) => (self.mantissa, self.scale),
             (0, _) => (other.mantissa, other.scale),
             _ => {
-                let scale = self.scale.min(other.scale);
-                (self.scaled(scale).0.saturating_add(other.scaled(scale).0), scale)
+                // The finest scale at which both have room. What is finer is rounded away from zero.
+                let top = |q: Self| q.scale.saturating_add_unsigned(q.mantissa.unsigned_abs().ilog10());
+                let scale = self.scale.min(other.scale).max(top(self).max(top(other)) - ROOM);
+                (self.scaled(scale).0 + other.scaled(scale).0, scale)
             }
         };
         Self { mantissa, scale, format }
@@ -541,6 +545,7 @@ mod tests {
             ("1e", Suffix),
             ("1Kii", Suffix),
             ("1e99999999999", Suffix),
+            ("1e-2147483648", Suffix),
             (&"9".repeat(60), Numeric),
         ] {
             assert_eq!(Quantity::parse(text).unwrap_err(), error, "{text}");
@@ -562,6 +567,9 @@ mod tests {
         assert_eq!((q("1Gi") + q("1")).to_string(), "1073741825");
         assert_eq!((q("0") + q("1Gi")).to_string(), "1Gi");
         assert_eq!((q("1") - q("100m")).to_string(), "900m");
+        // A sum is no less than its parts, however far apart they are.
+        assert!(q("1e30") + q("1n") > q("1e30") && q("1n") + q("1e400") > q("1e400"));
+        assert_eq!(q("1e400") - q("1e400"), Quantity::ZERO);
         assert_eq!(q("100m").times(15).to_string(), "1500m");
         assert_eq!(q("1500m").round_up(0), (q("2"), false));
         assert!(q("1Ki") > q("1k") && q("1e100") > q("1E") && q("-1e100") < q("-1E"));

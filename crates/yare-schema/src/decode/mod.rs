@@ -422,7 +422,7 @@ impl<'a, S: Source<'a>> Decoder<'a, S> {
             self.push_path(&key);
             let value = self.value(value_type)?;
             self.path.truncate(length);
-            let value = value.unwrap_or_else(|| crate::encode::zero(value_type));
+            let value = value.unwrap_or_else(|| crate::encode::blank(value_type));
             if map.contains_key(&*key) {
                 self.twice(&key);
             }
@@ -442,7 +442,7 @@ impl<'a, S: Source<'a>> Decoder<'a, S> {
             }
             let item = self.value(item_type)?;
             self.path.truncate(length);
-            items.push(item.unwrap_or_else(|| crate::encode::zero(item_type)));
+            items.push(item.unwrap_or_else(|| crate::encode::blank(item_type)));
         }
         Ok(Value::Array(items))
     }

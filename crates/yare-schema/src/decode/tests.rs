@@ -162,8 +162,29 @@ fn yaml_aliases_do_not_explode() {
         let item = format!("*a{},", i - 1);
         bomb.push_str(&format!("a{i}: &a{i} [{}]\n", item.repeat(10)));
     }
-    let error = yaml_to_json(bomb.as_bytes()).unwrap_err();
-    assert!(error.to_string().contains("excessive aliasing"), "{error}");
+    // Merges look at what they merge long before anything is written.
+    let keys: String = (0..1_000).map(|n| format!("k{n}: {n}, ")).collect();
+    let merges = format!("- &a {{{keys}}}\n{}", "- {<<: *a}\n".repeat(1_000));
+    for text in [bomb, merges] {
+        let error = yaml_to_json(text.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("excessive aliasing"), "{error}");
+    }
+}
+
+#[test]
+fn nulls_in_lists_and_maps_stay_small() {
+    let pods = ty("", "v1", "PodList");
+    let value = decode(pods, br#"{"items":[null,{}]}"#, Mode::Strict).unwrap().value;
+    assert_eq!(value, json!({"items": [{}, {}]}));
+    let text = String::from_utf8(crate::encode::json(pods, &value)).unwrap();
+    assert_eq!(
+        text.matches(r#"{"metadata":{},"spec":{"containers":null},"status":{}}"#).count(),
+        2,
+        "{text}"
+    );
+    let secret =
+        decode(ty("", "v1", "Secret"), br#"{"data":{"a":null},"stringData":{"b":null}}"#, Mode::Strict);
+    assert_eq!(secret.unwrap().value, json!({"data": {"a": null}, "stringData": {"b": ""}}));
 }
 
 #[test]

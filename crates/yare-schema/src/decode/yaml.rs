@@ -14,6 +14,11 @@ use crate::encode;
 /// The longest JSON that a YAML document may expand to, in bytes. Bodies are bounded by 3 MiB.
 const MAX_JSON_BYTES: usize = 16 << 20;
 
+/// The most entries that merges (`<<`) may copy into mappings, each of which costs a little before anything is written.
+const MAX_MERGED: usize = 1 << 17;
+
+const EXCESSIVE: &str = "document contains excessive aliasing";
+
 enum Node {
     Scalar(Value),
     List(Vec<Rc<Node>>),
@@ -32,6 +37,7 @@ pub fn to_json(bytes: &[u8]) -> Result<(Vec<u8>, Vec<String>), DecodeError> {
         parser: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
         duplicates: Vec::new(),
+        merged: 0,
     };
     let root = builder.document()?;
     let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 4);
@@ -50,6 +56,8 @@ struct Builder<'a> {
     parser: Parser<'a, granit_parser::StrInput<'a>>,
     anchors: HashMap<usize, Rc<Node>>,
     duplicates: Vec<String>,
+    /// Entries that merges have looked at.
+    merged: usize,
 }
 
 fn syntax(message: impl std::fmt::Display) -> DecodeError {
@@ -149,6 +157,10 @@ impl<'a> Builder<'a> {
             let Node::Map(merged) = &*merge else {
                 return Err(syntax("map merge requires map or sequence of maps as the value"));
             };
+            self.merged = self.merged.saturating_add(merged.len());
+            if self.merged > MAX_MERGED {
+                return Err(syntax(EXCESSIVE));
+            }
             for (key, value) in merged {
                 if !index.contains_key(key) {
                     index.insert(key.clone(), entries.len());
@@ -171,7 +183,7 @@ fn key_text(key: &Value) -> String {
 
 fn write(node: &Node, out: &mut Vec<u8>, depth: usize) -> Result<(), DecodeError> {
     if out.len() > MAX_JSON_BYTES {
-        return Err(syntax("document contains excessive aliasing"));
+        return Err(syntax(EXCESSIVE));
     }
     if depth > MAX_DEPTH {
         return Err(DecodeError::Depth);

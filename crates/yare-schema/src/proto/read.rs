@@ -210,7 +210,11 @@ fn field(
                     _ => {}
                 }
             }
-            let value = value.unwrap_or_else(|| encode::zero(value_type));
+            let value = value.unwrap_or_else(|| match value_type.shape() {
+                // Go reads bytes that are not there as empty ones.
+                Shape::Scalar(Scalar::Bytes) => Value::String(String::new()),
+                _ => encode::blank(value_type),
+            });
             let entries = map.entry(name).or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(entries) = entries {
                 entries.insert(key, value);
@@ -284,8 +288,7 @@ fn scalar_message(scalar: Scalar, bytes: &[u8], field: &str) -> Outcome<Value> {
             let nanos = u32::try_from(numbers[2]).ok().filter(|n| *n < 1_000_000_000);
             let nanos = nanos.ok_or_else(|| invalid(format!("{} nanoseconds", numbers[2])))?;
             let instant = Instant { seconds: numbers[1], nanos };
-            // RFC 3339 has the years 0 to 9999.
-            if !(-62_167_219_200..=253_402_300_799).contains(&instant.seconds) {
+            if !gotime::YEARS_S.contains(&instant.seconds) {
                 return Err(invalid("year outside of range [0,9999]".into()));
             }
             match scalar {

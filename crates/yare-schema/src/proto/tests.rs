@@ -42,6 +42,17 @@ fn what_is_no_protobuf_fails() {
 }
 
 #[test]
+fn bytes_that_are_not_there_are_empty_and_null_is_not_written() {
+    let secret = builtin().lookup("", "v1", "Secret").unwrap();
+    // Field 2, `data`, with a key and no value.
+    let value = decode(secret, &[0x12, 3, 0x0a, 1, b'a']).unwrap();
+    assert_eq!(value, serde_json::json!({"data": {"a": ""}}));
+    assert!(encode(secret, &value).windows(7).any(|w| w == [0x12, 5, 0x0a, 1, b'a', 0x12, 0]));
+    let null = serde_json::json!({"data": {"a": null}});
+    assert!(encode(secret, &null).windows(5).any(|w| w == [0x12, 3, 0x0a, 1, b'a']));
+}
+
+#[test]
 fn nesting_is_bounded() {
     let schema =
         builtin().definition("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps");

@@ -153,7 +153,11 @@ impl Back {
             (Shape::Map(m), _) => {
                 for (key, value) in value.as_object().into_iter().flatten().rev() {
                     let end = self.0.len();
-                    self.single(2, ty.to(&m.value), value);
+                    let value_type = ty.to(&m.value);
+                    // No bytes at all are not written, other than none of them.
+                    if !value.is_null() || !matches!(value_type.shape(), Shape::Scalar(Scalar::Bytes)) {
+                        self.single(2, value_type, value);
+                    }
                     self.text(1, key);
                     self.close(number, end);
                 }
