@@ -23,7 +23,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("yare-scheduler", 3),
     ("yare", 5),
 ];
-const BESIDE: &[&str] = &["xtask", "yare-bench", "yare-testkit"];
+const BESIDE: &[&str] = &["xtask", "yare-bench", "yare-fuzz", "yare-testkit"];
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))

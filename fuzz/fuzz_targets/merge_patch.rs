@@ -1,0 +1,5 @@
+//! `merge_patch` of `yare_fuzz::TARGETS`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| yare_fuzz::run("merge_patch", data));
