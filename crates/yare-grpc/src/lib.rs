@@ -6,22 +6,31 @@
 //! path, `/package.Service/Method`. [`Client`] calls and watches, [`Server`] is a table of methods.
 //!
 //! ```
+//! use prost::Message;
 //! use std::time::Duration;
-//! use yare_grpc::{Client, Server, Status, prost};
+//! use yare_grpc::{Client, Server, Status};
 //!
-//! #[derive(Clone, PartialEq, prost::Message)]
+//! #[derive(Clone, PartialEq, Message)]
 //! struct Name {
 //!     #[prost(string, tag = "1")]
 //!     name: String,
 //! }
 //!
-//! # fn main() -> std::io::Result<()> { tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-//! # let directory = tempfile::tempdir()?; let socket = directory.path().join("greeter.sock");
-//! let server = Server::new().unary("/hello.Greeter/Greet", async |asked: Name| {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let socket = directory.path().join("greeter.sock");
+//! let greeter = Server::new().unary("/hello.Greeter/Greet", async |asked: Name| {
 //!     Ok::<_, Status>(Name { name: format!("Hello, {}", asked.name) })
 //! });
-//! # let _ = server;
-//! # Ok(()) }) }
+//! let listener = tokio::net::UnixListener::bind(&socket)?;
+//! tokio::spawn(greeter.serve(listener, std::future::pending()));
+//!
+//! let client = Client::unix(&socket);
+//! let name = Name { name: "Yare".into() };
+//! let greeting: Name = client.call("/hello.Greeter/Greet", name, Duration::from_secs(5)).await?;
+//! assert_eq!(greeting.name, "Hello, Yare");
+//! # Ok(()) }
 //! ```
 
 mod client;
@@ -30,7 +39,6 @@ mod server;
 mod status;
 
 pub use client::Client;
-pub use prost;
 pub use server::Server;
 pub use status::{code_name, describe};
 pub use tonic::{Code, Status, Streaming};

@@ -12,9 +12,10 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
+use prost::Message;
 use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use yare_grpc::{Client, Code, Server, Status, prost::Message};
+use yare_grpc::{Client, Code, Server, Status};
 
 #[derive(Clone, PartialEq, Message)]
 struct Text {

@@ -2,27 +2,18 @@
 //! it calls encryption keeps nothing secret.
 
 use std::{
-    collections::BTreeSet,
-    convert::Infallible,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
 };
 
 use anyhow::Context as _;
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream;
-use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::{
-    body::{Frame, Incoming},
-    server::conn::http2,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
+use yare_grpc::{Server, Status};
 
 /// How the plugin behaves. Tests change it while it runs.
 #[derive(Clone, Debug)]
@@ -114,7 +105,7 @@ impl Kms {
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             // Whatever is under way ends with the runtime.
-            runtime.block_on(async { stopped.run_until_cancelled(serve(listener, shared)).await });
+            runtime.block_on(serve(listener, shared, stopped));
         });
         self.running = Some((stop, thread));
         Ok(())
@@ -136,105 +127,105 @@ impl Drop for Kms {
     }
 }
 
-async fn serve(listener: std::os::unix::net::UnixListener, shared: Arc<Shared>) {
-    let Ok(listener) = UnixListener::from_std(listener) else { return };
-    while let Ok((stream, _)) = listener.accept().await {
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, shared.clone()));
-            let server = http2::Builder::new(TokioExecutor::new());
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
-        });
+#[derive(Clone, PartialEq, Message)]
+struct Nothing {}
+
+#[derive(Clone, PartialEq, Message)]
+struct Health {
+    #[prost(string, tag = "1")]
+    version: String,
+    #[prost(string, tag = "2")]
+    healthz: String,
+    #[prost(string, tag = "3")]
+    key_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Plain {
+    #[prost(bytes = "vec", tag = "1")]
+    plaintext: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Encrypted {
+    #[prost(bytes = "vec", tag = "1")]
+    ciphertext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    annotations: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ToDecrypt {
+    #[prost(bytes = "vec", tag = "1")]
+    ciphertext: Vec<u8>,
+    #[prost(string, tag = "3")]
+    key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "4")]
+    annotations: BTreeMap<String, Vec<u8>>,
+}
+
+impl Shared {
+    /// A call of `method`: how to behave.
+    async fn called(&self, method: &str) -> Behaviour {
+        self.calls.lock().push(method.to_owned());
+        let behaviour = self.behaviour.lock().clone();
+        if behaviour.hangs {
+            std::future::pending::<()>().await;
+        }
+        behaviour
     }
 }
 
-type Body = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
-
-async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
-    let method = request.uri().path().trim_start_matches("/v2.KeyManagementService/").to_owned();
-    shared.calls.lock().push(method.clone());
-    let body = request.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-    let behaviour = shared.behaviour.lock().clone();
-    if behaviour.hangs {
-        std::future::pending::<()>().await;
-    }
-    let outcome = behaviour.run(&method, body.get(5..).unwrap_or_default());
-    let mut trailers = HeaderMap::new();
-    let mut frames = Vec::new();
-    match outcome {
-        Ok(message) => {
-            let mut framed = BytesMut::new();
-            framed.put_u8(0);
-            framed.put_u32(message.len() as u32);
-            framed.put_slice(&message);
-            frames.push(Ok(Frame::data(framed.freeze())));
-            trailers.insert("grpc-status", HeaderValue::from_static("0"));
-        }
-        Err((code, why)) => {
-            trailers.insert("grpc-status", HeaderValue::from(code));
-            trailers.insert("grpc-message", HeaderValue::from_static(why));
-        }
-    }
-    frames.push(Ok(Frame::trailers(trailers)));
-    let mut response = Response::new(StreamBody::new(stream::iter(frames)));
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-    Ok(response)
+async fn serve(listener: std::os::unix::net::UnixListener, shared: Arc<Shared>, stop: CancellationToken) {
+    let Ok(listener) = UnixListener::from_std(listener) else { return };
+    let (status, encrypt, decrypt) = (shared.clone(), shared.clone(), shared);
+    let server = Server::new()
+        .unary("/v2.KeyManagementService/Status", move |_: Nothing| {
+            let shared = status.clone();
+            async move { Ok(shared.called("Status").await.health()) }
+        })
+        .unary("/v2.KeyManagementService/Encrypt", move |asked: Plain| {
+            let shared = encrypt.clone();
+            async move { Ok(shared.called("Encrypt").await.encrypt(&asked)) }
+        })
+        .unary("/v2.KeyManagementService/Decrypt", move |asked: ToDecrypt| {
+            let shared = decrypt.clone();
+            async move { shared.called("Decrypt").await.decrypt(&asked) }
+        });
+    server.serve(listener, stop.cancelled()).await;
 }
 
 impl Behaviour {
-    fn run(&self, method: &str, message: &[u8]) -> Result<Vec<u8>, (u16, &'static str)> {
-        let mut out = Vec::new();
-        match method {
-            "Status" => {
-                for (number, text) in [(1, &self.version), (2, &self.healthz), (3, &self.key_id)] {
-                    put(number, text.as_bytes(), &mut out);
-                }
-            }
-            "Encrypt" => {
-                let plaintext = field(message, 1);
-                put(1, &mask(&plaintext), &mut out);
-                put(2, self.claims.as_ref().unwrap_or(&self.key_id).as_bytes(), &mut out);
-                let mut entry = Vec::new();
-                put(1, b"version.kms.example", &mut entry);
-                put(2, b"1", &mut entry);
-                put(3, &entry, &mut out);
-            }
-            "Decrypt" => {
-                let key_id = String::from_utf8_lossy(&field(message, 3)).into_owned();
-                if !self.known.contains(&key_id) {
-                    return Err((5, "no such key"));
-                }
-                let annotation = field(message, 4);
-                if field(&annotation, 1) != b"version.kms.example" || field(&annotation, 2) != b"1" {
-                    return Err((3, "the annotations are not those of the encryption"));
-                }
-                put(1, &mask(&field(message, 1)), &mut out);
-            }
-            _ => return Err((12, "no such method")),
-        }
-        Ok(out)
+    fn health(self) -> Health {
+        Health { version: self.version, healthz: self.healthz, key_id: self.key_id }
     }
+
+    fn encrypt(self, asked: &Plain) -> Encrypted {
+        Encrypted {
+            ciphertext: mask(&asked.plaintext),
+            key_id: self.claims.unwrap_or(self.key_id),
+            annotations: annotations(),
+        }
+    }
+
+    fn decrypt(self, asked: &ToDecrypt) -> Result<Plain, Status> {
+        if !self.known.contains(&asked.key_id) {
+            return Err(Status::not_found("no such key"));
+        }
+        if asked.annotations != annotations() {
+            return Err(Status::invalid_argument("the annotations are not those of the encryption"));
+        }
+        Ok(Plain { plaintext: mask(&asked.ciphertext) })
+    }
+}
+
+/// What the plugin wants to see again.
+fn annotations() -> BTreeMap<String, Vec<u8>> {
+    [("version.kms.example".to_owned(), b"1".to_vec())].into()
 }
 
 fn mask(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().map(|b| b ^ 0x5a).collect()
-}
-
-/// Appends a field of up to 127 bytes.
-fn put(number: u8, bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend([number << 3 | 2, bytes.len() as u8]);
-    out.extend_from_slice(bytes);
-}
-
-/// A field of up to 127 bytes; empty where there is none.
-fn field(message: &[u8], number: u8) -> Vec<u8> {
-    let mut rest = message;
-    while let [tag, len, tail @ ..] = rest {
-        let (value, next) = tail.split_at((*len as usize).min(tail.len()));
-        if tag >> 3 == number {
-            return value.to_vec();
-        }
-        rest = next;
-    }
-    Vec::new()
 }

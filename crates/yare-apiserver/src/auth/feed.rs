@@ -25,7 +25,8 @@ pub struct Feeds(OnceLock<Vec<Arc<Feed>>>);
 impl Feeds {
     /// Tells the authorizers all that is in the store now. `false`: they knew it already.
     pub fn catch_up(&self, core: &Core) -> bool {
-        self.0.get().into_iter().flatten().fold(false, |told, feed| feed.catch_up(core) || told)
+        // Each of them, not only up to the first that had something to tell.
+        self.0.get().into_iter().flatten().filter(|feed| feed.catch_up(core)).count() > 0
     }
 }
 

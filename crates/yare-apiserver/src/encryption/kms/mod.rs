@@ -4,7 +4,7 @@
 //! asks for: a change of its key is noticed within a minute, and while it is not well the present seed may
 //! write for three minutes more.
 
-mod grpc;
+mod calls;
 mod wire;
 
 use std::{
@@ -16,18 +16,23 @@ use std::{
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use prost::Message as _;
 use ring::digest;
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use yare_auth::{config::encryption::Kms, gotext};
+
 use yare_schema::{
     content,
     field::{FieldError, Path},
 };
 
 use self::{
-    grpc::Client,
-    wire::{Annotations, DEK, EncryptResponse, EncryptedObject, SEED, StatusResponse},
+    calls::Calls,
+    wire::{
+        Annotations, DEK, DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, EncryptedObject,
+        SEED, StatusRequest, StatusResponse,
+    },
 };
 use super::{
     chain::{Context, Failure, Transformer},
@@ -70,7 +75,7 @@ type Cache = HashMap<CacheKey, (Instant, Arc<dyn Transformer>)>;
 /// A plugin.
 pub(crate) struct Plugin {
     pub name: String,
-    client: Client,
+    calls: Calls,
     state: ArcSwapOption<State>,
     probe: tokio::sync::Mutex<Probe>,
     /// Decrypted keys of values that are read, by what the plugin decrypts them from.
@@ -141,10 +146,10 @@ impl Plugin {
     /// Asks the plugin once, so that a server whose plugin is up can write from the start, and then now and
     /// then until `stop`. One that does not answer is no error: it may come up later.
     pub async fn start(config: &Kms, seat: &Seat, stop: CancellationToken) -> Arc<Self> {
-        let client = Client::new(&config.name, config.socket(), config.timeout(), seat.metrics.clone());
+        let calls = Calls::new(&config.name, config.socket(), config.timeout(), seat.metrics.clone());
         let plugin = Arc::new(Self {
             name: config.name.clone(),
-            client,
+            calls,
             state: ArcSwapOption::empty(),
             probe: tokio::sync::Mutex::new(Probe { answered: None, version: String::new() }),
             cache: Mutex::default(),
@@ -189,8 +194,7 @@ impl Plugin {
                 return outcome.clone();
             }
         }
-        let outcome = match self.client.call(STATUS, &[]).await.and_then(|m| Ok(StatusResponse::decode(&m)?))
-        {
+        let outcome = match self.calls.call(STATUS, StatusRequest {}).await {
             Err(failure) => Err(format!(
                 "failed to perform status section of the healthz check for KMS Provider {}, error: {}",
                 self.name, failure.message
@@ -285,9 +289,8 @@ impl Plugin {
         let mut seed = [0; SEED_BYTES];
         self.seat.random.fill(&mut seed);
         self.seat.metrics.key_made(started.elapsed());
-        let request = wire::encrypt_request(&seed, uid);
-        let response = self.client.call(ENCRYPT, &request).await;
-        let response = response.and_then(|message| Ok(EncryptResponse::decode(&message)?));
+        let request = EncryptRequest { plaintext: seed.to_vec(), uid: uid.to_owned() };
+        let response = self.calls.call(ENCRYPT, request).await;
         let EncryptResponse { ciphertext, key_id, annotations } =
             response.map_err(|failure| failure.while_doing("failed to encrypt DEK, error"))?;
         let head =
@@ -309,14 +312,20 @@ impl Plugin {
         {
             return Err(wrap(failure.clone()));
         }
-        let request = wire::decrypt_request(object, &self.seat.uid());
-        let answer = self.seat.runtime.block_on(self.client.call(DECRYPT, &request));
+        let request = DecryptRequest {
+            ciphertext: object.source.clone(),
+            uid: self.seat.uid(),
+            key_id: object.key_id.clone(),
+            annotations: object.annotations.clone(),
+        };
+        let answer: Result<DecryptResponse, Failure> =
+            self.seat.runtime.block_on(self.calls.call(DECRYPT, request));
         if let Err(failure) = &answer
-            && matches!(failure.code, grpc::UNAVAILABLE | grpc::DEADLINE_EXCEEDED)
+            && calls::is_unreachable(failure)
         {
             *self.unreachable.lock() = Some((Instant::now(), failure.clone()));
         }
-        let plain = wire::decrypt_response(&answer.map_err(wrap)?)?;
+        let plain = answer.map_err(wrap)?.plaintext;
         let random = &self.seat.random;
         let made: Arc<dyn Transformer> = if object.source_type == SEED {
             Arc::new(Seeded::new(&plain, random.clone())?)
@@ -344,7 +353,7 @@ impl Plugin {
 
 impl Transformer for Plugin {
     fn read(&self, data: &[u8], context: &Context<'_>) -> Result<(Vec<u8>, bool), Failure> {
-        let object = EncryptedObject::decode(data)?;
+        let object = EncryptedObject::read(data)?;
         if object.data.is_empty() {
             return Err("encrypted data is empty".into());
         }
@@ -374,7 +383,7 @@ impl Transformer for Plugin {
         }
         let data = state.seed.write(json, context)?;
         self.seat.metrics.key_used("to_storage", &self.name, &state.head.key_id, self.seat.now_s());
-        Ok(EncryptedObject { data, ..state.head.clone() }.encode())
+        Ok(EncryptedObject { data, ..state.head.clone() }.encode_to_vec())
     }
 }
 
