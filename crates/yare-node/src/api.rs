@@ -72,6 +72,10 @@ impl Api {
         self.send(Method::PATCH, path, content_type, patch.to_string().into_bytes()).await
     }
 
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
+        self.send::<IgnoredAny>(Method::DELETE, path, "", Vec::new()).await.map(drop)
+    }
+
     /// The last word on a pod: gone at once, if it is still the one we mean.
     pub(crate) async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<()> {
         let options = json!({

@@ -14,6 +14,7 @@ use yare_runtime::Runtime;
 
 use crate::api::Api;
 use crate::clock::Seams;
+use crate::csi::Csi;
 use crate::logs::rotate::Rotator;
 use crate::metrics::Metrics;
 use crate::node::NetworkReadiness;
@@ -24,6 +25,7 @@ use crate::pod::id_ranges::IdRanges;
 use crate::pod::mailbox::Mailbox;
 use crate::pod::writer::StatusWriter;
 use crate::view::Pod;
+use crate::volumes::NodeVolumes;
 
 pub(crate) struct Kubelet {
     pub(crate) node_name: String,
@@ -48,6 +50,10 @@ pub(crate) struct Kubelet {
     pub(crate) network: watch::Receiver<NetworkReadiness>,
     pub(crate) rotator: Rotator,
     pub(crate) metrics: Metrics,
+    /// Storage drivers.
+    pub(crate) csi: Csi,
+    /// Volumes that pods share.
+    pub(crate) volumes: NodeVolumes,
     /// What the node offers to pods, as last read from its own object.
     pub(crate) offer: Mutex<Offer>,
     /// What the pods that were admitted take, by uid.
@@ -103,6 +109,8 @@ impl Kubelet {
             writer: StatusWriter::new(api.clone()),
             rotator: Rotator::new(parts.runtime.clone()),
             metrics: Metrics::default(),
+            csi: Csi::default(),
+            volumes: NodeVolumes::restore(&parts.data_dir),
             pods: parts.pods,
             node_name: parts.node_name,
             node_ips: parts.node_ips,

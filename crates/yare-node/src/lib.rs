@@ -17,6 +17,7 @@
 
 mod api;
 mod clock;
+pub mod csi;
 mod error;
 mod hooks;
 mod http;
@@ -25,6 +26,7 @@ mod logs;
 mod metrics;
 mod node;
 mod objects;
+pub mod plugins;
 mod pod;
 mod probe;
 pub mod quantity;
@@ -187,6 +189,10 @@ impl Node {
             None => None,
         };
         tasks.spawn(manager.run());
+        tasks.spawn(plugins::run(kubelet.clone()));
+        tasks.spawn(csi::keep_limits(kubelet.clone()));
+        tasks.spawn(volumes::give_back(kubelet.clone()));
+        tasks.spawn(csi::initialize(kubelet.clone()));
         let heartbeat = Heartbeat {
             kubelet,
             node,

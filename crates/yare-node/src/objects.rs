@@ -87,6 +87,11 @@ impl Objects {
         cached.view().map_err(|e| Missing::Unavailable(format!("{kind} {namespace}/{name}: {e}")))
     }
 
+    /// All objects of a kind that a node may read whole.
+    pub(crate) fn all(&self, resource: Resource) -> Informer {
+        self.client.informers().of(resource)
+    }
+
     /// Ends a pod's interest in everything.
     pub(crate) fn release(&self, uid: &str) {
         let gone: Vec<(Key, Arc<Entry>)> = {

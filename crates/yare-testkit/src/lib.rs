@@ -6,6 +6,7 @@
 
 mod calls;
 mod cluster;
+pub mod csi;
 mod extension;
 mod http;
 mod image;
@@ -19,6 +20,7 @@ mod warden;
 
 pub use calls::{Calls, Report};
 pub use cluster::{Cluster, Options};
+pub use csi::{CsiBehaviour, CsiCall, CsiDriver, CsiFault};
 pub use extension::{Extension, Extra, Seen};
 pub use http::{Answer, Https, get};
 pub use image::busybox;

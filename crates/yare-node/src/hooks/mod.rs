@@ -4,6 +4,7 @@
 //! reverse order, what has to be undone. Container hooks run before each start of a container and fill in
 //! its configuration. Adding a concern is: write the file, add the row.
 
+mod block;
 mod command;
 mod credentials;
 mod directories;
@@ -59,6 +60,7 @@ pub(crate) const CONTAINER_HOOKS: &[&dyn ContainerHook] = &[
     &resources::ContainerResources,
     &security::Security,
     &mounts::Mounts,
+    &block::BlockDevices,
     &hosts::Hosts,
     &termination::Termination,
 ];
@@ -88,6 +90,7 @@ pub(crate) struct Credential {
 #[derive(Debug, Clone)]
 pub(crate) struct PodFailure {
     pub(crate) reason: &'static str,
+    /// Empty: it was told already, or is nothing to tell.
     pub(crate) message: String,
 }
 

@@ -34,8 +34,10 @@ impl ContainerHook for Security {
             None => image.uid.and_then(|u| u32::try_from(u).ok()),
         };
         let mut supplemental = Vec::new();
-        for group in pod.fs_group.iter().chain(&pod.supplemental_groups) {
-            let group = id("supplementalGroups", *group)?;
+        let by_volumes = start.volumes.groups().map(i64::from);
+        for group in pod.fs_group.into_iter().chain(pod.supplemental_groups.iter().copied()).chain(by_volumes)
+        {
+            let group = id("supplementalGroups", group)?;
             if !supplemental.contains(&group) {
                 supplemental.push(group);
             }

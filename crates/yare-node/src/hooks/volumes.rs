@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use yare_client::EventKind;
 
 use super::{PodFailure, PodHook, PodStart};
 use crate::kubelet::Kubelet;
 use crate::pod::dirs::PodDirs;
-use crate::volumes::{self, VolumeContext};
+use crate::volumes::{self, Complaint, VolumeContext};
 
 pub(crate) struct MountVolumes;
 
@@ -25,14 +26,22 @@ impl PodHook for MountVolumes {
             dirs: start.dirs,
             facts: start.facts,
         };
-        match start.volumes.set_up(&context).await {
-            Ok(()) => Ok(()),
-            Err(message) => Err(PodFailure { reason: "FailedMount", message }),
+        // A driver may take its time; a pod that is to stop does not wait for it. What was begun is on record.
+        let complaints = tokio::select! {
+            outcome = start.volumes.set_up(&context) => match outcome {
+                Ok(()) => return Ok(()),
+                Err(complaints) => complaints,
+            },
+            () = start.mailbox.stopping() => Vec::new(),
+        };
+        for Complaint { reason, message } in complaints {
+            start.kubelet.pod_event(start.pod, None, EventKind::Warning, reason, message);
         }
+        Err(PodFailure { reason: "FailedMount", message: String::new() })
     }
 
-    async fn tear_down(&self, _kubelet: &Arc<Kubelet>, dirs: &PodDirs) -> crate::error::Result<()> {
+    async fn tear_down(&self, kubelet: &Arc<Kubelet>, dirs: &PodDirs) -> crate::error::Result<()> {
         super::release_subpaths(dirs)?;
-        volumes::tear_down(dirs)
+        volumes::tear_down(kubelet, dirs).await
     }
 }

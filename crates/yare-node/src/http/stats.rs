@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -66,7 +67,7 @@ async fn usage(kubelet: &Kubelet) -> Result<HashMap<String, ContainerStats>, Res
     }
 }
 
-pub(super) async fn summary(kubelet: &Kubelet) -> Response<Body> {
+pub(super) async fn summary(kubelet: &Arc<Kubelet>) -> Response<Body> {
     let usage = match usage(kubelet).await {
         Ok(usage) => usage,
         Err(response) => return response,
@@ -111,6 +112,7 @@ pub(super) async fn summary(kubelet: &Kubelet) -> Response<Body> {
             })
             .collect();
         let m = &state.pod.metadata;
+        let volumes = crate::volumes::stats_of_pod(kubelet, &m.uid).await;
         pods.push(json!({
             "podRef": { "name": m.name, "namespace": m.namespace, "uid": m.uid },
             "startTime": state.status.start_time,
@@ -123,6 +125,7 @@ pub(super) async fn summary(kubelet: &Kubelet) -> Response<Body> {
                 "rssBytes": total(|s| s.memory_rss_bytes),
             },
             "process_stats": { "process_count": total(|s| s.pids) },
+            "volume": volumes,
         }));
     }
     let machine = machine();

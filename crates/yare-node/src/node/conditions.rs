@@ -26,6 +26,8 @@ pub(crate) struct Observed {
     /// The runtime's error, if it does not answer.
     pub(crate) runtime: Result<(), String>,
     pub(crate) network: NetworkReadiness,
+    /// Why volumes cannot be served yet.
+    pub(crate) storage: Result<(), String>,
 }
 
 /// Rows: type, event and reason and message when True, the same when False.
@@ -96,6 +98,7 @@ pub(crate) fn compute(
             "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{why}"
         ));
     }
+    problems.extend(observed.storage.clone().err());
     if problems.is_empty() {
         add("Ready", true, "NodeReady", "KubeletReady", "kubelet is posting ready status".to_owned());
     } else {
@@ -140,6 +143,7 @@ mod tests {
             pid_pressure: false,
             runtime: Ok(()),
             network: NetworkReadiness::NotReady("cni".into()),
+            storage: Ok(()),
         };
         let (first, events) = compute(&[], &observed, "t1");
         assert_eq!(

@@ -26,6 +26,8 @@ const LEASE_PERIOD: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: u32 = 40;
 /// An unchanged status is written again after this.
 const STATUS_PERIOD: Duration = Duration::from_secs(300);
+/// How long the first status waits until volumes can be served.
+const STORAGE_PATIENCE: Duration = Duration::from_secs(5);
 /// Between attempts while the API server is away.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(7);
@@ -53,7 +55,13 @@ impl Heartbeat {
     pub(crate) async fn run(self) {
         self.kubelet.node_event(EventKind::Normal, "Starting", "Starting kubelet.".to_owned());
         let (uid, mut held) = self.register().await;
+        self.kubelet.csi.node.registered(&uid);
         let mut network = self.kubelet.network.clone();
+        let mut storage = self.kubelet.csi.node.ready();
+        // A node that was ready does not become unready for the moment that this takes.
+        let initialized = storage.wait_for(Result::is_ok);
+        drop(tokio::time::timeout(STORAGE_PATIENCE, initialized).await);
+        let mut in_use = self.kubelet.volumes.in_use();
         let mut changes = self.node.subscribe();
         let mut written: Option<Value> = None;
         let mut written_at = Instant::now();
@@ -65,11 +73,13 @@ impl Heartbeat {
                 Ok(list) => object::images(list),
                 Err(_) => json!([]),
             };
+            let volumes = in_use.borrow_and_update().clone();
             let status = object::status(&self.kubelet, self.port, &self.runtime_version, &conditions, images);
             let news = written.as_ref().is_none_or(|before| !same(before, &status));
             if news || written_at.elapsed() >= STATUS_PERIOD {
                 match self.write_status(&status, written.as_ref()).await {
                     Ok(()) => {
+                        self.kubelet.volumes.was_reported(volumes);
                         for event in events {
                             let text = format!("Node {} status is now: {event}", self.kubelet.node_name);
                             self.kubelet.node_event(EventKind::Normal, event, text);
@@ -100,6 +110,8 @@ impl Heartbeat {
                         }
                         break;
                     }
+                    Ok(()) = storage.changed() => break,
+                    Ok(()) = in_use.changed() => break,
                     Some(change) = changes.recv() => {
                         if let Some(node) = change.new.and_then(|c| c.view::<NodeView>().ok()) {
                             self.take_in(node);
@@ -112,6 +124,8 @@ impl Heartbeat {
 
     /// What pods may count on: the node's labels and taints as they are now.
     fn take_in(&self, node: NodeView) {
+        let attached = node.status.volumes_attached.unwrap_or_default();
+        self.kubelet.volumes.were_attached(attached.into_iter().map(|v| v.name).collect());
         let mut offer = self.kubelet.offer.lock();
         offer.labels = node.metadata.labels;
         offer.taints = node.spec.taints;
@@ -125,6 +139,7 @@ impl Heartbeat {
             pid_pressure,
             runtime: self.kubelet.runtime.version().await.map(drop).map_err(|e| e.to_string()),
             network: self.kubelet.network.borrow().clone(),
+            storage: self.kubelet.csi.node.ready().borrow().clone(),
         }
     }
 

@@ -69,6 +69,7 @@ pub(crate) fn status(
     let mut addresses: Vec<Value> =
         kubelet.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
     addresses.push(json!({"type": "Hostname", "address": kubelet.node_name}));
+    let volumes_in_use = kubelet.volumes.in_use().borrow().clone();
     json!({
         "capacity": kubelet.capacity.capacity(),
         "allocatable": kubelet.capacity.allocatable(),
@@ -77,6 +78,7 @@ pub(crate) fn status(
         "daemonEndpoints": { "kubeletEndpoint": { "Port": port } },
         "nodeInfo": capacity::node_info(runtime_version),
         "images": images,
+        "volumesInUse": volumes_in_use,
     })
 }
 

@@ -218,7 +218,8 @@ fn node_affinity(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
     }
 }
 
-fn term_matches(term: &serde_json::Value, offer: &Offer) -> bool {
+/// Whether a node selector's term names this node.
+pub(crate) fn term_matches(term: &serde_json::Value, offer: &Offer) -> bool {
     let list = |name: &str| term.get(name).and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
     let (expressions, fields) = (list("matchExpressions"), list("matchFields"));
     if expressions.is_empty() && fields.is_empty() {

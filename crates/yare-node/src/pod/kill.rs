@@ -93,6 +93,8 @@ impl Worker {
         for hook in POD_HOOKS.iter().rev() {
             if let Err(error) = hook.tear_down(&self.kubelet, &self.dirs).await {
                 tracing::warn!(%error, hook = hook.name(), pod = %self.mailbox.pod().full_name(), "tearing down a pod");
+                // A driver that its volumes need may come before the next attempt.
+                self.kubelet.volumes.wait(&self.mailbox.pod().metadata.uid, &self.mailbox);
                 return false;
             }
         }

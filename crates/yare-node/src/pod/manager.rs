@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{Id, JoinSet};
@@ -18,6 +19,10 @@ use crate::error::Result;
 use crate::hooks::POD_HOOKS;
 use crate::kubelet::Kubelet;
 use crate::view::{Metadata, Pod};
+
+/// Between attempts to clean up after a pod that is gone, doubling.
+const ORPHAN_RETRY_MIN: Duration = Duration::from_millis(500);
+const ORPHAN_RETRY_MAX: Duration = Duration::from_secs(122);
 
 /// Everything the runtime holds, by pod uid.
 type Found = HashMap<String, (Vec<SandboxStatus>, Vec<ContainerStatus>)>;
@@ -69,7 +74,7 @@ impl Manager {
                         events = self.kubelet.runtime.events();
                         self.kubelet.wake_all();
                         // A runtime that hands out closed channels must not make this loop spin.
-                        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                        tokio::time::sleep(Duration::from_secs(1)).await;
                     }
                 },
                 Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => {
@@ -188,11 +193,12 @@ impl Manager {
             let dirs = PodDirs::new(&self.kubelet.data_dir, &self.kubelet.log_dir, &pod);
             let kubelet = self.kubelet.clone();
             tokio::spawn(async move {
-                for hook in POD_HOOKS.iter().rev() {
-                    if let Err(error) = hook.tear_down(&kubelet, &dirs).await {
-                        tracing::warn!(%error, uid, "cleaning up after an orphaned pod");
-                        return;
-                    }
+                let mut wait = ORPHAN_RETRY_MIN;
+                while let Err(error) = tear_down(&kubelet, &dirs).await {
+                    tracing::warn!(%error, uid, "cleaning up after an orphaned pod");
+                    // Most likely a storage driver is not there yet.
+                    kubelet.volumes.next_driver(wait).await;
+                    wait = (wait * 2).min(ORPHAN_RETRY_MAX);
                 }
                 if let Err(error) = std::fs::remove_dir_all(&dirs.root) {
                     tracing::warn!(%error, path = %dirs.root.display(), "removing an orphaned pod's directory");
@@ -200,6 +206,13 @@ impl Manager {
             });
         }
     }
+}
+
+async fn tear_down(kubelet: &Arc<Kubelet>, dirs: &PodDirs) -> Result<()> {
+    for hook in POD_HOOKS.iter().rev() {
+        hook.tear_down(kubelet, dirs).await?;
+    }
+    Ok(())
 }
 
 /// Groups what the runtime holds by the pod it belongs to.

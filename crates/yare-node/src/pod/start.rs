@@ -118,7 +118,9 @@ impl Worker {
         for hook in POD_HOOKS {
             if let Err(failure) = hook.set_up(&mut start).await {
                 tracing::debug!(hook = hook.name(), pod = %pod.full_name(), message = failure.message, "pod hook");
-                self.kubelet.pod_event(pod, None, EventKind::Warning, failure.reason, failure.message);
+                if !failure.message.is_empty() {
+                    self.kubelet.pod_event(pod, None, EventKind::Warning, failure.reason, failure.message);
+                }
                 // A running pod goes on with the content it has.
                 return if actions.create_sandbox.is_some() { Err(()) } else { Ok(Next::Retry) };
             }

@@ -31,6 +31,8 @@ pub struct Container {
     pub resize_policy: Vec<ResizePolicy>,
     #[serde(deserialize_with = "nullable")]
     pub volume_mounts: Vec<VolumeMount>,
+    #[serde(deserialize_with = "nullable")]
+    pub volume_devices: Vec<VolumeDevice>,
     pub liveness_probe: Option<Probe>,
     pub readiness_probe: Option<Probe>,
     pub startup_probe: Option<Probe>,
@@ -189,6 +191,15 @@ pub struct VolumeMount {
     pub read_only: bool,
     pub recursive_read_only: Option<String>,
     pub mount_propagation: Option<String>,
+}
+
+/// `v1.VolumeDevice`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct VolumeDevice {
+    pub name: String,
+    pub device_path: String,
 }
 
 /// `v1.Probe` with its handler.

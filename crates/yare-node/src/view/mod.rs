@@ -7,12 +7,14 @@ mod container;
 mod objects;
 mod pod;
 mod status;
+mod storage;
 mod volume;
 
 pub use container::*;
 pub use objects::*;
 pub use pod::*;
 pub use status::*;
+pub use storage::*;
 pub use volume::*;
 
 use serde::Deserialize;

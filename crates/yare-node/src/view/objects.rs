@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Metadata, nullable};
+use super::{AttachedVolume, Metadata, nullable};
 
 /// `v1.ConfigMap`; `binaryData` is base64 as served.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -88,6 +88,8 @@ pub struct NodeStatusView {
     pub allocatable: BTreeMap<String, String>,
     #[serde(deserialize_with = "nullable")]
     pub conditions: Vec<NodeCondition>,
+    /// `None` where the attach/detach controller has not spoken yet.
+    pub volumes_attached: Option<Vec<AttachedVolume>>,
 }
 
 /// `v1.NodeCondition`.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{FieldRef, LocalReference, ResourceFieldRef, nullable};
+use super::{CsiInline, FieldRef, Iscsi, Nfs, ResourceFieldRef, nullable};
 
 /// `v1.Volume`: a name and one source.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -19,6 +19,9 @@ pub struct Volume {
     pub projected: Option<Projected>,
     pub persistent_volume_claim: Option<ClaimSource>,
     pub ephemeral: Option<serde_json::Value>,
+    pub csi: Option<CsiInline>,
+    pub nfs: Option<Nfs>,
+    pub iscsi: Option<Iscsi>,
     /// Every other source, so that an unsupported one is named in the error.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
@@ -140,47 +143,4 @@ pub struct TokenProjection {
 pub struct ClaimSource {
     pub claim_name: String,
     pub read_only: bool,
-}
-
-/// `v1.PersistentVolumeClaim`, as far as a node follows it to its volume.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs, reason = "Kubernetes' own field names")]
-pub struct Claim {
-    pub spec: ClaimSpec,
-    pub status: ClaimStatus,
-}
-
-/// The bound volume's name.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs, reason = "Kubernetes' own field names")]
-pub struct ClaimSpec {
-    pub volume_name: String,
-}
-
-/// Whether it is bound.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs, reason = "Kubernetes' own field names")]
-pub struct ClaimStatus {
-    pub phase: String,
-}
-
-/// `v1.PersistentVolume` of the kinds a node can mount without a driver.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs, reason = "Kubernetes' own field names")]
-pub struct PersistentVolume {
-    pub spec: PersistentVolumeSpec,
-}
-
-/// The volume's source.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs, reason = "Kubernetes' own field names")]
-pub struct PersistentVolumeSpec {
-    pub host_path: Option<HostPath>,
-    pub local: Option<HostPath>,
-    pub claim_ref: Option<LocalReference>,
 }

@@ -1,34 +1,42 @@
 //! `configMap`: keys of a ConfigMap as files.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::atomic::{File, Payload};
-use super::{Keep, Mounted, VolumeContext, VolumeKind, token::Tokens};
-use crate::view::{ConfigMap, ConfigMapSource, KeyToPath, Volume};
+use super::stats::{Measured, VolumeStats, tree};
+use super::{Failure, Keep, Mounted, Source, VolumeContext, VolumeKind, Work};
+use crate::kubelet::Kubelet;
+use crate::view::{ConfigMap, ConfigMapSource, KeyToPath};
 
 pub(super) struct ConfigMapVolume;
 
 #[async_trait]
 impl VolumeKind for ConfigMapVolume {
-    fn supports(&self, volume: &Volume) -> bool {
-        volume.config_map.is_some()
+    fn plugin(&self) -> &'static str {
+        "kubernetes.io/configmap"
+    }
+
+    fn supports(&self, source: &Source<'_>) -> bool {
+        source.bound.is_none() && source.volume.config_map.is_some()
     }
 
     fn live(&self) -> bool {
         true
     }
 
-    async fn set_up(
-        &self,
-        context: &VolumeContext<'_>,
-        volume: &Volume,
-        _: &mut Tokens,
-    ) -> Result<Mounted, String> {
+    async fn set_up(&self, work: &mut Work<'_>) -> Result<Mounted, Failure> {
+        let (context, volume) = (work.context, work.source.volume);
         let source = volume.config_map.as_ref().ok_or("no configMap source")?;
         let payload = payload(context, source, source.default_mode.unwrap_or(0o644)).await?;
-        context.write(volume, "kubernetes.io/configmap", &payload, Keep::OnDisk)
+        Ok(context.write(volume, self.plugin(), &payload, Keep::OnDisk)?)
+    }
+
+    async fn stats(&self, _: &Arc<Kubelet>, measured: &Measured) -> Option<VolumeStats> {
+        tree(&measured.path).await
     }
 }
 

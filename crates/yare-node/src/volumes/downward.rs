@@ -1,33 +1,41 @@
 //! `downwardAPI`: what the pod may know of itself, as files.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::atomic::{File, Payload};
-use super::{Keep, Mounted, VolumeContext, VolumeKind, token::Tokens};
+use super::stats::{Measured, VolumeStats, tree};
+use super::{Failure, Keep, Mounted, Source, VolumeContext, VolumeKind, Work};
+use crate::kubelet::Kubelet;
 use crate::pod::fields;
-use crate::view::{DownwardApi, Volume};
+use crate::view::DownwardApi;
 
 pub(super) struct DownwardVolume;
 
 #[async_trait]
 impl VolumeKind for DownwardVolume {
-    fn supports(&self, volume: &Volume) -> bool {
-        volume.downward_api.is_some()
+    fn plugin(&self) -> &'static str {
+        "kubernetes.io/downward-api"
+    }
+
+    fn supports(&self, source: &Source<'_>) -> bool {
+        source.bound.is_none() && source.volume.downward_api.is_some()
     }
 
     fn live(&self) -> bool {
         true
     }
 
-    async fn set_up(
-        &self,
-        context: &VolumeContext<'_>,
-        volume: &Volume,
-        _: &mut Tokens,
-    ) -> Result<Mounted, String> {
+    async fn set_up(&self, work: &mut Work<'_>) -> Result<Mounted, Failure> {
+        let (context, volume) = (work.context, work.source.volume);
         let source = volume.downward_api.as_ref().ok_or("no downwardAPI source")?;
         let payload = payload(context, source, source.default_mode.unwrap_or(0o644))?;
-        context.write(volume, "kubernetes.io/downward-api", &payload, Keep::InMemory)
+        Ok(context.write(volume, self.plugin(), &payload, Keep::InMemory)?)
+    }
+
+    async fn stats(&self, _: &Arc<Kubelet>, measured: &Measured) -> Option<VolumeStats> {
+        tree(&measured.path).await
     }
 }
 

@@ -1,28 +1,33 @@
 //! `emptyDir`: scratch space on the node's disk, in memory, or in huge pages.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use nix::mount::MsFlags;
 
-use super::{Mounted, VolumeContext, VolumeKind, mount_tmpfs, mounts_below, ownership, token::Tokens};
+use super::stats::{Measured, VolumeStats, tree};
+use super::{
+    Failure, Mounted, Source, VolumeContext, VolumeKind, Work, mount_tmpfs, mounts_below, ownership,
+};
+use crate::kubelet::Kubelet;
 use crate::quantity;
-use crate::view::Volume;
 
 pub(super) struct EmptyDirVolume;
 
 #[async_trait]
 impl VolumeKind for EmptyDirVolume {
-    fn supports(&self, volume: &Volume) -> bool {
-        volume.empty_dir.is_some()
+    fn plugin(&self) -> &'static str {
+        "kubernetes.io/empty-dir"
     }
 
-    async fn set_up(
-        &self,
-        context: &VolumeContext<'_>,
-        volume: &Volume,
-        _: &mut Tokens,
-    ) -> Result<Mounted, String> {
+    fn supports(&self, source: &Source<'_>) -> bool {
+        source.bound.is_none() && source.volume.empty_dir.is_some()
+    }
+
+    async fn set_up(&self, work: &mut Work<'_>) -> Result<Mounted, Failure> {
+        let (context, volume) = (work.context, work.source.volume);
         let source = volume.empty_dir.as_ref().ok_or("no emptyDir source")?;
-        let dir = context.dirs.volume("kubernetes.io/empty-dir", &volume.name);
+        let dir = context.dirs.volume(self.plugin(), &volume.name);
         let fresh = !dir.exists();
         ownership::make_directory(&dir)?;
         match source.medium.as_str() {
@@ -45,6 +50,10 @@ impl VolumeKind for EmptyDirVolume {
             ownership::apply(&dir, ownership::fs_group(context.pod), false)?;
         }
         Ok(Mounted { path: dir, ..Mounted::default() })
+    }
+
+    async fn stats(&self, _: &Arc<Kubelet>, measured: &Measured) -> Option<VolumeStats> {
+        tree(&measured.path).await
     }
 }
 

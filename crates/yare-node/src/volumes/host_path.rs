@@ -5,26 +5,32 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
-use super::{Mounted, VolumeContext, VolumeKind, token::Tokens};
-use crate::view::{HostPath, Volume};
+use super::{Failure, Mounted, Source, VolumeKind, Work};
+use crate::view::HostPath;
 
 pub(super) struct HostPathVolume;
 
 #[async_trait]
 impl VolumeKind for HostPathVolume {
-    fn supports(&self, volume: &Volume) -> bool {
-        volume.host_path.is_some()
+    fn plugin(&self) -> &'static str {
+        "kubernetes.io/host-path"
     }
 
-    async fn set_up(
-        &self,
-        _: &VolumeContext<'_>,
-        volume: &Volume,
-        _: &mut Tokens,
-    ) -> Result<Mounted, String> {
-        let source = volume.host_path.as_ref().ok_or("no hostPath source")?;
+    fn supports(&self, source: &Source<'_>) -> bool {
+        source.host_path().is_some()
+    }
+
+    async fn set_up(&self, work: &mut Work<'_>) -> Result<Mounted, Failure> {
+        let source = work.source.host_path().ok_or("no hostPath source")?;
         prepare(source)?;
-        Ok(Mounted { path: source.path.clone().into(), ..Mounted::default() })
+        let path = std::path::PathBuf::from(&source.path);
+        if work.source.is_block() {
+            return Err(Failure::at(
+                "MapVolume.FindMapperPluginBySpec failed",
+                "a hostPath cannot be a device",
+            ));
+        }
+        Ok(Mounted { path, ..Mounted::default() })
     }
 }
 

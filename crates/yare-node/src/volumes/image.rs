@@ -3,40 +3,39 @@
 use async_trait::async_trait;
 use serde::Deserialize;
 
-use super::{Mounted, VolumeContext, VolumeKind, token::Tokens};
-use crate::view::Volume;
+use super::{Failure, Mounted, Source, VolumeKind, Work};
 
 pub(super) struct ImageVolume;
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Source {
+struct ImageSource {
     reference: String,
     pull_policy: String,
 }
 
 #[async_trait]
 impl VolumeKind for ImageVolume {
-    fn supports(&self, volume: &Volume) -> bool {
-        volume.other.contains_key("image")
+    fn plugin(&self) -> &'static str {
+        "kubernetes.io/image"
     }
 
-    async fn set_up(
-        &self,
-        context: &VolumeContext<'_>,
-        volume: &Volume,
-        _: &mut Tokens,
-    ) -> Result<Mounted, String> {
-        let source = volume.other.get("image").cloned().unwrap_or_default();
-        let source: Source = serde_json::from_value(source).map_err(|e| e.to_string())?;
+    fn supports(&self, source: &Source<'_>) -> bool {
+        source.bound.is_none() && source.volume.other.contains_key("image")
+    }
+
+    async fn set_up(&self, work: &mut Work<'_>) -> Result<Mounted, Failure> {
+        let context = work.context;
+        let source = work.source.volume.other.get("image").cloned().unwrap_or_default();
+        let source: ImageSource = serde_json::from_value(source).map_err(|e| e.to_string())?;
         let runtime = &context.kubelet.runtime;
         let present = runtime.image(&source.reference).await.map_err(|e| e.to_string())?;
         match (source.pull_policy.as_str(), present) {
             ("Never", None) => {
-                return Err(format!(
+                return Err(Failure::from(format!(
                     "Container image {:?} is not present with pull policy of Never",
                     source.reference
-                ));
+                )));
             }
             ("Always", _) | (_, None) => {
                 runtime.pull_image(&source.reference, None, None).await.map_err(|e| e.to_string())?;

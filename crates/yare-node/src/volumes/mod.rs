@@ -1,38 +1,63 @@
 //! Volumes: one table of kinds, one file per kind.
 //!
-//! In: a pod's `volumes`. Out: a host path (or image) for each, ready to be mounted into containers. Kinds whose
-//! content comes from the API server are written atomically and brought up to date whenever the pod is looked
-//! at; what they were made from is watched, so that a change wakes the pod.
+//! In: a pod's `volumes`. Out: a host path (or device, or image) for each, ready to be given to containers. Kinds
+//! whose content comes from the API server are written atomically and brought up to date whenever the pod is
+//! looked at; what they were made from is watched, so that a change wakes the pod.
+//!
+//! ```text
+//! claim ─► PersistentVolume ─► attached? ─► stage (once per node) ─► set up (per pod) ─► expand ─► again and again
+//!                                              unstage ◄─ last pod gone ◄─ tear down ◄─ pod gone ◄──┘
+//! ```
+//!
+//! Tearing down needs no object: what there is to undo is found by its place on disk, and by a small record
+//! where more has to be known.
 
 mod atomic;
-mod claim;
 mod config_map;
+mod csi;
 mod downward;
 mod empty_dir;
 pub(crate) mod env_file;
 mod host_path;
 mod image;
+mod local;
+mod loop_device;
+mod mounts;
+mod node;
 mod ownership;
 mod projected;
+mod resize;
 mod secret;
+mod source;
+mod stats;
+mod tear_down;
 mod token;
 
-use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use nix::mount::{MntFlags, MsFlags};
 
-use crate::error::{Context, Error, Result};
+use crate::clock;
 use crate::kubelet::Kubelet;
 use crate::objects::Missing;
 use crate::pod::dirs::PodDirs;
 use crate::pod::fields::Facts;
 use crate::pod::mailbox::Mailbox;
 use crate::view::{Pod, Volume};
+pub(crate) use mounts::mounts_below;
+use mounts::{mount_tmpfs, secret_directory};
+pub(crate) use node::{NodeVolumes, Staged, Turn, give_back};
+pub(crate) use resize::ExpandError;
+pub(crate) use source::{Bound, Source};
+pub(crate) use stats::{VolumeStats, of_pod as stats_of_pod};
+pub(crate) use tear_down::{Found, tear_down};
+
+/// A volume that others have to attach is waited for so long before an event says so.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(123);
 
 /// The kinds of volume a node can mount, by source field.
 const KINDS: &[&dyn VolumeKind] = &[
@@ -42,8 +67,9 @@ const KINDS: &[&dyn VolumeKind] = &[
     &host_path::HostPathVolume,
     &downward::DownwardVolume,
     &projected::ProjectedVolume,
-    &claim::ClaimVolume,
     &image::ImageVolume,
+    &local::LocalVolume,
+    &csi::CsiVolume,
 ];
 
 /// What a volume is made from.
@@ -96,6 +122,75 @@ impl VolumeContext<'_> {
     }
 }
 
+/// Why a volume is not ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What was being done: the beginning of an event. None: setting up.
+    step: Option<&'static str>,
+    text: String,
+    kind: FailureKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FailureKind {
+    /// A step failed.
+    Failed,
+    /// It is not even clear what to mount.
+    Processing,
+    /// Somebody else has to do something first, and the pod is woken then.
+    Waiting,
+}
+
+impl Failure {
+    /// A step of upstream's, such as `MountVolume.MountDevice failed`.
+    pub(crate) fn at(step: &'static str, text: impl Into<String>) -> Self {
+        Failure { step: Some(step), text: text.into(), kind: FailureKind::Failed }
+    }
+
+    pub(crate) fn processing(text: impl Into<String>) -> Self {
+        Failure { step: None, text: text.into(), kind: FailureKind::Processing }
+    }
+
+    pub(crate) fn waiting(text: impl Into<String>) -> Self {
+        Failure { step: None, text: text.into(), kind: FailureKind::Waiting }
+    }
+
+    /// The text of an event.
+    fn message(&self, volume: &str, name: &str) -> String {
+        let Failure { step, text, kind } = self;
+        match kind {
+            FailureKind::Processing => format!(
+                "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process volumes=[{volume}]: {text}"
+            ),
+            FailureKind::Waiting => format!(
+                "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[{volume}], failed to process volumes=[]: timed out waiting for the condition"
+            ),
+            FailureKind::Failed => {
+                format!("{} for volume {name:?} : {text}", step.unwrap_or("MountVolume.SetUp failed"))
+            }
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Failure { step: None, text, kind: FailureKind::Failed }
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+/// An event about a volume that is not ready: its reason and message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Complaint {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
 /// A volume that is ready.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Mounted {
@@ -103,39 +198,114 @@ pub(crate) struct Mounted {
     pub(crate) read_only: bool,
     /// An image volume: the image's reference instead of a path.
     pub(crate) image: Option<String>,
+    /// A block volume: its device instead of a path.
+    pub(crate) device: Option<PathBuf>,
+    /// A group that all processes of the pod get.
+    pub(crate) gid: Option<u32>,
     /// When its content has to be made anew (tokens).
     pub(crate) refresh_at: Option<Timestamp>,
+}
+
+/// What a pod's volumes remember between looks at it.
+#[derive(Default)]
+pub(crate) struct Kept {
+    tokens: token::Tokens,
+}
+
+/// One volume being made ready.
+pub(crate) struct Work<'a> {
+    pub(crate) context: &'a VolumeContext<'a>,
+    pub(crate) source: Source<'a>,
+    pub(crate) kept: &'a mut Kept,
+    /// It was ready before, and is only brought up to date.
+    pub(crate) again: bool,
+    /// It has to be attached first.
+    pub(crate) needs_attachment: bool,
+    /// What the driver's controller said when it attached the volume.
+    pub(crate) attachment: BTreeMap<String, String>,
+}
+
+/// Something of an earlier life of the agent, by its record on disk.
+pub(crate) struct Restored {
+    /// The volume's name among shared ones.
+    pub(crate) name: String,
+    pub(crate) staged: Option<Staged>,
+    /// Uid of a pod that it may be mounted for.
+    pub(crate) user: Option<String>,
+    pub(crate) attachable: bool,
 }
 
 /// One row of the table.
 #[async_trait]
 pub(crate) trait VolumeKind: Send + Sync {
+    /// Upstream's name for it, after which directories are called: `kubernetes.io/secret`.
+    fn plugin(&self) -> &'static str;
     /// Whether the volume is of this kind.
-    fn supports(&self, volume: &Volume) -> bool;
+    fn supports(&self, source: &Source<'_>) -> bool;
     /// Whether its content follows objects of the API server.
     fn live(&self) -> bool {
         false
     }
-    /// Makes it ready; may run again and again. The error is the part of the event after the volume's name.
-    async fn set_up(
-        &self,
-        context: &VolumeContext<'_>,
-        volume: &Volume,
-        tokens: &mut token::Tokens,
-    ) -> std::result::Result<Mounted, String>;
+    /// The node's name for the volume, if pods share it; then operations on it take turns, and it is staged.
+    fn shared_name(&self, _: &Source<'_>) -> Option<String> {
+        None
+    }
+    /// Whether the attach/detach controller has to attach it before it can be staged.
+    async fn attachable(&self, _: &VolumeContext<'_>, _: &Source<'_>) -> Result<bool, Failure> {
+        Ok(false)
+    }
+    /// What attaching it came to.
+    async fn attached(&self, _: &Work<'_>) -> Result<BTreeMap<String, String>, Failure> {
+        Ok(BTreeMap::new())
+    }
+    /// Makes it ready on the node, for all pods; notes in `turn` what has to be given back.
+    async fn stage(&self, _: &mut Work<'_>, _: &mut Turn) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// Undoes [`VolumeKind::stage`]; may run again and again.
+    async fn unstage(&self, _: &Arc<Kubelet>, _: &Staged) -> Result<(), String> {
+        Ok(())
+    }
+    /// Makes it ready for a pod; may run again and again.
+    async fn set_up(&self, work: &mut Work<'_>) -> Result<Mounted, Failure>;
+    /// Makes the mounted volume as large as it is meant to be.
+    async fn expand(&self, _: &Work<'_>, _: &Mounted, _bytes: i64) -> Result<(), ExpandError> {
+        Err(ExpandError::Unsupported)
+    }
+    /// Undoes [`VolumeKind::set_up`] for a pod, from what is on disk; may run again and again. What is mounted or
+    /// left below the pod's `volumes` afterwards is unmounted and removed for all kinds alike.
+    async fn tear_down(&self, _: &Arc<Kubelet>, _: &Found) -> Result<(), String> {
+        Ok(())
+    }
+    /// How full it is; none: nobody knows.
+    async fn stats(&self, _: &Arc<Kubelet>, _: &stats::Measured) -> Option<VolumeStats> {
+        None
+    }
+    /// What an earlier life of the agent left of this kind.
+    fn restore(&self, _data_dir: &Path) -> Vec<Restored> {
+        Vec::new()
+    }
 }
 
 /// The volumes of one pod.
 #[derive(Default)]
 pub(crate) struct Volumes {
     mounted: HashMap<String, Mounted>,
-    tokens: token::Tokens,
+    bound: HashMap<String, Arc<Bound>>,
+    kept: Kept,
+    /// Since when the pod waits for volumes to be attached.
+    waiting_since: Option<Timestamp>,
 }
 
 impl Volumes {
     /// A volume that is ready.
     pub(crate) fn get(&self, name: &str) -> Option<&Mounted> {
         self.mounted.get(name)
+    }
+
+    /// Groups that volumes give to all processes of the pod.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = u32> {
+        self.mounted.values().filter_map(|m| m.gid)
     }
 
     /// When some content has to be made anew.
@@ -146,96 +316,158 @@ impl Volumes {
     /// Forgets what was ready.
     pub(crate) fn clear(&mut self) {
         self.mounted.clear();
+        self.bound.clear();
     }
 
-    /// Makes all volumes ready and brings the live ones up to date. The error is the text of an event.
-    pub(crate) async fn set_up(&mut self, context: &VolumeContext<'_>) -> std::result::Result<(), String> {
+    /// Makes all volumes that the pod's containers use ready, and brings the live ones up to date. Fails with
+    /// the events to tell; with none while others have to do something first.
+    pub(crate) async fn set_up(&mut self, context: &VolumeContext<'_>) -> Result<(), Vec<Complaint>> {
+        let uses = source::Uses::of(context.pod);
+        let now = context.kubelet.seams.now();
+        let mut complaints = Vec::new();
+        let (mut ready, mut waits) = (true, false);
         for volume in &context.pod.spec.volumes {
-            let Some(kind) = KINDS.iter().find(|k| k.supports(volume)) else {
-                let source = volume.other.keys().next().map_or("none", String::as_str);
-                return Err(format!(
-                    "MountVolume.SetUp failed for volume {:?} : no volume plugin matched: {source}",
-                    volume.name
-                ));
+            let due = match self.mounted.get(&volume.name) {
+                _ if !uses.any(&volume.name) => false,
+                None => true,
+                Some(before) => {
+                    before.refresh_at.is_some_and(|at| at <= now)
+                        || KINDS.iter().any(|k| k.live() && k.supports(&Source { volume, bound: None }))
+                }
             };
-            let before = self.mounted.get(&volume.name);
-            if before.is_some() && !kind.live() {
+            if !due {
                 continue;
             }
-            match kind.set_up(context, volume, &mut self.tokens).await {
-                Ok(mounted) => {
-                    self.mounted.insert(volume.name.clone(), mounted);
-                }
+            let before = self.mounted.get(&volume.name).cloned();
+            match self.one(context, volume, &uses, before.is_some()).await {
+                Ok(mounted) => drop(self.mounted.insert(volume.name.clone(), mounted)),
                 // What a running pod has stays, until its source is back.
                 Err(error) if before.is_some() => {
-                    tracing::debug!(volume = volume.name, pod = %context.pod.full_name(), error, "refreshing a volume");
+                    tracing::debug!(volume = volume.name, pod = %context.pod.full_name(), ?error, "refreshing a volume");
+                    if let Some(mounted) = self.mounted.get_mut(&volume.name)
+                        && mounted.refresh_at.is_some_and(|at| at <= now)
+                    {
+                        mounted.refresh_at = Some(clock::after(now, REFRESH_RETRY));
+                    }
                 }
-                Err(error) => {
-                    return Err(format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name));
+                Err(failure) => {
+                    ready = false;
+                    waits |= failure.kind == FailureKind::Waiting;
+                    if failure.kind == FailureKind::Waiting && !self.is_out_of_patience(now) {
+                        continue;
+                    }
+                    let bound = self.bound.get(&volume.name);
+                    let name = bound.map_or(&volume.name, |b| &b.volume.metadata.name);
+                    let block = bound.is_some_and(|b| b.volume.spec.volume_mode.as_deref() == Some("Block"));
+                    let reason = match (block, failure.kind) {
+                        (true, FailureKind::Failed) => "FailedMapVolume",
+                        _ => "FailedMount",
+                    };
+                    complaints.push(Complaint { reason, message: failure.message(&volume.name, name) });
                 }
             }
         }
-        Ok(())
-    }
-}
-
-/// Mounts a tmpfs at `dir`, unless one is there.
-fn mount_tmpfs(dir: &Path, options: &str) -> std::result::Result<(), String> {
-    std::fs::create_dir_all(dir).map_err(|e| format!("make {}: {e}", dir.display()))?;
-    // Asked on every look at a pod, so not by reading the mount table: a tmpfs is a device of its own.
-    let device = |path: &Path| std::fs::metadata(path).ok().map(|m| m.dev());
-    if device(dir) != dir.parent().and_then(device) {
-        return Ok(());
-    }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some(options))
-        .map_err(|e| format!("mount tmpfs at {}: {e}", dir.display()))
-}
-
-/// A memory-backed directory for secrets; where mounting is not allowed, a plain one.
-fn secret_directory(dir: &Path) -> std::result::Result<(), String> {
-    match mount_tmpfs(dir, "mode=0755") {
-        Err(error) if !nix::unistd::geteuid().is_root() => {
-            tracing::debug!(error, "secrets are kept on disk: mounting a tmpfs is not allowed");
-            Ok(())
+        if !waits {
+            self.waiting_since = None;
         }
-        // Root in a container without CAP_SYS_ADMIN.
-        Err(error) if error.ends_with(&nix::Error::EPERM.to_string()) => Ok(()),
-        outcome => outcome,
+        if ready {
+            stats::note(context, &self.mounted, &self.bound);
+            return Ok(());
+        }
+        context.kubelet.volumes.wait(&context.pod.metadata.uid, context.mailbox);
+        Err(complaints)
     }
-}
 
-/// Mount points at or below `root`, the deepest first.
-fn mounts_below(root: &Path) -> Result<Vec<PathBuf>> {
-    let table =
-        std::fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo".to_owned())?;
-    let mut found: Vec<PathBuf> = table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|path| PathBuf::from(path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")))
-        .filter(|path| path.starts_with(root))
-        .collect();
-    found.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-    Ok(found)
-}
-
-/// Unmounts and removes all volumes of a pod. Nothing outside the pod's own directory is touched.
-pub(crate) fn tear_down(dirs: &PodDirs) -> Result<()> {
-    let volumes = dirs.root.join("volumes");
-    if !volumes.exists() {
-        return Ok(());
+    /// Whether the pod has waited for an attachment for so long that it is told; the wait begins anew then.
+    fn is_out_of_patience(&mut self, now: Timestamp) -> bool {
+        let since = *self.waiting_since.get_or_insert(now);
+        let over = clock::after(since, ATTACH_PATIENCE) <= now;
+        if over {
+            self.waiting_since = Some(now);
+        }
+        over
     }
-    let root = dirs.root.canonicalize().context(|| format!("resolve {}", dirs.root.display()))?;
-    for mount in mounts_below(&root)? {
-        match nix::mount::umount2(&mount, MntFlags::MNT_DETACH) {
-            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-            Err(error) => {
-                return Err(Error::Io {
-                    context: format!("unmount {}", mount.display()),
-                    source: error.into(),
-                });
+
+    /// Makes one volume ready.
+    async fn one(
+        &mut self,
+        context: &VolumeContext<'_>,
+        volume: &Volume,
+        uses: &source::Uses<'_>,
+        again: bool,
+    ) -> Result<Mounted, Failure> {
+        let bound = source::resolve(context, volume, uses).await?;
+        if let Some(bound) = &bound {
+            self.bound.insert(volume.name.clone(), bound.clone());
+            // The same claim under two names is mounted once.
+            let twin = self.bound.iter().find(|(name, b)| {
+                **name != volume.name && b.volume.metadata.name == bound.volume.metadata.name
+            });
+            if let Some(mounted) = twin.and_then(|(name, _)| self.mounted.get(name)) {
+                let read_only = mounted.read_only || bound.read_only;
+                return Ok(Mounted { read_only, refresh_at: None, ..mounted.clone() });
             }
         }
+        let source = Source { volume, bound };
+        let Some(kind) = KINDS.iter().find(|k| k.supports(&source)) else {
+            return Err(match &source.bound {
+                Some(_) => Failure::from("no volume plugin matched"),
+                None => {
+                    let found = volume.other.keys().next().map_or("none", String::as_str);
+                    Failure::from(format!("no volume plugin matched: {found}"))
+                }
+            });
+        };
+        source::check_affinity(context, &source)?;
+        let shared_name = kind.shared_name(&source);
+        let attachable = shared_name.is_some() && kind.attachable(context, &source).await?;
+        let gid = source.gid();
+        let mut work = Work {
+            context,
+            source,
+            kept: &mut self.kept,
+            again,
+            needs_attachment: attachable,
+            attachment: BTreeMap::new(),
+        };
+        let mut mounted = match shared_name {
+            None => kind.set_up(&mut work).await?,
+            Some(name) => shared(*kind, &mut work, &name).await?,
+        };
+        mounted.gid = gid;
+        mounted.read_only |= work.source.read_only();
+        Ok(mounted)
     }
-    std::fs::remove_dir_all(&volumes).context(|| format!("remove {}", volumes.display()))
+}
+
+/// Between attempts to bring a volume of a running pod up to date.
+const REFRESH_RETRY: Duration = Duration::from_secs(10);
+
+/// Makes a volume ready that pods share.
+async fn shared(kind: &dyn VolumeKind, work: &mut Work<'_>, name: &str) -> Result<Mounted, Failure> {
+    let attachable = work.needs_attachment;
+    let volumes = &work.context.kubelet.volumes;
+    let uid = &work.context.pod.metadata.uid;
+    let shared = volumes.join(name, uid, attachable);
+    if attachable {
+        volumes.check_attached(name)?;
+    }
+    let block = work.source.is_block();
+    let mut turn = shared.turn.lock().await;
+    if work.source.is_for_one_pod() && shared.is_elsewhere(uid) {
+        let step = if block { "MapVolume.SetUpDevice failed" } else { "MountVolume.SetUp failed" };
+        let text = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+        return Err(Failure::at(step, text));
+    }
+    if attachable {
+        work.attachment = kind.attached(work).await?;
+    }
+    if !turn.sure {
+        kind.stage(work, &mut turn).await?;
+        turn.sure = true;
+    }
+    shared.mounting(uid);
+    let mounted = kind.set_up(work).await?;
+    resize::keep_up(kind, work, &mounted, &mut turn).await?;
+    Ok(mounted)
 }

@@ -34,6 +34,17 @@ pub(super) fn set_mode(path: &Path, mode: u32) -> Result<(), String> {
         .map_err(|e| format!("chmod {}: {e}", path.display()))
 }
 
+/// Gives a volume's tree to the pod's `fsGroup`, as its change policy says; nothing where it has none. Large trees
+/// take their time, so on a thread that may wait.
+pub(super) async fn apply_for(pod: &Pod, root: &Path) -> Result<(), String> {
+    let Some(gid) = fs_group(pod) else { return Ok(()) };
+    let policy = pod.spec.security_context.as_ref().and_then(|s| s.fs_group_change_policy.as_deref());
+    let (root, on_mismatch) = (root.to_owned(), policy == Some("OnRootMismatch"));
+    tokio::task::spawn_blocking(move || apply(&root, Some(gid), on_mismatch))
+        .await
+        .unwrap_or_else(|e| Err(format!("set group {gid}: {e}")))
+}
+
 /// Gives a tree to the group: readable and writable for it, new files inherit it. With `on_mismatch` only if
 /// the root is not as it should be.
 pub(super) fn apply(root: &Path, gid: Option<u32>, on_mismatch: bool) -> Result<(), String> {

@@ -1,34 +1,42 @@
 //! `secret`: keys of a Secret as files, in memory.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::atomic::Payload;
-use super::{Keep, Mounted, VolumeContext, VolumeKind, config_map, token::Tokens};
-use crate::view::{Secret, SecretSource, Volume};
+use super::stats::{Measured, VolumeStats, tree};
+use super::{Failure, Keep, Mounted, Source, VolumeContext, VolumeKind, Work, config_map};
+use crate::kubelet::Kubelet;
+use crate::view::{Secret, SecretSource};
 
 pub(super) struct SecretVolume;
 
 #[async_trait]
 impl VolumeKind for SecretVolume {
-    fn supports(&self, volume: &Volume) -> bool {
-        volume.secret.is_some()
+    fn plugin(&self) -> &'static str {
+        "kubernetes.io/secret"
+    }
+
+    fn supports(&self, source: &Source<'_>) -> bool {
+        source.bound.is_none() && source.volume.secret.is_some()
     }
 
     fn live(&self) -> bool {
         true
     }
 
-    async fn set_up(
-        &self,
-        context: &VolumeContext<'_>,
-        volume: &Volume,
-        _: &mut Tokens,
-    ) -> Result<Mounted, String> {
+    async fn set_up(&self, work: &mut Work<'_>) -> Result<Mounted, Failure> {
+        let (context, volume) = (work.context, work.source.volume);
         let source = volume.secret.as_ref().ok_or("no secret source")?;
         let payload = payload(context, source, source.default_mode.unwrap_or(0o644)).await?;
-        context.write(volume, "kubernetes.io/secret", &payload, Keep::InMemory)
+        Ok(context.write(volume, self.plugin(), &payload, Keep::InMemory)?)
+    }
+
+    async fn stats(&self, _: &Arc<Kubelet>, measured: &Measured) -> Option<VolumeStats> {
+        tree(&measured.path).await
     }
 }
 

@@ -21,7 +21,26 @@ const DEFAULT_SECONDS: i64 = 3600;
 pub(super) struct Token {
     pub(super) text: String,
     pub(super) refresh_at: Timestamp,
+    /// When it ends, as the API server wrote it.
+    pub(super) expires: String,
     expires_at: Timestamp,
+}
+
+/// A token that is wanted.
+pub(super) struct Wish<'a> {
+    /// The volume, and the place in it: one token each.
+    pub(super) volume: &'a str,
+    pub(super) place: &'a str,
+    /// Empty: the API server's own.
+    pub(super) audience: &'a str,
+    pub(super) seconds: Option<i64>,
+}
+
+impl<'a> Wish<'a> {
+    /// A token of a projected volume.
+    pub(super) fn projected(volume: &'a str, source: &'a TokenProjection) -> Self {
+        Wish { volume, place: &source.path, audience: &source.audience, seconds: source.expiration_seconds }
+    }
 }
 
 /// Tokens of one pod by volume and path.
@@ -44,16 +63,15 @@ struct AnswerStatus {
 /// The token of a projection, a new one if it is time. A token that cannot be renewed serves to its end.
 pub(super) async fn get(
     context: &VolumeContext<'_>,
-    volume: &str,
-    source: &TokenProjection,
+    wish: &Wish<'_>,
     tokens: &mut Tokens,
 ) -> Result<Token, String> {
-    let key = (volume.to_owned(), source.path.clone());
+    let key = (wish.volume.to_owned(), wish.place.to_owned());
     let now = context.kubelet.seams.now();
     if let Some(token) = tokens.0.get(&key).filter(|t| now < t.refresh_at) {
         return Ok(token.clone());
     }
-    match request(context, source, now).await {
+    match request(context, wish, now).await {
         Ok(token) => {
             tokens.0.insert(key, token.clone());
             Ok(token)
@@ -68,18 +86,14 @@ pub(super) async fn get(
     }
 }
 
-async fn request(
-    context: &VolumeContext<'_>,
-    source: &TokenProjection,
-    now: Timestamp,
-) -> Result<Token, String> {
+async fn request(context: &VolumeContext<'_>, wish: &Wish<'_>, now: Timestamp) -> Result<Token, String> {
     let m = &context.pod.metadata;
     let account = match context.pod.spec.service_account_name.as_str() {
         "" => "default",
         name => name,
     };
-    let seconds = source.expiration_seconds.unwrap_or(DEFAULT_SECONDS);
-    let audiences: Value = if source.audience.is_empty() { json!([]) } else { json!([source.audience]) };
+    let seconds = wish.seconds.unwrap_or(DEFAULT_SECONDS);
+    let audiences: Value = if wish.audience.is_empty() { json!([]) } else { json!([wish.audience]) };
     let body = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
@@ -97,11 +111,13 @@ async fn request(
     let expires_at = answer
         .status
         .expiration_timestamp
+        .as_ref()
         .and_then(|t| t.parse::<Timestamp>().ok())
         .unwrap_or_else(|| clock::after(now, seconds));
     let lifetime = Duration::try_from(expires_at.duration_since(now)).unwrap_or_default();
     // At 80 % of its life, a little spread so that a node's pods do not ask all at once.
     let spread = Duration::from_secs_f64((context.kubelet.seams.random)() * 10.0);
     let refresh_at = clock::after(now, (lifetime * 4 / 5).min(MAX_AGE).saturating_sub(spread));
-    Ok(Token { text: answer.status.token, refresh_at, expires_at })
+    let expires = answer.status.expiration_timestamp.unwrap_or_default();
+    Ok(Token { text: answer.status.token, refresh_at, expires, expires_at })
 }
