@@ -4,7 +4,7 @@
 use serde_json::Value;
 use yare_kinds::{
     reset::{self, Reset},
-    view::ViewMut,
+    view::{View, ViewMut},
 };
 use yare_schema::{
     managed::{self, ApplyError, Kind, ManagerInfo, ResetFields, Set},
@@ -42,13 +42,14 @@ impl Kind for Versions<'_> {
         self.version(api_version).map(|s| s.ty.at())
     }
 
-    fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
-        let from = self.version(object.get("apiVersion")?.as_str()?)?;
-        let to = self.version(api_version)?;
+    fn convert(&self, object: &Value, api_version: &str) -> Result<Option<Value>, String> {
+        let from = self.version(object.str_at("apiVersion"));
+        let (Some(from), Some(to)) = (from, self.version(api_version)) else { return Ok(None) };
         let mut object = object.clone();
-        from.to_storage(&mut object).ok()?;
-        to.from_storage(&mut object).ok()?;
-        Some(object)
+        from.to_storage(&mut object)
+            .and_then(|()| to.from_storage(&mut object))
+            .map_err(|e| e.to_string())?;
+        Ok(Some(object))
     }
 
     fn evolves(&self) -> bool {
@@ -164,7 +165,8 @@ pub fn refused(error: ApplyError) -> ApiError {
                 .collect(),
         ),
         ApplyError::BadRequest(message) => ApiError::bad_request(message),
-        ApplyError::Typed { .. } => ApiError::new(500, "", message),
-        ApplyError::ManagedFields(_) => ApiError::new(500, "", message),
+        ApplyError::Typed { .. } | ApplyError::Conversion(_) | ApplyError::ManagedFields(_) => {
+            ApiError::new(500, "", message)
+        }
     }
 }

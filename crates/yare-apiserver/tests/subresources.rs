@@ -35,7 +35,17 @@ async fn binding() {
     server.post(PODS, &pod("q", json!({}))).await.expect(201);
     let mut other = bind("n1");
     other["metadata"]["name"] = "q".into();
-    server.post("/api/v1/namespaces/default/bindings", &other).await.expect(201);
+    let bindings = "/api/v1/namespaces/default/bindings";
+    server.post(bindings, &other).await.expect(201);
+    // Without a name, neither way knows the pod.
+    for (path, message) in [
+        (format!("{PODS}/q/binding"), "name in URL does not match name in Binding object"),
+        (bindings.to_owned(), "Name parameter required."),
+    ] {
+        let nameless =
+            json!({"apiVersion": "v1", "kind": "Binding", "target": {"kind": "Node", "name": "n1"}});
+        assert_eq!(server.post(&path, &nameless).await.expect_reason(400, "BadRequest"), message);
+    }
 }
 
 #[tokio::test]

@@ -563,6 +563,28 @@ async fn subresources_show_their_own_kind() {
             of("CREATE", "binding", "Binding")
         ]
     );
+    // A request for a token is seen with all that it left to the server.
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = server.post(accounts, &json!({"metadata": {"name": "robot"}})).await.expect(201);
+    configure(
+        &server,
+        &hook,
+        false,
+        &[("a.example.com", "/allowed", json!({"rules": [rule("", "serviceaccounts/token")]}))],
+    )
+    .await;
+    let _ =
+        server.post(&format!("{accounts}/robot/token"), &json!({"spec": {}, "status": {"token": "x"}})).await;
+    let seen = hook.seen.lock().last().cloned().unwrap();
+    assert_eq!(seen["object"]["metadata"]["uid"], account["metadata"]["uid"]);
+    assert_eq!(
+        (
+            &seen["object"]["metadata"]["name"],
+            &seen["object"]["spec"]["expirationSeconds"],
+            &seen["object"]["status"]["token"]
+        ),
+        (&json!("robot"), &json!(3600), &json!(null))
+    );
 }
 
 #[tokio::test]

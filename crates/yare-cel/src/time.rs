@@ -1,6 +1,11 @@
 //! Timestamps and durations: arithmetic with bounds, notations, calendar fields in time zones.
 
-use std::{fmt, sync::OnceLock};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::OnceLock,
+};
 
 use crate::{error::EvalError, number::overflow};
 
@@ -8,13 +13,42 @@ use crate::{error::EvalError, number::overflow};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(pub i64);
 
-/// A point in time between the years 1 and 9999; what CEL calls `timestamp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A point in time between the years 1 and 9999; what CEL calls `timestamp`. It is shown, and has its calendar
+/// fields, at the distance from UTC at which it was written; that is no part of what it is.
+#[derive(Clone, Copy, Debug)]
 pub struct Timestamp {
     /// Seconds since 1970.
     pub seconds: i64,
     /// Nanoseconds within the second.
     pub nanos: u32,
+    /// How far east of UTC it was written.
+    offset_s: i32,
+}
+
+impl PartialEq for Timestamp {
+    fn eq(&self, other: &Self) -> bool {
+        (self.seconds, self.nanos) == (other.seconds, other.nanos)
+    }
+}
+
+impl Eq for Timestamp {}
+
+impl PartialOrd for Timestamp {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timestamp {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.seconds, self.nanos).cmp(&(other.seconds, other.nanos))
+    }
+}
+
+impl Hash for Timestamp {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.seconds, self.nanos).hash(state);
+    }
 }
 
 const MIN_SECONDS: i64 = -62_135_596_800;
@@ -46,10 +80,23 @@ impl fmt::Display for Duration {
 }
 
 impl Timestamp {
-    /// A time, if it lies between the years 1 and 9999.
+    /// A time in UTC, if it lies between the years 1 and 9999.
     pub fn new(seconds: i64, nanos: u32) -> Option<Timestamp> {
-        ((MIN_SECONDS..=MAX_SECONDS).contains(&seconds) && i64::from(nanos) < NANOS)
-            .then_some(Timestamp { seconds, nanos })
+        ((MIN_SECONDS..=MAX_SECONDS).contains(&seconds) && i64::from(nanos) < NANOS).then_some(Timestamp {
+            seconds,
+            nanos,
+            offset_s: 0,
+        })
+    }
+
+    /// `local_s` as it was read at `offset_s` east of UTC.
+    fn written(local_s: i64, nanos: u32, offset_s: i32) -> Option<Timestamp> {
+        Some(Timestamp { offset_s, ..Timestamp::new(local_s - i64::from(offset_s), nanos)? })
+    }
+
+    /// Calendar fields where the time was written.
+    pub(crate) fn civil(self) -> Civil {
+        Civil::of(self.seconds + i64::from(self.offset_s))
     }
 
     pub(crate) fn is_zero(self) -> bool {
@@ -62,6 +109,7 @@ impl Timestamp {
         let seconds = nanos.div_euclid(i128::from(NANOS));
         // The remainder of a division by a billion fits, and sums of two 64-bit numbers of seconds do too.
         Timestamp::new(seconds as i64, nanos.rem_euclid(i128::from(NANOS)) as u32)
+            .map(|time| Timestamp { offset_s: self.offset_s, ..time })
             .ok_or_else(|| overflow("timestamp"))
     }
 
@@ -76,10 +124,10 @@ impl Timestamp {
     }
 }
 
-/// RFC 3339 in UTC, with as many decimals as there are.
+/// RFC 3339 where the time was written, with as many decimals as there are.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let civil = Civil::of(self.seconds);
+        let civil = self.civil();
         write!(
             f,
             "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
@@ -89,7 +137,13 @@ impl fmt::Display for Timestamp {
             let decimals = format!("{:09}", self.nanos);
             write!(f, ".{}", decimals.trim_end_matches('0'))?;
         }
-        f.write_str("Z")
+        match self.offset_s / 60 {
+            0 => f.write_str("Z"),
+            minutes => {
+                let sign = if minutes < 0 { '-' } else { '+' };
+                write!(f, "{sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60)
+            }
+        }
     }
 }
 
@@ -235,7 +289,7 @@ fn parse_local<'t>(text: &'t str, separators: &str) -> Option<Parsed<'t>> {
     Some(Parsed { seconds, nanos, zone: rest, with_seconds })
 }
 
-fn zone_offset(zone: &str, colon: bool) -> Option<i64> {
+fn zone_offset(zone: &str, colon: bool) -> Option<i32> {
     if zone == "Z" {
         return Some(0);
     }
@@ -250,7 +304,7 @@ fn zone_offset(zone: &str, colon: bool) -> Option<i64> {
         _ => return None,
     };
     let (hours, minutes) = (digits(zone, 1..3)?, digits(zone, minutes_at..minutes_at + 2)?);
-    (hours <= 24 && minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
+    (hours <= 24 && minutes < 60).then(|| i32::try_from(sign * (hours * 3_600 + minutes * 60)).ok())?
 }
 
 /// RFC 3339, as the function `timestamp` reads it.
@@ -258,7 +312,7 @@ pub(crate) fn parse_timestamp(text: &str) -> Result<Timestamp, EvalError> {
     let invalid = || EvalError::failed("type conversion error from 'string' to 'google.protobuf.Timestamp'");
     let parsed = parse_local(text, "T").filter(|parsed| parsed.with_seconds).ok_or_else(invalid)?;
     let offset = zone_offset(parsed.zone, true).ok_or_else(invalid)?;
-    Timestamp::new(parsed.seconds - offset, parsed.nanos).ok_or_else(|| overflow("timestamp"))
+    Timestamp::written(parsed.seconds, parsed.nanos, offset).ok_or_else(|| overflow("timestamp"))
 }
 
 /// Format `date-time` as Kubernetes takes it: RFC 3339 and what ISO 8601 allows besides.
@@ -268,7 +322,7 @@ pub(crate) fn parse_date_time(text: &str) -> Option<Timestamp> {
     }
     let parsed = parse_local(text, "T ")?;
     let offset = if parsed.zone.is_empty() { 0 } else { zone_offset(parsed.zone, false)? };
-    Timestamp::new(parsed.seconds - offset, parsed.nanos)
+    Timestamp::written(parsed.seconds, parsed.nanos, offset)
 }
 
 /// Format `date`.
@@ -387,13 +441,22 @@ mod tests {
     fn timestamps_are_read_and_written() {
         for (text, written) in [
             ("2009-02-13T23:31:30Z", "2009-02-13T23:31:30Z"),
-            ("2009-02-13T23:31:30.05+01:30", "2009-02-13T22:01:30.05Z"),
+            ("2009-02-13T23:31:30.05+01:30", "2009-02-13T23:31:30.05+01:30"),
+            ("2009-02-13T23:31:30-00:30", "2009-02-13T23:31:30-00:30"),
+            ("2009-02-13T23:31:30+00:00", "2009-02-13T23:31:30Z"),
             ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
             ("9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59.999999999Z"),
             ("2024-02-29T00:00:00Z", "2024-02-29T00:00:00Z"),
         ] {
             assert_eq!(parse_timestamp(text).unwrap().to_string(), written);
         }
+        let (east, utc) = ("2009-02-13T23:31:30+01:30", "2009-02-13T22:01:30Z");
+        let [east, utc] = [east, utc].map(|text| parse_timestamp(text).unwrap());
+        assert_eq!(east, utc);
+        assert_eq!(east.cmp(&utc), Ordering::Equal);
+        assert_eq!((east.civil().hour, utc.civil().hour), (23, 22));
+        let later = east.checked_add(Duration(NANOS)).unwrap();
+        assert_eq!(later.to_string(), "2009-02-13T23:31:31+01:30");
         for bad in
             ["2009-02-13", "2009-02-13 23:31:30Z", "2023-02-29T00:00:00Z", "2009-02-13T24:00:00Z", "x", ""]
         {

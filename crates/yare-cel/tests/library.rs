@@ -107,6 +107,10 @@ const TRUE: &[&str] = &[
     "['a', 'b'].transformMapEntry(i, v, {v: i}) == {'a': 0, 'b': 1}",
     "[1, 2, 3].all(i, v, v == i + 1) && [1, 2].exists(i, v, v == 2) && [1, 2].existsOne(i, v, v == 2)",
     "timestamp('2009-02-13T23:31:30Z').getHours('America/New_York') == 18",
+    "string(timestamp('2009-02-13T23:31:30+02:00')) == '2009-02-13T23:31:30+02:00'",
+    "timestamp('2009-02-13T23:31:30+02:00').getHours() == 23",
+    "timestamp('2009-02-13T23:31:30+02:00').getHours('UTC') == 21",
+    "timestamp('2009-02-13T23:31:30+02:00') == timestamp('2009-02-13T21:31:30Z')",
     "[1, 2].map(x, x > 1, x * 2) == [4] && lists.range(1000).filter(x, x % 2 == 0).size() == 500",
 ];
 

@@ -151,6 +151,11 @@ pub trait Strategy: Sync + Send {
         Vec::new()
     }
 
+    /// Whether a new object that comes without a name is called by a new UUID.
+    fn names_itself(&self) -> bool {
+        false
+    }
+
     /// Whether errors in the metadata of a new object stand beside those in the rest of it.
     fn judges_metadata(&self) -> bool {
         true

@@ -154,6 +154,11 @@ impl FieldError {
         }
     }
 
+    /// Something went wrong while the value was looked at.
+    pub fn internal(path: &Path<'_>, detail: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Internal, field: path.to_string(), value: None, detail: detail.into() }
+    }
+
     /// The value is longer than `max` bytes. Upstream's message does not repeat the value.
     pub fn too_long(path: &Path<'_>, max: usize) -> Self {
         let plural = if max == 1 { "" } else { "s" };

@@ -74,8 +74,7 @@ pub fn ask<'a>(
         return None;
     }
     let request = object?;
-    let audiences = request.strings("spec.audiences");
-    let audience = audiences.first().copied().unwrap_or_default();
+    let audience = audiences(attributes, request).first().copied().unwrap_or_default();
     let pod = attributes
         .call
         .core
@@ -106,6 +105,12 @@ pub fn ask<'a>(
         }
         .boxed(),
     )
+}
+
+/// The audiences that a request for a token asks for. One that asked for none has got the server's own by now.
+fn audiences<'a>(attributes: &Attributes<'_>, request: &'a Value) -> Vec<&'a str> {
+    let asked = request.strings("spec.audiences");
+    if attributes.call.core.config.auth.audiences() == asked { Vec::new() } else { asked }
 }
 
 /// Whether a volume of the pod, or the CSI driver behind one, takes tokens for the audience.
@@ -368,7 +373,7 @@ impl Kubelet<'_> {
         if pod.str_at("spec.nodeName") != self.node {
             return self.refuse("node requested token bound to a pod scheduled on a different node");
         }
-        if request.strings("spec.audiences").len() > 1 {
+        if audiences(self.attributes, request).len() > 1 {
             return self.refuse("node may only request 0 or 1 audiences");
         }
         Ok(())

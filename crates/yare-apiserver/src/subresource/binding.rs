@@ -36,19 +36,13 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     )?;
     let given = binding.str_at("metadata.name").to_owned();
     let name = if call.info.name.is_empty() { given.as_str() } else { call.info.name.as_str() };
-    if !given.is_empty() && given != name {
-        return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
-    }
     let namespace = call.info.namespace.as_str();
-    if !matches!(binding.str_at("metadata.namespace"), "")
-        && binding.str_at("metadata.namespace") != namespace
-    {
-        return Err(ApiError::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
+    write::settle_namespace(served, &mut binding, namespace)?;
     let attributes = Attributes { name, ..Attributes::new(call, served, Operation::Create, options.dry_run) };
     admission::mutate(&attributes, &mut binding, None).await?;
+    if !call.info.name.is_empty() && binding.str_at("metadata.name") != name {
+        return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
+    }
     let target = Path::new("target");
     let mut errors = Vec::new();
     let kind = binding.str_at("target.kind");
@@ -65,6 +59,9 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         return Err(ApiError::new(500, "", message));
     }
     admission::validate(&attributes, Some(&binding), None).await?;
+    if name.is_empty() {
+        return Err(ApiError::bad_request("Name parameter required."));
+    }
     let registry = call.core.registry.load_full();
     let pods = registry.find("", "v1", "pods").ok_or_else(ApiError::unknown_resource)?;
     let uid = binding.str_at("metadata.uid");

@@ -40,8 +40,7 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let mut eviction =
         codec::decode_body(call, &TypeHandle::Static(ty), &expected, body, FieldValidation::Ignore)?;
     let name = call.info.name.as_str();
-    let given = eviction.str_at("metadata.name");
-    if !given.is_empty() && given != name {
+    if eviction.str_at("metadata.name") != name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
     let mut deletion = match eviction.at("deleteOptions") {

@@ -18,6 +18,7 @@ use crate::{
     registry::{Served, TypeHandle},
     render,
     status::{ApiError, ApiResult, GroupResource},
+    verbs::write,
 };
 
 const KIND: GroupResource<'_> = GroupResource { group: "authentication.k8s.io", resource: "TokenRequest" };
@@ -34,11 +35,14 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let mut request =
         codec::decode_body(call, &TypeHandle::Static(ty), &expected, body, options.field_validation)?;
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
+    write::settle_namespace(served, &mut request, namespace)?;
+    let attributes = Attributes::new(call, served, Operation::Create, options.dry_run);
+    admission::mutate(&attributes, &mut request, None).await?;
+    let metadata = Path::new("metadata");
     for (field, wanted, word) in [("name", name, "name"), ("namespace", namespace, "namespace")] {
         let given = request.at("metadata").str_at(field);
         if !given.is_empty() && given != wanted {
             let detail = format!("must match the service account {word} if specified");
-            let metadata = Path::new("metadata");
             let error = FieldError::invalid(&metadata.child(field), given, detail);
             return Err(ApiError::invalid(KIND, name, &[error]));
         }
@@ -51,31 +55,39 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         let why = format!(
             "the UID in the token request ({given}) does not match the UID of the service account ({uid})"
         );
-        return Err(ApiError::conflict(KIND, name, why));
+        if call.core.config.gates.is_on("TokenRequestServiceAccountUIDValidation") {
+            return Err(ApiError::conflict(KIND, name, why));
+        }
+        call.warn(format!(
+            "{why} but TokenRequestServiceAccountUIDValidation is not enabled. In the future, this will return a conflict error"
+        ));
+        call.annotate("authentication.k8s.io/token-request-uid-mismatch", why);
     }
-    let attributes = Attributes::new(call, served, Operation::Create, options.dry_run);
-    admission::admit(&attributes, &mut request).await?;
-    let spec_path = Path::new("spec");
-    let invalid = |error: FieldError| ApiError::invalid(KIND, "", &[error]);
-    let seconds = request.int_opt("spec.expirationSeconds").unwrap_or(DEFAULT_SECONDS);
-    let path = spec_path.child("expirationSeconds");
-    if seconds < MIN_SECONDS {
-        return Err(invalid(FieldError::invalid(
-            &path,
-            seconds,
-            "may not specify a duration less than 10 minutes",
-        )));
+    // Whoever may refuse the request sees it with all that was left to the server.
+    if request.items("spec.audiences").is_empty() {
+        request.set("spec.audiences", call.core.config.auth.audiences().to_vec());
     }
-    if seconds > MAX_SECONDS {
-        return Err(invalid(FieldError::invalid(
-            &path,
-            seconds,
-            "may not specify a duration larger than 2^32 seconds",
-        )));
+    request.default_absent("spec.expirationSeconds", DEFAULT_SECONDS);
+    request.set("metadata.name", name);
+    request.set("metadata.namespace", namespace);
+    request.default_zero("metadata.uid", uid);
+    request.set("metadata.creationTimestamp", call.core.now_rfc3339());
+    request.remove("status");
+    let seconds = request.int_at("spec.expirationSeconds");
+    let wrong = if seconds < MIN_SECONDS {
+        Some("may not specify a duration less than 10 minutes")
+    } else {
+        (seconds > MAX_SECONDS).then_some("may not specify a duration larger than 2^32 seconds")
+    };
+    if let Some(why) = wrong {
+        let spec = Path::new("spec");
+        let error = FieldError::invalid(&spec.child("expirationSeconds"), seconds, why);
+        return Err(ApiError::invalid(KIND, "", &[error]));
     }
+    admission::validate(&attributes, Some(&request), None).await?;
     let mut spec = TokenSpec {
         namespace: namespace.to_owned(),
-        account: Reference { name: name.to_owned(), uid: account.str_at("metadata.uid").to_owned() },
+        account: Reference { name: name.to_owned(), uid: uid.to_owned() },
         audiences: request.strings("spec.audiences").iter().map(|a| (*a).to_owned()).collect(),
         expiration_s: seconds,
         ..TokenSpec::default()
@@ -95,10 +107,6 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let issued = auth::issue(&call.core, spec)?;
     let expires = jiff::Timestamp::from_second(issued.expires_s).map_err(ApiError::internal)?;
     call.annotate("authentication.kubernetes.io/issued-credential-id", credential_id(&issued.jti));
-    request.set("metadata.name", name);
-    request.set("metadata.namespace", namespace);
-    request.set("metadata.uid", account.str_at("metadata.uid"));
-    request.set("metadata.creationTimestamp", call.core.now_rfc3339());
     request.set("spec.audiences", issued.audiences);
     request.set("spec.expirationSeconds", seconds);
     request.set("status", json!({ "token": issued.token, "expirationTimestamp": rfc3339(expires) }));

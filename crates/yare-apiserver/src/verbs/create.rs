@@ -124,9 +124,13 @@ async fn commit(
         }
         let admitted = admission::mutate(&attributes, &mut new, None).await?;
         // Who changes the object sees that its name is still to be made; who may refuse it sees the name.
-        if new.str_at("metadata.name").is_empty() && new.is_set("metadata.generateName") {
-            let name = call.core.generate_name(new.str_at("metadata.generateName"));
-            new.set("metadata.name", name);
+        if new.str_at("metadata.name").is_empty() {
+            if new.is_set("metadata.generateName") {
+                let name = call.core.generate_name(new.str_at("metadata.generateName"));
+                new.set("metadata.name", name);
+            } else if served.strategy.names_itself() {
+                new.set("metadata.name", call.core.new_uid());
+            }
         }
         let name = new.str_at("metadata.name").to_owned();
         let attributes = admission::Attributes { name: &name, ..attributes };

@@ -379,10 +379,10 @@ fn ends_with<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     }
 }
 
-/// A calendar field, in UTC or the zone given.
+/// A calendar field, where the time was written or in the zone given.
 fn field<'a>(args: &[Value<'a>], of: impl Fn(Civil) -> i64) -> Res<'a> {
     match args {
-        [Value::Timestamp(time)] => Ok(Value::Int(of(Civil::of(time.seconds)))),
+        [Value::Timestamp(time)] => Ok(Value::Int(of(time.civil()))),
         [Value::Timestamp(time), Value::String(zone)] => Ok(Value::Int(of(time::in_zone(*time, zone)?))),
         _ => Err(EvalError::no_such_overload()),
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     check::{Check, Errors},
-    meta::{validate_conditions, validate_label_selector},
+    meta::{JudgeSelector, judge_selectors_after, validate_conditions, validate_label_selector},
     view::View,
 };
 
@@ -20,24 +20,11 @@ struct PodDisruptionBudget;
 
 impl Strategy for PodDisruptionBudget {
     fn validate(&self, budget: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        let (path, spec) = (Path::new("spec"), budget.at("spec"));
-        if spec.has("minAvailable") && spec.has("maxUnavailable") {
-            errs.invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set");
-        }
-        for field in ["minAvailable", "maxUnavailable"].into_iter().filter(|f| spec.has(f)) {
-            check_count_or_percent(&mut errs, &path.child(field), spec.at(field));
-            check_at_most_all(&mut errs, &path.child(field), spec.at(field));
-        }
-        errs.extend(validate_label_selector(spec.at("selector"), &path.child("selector")));
-        if let Some(policy) = spec.str_opt("unhealthyPodEvictionPolicy") {
-            errs.one_of(
-                &path.child("unhealthyPodEvictionPolicy"),
-                policy,
-                &["IfHealthyBudget", "AlwaysAllow"],
-            );
-        }
-        errs
+        check(budget, validate_label_selector)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+        check(new, judge_selectors_after([old.at("spec.selector")]))
     }
 
     fn validate_status_update(&self, new: &Value, _old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
@@ -63,6 +50,23 @@ impl Strategy for PodDisruptionBudget {
     fn allow_unconditional_update(&self) -> bool {
         false
     }
+}
+
+fn check(budget: &Value, judge: JudgeSelector) -> Vec<FieldError> {
+    let mut errs = Errors::new();
+    let (path, spec) = (Path::new("spec"), budget.at("spec"));
+    if spec.has("minAvailable") && spec.has("maxUnavailable") {
+        errs.invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set");
+    }
+    for field in ["minAvailable", "maxUnavailable"].into_iter().filter(|f| spec.has(f)) {
+        check_count_or_percent(&mut errs, &path.child(field), spec.at(field));
+        check_at_most_all(&mut errs, &path.child(field), spec.at(field));
+    }
+    errs.extend(judge(spec.at("selector"), &path.child("selector")));
+    if let Some(policy) = spec.str_opt("unhealthyPodEvictionPolicy") {
+        errs.one_of(&path.child("unhealthyPodEvictionPolicy"), policy, &["IfHealthyBudget", "AlwaysAllow"]);
+    }
+    errs
 }
 
 #[cfg(test)]

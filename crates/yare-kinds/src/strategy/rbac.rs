@@ -11,7 +11,7 @@ use yare_schema::{
 use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
-    meta::validate_label_selector,
+    meta::{JudgeSelector, judge_selectors_after, validate_label_selector},
     names,
     view::{View, ViewMut},
 };
@@ -29,6 +29,8 @@ pub const ROLE: &dyn Strategy = &Role { namespaced: true };
 pub const ROLE_BINDING: &dyn Strategy = &RoleBinding { namespaced: true };
 
 const GROUP: &str = "rbac.authorization.k8s.io";
+/// Which roles a role gathers.
+const SELECTORS: &str = "aggregationRule.clusterRoleSelectors";
 
 /// `Role` and `ClusterRole`.
 struct Role {
@@ -37,29 +39,11 @@ struct Role {
 
 impl Strategy for Role {
     fn validate(&self, role: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        let list = Path::new("rules");
-        for (i, rule) in role.items("rules").iter().enumerate() {
-            self.check_rule(&mut errs, &list.index(i), rule);
-        }
-        if !self.namespaced && role.has("aggregationRule") {
-            let list = Path::new("aggregationRule.clusterRoleSelectors");
-            let selectors = role.items("aggregationRule.clusterRoleSelectors");
-            if selectors.is_empty() {
-                errs.required(
-                    &list,
-                    "at least one clusterRoleSelector required if aggregationRule is non-nil",
-                );
-            }
-            for (i, selector) in selectors.iter().enumerate() {
-                let path = list.index(i);
-                errs.extend(validate_label_selector(selector, &path));
-                if LabelSelector::from_object(selector).is_err() {
-                    errs.invalid(&path, Value::Null, "invalid label selector.");
-                }
-            }
-        }
-        errs
+        self.check(role, validate_label_selector)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+        self.check(new, judge_selectors_after(old.items(SELECTORS)))
     }
 
     fn allow_create_on_update(&self) -> bool {
@@ -72,6 +56,32 @@ impl Strategy for Role {
 }
 
 impl Role {
+    fn check(&self, role: &Value, judge: JudgeSelector) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let list = Path::new("rules");
+        for (i, rule) in role.items("rules").iter().enumerate() {
+            self.check_rule(&mut errs, &list.index(i), rule);
+        }
+        if !self.namespaced && role.has("aggregationRule") {
+            let list = Path::new(SELECTORS);
+            let selectors = role.items(SELECTORS);
+            if selectors.is_empty() {
+                errs.required(
+                    &list,
+                    "at least one clusterRoleSelector required if aggregationRule is non-nil",
+                );
+            }
+            for (i, selector) in selectors.iter().enumerate() {
+                let path = list.index(i);
+                errs.extend(judge(selector, &path));
+                if LabelSelector::from_object(selector).is_err() {
+                    errs.invalid(&path, Value::Null, "invalid label selector.");
+                }
+            }
+        }
+        errs
+    }
+
     fn check_rule(&self, errs: &mut Errors, path: &Path<'_>, rule: &Value) {
         if !rule.is_set("verbs") {
             errs.required(&path.child("verbs"), "verbs must contain at least one value");

@@ -55,6 +55,9 @@ pub enum ApplyError {
         /// What does not fit.
         errors: Vec<String>,
     },
+    /// A version that others wrote the object in cannot be had (HTTP 500).
+    #[error("{0}")]
+    Conversion(String),
     /// The object's own `managedFields` cannot be read.
     #[error("failed to decode managed fields: {0}")]
     ManagedFields(String),
@@ -137,8 +140,8 @@ pub fn apply(
     };
     let run = Run { kind, ty, live, config, info, reset };
     let outcome = match run.apply(entries.clone(), force) {
-        Err(lost) if info.manager == "kubectl" => match run.allowed_by_last_applied() {
-            None => Err(lost),
+        Err(Refused::Conflicts(lost)) if info.manager == "kubectl" => match run.allowed_by_last_applied() {
+            None => Err(Refused::Conflicts(lost)),
             Some(allowed) => {
                 let rest: Vec<(Entry, Set)> = lost
                     .into_iter()
@@ -147,12 +150,15 @@ pub fn apply(
                         (!set.is_empty()).then_some((entry, set))
                     })
                     .collect();
-                if rest.is_empty() { run.apply(entries, true) } else { Err(rest) }
+                if rest.is_empty() { run.apply(entries, true) } else { Err(Refused::Conflicts(rest)) }
             }
         },
         other => other,
     };
-    let mut applied = outcome.map_err(|lost| ApplyError::Conflicts(conflicts(lost)))?;
+    let mut applied = outcome.map_err(|refused| match refused {
+        Refused::Conflicts(lost) => ApplyError::Conflicts(conflicts(lost)),
+        Refused::Conversion(why) => ApplyError::Conversion(why),
+    })?;
     if info.manager == "kubectl" {
         refresh_last_applied(&mut applied.object, config);
     }
@@ -197,9 +203,15 @@ struct Run<'a> {
     reset: Option<&'a ResetFields>,
 }
 
+/// Why a run ends early.
+enum Refused {
+    /// What others own of what the configuration changes.
+    Conflicts(Vec<(Entry, Set)>),
+    Conversion(String),
+}
+
 impl Run<'_> {
-    /// `Err`: what others own of what the configuration changes.
-    fn apply(&self, entries: Vec<Entry>, force: bool) -> Result<Applied, Vec<(Entry, Set)>> {
+    fn apply(&self, entries: Vec<Entry>, force: bool) -> Result<Applied, Refused> {
         // Whoever wrote the entries may have known other types: an older version of us, for built-in kinds.
         let mut entries = known(self.kind, entries, true);
         let live = self.live.unwrap_or(&EMPTY);
@@ -229,15 +241,17 @@ impl Run<'_> {
             }
         };
         if let Some(last) = last.filter(|l| !l.fields.is_empty()) {
-            merged = self.prune(merged, &entries, &last);
+            merged = self
+                .prune(merged, &entries, &last)
+                .map_err(|why| Refused::Conversion(format!("failed to prune fields: {why}")))?;
         }
         let mut my_name = entries[at].clone();
         my_name.fields = Set::new();
         let own = self.info.api_version;
         let mut versions = Versions::new(self.kind, self.live, &merged, own, self.reset, Structs::OLD);
-        let lost = disown(&mut entries, Some(at), &mut versions);
+        let lost = disown(&mut entries, Some(at), &mut versions).map_err(Refused::Conversion)?;
         if !force && !lost.is_empty() {
-            return Err(lost);
+            return Err(Refused::Conflicts(lost));
         }
         let changed = self.live.is_none_or(|live| !same(live, &merged));
         if let Some(at) = entries.iter().position(|e| e.same_manager(&my_name)) {
@@ -254,14 +268,23 @@ impl Run<'_> {
     }
 
     /// Takes out what the manager applied last time and does not now, unless others own it too.
-    fn prune(&self, merged: Value, entries: &[Entry], last: &Entry) -> Value {
+    fn prune(&self, merged: Value, entries: &[Entry], last: &Entry) -> Result<Value, String> {
         let own = self.info.api_version;
         let to = |object: &Value, version: &str, from: &str| {
-            if version == from { Some(object.clone()) } else { self.kind.convert(object, version) }
+            if version == from { Ok(Some(object.clone())) } else { self.kind.convert(object, version) }
+        };
+        // The same, where a failure has to say which object would not go.
+        let named = |object: &Value, version: &str, from: &str, what: &str, whereto: &str| {
+            to(object, version, from).map_err(|why| format!("{what} object {whereto}: {why}"))
         };
         let attempt = || {
-            let ty = Some(self.kind.type_in(&last.api_version)?);
-            let merged = to(&merged, &last.api_version, own)?;
+            let Some(ty) = self.kind.type_in(&last.api_version) else { return Ok(None) };
+            let ty = Some(ty);
+            let what = "failed to convert merged";
+            let Some(merged) = named(&merged, &last.api_version, own, what, "to last applied version")?
+            else {
+                return Ok(None);
+            };
             let last_fields = merge::with_named_fields(ty, &last.fields);
             let mut pruned =
                 merge::remove(ty, &merged, last_fields.as_map()).unwrap_or_else(|| EMPTY.clone());
@@ -278,11 +301,15 @@ impl Run<'_> {
                 for entry in entries.iter().filter(|e| e.api_version == version) {
                     managed.union(&entry.fields);
                 }
-                let (Some(ty), Some(merged), Some(at_version)) = (
-                    self.kind.type_in(version),
-                    to(&merged, version, &last.api_version),
-                    to(&pruned, version, &last.api_version),
-                ) else {
+                let whereto = format!("at version {version}");
+                let convert = |object: &Value, which: &str| {
+                    let what = format!("failed add back owned items: failed to convert {which}");
+                    named(object, version, &last.api_version, &what, &whereto)
+                };
+                let Some(ty) = self.kind.type_in(version) else { continue };
+                let (Some(merged), Some(at_version)) =
+                    (convert(&merged, "merged")?, convert(&pruned, "pruned")?)
+                else {
                     continue;
                 };
                 let ty = Some(ty);
@@ -290,7 +317,10 @@ impl Run<'_> {
                 gone.difference(&merge::with_named_fields(ty, &extract(ty, &at_version)));
                 gone.difference(&merge::with_named_fields(ty, &managed));
                 let kept = merge::remove(ty, &merged, gone.as_map()).unwrap_or_else(|| EMPTY.clone());
-                pruned = to(&kept, &last.api_version, version)?;
+                match to(&kept, &last.api_version, version)? {
+                    Some(converted) => pruned = converted,
+                    None => return Ok(None),
+                }
             }
             // And nothing goes that the manager did not own.
             let mut gone = merge::with_named_fields(ty, &extract(ty, &merged));
@@ -299,7 +329,7 @@ impl Run<'_> {
             let pruned = merge::remove(ty, &merged, gone.as_map()).unwrap_or_else(|| EMPTY.clone());
             to(&pruned, own, &last.api_version)
         };
-        attempt().unwrap_or(merged)
+        Ok(attempt()?.unwrap_or(merged))
     }
 
     /// What `kubectl apply` without `--server-side` applied last and is still so: `kubectl apply

@@ -49,8 +49,12 @@ pub trait Kind {
     /// The type in this API version; `None` if it is not served, and then entries of it are dropped.
     fn type_in(&self, api_version: &str) -> Option<TypeRef<'_>>;
 
-    /// The object in another API version. Only called for versions that differ from the object's.
-    fn convert(&self, object: &Value, api_version: &str) -> Option<Value>;
+    /// The object in another API version; `None` if that is not served. Only called for versions that differ
+    /// from the object's.
+    ///
+    /// # Errors
+    /// Why the object cannot be converted.
+    fn convert(&self, object: &Value, api_version: &str) -> Result<Option<Value>, String>;
 
     /// Whether types may have changed since entries were written, as those of custom resources do.
     fn evolves(&self) -> bool {
@@ -74,10 +78,12 @@ impl Kind for OneType<'_> {
         self.api_versions.contains(&api_version).then_some(self.ty)
     }
 
-    fn convert(&self, object: &Value, api_version: &str) -> Option<Value> {
+    fn convert(&self, object: &Value, api_version: &str) -> Result<Option<Value>, String> {
         let mut object = object.clone();
-        object.as_object_mut()?.insert("apiVersion".to_owned(), Value::from(api_version));
-        Some(object)
+        if let Some(map) = object.as_object_mut() {
+            map.insert("apiVersion".to_owned(), Value::from(api_version));
+        }
+        Ok(Some(object))
     }
 
     fn evolves(&self) -> bool {
@@ -248,7 +254,8 @@ fn update_entries(
 ) -> Vec<Entry> {
     let mut entries = known(kind, entries, kind.evolves());
     let mut versions = Versions::new(kind, old, new, info.api_version, reset, Structs::BOTH);
-    disown(&mut entries, None, &mut versions);
+    // Whoever updates an object is not told that another version of it cannot be had: who owned what there goes on.
+    let _ = disown(&mut entries, None, &mut versions);
     let Comparison { added, mut modified, .. } = versions.take_own();
     modified.union(&added);
     if let Some(reset) = reset {
@@ -293,6 +300,9 @@ fn known(kind: &dyn Kind, mut entries: Vec<Entry>, fit: bool) -> Vec<Entry> {
     entries
 }
 
+/// A difference; `None` if the objects do not exist in the version, an error if they cannot be converted to it.
+type Compared = Result<Option<Comparison>, String>;
+
 /// The difference between two objects, in each version that is asked for.
 struct Versions<'a> {
     kind: &'a dyn Kind,
@@ -301,7 +311,7 @@ struct Versions<'a> {
     reset: Option<&'a ResetFields>,
     own: Comparison,
     own_version: &'a str,
-    others: Vec<(String, Option<Comparison>)>,
+    others: Vec<(String, Compared)>,
 }
 
 impl<'a> Versions<'a> {
@@ -320,10 +330,10 @@ impl<'a> Versions<'a> {
         Self { kind, old, new, reset, own, own_version, others: Vec::new() }
     }
 
-    /// The comparison in a version; `None` if the objects do not exist in it.
-    fn get(&mut self, version: &str) -> Option<&Comparison> {
+    /// The comparison in a version.
+    fn get(&mut self, version: &str) -> Result<Option<&Comparison>, &str> {
         if version == self.own_version {
-            return Some(&self.own);
+            return Ok(Some(&self.own));
         }
         let at = match self.others.iter().position(|(v, _)| v == version) {
             Some(at) => at,
@@ -333,21 +343,23 @@ impl<'a> Versions<'a> {
                 self.others.len() - 1
             }
         };
-        self.others[at].1.as_ref()
+        self.others[at].1.as_ref().map(Option::as_ref).map_err(String::as_str)
     }
 
-    fn compare_converted(&self, version: &str) -> Option<Comparison> {
-        let old = match self.old {
-            Some(old) => Some(self.kind.convert(old, version)?),
-            None => None,
+    fn compare_converted(&self, version: &str) -> Compared {
+        let old = self.old.map(|old| self.kind.convert(old, version)).transpose()?;
+        let new = self.kind.convert(self.new, version);
+        let new = new.map_err(|why| format!("failed to convert new object: {why}"))?;
+        let (None | Some(Some(_)), Some(new)) = (&old, new) else { return Ok(None) };
+        let old = old.flatten();
+        let Some(mut comparison) = compare_in(self.kind, version, old.as_ref(), &new, Structs::BOTH) else {
+            return Ok(None);
         };
-        let new = self.kind.convert(self.new, version)?;
-        let mut comparison = compare_in(self.kind, version, old.as_ref(), &new, Structs::BOTH)?;
         // Of custom resources upstream resets the version of the request only.
         if let Some(reset) = self.reset.filter(|_| !self.kind.evolves()) {
             reset.filter_comparison(&mut comparison);
         }
-        Some(comparison)
+        Ok(Some(comparison))
     }
 
     fn take_own(self) -> Comparison {
@@ -365,16 +377,29 @@ fn compare_in(
     Some(compare(Some(kind.type_in(version)?), old.unwrap_or(&EMPTY), new, structs))
 }
 
-/// Takes from everybody but `myself` what changed. Returns what they owned of what was added or modified.
-fn disown(entries: &mut Vec<Entry>, myself: Option<usize>, versions: &mut Versions<'_>) -> Vec<(Entry, Set)> {
+/// Takes from everybody but `myself` what changed. Returns what they owned of what was added or modified, or why
+/// that cannot be said of a version; its entries then stay as they are.
+fn disown(
+    entries: &mut Vec<Entry>,
+    myself: Option<usize>,
+    versions: &mut Versions<'_>,
+) -> Result<Vec<(Entry, Set)>, String> {
     let mut lost = Vec::new();
+    let mut failed = None;
     let mut at = 0;
     entries.retain_mut(|entry| {
         at += 1;
         if myself == Some(at - 1) {
             return true;
         }
-        let Some(comparison) = versions.get(&entry.api_version) else { return false };
+        let comparison = match versions.get(&entry.api_version) {
+            Ok(Some(comparison)) => comparison,
+            Ok(None) => return false,
+            Err(why) => {
+                failed.get_or_insert_with(|| why.to_owned());
+                return true;
+            }
+        };
         let mut conflict = entry.fields.intersection(&comparison.modified);
         conflict.union(&entry.fields.intersection(&comparison.added));
         if !conflict.is_empty() {
@@ -387,7 +412,7 @@ fn disown(entries: &mut Vec<Entry>, myself: Option<usize>, versions: &mut Versio
         }
         !entry.fields.is_empty()
     });
-    lost
+    failed.map_or(Ok(lost), Err)
 }
 
 /// What is wrong with the `managedFields` of an object, in upstream's words.

@@ -455,6 +455,40 @@ fn entries_of_versions_that_are_gone_are_dropped_and_others_converted() {
     );
 }
 
+/// A kind whose webhook is out of order.
+struct Broken<'a>(OneType<'a>);
+
+impl Kind for Broken<'_> {
+    fn type_in(&self, api_version: &str) -> Option<TypeRef<'_>> {
+        self.0.type_in(api_version)
+    }
+
+    fn convert(&self, _object: &Value, _api_version: &str) -> Result<Option<Value>, String> {
+        Err("out of order".to_owned())
+    }
+}
+
+#[test]
+fn entries_of_versions_that_cannot_be_had_stay() {
+    let (schema, of) = pod_like();
+    let kind = Broken(OneType { ty: schema.at(of), api_versions: &["v1", "v1beta1"], evolves: true });
+    let beta = json!({"manager": "beta", "operation": "Update", "apiVersion": "v1beta1", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}}}});
+    let mut live = updated(None, pod(json!({"replicas": 1})), "a", T1);
+    live["metadata"]["managedFields"].as_array_mut().unwrap().push(beta);
+    // Who applies is told.
+    let config = pod(json!({"replicas": 2}));
+    for force in [false, true] {
+        let error = apply(&kind, Some(&live), &config, &info("c", T2), force, None).unwrap_err();
+        assert_eq!(error, ApplyError::Conversion("out of order".to_owned()));
+    }
+    // Who updates is not, and takes nothing there.
+    let mut new = live.clone();
+    new["spec"]["replicas"] = json!(2);
+    update(&kind, Some(&live), &mut new, &info("b", T2), None);
+    assert_eq!(owners(&new)["beta Update"], json!({"f:spec": {"f:replicas": {}}}));
+    assert_eq!(owners(&new)["b Update"], json!({"f:spec": {"f:replicas": {}}}));
+}
+
 #[test]
 fn timestamps_alone_are_no_change() {
     let old = updated(None, pod(json!({"replicas": 1})), "a", T1);

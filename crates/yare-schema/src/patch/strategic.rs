@@ -230,6 +230,7 @@ fn set_element_orders(
             Some(Value::Array(live)) => Some(live.clone()),
             _ => None,
         };
+        let kind = item_kind(&[live.as_deref().unwrap_or_default(), change.as_deref().unwrap_or_default()]);
         let merged = match (live.clone(), change) {
             (None, None) => continue,
             (Some(live), None) => live,
@@ -237,8 +238,13 @@ fn set_element_orders(
             (Some(live), Some(change)) if meta.merge => merge_list(&meta, live, change, false, depth + 1)?,
             (Some(_), Some(change)) => change,
         };
-        if !merged.is_empty() {
-            item_kind(&[&merged])?;
+        // Objects in a list of plain values have nothing by which to order them.
+        if kind?
+            && meta.key.is_empty()
+            && let Some(item) = order.first().or_else(|| merged.first())
+        {
+            let map = item.as_object().ok_or_else(|| bad_type("map[string]interface {}", item))?;
+            return Err(no_merge_key(map, meta.key));
         }
         let merged = arrange(merged, &order, live.as_deref().unwrap_or_default(), meta.key)?;
         original.insert(key.to_owned(), Value::Array(merged));
@@ -291,7 +297,7 @@ fn identities(items: &[Value], merge_key: &str) -> Result<Vec<String>> {
 fn item_kind(lists: &[&[Value]]) -> Result<bool> {
     let mut items = lists.iter().copied().flatten();
     let Some(first) = items.next() else {
-        return Ok(false);
+        return Err(Other("no elements in any of the given slices".to_owned()));
     };
     if first.is_array() {
         return Err(StrategicPatchError::ListOfLists);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     check::{Check, Errors},
-    meta::validate_label_selector,
+    meta::{JudgeSelector, judge_selectors_after},
     names,
     strategy::{
         Context, Strategy,
@@ -80,11 +80,13 @@ impl WebhookConfiguration {
             let same = |(a, b): (&Value, &Value)| a.items("matchConditions") == b.items("matchConditions");
             hooks.len() != stored.len() || !hooks.iter().zip(stored).all(same)
         });
+        let judge =
+            judge_selectors_after(stored.iter().flat_map(|hook| SELECTORS.map(|field| hook.at(field))));
         let list = Path::new("webhooks");
         let mut seen: HashSet<&str> = HashSet::new();
         for (i, hook) in configuration.items("webhooks").iter().enumerate() {
             let path = list.index(i);
-            self.check_hook(&mut errs, &path, hook);
+            self.check_hook(&mut errs, &path, hook, judge);
             if conditions {
                 let p = path.child("matchConditions");
                 check_conditions(&mut errs, &p, hook.items("matchConditions"), false, &before);
@@ -101,7 +103,7 @@ impl WebhookConfiguration {
         errs
     }
 
-    fn check_hook(&self, errs: &mut Errors, path: &Path<'_>, hook: &Value) {
+    fn check_hook(&self, errs: &mut Errors, path: &Path<'_>, hook: &Value, judge: JudgeSelector) {
         let (p, name) = (path.child("name"), hook.str_at("name"));
         let messages = names::dns1123_subdomain(name);
         if name.is_empty() {
@@ -130,7 +132,7 @@ impl WebhookConfiguration {
             errs.invalid(&path.child("timeoutSeconds"), seconds, detail);
         }
         for field in SELECTORS {
-            errs.extend(validate_label_selector(hook.at(field), &path.child(field)));
+            errs.extend(judge(hook.at(field), &path.child(field)));
         }
         if self.mutating
             && let Some(policy) = hook.str_opt("reinvocationPolicy")

@@ -8,7 +8,7 @@ use yare_schema::{
 
 use crate::{
     check::{Check, Errors, annotation},
-    meta::{self, validate_label_selector},
+    meta::{self, JudgeSelector, judge_selectors_after_values, validate_label_selector},
     strategy::{
         Context, Strategy,
         workload::{
@@ -61,14 +61,15 @@ impl Strategy for DaemonSet {
 
     fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_spec(&mut errs, &Path::new("spec"), object.at("spec"));
+        check_spec(&mut errs, &Path::new("spec"), object.at("spec"), validate_label_selector);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        errs.immutable(&Path::new("spec.selector"), new.at("spec.selector"), old.at("spec.selector"));
-        errs.extend(self.validate(new, ctx));
+        let (path, before) = (Path::new("spec"), old.at("spec.selector"));
+        errs.immutable(&path.child("selector"), new.at("spec.selector"), before);
+        check_spec(&mut errs, &path, new.at("spec"), judge_selectors_after_values(before));
         errs
     }
 
@@ -107,10 +108,10 @@ impl Strategy for DaemonSet {
     }
 }
 
-fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
+fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, judge: JudgeSelector) {
     let (p, template) = (path.child("template"), spec.at("template"));
     let (shown, selector) = (path.child("selector"), spec.at("selector"));
-    errs.extend(validate_label_selector(selector, &shown));
+    errs.extend(judge(selector, &shown));
     if let Ok(parsed) = LabelSelector::from_object(selector) {
         check_match(errs, &p, &parsed, template);
     }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     check::{Check, Errors},
-    meta::validate_label_selector,
+    meta::{JudgeSelector, judge_selectors_after_values, validate_label_selector},
     names,
     strategy::{
         Context, Strategy,
@@ -72,14 +72,16 @@ impl Strategy for Job {
 
     fn validate(&self, job: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check(&mut errs, job, true);
+        check(&mut errs, job, true, validate_label_selector);
         errs
     }
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let labels = old.at("spec.template.metadata.labels");
-        let twice = check(&mut errs, new, labels.get(NAME).is_some() && labels.get(UID).is_some());
+        let prefixed = labels.get(NAME).is_some() && labels.get(UID).is_some();
+        let judge = judge_selectors_after_values(old.at("spec.selector"));
+        let twice = check(&mut errs, new, prefixed, judge);
         // Upstream judges the specification as a part of the job and as a part of the update.
         errs.extend_from_within(twice);
         let path = Path::new("spec");
@@ -134,7 +136,7 @@ fn generate_selector(job: &mut Value) {
 }
 
 /// Where in `errs` those of the specification are.
-fn check(errs: &mut Errors, job: &Value, prefixed: bool) -> Range<usize> {
+fn check(errs: &mut Errors, job: &Value, prefixed: bool, judge: JudgeSelector) -> Range<usize> {
     check_generated(errs, job, prefixed);
     let start = errs.len();
     let (path, spec) = (Path::new("spec"), job.at("spec"));
@@ -143,7 +145,7 @@ fn check(errs: &mut Errors, job: &Value, prefixed: bool) -> Range<usize> {
     if selector.is_null() {
         errs.required(&path.child("selector"), "");
     } else {
-        errs.extend(validate_label_selector(selector, &path.child("selector")));
+        errs.extend(judge(selector, &path.child("selector")));
     }
     if let Ok(selector) = LabelSelector::from_object(selector) {
         check_match(errs, &path.child("template"), &selector, spec.at("template"));

@@ -8,8 +8,7 @@ use yare_schema::{
 
 use crate::{
     check::{Check, Errors, annotation, quantity},
-    meta::{self, validate_label_selector, validate_label_selector_form},
-    names,
+    meta, names,
     pod::{defaults, resources::check_amount, update::difference, warnings},
     strategy::{Context, Strategy},
     view::{View, ViewMut, same},
@@ -146,8 +145,7 @@ fn check_changed_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Va
     if modes.is_empty() {
         errs.required(&p, "at least 1 access mode is required");
     }
-    let was_wrong = !validate_label_selector(old.at("selector"), &Path::ROOT).is_empty();
-    let judge = if was_wrong { validate_label_selector_form } else { validate_label_selector };
+    let judge = meta::judge_selectors_after([old.at("selector")]);
     errs.extend(judge(spec.at("selector"), &path.child("selector")));
     check_access_modes(errs, &p, &modes);
     let p = path.child("resources");

@@ -218,7 +218,15 @@ fn check_ranges(errs: &mut Errors, object: &Value, strict: bool) {
     let address = |range: &&str| range.split('/').next().unwrap_or_default().to_owned();
     let both = ranges.iter().map(address).any(|a| net::is_ipv4(&a))
         && ranges.iter().map(address).any(|a| net::is_ipv6(&a));
-    if ranges.len() > 1 && (!both || ranges.len() > 2) {
+    let unread = ranges.iter().position(|range| net::parse_cidr_sloppy(range).is_none());
+    if let (2.., Some(i)) = (ranges.len(), unread) {
+        let why = format!("invalid CIDR[{i}]: <nil> (invalid CIDR address: {})", ranges[i]);
+        errs.push(FieldError::internal(
+            &path,
+            format!("invalid PodCIDRs. failed to check with dual stack with error:{why}"),
+        ));
+    }
+    if ranges.len() > 1 && (unread.is_some() || !both || ranges.len() > 2) {
         errs.invalid(&path, ranges.clone(), "may specify no more than one CIDR for each IP family");
     }
 }

@@ -56,6 +56,10 @@ impl Strategy for LimitRange {
         errs
     }
 
+    fn names_itself(&self) -> bool {
+        true
+    }
+
     fn allow_create_on_update(&self) -> bool {
         true
     }

@@ -28,6 +28,7 @@ const MAX_AFFINITY_TIMEOUT_S: i64 = 86_400;
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const ONLY_BALANCED: &str = "may only be used when `type` is 'LoadBalancer'";
+const INTERNAL_POLICIES: [&str; 2] = ["Cluster", "Local"];
 const MODE: &str = "service.kubernetes.io/topology-mode";
 
 /// Whether the service has no address of its own.
@@ -102,6 +103,7 @@ impl Strategy for Service {
             let ip = service.at("spec.clusterIP").clone();
             service.set("spec.clusterIPs", json!([ip]));
         }
+        drop_internal_policy(service);
     }
 
     fn prepare_for_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
@@ -109,6 +111,7 @@ impl Strategy for Service {
         keep_allocated(new, old);
         agree_cluster_ips(new, old);
         drop_what_the_type_lacks(new, old);
+        drop_internal_policy(new);
     }
 
     fn validate(&self, service: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
@@ -168,6 +171,16 @@ impl Strategy for Service {
 
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::dns1123_label(name)
+    }
+}
+
+/// Names outside of the cluster have no traffic inside of it. What no such policy can be stays, to be refused.
+/// (Upstream stores the field and leaves it out whenever it shows the service.)
+fn drop_internal_policy(service: &mut Value) {
+    if service.str_at("spec.type") == "ExternalName"
+        && INTERNAL_POLICIES.contains(&service.str_at("spec.internalTrafficPolicy"))
+    {
+        service.remove("spec.internalTrafficPolicy");
     }
 }
 
@@ -441,7 +454,7 @@ fn check_traffic(errs: &mut Errors, path: &Path<'_>, service: &Value) {
             errs.required(&p, "");
         }
         None => {}
-        Some(policy) => errs.one_of(&p, policy, &["Cluster", "Local"]),
+        Some(policy) => errs.one_of(&p, policy, &INTERNAL_POLICIES),
     }
     if let Some(distribution) = spec.str_opt("trafficDistribution") {
         let p = path.child("trafficDistribution");

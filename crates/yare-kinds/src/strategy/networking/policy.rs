@@ -5,7 +5,7 @@ use yare_schema::field::{FieldError, Path};
 
 use crate::{
     check::{Check, Errors},
-    meta::validate_label_selector,
+    meta::{JudgeSelector, judge_selectors_after, validate_label_selector},
     names, net,
     strategy::{Context, Strategy},
     view::{View, ViewMut},
@@ -36,7 +36,7 @@ impl Strategy for NetworkPolicy {
 
     fn validate(&self, policy: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check_spec(&mut errs, &Path::new("spec"), policy.at("spec"), &[]);
+        check_spec(&mut errs, &Path::new("spec"), policy.at("spec"), &[], validate_label_selector);
         errs
     }
 
@@ -47,7 +47,8 @@ impl Strategy for NetworkPolicy {
             before.push(block.str_at("cidr"));
             before.extend(block.strings("except"));
         });
-        check_spec(&mut errs, &Path::new("spec"), new.at("spec"), &before);
+        let judge = judge_selectors_after([old.at("spec.podSelector")]);
+        check_spec(&mut errs, &Path::new("spec"), new.at("spec"), &before, judge);
         errs
     }
 
@@ -86,8 +87,8 @@ fn each_block<'a>(spec: &'a Value, mut f: impl FnMut(&'a Value, &Path<'_>)) {
 }
 
 /// `before`: ranges that the policy had, which may stay as they are.
-fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, before: &[&str]) {
-    errs.extend(validate_label_selector(spec.at("podSelector"), &path.child("podSelector")));
+fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, before: &[&str], judge: JudgeSelector) {
+    errs.extend(judge(spec.at("podSelector"), &path.child("podSelector")));
     for (direction, peers) in DIRECTIONS {
         let list = path.child(direction);
         for (i, rule) in spec.items(direction).iter().enumerate() {
@@ -98,7 +99,7 @@ fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, before: &[&str])
             }
             let p = path.child(peers);
             for (j, peer) in rule.items(peers).iter().enumerate() {
-                check_peer(errs, &p.index(j), peer, before);
+                check_peer(errs, &p.index(j), peer, before, judge);
             }
         }
     }
@@ -143,11 +144,11 @@ fn check_port(errs: &mut Errors, path: &Path<'_>, port: &Value) {
     }
 }
 
-fn check_peer(errs: &mut Errors, path: &Path<'_>, peer: &Value, before: &[&str]) {
+fn check_peer(errs: &mut Errors, path: &Path<'_>, peer: &Value, before: &[&str], judge: JudgeSelector) {
     let mut count = 0;
     for field in ["podSelector", "namespaceSelector"].into_iter().filter(|f| peer.has(f)) {
         count += 1;
-        errs.extend(validate_label_selector(peer.at(field), &path.child(field)));
+        errs.extend(judge(peer.at(field), &path.child(field)));
     }
     if peer.has("ipBlock") {
         check_block(errs, &path.child("ipBlock"), peer.at("ipBlock"), before);

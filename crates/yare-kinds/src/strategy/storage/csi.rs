@@ -7,7 +7,7 @@ use yare_schema::field::{FieldError, Path};
 
 use crate::{
     check::{Check, Errors, quantity},
-    meta::{self, validate_label_selector},
+    meta::{self, JudgeSelector, judge_selectors_after, validate_label_selector},
     names,
     pod::{resources::non_negative, volumes::check_driver_name, warnings::deprecated_label},
     strategy::{Context, Strategy},
@@ -202,17 +202,11 @@ pub(super) struct CsiStorageCapacity;
 
 impl Strategy for CsiStorageCapacity {
     fn validate(&self, capacity: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = validate_label_selector(capacity.at("nodeTopology"), &Path::new("nodeTopology"));
-        let class = capacity.str_at("storageClassName");
-        errs.each(&Path::new("storageClassName"), class, names::dns1123_subdomain(class));
-        if capacity.has("capacity") {
-            non_negative(&mut errs, &Path::new("capacity"), quantity(capacity.at("capacity")));
-        }
-        errs
+        check_capacity(capacity, validate_label_selector)
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = self.validate(new, ctx);
+    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = check_capacity(new, judge_selectors_after([old.at("nodeTopology")]));
         for field in ["nodeTopology", "storageClassName"] {
             errs.immutable(&Path::new(field), new.at(field), old.at(field));
         }
@@ -238,4 +232,14 @@ impl Strategy for CsiStorageCapacity {
     fn allow_unconditional_update(&self) -> bool {
         false
     }
+}
+
+fn check_capacity(capacity: &Value, judge: JudgeSelector) -> Errors {
+    let mut errs = judge(capacity.at("nodeTopology"), &Path::new("nodeTopology"));
+    let class = capacity.str_at("storageClassName");
+    errs.each(&Path::new("storageClassName"), class, names::dns1123_subdomain(class));
+    if capacity.has("capacity") {
+        non_negative(&mut errs, &Path::new("capacity"), quantity(capacity.at("capacity")));
+    }
+    errs
 }

@@ -129,6 +129,26 @@ fn element_order_is_enforced() {
 }
 
 #[test]
+fn directives_among_plain_values_have_no_order() {
+    let order = |finalizers: Value| json!({"metadata": {"$setElementOrder/finalizers": ["a"], "finalizers": finalizers}});
+    for (patch, error) in [
+        (
+            json!([{"$patch": "replace"}, "a"]),
+            "list element types are not identical: [[] [map[$patch:replace] a]]",
+        ),
+        (json!([{"$patch": "replace"}]), "expected a map[string]interface {}, but received a string"),
+        (json!([]), "no elements in any of the given slices"),
+    ] {
+        check_error(json!({"metadata": {}}), order(patch), error);
+    }
+    check_error(
+        json!({"metadata": {"finalizers": ["b"]}}),
+        order(json!([{"$patch": "replace"}, "a"])),
+        "list element types are not identical: [[b] [map[$patch:replace] a]]",
+    );
+}
+
+#[test]
 fn retain_keys_clears_the_rest() {
     let live = spec(json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}));
     check(
