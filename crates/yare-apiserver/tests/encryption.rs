@@ -458,7 +458,24 @@ async fn changes_of_the_file_take_effect() {
     disk.write(&secrets(&cbc(&["k3", "k2"])));
     let server = Server { api: server.api, dir: disk.0 };
     server.until(SECRET, 200).await;
-    assert_ne!(server.touch(SECRET).await, second);
+    let third = server.touch(SECRET).await;
+    assert_ne!(third, second);
+
+    // A key that goes takes what it encrypted along, as a restart would, and brings it back.
+    let disk = Disk(server.dir);
+    disk.write(&secrets(&cbc(&["k4"])));
+    let server = Server { api: server.api, dir: disk.0 };
+    server.until(SECRET, 500).await;
+    let gone = server.get(SECRET).await.expect(500);
+    server.get("/api/v1/secrets").await.expect(500);
+    let disk = server.stop().await;
+    let server = disk.start(&setup).await;
+    assert_eq!(server.get(SECRET).await.expect(500), gone);
+    let disk = Disk(server.dir);
+    disk.write(&secrets(&cbc(&["k4", "k3"])));
+    let server = Server { api: server.api, dir: disk.0 };
+    server.until(SECRET, 200).await;
+    assert_eq!(server.version(SECRET).await, third);
 }
 
 #[tokio::test]

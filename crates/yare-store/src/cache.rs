@@ -182,6 +182,15 @@ impl Cache {
         self.state().kinds.iter().map(|root| (root.kind.clone(), root.objects.len())).collect()
     }
 
+    /// How many events each kind had, in the order of their names.
+    pub fn events(&self) -> Vec<(Kind, u64)> {
+        let channels = self.channels.read();
+        let mut all: Vec<_> = channels.values().map(|c| (c.kind.clone(), c.ring.read().end())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.retain(|(_, events)| *events > 0);
+        all
+    }
+
     /// The oldest revision that every kind still reaches back to.
     pub fn oldest(&self) -> u64 {
         let floor = self.floor.load(Ordering::Acquire);
@@ -238,8 +247,8 @@ impl Cache {
         {
             let mut ledger = self.ledger.lock();
             for touched in touched.into_values() {
-                let Touched { channel, objects, events, roots, first, unlocked } = touched;
-                if unlocked {
+                let Touched { channel, objects, events, roots, first, reread } = touched;
+                if reread {
                     cut.push(channel.clone());
                 }
                 if objects.is_empty() {
@@ -340,11 +349,11 @@ impl Cache {
         self.locked.store(false, Ordering::Release);
     }
 
-    /// All objects that are locked.
-    pub fn locked(&self) -> Vec<Arc<Object>> {
+    /// All objects of which this holds.
+    pub fn all(&self, holds: impl Fn(&Object) -> bool) -> Vec<Arc<Object>> {
         let state = self.state();
         let all = state.kinds.iter().flat_map(|root| root.objects.iter());
-        all.filter(|object| object.is_locked()).cloned().collect()
+        all.filter(|object| holds(object)).cloned().collect()
     }
 
     /// Forgets the history of a kind: some of it cannot be shown.
@@ -393,8 +402,8 @@ struct Touched {
     roots: Vec<(u64, Tree<Arc<Object>>)>,
     /// Position of `events[0]`.
     first: u64,
-    /// Locked objects were opened.
-    unlocked: bool,
+    /// Objects were locked or opened.
+    reread: bool,
 }
 
 impl Batch {
@@ -424,14 +433,17 @@ impl Batch {
         self.touched.is_empty()
     }
 
-    /// Puts an opened value in the place of a locked one.
-    pub fn unlock(&mut self, kind: &str, key: &str, value: Value) {
+    /// Puts an opened value in the place of a locked one, or the other way round, unless the object was written
+    /// since `revision`.
+    pub fn reread(&mut self, kind: &str, key: &str, revision: u64, value: Value) {
         let touched = self.touch(kind);
-        if let Some(locked) = touched.objects.get(key).filter(|object| object.is_locked()).cloned() {
+        let opens = !value.bytes.is_empty();
+        let same = |object: &&Arc<Object>| object.revision == revision && object.is_locked() == opens;
+        if let Some(old) = touched.objects.get(key).filter(same).cloned() {
             let kind = touched.channel.kind.clone();
-            let object = Object::new(kind, locked.key.clone(), locked.created, locked.revision, value);
+            let object = Object::new(kind, old.key.clone(), old.created, revision, value);
             touched.objects.insert(Arc::new(object));
-            touched.unlocked = true;
+            touched.reread = true;
         }
     }
 
@@ -458,7 +470,7 @@ impl Batch {
                 events: Vec::new(),
                 roots: Vec::new(),
                 first,
-                unlocked: false,
+                reread: false,
             };
             self.touched.insert(channel.kind.clone(), touched);
         }

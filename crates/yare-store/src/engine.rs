@@ -20,6 +20,8 @@ pub(crate) trait Engine: Send + Sync {
     fn close(&self);
     /// Writes the visible state to a file that an empty directory can be opened from. Blocks.
     fn backup(&self, path: &std::path::Path) -> Result<u64, CommitError>;
+    /// Bytes on disk, where they are this engine's to count.
+    fn disk_bytes(&self) -> Option<u64>;
 }
 
 /// What a `commit` of the store hands to the engine.
@@ -46,7 +48,10 @@ pub(crate) enum PreparedOp {
     Put(Draft, Attrs, Option<Box<[u8]>>),
     Delete,
     Check,
-    /// A locked object, opened: in memory only, at its revision, without an event. Whoever watches the kind
-    /// is told to start over.
-    Unlock(Value),
+    /// What was read anew of an object as it lies on disk since `revision`: locked, it is open, or the other way
+    /// round. In memory only, at its revision, without an event. Whoever watches the kind is told to start over.
+    Reread {
+        revision: u64,
+        value: Value,
+    },
 }

@@ -162,39 +162,67 @@ impl Store {
     /// Tries to open what is locked, and returns how many objects still are. What opens is visible at the
     /// revision that it has; there is no event for it, but whoever watches its kind is told to start over.
     pub async fn unlock(&self) -> Result<usize, CommitError> {
-        let (store, seen) = (self.clone(), self.shared.cache.locked());
+        let seen = self.shared.cache.all(Object::is_locked);
         let total = seen.len();
-        let open = move || store.opened(&seen);
-        let opened = tokio::task::spawn_blocking(open).await.map_err(|e| CommitError::Io(e.to_string()))?;
-        let left = total - opened.len();
-        let mut opened = opened.into_iter();
-        loop {
-            let writes: Vec<Prepared> = opened.by_ref().take(MAX_WRITES).collect();
-            if writes.is_empty() {
-                break;
-            }
-            self.submit(writes, 0).await?;
-        }
+        let left = total - self.reread(seen).await?;
         if left == 0 {
             self.shared.cache.set_unlocked();
         }
         Ok(left)
     }
 
-    /// Those of the locked objects that open, as writes.
-    fn opened(&self, locked: &[Arc<Object>]) -> Vec<Prepared> {
+    /// Locks what cannot be opened any more, as it would be after a restart, and returns how many objects that
+    /// are. For when the sealer has changed.
+    pub async fn lock_unreadable(&self) -> Result<usize, CommitError> {
+        let sealer = &self.shared.sealer;
+        let cache = &self.shared.cache;
+        let in_doubt = cache.all(|object| {
+            !object.is_locked() && (object.sealed().is_some() || !sealer.reads_plain(&object.kind))
+        });
+        if in_doubt.is_empty() {
+            return Ok(0);
+        }
+        // Before: whoever reads one of them looks whether it is locked only where some may be.
+        let before = cache.is_locked();
+        cache.set_locked();
+        let locked = self.reread(in_doubt).await?;
+        if locked == 0 && !before {
+            cache.set_unlocked();
+        }
+        Ok(locked)
+    }
+
+    /// Reads objects anew as they lie on disk, and returns how many are locked now and were not, or the other way
+    /// round.
+    async fn reread(&self, objects: Vec<Arc<Object>>) -> Result<usize, CommitError> {
+        let store = self.clone();
+        let changed = tokio::task::spawn_blocking(move || store.changed(&objects));
+        let changed = changed.await.map_err(|e| CommitError::Io(e.to_string()))?;
+        let total = changed.len();
+        let mut changed = changed.into_iter();
+        loop {
+            let writes: Vec<Prepared> = changed.by_ref().take(MAX_WRITES).collect();
+            if writes.is_empty() {
+                return Ok(total);
+            }
+            self.submit(writes, 0).await?;
+        }
+    }
+
+    /// Those of the objects that are locked and open now, or the other way round, as writes.
+    fn changed(&self, objects: &[Arc<Object>]) -> Vec<Prepared> {
         let Shared { indexer, sealer, .. } = &*self.shared;
         let restorer = Restorer { indexer: &**indexer, sealer: &**sealer };
-        let values = locked.iter().map(|object| {
+        let values = objects.iter().map(|object| {
             (object, restorer.restore(&object.kind, &object.key, object.revision, object.stored()))
         });
         values
-            .filter(|(_, value): &(_, Value)| !value.bytes.is_empty())
+            .filter(|(object, value): &(_, Value)| value.bytes.is_empty() != object.is_locked())
             .map(|(object, value)| Prepared {
                 kind: object.kind.clone(),
                 key: object.key.to_string(),
                 expect: Expect::Anything,
-                op: PreparedOp::Unlock(value),
+                op: PreparedOp::Reread { revision: object.revision, value },
             })
             .collect()
     }
@@ -233,6 +261,16 @@ impl Store {
     /// The kinds that have objects, and how many.
     pub fn kinds(&self) -> Vec<(Kind, usize)> {
         self.shared.cache.kinds()
+    }
+
+    /// How many events each kind had since the store was opened, those that were read from the log included.
+    pub fn events(&self) -> Vec<(Kind, u64)> {
+        self.shared.cache.events()
+    }
+
+    /// Bytes on disk; nothing where the store has no disk of its own, or it cannot be read.
+    pub fn disk_bytes(&self) -> Option<u64> {
+        self.shared.engine.disk_bytes()
     }
 
     /// Forgets history before `revision`: it remains readable and can be watched from, what came before

@@ -156,6 +156,36 @@ async fn what_cannot_be_opened_is_locked_until_it_can() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_opened_any_more_is_locked_as_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let sealer = flip(1);
+    let store = open(options(&dir, &sealer)).await;
+    let first = one(&store, put("secrets", "a/x", 1)).await.unwrap().revision;
+    one(&store, put("pods", "a/p", 1)).await.unwrap();
+    assert_eq!(store.lock_unreadable().await.unwrap(), 0);
+    assert!(!store.is_locked());
+
+    let mut watcher = store.watch("secrets", store.revision()).unwrap();
+    sealer.key.store(2, Ordering::Relaxed);
+    let after = one(&store, put("secrets", "a/y", 2)).await.unwrap().revision;
+    watcher.next().await.unwrap();
+    assert_eq!(store.lock_unreadable().await.unwrap(), 1);
+    assert_eq!(store.lock_unreadable().await.unwrap(), 0, "it is locked already");
+    let locked = store.get("secrets", "a/x").unwrap();
+    assert_eq!((locked.is_locked(), locked.revision, store.revision()), (true, first, after));
+    assert_eq!(store.why_locked(&locked).as_deref(), Some("another key"));
+    assert_eq!(value(&store.get("secrets", "a/y").unwrap()), 2);
+    assert_eq!(value(&store.get("pods", "a/p").unwrap()), 1);
+    // The past would still show it.
+    assert_eq!(watcher.next().await.unwrap_err(), Lagged);
+    assert!(matches!(store.snapshot_at("secrets", first), Err(SnapshotError::Compacted { .. })));
+
+    sealer.key.store(1, Ordering::Relaxed);
+    assert_eq!(store.unlock().await.unwrap(), 0);
+    assert_eq!(value(&store.get("secrets", "a/x").unwrap()), 1);
+}
+
+#[tokio::test]
 async fn plain_values_are_locked_where_they_may_not_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(Options::new(dir.path().join("store"))).await;

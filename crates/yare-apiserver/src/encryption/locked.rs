@@ -31,6 +31,21 @@ pub(crate) fn may_delete(core: &Core) -> bool {
     core.config.gates.is_on(GATE)
 }
 
+/// After the file changed: what the new keys cannot decrypt is locked, as it would be after a restart, and what is
+/// locked is tried with them. (Upstream's reads of single objects fail at once, those from its cache when it
+/// restarts.)
+pub(super) async fn recheck(core: &Core) {
+    let Some(encryption) = &core.config.encryption else { return };
+    let turn = encryption.trying.lock().await;
+    match core.store().lock_unreadable().await {
+        Ok(0) => {}
+        Ok(count) => tracing::warn!(count, "objects cannot be decrypted any more"),
+        Err(error) => tracing::error!(%error, "objects cannot be tried with the new keys"),
+    }
+    drop(turn);
+    unlock(core).await;
+}
+
 /// Tries everything that is locked once more.
 pub(crate) async fn unlock(core: &Core) {
     let Some(encryption) = &core.config.encryption else { return };

@@ -3,8 +3,9 @@
 //! lies there. Objects of resources that the file does not name rest as they are.
 //!
 //! Everything is decrypted once, when the server starts, and is JSON in memory from then on, as in upstream's
-//! watch cache. What cannot be decrypted then is locked ([`locked`]) and tried again: when a plugin comes up,
-//! when the file changes, when somebody asks for it.
+//! watch cache. When the file changes, everything is tried again: a key that is gone takes what it encrypted out
+//! of memory, so that no server serves what it could not after a restart. What cannot be decrypted is locked
+//! ([`locked`]) and tried again: when a plugin comes up, when the file changes, when somebody asks for it.
 
 mod chain;
 mod ciphers;

@@ -47,7 +47,7 @@ pub(super) fn start(core: &Arc<Core>, encryption: &Arc<Encryption>) {
             retry = match encryption.reload().await {
                 Ok(true) => {
                     tracing::info!(file = %path.display(), "reloaded");
-                    locked::unlock(&core).await;
+                    locked::recheck(&core).await;
                     None
                 }
                 Ok(false) => None,

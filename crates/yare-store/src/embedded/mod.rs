@@ -12,7 +12,7 @@ mod recover;
 mod simulation;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -33,6 +33,7 @@ pub(crate) struct Embedded {
     queue: Arc<Queue>,
     cache: Arc<Cache>,
     disk: Arc<dyn Disk>,
+    dir: PathBuf,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -61,7 +62,8 @@ impl Embedded {
             .spawn(run)
             .map_err(|source| OpenError::Io { path: dir.clone(), source })?;
         let disk = disk.clone();
-        Ok((cache.clone(), Embedded { queue, cache, disk, thread: Mutex::new(Some(thread)) }))
+        let thread = Mutex::new(Some(thread));
+        Ok((cache.clone(), Embedded { queue, cache, disk, dir: options.dir, thread }))
     }
 }
 
@@ -76,6 +78,14 @@ impl Engine for Embedded {
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
+    }
+
+    fn disk_bytes(&self) -> Option<u64> {
+        let names = self.disk.list(&self.dir).ok()?;
+        // A file that is gone by now has no bytes.
+        let len =
+            |name: &String| self.disk.open(&self.dir.join(name)).and_then(|file| file.len()).unwrap_or(0);
+        Some(names.iter().map(len).sum())
     }
 
     fn backup(&self, path: &Path) -> Result<u64, CommitError> {

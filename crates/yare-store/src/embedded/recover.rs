@@ -94,7 +94,7 @@ pub(crate) fn recover(options: &Options, indexer: &dyn Indexer) -> Result<Recove
     for kind in &locked {
         cache.forget(kind);
     }
-    let now = cache.locked();
+    let now = cache.all(crate::Object::is_locked);
     if !now.is_empty() {
         warn!(
             objects = now.len(),

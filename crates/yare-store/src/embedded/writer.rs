@@ -295,7 +295,7 @@ fn apply(batch: &mut Batch, frame: &mut FrameWriter, writes: Vec<Prepared>) -> O
     for Prepared { kind, key, op, .. } in writes {
         match op {
             PreparedOp::Check => {}
-            PreparedOp::Unlock(value) => batch.unlock(&kind, &key, value),
+            PreparedOp::Reread { revision, value } => batch.reread(&kind, &key, revision, value),
             PreparedOp::Put(draft, attrs, sealed) => {
                 let json = draft.at(revision);
                 frame.u8(PUT);
