@@ -3,6 +3,7 @@
 //! In: certificates, bearer tokens, RBAC objects and pods as JSON. Out: a [`User`] and a [`Decision`].
 //! No network and no store: the API server feeds this crate what changes and asks it.
 
+pub mod abac;
 pub mod bootstrap;
 pub mod bootstrap_token;
 pub mod cache;

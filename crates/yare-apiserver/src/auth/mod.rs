@@ -23,7 +23,7 @@ pub use arc_swap::ArcSwap as Swap;
 use http::{HeaderMap, header};
 pub use yare_auth::User;
 use yare_auth::{
-    Action, node::NodeAuthorizer, rbac::Rbac, static_tokens::StaticTokens, tls::ClientAuthority,
+    Action, abac::Abac, node::NodeAuthorizer, rbac::Rbac, static_tokens::StaticTokens, tls::ClientAuthority,
     token::Signer,
 };
 use yare_schema::selector::{FieldSelector, LabelSelector};
@@ -70,6 +70,8 @@ pub struct Auth {
     pub token_webhook: Option<TokenWebhook>,
     /// Role-based access control.
     pub rbac: Rbac,
+    /// Policies from a file; absent where none is read.
+    pub abac: Option<Abac>,
     /// What node agents may do.
     pub nodes: NodeAuthorizer,
     /// What keeps both in step with the store.
@@ -98,6 +100,7 @@ impl Auth {
             oidc: Oidc::default(),
             token_webhook: None,
             rbac: Rbac::default(),
+            abac: None,
             nodes: NodeAuthorizer::default(),
             feeds: feed::Feeds::default(),
             chain: ArcSwap::from_pointee(Chain::usual()),

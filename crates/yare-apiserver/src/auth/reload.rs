@@ -4,7 +4,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use yare_auth::{
-    config::{authentication::AuthenticationConfiguration, authorization::AuthorizationConfiguration},
+    config::{
+        authentication::AuthenticationConfiguration,
+        authorization::{ABAC, AuthorizationConfiguration},
+    },
     jws::Algorithm,
     tls::{self, ClientAuthority},
 };
@@ -68,6 +71,11 @@ fn authentication(auth: &Auth, text: &[u8]) -> Result<Issuers, String> {
 
 fn authorization(auth: &Auth, text: &[u8]) -> Result<(), String> {
     let config = AuthorizationConfiguration::parse(text, &auth.files.required).map_err(|e| e.to_string())?;
+    if auth.abac.is_none() && config.authorizers.iter().any(|authorizer| authorizer.r#type == ABAC) {
+        return Err(
+            "authorizer type ABAC is not allowed if it was not enabled at initial server startup".into()
+        );
+    }
     let chain = Chain::new(&config)?.after(&auth.chain.load());
     auth.chain.store(Arc::new(chain));
     Ok(())

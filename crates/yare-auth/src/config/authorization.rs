@@ -15,7 +15,9 @@ use crate::{
 /// The most conditions of one webhook.
 const MAX_CONDITIONS: usize = 64;
 /// The modes of upstream, in alphabetical order.
-pub const MODES: [&str; 6] = ["ABAC", "AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
+pub const MODES: [&str; 6] = [ABAC, "AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"];
+/// The mode whose policies are in a file.
+pub const ABAC: &str = "ABAC";
 /// The one mode that may stand in the chain more than once.
 pub const WEBHOOK: &str = "Webhook";
 

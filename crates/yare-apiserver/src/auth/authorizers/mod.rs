@@ -2,6 +2,7 @@
 //! server asks them. The first that allows or denies decides; `system:masters` may everything before anybody
 //! is asked.
 
+mod abac;
 mod always;
 mod metrics;
 mod node;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use yare_auth::{
     Action, Decision, User,
-    config::authorization::{AuthorizationConfiguration, Authorizer, WEBHOOK},
+    config::authorization::{ABAC, AuthorizationConfiguration, Authorizer, WEBHOOK},
     gotext,
     rbac::Rule,
     user::MASTERS,
@@ -58,6 +59,7 @@ pub struct Rules {
 }
 
 const TABLE: &[Row] = &[
+    Row { mode: ABAC, decides: Decides::Locally(abac::decide), rules: abac::rules },
     Row { mode: "AlwaysAllow", decides: Decides::Locally(always::allow), rules: always::all_rules },
     Row { mode: "AlwaysDeny", decides: Decides::Locally(always::deny), rules: always::no_rules },
     Row { mode: "Node", decides: Decides::Locally(node::decide), rules: node::rules },
