@@ -412,6 +412,26 @@ impl Call {
         }
     }
 
+    /// Does `work` and notes its time for audit, where that is on.
+    pub async fn timed<T>(&self, layer: Layer, work: impl Future<Output = T>) -> T {
+        let began = self.audit.as_ref().map(|_| Instant::now());
+        let done = work.await;
+        if let Some(began) = began {
+            self.took(layer, began.elapsed());
+        }
+        done
+    }
+
+    /// [`Call::timed`] for work that does not wait.
+    pub fn timed_now<T>(&self, layer: Layer, work: impl FnOnce() -> T) -> T {
+        let began = self.audit.as_ref().map(|_| Instant::now());
+        let done = work();
+        if let Some(began) = began {
+            self.took(layer, began.elapsed());
+        }
+        done
+    }
+
     /// Time that the request spent waiting for others (in a queue, for a webhook), which is not the server's.
     pub fn exclude(&self, time: Duration) {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);

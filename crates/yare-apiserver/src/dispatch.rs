@@ -30,8 +30,14 @@ pub async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extens
         return Err(ApiError::unknown_resource());
     };
     let shows_its_own_kind = served.sub(&info.subresource).is_none_or(|sub| sub.kind.is_none());
-    if let Some(text) = served.deprecation.as_deref().filter(|_| shows_its_own_kind) {
-        call.warn(text);
+    if let Some(deprecation) = served.deprecation.as_ref().filter(|_| shows_its_own_kind) {
+        call.warn(&*deprecation.warning);
+        call.annotate("k8s.io/deprecated", "true");
+        if !deprecation.removed.is_empty() {
+            call.annotate("k8s.io/removed-release", &*deprecation.removed);
+        }
+        let sub = served.sub(&info.subresource).map_or("", |sub| &*sub.name);
+        call.core.metrics.deprecated.used(served, sub, deprecation);
     }
     if served.namespaced
         && info.namespace.is_empty()

@@ -1,21 +1,31 @@
 //! Counters and histograms under upstream's names, written by hand. What belongs to one part of the server is
 //! counted there; here is what is counted of requests, watches and the process, and the page with all of it.
 
+mod cel;
+mod deprecated;
 mod process;
 mod requests;
 pub mod slis;
+mod stored;
 pub mod text;
 pub mod timing;
 mod watches;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
+pub use cel::Cel;
+pub use deprecated::Deprecated;
 use parking_lot::Mutex;
 use process::Process;
 pub use requests::{Ended, Labels, Requests};
 pub use slis::Checks;
+pub use stored::Lists;
 use text::Page;
-pub use watches::{WatchEvents, Watched};
+pub use watches::{Scope, WatchEvents, Watched};
+use yare_kinds::view::View;
 
 use crate::{core::Core, registry::Served};
 
@@ -26,6 +36,12 @@ pub struct Metrics {
     pub requests: Requests,
     /// Events that were sent to watchers.
     pub watches: WatchEvents,
+    /// Lists.
+    pub lists: Lists,
+    /// Rules of custom resources.
+    pub cel: Cel,
+    /// Versions on their way out that somebody used.
+    pub deprecated: Deprecated,
     /// Results of health checks.
     pub checks: Mutex<Checks>,
     /// TLS handshakes that failed.
@@ -58,7 +74,9 @@ impl Metrics {
             "[ALPHA] Number of requests dropped with 'TLS handshake error from' error",
             self.handshake_errors.load(Ordering::Relaxed),
         );
-        objects(core, &mut page);
+        stored::expose(core, &mut page);
+        self.deprecated.expose(&mut page);
+        self.cel.expose(&mut page);
         page.single(
             "yare_store_writes_total",
             "counter",
@@ -76,26 +94,52 @@ impl Metrics {
             page.sample(name, &labels, u8::from(on));
         }
         Process::read().expose(&mut page);
+        build(&mut page);
+        core.aggregation.metrics.expose(core, &mut page);
         let mut out = page.finish();
         core.admission.metrics.render(&mut out);
-        crate::aggregation::metrics::render(core, &mut out);
+        registered(&mut out);
         out
     }
 }
 
-fn objects(core: &Core, page: &mut Page) {
-    let kinds = core.store().kinds();
-    let name = "apiserver_resource_objects";
-    page.family(name, "gauge", "[ALPHA] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.");
-    for (kind, count) in &kinds {
-        let (group, plural) = kind.split_once('/').unwrap_or(("", kind));
-        page.sample(name, &[("group", group), ("resource", plural)], count);
+/// What this server is, as `/version` says it.
+fn build(page: &mut Page) {
+    let version = crate::health::version();
+    let labels = [
+        ("build_date", "buildDate"),
+        ("compiler", "compiler"),
+        ("git_commit", "gitCommit"),
+        ("git_tree_state", "gitTreeState"),
+        ("git_version", "gitVersion"),
+        ("go_version", "goVersion"),
+        ("major", "major"),
+        ("minor", "minor"),
+        ("platform", "platform"),
+    ]
+    .map(|(label, field)| (label, version.str_at(field)));
+    let name = "kubernetes_build_info";
+    page.family(name, "gauge", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.");
+    page.sample(name, &labels, 1);
+}
+
+/// How many families a page has, by their stability.
+fn registered(out: &mut String) {
+    let helps =
+        out.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(" [")?.1.split_once(']'));
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for (stability, _) in helps {
+        *counts.entry(stability).or_default() += 1;
     }
-    let name = "apiserver_storage_objects";
-    page.family(name, "gauge", "[STABLE] [DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.");
-    for (kind, count) in &kinds {
-        let (group, plural) = kind.split_once('/').unwrap_or(("", kind));
-        let dot = if group.is_empty() { "" } else { "." };
-        page.sample(name, &[("resource", &format!("{plural}{dot}{group}"))], count);
+    let mut page = Page::new();
+    let name = "registered_metrics_total";
+    page.family(
+        name,
+        "counter",
+        "[BETA] The count of registered metrics broken by stability level and deprecation version.",
+    );
+    for (stability, count) in counts {
+        page.sample(name, &[("deprecated_version", ""), ("stability_level", stability)], count);
     }
+    out.push_str(&page.finish());
 }

@@ -123,12 +123,14 @@ pub async fn handle(
             // Its end is the request's.
             let deadline = (!long_running && !in_process).then_some(outcome.deadline).flatten();
             let guard = deadline.map(|at| seats_until(outcome.ticket, at));
+            let began = Instant::now();
             let tail = Tail {
                 deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
                 bytes: 0,
                 done: Some(Box::new(move |sent| {
                     counted.ended(code, outcome.excluded, sent);
                     if let Some(record) = complete {
+                        record.took(Layer::ResponseWrite, began.elapsed());
                         record.stage_now(Stage::ResponseComplete);
                     }
                     drop((running, guard, outcome.long));

@@ -179,7 +179,15 @@ pub struct Served {
     /// From the storage version and back.
     pub convert: Convert,
     /// What whoever uses this version is told, where it is on its way out.
-    pub deprecation: Option<Box<str>>,
+    pub deprecation: Option<Deprecation>,
+}
+
+/// What is known of a version that is on its way out.
+pub struct Deprecation {
+    /// What its users are told.
+    pub warning: Box<str>,
+    /// The release that will not have it (`1.40`); empty: not known.
+    pub removed: Box<str>,
 }
 
 impl Served {
@@ -468,16 +476,17 @@ fn builtin_served(row: &'static Resource, version: &'static str, stored: &Arc<St
 }
 
 /// `v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice`
-fn deprecation(group: &str, version: &str, kind: &str) -> Option<Box<str>> {
+fn deprecation(group: &str, version: &str, kind: &str) -> Option<Deprecation> {
     let known = builtin().kind(group, version, kind).filter(|k| k.is_deprecated())?;
     let since = known.deprecated?;
     let mut text =
         format!("{} {kind} is deprecated in v{}.{}+", api_version(group, version), since.0, since.1);
+    let removed = known.removed.map_or_else(String::new, |until| format!("{}.{}", until.0, until.1));
     if let Some(until) = known.removed {
         text.push_str(&format!(", unavailable in v{}.{}+", until.0, until.1));
     }
     if let Some((group, version, kind)) = known.replacement {
         text.push_str(&format!("; use {} {kind}", api_version(group, version)));
     }
-    Some(text.into())
+    Some(Deprecation { warning: text.into(), removed: removed.into() })
 }

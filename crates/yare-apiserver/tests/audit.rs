@@ -166,7 +166,20 @@ async fn a_policy_that_changes_is_read_again_and_slow_requests_say_where_time_we
     assert_eq!((&last["verb"], &last["stage"]), (&json!("list"), &json!("ResponseComplete")));
     let total = last["annotations"]["apiserver.latency.k8s.io/total"].as_str().unwrap();
     assert!(total.ends_with('s'), "{total}");
-    assert!(last["annotations"]["apiserver.latency.k8s.io/authorization"].is_string(), "{last}");
+    for layer in ["authorization", "serialize-response-object", "transform-response-object"] {
+        let name = format!("apiserver.latency.k8s.io/{layer}");
+        assert!(last["annotations"][name.as_str()].is_string(), "{layer}: {last}");
+    }
+    let pods = "/api/v1/namespaces/default/pods";
+    server
+        .post(
+            pods,
+            &json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+        )
+        .await
+        .expect(201);
+    let last = events(dir.path()).pop().unwrap();
+    assert!(last["annotations"]["apiserver.latency.k8s.io/etcd"].is_string(), "{last}");
 }
 
 #[tokio::test]

@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// What an answer is filed under: a digest, so that secrets are not kept.
@@ -29,8 +32,34 @@ const SHARDS: usize = 8;
 /// A cache of `V`, cheap to clone (an `Arc`).
 pub struct Cache<V> {
     shards: [Mutex<Generations<V>>; SHARDS],
+    hits: AtomicU64,
+    misses: AtomicU64,
+    kept: AtomicU64,
     /// Entries of one generation of one shard.
     half: usize,
+}
+
+/// How a cache was used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Answers that were there.
+    pub hits: u64,
+    /// Answers that were not.
+    pub misses: u64,
+    /// Answers that were put in.
+    pub kept: u64,
+}
+
+impl std::ops::Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            hits: self.hits + other.hits,
+            misses: self.misses + other.misses,
+            kept: self.kept + other.kept,
+        }
+    }
 }
 
 struct Generations<V> {
@@ -42,7 +71,14 @@ impl<V: Clone> Cache<V> {
     /// A cache that holds at most `capacity` entries.
     pub fn new(capacity: usize) -> Self {
         let empty = || Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() });
-        Self { shards: std::array::from_fn(|_| empty()), half: (capacity / SHARDS / 2).max(1) }
+        let [hits, misses, kept] = [const { AtomicU64::new(0) }; 3];
+        Self {
+            shards: std::array::from_fn(|_| empty()),
+            hits,
+            misses,
+            kept,
+            half: (capacity / SHARDS / 2).max(1),
+        }
     }
 
     fn shard(&self, key: &Key) -> std::sync::MutexGuard<'_, Generations<V>> {
@@ -52,6 +88,20 @@ impl<V: Clone> Cache<V> {
 
     /// What is there under `key` and still good at `now_ms`.
     pub fn get(&self, key: &Key, now_ms: i64) -> Option<V> {
+        let found = self.find(key, now_ms);
+        let count = if found.is_some() { &self.hits } else { &self.misses };
+        count.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    /// How it was used.
+    pub fn usage(&self) -> Usage {
+        let [hits, misses, kept] =
+            [&self.hits, &self.misses, &self.kept].map(|count| count.load(Ordering::Relaxed));
+        Usage { hits, misses, kept }
+    }
+
+    fn find(&self, key: &Key, now_ms: i64) -> Option<V> {
         let mut shard = self.shard(key);
         if let Some((value, until)) = shard.young.get(key) {
             return (now_ms < *until).then(|| value.clone());
@@ -67,6 +117,7 @@ impl<V: Clone> Cache<V> {
 
     /// Keeps `value` until `until_ms`.
     pub fn put(&self, key: Key, value: V, until_ms: i64) {
+        self.kept.fetch_add(1, Ordering::Relaxed);
         self.shard(&key).put(key, value, until_ms, self.half);
     }
 

@@ -1,10 +1,10 @@
 //! Metrics of the aggregation layer, under upstream's names.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::atomic::Ordering};
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use parking_lot::Mutex;
 
-use crate::core::Core;
+use crate::{core::Core, metrics::text::Page};
 
 /// How often APIServices became unavailable: name and reason.
 #[derive(Default)]
@@ -22,35 +22,23 @@ impl Unavailable {
     pub fn forget(&self, name: &str) {
         self.counts.lock().retain(|(n, _), _| n != name);
     }
-}
 
-/// Adds the layer's metrics to a page in Prometheus' text form.
-pub fn render(core: &Core, out: &mut String) {
-    // Writing to a string cannot fail.
-    let table = core.aggregation.table.load();
-    let _ = writeln!(
-        out,
-        "# HELP aggregator_unavailable_apiservice [ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.\n# TYPE aggregator_unavailable_apiservice gauge"
-    );
-    for (group, version, entry) in table.all() {
-        let down = entry.backend.as_ref().is_some_and(|b| !b.available.load(Ordering::Acquire));
-        let _ = writeln!(
-            out,
-            "aggregator_unavailable_apiservice{{name=\"{version}.{group}\"}} {}",
-            i32::from(down)
+    /// Adds the layer's metrics.
+    pub fn expose(&self, core: &Core, page: &mut Page) {
+        let name = "aggregator_unavailable_apiservice";
+        page.family(
+            name,
+            "gauge",
+            "[ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.",
         );
-    }
-    let counts = core.aggregation.metrics.counts.lock();
-    if !counts.is_empty() {
-        let _ = writeln!(
-            out,
-            "# HELP aggregator_unavailable_apiservice_total [ALPHA] Counter of APIServices which are marked as unavailable broken down by APIService name and reason.\n# TYPE aggregator_unavailable_apiservice_total counter"
-        );
-    }
-    for ((name, reason), count) in counts.iter() {
-        let _ = writeln!(
-            out,
-            "aggregator_unavailable_apiservice_total{{name=\"{name}\",reason=\"{reason}\"}} {count}"
-        );
+        for (group, version, entry) in core.aggregation.table.load().all() {
+            let down = entry.backend.as_ref().is_some_and(|b| !b.available.load(Ordering::Acquire));
+            page.sample(name, &[("name", &format!("{version}.{group}"))], u8::from(down));
+        }
+        let name = "aggregator_unavailable_apiservice_total";
+        page.family(name, "counter", "[ALPHA] Counter of APIServices which are marked as unavailable broken down by APIService name and reason.");
+        for ((service, reason), count) in self.counts.lock().iter() {
+            page.sample(name, &[("name", service), ("reason", reason)], count);
+        }
     }
 }

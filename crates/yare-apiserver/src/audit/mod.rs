@@ -312,16 +312,28 @@ pub enum Layer {
     MutatingWebhook,
     /// Webhooks that may refuse it: the longest.
     ValidatingWebhook,
+    /// Transactions, and waiting for revisions.
+    Storage,
+    /// From the storage version to the one that is asked for.
+    Transform,
+    /// To the encoding that is asked for. What is encoded while it is sent is in the next.
+    Serialization,
+    /// Sending the answer, where that is not done at once.
+    ResponseWrite,
 }
 
 /// The names of layers in annotations, and whether times add up.
-const LAYERS: [(&str, bool); 6] = [
+const LAYERS: [(&str, bool); 10] = [
     ("authentication", true),
     ("impersonation", true),
     ("apf-queue-wait", false),
     ("authorization", false),
     ("mutating-webhook", true),
     ("validating-webhook", false),
+    ("etcd", true),
+    ("transform-response-object", true),
+    ("serialize-response-object", true),
+    ("response-write", true),
 ];
 /// A request that takes longer is slow.
 const SLOW: SignedDuration = SignedDuration::from_millis(500);

@@ -7,6 +7,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use parking_lot::Mutex;
@@ -121,7 +122,9 @@ impl Feed {
         if self.group == RBAC {
             auth.rbac.apply(self.plural, key, object);
         } else {
+            let began = Instant::now();
             auth.nodes.apply(self.plural, key, object);
+            auth.metrics.node_graph(self.plural, object.is_some(), began.elapsed());
         }
     }
 

@@ -10,6 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use yare_auth::cache::Usage;
 
 use super::{Auth, Outcome};
 use crate::metrics::{
@@ -41,12 +42,45 @@ const USERS: [&str; 7] = [
     "other",
 ];
 
+/// Upper bounds of `apiserver_client_certificate_expiration_seconds`: from none to a year.
+const LIFETIME_S: [f64; 14] = [
+    0.0,
+    1_800.0,
+    3_600.0,
+    7_200.0,
+    21_600.0,
+    43_200.0,
+    86_400.0,
+    172_800.0,
+    345_600.0,
+    604_800.0,
+    2_592_000.0,
+    7_776_000.0,
+    15_552_000.0,
+    31_104_000.0,
+];
+/// Upper bounds of `node_authorizer_graph_actions_duration_seconds`.
+const GRAPH_S: [f64; 12] =
+    [0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048];
+/// Kinds by which is decided what node agents may do, and what upstream calls them.
+const NODE_GRAPH: [(&str, &str); 5] = [
+    ("pods", "Pod"),
+    ("persistentvolumes", "PV"),
+    ("volumeattachments", "VolumeAttachment"),
+    ("resourceslices", "ResourceSlice"),
+    ("podcertificaterequests", "PodCertificateRequest"),
+];
+
 /// All of it.
 #[derive(Default)]
 pub struct AuthMetrics {
     users: [AtomicU64; USERS.len()],
     attempts: [Timing<15>; ATTEMPTS.len()],
     results: [Timing<15>; RESULTS.len()],
+    /// For how long the certificates are good that clients showed.
+    certificates: Timing<14>,
+    /// By kind and by whether an object came or went.
+    node_graph: [[Timing<12>; 2]; NODE_GRAPH.len()],
     /// Of `--authentication-config`.
     pub authentication_file: Reloads,
     /// Of `--authorization-config`.
@@ -81,6 +115,19 @@ impl AuthMetrics {
             self.users[known.unwrap_or(other)].fetch_add(1, Ordering::Relaxed);
         }
         self.attempts[attempt as usize].observe(&DOUBLING_S, took);
+    }
+
+    /// Counts a certificate that a client showed with a request.
+    pub(super) fn shown_certificate(&self, left_s: i64) {
+        let left = Duration::from_secs(u64::try_from(left_s).unwrap_or(0));
+        self.certificates.observe(&LIFETIME_S, left);
+    }
+
+    /// Counts a change of what node agents may do, by an object of the kind that came or went.
+    pub(super) fn node_graph(&self, plural: &str, came: bool, took: Duration) {
+        if let Some(at) = NODE_GRAPH.iter().position(|(known, _)| *known == plural) {
+            self.node_graph[at][usize::from(!came)].observe(&GRAPH_S, took);
+        }
     }
 
     /// Counts a decision about a request.
@@ -164,6 +211,13 @@ pub(super) fn server_hash() -> &'static str {
 }
 
 impl Auth {
+    /// How tokens were found that had been seen before.
+    fn token_usage(&self) -> Usage {
+        let signer = self.signer.as_ref().map(|signer| signer.usage());
+        let webhook = self.token_webhook.as_ref().map(|webhook| webhook.usage());
+        signer.unwrap_or_default() + webhook.unwrap_or_default() + self.oidc.usage()
+    }
+
     /// Adds the metrics.
     pub fn expose(&self, page: &mut Page) {
         let metrics = &self.metrics;
@@ -198,6 +252,34 @@ impl Auth {
             page.family(timing, "histogram", timing_help);
             for (result, times) in rows {
                 times.expose(page, timing, &[("result", result)], &DOUBLING_S);
+            }
+        }
+        let name = "apiserver_client_certificate_expiration_seconds";
+        page.family(name, "histogram", "[ALPHA] Distribution of the remaining lifetime on the certificate used to authenticate a request.");
+        metrics.certificates.expose(page, name, &[], &LIFETIME_S);
+        let name = "node_authorizer_graph_actions_duration_seconds";
+        page.family(name, "histogram", "[ALPHA] Histogram of duration of graph actions in node authorizer.");
+        for ((_, kind), timings) in NODE_GRAPH.iter().zip(&metrics.node_graph) {
+            for (action, timing) in ["Add", "Delete"].iter().zip(timings) {
+                timing.expose(page, name, &[("operation", &format!("{action}{kind}"))], &GRAPH_S);
+            }
+        }
+        let usage = self.token_usage();
+        for (name, help, samples) in [
+            (
+                "authentication_token_cache_request_total",
+                "[ALPHA] Tokens that were looked for among those that had been seen before.",
+                [("hit", usage.hits), ("miss", usage.misses)],
+            ),
+            (
+                "authentication_token_cache_fetch_total",
+                "[ALPHA] Tokens that had not been seen before, by whether they were good.",
+                [("error", usage.misses.saturating_sub(usage.kept)), ("ok", usage.kept)],
+            ),
+        ] {
+            page.family(name, "counter", help);
+            for (status, count) in samples {
+                page.sample(name, &[("status", status)], count);
             }
         }
         for (what, reloads) in

@@ -56,6 +56,11 @@ impl Peer {
         Self { chain, not_after_s, reading: ArcSwap::from_pointee(reading) }
     }
 
+    /// How long the certificate is good for.
+    pub(super) fn left_s(&self, now_s: i64) -> i64 {
+        self.not_after_s.saturating_sub(now_s)
+    }
+
     pub(super) fn reading(
         &self,
         authorities: &Arc<Authorities>,

@@ -1,17 +1,23 @@
 //! The type of one version of a definition and its validation rules, compiled when they are first needed: of the
 //! definitions that operators bring, most rest, and a compiled one is larger than its text.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Instant,
+};
 
 use serde_json::Value;
-use yare_kinds::{validations::Rules, view::View};
+use yare_kinds::{
+    validations::{Rules, Verdict},
+    view::View,
+};
 use yare_schema::{
     crd,
     model::{Schema, TypeId, TypeRef},
 };
 
 use super::DEFINITIONS;
-use crate::core::Core;
+use crate::{core::Core, metrics::timing::USUAL_S};
 
 /// A type that a definition in the store describes.
 pub struct CustomType {
@@ -39,9 +45,20 @@ impl CustomType {
         compiled.schema.at(compiled.root)
     }
 
-    /// `x-kubernetes-validations`, where the version has any.
-    pub fn rules(&self) -> Option<&Rules> {
-        self.compiled().rules.as_ref()
+    /// Whether the version has `x-kubernetes-validations`.
+    pub fn has_rules(&self) -> bool {
+        self.compiled().rules.is_some()
+    }
+
+    /// What the rules say of an object; nothing where the version has none.
+    pub fn judge(&self, object: &Value, old: Option<&Value>) -> Option<Verdict> {
+        let rules = self.compiled().rules.as_ref()?;
+        let began = Instant::now();
+        let verdict = rules.run(object, old.map(|old| (self.at(), old)));
+        if let Some(core) = self.core.upgrade() {
+            core.metrics.cel.evaluation.observe(&USUAL_S, began.elapsed());
+        }
+        Some(verdict)
     }
 
     /// Whether somebody needed it already.
@@ -61,7 +78,12 @@ impl CustomType {
             let version = versions.iter().find(|v| v.str_at("name") == &*self.version);
             let schema = version.map_or(&Value::Null, |v| v.at("schema.openAPIV3Schema"));
             let compiled = crd::load(schema);
-            Compiled { schema: compiled.schema, root: compiled.root, rules: Rules::of(schema) }
+            let began = Instant::now();
+            let rules = Rules::of(schema);
+            if let Some(core) = self.core.upgrade().filter(|_| rules.is_some()) {
+                core.metrics.cel.compilation.observe(&USUAL_S, began.elapsed());
+            }
+            Compiled { schema: compiled.schema, root: compiled.root, rules }
         })
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     convert::Convert,
     core::{Call, Core},
     discovery::compare_versions,
-    registry::{Served, Stored, StrategyRef, Sub, TypeHandle, api_version, store_kind},
+    registry::{Deprecation, Served, Stored, StrategyRef, Sub, TypeHandle, api_version, store_kind},
     status::{ApiError, ApiResult},
 };
 
@@ -185,7 +185,8 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
                     None => Convert::Same,
                     Some(webhook) => Convert::Webhook(webhook.clone()),
                 },
-                deprecation: deprecation(spec, version, &kind),
+                deprecation: deprecation(spec, version, &kind)
+                    .map(|warning| Deprecation { warning, removed: Box::default() }),
             }
         })
         .collect()

@@ -48,13 +48,15 @@ fn is_blocking(error: &FieldError) -> bool {
 impl CustomStrategy {
     /// Validation rules, after everything else.
     fn check_rules(&self, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) -> Vec<String> {
-        let Some(rules) = self.ty.rules() else { return Vec::new() };
+        if !self.ty.has_rules() {
+            return Vec::new();
+        }
         if errors.iter().any(is_blocking) {
             let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
             errors.push(FieldError::invalid(&Path::ROOT, Value::Null, detail));
             return Vec::new();
         }
-        let Verdict { errors: found, warnings } = rules.run(object, old.map(|old| (self.ty.at(), old)));
+        let Some(Verdict { errors: found, warnings }) = self.ty.judge(object, old) else { return Vec::new() };
         errors.extend(found);
         warnings
     }

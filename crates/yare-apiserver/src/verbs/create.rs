@@ -13,6 +13,7 @@ use yare_store::{CommitError, Expect, Op, Write};
 
 use crate::{
     admission::{self, Operation},
+    audit::Layer,
     auth,
     body::Reply,
     codec,
@@ -38,7 +39,7 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
     let object = write::decode(call, served, &body, options.field_validation)?;
     let written = object_of(call, served, object, &options, false).await?;
-    write::answer(&renderer, &written)
+    write::answer(call, &renderer, &written)
 }
 
 /// Creates an object given in the served version. `apply`: its managed fields are set already.
@@ -203,7 +204,7 @@ async fn commit(
                     op: Op::Check,
                 });
             }
-            match store.commit(writes).await {
+            match call.timed(Layer::Storage, store.commit(writes)).await {
                 Ok(objects) => {
                     reserved.keep();
                     let bytes = objects.first().map(|o| o.bytes.clone()).unwrap_or_default();

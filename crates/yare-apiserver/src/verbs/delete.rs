@@ -11,6 +11,7 @@ use yare_store::{CommitError, Expect, Object, Op, Write};
 
 use crate::{
     admission::{self, Operation},
+    audit::Layer,
     body::Reply,
     codec,
     core::{Call, rfc3339},
@@ -79,13 +80,13 @@ pub async fn delete(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         // A Status is no table: it comes as it is in the encoding that was found.
         return crate::render::encoded(StatusCode::OK, &status, renderer.accepted);
     }
-    renderer.reply(StatusCode::OK, &deleted.bytes)
+    call.timed_now(Layer::Serialization, || renderer.reply(StatusCode::OK, &deleted.bytes))
 }
 
 /// A service's endpoints go with it at once: the next of its name does not send traffic to them.
 async fn delete_endpoints(call: &Call, key: String) {
     let write = Write { kind: "endpoints".into(), key, expect: Expect::Anything, op: Op::Delete };
-    match call.core.store().commit(vec![write]).await {
+    match call.timed(Layer::Storage, call.core.store().commit(vec![write])).await {
         Ok(_) | Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => {}
         Err(error) => tracing::warn!(%error, "endpoints of a deleted service stay"),
     }
@@ -227,7 +228,7 @@ async fn run(
             expect: Expect::Revision(current.revision),
             op,
         };
-        match store.commit(vec![write]).await {
+        match call.timed(Layer::Storage, store.commit(vec![write])).await {
             Ok(objects) => {
                 let bytes = objects.first().map_or_else(|| current.bytes.clone(), |o| o.bytes.clone());
                 match &new {
@@ -273,7 +274,7 @@ pub async fn finish(
             expect: Expect::Revision(current.revision),
             op,
         };
-        match call.core.store().commit(vec![write]).await {
+        match call.timed(Layer::Storage, call.core.store().commit(vec![write])).await {
             Ok(_) => return Ok(()),
             Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => {}
             Err(error) => return Err(ApiError::from_commit(error, served.group_resource(), name)),

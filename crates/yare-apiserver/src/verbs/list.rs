@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use yare_store::{Object, Snapshot, SnapshotError};
 
 use crate::{
+    audit::Layer,
     body::Reply,
     core::{Call, Core},
     encodings::Items,
@@ -29,7 +30,7 @@ const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 pub async fn get(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     let renderer = Renderer::new(call, served, Asked::One)?;
     let object = find(call, served).await?;
-    renderer.reply(StatusCode::OK, &object.bytes)
+    call.timed_now(Layer::Serialization, || renderer.reply(StatusCode::OK, &object.bytes))
 }
 
 /// The object that the request names.
@@ -37,13 +38,20 @@ pub async fn find(call: &Call, served: &Served) -> ApiResult<Arc<Object>> {
     if let Some(text) = call.query.get("resourceVersion") {
         // Upstream gives no reason here, and 500.
         let wanted = revision(text).map_err(|e| ApiError::new(500, "", e.to_string()))?;
-        fresh(&call.core, wanted.unwrap_or(0)).await?;
+        call.timed(Layer::Storage, fresh(&call.core, wanted.unwrap_or(0))).await?;
     }
     let key = served.stored.key(&call.info.namespace, &call.info.name);
-    call.core
-        .store()
-        .get(&served.stored.kind_key, &key)
-        .ok_or_else(|| ApiError::not_found(served.group_resource(), &call.info.name))
+    let stored = || {
+        let found = call.core.store().get(&served.stored.kind_key, &key);
+        found.ok_or_else(|| ApiError::not_found(served.group_resource(), &call.info.name))
+    };
+    let object = stored()?;
+    if !object.is_locked() {
+        return Ok(object);
+    }
+    // Since the request came in.
+    locked::guard(call, served).await?;
+    stored()
 }
 
 /// Waits until the revision is visible.
@@ -155,20 +163,23 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     let renderer = Renderer::new(call, served, Asked::List)?;
     let mut options = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
     let selection = Selection::new(served, &call.info, &options)?;
-    let (snapshot, after) = state(&call.core, &served.stored.kind_key, &options).await?;
+    let state = state(&call.core, &served.stored.kind_key, &options);
+    let (snapshot, after) = call.timed(Layer::Storage, state).await?;
     if call.core.store().is_locked() {
         // A state of the past may have what the present has no more.
         locked::guard_list(call, served, &snapshot).await?;
     }
     if selection.converts() {
-        renderer.prepare(snapshot.range(Bound::Unbounded, &selection.prefix).map(|o| &o.bytes))?;
+        let all = snapshot.range(Bound::Unbounded, &selection.prefix).map(|o| &o.bytes);
+        call.timed_now(Layer::Transform, || renderer.prepare(all))?;
     }
     if options.resource_version == "0" {
         // Whoever takes any state gets all of it: upstream's cache makes no pages of that.
         options.limit = 0;
     }
     let page = page(&snapshot, &selection, after.as_deref(), options.limit);
-    renderer.prepare(page.objects.iter().map(|o| &o.bytes))?;
+    call.core.metrics.lists.listed(&served.stored.kind_key, page.fetched, page.objects.len());
+    call.timed_now(Layer::Transform, || renderer.prepare(page.objects.iter().map(|o| &o.bytes)))?;
     let mut metadata = Map::new();
     metadata.insert("resourceVersion".into(), snapshot.revision().to_string().into());
     if let Some(last) = &page.next {
@@ -182,7 +193,8 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     if let Some(shard) = &selection.shard {
         metadata.insert("shardInfo".into(), json!({ "selector": shard.to_string() }));
     }
-    renderer.list(Value::Object(metadata), Items::Stored(page.objects), call.in_process)
+    let items = Items::Stored(page.objects);
+    call.timed_now(Layer::Serialization, || renderer.list(Value::Object(metadata), items, call.in_process))
 }
 
 /// One page.
@@ -191,6 +203,8 @@ pub struct Page {
     pub objects: Vec<Arc<Object>>,
     /// The last key, where more follow.
     pub next: Option<String>,
+    /// How many objects were looked at.
+    pub fetched: usize,
 }
 
 /// The objects of a page: at most `limit` (0: all) that match, behind the key `after`.
@@ -199,24 +213,26 @@ pub fn page(snapshot: &Snapshot, selection: &Selection, after: Option<&str>, lim
         let found = snapshot.get(key).filter(|o| {
             after.is_none_or(|a| &*o.key > a) && selection.has_key(&o.key) && selection.matches(o)
         });
-        return Page { objects: found.cloned().into_iter().collect(), next: None };
+        return Page { objects: found.cloned().into_iter().collect(), next: None, fetched: 1 };
     }
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
     let mut objects: Vec<Arc<Object>> = Vec::new();
     if selection.is_open() && limit == 0 {
         objects.reserve(snapshot.count(&selection.prefix));
     }
+    let mut fetched = 0;
     for object in snapshot.range(from, &selection.prefix) {
+        fetched += 1;
         if !selection.matches(object) {
             continue;
         }
         if limit > 0 && objects.len() == limit {
             let next = objects.last().map(|o| o.key.to_string());
-            return Page { objects, next };
+            return Page { objects, next, fetched };
         }
         objects.push(object.clone());
     }
-    Page { objects, next: None }
+    Page { objects, next: None, fetched }
 }
 
 #[cfg(test)]

@@ -121,13 +121,13 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
                 done => break done?,
             }
         };
-        return write::answer(&renderer, &written);
+        return write::answer(call, &renderer, &written);
     }
     let patch = Patch::read(media, &body, options.field_validation)?;
     let subject = Subject { ty: &served.ty, api_version: &served.api_version, kind: &served.kind, custom };
     let make = |current: &Value| patch.apply(call, &subject, options.field_validation, current.clone());
     let written = run(&make, false).await?;
-    write::answer(&renderer, &written)
+    write::answer(call, &renderer, &written)
 }
 
 /// Shows a patch to audit.

@@ -49,5 +49,5 @@ pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: By
         }
         done => done?,
     };
-    write::answer(&renderer, &written)
+    write::answer(call, &renderer, &written)
 }

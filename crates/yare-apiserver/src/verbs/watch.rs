@@ -16,7 +16,7 @@ use crate::{
     encodings::{self, Stream},
     encryption::locked,
     flow::{Ticket, watches::Watching},
-    metrics::Watched,
+    metrics::{Scope, Watched},
     negotiate::{Asked, Shape},
     options::ListOptions,
     registry::Served,
@@ -60,6 +60,7 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         queue: VecDeque::new(),
         initial: VecDeque::new(),
         initial_end: None,
+        began: (Scope::of(&call.info), Instant::now()),
         bookmarks: options.bookmarks,
         deadline: deadline(call, &options),
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
@@ -108,6 +109,8 @@ struct Watch {
     initial: VecDeque<Arc<Object>>,
     /// Revision of the bookmark that ends the initial state.
     initial_end: Option<u64>,
+    /// How much it is about, and since when.
+    began: (Scope, Instant),
     bookmarks: bool,
     deadline: Instant,
     next_bookmark: Instant,
@@ -147,6 +150,7 @@ impl Watch {
             }
             let snapshot = store.snapshot(&kind);
             self.initial = page(&snapshot, &self.selection, None, 0).objects.into();
+            self.encoder.watched.begins(self.initial.len());
             if options.send_initial_events == Some(true) && options.bookmarks {
                 self.initial_end = Some(snapshot.revision());
             }
@@ -181,6 +185,7 @@ impl Watch {
             }
             if let Some(revision) = self.initial_end.take() {
                 self.bookmark(revision, true);
+                self.encoder.watched.listed(self.began.0, self.began.1.elapsed());
                 continue;
             }
             if self.ended {
@@ -208,6 +213,7 @@ impl Watch {
                         }
                     }
                     Err(_) => {
+                        self.encoder.watched.terminated();
                         let seen = watcher.seen();
                         self.fail(&ApiError::too_old(seen, self.core.store().oldest()));
                     }

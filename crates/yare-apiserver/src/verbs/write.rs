@@ -18,6 +18,7 @@ use yare_store::{CommitError, Draft, Expect, Object, Op, Write};
 
 use crate::{
     admission::{self, Operation},
+    audit::Layer,
     body::Reply,
     codec,
     core::Call,
@@ -326,7 +327,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         };
         let mut writes = vec![write];
         writes.extend(charges);
-        match store.commit(writes).await {
+        match call.timed(Layer::Storage, store.commit(writes)).await {
             Ok(objects) => {
                 let revision = objects.first().map_or(current.revision, |o| o.revision);
                 let bytes = match objects.into_iter().next() {
@@ -403,7 +404,7 @@ pub async fn modify(
             expect: Expect::Revision(current.revision),
             op: Op::Put(draft),
         };
-        match store.commit(vec![write]).await {
+        match call.timed(Layer::Storage, store.commit(vec![write])).await {
             Ok(_) => return Ok(()),
             Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => {}
             Err(error) => return Err(ApiError::from_commit(error, served.group_resource(), name)),
@@ -413,9 +414,9 @@ pub async fn modify(
 }
 
 /// The answer to a write.
-pub fn answer(renderer: &Renderer, written: &Written) -> ApiResult<Reply> {
+pub fn answer(call: &Call, renderer: &Renderer, written: &Written) -> ApiResult<Reply> {
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    renderer.reply(code, &written.bytes)
+    call.timed_now(Layer::Serialization, || renderer.reply(code, &written.bytes))
 }
 
 /// `metadata.resourceVersion` of an object at rest.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    cache::{self, Cache},
+    cache::{self, Cache, Usage},
     gotext,
     jws::{self, KeyError, PrivateKey, PublicKey},
     user::{CREDENTIAL_ID, User},
@@ -243,6 +243,11 @@ impl Signer {
             keys,
             seen: Cache::new(REMEMBERED),
         })
+    }
+
+    /// How tokens were found that had been seen before.
+    pub fn usage(&self) -> Usage {
+        self.seen.usage()
     }
 
     /// The issuer that new tokens name.

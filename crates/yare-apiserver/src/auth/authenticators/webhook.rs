@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use yare_auth::{
     User,
-    cache::{self, Cache},
+    cache::{self, Cache, Usage},
     user::AUTHENTICATED,
 };
 use yare_kinds::view::View;
@@ -55,6 +55,11 @@ impl TokenWebhook {
             ttl_ms: i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX),
             known: Cache::new(REMEMBERED),
         })
+    }
+
+    /// How its answers were used.
+    pub fn usage(&self) -> Usage {
+        self.known.usage()
     }
 
     async fn ask(&self, core: &Core, token: &str, wanted: &[String]) -> Result<Answer, String> {

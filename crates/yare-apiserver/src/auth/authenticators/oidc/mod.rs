@@ -13,7 +13,7 @@ use rustls::ClientConfig;
 use tokio::task::JoinHandle;
 use yare_auth::{
     User,
-    cache::{self, Cache},
+    cache::{self, Cache, Usage},
     config::authentication::{AuthenticationConfiguration, JwtAuthenticator},
     jws::{self, Algorithm},
     oidc::{Claims, Mapping, Source},
@@ -71,6 +71,12 @@ impl Oidc {
     pub fn replace(&self, issuers: Issuers) {
         metrics::inherit(&issuers.all, &self.current.load().all);
         self.current.store(Arc::new(issuers));
+    }
+
+    /// How tokens were found that had been seen before.
+    pub fn usage(&self) -> Usage {
+        let issuers = self.current.load();
+        issuers.all.iter().map(|issuer| issuer.known.usage()).fold(Usage::default(), std::ops::Add::add)
     }
 }
 

@@ -1,0 +1,122 @@
+//! What `/metrics` says of what was done.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+#[path = "common/secure.rs"]
+mod secure;
+
+use std::collections::HashSet;
+
+use common::Server;
+use http::Method;
+use http_body_util::BodyExt as _;
+use secure::{cluster, issue};
+use serde_json::{Value, json};
+use yare_auth::pki::Usage;
+
+fn assert_lines(page: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(page.lines().any(|l| l == *line), "{line}\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn lists_watches_and_versions_on_their_way_out() {
+    let server = Server::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for name in ["a", "b", "c"] {
+        let labels = json!({"only": name});
+        server.post(maps, &json!({"metadata": {"name": name, "labels": labels}})).await.expect(201);
+    }
+    server.get(maps).await.expect(200);
+    server.get(&format!("{maps}?labelSelector=only%3Da")).await.expect(200);
+    server.get("/api/v1/namespaces/default/endpoints").await.expect(200);
+    let list = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut events = server.watch(&format!("{maps}?watch=1&{list}")).await;
+    for expected in ["ADDED a", "ADDED b", "ADDED c", "BOOKMARK "] {
+        assert_eq!(events.brief().await, expected);
+    }
+    let page = server.get("/metrics").await.text();
+    assert_lines(
+        &page,
+        &[
+            r#"apiserver_resource_objects{group="",resource="configmaps"} 3"#,
+            r#"apiserver_storage_objects{resource="configmaps"} 3"#,
+            r#"apiserver_storage_events_received_total{group="",resource="configmaps"} 3"#,
+            r#"apiserver_cache_list_total{group="",index="",resource="configmaps"} 2"#,
+            r#"apiserver_cache_list_fetched_objects_total{group="",index="",resource="configmaps"} 6"#,
+            r#"apiserver_cache_list_returned_objects_total{group="",resource="configmaps"} 4"#,
+            r#"apiserver_init_events_total{group="",resource="configmaps"} 3"#,
+            r#"apiserver_watch_list_duration_seconds_count{group="",resource="configmaps",scope="namespace",version="v1"} 1"#,
+            r#"apiserver_requested_deprecated_apis{group="",removed_release="",resource="endpoints",subresource="",version="v1"} 1"#,
+        ],
+    );
+    let bytes = page
+        .lines()
+        .find_map(|l| l.strip_prefix("apiserver_storage_size_bytes{storage_cluster_id=\"embedded\"} "));
+    assert!(bytes.unwrap().parse::<u64>().unwrap() > 0);
+    assert!(page.contains("kubernetes_build_info{build_date="));
+    assert!(!page.contains("] \n"), "a family has no help");
+    // Each family is there once, and has all its samples.
+    let mut seen = HashSet::new();
+    let mut current = "";
+    for line in page.lines() {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            current = family.split(' ').next().unwrap();
+            assert!(seen.insert(current), "{current} stands there twice");
+        } else if !line.starts_with('#') {
+            assert!(line.starts_with(current), "{line} stands below {current}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn certificates_tokens_and_the_graph_of_nodes() {
+    let cluster = cluster().await;
+    let admin = issue(&cluster.pki.cluster, Usage::Client, "admin", &["system:masters"]);
+    let ask = async |method: Method, path: &str, body: Value| {
+        let (code, answer) = cluster.json(Some(&admin), method, path, &[], &body).await;
+        assert!(code < 300, "{path}: {answer}");
+        answer
+    };
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    ask(Method::POST, accounts, json!({"metadata": {"name": "default"}})).await;
+    let token = ask(Method::POST, &format!("{accounts}/default/token"), json!({"spec": {}})).await;
+    let bearer = format!("Bearer {}", token["status"]["token"].as_str().unwrap());
+    for _ in 0..3 {
+        let headers = [("authorization", bearer.as_str())];
+        cluster.json(None, Method::GET, "/version", &headers, &Value::Null).await;
+    }
+    let pod = json!({
+        "metadata": {"name": "p"},
+        "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]},
+    });
+    let pods = "/api/v1/namespaces/default/pods";
+    ask(Method::POST, pods, pod).await;
+    ask(Method::DELETE, &format!("{pods}/p?gracePeriodSeconds=0"), Value::Null).await;
+    let mut page = String::new();
+    // The graph follows the store.
+    for _ in 0..200 {
+        let answer = cluster.request(Some(&admin), Method::GET, "/metrics", &[], &Value::Null).await;
+        page = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        if page.contains("operation=\"DeletePod\"") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_lines(
+        &page,
+        &[
+            r#"authentication_token_cache_request_total{status="hit"} 2"#,
+            r#"authentication_token_cache_request_total{status="miss"} 1"#,
+            r#"authentication_token_cache_fetch_total{status="ok"} 1"#,
+            r#"node_authorizer_graph_actions_duration_seconds_count{operation="DeletePod"} 1"#,
+            r#"apiserver_client_certificate_expiration_seconds_bucket{le="43200"} 0"#,
+        ],
+    );
+    let shown = page.lines().find_map(|l| {
+        l.strip_prefix("apiserver_client_certificate_expiration_seconds_bucket{le=\"86400\"} ")
+    });
+    assert!(shown.unwrap().parse::<u64>().unwrap() > 4, "{page}");
+    cluster.api.shutdown().await;
+}
