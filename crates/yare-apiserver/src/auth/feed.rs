@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -19,15 +22,26 @@ use crate::{core::Core, registry::store_kind};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-/// The feeds of a server; empty until [`start`].
+/// The feeds of a server; none until [`start`].
 #[derive(Default)]
-pub struct Feeds(OnceLock<Vec<Arc<Feed>>>);
+pub struct Feeds {
+    list: OnceLock<Vec<Arc<Feed>>>,
+    told: AtomicU64,
+}
 
 impl Feeds {
-    /// Tells the authorizers all that is in the store now. `false`: they knew it already.
-    pub fn catch_up(&self, core: &Core) -> bool {
-        // Each of them, not only up to the first that had something to tell.
-        self.0.get().into_iter().flatten().filter(|feed| feed.catch_up(core)).count() > 0
+    /// How much the authorizers were told so far.
+    pub fn told(&self) -> u64 {
+        self.told.load(Ordering::Acquire)
+    }
+
+    /// Tells the authorizers all that is in the store now. `false`: they have not been told anything, by this or
+    /// by others, after `since` was [told](Self::told).
+    pub fn catch_up(&self, core: &Core, since: u64) -> bool {
+        for feed in self.list.get().into_iter().flatten() {
+            feed.catch_up(core);
+        }
+        self.told() != since
     }
 }
 
@@ -57,7 +71,7 @@ pub fn start(core: &Arc<Core>) {
         let (kind, position) = (store_kind(group, plural), Mutex::default());
         Arc::new(Feed { group, plural, kind, position })
     });
-    let feeds = core.config.auth.feeds.0.get_or_init(|| feeds.collect());
+    let feeds = core.config.auth.feeds.list.get_or_init(|| feeds.collect());
     for feed in feeds {
         feed.catch_up(core);
         tokio::spawn(feed.clone().follow(core.clone()));
@@ -80,19 +94,17 @@ impl Feed {
         }
     }
 
-    fn catch_up(&self, core: &Core) -> bool {
+    fn catch_up(&self, core: &Core) {
         let mut position = self.position.lock();
-        let mut told = false;
         loop {
             let batch = match &mut position.watcher {
                 Some(watcher) => watcher.ready(),
                 None => {
                     self.take_in(core, &mut position);
-                    told = true;
                     match &mut position.watcher {
                         Some(watcher) => watcher.ready(),
                         // The store is closed.
-                        None => return told,
+                        None => return,
                     }
                 }
             };
@@ -102,12 +114,11 @@ impl Feed {
                         let object = (event.kind == EventKind::Put).then_some(&*event.object.bytes);
                         self.tell(core, &mut position, &event.object.key, object);
                     }
-                    told = true;
                 }
-                Ok(None) => return told,
+                Ok(None) => return,
                 // Fell out of the watch's history: start over from the present state.
                 Err(_) if !core.stop.is_cancelled() => position.watcher = None,
-                Err(_) => return told,
+                Err(_) => return,
             }
         }
     }
@@ -126,6 +137,8 @@ impl Feed {
             auth.nodes.apply(self.plural, key, object);
             auth.metrics.node_graph(self.plural, object.is_some(), began.elapsed());
         }
+        // After: whoever reads this number decides by what was told.
+        auth.feeds.told.fetch_add(1, Ordering::Release);
     }
 
     /// Tells all of the kind's present state, and watches from there.

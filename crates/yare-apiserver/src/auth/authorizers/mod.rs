@@ -186,8 +186,10 @@ impl Walk {
     /// is known here is brought up to date.
     fn local(mut self, core: &Core, user: &User, action: &Action<'_>) -> Walked {
         let (next, reasons, errors) = (self.next, self.reasons.len(), self.errors.len());
+        let feeds = &core.config.auth.feeds;
+        let known = feeds.told();
         let mut outcome = self.along(core, user, action);
-        if !outcome.as_ref().is_some_and(Outcome::is_allowed) && core.config.auth.feeds.catch_up(core) {
+        if !outcome.as_ref().is_some_and(Outcome::is_allowed) && feeds.catch_up(core, known) {
             self.next = next;
             self.reasons.truncate(reasons);
             self.errors.truncate(errors);
