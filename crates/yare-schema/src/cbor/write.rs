@@ -149,6 +149,8 @@ impl Writer<'_, '_> {
     fn number(&mut self, ty: Option<TypeRef<'_>>) -> Outcome<()> {
         let text = self.reader.number()?;
         let floating = ty.is_some_and(|t| matches!(t.shape(), Shape::Scalar(Scalar::Float64)));
+        // JSON has a negative zero; integers have none.
+        let floating = floating || &*text == "-0";
         match text.parse::<i64>() {
             Ok(n) if !floating && n >= 0 => head(major::POSITIVE, n.unsigned_abs(), self.out),
             Ok(n) if !floating => head(major::NEGATIVE, n.unsigned_abs() - 1, self.out),
