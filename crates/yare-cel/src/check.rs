@@ -147,8 +147,8 @@ fn nullable(of: &Type) -> bool {
 /// Whether `a` covers all that `b` does.
 fn equal_or_wider(a: &Type, b: &Type) -> bool {
     match (a, b) {
-        (Type::Dyn | Type::Param(_), _) => true,
-        (_, Type::Dyn | Type::Param(_)) => false,
+        (Type::Dyn | Type::Any | Type::Param(_), _) => true,
+        (_, Type::Dyn | Type::Any | Type::Param(_)) => false,
         (Type::List(a), Type::List(b)) => equal_or_wider(a, b),
         (Type::Map(a), Type::Map(b)) => equal_or_wider(&a.0, &b.0) && equal_or_wider(&a.1, &b.1),
         (Type::Opaque(a, a_params), Type::Opaque(b, b_params)) => {

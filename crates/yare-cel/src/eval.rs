@@ -585,7 +585,7 @@ pub(crate) fn into_key(value: Value<'_>) -> Result<Key<'_>, EvalError> {
 fn accepts(params: &[Type], args: &[Value<'_>]) -> bool {
     params.len() == args.len()
         && params.iter().zip(args).all(|(param, arg)| match param {
-            Type::Dyn | Type::Param(_) => true,
+            Type::Dyn | Type::Any | Type::Param(_) => true,
             Type::List(_) => matches!(arg, Value::List(_)),
             Type::Map(_) => matches!(arg, Value::Map(_)),
             other => other.name() == arg.type_name(),

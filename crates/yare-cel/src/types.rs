@@ -7,6 +7,8 @@ use std::{fmt, sync::Arc};
 pub enum Type {
     /// Known at run time only.
     Dyn,
+    /// `google.protobuf.Any`: as [`Type::Dyn`], but no list or map that can be walked through.
+    Any,
     /// What an expression with an error has; it goes with everything, so that one mistake is told once.
     Error,
     /// `null_type`
@@ -79,11 +81,11 @@ impl Type {
     }
 
     pub(crate) fn is_dyn(&self) -> bool {
-        matches!(self, Type::Dyn)
+        matches!(self, Type::Dyn | Type::Any)
     }
 
     pub(crate) fn is_dyn_or_error(&self) -> bool {
-        matches!(self, Type::Dyn | Type::Error)
+        self.is_dyn() || matches!(self, Type::Error)
     }
 
     /// Sizes of such values are known when compiling: they count as one.
@@ -113,6 +115,7 @@ impl Type {
     pub fn name(&self) -> &str {
         match self {
             Type::Dyn => "dyn",
+            Type::Any => "google.protobuf.Any",
             Type::Error => "!error!",
             Type::Null => "null_type",
             Type::Bool => "bool",
@@ -135,6 +138,7 @@ impl Type {
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Type::Any => f.write_str("any"),
             Type::Null => f.write_str("null"),
             Type::Duration => f.write_str("duration"),
             Type::Timestamp => f.write_str("timestamp"),

@@ -37,7 +37,8 @@ pub enum Age {
 }
 
 impl Age {
-    fn version(self) -> Version {
+    /// The version of Kubernetes whose functions it may use.
+    pub fn version(self) -> Version {
         match self {
             Self::New => Version::new(1, 35),
             Self::Stored => Version::new(1, 36),

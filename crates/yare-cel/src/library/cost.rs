@@ -46,6 +46,8 @@ pub(crate) enum Cost {
     Distinct,
     Sort,
     SortBy,
+    /// At most one unit for each value that an attribute of a device may have.
+    Includes,
     /// Each element of one list against each of the other, so many times.
     Sets(f64),
 }
@@ -116,6 +118,7 @@ impl Cost {
             Cost::Standard => return None,
             Cost::Unit => plain(CostEstimate::fixed(1)),
             Cost::Check => plain(CostEstimate::fixed(CHECK)),
+            Cost::Includes => plain(CostEstimate { min: 0, max: super::devices::MAX_VALUES as u64 }),
             Cost::Selector => plain(selector(size(1))),
             Cost::ListWalk => match element(operands.first()?, sizes) {
                 Some((of, elem)) => {
@@ -220,7 +223,7 @@ impl Cost {
         let size = |index: usize| args.get(index).map_or(1, Value::size);
         match self {
             Cost::Standard => standard(overload, args),
-            Cost::Unit => 1,
+            Cost::Unit | Cost::Includes => 1,
             Cost::Check => CHECK,
             Cost::Selector => selector(SizeEstimate::fixed(size(1))).max,
             Cost::ListWalk => args.first().map_or(0, walk),

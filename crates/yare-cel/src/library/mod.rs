@@ -6,6 +6,7 @@
 
 pub mod authz;
 mod cost;
+mod devices;
 mod format;
 mod lists;
 mod network;
@@ -115,8 +116,10 @@ pub enum Library {
     TwoVariables,
     /// `jsonpatch.escapeKey`, and `JSONPatch{…}`: where patches are made.
     JsonPatch,
-    /// `cel.bind`. Not in Kubernetes.
+    /// `cel.bind`. Only selectors of devices have it in Kubernetes.
     Bindings,
+    /// `includes`, of attributes of devices that may be lists.
+    Devices,
 }
 
 /// All libraries.
@@ -245,6 +248,13 @@ pub(crate) const LIBRARIES: &[Definition] = &[
         since: None,
         functions: &[],
         macros: macros::BINDINGS,
+        types: &[],
+    },
+    Definition {
+        library: Library::Devices,
+        since: None,
+        functions: &[devices::FUNCTIONS],
+        macros: &[],
         types: &[],
     },
 ];

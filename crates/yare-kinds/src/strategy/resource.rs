@@ -1,6 +1,4 @@
 //! Strategies of the kinds of `resource.k8s.io` (dynamic resource allocation), in the shape of `v1`.
-//!
-//! Expressions of selectors are not compiled here, nor their cost estimated: only their length is looked at.
 
 use serde_json::{Value, json};
 use yare_schema::field::{FieldError, Path};
@@ -15,6 +13,7 @@ use crate::{
 
 mod claims;
 mod pools;
+mod selectors;
 mod slice;
 mod status;
 mod taints;
@@ -40,12 +39,12 @@ pub const RESOURCE_SLICE: &dyn Strategy = &slice::ResourceSlice;
 struct DeviceClass;
 
 impl Strategy for DeviceClass {
-    fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        check_class(object, None)
+    fn validate(&self, object: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        check_class(object, None, ctx)
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        check_class(new, Some(old))
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        check_class(new, Some(old), ctx)
     }
 
     fn has_generation(&self) -> bool {
@@ -53,11 +52,14 @@ impl Strategy for DeviceClass {
     }
 }
 
-fn check_class(class: &Value, old: Option<&Value>) -> Errors {
+fn check_class(class: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Errors {
     const MAX_CONFIGS: usize = 32;
     let mut errs = Errors::new();
     let path = Path::new("spec");
-    claims::check_selectors(&mut errs, &path.child("selectors"), class.items("spec.selectors"));
+    // Selectors that stay as they are may use what new ones may not yet.
+    let stored = old.is_some_and(|old| old.at("spec.selectors") == class.at("spec.selectors"));
+    let terms = selectors::Terms::new(ctx.gates, stored);
+    selectors::check(&mut errs, &path.child("selectors"), class.items("spec.selectors"), terms);
     let (list, configs) = (path.child("config"), class.items("spec.config"));
     claims::at_most(&mut errs, &list, configs, MAX_CONFIGS);
     let before = old.map(|old| (class.at("spec.config"), old.at("spec.config")));

@@ -6,7 +6,11 @@ use yare_schema::{
     field::{FieldError, Path},
 };
 
-use super::{slice::check_qualified_name, taints::check_toleration};
+use super::{
+    selectors::{self, Terms},
+    slice::check_qualified_name,
+    taints::check_toleration,
+};
 use crate::{
     check::{Check, Errors, repeated},
     names,
@@ -16,8 +20,6 @@ use crate::{
 
 const MAX_REQUESTS: usize = 32;
 const MAX_FIRST_AVAILABLE: usize = 8;
-const MAX_SELECTORS: usize = 32;
-const MAX_EXPRESSION_BYTES: usize = 10 * 1024;
 const MAX_PARAMETERS_BYTES: usize = 10 * 1024;
 
 /// An error where there are more than `max` items.
@@ -48,7 +50,10 @@ pub fn check_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, gates: &Gate
     let path = path.child("devices");
     let devices = spec.at("devices");
     let requests = devices.items("requests");
-    check_named(errs, &path.child("requests"), requests, MAX_REQUESTS, check_request);
+    let terms = Terms::new(gates, false);
+    let check =
+        |errs: &mut Errors, path: &Path<'_>, request: &Value| check_request(errs, path, request, terms);
+    check_named(errs, &path.child("requests"), requests, MAX_REQUESTS, &check);
     let constraints = devices.items("constraints");
     let list = path.child("constraints");
     at_most(errs, &list, constraints, MAX_REQUESTS);
@@ -81,7 +86,7 @@ fn check_named(
     path: &Path<'_>,
     items: &[Value],
     max: usize,
-    check: fn(&mut Errors, &Path<'_>, &Value),
+    check: &dyn Fn(&mut Errors, &Path<'_>, &Value),
 ) {
     if items.len() > max {
         return at_most(errs, path, items, max);
@@ -98,22 +103,24 @@ fn check_named(
     }
 }
 
-fn check_request(errs: &mut Errors, path: &Path<'_>, request: &Value) {
+fn check_request(errs: &mut Errors, path: &Path<'_>, request: &Value, terms: Terms) {
     const ONE: &str = "exactly one of `exactly` or `firstAvailable` is required";
     let first = request.items("firstAvailable");
     match (request.has("exactly"), !first.is_empty()) {
         (false, false) => errs.required(path, ONE),
         (true, true) => errs.invalid(path, Value::Null, format!("{ONE}, but multiple fields are set")),
-        (true, false) => check_devices(errs, &path.child("exactly"), request.at("exactly")),
+        (true, false) => check_devices(errs, &path.child("exactly"), request.at("exactly"), terms),
         (false, true) => {
-            check_named(errs, &path.child("firstAvailable"), first, MAX_FIRST_AVAILABLE, check_devices);
+            let check =
+                |errs: &mut Errors, path: &Path<'_>, sub: &Value| check_devices(errs, path, sub, terms);
+            check_named(errs, &path.child("firstAvailable"), first, MAX_FIRST_AVAILABLE, &check);
         }
     }
 }
 
-fn check_devices(errs: &mut Errors, path: &Path<'_>, request: &Value) {
+fn check_devices(errs: &mut Errors, path: &Path<'_>, request: &Value, terms: Terms) {
     errs.name(&path.child("deviceClassName"), request.str_at("deviceClassName"), names::dns1123_subdomain);
-    check_selectors(errs, &path.child("selectors"), request.items("selectors"));
+    selectors::check(errs, &path.child("selectors"), request.items("selectors"), terms);
     let count = request.int_at("count");
     match request.str_at("allocationMode") {
         "All" if count != 0 => {
@@ -126,20 +133,6 @@ fn check_devices(errs: &mut Errors, path: &Path<'_>, request: &Value) {
     let list = path.child("tolerations");
     for (i, toleration) in request.items("tolerations").iter().enumerate() {
         check_toleration(errs, &list.index(i), toleration);
-    }
-}
-
-/// Errors in selectors of devices.
-pub fn check_selectors(errs: &mut Errors, path: &Path<'_>, selectors: &[Value]) {
-    at_most(errs, path, selectors, MAX_SELECTORS);
-    for (i, selector) in selectors.iter().enumerate().filter(|_| selectors.len() <= MAX_SELECTORS) {
-        let p = path.index(i);
-        let p = p.child("cel");
-        if !selector.has("cel") {
-            errs.required(&p, "");
-        } else if selector.str_at("cel.expression").len() > MAX_EXPRESSION_BYTES {
-            errs.push(FieldError::too_long(&p.child("expression"), MAX_EXPRESSION_BYTES));
-        }
     }
 }
 
