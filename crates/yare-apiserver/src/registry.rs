@@ -329,8 +329,10 @@ impl Registry {
             out.remove(served);
         }
         for served in come {
-            // A definition never hides a built-in resource.
-            if builtin.find(&served.group, &served.version, &served.plural).is_none() {
+            // A definition never hides a built-in resource, nor is anything served whose objects would be those of one.
+            if builtin.find(&served.group, &served.version, &served.plural).is_none()
+                && builtin.stored(&served.stored.kind_key).is_none()
+            {
                 out.insert(served.clone());
             }
         }

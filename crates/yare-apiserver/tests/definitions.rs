@@ -212,3 +212,30 @@ async fn a_schema_is_compiled_when_an_object_needs_it() {
     assert_eq!(created["spec"]["size"], 3);
     assert!(is_compiled());
 }
+
+#[tokio::test]
+async fn definitions_of_what_is_built_in_take_nothing_with_them() {
+    let server = Server::start().await;
+    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let ingress = json!({"metadata": {"name": "a"}, "spec": {"defaultBackend": backend}});
+    server.post(ingresses, &ingress).await.expect(201);
+    let name = "ingresses.networking.k8s.io";
+    let mut crd =
+        definition("networking.k8s.io", "ingresses", "Ingress", json!([version("v9", true, json!({}))]));
+    crd["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "unapproved, a mistake"});
+    server.post(CRDS, &crd).await.expect(201);
+    condition(&server, name, "Established", "True").await;
+    // Its objects would be those of the built-in resource, so that it has none.
+    server.get("/apis/networking.k8s.io/v9/ingresses").await.expect_reason(404, "NotFound");
+    // Somebody else holds it, so that what is told of its end can be read.
+    let patch =
+        json!({"metadata": {"finalizers": ["customresourcecleanup.apiextensions.k8s.io", "e.com/hold"]}});
+    server.patch("merge", &format!("{CRDS}/{name}"), &patch).await.expect(200);
+    server.delete(&format!("{CRDS}/{name}")).await.expect(200);
+    let (reason, message) = condition(&server, name, "Terminating", "False").await;
+    assert_eq!(reason, "OverlappingBuiltInResource");
+    assert_eq!(message, "instances overlap with built-in resources in storage");
+    let left = server.get(&format!("{ingresses}/a")).await.expect(200);
+    assert_eq!(left["metadata"]["deletionTimestamp"], Value::Null);
+}

@@ -118,6 +118,6 @@ macro_rules! tables {
 }
 
 tables! {
-    claim node others pod_changes pod_spec service volume
+    claim definition definition_schema node others pod_changes pod_spec service volume
     admission apps batch flowcontrol networking resource runtime_class storage
 }

@@ -140,7 +140,7 @@ pub fn quote(text: &str) -> String {
 }
 
 /// Whether a character leaves a mark, or is the plain blank. Marks that combine with the letter before print.
-fn prints(c: char) -> bool {
+pub fn prints(c: char) -> bool {
     match c {
         ' ' => true,
         c if c.is_ascii() => c.is_ascii_graphic(),

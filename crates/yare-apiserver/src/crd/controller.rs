@@ -31,7 +31,7 @@ use crate::{
     core::Core,
     hooks::CLEANUP,
     options::DeleteOptions,
-    registry::Served,
+    registry::{Served, store_kind},
     span,
     verbs::{delete, write},
 };
@@ -49,8 +49,8 @@ struct Entry {
     conditions: Value,
     /// The condition about protected groups that it should have.
     approval: Option<Value>,
-    /// What is wrong with its schemas, empty for most.
-    violations: String,
+    /// What is wrong with its schemas, nothing for most.
+    violations: Option<Value>,
     /// Its webhook's certificates make no sense.
     bad_ca_bundle: bool,
     deleting: bool,
@@ -218,9 +218,9 @@ impl Entry {
     }
 }
 
-/// What keeps a definition's schemas from being structural: possible only in definitions from before that was
+/// The condition of a definition whose schemas are not structural: possible only in definitions from before that was
 /// demanded.
-fn violations(definition: &Value) -> String {
+fn violations(definition: &Value) -> Option<Value> {
     let mut errors = Vec::new();
     if definition.bool_at("spec.preserveUnknownFields") {
         let path = Path::new("spec");
@@ -228,19 +228,28 @@ fn violations(definition: &Value) -> String {
     }
     let versions = Path::new("spec.versions");
     for (i, version) in definition.items("spec.versions").iter().enumerate() {
+        let schema = version.at("schema.openAPIV3Schema");
+        if schema.is_null() {
+            continue;
+        }
         let at = versions.index(i);
         let at = at.child("schema");
-        errors.extend(crd::structural_violations(
-            version.at("schema.openAPIV3Schema"),
-            &at.child("openAPIV3Schema"),
-        ));
+        match crd::structural_violations(schema, &at.child("openAPIV3Schema")) {
+            Ok(found) => errors.extend(found),
+            Err(why) => {
+                let name = version.str_at("name");
+                let message = format!("failed to check validation schema for version {name}: {why}");
+                return Some(condition("NonStructuralSchema", "Unknown", "StructuralError", &message));
+            }
+        }
     }
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    match &texts[..] {
-        [] => String::new(),
+    let message = match &texts[..] {
+        [] => return None,
         [one] => one.clone(),
         _ => format!("[{}]", texts.join(", ")),
-    }
+    };
+    Some(condition("NonStructuralSchema", "True", "Violations", &message))
 }
 
 /// How many definitions get their status written at once: their commits share a sync of the disk.
@@ -340,9 +349,7 @@ fn wanted(entry: &Entry, verdict: &Verdict) -> Vec<Value> {
             }
         });
     }
-    if !entry.violations.is_empty() {
-        out.push(condition("NonStructuralSchema", "True", "Violations", &entry.violations));
-    }
+    out.extend(entry.violations.clone());
     out.extend(entry.approval.clone());
     out
 }
@@ -357,7 +364,7 @@ async fn report(core: &Arc<Core>, name: &str, entry: &Entry, verdict: &Verdict) 
             changed |= set_condition(conditions, condition, &now);
         }
         let before = conditions.len();
-        if entry.violations.is_empty() {
+        if entry.violations.is_none() {
             conditions.retain(|c| c.str_at("type") != "NonStructuralSchema");
         }
         changed || conditions.len() < before
@@ -425,7 +432,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Deletes all objects of a definition that is going, then lets it go.
 async fn clean(core: Arc<Core>, name: String, established: bool) {
-    let done = if established {
+    let done = if overlaps(&core, &name) {
+        // Its objects would be those of the built-in resource.
+        let message = "instances overlap with built-in resources in storage";
+        terminating(&core, &name, "False", "OverlappingBuiltInResource", message).await
+    } else if established {
         terminating(
             &core,
             &name,
@@ -446,6 +457,14 @@ async fn clean(core: Arc<Core>, name: String, established: bool) {
         }
     }
     core.cleaning.lock().remove(&name);
+}
+
+/// Whether a definition is of a resource that is built in, and whose objects lie where its own would.
+fn overlaps(core: &Core, name: &str) -> bool {
+    core.read(DEFINITIONS, name).is_some_and(|definition| {
+        let kind = store_kind(definition.str_at("spec.group"), definition.str_at("spec.names.plural"));
+        core.builtin.stored(&kind).is_some()
+    })
 }
 
 async fn remove_objects(core: &Arc<Core>, name: &str) -> bool {

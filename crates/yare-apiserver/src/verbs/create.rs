@@ -146,8 +146,8 @@ async fn commit(
         let reserved = hooks::before_create(call, served, &mut new, options.dry_run)?;
         let of_metadata = || {
             let mut errors = meta::validate_create(&new, stored.namespaced, &*stored.strategy);
-            if stored.builtin.is_some() {
-                errors.extend(meta::validate_kube_finalizers(&new));
+            if let Some(row) = stored.builtin {
+                errors.extend(row.check_finalizers(&new));
             }
             errors
         };

@@ -280,8 +280,8 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         hooks::before_update(call, served, &mut new, &old, options.dry_run)?;
         let mut errors = admission::claims::errors(&attributes, &new, Some(&old)).await;
         errors.extend(meta::validate_update(&new, &old, stored.namespaced));
-        if stored.builtin.is_some() {
-            errors.extend(meta::validate_kube_finalizers(&new));
+        if let Some(row) = stored.builtin {
+            errors.extend(row.check_finalizers(&new));
         }
         let mut warnings = Vec::new();
         let judged = (served.judged(&new)?, served.judged(&old)?);

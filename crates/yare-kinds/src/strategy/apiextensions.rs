@@ -3,7 +3,10 @@
 //! Schemas are checked by [`yare_schema::crd`], expressions in them by [`crate::validations`].
 
 use serde_json::{Value, json};
-use yare_schema::field::{FieldError, Path};
+use yare_schema::{
+    field::{FieldError, Path},
+    goprint,
+};
 
 use super::{Context, Strategy, certificates::check_ca_bundle, webhook::default_client_config};
 use crate::{
@@ -15,6 +18,7 @@ use crate::{
 mod spec;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 /// `CustomResourceDefinition`
 pub const CUSTOM_RESOURCE_DEFINITION: &dyn Strategy = &CustomResourceDefinition;
@@ -67,18 +71,7 @@ impl Strategy for CustomResourceDefinition {
         let mut errs = Errors::new();
         check(&mut errs, new, Some(old));
         let path = Path::new("spec");
-        let established = old
-            .items("status.conditions")
-            .iter()
-            .any(|c| c.str_at("type") == "Established" && c.str_at("status") == "True");
-        let bundle = |crd: &Value| ca_bundle(crd).map(|text| (text.to_owned(), check_ca_bundle(text)));
-        if established
-            && let Some((text, Err(why))) = bundle(new)
-            && !matches!(bundle(old), Some((_, Err(_))))
-        {
-            errs.invalid(&Path::new("spec.conversion.webhookClientConfig.caBundle"), text, why);
-        }
-        let fixed: &[&str] = if established {
+        let fixed: &[&str] = if is_established(old) {
             &["scope", "names.kind", "group", "names.plural"]
         } else {
             &["group", "names.plural"]
@@ -95,6 +88,12 @@ impl Strategy for CustomResourceDefinition {
         errs
     }
 
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let known = old.map(versions::unknown_formats).unwrap_or_default();
+        let formats = versions::unknown_formats(new).into_iter().filter(|format| !known.contains(format));
+        formats.map(|format| format!("unrecognized format {}", goprint::quote(format))).collect()
+    }
+
     fn has_status(&self) -> bool {
         true
     }
@@ -108,14 +107,20 @@ impl Strategy for CustomResourceDefinition {
     }
 }
 
+/// Whether a definition has been served.
+fn is_established(crd: &Value) -> bool {
+    let condition = |c: &Value| c.str_at("type") == "Established" && c.str_at("status") == "True";
+    crd.items("status.conditions").iter().any(condition)
+}
+
 /// The certificates that a definition's webhook is trusted by.
-fn ca_bundle(crd: &Value) -> Option<&str> {
-    crd.str_opt("spec.conversion.webhook.clientConfig.caBundle").filter(|text| !text.is_empty())
+fn ca_bundle(spec: &Value) -> Option<&str> {
+    spec.str_opt("conversion.webhook.clientConfig.caBundle").filter(|text| !text.is_empty())
 }
 
 /// Whether a definition names certificates for its webhook that are none.
 pub fn has_bad_ca_bundle(crd: &Value) -> bool {
-    ca_bundle(crd).is_some_and(|text| check_ca_bundle(text).is_err())
+    ca_bundle(crd.at("spec")).is_some_and(|text| check_ca_bundle(text).is_err())
 }
 
 fn storage_version(crd: &Value) -> Option<String> {
@@ -134,7 +139,7 @@ fn record_storage_version(crd: &mut Value) {
 }
 
 fn check(errs: &mut Errors, crd: &Value, old: Option<&Value>) {
-    spec::check(errs, &Path::new("spec"), crd.at("spec"), old.map(|o| o.at("spec")));
+    spec::check(errs, &Path::new("spec"), crd.at("spec"), old);
     spec::check_names(errs, &Path::new("status.acceptedNames"), crd.at("status.acceptedNames"));
     check_stored_versions(errs, &Path::new("status.storedVersions"), crd);
     check_approval(errs, crd, old);
@@ -158,10 +163,11 @@ fn check_stored_versions(errs: &mut Errors, path: &Path<'_>, crd: &Value) {
         );
     }
     let versions: Vec<&str> = crd.items("spec.versions").iter().map(|v| v.str_at("name")).collect();
-    if let Some(storage) = storage_version(crd)
-        && !stored.contains(&storage.as_str())
-    {
-        errs.invalid(path, stored.clone(), format!("must have the storage version {storage}"));
+    for version in crd.items("spec.versions").iter().filter(|v| v.bool_at("storage")) {
+        let name = version.str_at("name");
+        if !stored.contains(&name) {
+            errs.invalid(path, stored.clone(), format!("must have the storage version {name}"));
+        }
     }
     for (i, version) in stored.iter().enumerate().filter(|(_, v)| !versions.contains(*v)) {
         errs.invalid(

@@ -12,6 +12,8 @@ use crate::{
 };
 
 const FORM: &str = "; desired format: https://host[/path]";
+/// The versions of reviews that the server speaks.
+const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 const DEFAULT_PORT: i64 = 443;
 
 /// Defaults of a client configuration.
@@ -30,9 +32,21 @@ pub fn check_client_config(errs: &mut Errors, path: &Path<'_>, config: &Value) {
     }
 }
 
+/// Whether a review has a version that the server speaks.
+pub fn knows_a_review(versions: &[&str]) -> bool {
+    versions.iter().any(|v| REVIEWS.contains(v))
+}
+
 /// Errors in the versions of a review (`AdmissionReview`, `ConversionReview`) that a webhook understands.
 pub fn check_review_versions(errs: &mut Errors, path: &Path<'_>, versions: &[&str], required: &str) {
-    const KNOWN: [&str; 2] = ["v1", "v1beta1"];
+    check_kept_review_versions(errs, path, versions, required);
+    if !versions.is_empty() && !knows_a_review(versions) {
+        errs.invalid(path, versions.to_vec(), format!("must include at least one of {}", REVIEWS.join(", ")));
+    }
+}
+
+/// [`check_review_versions`] where there was none before that the server speaks.
+pub fn check_kept_review_versions(errs: &mut Errors, path: &Path<'_>, versions: &[&str], required: &str) {
     if versions.is_empty() {
         return errs.required(path, required);
     }
@@ -43,9 +57,6 @@ pub fn check_review_versions(errs: &mut Errors, path: &Path<'_>, versions: &[&st
         } else {
             errs.each(&path.index(i), *version, names::dns1035_label(version));
         }
-    }
-    if !versions.iter().any(|v| KNOWN.contains(v)) {
-        errs.invalid(path, versions.to_vec(), format!("must include at least one of {}", KNOWN.join(", ")));
     }
 }
 

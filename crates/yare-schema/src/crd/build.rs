@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
-use super::{AdditionalProperties, Compiled, Keywords};
+use super::{AdditionalProperties, Compiled, Kept, Keywords};
 use crate::{
     builtin::builtin,
     constraints::{Constraints, JsonType, Pattern, Rule, Rules},
@@ -19,11 +19,19 @@ use crate::{
 /// Most properties of one object.
 const MAX_PROPERTIES: usize = 10_000;
 
-pub(super) fn build(schema: &Value, path: &Path<'_>) -> (Compiled, Vec<FieldError>) {
+/// The types of a schema. What makes no sense in it is passed over.
+pub(super) fn build(schema: &Value) -> Compiled {
     let mut builder = Builder::default();
-    let root = builder.slot(Keywords(schema), path, true);
+    let root = builder.slot(Keywords(schema), &Path::ROOT, true);
     builder.schema.types.shrink_to_fit();
-    (Compiled { schema: Arc::new(builder.schema), root: root.ty }, builder.errors)
+    Compiled { schema: Arc::new(builder.schema), root: root.ty }
+}
+
+/// Errors in the defaults of a structural schema.
+pub(super) fn check_defaults(schema: &Value, path: &Path<'_>, kept: Kept) -> Vec<FieldError> {
+    let mut builder = Builder { checks: Some(kept), ..Builder::default() };
+    builder.slot(Keywords(schema), path, true);
+    builder.errors
 }
 
 #[derive(Default)]
@@ -32,6 +40,8 @@ struct Builder {
     /// Scalars without constraints, which all places share.
     plain: Vec<(Scalar, TypeId)>,
     object_meta: Option<TypeId>,
+    /// Whether defaults are checked here, and what for not.
+    checks: Option<Kept>,
     errors: Vec<FieldError>,
 }
 
@@ -53,21 +63,20 @@ impl Builder {
     fn slot(&mut self, s: Keywords<'_>, path: &Path<'_>, root: bool) -> Slot {
         let ty = self.ty(s, path, root);
         let default = s.get("default").cloned().map(Arc::new);
-        if let Some(default) = &default {
-            self.check_default(ty, default, path);
+        if let (Some(default), Some(kept)) = (&default, self.checks) {
+            self.check_default(ty, default, path, kept);
         }
         Slot { ty, default, nullable: s.flag("nullable") }
     }
 
     /// A default must be a value of its type.
-    fn check_default(&mut self, ty: TypeId, default: &Value, path: &Path<'_>) {
+    fn check_default(&mut self, ty: TypeId, default: &Value, path: &Path<'_>, kept: Kept) {
         let at = path.child("default");
         let ty = self.schema.at(ty);
         let mut pruned = default.clone();
         prune_value(ty, &mut pruned);
-        if pruned != *default {
+        if pruned != *default && !kept.unpruned_defaults {
             self.errors.push(FieldError::invalid(&at, default.clone(), "must not have unknown fields"));
-            return;
         }
         let at = at.to_string();
         for mut error in validate(ty, default) {
@@ -129,7 +138,10 @@ impl Builder {
         if !has_properties && !embedded {
             match s.additional() {
                 AdditionalProperties::Schema(schema) => {
+                    // Upstream does not look at defaults of what stands under free keys.
+                    let checks = self.checks.take();
                     let value = self.slot(Keywords(schema), &path.child("additionalProperties"), false);
+                    self.checks = checks;
                     return Shape::Map(Map { value, atomic });
                 }
                 AdditionalProperties::Bool(true) if !preserve => {
@@ -270,7 +282,7 @@ fn value_rules(s: Keywords<'_>) -> Rules {
 }
 
 /// Which formats are checked depends on the type they stand beside.
-fn is_checked(ty: &str, format: &str) -> bool {
+pub(super) fn is_checked(ty: &str, format: &str) -> bool {
     match ty {
         "" | "string" => !format.is_empty() && formats::is_known(format),
         "integer" => matches!(format, "int32" | "int64"),

@@ -3,19 +3,16 @@
 
 use serde_json::Value;
 
-use super::{AdditionalProperties, Keywords, MAX_ERRORS, is_zero};
+use super::{AdditionalProperties, Kept, Keywords, MAX_ERRORS, is_said};
 use crate::{
     constraints::JsonType,
     field::{FieldError, Path},
 };
 
 /// What a definition's schema must keep to besides being structural.
-pub(super) fn open_api(schema: &Value, path: &Path<'_>) -> Vec<FieldError> {
+pub(super) fn open_api(schema: &Value, path: &Path<'_>, kept: Kept) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    if Keywords(schema).flag("nullable") {
-        errors.push(FieldError::forbidden(&path.child("nullable"), "nullable cannot be true at the root"));
-    }
-    open_api_at(Keywords(schema), path, Place { root: true, ..Place::default() }, &mut errors);
+    open_api_at(Keywords(schema), path, Place { root: true, kept, ..Place::default() }, &mut errors);
     errors.truncate(MAX_ERRORS);
     errors
 }
@@ -49,29 +46,30 @@ const ROOT_WITH_STATUS: [(&str, &str); 22] = [
 
 pub(super) fn root_with_status(schema: &Value, path: &Path<'_>) -> Vec<FieldError> {
     let s = Keywords(schema);
-    let mut errors = Vec::new();
+    let said = |name: &str| s.get(name).is_some_and(|value| is_said(name, value));
+    let allowed = |name: &str| ROOT_WITH_STATUS.iter().any(|(_, keyword)| *keyword == name);
     let ty = s.text("type");
-    if !ty.is_empty() && ty != "object" {
-        errors.push(FieldError::invalid(
+    // Keywords are looked at in the order of Go's fields, up to the first that is wrong.
+    let before_type = ["id", "$schema", "$ref"].iter().any(|name| said(name));
+    if !before_type && !ty.is_empty() && ty != "object" {
+        return vec![FieldError::invalid(
             &path.child("type"),
             ty,
             "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled",
-        ));
+        )];
     }
-    let allowed = |name: &String| ROOT_WITH_STATUS.iter().any(|(_, keyword)| keyword == name);
-    if schema.as_object().is_some_and(|map| map.iter().any(|(name, value)| !allowed(name) && !is_zero(value)))
-    {
+    if schema.as_object().is_some_and(|map| map.keys().any(|name| !allowed(name) && said(name))) {
         let names: Vec<&str> = ROOT_WITH_STATUS.iter().map(|(name, _)| *name).collect();
-        errors.push(FieldError::invalid(
+        return vec![FieldError::invalid(
             path,
             schema.clone(),
             format!(
                 "only [{}] fields are allowed at the root of the schema if the status subresource is enabled",
                 names.join(" ")
             ),
-        ));
+        )];
     }
-    errors
+    Vec::new()
 }
 
 #[derive(Clone, Copy, Default)]
@@ -80,6 +78,7 @@ struct Place {
     inside_meta: bool,
     /// Why defaults may not be set here.
     no_defaults: Option<&'static str>,
+    kept: Kept,
 }
 
 /// Keywords of JSON Schema that a definition must not use.
@@ -99,7 +98,7 @@ fn open_api_at(s: Keywords<'_>, path: &Path<'_>, place: Place, errors: &mut Vec<
     let place_here = Place { root: false, ..place };
     let ty = s.text("type");
     let type_path = path.child("type");
-    if !ty.is_empty() && JsonType::parse(ty).is_none() {
+    if !place.kept.odd_types && !ty.is_empty() && JsonType::parse(ty).is_none() {
         let all = ["array", "boolean", "integer", "number", "object", "string"];
         errors.push(FieldError::not_supported(&type_path, ty, &all));
     }
@@ -109,7 +108,7 @@ fn open_api_at(s: Keywords<'_>, path: &Path<'_>, place: Place, errors: &mut Vec<
         errors.push(FieldError::forbidden(&path.child("default"), format!("must not be set {why}")));
     }
     for (name, detail) in UNSUPPORTED {
-        if s.get(name).is_some_and(|v| !is_zero(v)) {
+        if s.get(name).is_some_and(|v| is_said(name, v) || name == "dependencies") {
             errors.push(FieldError::forbidden(&path.child(name), detail));
         }
     }
@@ -181,8 +180,17 @@ fn open_api_at(s: Keywords<'_>, path: &Path<'_>, place: Place, errors: &mut Vec<
             open_api_at(Keywords(clause), &list_path.index(i), place_here, errors);
         }
     }
+    for name in ["definitions", "dependencies"] {
+        let list_path = path.child(name);
+        for (name, schema) in s.get(name).and_then(Value::as_object).into_iter().flatten() {
+            open_api_at(Keywords(schema), &list_path.key(name), place_here, errors);
+        }
+    }
     if let Some(items) = s.items() {
         open_api_at(Keywords(items), &items_path, place_here, errors);
+    }
+    for (i, items) in s.list("items").iter().enumerate() {
+        open_api_at(Keywords(items), &items_path.index(i), place_here, errors);
     }
     if s.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(false)) {
         errors.push(FieldError::invalid(
@@ -191,7 +199,10 @@ fn open_api_at(s: Keywords<'_>, path: &Path<'_>, place: Place, errors: &mut Vec<
             "must be true or undefined",
         ));
     }
-    list_and_map_types(s, path, errors);
+    list_and_map_types(s, path, place.kept, errors);
+    if !place.kept.loose_keys {
+        list_keys(s, path, errors);
+    }
     validation_rules(s, path, errors);
 }
 
@@ -214,10 +225,65 @@ fn one_of(s: Keywords<'_>, keyword: &str, allowed: &[&str], path: &Path<'_>, err
     }
 }
 
-fn list_and_map_types(s: Keywords<'_>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    const LIST_TYPE: &str = "x-kubernetes-list-type";
-    const MAP_TYPE: &str = "x-kubernetes-map-type";
-    const MAP_KEYS: &str = "x-kubernetes-list-map-keys";
+const LIST_TYPE: &str = "x-kubernetes-list-type";
+const MAP_TYPE: &str = "x-kubernetes-map-type";
+const MAP_KEYS: &str = "x-kubernetes-list-map-keys";
+
+/// The items of a set, where they are no values that are set as a whole.
+fn granular_items(s: Keywords<'_>) -> Option<Keywords<'_>> {
+    let items = s.items().map(Keywords).filter(|_| s.text(LIST_TYPE) == "set")?;
+    let granular = match items.text("type") {
+        "array" => !matches!(items.text(LIST_TYPE), "" | "atomic"),
+        "object" => items.text(MAP_TYPE) != "atomic",
+        _ => false,
+    };
+    granular.then_some(items)
+}
+
+pub(super) fn has_granular_items(s: Keywords<'_>) -> bool {
+    granular_items(s).is_some()
+}
+
+pub(super) fn has_loose_keys(s: Keywords<'_>) -> bool {
+    let mut errors = Vec::new();
+    list_keys(s, &Path::ROOT, &mut errors);
+    !errors.is_empty()
+}
+
+/// Items of sets and maps are there, and so are the keys of those of maps.
+fn list_keys(s: Keywords<'_>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let list_type = s.text(LIST_TYPE);
+    let Some(items) = s.items().map(Keywords).filter(|_| matches!(list_type, "set" | "map")) else { return };
+    let items_path = path.child("items");
+    if items.flag("nullable") {
+        errors.push(FieldError::forbidden(
+            &items_path.child("nullable"),
+            format!("cannot be nullable when x-kubernetes-list-type is {list_type}"),
+        ));
+    }
+    if list_type != "map" {
+        return;
+    }
+    let properties_path = items_path.child("properties");
+    for key in s.names(MAP_KEYS) {
+        let Some(property) = items.property(key).map(Keywords) else { continue };
+        let key_path = properties_path.key(key);
+        if !items.names("required").any(|r| r == key) && property.get("default").is_none() {
+            errors.push(FieldError::required(
+                &key_path.child("default"),
+                "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
+            ));
+        }
+        if property.flag("nullable") {
+            errors.push(FieldError::forbidden(
+                &key_path.child("nullable"),
+                "this property is in x-kubernetes-list-map-keys, so it cannot be nullable",
+            ));
+        }
+    }
+}
+
+fn list_and_map_types(s: Keywords<'_>, path: &Path<'_>, kept: Kept, errors: &mut Vec<FieldError>) {
     typed_as(s, MAP_TYPE, "object", path, errors);
     one_of(s, MAP_TYPE, &["atomic", "granular"], path, errors);
     typed_as(s, LIST_TYPE, "array", path, errors);
@@ -226,20 +292,18 @@ fn list_and_map_types(s: Keywords<'_>, path: &Path<'_>, errors: &mut Vec<FieldEr
     let list_type = s.text(LIST_TYPE);
     let items_path = path.child("items");
     let items = s.items().map(Keywords);
-    if list_type == "set"
+    if !kept.granular_sets
         && s.text("type") == "array"
-        && let Some(items) = items
+        && let Some(items) = granular_items(s)
     {
         let detail = "must be atomic as item of a list with x-kubernetes-list-type=set";
-        match items.text("type") {
-            "array" if !matches!(items.text(LIST_TYPE), "" | "atomic") => {
-                errors.push(FieldError::invalid(&items_path.child(LIST_TYPE), items.text(LIST_TYPE), detail));
-            }
-            "object" if items.text(MAP_TYPE) != "atomic" => {
-                errors.push(FieldError::invalid(&items_path.child(MAP_TYPE), items.text(MAP_TYPE), detail));
-            }
-            _ => {}
-        }
+        errors.push(if items.text("type") == "array" {
+            FieldError::invalid(&items_path.child(LIST_TYPE), items.text(LIST_TYPE), detail)
+        } else {
+            // Upstream shows the type of a list here, which there seldom is.
+            let shown = items.get(LIST_TYPE).and_then(Value::as_str).unwrap_or("null");
+            FieldError::invalid(&items_path.child(MAP_TYPE), shown, detail)
+        });
     }
     let keys: Vec<&str> = s.names(MAP_KEYS).collect();
     if !keys.is_empty() && list_type != "map" {
@@ -251,12 +315,6 @@ fn list_and_map_types(s: Keywords<'_>, path: &Path<'_>, errors: &mut Vec<FieldEr
             FieldError::invalid(&type_path, list_type, detail)
         });
     }
-    if matches!(list_type, "set" | "map") && items.is_some_and(|i| i.flag("nullable")) {
-        errors.push(FieldError::forbidden(
-            &items_path.child("nullable"),
-            format!("cannot be nullable when x-kubernetes-list-type is {list_type}"),
-        ));
-    }
     if list_type != "map" {
         return;
     }
@@ -265,7 +323,14 @@ fn list_and_map_types(s: Keywords<'_>, path: &Path<'_>, errors: &mut Vec<FieldEr
         errors.push(FieldError::required(&keys_path, "must not be empty if x-kubernetes-list-type is map"));
     }
     let Some(items) = items else {
-        errors.push(FieldError::required(&items_path, "must have a schema if x-kubernetes-list-type is map"));
+        errors.push(match s.get("items") {
+            None => FieldError::required(&items_path, "must have a schema if x-kubernetes-list-type is map"),
+            Some(several) => FieldError::invalid(
+                &items_path,
+                several.clone(),
+                "must only have a single schema if x-kubernetes-list-type is map",
+            ),
+        });
         return;
     };
     if items.text("type") != "object" {
@@ -292,19 +357,6 @@ fn list_and_map_types(s: Keywords<'_>, path: &Path<'_>, errors: &mut Vec<FieldEr
                         &key_path.child("type"),
                         items.text("type"),
                         "must be a scalar type if parent array's x-kubernetes-list-type is map",
-                    ));
-                }
-                let required = items.names("required").any(|r| r == *key);
-                if !required && property.get("default").is_none() {
-                    errors.push(FieldError::required(
-                        &key_path.child("default"),
-                        "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
-                    ));
-                }
-                if property.flag("nullable") {
-                    errors.push(FieldError::forbidden(
-                        &key_path.child("nullable"),
-                        "this property is in x-kubernetes-list-map-keys, so it cannot be nullable",
                     ));
                 }
             }

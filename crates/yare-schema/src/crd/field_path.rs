@@ -10,13 +10,27 @@ use super::{AdditionalProperties, Keywords};
 /// # Errors
 /// It is no path, or leads nowhere.
 pub fn field_path(schema: &Value, text: &str) -> Result<String, String> {
-    let mut at = Keywords(schema);
+    resolve(schema, text, true).map(|(path, _)| path)
+}
+
+/// [`field_path`], with the schema that the path leads to; `None`: any value may be there. `brackets`: names may stand
+/// in them.
+///
+/// # Errors
+/// It is no path, or leads nowhere.
+pub fn resolve<'s>(
+    schema: &'s Value,
+    text: &str,
+    brackets: bool,
+) -> Result<(String, Option<&'s Value>), String> {
+    let mut at = Some(Keywords(schema));
     let mut out = String::new();
     let mut rest = text;
     let no_field = || "does not refer to a valid field".to_owned();
     while let Some(token) = token(&mut rest) {
         let mut next = || token_or_end(&mut rest);
         let name = match token {
+            "[" if !brackets => return Err("array notation is not allowed".to_owned()),
             "[" => {
                 let quoted = next()?;
                 let inner = quoted
@@ -32,21 +46,25 @@ pub fn field_path(schema: &Value, text: &str) -> Result<String, String> {
             "." => next()?.to_owned(),
             other => return Err(format!("expected [ or . but got: {other}")),
         };
-        if at.properties().next().is_some() {
-            at = Keywords(at.property(&name).ok_or_else(no_field)?);
+        let here = at.ok_or_else(no_field)?;
+        if here.properties().next().is_some() {
+            at = Some(Keywords(here.property(&name).ok_or_else(no_field)?));
             if !out.is_empty() {
                 out.push('.');
             }
             out.push_str(&name);
         } else {
-            let AdditionalProperties::Schema(values) = at.additional() else { return Err(no_field()) };
-            at = Keywords(values);
+            at = match here.additional() {
+                AdditionalProperties::Absent => return Err(no_field()),
+                AdditionalProperties::Schema(values) => Some(Keywords(values)),
+                AdditionalProperties::Bool(_) => None,
+            };
             out.push('[');
             out.push_str(&name);
             out.push(']');
         }
     }
-    Ok(out)
+    Ok((out, at.map(|schema| schema.0)))
 }
 
 fn token_or_end<'t>(rest: &mut &'t str) -> Result<&'t str, String> {

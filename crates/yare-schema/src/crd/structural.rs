@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{AdditionalProperties, Keywords, MAX_ERRORS, is_zero};
+use super::{AdditionalProperties, Keywords, MAX_ERRORS, is_said, is_zero};
 use crate::{
     constraints::Pattern,
     field::{FieldError, Path},
@@ -16,6 +16,51 @@ enum Level {
     Root,
     Item,
     Field,
+}
+
+/// Why a schema cannot be read as a structural one, for one of the keywords that those do not have.
+pub(super) fn unsupported(schema: &Value) -> Option<&'static str> {
+    let s = Keywords(schema);
+    let said = |name: &str| s.get(name).is_some_and(|v| !is_zero(v));
+    let why = if said("id") {
+        "OpenAPIV3Schema 'id' is not supported"
+    } else if said("$schema") {
+        "OpenAPIV3Schema 'schema' is not supported"
+    } else if said("$ref") {
+        "OpenAPIV3Schema '$ref' is not supported"
+    } else if said("patternProperties") {
+        "OpenAPIV3Schema 'patternProperties' is not supported"
+    } else if said("dependencies") {
+        "OpenAPIV3Schema 'dependencies' is not supported"
+    } else if s.get("additionalItems").is_some() {
+        "OpenAPIV3Schema 'additionalItems' is not supported"
+    } else if said("definitions") {
+        "OpenAPIV3Schema 'definitions' is not supported"
+    } else {
+        let clauses =
+            s.get("not").into_iter().chain(["allOf", "anyOf", "oneOf"].iter().flat_map(|n| s.list(n)));
+        if let Some(why) = clauses.filter(|c| c.is_object()).find_map(unsupported) {
+            return Some(why);
+        }
+        if s.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(false)) {
+            return Some("internal error: 'x-kubernetes-preserve-unknown-fields' must be true or undefined");
+        }
+        if s.get("items").is_some_and(Value::is_array) {
+            return Some("OpenAPIV3Schema 'items' must be a schema, but is an array");
+        }
+        let values = match s.additional() {
+            AdditionalProperties::Schema(schema) => Some(schema),
+            _ => None,
+        };
+        let below = s.items().into_iter().chain(s.properties().map(|(_, p)| p)).chain(values);
+        return below.filter(|c| c.is_object()).find_map(unsupported);
+    };
+    Some(why)
+}
+
+/// Whether a schema is not structural.
+pub(super) fn violated(schema: &Value) -> bool {
+    unsupported(schema).is_some() || !check(schema, &Path::ROOT).is_empty()
 }
 
 /// Violations of structure, sorted by their text.
@@ -140,7 +185,7 @@ fn says_names_only(metadata: Keywords<'_>) -> bool {
     let keywords_ok = metadata
         .0
         .as_object()
-        .is_none_or(|map| !map.iter().any(|(name, value)| other_keyword(name) && !is_zero(value)));
+        .is_none_or(|map| !map.iter().any(|(name, value)| other_keyword(name) && is_said(name, value)));
     keywords_ok && metadata.properties().all(|(name, _)| name == "name" || name == "generateName")
 }
 
@@ -209,7 +254,7 @@ fn nested(s: Keywords<'_>, skip_any_of: bool, path: &Path<'_>, errors: &mut Vec<
         nested(Keywords(property), false, &properties_path.key(name), errors);
     }
     for (name, detail) in FORBIDDEN_IN_CLAUSES {
-        if s.get(name).is_some_and(|v| !is_zero(v)) {
+        if s.get(name).is_some_and(|v| is_said(name, v)) {
             errors.push(FieldError::forbidden(&path.child(name), detail));
         }
     }

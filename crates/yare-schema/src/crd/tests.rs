@@ -136,8 +136,8 @@ fn unstructural_schemas_are_refused() {
             r#"schema.properties[spec].items.type: Invalid value: "string": must be object if parent array's x-kubernetes-list-type is map"#]),
         (at_root(json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k", "q"],
                         "items": {"type": "object", "properties": {"k": {"type": "string"}}}})), vec![
-            "schema.properties[spec].items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
-            r#"schema.properties[spec].x-kubernetes-list-map-keys: Invalid value: ["k","q"]: entries must all be names of item properties"#]),
+            r#"schema.properties[spec].x-kubernetes-list-map-keys: Invalid value: ["k","q"]: entries must all be names of item properties"#,
+            "schema.properties[spec].items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"]),
         (at_root(json!({"type": "integer", "default": "x"})), vec![
             r#"schema.properties[spec].default: Invalid value: "string":  in body must be of type integer: "string""#]),
         (at_root(json!({"type": "object", "properties": {"a": {"type": "string"}}, "default": {"b": 1}})), vec![
