@@ -52,6 +52,8 @@ pub struct EngineConfig {
     pub quick_cgroup_moves: bool,
     /// Registries spoken to without TLS, `host:port`. Loopback addresses always may.
     pub insecure_registries: Vec<String>,
+    /// Directories of CDI spec files, the stronger ones last.
+    pub cdi_directories: Vec<PathBuf>,
 }
 
 impl EngineConfig {
@@ -65,6 +67,7 @@ impl EngineConfig {
             network: None,
             quick_cgroup_moves: true,
             insecure_registries: Vec::new(),
+            cdi_directories: crate::cdi::DIRECTORIES.map(PathBuf::from).into(),
         }
     }
 }

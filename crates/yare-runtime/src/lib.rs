@@ -7,6 +7,7 @@
 
 mod alloc;
 mod api;
+mod cdi;
 mod cgroup;
 mod engine;
 mod error;
@@ -23,6 +24,7 @@ use tokio::sync::broadcast;
 
 pub use alloc::NotInShims;
 pub use api::*;
+pub use cdi::DIRECTORIES as CDI_DIRECTORIES;
 pub use engine::{CGROUPS, Engine, EngineConfig, remove_empty_cgroups};
 pub use error::{Result, RuntimeError};
 pub use image::{ImageStore, Reference};

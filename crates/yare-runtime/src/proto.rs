@@ -10,6 +10,7 @@
 //! | `run.json` | shim, once it runs | pid, start time, resolved user |
 //! | `exit.json` | shim, when it ended or could not start | exit code, time, reason |
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -28,6 +29,49 @@ pub(crate) struct SpecMount {
     pub create_source: bool,
     /// Overlay layers instead of a source (image volumes): names below the layer root, uppermost first.
     pub layers: Vec<String>,
+    /// More attributes of the mount, as `mount_setattr` takes them.
+    #[serde(default)]
+    pub attributes: u64,
+}
+
+/// A device node that is described in full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SpecNode {
+    pub path: PathBuf,
+    /// Bound instead, where nodes cannot be made.
+    pub host: PathBuf,
+    /// `c`, `b`, or `p`.
+    pub kind: char,
+    pub major: u32,
+    pub minor: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Any of `rwm`.
+    pub access: String,
+}
+
+/// A program of the node that runs at a moment of a container's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hook {
+    pub path: PathBuf,
+    /// Its name first; empty: nothing but the name.
+    pub args: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    pub timeout_s: Option<u64>,
+}
+
+/// Hooks by moment, in the order they run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Hooks {
+    pub prestart: Vec<Hook>,
+    pub create_runtime: Vec<Hook>,
+    pub create_container: Vec<Hook>,
+    pub start_container: Vec<Hook>,
+    pub poststart: Vec<Hook>,
+    pub poststop: Vec<Hook>,
 }
 
 /// The user a container asked for; names are looked up in its root filesystem.
@@ -42,7 +86,7 @@ pub(crate) struct SpecUser {
 }
 
 /// Everything the shim needs to run a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub id: String,
     pub name: String,
@@ -69,6 +113,13 @@ pub(crate) struct Spec {
     pub readonly_paths: Vec<PathBuf>,
     pub mounts: Vec<SpecMount>,
     pub devices: Vec<Device>,
+    #[serde(default)]
+    pub nodes: Vec<SpecNode>,
+    #[serde(default)]
+    pub hooks: Hooks,
+    /// For hooks to see.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
     pub resources: Resources,
     /// Cgroup relative to the hierarchies' roots.
     pub cgroup: PathBuf,

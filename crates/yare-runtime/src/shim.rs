@@ -14,6 +14,7 @@
 pub(crate) mod caps;
 mod container;
 mod exec;
+mod hooks;
 mod launch;
 mod log;
 mod rootfs;

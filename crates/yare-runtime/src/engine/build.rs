@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use super::Inner;
 use super::state::SandboxEntry;
 use crate::api::*;
+use crate::cdi;
 use crate::error::{Result, RuntimeError};
 use crate::image::Image;
-use crate::proto::{Spec, SpecMount, SpecUser};
+use crate::proto::{Hooks, Spec, SpecMount, SpecUser};
 use crate::shim::{caps, merge_env};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -56,7 +57,7 @@ impl Inner {
         };
         let cwd = Path::new("/").join(cwd);
         let stop_signal = [&config.stop_signal, &run.stop_signal].into_iter().find(|s| !s.is_empty());
-        Ok(Spec {
+        let mut spec = Spec {
             id: id.to_owned(),
             name: config.name.clone(),
             layer_root: self.images.layer_root(),
@@ -79,6 +80,9 @@ impl Inner {
             readonly_paths: paths(security, &security.readonly_paths),
             mounts: self.mounts(sandbox, config, image)?,
             devices: config.devices.clone(),
+            nodes: Vec::new(),
+            hooks: Hooks::default(),
+            annotations: config.annotations.clone(),
             resources: config.resources.clone(),
             cgroup: cgroup.to_path_buf(),
             log_path: log_path.to_path_buf(),
@@ -92,7 +96,13 @@ impl Inner {
             },
             host_network,
             pid: pod.namespaces.pid,
-        })
+        };
+        if !config.cdi_devices.is_empty() {
+            cdi::Registry::read(&self.config.cdi_directories)
+                .inject(&config.cdi_devices, &mut spec)
+                .map_err(|e| invalid(format!("CDI device injection failed: {e}")))?;
+        }
+        Ok(spec)
     }
 
     fn mounts(
@@ -128,6 +138,7 @@ impl Inner {
                 propagation: m.propagation,
                 create_source: true,
                 layers: Vec::new(),
+                attributes: 0,
             };
             if let Some(reference) = &m.image {
                 let image = self
@@ -157,6 +168,7 @@ fn bind_mount(source: PathBuf, target: PathBuf, readonly: bool) -> SpecMount {
         propagation: MountPropagation::Private,
         create_source: false,
         layers: Vec::new(),
+        attributes: 0,
     }
 }
 

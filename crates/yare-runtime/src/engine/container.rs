@@ -9,7 +9,7 @@ use super::state::{ContainerEntry, ContainerLive, ContainerRecord};
 use super::{Inner, blocking, new_id};
 use crate::api::*;
 use crate::error::{IoContext, Result, RuntimeError};
-use crate::proto::{Answer, Ask, Spec, read_json, write_json};
+use crate::proto::{Answer, Ask, Hooks, Spec, read_json, write_json};
 
 /// How long a writable layer's size stays good.
 const USAGE_AGE: Duration = Duration::from_secs(30);
@@ -215,10 +215,24 @@ fn make_files(dir: &Path, spec: &Spec, record: &ContainerRecord) -> Result<()> {
         let path = dir.join(sub);
         std::fs::create_dir_all(&path).ctx(|| format!("create {}", path.display()))?;
     }
+    if spec.hooks != Hooks::default() {
+        let path = dir.join("config.json");
+        write_json(&path, &bundle(dir, spec)).ctx(|| format!("write {}", path.display()))?;
+    }
     write_json(&dir.join("spec.json"), spec).ctx(|| format!("write {}", dir.join("spec.json").display()))?;
     // Last: a directory without it is half made.
     write_json(&dir.join("container.json"), record)
         .ctx(|| format!("write {}", dir.join("container.json").display()))
+}
+
+/// What hooks look up in a bundle's `config.json`.
+fn bundle(dir: &Path, spec: &Spec) -> serde_json::Value {
+    serde_json::json!({
+        "ociVersion": "1.2.0",
+        "root": { "path": dir.join("rootfs"), "readonly": spec.readonly_rootfs },
+        "process": { "args": spec.argv, "env": spec.env, "cwd": spec.cwd, "terminal": spec.tty },
+        "annotations": spec.annotations,
+    })
 }
 
 /// What is present in `new` replaces what was.

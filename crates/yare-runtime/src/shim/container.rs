@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::hooks;
 use super::launch::{self, Failure, Report, Stdio, Wires};
 use super::log::{Log, Stream};
 use super::rootfs;
@@ -13,7 +14,7 @@ use super::sandbox::{self, Held};
 use super::stream::Output;
 use crate::api::{ContainerUser, NamespaceMode};
 use crate::cgroup::Cgroups;
-use crate::proto::{ExitRecord, RunRecord, Spec, read_json, write_json};
+use crate::proto::{ExitRecord, Hook, RunRecord, Spec, read_json, write_json};
 use crate::sys;
 
 /// Who waits for an answer: connection and sequence number.
@@ -57,6 +58,8 @@ pub(super) struct Container {
     pub kill_at: Option<Instant>,
     pub started_at_ns: i64,
     pub pid_mode: NamespaceMode,
+    /// Whether hooks wait for its start or its end.
+    hooked: bool,
 }
 
 /// A container's exit file, also for one that could not start.
@@ -116,6 +119,8 @@ impl Container {
             };
             stdio = Some(Stdio { stdin: input, stdout: out_w, stderr: err_w });
         }
+        let outside: Vec<&Hook> = spec.hooks.prestart.iter().chain(&spec.hooks.create_runtime).collect();
+        let gate = if outside.is_empty() { None } else { Some(pipe()?) };
         let group = cgroups.open_v2(&spec.cgroup);
         let flags = launch::namespace_flags(spec, held.userns.is_some());
         let fork = || {
@@ -138,9 +143,18 @@ impl Container {
             drop(report);
             let userns = held.userns.as_ref();
             let wires = Wires { stdio, report: child_report.as_fd() };
-            let Err(e) = launch::container(spec, dir, cgroups, in_v2, userns, wires);
+            let gate = gate.map(|(read, write)| {
+                drop(write);
+                read
+            });
+            let Err(e) = launch::container(spec, dir, cgroups, in_v2, userns, wires, gate);
             launch::fail(child_report.as_fd(), e)
         };
+        if let Some((_, write)) = gate {
+            let state = hooks::state(spec, dir, "creating", child.pid);
+            hooks::detach("createRuntime", &outside, &state, &held.runtime, Some(write))
+                .map_err(|e| format!("run hooks: {e}"))?;
+        }
         Ok(Self {
             id: spec.id.clone(),
             dir: dir.to_path_buf(),
@@ -159,6 +173,7 @@ impl Container {
             kill_at: None,
             started_at_ns: 0,
             pid_mode: spec.pid,
+            hooked: !spec.hooks.poststart.is_empty() || !spec.hooks.poststop.is_empty(),
         })
     }
 
@@ -201,6 +216,24 @@ impl Container {
         let record = RunRecord { pid: self.pid, started_at_ns: self.started_at_ns, user, home };
         let _ = write_json(&self.dir.join("run.json"), &record);
         record
+    }
+
+    /// Runs the hooks of its start or its end. Nobody waits for them.
+    pub(super) fn run_hooks(&self, kind: &str, held: &Held) {
+        if !self.hooked {
+            return;
+        }
+        let Ok(spec) = read_json::<Spec>(&self.dir.join("spec.json")) else { return };
+        let (hooks, status, pid) = match kind {
+            "poststart" => (&spec.hooks.poststart, "running", self.pid),
+            _ => (&spec.hooks.poststop, "stopped", 0),
+        };
+        if hooks.is_empty() {
+            return;
+        }
+        let hooks: Vec<&Hook> = hooks.iter().collect();
+        let _ =
+            hooks::detach(kind, &hooks, &hooks::state(&spec, &self.dir, status, pid), &held.runtime, None);
     }
 
     /// Asks it to stop.

@@ -16,13 +16,14 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
-use super::rootfs::{self, Sources};
+use super::hooks;
+use super::rootfs::{self, Root, Sources};
 use super::sandbox::{UserNs, become_root};
 use super::seccomp::Profile;
 use super::{caps, user};
 use crate::api::{ContainerUser, NamespaceMode, SeccompProfile};
 use crate::cgroup::Cgroups;
-use crate::proto::{RunRecord, Spec};
+use crate::proto::{Hook, RunRecord, Spec};
 use crate::sys;
 
 type Result<T> = std::result::Result<T, String>;
@@ -119,6 +120,7 @@ pub(super) fn container(
     in_v2: bool,
     userns: Option<&UserNs>,
     wires: Wires<'_>,
+    gate: Option<OwnedFd>,
 ) -> std::result::Result<Infallible, Failure> {
     let Wires { stdio, report: socket } = wires;
     let before = Before::read(spec, userns.is_some())?;
@@ -145,7 +147,20 @@ pub(super) fn container(
             rootfs::enter_tree(&tree)?;
         }
     }
+    if let Some(gate) = gate {
+        pass(gate)?;
+    }
+    let hooks: Vec<&Hook> = spec.hooks.create_container.iter().collect();
+    let root = Root::enter(!hooks.is_empty())?;
     rootfs::populate(spec, cgroups, sources, userns.is_some())?;
+    root.settle(|| {
+        hooks::run_all("createContainer", &hooks, &hooks::state(spec, dir, "creating", host_pid()))
+    })?;
+    rootfs::lock(spec)?;
+    if !spec.hooks.start_container.is_empty() {
+        let hooks: Vec<&Hook> = spec.hooks.start_container.iter().collect();
+        hooks::run_all("startContainer", &hooks, &hooks::state(spec, dir, "created", 1))?;
+    }
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let resolved = user::resolve(&spec.user, &read("/etc/passwd"), &read("/etc/group"))?;
     let _ = nix::unistd::setsid();
@@ -154,6 +169,20 @@ pub(super) fn container(
         None => terminal(&resolved.user, true, socket)?,
     }
     finish(spec, &spec.argv, &[], &resolved.user, &resolved.home, before, socket)
+}
+
+/// Waits for the hooks that run outside. Whoever runs them says nothing when all is well.
+fn pass(gate: OwnedFd) -> Result<()> {
+    let mut why = String::new();
+    io::Read::read_to_string(&mut fs::File::from(gate), &mut why)
+        .map_err(|e| format!("wait for hooks: {e}"))?;
+    if why.is_empty() { Ok(()) } else { Err(why) }
+}
+
+/// This process's id as the host counts, as long as the host's `/proc` is to be seen.
+fn host_pid() -> i32 {
+    let link = fs::read_link("/proc/self").ok();
+    link.and_then(|l| l.to_str()?.parse().ok()).unwrap_or(0)
 }
 
 /// Goes on in a new process, a child of the shim, whose namespaces belong to the user namespace.

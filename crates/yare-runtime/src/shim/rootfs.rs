@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use super::sandbox::UserNs;
 use crate::api::{MountPropagation, NamespaceMode};
 use crate::cgroup::{Access, Cgroups, DeviceRule};
-use crate::proto::{Spec, SpecMount};
+use crate::proto::{Spec, SpecMount, SpecNode};
 use crate::sys::{
     self, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
     MountAttr,
@@ -38,9 +38,10 @@ pub(super) struct Sources {
     kernel: Vec<(&'static str, OwnedFd)>,
 }
 
-/// A device to make: where, kind, number, mode, owner.
+/// A device to make: where, kind, number, mode, owner; and which of the host's it is.
 struct DeviceNode {
     path: PathBuf,
+    host: PathBuf,
     kind: SFlag,
     device: u64,
     mode: u32,
@@ -67,12 +68,31 @@ fn device_node(host: &Path, target: PathBuf) -> Result<DeviceNode> {
     };
     Ok(DeviceNode {
         path: target,
+        host: host.to_path_buf(),
         kind,
         device: meta.rdev(),
         mode: meta.mode() & 0o7777,
         uid: meta.uid(),
         gid: meta.gid(),
     })
+}
+
+/// A node that needs no look at the host's.
+fn described(node: &SpecNode) -> DeviceNode {
+    let kind = match node.kind {
+        'b' => SFlag::S_IFBLK,
+        'p' => SFlag::S_IFIFO,
+        _ => SFlag::S_IFCHR,
+    };
+    DeviceNode {
+        path: node.path.clone(),
+        host: node.host.clone(),
+        kind,
+        device: makedev(u64::from(node.major), u64::from(node.minor)),
+        mode: node.mode,
+        uid: node.uid,
+        gid: node.gid,
+    }
 }
 
 /// Devices a container asked for: a single one, or all below a directory.
@@ -115,6 +135,10 @@ pub(super) fn device_rules(spec: &Spec) -> Result<Vec<DeviceRule>> {
             rules.push(DeviceRule::new(kind, Some(major as u32), Some(minor as u32), Access::parse(access)));
         }
     }
+    let numbered = spec.nodes.iter().filter(|n| n.kind != 'p');
+    rules.extend(
+        numbered.map(|n| DeviceRule::new(n.kind, Some(n.major), Some(n.minor), Access::parse(&n.access))),
+    );
     Ok(rules)
 }
 
@@ -148,11 +172,14 @@ impl Sources {
         for device in &spec.devices {
             devices_of(&device.host_path, &device.container_path, 0, &mut devices)?;
         }
+        devices.extend(spec.nodes.iter().map(described));
         let mut bound_devices = Vec::new();
         if userns.is_some() {
             let names = DEVICES.iter().map(|(name, _, _)| Path::new("/dev").join(name));
-            for path in names.chain(devices.drain(..).map(|d| d.path)) {
-                let tree = sys::open_tree_clone(&path, false).map_err(|e| text(&path, e))?;
+            for (path, host) in
+                names.map(|n| (n.clone(), n)).chain(devices.drain(..).map(|d| (d.path, d.host)))
+            {
+                let tree = sys::open_tree_clone(&host, false).map_err(|e| text(&host, e))?;
                 bound_devices.push((path, tree));
             }
         }
@@ -215,6 +242,10 @@ fn open_source(spec: &Spec, m: &SpecMount, userns: Option<&UserNs>) -> Result<Ow
     if m.readonly || m.recursive_readonly {
         let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
         sys::mount_setattr(tree.as_fd(), m.recursive_readonly, attr).map_err(|e| context(&e))?;
+    }
+    if m.attributes != 0 {
+        let attr = MountAttr { set: m.attributes, ..MountAttr::default() };
+        sys::mount_setattr(tree.as_fd(), false, attr).map_err(|e| context(&e))?;
     }
     Ok(tree)
 }
@@ -288,15 +319,14 @@ pub(super) fn mapped_overlay(spec: &Spec, dir: &Path, userns: &UserNs) -> Result
     sys::open_tree_clone(Path::new("root"), false).map_err(|e| error(&e))
 }
 
-/// Makes a detached mount the root, attaching it at the working directory: paths may be out of reach by now, and
+/// The same with a detached mount, attaching it at the working directory: paths may be out of reach by now, and
 /// an open directory would still be the one of the former mount namespace.
 pub(super) fn enter_tree(tree: &OwnedFd) -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(|e| format!("make / a slave: {e}"))?;
     let place = open_path(Path::new(".")).map_err(|e| format!("open the working directory: {e}"))?;
     sys::move_mount(tree.as_fd(), place.as_fd()).map_err(|e| format!("attach the root filesystem: {e}"))?;
-    nix::unistd::fchdir(tree).map_err(|e| format!("enter the root filesystem: {e}"))?;
-    pivot()
+    nix::unistd::fchdir(tree).map_err(|e| format!("enter the root filesystem: {e}"))
 }
 
 /// A directory or file of a detached filesystem as a mount of its own.
@@ -371,18 +401,49 @@ fn open_path(path: &Path) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Makes the overlay the root. Nothing of the host is visible afterwards.
+/// Mounts the overlay and goes to where it is, so that [`Root`] can be made of it.
 pub(super) fn enter(spec: &Spec, dir: &Path) -> Result<()> {
     // Mounts made here stay here, while unmounts on the host still arrive.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(|e| format!("make / a slave: {e}"))?;
     mount_overlay(spec, dir)?;
     let root = dir.join("rootfs");
-    std::env::set_current_dir(&root).map_err(|e| text(&root, e))?;
-    pivot()
+    std::env::set_current_dir(&root).map_err(|e| text(&root, e))
 }
 
-/// Makes the working directory, which is a mount, the root.
+/// A container's root filesystem, which is the working directory. Until [`Root::settle`] the host's can still be
+/// reached.
+pub(super) struct Root {
+    /// The host's root and the container's, while both are needed.
+    both: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Root {
+    /// Makes the working directory, which is a mount, the root: for good, or so that there is a way back.
+    pub(super) fn enter(way_back: bool) -> Result<Self> {
+        if !way_back {
+            pivot()?;
+            return Ok(Root { both: None });
+        }
+        let open = |path: &str| open_path(Path::new(path)).map_err(|e| format!("open {path}: {e}"));
+        let both = (open("/")?, open(".")?);
+        nix::unistd::chroot(".").map_err(|e| format!("enter the root filesystem: {e}"))?;
+        std::env::set_current_dir("/").map_err(|e| format!("chdir /: {e}"))?;
+        Ok(Root { both: Some(both) })
+    }
+
+    /// Goes back, runs something with the host's root, and makes the container's the root for good.
+    pub(super) fn settle(self, with_host: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Some((host, own)) = self.both else { return Ok(()) };
+        nix::unistd::fchdir(&host).map_err(|e| format!("return to the host's root: {e}"))?;
+        nix::unistd::chroot(".").map_err(|e| format!("return to the host's root: {e}"))?;
+        with_host()?;
+        nix::unistd::fchdir(&own).map_err(|e| format!("enter the root filesystem: {e}"))?;
+        pivot()
+    }
+}
+
+/// Makes the working directory, which is a mount, the root. Nothing of the host is visible afterwards.
 fn pivot() -> Result<()> {
     nix::unistd::pivot_root(".", ".").map_err(|e| format!("pivot_root: {e}"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(|e| format!("unmount the old root: {e}"))?;
@@ -463,6 +524,11 @@ pub(super) fn populate(spec: &Spec, cgroups: &Cgroups, sources: Sources, userns:
     for (target, tree, directory) in &sources.mounts {
         attach(tree, target, *directory)?;
     }
+    Ok(())
+}
+
+/// Takes away what the container may not write or see.
+pub(super) fn lock(spec: &Spec) -> Result<()> {
     for path in &spec.readonly_paths {
         readonly(path)?;
     }

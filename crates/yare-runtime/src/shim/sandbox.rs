@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use super::hooks::RuntimeNamespaces;
 use crate::api::{IdMapping, NamespaceMode};
 use crate::proto::SandboxSpec;
 use crate::sys;
@@ -21,6 +22,8 @@ pub(super) struct Held {
     pub pause: Option<sys::Child>,
     /// The pod's user namespace.
     pub userns: Option<UserNs>,
+    /// Where hooks run.
+    pub runtime: RuntimeNamespaces,
 }
 
 /// A pod's user namespace, and which ids outside its root is.
@@ -49,6 +52,7 @@ pub(super) fn become_root() -> Result<()> {
 
 /// Makes the sandbox around this process.
 pub(super) fn enter(spec: &SandboxSpec) -> Result<Held> {
+    let runtime = RuntimeNamespaces::own();
     let mut flags = CloneFlags::empty();
     if spec.namespaces.network == NamespaceMode::Pod {
         // The node's network comes with the node's host name.
@@ -91,7 +95,7 @@ pub(super) fn enter(spec: &SandboxSpec) -> Result<Held> {
         fs::write(&path, value).map_err(|e| format!("sysctl {name}={value}: {e}"))?;
     }
     let pause = if spec.namespaces.pid == NamespaceMode::Pod { Some(pause(userns.as_ref())?) } else { None };
-    Ok(Held { pause, userns })
+    Ok(Held { pause, userns, runtime })
 }
 
 /// `net.core.somaxconn` and `net/core/somaxconn` are the same; with slashes, dots belong to names.

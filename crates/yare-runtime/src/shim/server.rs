@@ -350,6 +350,7 @@ impl Server {
                         self.use_terminal(&mut c, terminal);
                     }
                     let record = c.started(user, home);
+                    c.run_hooks("poststart", &self.held);
                     self.reply(waiter, Answer::Started(record));
                 }
                 (failed, _) => {
@@ -363,6 +364,7 @@ impl Server {
                     // The process itself is a zombie by now, or soon.
                     let _ = waitpid(nix::unistd::Pid::from_raw(c.pid), None);
                     let _ = self.cgroups.remove(&c.cgroup);
+                    c.run_hooks("poststop", &self.held);
                     self.reply(waiter, Answer::Failed(failure.message));
                     return;
                 }
@@ -507,6 +509,7 @@ impl Server {
         }
         let Some(c) = self.containers.get_mut(id) else { return };
         c.ended(code, &self.cgroups);
+        c.run_hooks("poststop", &self.held);
         c.stdin = None;
         c.terminal = None;
         self.broadcast(&Message::Exited { id: id.to_owned(), exit_code: code });

@@ -75,6 +75,7 @@ impl Rig {
         let mut config = EngineConfig::new(self.dir.path().join("data"), self.dir.path().join("run"));
         config.shim_command = vec![env!("CARGO_BIN_EXE_yare-shim-test").into(), "shim".into()];
         config.shim_cgroup = format!("{}/shims", self.name);
+        config.cdi_directories = vec![self.dir.path().join("cdi")];
         config.network = Some(Arc::clone(&self.network) as Arc<dyn PodNetwork>);
         config
     }
