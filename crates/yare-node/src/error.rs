@@ -27,6 +27,9 @@ pub enum Error {
     /// The container runtime refused.
     #[error(transparent)]
     Runtime(#[from] yare_runtime::RuntimeError),
+    /// A setting that cannot be.
+    #[error("{0}")]
+    Config(String),
     /// A path that must not be used.
     #[error("{path}: {reason}")]
     Path {

@@ -16,6 +16,7 @@ use crate::api::Api;
 use crate::clock::Seams;
 use crate::csi::Csi;
 use crate::logs::rotate::Rotator;
+use crate::managers::Managers;
 use crate::metrics::Metrics;
 use crate::node::NetworkReadiness;
 use crate::node::capacity::Capacity;
@@ -48,6 +49,7 @@ pub(crate) struct Kubelet {
     pub(crate) writer: StatusWriter,
     pub(crate) capacity: Capacity,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
+    pub(crate) managers: Managers,
     pub(crate) rotator: Rotator,
     pub(crate) metrics: Metrics,
     /// Storage drivers.
@@ -82,6 +84,7 @@ pub(crate) struct Parts {
     pub(crate) runtime_name: String,
     pub(crate) capacity: Capacity,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
+    pub(crate) managers: Managers,
     pub(crate) offer: Offer,
     pub(crate) pods: Informer,
 }
@@ -126,6 +129,7 @@ impl Kubelet {
             runtime_name: parts.runtime_name,
             capacity: parts.capacity,
             network: parts.network,
+            managers: parts.managers,
             offer: Mutex::new(parts.offer),
             admitted: Mutex::default(),
             id_ranges: Mutex::default(),
@@ -184,11 +188,29 @@ impl Kubelet {
     }
 
     /// Admits a pod and reserves what it takes, or says why not. A pod that runs already is not judged again.
-    pub(crate) fn admit(&self, pod: &Pod, runs_already: bool) -> Result<(), Rejection> {
+    pub(crate) async fn admit(&self, pod: &Pod, runs_already: bool) -> Result<(), Rejection> {
+        if !runs_already {
+            self.managers.admit(pod).await?;
+        }
+        let outcome = self.admit_by_counts(pod, runs_already);
+        if outcome.is_err() {
+            self.managers.release(&pod.metadata.uid);
+        }
+        outcome
+    }
+
+    fn admit_by_counts(&self, pod: &Pod, runs_already: bool) -> Result<(), Rejection> {
         let mut admitted = self.admitted.lock();
         if !admitted.contains_key(&pod.metadata.uid) && !runs_already {
             let used = Used::sum(admitted.values());
-            admission::admit(pod, &used, &self.offer.lock())?;
+            let devices = self.managers.devices.offered(&pod.metadata.uid);
+            if devices.is_empty() {
+                admission::admit(pod, &used, &self.offer.lock())?;
+            } else {
+                let mut offer = self.offer.lock().clone();
+                offer.allocatable.extend(devices.into_iter().map(|(name, n)| (name, n.to_string())));
+                admission::admit(pod, &used, &offer)?;
+            }
         }
         admitted.insert(pod.metadata.uid.clone(), Share::of(pod));
         Ok(())
@@ -198,6 +220,7 @@ impl Kubelet {
     pub(crate) fn release(&self, uid: &str) {
         self.admitted.lock().remove(uid);
         self.id_ranges.lock().release(uid);
+        self.managers.release(uid);
     }
 
     /// The first of the user ids that are a pod's alone.
@@ -224,6 +247,14 @@ impl Kubelet {
         let mailbox = self.routes.lock().get(sandbox).cloned();
         if let Some(mailbox) = mailbox {
             mailbox.wake();
+        }
+    }
+
+    /// Wakes a pod that runs.
+    pub(crate) fn wake_pod(&self, uid: &str) {
+        let sandbox = self.published.lock().get(uid).and_then(|p| p.0.lock().sandbox.clone());
+        if let Some(sandbox) = sandbox {
+            self.wake(&sandbox);
         }
     }
 

@@ -23,6 +23,7 @@ mod hooks;
 mod http;
 mod kubelet;
 mod logs;
+pub mod managers;
 mod metrics;
 mod node;
 mod objects;
@@ -55,6 +56,7 @@ pub use view::Taint;
 
 use error::Context;
 use kubelet::{Kubelet, Parts};
+use managers::{ManagerSettings, Managers};
 use node::heartbeat::Heartbeat;
 use pod::admission::Offer;
 use pod::manager::Manager;
@@ -98,6 +100,8 @@ pub struct NodeConfig {
     pub allowed_sysctls: Vec<String>,
     /// What the node offers; none: the machine is asked.
     pub capacity: Option<Capacity>,
+    /// Devices, and which parts of the machine containers get.
+    pub managers: ManagerSettings,
     /// Whether pods can get a network.
     pub network: watch::Receiver<NetworkReadiness>,
     /// Clock and chance.
@@ -131,6 +135,7 @@ impl NodeConfig {
             pids_limit: None,
             allowed_sysctls: Vec::new(),
             capacity: None,
+            managers: ManagerSettings::default(),
             network: watch::channel(NetworkReadiness::Ready).1,
             seams: Seams::default(),
         }
@@ -154,6 +159,7 @@ impl Node {
             allocatable: capacity.allocatable(),
             allowed_sysctls: config.allowed_sysctls,
         };
+        let managers = Managers::new(config.managers, &capacity, &config.data_dir, config.seams.clone())?;
         let client = config.client;
         let select = |field: &str| Selection {
             fields: Some(format!("{field}={}", config.node_name)),
@@ -176,6 +182,7 @@ impl Node {
             runtime_name: version.name.clone(),
             capacity,
             network: config.network,
+            managers,
             offer,
             pods,
         });
@@ -184,6 +191,7 @@ impl Node {
         std::fs::create_dir_all(&pod_logs).context(|| format!("make {}", pod_logs.display()))?;
         let manager = Manager::new(kubelet.clone()).await?;
         let mut tasks = JoinSet::new();
+        kubelet.managers.start(&kubelet, &mut tasks)?;
         let address = match config.server {
             Some(server) => Some(http::serve(kubelet.clone(), server, &mut tasks)?),
             None => None,

@@ -7,6 +7,7 @@
 mod calls;
 mod cluster;
 pub mod csi;
+mod device_plugin;
 mod extension;
 mod http;
 mod image;
@@ -21,6 +22,7 @@ mod warden;
 pub use calls::{Calls, Report};
 pub use cluster::{Cluster, Options};
 pub use csi::{CsiBehaviour, CsiCall, CsiDriver, CsiFault};
+pub use device_plugin::{DeviceAnswer, DeviceBehaviour, DevicePlugin, PluginDevice};
 pub use extension::{Extension, Extra, Seen};
 pub use http::{Answer, Https, get};
 pub use image::busybox;

@@ -58,6 +58,7 @@ impl PodHook for Identity {
         );
         sandbox.cgroup_parent = qos::cgroup_parent(pod);
         sandbox.resources = qos::pod(pod, start.kubelet.pids_limit);
+        start.kubelet.managers.place_pod(pod, &mut sandbox.resources);
         sandbox.port_mappings = if pod.spec.host_network { Vec::new() } else { port_mappings(pod) };
         sandbox.sysctls = pod
             .spec

@@ -7,6 +7,7 @@
 mod block;
 mod command;
 mod credentials;
+mod devices;
 mod directories;
 mod dns;
 mod environment;
@@ -56,6 +57,7 @@ pub(crate) const CONTAINER_HOOKS: &[&dyn ContainerHook] = &[
     &image::Image,
     &labels::Labels,
     &environment::Environment,
+    &devices::Devices,
     &command::Command,
     &resources::ContainerResources,
     &security::Security,

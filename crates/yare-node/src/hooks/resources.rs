@@ -15,7 +15,9 @@ impl ContainerHook for ContainerResources {
 
     async fn apply(&self, start: &mut ContainerStart<'_>) -> Result<(), StartFailure> {
         let kubelet = start.kubelet;
-        start.config.resources = qos::container(start.pod, start.container, kubelet.capacity.memory_bytes);
+        let mut resources = qos::container(start.pod, start.container, kubelet.capacity.memory_bytes);
+        kubelet.managers.place(start.pod, start.container, &mut resources);
+        start.config.resources = resources;
         Ok(())
     }
 }

@@ -62,7 +62,9 @@ impl Heartbeat {
         let initialized = storage.wait_for(Result::is_ok);
         drop(tokio::time::timeout(STORAGE_PATIENCE, initialized).await);
         let mut in_use = self.kubelet.volumes.in_use();
+        let mut devices = self.kubelet.managers.devices.changes();
         let mut changes = self.node.subscribe();
+        let mut reporting = true;
         let mut written: Option<Value> = None;
         let mut written_at = Instant::now();
         let mut lease_at = Instant::now();
@@ -103,15 +105,17 @@ impl Heartbeat {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep_until(lease_at) => break,
-                    changed = network.changed() => {
-                        if changed.is_err() {
-                            // Nobody will report any more: keep the last word, and the rhythm.
-                            tokio::time::sleep_until(lease_at).await;
+                    changed = network.changed(), if reporting => {
+                        // Once nobody reports any more the last word is kept.
+                        reporting = changed.is_ok();
+                        if reporting {
+                            break;
                         }
-                        break;
                     }
                     Ok(()) = storage.changed() => break,
                     Ok(()) = in_use.changed() => break,
+                    // Whoever counts is the manager itself, which lives as long as this.
+                    Ok(()) = devices.changed() => break,
                     Some(change) = changes.recv() => {
                         if let Some(node) = change.new.and_then(|c| c.view::<NodeView>().ok()) {
                             self.take_in(node);

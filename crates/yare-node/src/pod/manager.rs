@@ -54,7 +54,10 @@ impl Manager {
         let mut events = self.kubelet.runtime.events();
         self.kubelet.pods.synced().await;
         let mut changes = self.kubelet.pods.subscribe();
-        for cached in self.kubelet.pods.list() {
+        let pods = self.kubelet.pods.list();
+        let lives = |pod: &Cached| pod.view::<Pod>().is_ok_and(|p| !p.is_terminal());
+        self.kubelet.managers.retain(&pods.iter().filter(|p| lives(p)).map(|p| p.uid().to_owned()).collect());
+        for cached in pods {
             self.upsert(&cached);
         }
         self.adopt_orphans();

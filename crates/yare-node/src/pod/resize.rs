@@ -37,7 +37,8 @@ impl Worker {
             else {
                 continue;
             };
-            let wanted = qos::container(pod, container, self.kubelet.capacity.memory_bytes);
+            let mut wanted = qos::container(pod, container, self.kubelet.capacity.memory_bytes);
+            self.kubelet.managers.place(pod, container, &mut wanted);
             let (have, want) = (resizable(&status.resources), resizable(&wanted));
             if have == want || have == (None, None, None) {
                 continue;
@@ -94,6 +95,7 @@ impl Worker {
     async fn resize_pod(&self, pod: &Pod) {
         let Some(sandbox) = self.snapshot.ready_sandbox() else { return };
         let mut limits = qos::pod(pod, self.kubelet.pids_limit);
+        self.kubelet.managers.place_pod(pod, &mut limits);
         limits.cpu_quota_us = limits.cpu_quota_us.or(Some(-1));
         limits.memory_limit_bytes = limits.memory_limit_bytes.or(Some(-1));
         if let Err(error) = self.kubelet.runtime.update_sandbox_resources(&sandbox.id, limits).await {

@@ -158,7 +158,7 @@ impl Worker {
         }
         if !self.admitted {
             let runs_already = !self.snapshot.containers.is_empty() || pod.is_terminal();
-            match self.kubelet.admit(&pod, runs_already) {
+            match self.kubelet.admit(&pod, runs_already).await {
                 Ok(()) => self.admitted = true,
                 Err(rejection) => {
                     let text = format!("Pod was rejected: {}", rejection.message);
@@ -244,7 +244,7 @@ impl Worker {
     pub(crate) fn compute(&self, pod: &Pod, terminal: bool) -> PodStatus {
         let host_ips = self.kubelet.host_ips();
         let probes = &self.probes;
-        status::generate(
+        let mut status = status::generate(
             pod,
             &self.snapshot,
             &status::Inputs {
@@ -258,7 +258,9 @@ impl Worker {
                 runtime_name: &self.kubelet.runtime_name,
                 now: self.kubelet.seams.now(),
             },
-        )
+        );
+        self.kubelet.managers.tell_health(pod, &self.status, &mut status);
+        status
     }
 
     /// Makes a status known: to the API server and to the node's own HTTP API.

@@ -97,6 +97,31 @@ pub struct ContainerStatus {
     pub volume_mounts: Vec<VolumeMountStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub allocated_resources_status: Vec<ResourceStatus>,
+}
+
+/// `v1.ResourceStatus`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ResourceStatus {
+    pub name: String,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub resources: Vec<ResourceHealth>,
+}
+
+/// `v1.ResourceHealth`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ResourceHealth {
+    #[serde(rename = "resourceID")]
+    pub resource_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub health: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// `v1.VolumeMountStatus`.

@@ -265,6 +265,10 @@ impl Runtime for FakeRuntime {
         let (status, _) = state.containers.get_mut(id).ok_or_else(|| not_found("container", id))?;
         let call = format!("update {} {:?}", status.name, resources.cpu_quota_us);
         let no_limit = |n: Option<i64>| n.filter(|n| *n >= 0);
+        if resources.cpuset_cpus.is_some() {
+            status.resources.cpuset_cpus = resources.cpuset_cpus;
+            return Ok(());
+        }
         status.resources.cpu_shares = resources.cpu_shares;
         status.resources.cpu_quota_us = no_limit(resources.cpu_quota_us);
         status.resources.memory_limit_bytes = no_limit(resources.memory_limit_bytes);
