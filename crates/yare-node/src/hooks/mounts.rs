@@ -106,6 +106,31 @@ fn open_below(root: &OwnedFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> 
     nix::fcntl::openat2(root, path, how)
 }
 
+/// Makes missing directories below a volume. The last one, which the container gets, has the volume's own mode:
+/// who may write to the one may write to the other.
+fn make_below(root: &OwnedFd, sub_path: &str) -> nix::Result<()> {
+    let mode = Mode::from_bits_truncate(nix::sys::stat::fstat(root)?.st_mode & 0o777);
+    let mut at = String::from(".");
+    let mut made = false;
+    for part in sub_path.split('/').filter(|p| !p.is_empty() && *p != ".") {
+        let parent = open_below(root, &at, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        made = match nix::sys::stat::mkdirat(&parent, part, mode) {
+            Ok(()) => true,
+            Err(nix::Error::EEXIST) => false,
+            Err(error) => return Err(error),
+        };
+        at.push('/');
+        at.push_str(part);
+    }
+    if made {
+        // Past the umask; bits like setgid are inherited and stay.
+        let last = open_below(root, &at, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let inherited = Mode::from_bits_truncate(nix::sys::stat::fstat(&last)?.st_mode & 0o7000);
+        nix::sys::stat::fchmod(&last, mode | inherited)?;
+    }
+    Ok(())
+}
+
 /// Opens `sub_path` below `volume`, making missing directories, and mounts it at `target`.
 fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf> {
     let context = || format!("subPath {sub_path:?} of {}", volume.display());
@@ -114,24 +139,7 @@ fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf>
     let found = match open_below(&root, sub_path, OFlag::O_PATH) {
         Ok(found) => found,
         Err(nix::Error::ENOENT) => {
-            let mut at = String::new();
-            for part in sub_path.split('/').filter(|p| !p.is_empty() && *p != ".") {
-                let parent = open_below(
-                    &root,
-                    if at.is_empty() { "." } else { &at },
-                    OFlag::O_PATH | OFlag::O_DIRECTORY,
-                )
-                .context(context)?;
-                let mode = Mode::from_bits_truncate(0o750);
-                match nix::sys::stat::mkdirat(&parent, part, mode) {
-                    Ok(()) | Err(nix::Error::EEXIST) => {}
-                    Err(error) => return Err(error).context(context),
-                }
-                if !at.is_empty() {
-                    at.push('/');
-                }
-                at.push_str(part);
-            }
+            make_below(&root, sub_path).context(context)?;
             open_below(&root, sub_path, OFlag::O_PATH).context(context)?
         }
         Err(error) => return Err(error).context(context),
@@ -218,6 +226,14 @@ mod tests {
         let root = nix::fcntl::open(&volume, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
         assert!(open_below(&root, "fine", OFlag::O_PATH).is_ok());
         assert!(open_below(&root, "escape", OFlag::O_PATH).is_err());
+        // What is made is made inside, too, and may be used as the volume may.
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o777)).unwrap();
+        make_below(&root, "new/er").unwrap();
+        let mode = |path: &str| std::fs::metadata(volume.join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode("new/er"), 0o777);
+        assert!(make_below(&root, "escape/x").is_err());
+        assert!(std::fs::read_dir(dir.path().join("outside")).unwrap().next().is_none());
         assert!(check_relative("a/../b").is_err());
         assert!(check_relative("/a").is_err());
         assert!(check_relative("a/b").is_ok());
