@@ -100,6 +100,7 @@ resources! {
     CRON_JOBS                   "batch" "v1" "cronjobs" CronJob true;
     JOBS                        "batch" "v1" "jobs" Job true;
     CERTIFICATE_SIGNING_REQUESTS "certificates.k8s.io" "v1" "certificatesigningrequests" CertificateSigningRequest false;
+    CLUSTER_TRUST_BUNDLES       "certificates.k8s.io" "v1beta1" "clustertrustbundles" ClusterTrustBundle false;
     POD_CERTIFICATE_REQUESTS    "certificates.k8s.io" "v1beta1" "podcertificaterequests" PodCertificateRequest true;
     LEASES                      "coordination.k8s.io" "v1" "leases" Lease true;
     ENDPOINT_SLICES             "discovery.k8s.io" "v1" "endpointslices" EndpointSlice true;

@@ -20,8 +20,7 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     resource: Resource,
-    namespace: String,
-    name: String,
+    selection: Selection,
 }
 
 pub(crate) struct Objects {
@@ -72,7 +71,7 @@ impl Objects {
         uid: &str,
         mailbox: &Arc<Mailbox>,
     ) -> Result<V, Missing> {
-        let entry = self.entry(resource, namespace, name);
+        let entry = self.entry(resource, selection(resource, namespace, name));
         entry.listeners.lock().insert(uid.to_owned(), mailbox.clone());
         let kind = resource.kind.to_lowercase();
         if tokio::time::timeout(SYNC_TIMEOUT, entry.informer.synced()).await.is_err() {
@@ -85,6 +84,20 @@ impl Objects {
             return Err(Missing::NotFound(format!("{kind} {name:?} not found")));
         };
         cached.view().map_err(|e| Missing::Unavailable(format!("{kind} {namespace}/{name}: {e}")))
+    }
+
+    /// All objects of a kind (those with these fields, `key=value`), and from now on wake-ups of `mailbox` (of the
+    /// pod `uid`) when one of them changes.
+    pub(crate) fn follow(
+        &self,
+        resource: Resource,
+        fields: Option<String>,
+        uid: &str,
+        mailbox: &Arc<Mailbox>,
+    ) -> Informer {
+        let entry = self.entry(&resource, Selection { fields, ..Selection::default() });
+        entry.listeners.lock().insert(uid.to_owned(), mailbox.clone());
+        entry.informer.clone()
     }
 
     /// All objects of a kind that a node may read whole.
@@ -109,17 +122,17 @@ impl Objects {
         };
         for (key, entry) in gone {
             drop(entry);
-            self.client.informers().release(&key.resource, &selection(&key));
+            self.client.informers().release(&key.resource, &key.selection);
         }
     }
 
-    fn entry(&self, resource: &Resource, namespace: &str, name: &str) -> Arc<Entry> {
-        let key = Key { resource: resource.clone(), namespace: namespace.to_owned(), name: name.to_owned() };
+    fn entry(&self, resource: &Resource, selection: Selection) -> Arc<Entry> {
+        let key = Key { resource: resource.clone(), selection };
         let mut entries = self.entries.lock();
         entries
             .entry(key)
             .or_insert_with_key(|key| {
-                let informer = self.client.informers().select(key.resource.clone(), selection(key));
+                let informer = self.client.informers().select(key.resource.clone(), key.selection.clone());
                 let listeners: Arc<Mutex<HashMap<String, Arc<Mailbox>>>> = Arc::default();
                 let mut changes = informer.subscribe();
                 let told = listeners.clone();
@@ -137,10 +150,11 @@ impl Objects {
     }
 }
 
-fn selection(key: &Key) -> Selection {
+/// One object.
+fn selection(resource: &Resource, namespace: &str, name: &str) -> Selection {
     Selection {
-        namespace: key.resource.namespaced.then(|| key.namespace.clone()),
+        namespace: resource.namespaced.then(|| namespace.to_owned()),
         labels: None,
-        fields: Some(format!("metadata.name={}", key.name)),
+        fields: Some(format!("metadata.name={name}")),
     }
 }

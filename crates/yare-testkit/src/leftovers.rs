@@ -64,6 +64,12 @@ impl Owned {
                 found.push(format!("mount {path}"));
             }
         }
+        for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+            if self.directories.iter().any(|d| Path::new(file.trim_end()).starts_with(d)) {
+                found.push(format!("loop device {} of {}", entry.file_name().display(), file.trim_end()));
+            }
+        }
         let mut hierarchies = vec![PathBuf::from("/sys/fs/cgroup")];
         hierarchies.extend(fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path()));
         for pod in &self.pods {

@@ -27,7 +27,9 @@ pub async fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     // Those of other nodes on this machine stay.
     let cgroups = [&yare_node::CGROUPS[..], &yare_runtime::CGROUPS].concat();
     yare_runtime::remove_empty_cgroups(&cgroups, Duration::from_millis(200)).await;
-    let volumes = unmount_below(&args.data.data_dir.join("agent"))?;
+    let agent = args.data.data_dir.join("agent");
+    detach_below(&agent)?;
+    let volumes = unmount_below(&agent)?;
     proxy::remove_rules()?;
     if !failed.is_empty() {
         anyhow::bail!(
@@ -38,6 +40,25 @@ pub async fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         );
     }
     say(&format!("ended {} pods, unmounted {volumes} volumes, removed service rules", sandboxes.len()));
+    Ok(())
+}
+
+/// Detaches loop devices that keep devices of pods open.
+fn detach_below(directory: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        // Only what is attached has such a file.
+        let Ok(file) = std::fs::read_to_string(entry.path().join("loop/backing_file")) else { continue };
+        if !Path::new(file.trim_end()).starts_with(directory) {
+            continue;
+        }
+        let device = Path::new("/dev").join(entry.file_name());
+        let output = std::process::Command::new("losetup").arg("-d").arg(&device).output();
+        let output = output.with_context(|| format!("losetup -d {}", device.display()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            anyhow::bail!("losetup -d {}: {}", device.display(), said.trim());
+        }
+    }
     Ok(())
 }
 

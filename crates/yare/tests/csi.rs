@@ -429,6 +429,7 @@ fn devices_grow_and_are_counted() {
                 && v["volumeHealthStats"]["abnormal"] == true),
             "{volumes:?}"
         );
+        cluster.event("files", "VolumeConditionAbnormal", "Volume v: it rattles")?;
         cluster.kubectl(&["delete", "pod", "files"])?;
 
         // The controller has made the volumes larger; mounted anew they are expanded.
@@ -508,4 +509,36 @@ fn attach(cluster: &Cluster, name: &str, volume: &str) -> anyhow::Result<()> {
     let patch = json!({"status": {"volumesAttached": [{"name": name, "devicePath": ""}]}}).to_string();
     cluster.kubectl(&["patch", "node", "node-1", "--subresource=status", "--type=merge", "-p", &patch])?;
     Ok(())
+}
+
+#[test]
+fn tools_that_are_missing_are_named() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        let nfs = "nfs: {server: 127.0.0.1, path: /export}";
+        let iscsi = "iscsi: {targetPortal: 127.0.0.1, iqn: iqn.2026-11.example:none, lun: 1, fsType: ext4}";
+        cluster.apply(&(pod("files", nfs, MOUNT, "") + &pod("disk", iscsi, MOUNT, "")))?;
+        // Without the tool, or without a server behind the address: what was run, or what is missing, is told.
+        cluster.event(
+            "files",
+            "FailedMount",
+            "MountVolume.SetUp failed for volume \"v\" : mount failed: exit status",
+        )?;
+        cluster.event("files", "FailedMount", "Mounting arguments: -t nfs 127.0.0.1:/export")?;
+        let found = std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("iscsiadm").exists()));
+        let why = if found {
+            "MountVolume.WaitForAttach failed for volume \"v\" : "
+        } else {
+            "MountVolume.WaitForAttach failed for volume \"v\" : exec: \"iscsiadm\": executable file not found in $PATH"
+        };
+        cluster.event("disk", "FailedMount", why)?;
+        cluster.kubectl(&["delete", "pod", "files", "disk", "--timeout=30s"])?;
+        let iscsi = cluster.path("data/agent/plugins/kubernetes.io/iscsi");
+        cluster.soon(|| {
+            let left = std::fs::read_dir(iscsi.join("iface-default")).into_iter().flatten().count();
+            ensure!(left == 0, "{left} records are left");
+            Ok(())
+        })
+    });
 }

@@ -122,8 +122,35 @@ pub struct Projection {
     #[serde(rename = "downwardAPI")]
     pub downward_api: Option<DownwardApi>,
     pub service_account_token: Option<TokenProjection>,
-    pub cluster_trust_bundle: Option<serde_json::Value>,
-    pub pod_certificate: Option<serde_json::Value>,
+    pub cluster_trust_bundle: Option<TrustBundleProjection>,
+    pub pod_certificate: Option<PodCertificateProjection>,
+}
+
+/// `v1.ClusterTrustBundleProjection`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct TrustBundleProjection {
+    pub name: Option<String>,
+    pub signer_name: Option<String>,
+    pub label_selector: Option<serde_json::Value>,
+    pub optional: Option<bool>,
+    pub path: String,
+}
+
+/// `v1.PodCertificateProjection`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct PodCertificateProjection {
+    pub signer_name: String,
+    pub key_type: String,
+    pub max_expiration_seconds: Option<i64>,
+    pub credential_bundle_path: String,
+    pub key_path: String,
+    pub certificate_chain_path: String,
+    #[serde(deserialize_with = "nullable")]
+    pub user_annotations: std::collections::BTreeMap<String, String>,
 }
 
 /// `v1.ServiceAccountTokenProjection`.

@@ -1,5 +1,6 @@
 //! `emptyDir`: scratch space on the node's disk, in memory, or in huge pages.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use super::{
 };
 use crate::kubelet::Kubelet;
 use crate::quantity;
+use crate::view::Pod;
 
 pub(super) struct EmptyDirVolume;
 
@@ -33,17 +35,15 @@ impl VolumeKind for EmptyDirVolume {
         match source.medium.as_str() {
             "" => {}
             "Memory" => {
-                let wanted = source.size_limit.as_deref().map(quantity::value).filter(|b| *b > 0);
-                let limit = match (wanted, memory_limit(context)) {
-                    (Some(a), Some(b)) => Some(a.min(b)),
-                    (a, b) => a.or(b),
-                };
-                mount_tmpfs(
-                    &dir,
-                    &limit.map_or_else(|| "mode=0777".to_owned(), |bytes| format!("mode=0777,size={bytes}")),
-                )?;
+                let node = context.kubelet.offer.lock().allocatable.get("memory").map(|t| quantity::value(t));
+                let wanted = source.size_limit.as_deref().map(quantity::value);
+                // The smallest of what the node has for all, the pod may use and the volume may hold.
+                let bytes =
+                    [node, memory_limit(context), wanted].into_iter().flatten().filter(|b| *b > 0).min();
+                let mode = "mode=0777".to_owned();
+                mount_tmpfs(&dir, &bytes.map_or(mode.clone(), |bytes| format!("{mode},size={bytes}")))?;
             }
-            medium => mount_huge_pages(&dir, medium)?,
+            medium => mount_huge_pages(&dir, medium, context.pod)?,
         }
         if fresh {
             ownership::set_mode(&dir, 0o777)?;
@@ -69,13 +69,73 @@ fn memory_limit(context: &VolumeContext<'_>) -> Option<i64> {
         .filter(|bytes| *bytes > 0)
 }
 
-fn mount_huge_pages(dir: &std::path::Path, medium: &str) -> Result<(), String> {
-    let size =
-        medium.strip_prefix("HugePages").ok_or_else(|| format!("unknown storage medium {medium:?}"))?;
+fn mount_huge_pages(dir: &Path, medium: &str, pod: &Pod) -> Result<(), String> {
+    let bytes = page_size(medium, pod)?;
     if mounts_below(dir).is_ok_and(|m| m.iter().any(|p| p == dir)) {
         return Ok(());
     }
-    let options = size.strip_prefix('-').map(|s| format!("pagesize={}", quantity::value(s)));
-    nix::mount::mount(Some("nodev"), dir, Some("hugetlbfs"), MsFlags::empty(), options.as_deref())
+    let options = format!("pagesize={bytes}");
+    nix::mount::mount(Some("nodev"), dir, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()))
         .map_err(|e| format!("mount hugetlbfs at {}: {e}", dir.display()))
+}
+
+/// Bytes of a page of `HugePages` or `HugePages-2Mi`. The pod must ask for pages of that size; without one in the
+/// medium, for pages of one size only.
+fn page_size(medium: &str, pod: &Pod) -> Result<i64, String> {
+    let wanted = match medium.strip_prefix("HugePages") {
+        Some("") => None,
+        Some(rest) => Some(
+            rest.strip_prefix('-')
+                .map(quantity::value)
+                .filter(|b| *b > 0)
+                .ok_or_else(|| format!("medium: {medium} is not a huge page medium"))?,
+        ),
+        None => return Err(format!("unknown storage medium {medium:?}")),
+    };
+    let of_containers = pod.spec.containers.iter().chain(&pod.spec.init_containers).map(|c| &c.resources);
+    let requests = pod.spec.resources.iter().chain(of_containers).flat_map(|r| r.requests.keys());
+    let mut sizes: Vec<i64> =
+        requests.filter_map(|name| name.strip_prefix("hugepages-")).map(quantity::value).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    match (wanted, sizes.as_slice()) {
+        (None, [size]) => Ok(*size),
+        (None, [_, _, ..]) => {
+            Err(format!("medium: {medium} can't be used if container requests multiple huge page sizes"))
+        }
+        (Some(size), sizes) if sizes.contains(&size) => Ok(size),
+        _ => Err(format!(
+            "medium {medium}: hugePages storage requested, but there is no resource request for huge pages"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_sizes() {
+        let pod = |requests: serde_json::Value| -> Pod {
+            serde_json::from_value(serde_json::json!({"spec": {"containers": [
+                {"name": "a", "resources": {"requests": requests}}, {"name": "b"},
+            ]}}))
+            .unwrap()
+        };
+        let small = pod(serde_json::json!({"hugepages-2Mi": "4Mi", "cpu": "1"}));
+        let both = pod(serde_json::json!({"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi"}));
+        let none = pod(serde_json::json!({"cpu": "1"}));
+        for (medium, pod, want) in [
+            ("HugePages", &small, Some(2 << 20)),
+            ("HugePages-2Mi", &small, Some(2 << 20)),
+            ("HugePages-1Gi", &small, None),
+            ("HugePages", &both, None),
+            ("HugePages-1Gi", &both, Some(1 << 30)),
+            ("HugePages", &none, None),
+            ("HugePages-", &small, None),
+            ("Floppy", &small, None),
+        ] {
+            assert_eq!(page_size(medium, pod).ok(), want, "{medium}");
+        }
+    }
 }

@@ -1,11 +1,41 @@
 //! Loop devices, by the machine's `losetup`.
 
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
+use super::mounts::{bind, is_mount_point, remove_file, unmount};
+
+/// Keeps a device open at a second place for as long as a pod has it, whoever comes and goes meanwhile.
+pub(super) async fn hold(device: &Path, kept: &Path) -> Result<(), String> {
+    let found = std::fs::metadata(device).map_err(|e| format!("stat {}: {e}", device.display()))?;
+    if !found.file_type().is_block_device() {
+        return Err(format!("{} is not a block device", device.display()));
+    }
+    if !is_mount_point(kept)? {
+        std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(kept)
+            .map_err(|e| format!("make {}: {e}", kept.display()))?;
+        bind(device, kept)?;
+    }
+    let attached = attach(kept).await;
+    attached
+        .map(drop)
+        .map_err(|e| format!("blkUtil.AttachFileDevice failed. globalMapPath:{}: {e}", kept.display()))
+}
+
+/// Undoes [`hold`].
+pub(super) async fn let_go(kept: &Path) -> Result<(), String> {
+    detach(kept).await?;
+    unmount(kept)?;
+    remove_file(kept)
+}
+
 /// The loop device that a file is attached to. Read from the kernel, so that nothing has to be remembered.
-pub(super) fn of(file: &Path) -> Result<Option<PathBuf>, String> {
+fn of(file: &Path) -> Result<Option<PathBuf>, String> {
     let wanted = file.canonicalize().map_err(|e| format!("resolve {}: {e}", file.display()))?;
     let wanted = wanted.display().to_string();
     for entry in std::fs::read_dir("/sys/block").map_err(|e| format!("read /sys/block: {e}"))?.flatten() {
@@ -21,7 +51,7 @@ pub(super) fn of(file: &Path) -> Result<Option<PathBuf>, String> {
 }
 
 /// Attaches a file, unless it is attached already.
-pub(super) async fn attach(file: &Path) -> Result<PathBuf, String> {
+async fn attach(file: &Path) -> Result<PathBuf, String> {
     if let Some(device) = of(file)? {
         return Ok(device);
     }
@@ -30,7 +60,7 @@ pub(super) async fn attach(file: &Path) -> Result<PathBuf, String> {
 }
 
 /// Detaches a file, if it is attached.
-pub(super) async fn detach(file: &Path) -> Result<(), String> {
+async fn detach(file: &Path) -> Result<(), String> {
     if !file.exists() {
         return Ok(());
     }

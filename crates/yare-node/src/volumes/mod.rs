@@ -20,11 +20,15 @@ mod empty_dir;
 pub(crate) mod env_file;
 mod host_path;
 mod image;
+mod iscsi;
+mod keys;
 mod local;
 mod loop_device;
 mod mounts;
+mod nfs;
 mod node;
 mod ownership;
+mod pod_certificate;
 mod projected;
 mod resize;
 mod secret;
@@ -32,6 +36,7 @@ mod source;
 mod stats;
 mod tear_down;
 mod token;
+mod trust_bundle;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -56,7 +61,7 @@ pub(crate) use source::{Bound, Source};
 pub(crate) use stats::{VolumeStats, of_pod as stats_of_pod};
 pub(crate) use tear_down::{Found, tear_down};
 
-/// A volume that others have to attach is waited for so long before an event says so.
+/// What others have to do first is waited for so long before an event says so.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(123);
 
 /// The kinds of volume a node can mount, by source field.
@@ -69,6 +74,8 @@ const KINDS: &[&dyn VolumeKind] = &[
     &projected::ProjectedVolume,
     &image::ImageVolume,
     &local::LocalVolume,
+    &nfs::NfsVolume,
+    &iscsi::IscsiVolume,
     &csi::CsiVolume,
 ];
 
@@ -137,8 +144,10 @@ enum FailureKind {
     Failed,
     /// It is not even clear what to mount.
     Processing,
-    /// Somebody else has to do something first, and the pod is woken then.
+    /// Somebody else has to attach it first, and the pod is woken then.
     Waiting,
+    /// It is on its way, and the pod is woken when it is there.
+    Pending,
 }
 
 impl Failure {
@@ -149,6 +158,14 @@ impl Failure {
 
     pub(crate) fn processing(text: impl Into<String>) -> Self {
         Failure { step: None, text: text.into(), kind: FailureKind::Processing }
+    }
+
+    pub(crate) fn pending(text: impl Into<String>) -> Self {
+        Failure { step: None, text: text.into(), kind: FailureKind::Pending }
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(self.kind, FailureKind::Waiting | FailureKind::Pending)
     }
 
     pub(crate) fn waiting(text: impl Into<String>) -> Self {
@@ -165,7 +182,7 @@ impl Failure {
             FailureKind::Waiting => format!(
                 "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[{volume}], failed to process volumes=[]: timed out waiting for the condition"
             ),
-            FailureKind::Failed => {
+            FailureKind::Failed | FailureKind::Pending => {
                 format!("{} for volume {name:?} : {text}", step.unwrap_or("MountVolume.SetUp failed"))
             }
         }
@@ -210,6 +227,7 @@ pub(crate) struct Mounted {
 #[derive(Default)]
 pub(crate) struct Kept {
     tokens: token::Tokens,
+    certificates: pod_certificate::Certificates,
 }
 
 /// One volume being made ready.
@@ -352,8 +370,8 @@ impl Volumes {
                 }
                 Err(failure) => {
                     ready = false;
-                    waits |= failure.kind == FailureKind::Waiting;
-                    if failure.kind == FailureKind::Waiting && !self.is_out_of_patience(now) {
+                    waits |= failure.is_waiting();
+                    if failure.is_waiting() && !self.is_out_of_patience(now) {
                         continue;
                     }
                     let bound = self.bound.get(&volume.name);

@@ -40,7 +40,7 @@ pub(crate) fn mounts_below(root: &Path) -> Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
-        .map(|path| PathBuf::from(path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")))
+        .map(|path| PathBuf::from(unescape(path)))
         .filter(|path| path.starts_with(root))
         .collect();
     found.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
@@ -60,6 +60,22 @@ fn resolve(path: &Path) -> PathBuf {
         (Some(Ok(parent)), Some(name)) => parent.join(name),
         _ => path.to_owned(),
     }
+}
+
+/// The device (`8:0`) and the directory on it that are mounted at a path; none: nothing is.
+pub(super) fn mounted_from(path: &Path) -> Option<(String, String)> {
+    let path = resolve(path);
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let found = table
+        .lines()
+        .rev()
+        .find(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(&unescape(at)) == path))?;
+    let mut fields = found.split(' ').skip(2);
+    Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+}
+
+fn unescape(path: &str) -> String {
+    path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 }
 
 /// Unmounts, lazily: the files may be on a server that is gone. Nothing mounted there is no error.

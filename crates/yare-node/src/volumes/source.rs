@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Failure, VolumeContext};
 use crate::error::Error;
 use crate::pod::admission::term_matches;
-use crate::view::{Claim, CsiInline, CsiSource, HostPath, PersistentVolume, Pod, Volume};
+use crate::view::{Claim, CsiInline, CsiSource, HostPath, Iscsi, Nfs, PersistentVolume, Pod, Volume};
 
 /// The finalizer that keeps a claim while pods use it.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
@@ -64,6 +64,20 @@ impl Source<'_> {
         match &self.bound {
             Some(bound) => bound.volume.spec.host_path.as_ref(),
             None => self.volume.host_path.as_ref(),
+        }
+    }
+
+    pub(crate) fn nfs(&self) -> Option<&Nfs> {
+        match &self.bound {
+            Some(bound) => bound.volume.spec.nfs.as_ref(),
+            None => self.volume.nfs.as_ref(),
+        }
+    }
+
+    pub(crate) fn iscsi(&self) -> Option<&Iscsi> {
+        match &self.bound {
+            Some(bound) => bound.volume.spec.iscsi.as_ref(),
+            None => self.volume.iscsi.as_ref(),
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use yare_client::EventKind;
 
 use super::{Bound, KINDS, Mounted, Source, VolumeContext};
 use crate::kubelet::Kubelet;
@@ -22,7 +23,7 @@ const KEPT: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Numbers of one volume.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct VolumeStats {
     pub(crate) capacity_bytes: u64,
     pub(crate) available_bytes: u64,
@@ -30,8 +31,15 @@ pub(crate) struct VolumeStats {
     pub(crate) inodes: u64,
     pub(crate) inodes_free: u64,
     pub(crate) inodes_used: u64,
-    /// The driver says that something is wrong with it; none: it says nothing of the kind.
-    pub(crate) abnormal: Option<bool>,
+    /// What the driver says is wrong with it, empty where nothing is; none: it says nothing of the kind.
+    pub(crate) condition: Option<Condition>,
+}
+
+/// How a driver finds a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Condition {
+    pub(crate) abnormal: bool,
+    pub(crate) message: String,
 }
 
 /// A mounted volume, as far as its numbers are concerned.
@@ -97,12 +105,25 @@ pub(crate) async fn of_pod(kubelet: &Arc<Kubelet>, uid: &str) -> Value {
     let asked = volumes.iter().map(|measured| async {
         let kind = KINDS.iter().find(|k| k.plugin() == measured.plugin)?;
         let stats = tokio::time::timeout(TIMEOUT, kind.stats(kubelet, measured)).await.ok()??;
+        if let Some(condition) = stats.condition.as_ref().filter(|c| c.abnormal) {
+            complain(kubelet, uid, &measured.name, &condition.message);
+        }
         Some(written(measured, &stats, &now))
     });
     let found: Vec<Value> = futures::future::join_all(asked).await.into_iter().flatten().collect();
     let value = Value::Array(found);
     *last.lock() = Some((Instant::now(), value.clone()));
     value
+}
+
+/// An event about a volume that is not well.
+fn complain(kubelet: &Kubelet, uid: &str, volume: &str, message: &str) {
+    let published = kubelet.published.lock().get(uid).cloned();
+    if let Some(published) = published {
+        let pod = published.0.lock().pod.clone();
+        let text = format!("Volume {volume}: {message}");
+        kubelet.pod_event(&pod, None, EventKind::Warning, "VolumeConditionAbnormal", text);
+    }
 }
 
 fn written(measured: &Measured, stats: &VolumeStats, now: &str) -> Value {
@@ -119,8 +140,8 @@ fn written(measured: &Measured, stats: &VolumeStats, now: &str) -> Value {
     if let Some((namespace, name)) = &measured.claim {
         value["pvcRef"] = json!({ "name": name, "namespace": namespace });
     }
-    if let Some(abnormal) = stats.abnormal {
-        value["volumeHealthStats"] = json!({ "abnormal": abnormal });
+    if let Some(condition) = &stats.condition {
+        value["volumeHealthStats"] = json!({ "abnormal": condition.abnormal });
     }
     value
 }
@@ -135,7 +156,7 @@ pub(super) async fn file_system(path: &Path) -> Option<VolumeStats> {
         inodes: d.inodes,
         inodes_free: d.inodes_free,
         inodes_used: d.inodes.saturating_sub(d.inodes_free),
-        abnormal: None,
+        condition: None,
     })
 }
 

@@ -38,11 +38,17 @@ impl Cluster {
     }
 
     pub async fn without_node() -> Self {
+        Self::with_api(|_| {}).await
+    }
+
+    /// Without a node, and with another configuration of the API server.
+    pub async fn with_api(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store =
             Store::open(Options::new(dir.path().join("store")), yare_apiserver::indexer()).await.unwrap();
         let mut config = Config::new(store);
         config.advertise = Some(("127.0.0.1".parse().unwrap(), 6443));
+        change(&mut config);
         let api = ApiServer::start(config).await.unwrap();
         let runtime = FakeRuntime::new(dir.path().join("runtime"));
         let cluster = Cluster { api, runtime, node: None, dir };

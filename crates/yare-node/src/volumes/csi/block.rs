@@ -8,7 +8,7 @@
 //! | `<volume>/dev/<pod>` | the same device once more, kept open by a loop device, so that the kernel does not give its name to another one while the pod runs |
 //! | `<pod>/volumeDevices/kubernetes.io~csi/<volume>` | a link to the published device |
 
-use std::os::unix::fs::{FileTypeExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::{PLUGIN, Places, Plan, Record, abilities, attributes, capability};
 use crate::csi::proto::{NodeCapability, NodePublish, NodeStage, NodeUnpublish, NodeUnstage};
 use crate::csi::{attachment_name, driver_object};
 use crate::kubelet::Kubelet;
-use crate::volumes::mounts::{bind, is_mount_point, remove_dir, remove_file, unmount};
+use crate::volumes::mounts::{is_mount_point, remove_dir, remove_file};
 use crate::volumes::{Failure, Found, Mounted, Staged, Turn, Work, loop_device};
 
 /// `NodeStageVolume`.
@@ -163,41 +163,15 @@ pub(super) async fn publish(work: &mut Work<'_>, plan: &Plan) -> Result<Mounted,
     }
     let map = |e: String| Failure::at("MapVolume.MapBlockVolume failed", e);
     let kept = places.device(&name).join("dev").join(&uid);
-    hold(&published, &kept).await.map_err(map)?;
+    loop_device::hold(&published, &kept).await.map_err(map)?;
     Ok(Mounted { device: Some(published), read_only: plan.read_only, ..Mounted::default() })
-}
-
-/// Keeps a device open for as long as a pod has it, whoever comes and goes meanwhile.
-async fn hold(device: &Path, kept: &Path) -> Result<(), String> {
-    let found = std::fs::metadata(device).map_err(|e| format!("stat {}: {e}", device.display()))?;
-    if !found.file_type().is_block_device() {
-        return Err(format!("{} is not a block device", device.display()));
-    }
-    if !is_mount_point(kept)? {
-        std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(kept)
-            .map_err(|e| format!("make {}: {e}", kept.display()))?;
-        bind(device, kept)?;
-    }
-    loop_device::attach(kept)
-        .await
-        .map(drop)
-        .map_err(|e| format!("blkUtil.AttachFileDevice failed. globalMapPath:{}: {e}", kept.display()))
-}
-
-async fn let_go(kept: &Path) -> Result<(), String> {
-    loop_device::detach(kept).await?;
-    unmount(kept)?;
-    remove_file(kept)
 }
 
 /// `NodeUnpublishVolume`.
 pub(super) async fn unpublish(kubelet: &Arc<Kubelet>, found: &Found) -> Result<(), String> {
     let places = Places::new(&kubelet.data_dir);
     let dir = places.device(&found.name);
-    let_go(&dir.join("dev").join(&found.uid)).await?;
+    loop_device::let_go(&dir.join("dev").join(&found.uid)).await?;
     if let Some(record) = Record::read(&dir.join("data"))? {
         let published = places.publish(&found.name).join(&found.uid);
         let driver = kubelet.csi.drivers.get(&record.driver_name).map_err(|e| {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::source::reason;
-use super::stats::{Measured, VolumeStats};
+use super::stats::{Condition, Measured, VolumeStats};
 use super::tear_down::found;
 use super::{
     ExpandError, Failure, Found, Mounted, Restored, Source, Staged, Turn, VolumeContext, VolumeKind, Work,
@@ -273,7 +273,10 @@ impl VolumeKind for CsiVolume {
         if found.usage.is_empty() && condition.is_none() {
             return None;
         }
-        let mut stats = VolumeStats { abnormal: condition.map(|c| c.abnormal), ..VolumeStats::default() };
+        let mut stats = VolumeStats {
+            condition: condition.map(|c| Condition { abnormal: c.abnormal, message: c.message }),
+            ..VolumeStats::default()
+        };
         let positive = |n: i64| u64::try_from(n).unwrap_or(0);
         for usage in found.usage {
             match UsageUnit::try_from(usage.unit) {
