@@ -11,6 +11,7 @@ use yare_client::{Cached, ObjectKey, ViewError};
 use crate::{
     pod::{Amounts, HostPort, PodInfo},
     selector::Labels,
+    storage::Storage,
     view,
 };
 
@@ -94,10 +95,10 @@ impl NodeInfo {
         }
     }
 
-    fn remove(&mut self, key: &ObjectKey) {
-        if let Some(pod) = self.pods.remove(key) {
-            self.forget(&pod);
-        }
+    fn remove(&mut self, key: &ObjectKey) -> Option<Arc<PodInfo>> {
+        let pod = self.pods.remove(key)?;
+        self.forget(&pod);
+        Some(pod)
     }
 
     fn forget(&mut self, pod: &PodInfo) {
@@ -149,6 +150,10 @@ pub struct Cluster {
     namespaces: BTreeMap<Box<str>, Cached>,
     /// Nodes that carry pods with affinity terms.
     nodes_with_affinity: usize,
+    /// Claims and volumes.
+    pub storage: Storage,
+    /// How many placed pods use a claim.
+    claim_users: HashMap<ObjectKey, usize>,
 }
 
 impl Cluster {
@@ -160,6 +165,11 @@ impl Cluster {
     /// Whether any placed pod has affinity terms of its own.
     pub fn any_affinity(&self) -> bool {
         self.nodes_with_affinity > 0
+    }
+
+    /// How many placed pods use a claim.
+    pub fn claim_users(&self, claim: &ObjectKey) -> usize {
+        self.claim_users.get(claim).copied().unwrap_or_default()
     }
 
     /// The labels of a namespace.
@@ -219,6 +229,9 @@ impl Cluster {
     fn place(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.remove_pod(pod.key());
         self.placed.insert(pod.key().clone(), node.into());
+        for claim in &pod.claims {
+            *self.claim_users.entry(pod.claim_key(claim)).or_default() += 1;
+        }
         match self.index.get(node) {
             Some(&at) => {
                 let info = &mut self.nodes[at];
@@ -261,19 +274,30 @@ impl Cluster {
     pub fn remove_pod(&mut self, key: &ObjectKey) -> bool {
         self.assumed.remove(key);
         let Some(node) = self.placed.remove(key) else { return false };
-        match self.index.get(&node) {
+        let gone = match self.index.get(&node) {
             Some(&at) => {
                 let info = &mut self.nodes[at];
                 let before = info.pods_with_affinity > 0;
-                info.remove(key);
+                let gone = info.remove(key);
                 self.nodes_with_affinity -= usize::from(before && info.pods_with_affinity == 0);
+                gone
             }
-            None => {
-                if let Some(pods) = self.strays.get_mut(&node) {
-                    pods.remove(key);
+            None => match self.strays.get_mut(&node) {
+                Some(pods) => {
+                    let gone = pods.remove(key);
                     if pods.is_empty() {
                         self.strays.remove(&node);
                     }
+                    gone
+                }
+                None => None,
+            },
+        };
+        for claim in gone.iter().flat_map(|pod| pod.claims.iter().map(|c| pod.claim_key(c))) {
+            if let Some(users) = self.claim_users.get_mut(&claim) {
+                *users -= 1;
+                if *users == 0 {
+                    self.claim_users.remove(&claim);
                 }
             }
         }

@@ -24,6 +24,8 @@ pub struct Unschedulable {
     pub events: Events,
     /// Nodes (their places in [`Cluster::nodes`]) where it would help if pods went.
     pub helpable: Vec<usize>,
+    /// Why no node needed to be looked at; instead of `reasons`.
+    pub refusal: Option<String>,
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods.`
@@ -39,7 +41,10 @@ impl Unschedulable {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".to_owned();
         }
-        message(self.nodes, &self.reasons)
+        match &self.refusal {
+            Some(reason) => format!("0/{} nodes are available: {reason}.", self.nodes),
+            None => message(self.nodes, &self.reasons),
+        }
     }
 }
 
@@ -53,6 +58,15 @@ pub fn schedule(
 ) -> Result<String, Unschedulable> {
     let nodes = cluster.nodes();
     let state = State::new(pod, cluster);
+    if let Some(refusal) = state.refusal {
+        return Err(Unschedulable {
+            nodes: nodes.len(),
+            reasons: BTreeMap::new(),
+            events: Events::NODE_ADDED.and(refusal.events),
+            helpable: Vec::new(),
+            refusal: Some(refusal.reason),
+        });
+    }
     let wanted = feasible_wanted(nodes.len());
     let mut feasible: Vec<&NodeInfo> = Vec::with_capacity(wanted.min(nodes.len()));
     let mut rejections: Vec<(usize, (usize, Rejection))> = Vec::new();
@@ -111,7 +125,7 @@ fn unschedulable(nodes: usize, rejections: Vec<(usize, (usize, Rejection))>) -> 
             *reasons.entry(reason.into_owned()).or_default() += 1;
         }
     }
-    Unschedulable { nodes, reasons, events, helpable }
+    Unschedulable { nodes, reasons, events, helpable, refusal: None }
 }
 
 fn best<'a>(

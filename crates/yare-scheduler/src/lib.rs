@@ -13,6 +13,8 @@ pub mod preemption;
 pub mod queue;
 mod scheduler;
 pub mod selector;
+pub mod storage;
+mod storage_events;
 pub mod view;
 
 pub use scheduler::{Config, Scheduler};

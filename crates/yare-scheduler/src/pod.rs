@@ -133,6 +133,69 @@ impl HostPort {
     }
 }
 
+/// A claim that a pod uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodClaim {
+    /// Its name, in the pod's namespace.
+    pub name: Box<str>,
+    /// It is made for this pod, and belongs to it.
+    pub ephemeral: bool,
+}
+
+/// A disk that a pod names itself and that cannot be shared as one likes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// Shared by readers only: the kind of disk, its name, whether it is only read.
+    Named(&'static str, Box<str>, bool),
+    /// Never shared: its identity.
+    Exclusive(Box<str>),
+    /// An image in a Ceph pool (`pool/image`), its monitors, whether it is only read.
+    Rbd(Box<str>, Vec<String>, bool),
+}
+
+impl Disk {
+    /// Whether one node cannot have both.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Named(kind, name, read), Self::Named(other_kind, other_name, other_read)) => {
+                kind == other_kind && name == other_name && !(*read && *other_read)
+            }
+            (Self::Exclusive(id), Self::Exclusive(other)) => id == other,
+            (Self::Rbd(image, monitors, read), Self::Rbd(other, other_monitors, other_read)) => {
+                image == other
+                    && !(*read && *other_read)
+                    && monitors.iter().any(|m| other_monitors.contains(m))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Claims and disks of a pod.
+fn volumes(spec: &view::PodSpec, pod: &str) -> (Box<[PodClaim]>, Box<[Disk]>) {
+    let (mut claims, mut disks) = (Vec::new(), Vec::new());
+    for volume in &spec.volumes {
+        if let Some(claim) = &volume.claim {
+            claims.push(PodClaim { name: claim.as_str().into(), ephemeral: false });
+        } else if volume.ephemeral {
+            claims.push(PodClaim { name: format!("{pod}-{}", volume.name).into(), ephemeral: true });
+        }
+        let named = |kind: &'static str, disk: &view::Disk| {
+            Disk::Named(kind, disk.name.as_str().into(), disk.read_only)
+        };
+        disks.extend(volume.gce.as_ref().map(|d| named("gce", d)));
+        disks.extend(volume.iscsi.as_ref().map(|d| named("iscsi", d)));
+        disks.extend(volume.aws.as_ref().map(|d| Disk::Exclusive(d.name.as_str().into())));
+        disks.extend(
+            volume
+                .rbd
+                .as_ref()
+                .map(|d| Disk::Rbd(format!("{}/{}", d.pool, d.name).into(), d.monitors.clone(), d.read_only)),
+        );
+    }
+    (claims.into(), disks.into())
+}
+
 /// A term of inter-pod affinity or anti-affinity.
 #[derive(Clone, Debug)]
 pub struct PodTerm {
@@ -248,6 +311,10 @@ pub struct PodInfo {
     pub preferred_pods: Vec<PodTerm>,
     /// Images of its containers.
     pub images: Vec<Box<str>>,
+    /// Claims that it uses.
+    pub claims: Box<[PodClaim]>,
+    /// Disks that it names itself.
+    pub disks: Box<[Disk]>,
 }
 
 impl PodInfo {
@@ -287,7 +354,10 @@ impl PodInfo {
             match_labels: equal.map(|(k, v)| (k.clone(), v.clone())).collect(),
             ..Default::default()
         };
+        let (claims, disks) = volumes(spec, object.name());
         Ok(Arc::new(Self {
+            claims,
+            disks,
             node: spec.node_name.as_str().into(),
             scheduler: spec.scheduler_name.as_str().into(),
             finished: matches!(pod.status.phase.as_str(), "Succeeded" | "Failed"),
@@ -331,6 +401,16 @@ impl PodInfo {
     /// Its key.
     pub fn key(&self) -> &ObjectKey {
         self.object.key()
+    }
+
+    /// The key of one of its claims.
+    pub fn claim_key(&self, claim: &PodClaim) -> ObjectKey {
+        ObjectKey::new(self.object.namespace(), &claim.name)
+    }
+
+    /// Whether it uses the claim.
+    pub fn uses_claim(&self, claim: &ObjectKey) -> bool {
+        *claim.namespace == *self.object.namespace() && self.claims.iter().any(|c| c.name == claim.name)
     }
 
     /// Whether some toleration covers `taint`.

@@ -148,11 +148,18 @@ impl Queue {
 
     /// Something happened in the cluster.
     pub fn event(&mut self, event: Events, now: Instant) {
+        self.event_for(event, now, |_| true);
+    }
+
+    /// Something happened in the cluster that matters to some pods only.
+    pub fn event_for(&mut self, event: Events, now: Instant, matters: impl Fn(&PodInfo) -> bool) {
         let mut woken = Vec::new();
         for (key, entry) in &mut self.entries {
             match &mut entry.place {
-                Place::Unschedulable(wanted, _) if wanted.any_of(event) => woken.push(key.clone()),
-                Place::InFlight(seen) => *seen = seen.and(event),
+                Place::Unschedulable(wanted, _) if wanted.any_of(event) && matters(&entry.pod) => {
+                    woken.push(key.clone());
+                }
+                Place::InFlight(seen) if matters(&entry.pod) => *seen = seen.and(event),
                 _ => {}
             }
         }

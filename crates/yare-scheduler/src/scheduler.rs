@@ -1,11 +1,20 @@
 //! The task that owns the state: takes in changes, tries pods, binds them.
 
-use std::{collections::hash_map::RandomState, hash::BuildHasher as _, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::Instant,
+};
 use yare_client::{
     Cached, Change, Client, EventKind, Informer, NAMESPACES, NODES, ObjectKey, ObjectRef,
     POD_DISRUPTION_BUDGETS, PODS, Recorder,
@@ -14,10 +23,12 @@ use yare_client::{
 use crate::{
     cluster::Cluster,
     cycle::{self, Unschedulable},
-    plugins::Events,
+    plugins::{Events, State as PodState},
     pod::PodInfo,
     preemption::{self, Budget, Choice},
     queue::Queue,
+    storage::bind::{self, Sources, Waiting},
+    storage_events::StorageEvents,
 };
 
 /// Bindings under way at once.
@@ -56,19 +67,24 @@ struct Bound {
     key: ObjectKey,
     /// The pod is gone or bound elsewhere: no retry.
     settled: bool,
+    /// Its volumes are bound, where there was something to bind.
+    volumes: bool,
 }
 
-struct State {
+pub(crate) struct State {
     client: Client,
     recorder: Recorder,
     config: Config,
-    cluster: Cluster,
-    queue: Queue,
+    pub(crate) cluster: Cluster,
+    pub(crate) queue: Queue,
     /// Where in the list of nodes the next scan starts.
     start: usize,
     tie: u64,
     bound: mpsc::UnboundedSender<Bound>,
     binding: usize,
+    /// Pods whose volumes are being bound first. That may take minutes, so they do not count as bindings.
+    pub(crate) waiting: HashMap<ObjectKey, Waiting>,
+    sources: Arc<Sources>,
     /// Looked at only when somebody is to be preempted.
     budgets: Informer,
 }
@@ -84,13 +100,16 @@ async fn run(client: Client, config: Config) {
     let informers = client.informers();
     let (nodes, pods, namespaces) = (informers.of(NODES), informers.of(PODS), informers.of(NAMESPACES));
     let budgets = informers.of(POD_DISRUPTION_BUDGETS);
-    tokio::join!(nodes.synced(), pods.synced(), namespaces.synced(), budgets.synced());
+    let mut storage = StorageEvents::new(&client);
+    tokio::join!(nodes.synced(), pods.synced(), namespaces.synced(), budgets.synced(), storage.synced());
     let mut node_changes = nodes.subscribe();
     let mut pod_changes = pods.subscribe();
     let mut namespace_changes = namespaces.subscribe();
     let (sender, mut bound) = mpsc::unbounded_channel();
     let recorder = Recorder::new(client.kube(), &config.scheduler_name, None);
     let mut state = State {
+        waiting: HashMap::new(),
+        sources: Arc::new(Sources::of(&client)),
         tie: config.seed,
         client,
         recorder,
@@ -109,6 +128,9 @@ async fn run(client: Client, config: Config) {
         }
         while let Some(change) = node_changes.try_recv() {
             state.node_changed(change);
+        }
+        while let Some((kind, change)) = storage.try_recv() {
+            state.storage_changed(kind, change);
         }
         while let Some(change) = pod_changes.try_recv() {
             state.pod_changed(change);
@@ -129,6 +151,7 @@ async fn run(client: Client, config: Config) {
             Some(change) = namespace_changes.recv() => state.namespace_changed(change),
             Some(change) = node_changes.recv() => state.node_changed(change),
             Some(change) = pod_changes.recv() => state.pod_changed(change),
+            Some((kind, change)) = storage.recv() => state.storage_changed(kind, change),
             Some(done) = bound.recv() => state.binding_done(done),
             () = sleep_until(timer) => {}
             else => return,
@@ -221,6 +244,9 @@ impl State {
     }
 
     fn pod_gone(&mut self, key: &ObjectKey) {
+        if let Some(waiting) = self.waiting.get(key) {
+            waiting.told.notify_one();
+        }
         self.cluster.forget_nomination(key);
         self.queue.remove(key);
         if self.cluster.remove_pod(key) {
@@ -229,7 +255,13 @@ impl State {
     }
 
     fn binding_done(&mut self, done: Bound) {
-        self.binding -= 1;
+        let waited = self.waiting.remove(&done.key);
+        if waited.is_none() {
+            self.binding -= 1;
+        }
+        if let Some(waited) = waited.filter(|_| !done.volumes) {
+            self.cluster.storage.restore(&waited.decision);
+        }
         if done.settled {
             return;
         }
@@ -248,9 +280,11 @@ impl State {
         self.tie ^= self.tie << 17;
         match self.schedule(&pod) {
             Ok(node) => {
+                let volumes = self.reserve_volumes(&pod, &node);
                 self.cluster.assume(pod.clone(), &node);
-                self.binding += 1;
-                let bind = bind(self.client.kube(), self.recorder.clone(), pod, node);
+                self.binding += usize::from(volumes.is_none());
+                let bind =
+                    bind(self.client.kube(), self.recorder.clone(), self.sources.clone(), pod, node, volumes);
                 let sender = self.bound.clone();
                 tokio::spawn(async move {
                     // The receiver is gone only when the scheduler stops.
@@ -260,6 +294,25 @@ impl State {
             Err(why) => self.no_node(pod, why),
         }
         true
+    }
+
+    /// Takes what the pod's claims need on its node; `None` where there is nothing to write.
+    fn reserve_volumes(&mut self, pod: &PodInfo, node: &str) -> Option<Waiting> {
+        if pod.claims.is_empty() {
+            return None;
+        }
+        // The same question got an answer a moment ago, from the same state.
+        let decision = PodState::new(pod, &self.cluster).decide(&self.cluster, node);
+        let decision = decision.filter(|d| !d.is_empty())?;
+        self.cluster.storage.assume(&decision, node);
+        let waiting = Waiting {
+            pod: pod.key().clone(),
+            node: node.to_owned(),
+            decision,
+            told: Arc::new(Notify::new()),
+        };
+        self.waiting.insert(pod.key().clone(), waiting.clone());
+        Some(waiting)
     }
 
     /// The node for a pod, with room left for those it was made for.
@@ -387,10 +440,29 @@ async fn patch_status(client: kube::Client, pod: &Cached, patch: &serde_json::Va
     }
 }
 
-/// Writes the binding and says so in an event.
-async fn bind(client: kube::Client, recorder: Recorder, pod: Arc<PodInfo>, node: String) -> Bound {
+/// Binds the pod's volumes, writes the binding and says so in an event.
+async fn bind(
+    client: kube::Client,
+    recorder: Recorder,
+    sources: Arc<Sources>,
+    pod: Arc<PodInfo>,
+    node: String,
+    volumes: Option<Waiting>,
+) -> Bound {
     let object = &pod.object;
     let (namespace, name) = (object.namespace(), object.name());
+    if let Some(work) = volumes
+        && let Err(why) = bind::volumes(client.clone(), &sources, &work).await
+    {
+        let message = format!("running PreBind plugin \"VolumeBinding\": {why}");
+        let key = pod.key().clone();
+        // A pod that is gone needs no words.
+        if let Some(now) = sources.pod(&key).filter(|p| p.uid() == object.uid()) {
+            fail(client, recorder, &now, message).await;
+            return Bound { key, settled: false, volumes: false };
+        }
+        return Bound { key, settled: true, volumes: false };
+    }
     let binding = json!({
         "apiVersion": "v1",
         "kind": "Binding",
@@ -406,18 +478,33 @@ async fn bind(client: kube::Client, recorder: Recorder, pod: Arc<PodInfo>, node:
         Ok(_) => {
             let message = format!("Successfully assigned {namespace}/{name} to {node}");
             recorder.event(ObjectRef::of(&PODS, object), EventKind::Normal, "Scheduled", message);
-            Bound { key, settled: true }
+            Bound { key, settled: true, volumes: true }
         }
         // Gone, or bound by somebody else: the watch tells.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-            Bound { key, settled: status.code == 404 }
+            Bound { key, settled: status.code == 404, volumes: true }
         }
         Err(error) => {
             let message = format!("binding rejected: {error}");
             recorder.event(ObjectRef::of(&PODS, object), EventKind::Warning, "FailedScheduling", message);
-            Bound { key, settled: false }
+            Bound { key, settled: false, volumes: true }
         }
     }
+}
+
+/// Says in an event and in the pod's condition that something went wrong that is not the pod's fault.
+async fn fail(client: kube::Client, recorder: Recorder, pod: &Cached, message: String) {
+    recorder.event(ObjectRef::of(&PODS, pod), EventKind::Warning, "FailedScheduling", message.clone());
+    let condition = json!({
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "SchedulerError",
+        "message": message,
+        "lastProbeTime": null,
+        "lastTransitionTime": now(),
+    });
+    let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
+    patch_status(client, pod, &patch).await;
 }
 
 /// Says in an event and in the pod's condition why it has no node, and where room is made for it.

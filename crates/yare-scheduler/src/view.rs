@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 
 /// A pod.
 #[derive(Debug, Default, Deserialize)]
@@ -58,6 +63,100 @@ pub struct PodSpec {
     pub resources: Option<Resources>,
     /// Uses the node's network: container ports are host ports.
     pub host_network: bool,
+    /// Volumes that matter to where the pod may run; most pods have none.
+    #[serde(deserialize_with = "volumes_that_matter")]
+    pub volumes: Vec<Volume>,
+}
+
+/// A volume of a pod that matters to where it may run.
+#[derive(Debug, Default)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// The claim that it uses.
+    pub claim: Option<String>,
+    /// A claim is made for it.
+    pub ephemeral: bool,
+    /// `gcePersistentDisk`
+    pub gce: Option<Disk>,
+    /// `awsElasticBlockStore`
+    pub aws: Option<Disk>,
+    /// `iscsi`
+    pub iscsi: Option<Disk>,
+    /// `rbd`
+    pub rbd: Option<Disk>,
+}
+
+/// A disk that a pod names itself.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Disk {
+    /// What tells it from others.
+    #[serde(alias = "pdName", alias = "volumeID", alias = "iqn", alias = "image")]
+    pub name: String,
+    /// It is only read.
+    pub read_only: bool,
+    /// Ceph pool.
+    pub pool: String,
+    /// Ceph monitors.
+    pub monitors: Vec<String>,
+}
+
+/// A volume as it stands in the JSON.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VolumeDocument<'a> {
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    persistent_volume_claim: Option<ClaimSource>,
+    ephemeral: Option<IgnoredAny>,
+    gce_persistent_disk: Option<Disk>,
+    aws_elastic_block_store: Option<Disk>,
+    iscsi: Option<Disk>,
+    rbd: Option<Disk>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClaimSource {
+    #[serde(default)]
+    claim_name: String,
+}
+
+/// Keeps nothing of the volumes that every pod has.
+fn volumes_that_matter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Volume>, D::Error> {
+    struct List;
+    impl<'de> Visitor<'de> for List {
+        type Value = Vec<Volume>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of volumes")
+        }
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut out = Vec::new();
+            while let Some(v) = list.next_element::<VolumeDocument<'de>>()? {
+                let volume = Volume {
+                    claim: v.persistent_volume_claim.map(|c| c.claim_name),
+                    ephemeral: v.ephemeral.is_some(),
+                    gce: v.gce_persistent_disk,
+                    aws: v.aws_elastic_block_store,
+                    iscsi: v.iscsi,
+                    rbd: v.rbd,
+                    name: String::new(),
+                };
+                if volume.claim.is_some()
+                    || volume.ephemeral
+                    || [&volume.gce, &volume.aws, &volume.iscsi, &volume.rbd].into_iter().any(Option::is_some)
+                {
+                    out.push(Volume { name: v.name.into_owned(), ..volume });
+                }
+            }
+            Ok(out)
+        }
+    }
+    deserializer.deserialize_any(List)
 }
 
 /// A scheduling gate.

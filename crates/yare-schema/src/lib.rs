@@ -15,6 +15,7 @@ pub mod field;
 pub mod fixtures;
 pub mod goprint;
 pub mod gotime;
+pub mod local_path;
 pub mod managed;
 pub mod model;
 pub mod openapi;

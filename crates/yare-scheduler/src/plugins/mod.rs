@@ -10,15 +10,20 @@ mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
+mod node_volume_limits;
 mod pod_topology_spread;
 mod resources_fit;
 mod taint_toleration;
+mod volume_binding;
+mod volume_restrictions;
+mod volume_zone;
 
 use std::borrow::Cow;
 
 use crate::{
     cluster::{Cluster, NodeInfo},
     pod::PodInfo,
+    storage::Decision,
 };
 
 /// The best score of a node.
@@ -26,7 +31,7 @@ pub const MAX_SCORE: i64 = 100;
 
 /// What happened in the cluster: a set of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Events(u8);
+pub struct Events(u16);
 
 impl Events {
     /// No event.
@@ -43,6 +48,20 @@ impl Events {
     pub const POD_ADDED: Self = Self(1 << 4);
     /// A pod left a node.
     pub const POD_REMOVED: Self = Self(1 << 5);
+    /// A claim came or changed; matters to pods that use it.
+    pub const CLAIM: Self = Self(1 << 6);
+    /// A volume came or changed.
+    pub const VOLUME: Self = Self(1 << 7);
+    /// A storage class came, or allows more nodes.
+    pub const STORAGE_CLASS: Self = Self(1 << 8);
+    /// A node's CSI drivers attach more volumes.
+    pub const CSI_NODE: Self = Self(1 << 9);
+    /// A CSI driver no longer has to be asked for its room.
+    pub const CSI_DRIVER: Self = Self(1 << 10);
+    /// A CSI driver has more room.
+    pub const CSI_CAPACITY: Self = Self(1 << 11);
+    /// A volume was detached from a node.
+    pub const DETACHED: Self = Self(1 << 12);
 
     /// Both sets.
     pub const fn and(self, other: Self) -> Self {
@@ -83,19 +102,60 @@ impl From<String> for Rejection {
     }
 }
 
+/// A plugin's word that no node will do, whichever pods went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why, as upstream words it.
+    pub reason: String,
+    /// Events that may lift it.
+    pub events: Events,
+}
+
 /// What is worked out once for a pod, before any node is looked at.
+#[derive(Default)]
 pub struct State {
     spread: pod_topology_spread::Prepared,
     affinity: inter_pod_affinity::Prepared,
+    /// Whether the plugins for volumes have anything to look at.
+    volumes: bool,
+    restrictions: volume_restrictions::Prepared,
+    zones: volume_zone::Prepared,
+    /// What becomes of the pod's claims.
+    binding: volume_binding::Prepared,
+    /// Set where no node needs to be looked at.
+    pub refusal: Option<Refusal>,
 }
 
 impl State {
     /// Looks at the whole cluster, where the pod has rules that need it.
     pub fn new(pod: &PodInfo, cluster: &Cluster) -> Self {
-        Self {
-            spread: pod_topology_spread::Prepared::new(pod, cluster),
-            affinity: inter_pod_affinity::Prepared::new(pod, cluster),
+        let mut out = Self { volumes: !(pod.claims.is_empty() && pod.disks.is_empty()), ..Self::default() };
+        if out.volumes
+            && let Err((plugin, reason)) = out.look_at_volumes(pod, cluster)
+        {
+            let events = PLUGINS.iter().find(|row| row.name == plugin).map_or(Events::NONE, |row| row.events);
+            out.refusal = Some(Refusal { reason, events });
+            return out;
         }
+        out.spread = pod_topology_spread::Prepared::new(pod, cluster);
+        out.affinity = inter_pod_affinity::Prepared::new(pod, cluster);
+        out
+    }
+
+    /// What a node would mean for the pod's claims.
+    pub fn decide(&self, cluster: &Cluster, node: &str) -> Option<Decision> {
+        let place = cluster.nodes().iter().find(|n| n.name() == node)?;
+        self.binding.decide(&cluster.storage, place).ok()
+    }
+
+    /// `Err`: who refuses the pod, and why.
+    fn look_at_volumes(&mut self, pod: &PodInfo, cluster: &Cluster) -> Result<(), (&'static str, String)> {
+        let by = |plugin| move |reason| (plugin, reason);
+        self.restrictions =
+            volume_restrictions::Prepared::new(pod, cluster).map_err(by("VolumeRestrictions"))?;
+        self.binding = volume_binding::Prepared::new(pod, &cluster.storage).map_err(by("VolumeBinding"))?;
+        self.zones = volume_zone::Prepared::new(pod, cluster).map_err(by("VolumeZone"))?;
+        Ok(())
     }
 }
 
@@ -130,10 +190,16 @@ pub struct Row {
     pub weight: i64,
     /// Events that may turn a rejection into a fit.
     pub events: Events,
+    /// It looks at volumes only: it is not asked about pods without any.
+    pub volumes: bool,
 }
 
 const fn row(name: &'static str, plugin: &'static dyn Plugin, weight: i64, events: Events) -> Row {
-    Row { name, plugin, weight, events }
+    Row { name, plugin, weight, events, volumes: false }
+}
+
+const fn volumes(name: &'static str, plugin: &'static dyn Plugin, events: Events) -> Row {
+    Row { name, plugin, weight: 0, events, volumes: true }
 }
 
 /// All plugins.
@@ -148,6 +214,32 @@ pub static PLUGINS: &[Row] = &[
         &resources_fit::ResourcesFit,
         1,
         Events::POD_REMOVED.and(Events::NODE_ALLOCATABLE),
+    ),
+    volumes(
+        "VolumeRestrictions",
+        &volume_restrictions::VolumeRestrictions,
+        Events::POD_REMOVED.and(Events::CLAIM),
+    ),
+    volumes(
+        "NodeVolumeLimits",
+        &node_volume_limits::NodeVolumeLimits,
+        Events::POD_REMOVED.and(Events::CLAIM).and(Events::CSI_NODE).and(Events::DETACHED),
+    ),
+    volumes(
+        "VolumeBinding",
+        &volume_binding::VolumeBinding,
+        Events::CLAIM
+            .and(Events::VOLUME)
+            .and(Events::STORAGE_CLASS)
+            .and(Events::NODE_LABELS)
+            .and(Events::CSI_NODE)
+            .and(Events::CSI_DRIVER)
+            .and(Events::CSI_CAPACITY),
+    ),
+    volumes(
+        "VolumeZone",
+        &volume_zone::VolumeZone,
+        Events::CLAIM.and(Events::VOLUME).and(Events::STORAGE_CLASS).and(Events::NODE_LABELS),
     ),
     row(
         "PodTopologySpread",
@@ -173,6 +265,9 @@ pub fn filter(
     node: &NodeInfo,
 ) -> Result<(), (usize, Rejection)> {
     for (index, row) in PLUGINS.iter().enumerate() {
+        if row.volumes && !state.volumes {
+            continue;
+        }
         row.plugin.filter(pod, state, cluster, node).map_err(|rejection| (index, rejection))?;
     }
     Ok(())

@@ -12,6 +12,7 @@ use crate::{
 pub struct PodTopologySpread;
 
 /// How many matching pods each topology holds, for each constraint of the pod.
+#[derive(Default)]
 pub struct Prepared(Vec<Counts>);
 
 struct Counts {
