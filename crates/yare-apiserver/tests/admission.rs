@@ -148,6 +148,62 @@ async fn service_accounts() {
 }
 
 #[tokio::test]
+async fn a_node_says_of_its_own_volumes_what_became_of_their_files() {
+    let server = Server::start().await;
+    let volumes = "/api/v1/persistentvolumes";
+    let volume = |name: &str, node: &str, by: &str| {
+        json!({
+            "metadata": {
+                "name": name,
+                "labels": {"local-path.yare.io/node": node},
+                "annotations": {"pv.kubernetes.io/provisioned-by": by, "local-path.yare.io/pending": ""},
+                "finalizers": ["external-provisioner.volume.kubernetes.io/finalizer"],
+            },
+            "spec": {
+                "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+                "local": {"path": format!("/x/{name}_n_c")},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                    {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}},
+            },
+        })
+    };
+    for (name, node, by) in [
+        ("own", "n1", "yare.io/local-path"),
+        ("other", "n2", "yare.io/local-path"),
+        ("made", "n1", "a-human"),
+    ] {
+        server.post(volumes, &volume(name, node, by)).await.expect(201);
+    }
+    let kubelet = User::new("system:node:n1", &["system:nodes"]);
+    let patch = async |name: &str, body: Value| {
+        as_user(&server, &kubelet, "PATCH", &format!("{volumes}/{name}"), &body).await
+    };
+    let there = json!({"metadata": {"annotations": {"local-path.yare.io/pending": null}}});
+    let gone = json!({"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}});
+    for (name, body) in [
+        ("other", there.clone()),
+        ("made", there.clone()),
+        // Not while it is not being deleted.
+        ("own", gone.clone()),
+        ("own", json!({"metadata": {"finalizers": null}})),
+        ("own", json!({"metadata": {"labels": {"local-path.yare.io/node": "n2"}}})),
+        ("own", json!({"metadata": {"annotations": {"a": "b"}}})),
+        ("own", json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}})),
+    ] {
+        let (code, answer) = patch(name, body.clone()).await;
+        assert_eq!(code, 403, "{name} {body}: {answer}");
+    }
+    assert_eq!(patch("own", there.clone()).await.0, 200);
+    assert_eq!(patch("own", there).await.0, 200);
+    server.delete(&format!("{volumes}/own")).await.expect(200);
+    let (code, answer) = patch("own", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(code, 403, "{answer}");
+    let (code, answer) = patch("own", gone).await;
+    assert_eq!(code, 200, "{answer}");
+    assert_eq!(answer["metadata"]["finalizers"], json!(["kubernetes.io/pv-protection"]));
+}
+
+#[tokio::test]
 async fn nodes_keep_to_themselves() {
     let server = Server::start().await;
     let kubelet = User::new("system:node:n1", &["system:nodes"]);

@@ -46,6 +46,8 @@ pub struct Config {
     pub node_eviction_rate: f64,
     /// Terminated pods that may stay before the oldest are deleted; 0: all may.
     pub terminated_pod_gc_threshold: usize,
+    /// The directory on each node in which volumes of `yare.io/local-path` are made.
+    pub local_storage_path: String,
     /// Reads the time.
     pub clock: Clock,
     /// The client of each controller; absent: all write with the shared client.
@@ -70,6 +72,7 @@ impl Default for Config {
             node_monitor_grace_period: Duration::from_secs(50),
             node_eviction_rate: 0.1,
             terminated_pod_gc_threshold: 12_500,
+            local_storage_path: "/var/lib/yare/storage".into(),
             clock: Arc::new(Timestamp::now),
             writers: None,
             observer: Arc::new(Silent),

@@ -28,6 +28,7 @@ mod harness;
 mod history;
 mod job;
 mod legacy_tokens;
+mod local_path;
 mod namespace;
 mod node_affinity;
 mod node_ipam;

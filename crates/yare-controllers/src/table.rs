@@ -19,10 +19,10 @@ use crate::{
         Keys::{Controller, ControllerOrSelector, Own, With},
         Reconcile, Watch,
     },
-    job, legacy_tokens, namespace, node_ipam, node_lifecycle, pod_certificates, podgc, policy_status,
-    replicaset, resourcequota, root_ca, service_account_tokens, service_pods, serviceaccount, statefulset,
-    storage_migration, taint_eviction, token_cleaner, trust_bundle, ttl_after_finished, volume_binder,
-    volume_protection,
+    job, legacy_tokens, local_path, namespace, node_ipam, node_lifecycle, pod_certificates, podgc,
+    policy_status, replicaset, resourcequota, root_ca, service_account_tokens, service_pods, serviceaccount,
+    statefulset, storage_migration, taint_eviction, token_cleaner, trust_bundle, ttl_after_finished,
+    volume_binder, volume_protection,
 };
 
 /// One controller.
@@ -233,6 +233,19 @@ pub const CONTROLLERS: &[Row] = &[
         ],
         make: legacy_tokens::new,
         workers: 1,
+    },
+    Row {
+        name: "local-path-provisioner-controller",
+        account: "local-path-provisioner",
+        description: "Makes volumes of yare.io/local-path, directories on the node of their first user.",
+        watches: &[
+            watch(PERSISTENT_VOLUME_CLAIMS, With(local_path::changed_claim)),
+            watch(PERSISTENT_VOLUMES, With(local_path::changed_volume)),
+            watch(STORAGE_CLASSES, With(none)),
+            watch(NODES, With(local_path::changed_node)),
+        ],
+        make: local_path::new,
+        workers: 4,
     },
     Row {
         name: "namespace-controller",

@@ -27,6 +27,7 @@ use crate::pod::mailbox::Mailbox;
 use crate::pod::writer::StatusWriter;
 use crate::view::Pod;
 use crate::volumes::NodeVolumes;
+use crate::volumes::local_path::LocalVolumes;
 
 pub(crate) struct Kubelet {
     pub(crate) node_name: String,
@@ -62,6 +63,8 @@ pub(crate) struct Kubelet {
     admitted: Mutex<HashMap<String, Share>>,
     /// User ids of pods in user namespaces.
     id_ranges: Mutex<IdRanges>,
+    /// Directories of the node that are volumes.
+    pub(crate) local_volumes: LocalVolumes,
     /// Which pod to wake for a sandbox's events.
     routes: Mutex<HashMap<String, Arc<Mailbox>>>,
     /// What the HTTP API may know of each pod, by uid.
@@ -133,6 +136,7 @@ impl Kubelet {
             offer: Mutex::new(parts.offer),
             admitted: Mutex::default(),
             id_ranges: Mutex::default(),
+            local_volumes: LocalVolumes::default(),
             routes: Mutex::default(),
             published: Mutex::default(),
         })

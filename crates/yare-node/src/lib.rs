@@ -167,6 +167,9 @@ impl Node {
         };
         let pods = client.informers().select(yare_client::PODS, select("spec.nodeName"));
         let node = client.informers().select(yare_client::NODES, select("metadata.name"));
+        let labelled = format!("{}={}", yare_schema::local_path::NODE_LABEL, config.node_name);
+        let own = Selection { labels: Some(labelled), ..Selection::default() };
+        let volumes = client.informers().select(yare_client::PERSISTENT_VOLUMES, own);
         let kubelet = Kubelet::new(Parts {
             node_name: config.node_name.clone(),
             node_ips: config.node_ips,
@@ -201,6 +204,7 @@ impl Node {
         tasks.spawn(csi::keep_limits(kubelet.clone()));
         tasks.spawn(volumes::give_back(kubelet.clone()));
         tasks.spawn(csi::initialize(kubelet.clone()));
+        tasks.spawn(volumes::local_path::run(kubelet.clone(), volumes));
         let heartbeat = Heartbeat {
             kubelet,
             node,

@@ -105,9 +105,13 @@ pub struct ServerArgs {
     /// How long pods stay on a node that is not reachable, where they do not say.
     #[arg(long, default_value_t = 300, env = "YARE_DEFAULT_UNREACHABLE_TOLERATION_SECONDS")]
     pub default_unreachable_toleration_seconds: i64,
-    /// Components that do not run: scheduler, dns, service-proxy, or a controller's name.
+    /// Components that do not run: scheduler, dns, service-proxy, local-storage, or a controller's name.
     #[arg(long, env = "YARE_DISABLE", value_delimiter = ',')]
     pub disable: Vec<String>,
+    /// Directory on each node for the volumes of the StorageClass local-path; by default `storage` in the data
+    /// directory.
+    #[arg(long, env = "YARE_DEFAULT_LOCAL_STORAGE_PATH")]
+    pub default_local_storage_path: Option<PathBuf>,
     /// Features to switch, NAME=true or NAME=false; AllAlpha and AllBeta stand for all of a stage.
     #[arg(long, env = "YARE_FEATURE_GATES", value_delimiter = ',')]
     pub feature_gates: Vec<String>,

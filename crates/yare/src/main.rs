@@ -11,6 +11,7 @@ mod hello;
 mod image;
 mod kubeconfig;
 mod kubelet_arg;
+mod local_storage;
 mod progress;
 mod requests;
 mod server;

@@ -31,7 +31,7 @@ use crate::{
     agent::{self, Agent},
     auth::FRONT_PROXY_CLIENT,
     cli::ServerArgs,
-    kubeconfig, kubelet_arg,
+    kubeconfig, kubelet_arg, local_storage,
     progress::{Progress, say},
 };
 
@@ -51,6 +51,8 @@ pub struct Plan {
     pub service_cidr: Cidr,
     /// Cluster DNS.
     pub cluster_dns: IpAddr,
+    /// Where volumes of the StorageClass local-path are.
+    pub local_storage_path: String,
     /// What `--kubelet-arg` says.
     pub kubelet: kubelet_arg::Settings,
 }
@@ -82,7 +84,16 @@ impl Plan {
             None => hostname()?,
         };
         let kubelet = kubelet_arg::Settings::parse(&args.kubelet_arg)?;
-        Ok(Self { node_name, node_ip, cluster_cidr, service_cidr, cluster_dns, kubelet })
+        let local_storage_path =
+            args.default_local_storage_path.clone().unwrap_or_else(|| args.data.data_dir.join("storage"));
+        let local_storage_path = std::path::absolute(&local_storage_path)
+            .ok()
+            .filter(|path| !path.components().any(|c| c == std::path::Component::ParentDir))
+            .and_then(|path| path.to_str().map(str::to_owned))
+            .with_context(|| {
+                format!("--default-local-storage-path {}: not a plain path", local_storage_path.display())
+            })?;
+        Ok(Self { node_name, node_ip, cluster_cidr, service_cidr, cluster_dns, local_storage_path, kubelet })
     }
 }
 
@@ -189,6 +200,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     config.runtime_config = runtime_config;
     config.objects = bootstrap::objects(&config.gates);
     config.objects.extend(agent::bootstrap_objects());
+    config.objects.extend(local_storage::bootstrap_objects());
     args.requests.apply(&mut config);
     config.encryption = encryption;
     config.audit = args.audit.open(&config)?;
@@ -211,7 +223,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let controllers = Controllers::start(
         &component("system:kube-controller-manager", &[]),
         yare_controllers::Config {
-            disabled: args.disable.clone(),
+            disabled: disabled_controllers(&args),
+            local_storage_path: plan.local_storage_path.clone(),
             root_ca: pki.cluster.certificate.clone(),
             token_signer: api.core().config.auth.signer.clone(),
             gates: api.core().config.gates.clone(),
@@ -232,6 +245,12 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         Scheduler::start(client, yare_scheduler::Config::default())
     });
     progress.done("scheduler", if scheduler.is_some() { "" } else { "disabled" });
+
+    let no_local_storage = args.disable.iter().any(|d| d == local_storage::COMPONENT);
+    let addons = tokio::spawn(local_storage::keep(
+        yare_controllers::api::Api::new(component("system:apiserver", &["system:masters"]).kube()),
+        no_local_storage,
+    ));
 
     let agent = if args.disable_agent {
         None
@@ -263,12 +282,22 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     if let Some(agent) = agent {
         agent.shutdown().await;
     }
+    addons.abort();
     drop(scheduler);
     controllers.shutdown().await;
     api.shutdown().await;
     serve.abort();
     store.close().await;
     Ok(())
+}
+
+/// Names of controllers that do not run: what is disabled may be a component that has one.
+fn disabled_controllers(args: &ServerArgs) -> Vec<String> {
+    let name = |name: &String| match name.as_str() {
+        local_storage::COMPONENT => local_storage::CONTROLLER.to_owned(),
+        _ => name.clone(),
+    };
+    args.disable.iter().map(name).collect()
 }
 
 fn client<'a>(common_name: &'a str, organizations: &'a [&'a str]) -> Subject<'a> {
@@ -311,7 +340,8 @@ mod tests {
     fn every_controller_has_a_role_of_its_own() {
         let gates: Vec<String> =
             yare_controllers::table::GATED.iter().map(|(_, gate)| format!("{gate}=true")).collect();
-        let objects = bootstrap::objects(&Gates::parse(&gates.join(",")).unwrap());
+        let mut objects = bootstrap::objects(&Gates::parse(&gates.join(",")).unwrap());
+        objects.extend(local_storage::bootstrap_objects());
         for row in yare_controllers::table::CONTROLLERS.iter().filter(|row| !row.account.is_empty()) {
             let role = format!("system:controller:{}", row.account);
             let found = objects.iter().any(|o| {

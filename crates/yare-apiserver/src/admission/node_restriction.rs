@@ -8,6 +8,7 @@ use yare_kinds::{
     strategy::certificates::request_subject,
     view::{View, ViewMut, same},
 };
+use yare_schema::local_path;
 
 use super::{Attributes, Operation, references};
 use crate::{
@@ -53,6 +54,7 @@ pub fn validate(attributes: &Attributes<'_>, object: Option<&Value>, old: Option
         ("", "pods") => kubelet.pods(),
         ("", "nodes") => kubelet.nodes(),
         ("", "persistentvolumeclaims") => kubelet.claims(),
+        ("", "persistentvolumes") => kubelet.volumes(),
         ("", "serviceaccounts") => kubelet.tokens(),
         ("coordination.k8s.io", "leases") => kubelet.leases(),
         ("storage.k8s.io", "csinodes") => kubelet.own_name("CSINode"),
@@ -346,6 +348,39 @@ impl Kubelet<'_> {
             "node {:?} is not allowed to update fields other than status.quantity and status.conditions",
             self.node
         ))
+    }
+
+    /// Of a volume whose files it has, a node says that they are there, or that they are gone.
+    fn volumes(&self) -> ApiResult<()> {
+        let node = self.node;
+        let (Some(new), Some(old)) = (self.object, self.old) else {
+            return self.refuse(format!("node {node:?} may only update volumes"));
+        };
+        let (label, by) = (old.at("metadata.labels"), old.at("metadata.annotations"));
+        if label.get(local_path::NODE_LABEL).and_then(Value::as_str) != Some(node)
+            || by.get(local_path::PROVISIONED_BY).and_then(Value::as_str) != Some(local_path::DRIVER)
+        {
+            return self.refuse(format!("node {node:?} may only update volumes of its own directories"));
+        }
+        let mut allowed = old.clone();
+        for field in ["metadata.managedFields", "metadata.resourceVersion"] {
+            allowed.copy_from(new, field);
+        }
+        if new.at("metadata.annotations").get(local_path::PENDING).is_none()
+            && let Some(annotations) = allowed["metadata"]["annotations"].as_object_mut()
+        {
+            annotations.remove(local_path::PENDING);
+        }
+        let has = |object: &Value| object.strings("metadata.finalizers").contains(&local_path::FINALIZER);
+        if old.has("metadata.deletionTimestamp") && !has(new) {
+            let mut rest = old.items("metadata.finalizers").to_vec();
+            rest.retain(|f| f != local_path::FINALIZER);
+            allowed.set("metadata.finalizers", rest);
+        }
+        if same(new, &allowed) {
+            return Ok(());
+        }
+        self.refuse(format!("node {node:?} may only say that the files of a volume are there, or gone"))
     }
 
     fn tokens(&self) -> ApiResult<()> {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
+use yare_schema::local_path::NODE_LABEL;
 
 /// What a pod may refer to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -29,6 +30,8 @@ pub(super) struct Graph {
     volumes_of_secret: HashMap<String, HashSet<String>>,
     /// Volume attachments, resource slices and pod certificate requests to their node.
     attachments: HashMap<String, String>,
+    /// Volumes whose files are on a node, to that node.
+    local_volumes: HashMap<String, String>,
     slices: HashMap<String, String>,
     requests: HashMap<String, String>,
 }
@@ -75,6 +78,11 @@ impl Graph {
     /// Whether a pod of `node` claims the volume.
     pub(super) fn needs_volume(&self, node: &str, volume: &str) -> bool {
         self.volumes.get(volume).is_some_and(|v| self.needs(node, Kind::Claim, &v.claim))
+    }
+
+    /// Whether the volume's files are on `node`.
+    pub(super) fn stores(&self, node: &str, volume: &str) -> bool {
+        self.local_volumes.get(volume).is_some_and(|n| n == node)
     }
 
     /// Whether the pod is on `node`.
@@ -140,6 +148,10 @@ impl Graph {
                 }
             }
         }
+        match object.and_then(node_of_volume) {
+            Some(node) => self.local_volumes.insert(key.to_owned(), node),
+            None => self.local_volumes.remove(key),
+        };
         let Some(volume) = object.and_then(read_volume) else { return };
         for secret in &volume.secrets {
             self.volumes_of_secret.entry(secret.clone()).or_default().insert(key.to_owned());
@@ -335,6 +347,22 @@ const PERSISTENT_SECRETS: [&str; 10] = [
     "/scaleIO/secretRef",
     "/storageos/secretRef",
 ];
+
+/// The node that has a volume's files.
+fn node_of_volume(json: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Object {
+        #[serde(default)]
+        metadata: Metadata,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Metadata {
+        labels: Option<HashMap<String, String>>,
+    }
+    let object: Object = serde_json::from_slice(json).ok()?;
+    object.metadata.labels?.remove(NODE_LABEL).filter(|node| !node.is_empty())
+}
 
 fn read_volume(json: &[u8]) -> Option<Volume> {
     let volume: Value = serde_json::from_slice(json).ok()?;

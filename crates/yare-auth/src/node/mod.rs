@@ -7,6 +7,11 @@ mod graph;
 
 use std::sync::{PoisonError, RwLock};
 
+use yare_schema::{
+    local_path::NODE_LABEL,
+    selector::{Operator, Requirement},
+};
+
 use self::graph::{Graph, Kind};
 use crate::{
     User, bootstrap,
@@ -87,7 +92,7 @@ impl Asked<'_> {
                 _ => no("can only get/update/patch this type"),
             },
             ("", "persistentvolumeclaims") => self.get(|a| a.needs(Kind::Claim)),
-            ("", "persistentvolumes") => self.get(|a| a.related(Graph::needs_volume)),
+            ("", "persistentvolumes") => self.volume(),
             ("resource.k8s.io", "resourceclaims") => self.get(|a| a.needs(Kind::ResourceClaim)),
             ("storage.k8s.io", "volumeattachments") => self.get(|a| a.related(Graph::attaches)),
             ("", "serviceaccounts") => self.service_account(),
@@ -151,6 +156,23 @@ impl Asked<'_> {
             return no("cannot get subresource");
         }
         then(self)
+    }
+
+    /// Beyond upstream: a node watches, and says what became of, the volumes whose files it has.
+    fn volume(&self) -> Answer {
+        let action = self.action;
+        // Nothing but exactly its own name.
+        let own = |r: &Requirement| {
+            r.key() == NODE_LABEL
+                && r.values().eq([self.node])
+                && matches!(r.operator(), Operator::In | Operator::Equals | Operator::DoubleEquals)
+        };
+        match action.verb {
+            "list" | "watch" if action.subresource.is_empty() && action.labels.iter().any(own) => Ok(()),
+            // What of them is NodeRestriction's to check.
+            "patch" if action.subresource.is_empty() => self.related(Graph::stores),
+            _ => self.get(|a| a.related(Graph::needs_volume)),
+        }
     }
 
     fn service_account(&self) -> Answer {
@@ -285,6 +307,10 @@ mod tests {
             "nodePublishSecretRef": {"name": "publish"},
             "controllerPublishSecretRef": {"name": "controller", "namespace": "drivers"}}}});
         authorizer.apply("persistentvolumes", "pv", Some(volume.to_string().as_bytes()));
+        let here = json!({"metadata": {"labels": {NODE_LABEL: "n1"}}});
+        authorizer.apply("persistentvolumes", "here", Some(here.to_string().as_bytes()));
+        let on = |operator| [Requirement::new(NODE_LABEL, operator, ["n1"]).unwrap()];
+        let (on_n1, not_on_n1) = (on(Operator::Equals), on(Operator::NotEquals));
         for (resource, key) in
             [("volumeattachments", "va"), ("resourceslices", "rs"), ("podcertificaterequests", "ns/pcr")]
         {
@@ -315,6 +341,15 @@ mod tests {
             (&n1, core("watch", "configmaps", "kube-root-ca.crt"), true),
             (&n1, group("", "get", "persistentvolumes", "pv"), true),
             (&n2, group("", "get", "persistentvolumes", "pv"), false),
+            (&n1, group("", "patch", "persistentvolumes", "here"), true),
+            (&n2, group("", "patch", "persistentvolumes", "here"), false),
+            (&n1, group("", "patch", "persistentvolumes", "pv"), false),
+            (&n1, group("", "update", "persistentvolumes", "here"), false),
+            (&n1, group("", "delete", "persistentvolumes", "here"), false),
+            (&n1, group("", "list", "persistentvolumes", ""), false),
+            (&n1, Action { labels: &on_n1, ..group("", "watch", "persistentvolumes", "") }, true),
+            (&n2, Action { labels: &on_n1, ..group("", "list", "persistentvolumes", "") }, false),
+            (&n1, Action { labels: &not_on_n1, ..group("", "list", "persistentvolumes", "") }, false),
             (&n1, core("get", "pods", "p"), true),
             (&n2, core("get", "pods", "p"), false),
             (&n1, core("list", "pods", ""), false),

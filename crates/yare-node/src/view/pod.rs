@@ -37,6 +37,8 @@ pub struct Metadata {
     pub annotations: BTreeMap<String, String>,
     pub deletion_timestamp: Option<String>,
     pub deletion_grace_period_seconds: Option<i64>,
+    #[serde(deserialize_with = "nullable")]
+    pub finalizers: Vec<String>,
 }
 
 /// `v1.PodSpec`.

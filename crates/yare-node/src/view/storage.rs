@@ -103,6 +103,7 @@ pub struct PersistentVolumeSpec {
     pub mount_options: Vec<String>,
     pub volume_mode: Option<String>,
     pub claim_ref: Option<ClaimReference>,
+    pub persistent_volume_reclaim_policy: String,
     pub node_affinity: Option<VolumeNodeAffinity>,
     pub host_path: Option<HostPath>,
     pub local: Option<LocalVolume>,

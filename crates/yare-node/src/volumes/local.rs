@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::stats::{Measured, VolumeStats, file_system};
-use super::{Failure, Mounted, Source, VolumeKind, Work, ownership};
+use super::{Failure, Mounted, Source, VolumeKind, Work, local_path, ownership};
 use crate::kubelet::Kubelet;
 
 pub(super) struct LocalVolume;
@@ -31,6 +31,7 @@ impl VolumeKind for LocalVolume {
                 format!("invalid path: {:?} must be absolute and may not contain '..'", local.path).into()
             );
         }
+        local_path::prepare(work.context.kubelet, &bound.volume).await?;
         // It must exist: its path is what ties it to this node.
         let found = std::fs::metadata(&path).map_err(|e| missing(&path, &e))?;
         if work.source.is_block() {

@@ -14,6 +14,7 @@
 
 mod atomic;
 mod config_map;
+mod copy;
 mod csi;
 mod downward;
 mod empty_dir;
@@ -23,6 +24,7 @@ mod image;
 mod iscsi;
 mod keys;
 mod local;
+pub(crate) mod local_path;
 mod loop_device;
 mod mounts;
 mod nfs;
