@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yare_client::{Change, Informer, ObjectKey, PERSISTENT_VOLUME_CLAIMS, PODS};
+use yare_client::{Cached, Change, Informer, ObjectKey, PERSISTENT_VOLUME_CLAIMS, PODS};
 
 use crate::{
     context::{Context, Error},
@@ -62,6 +62,13 @@ pub fn changed_pod(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey))
     }
 }
 
+impl EphemeralVolumes {
+    fn fail(&self, pod: &Cached, volume: &str, why: &str) {
+        let message = format!("ephemeral volume {volume}: {why}");
+        self.context.warning(&PODS, pod, "FailedBinding", message);
+    }
+}
+
 #[async_trait]
 impl Reconcile for EphemeralVolumes {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
@@ -77,9 +84,9 @@ impl Reconcile for EphemeralVolumes {
                 if is_controlled_by(&claim, &pod) {
                     continue;
                 }
-                return Err(Error::Other(format!(
-                    "PVC \"{claim_key}\" was not created for pod \"{key}\" (pod is not owner)"
-                )));
+                let why = format!("PVC \"{claim_key}\" was not created for pod \"{key}\" (pod is not owner)");
+                self.fail(&pod, &volume.name, &why);
+                return Err(Error::Other(why));
             }
             let template = ephemeral.volume_claim_template;
             let mut metadata = json!({"name": name, "namespace": pod.namespace()});
@@ -99,8 +106,7 @@ impl Reconcile for EphemeralVolumes {
                 Ok(_) => {}
                 Err(error) if error.is_already_exists() || error.is_namespace_terminating() => {}
                 Err(error) => {
-                    let message = format!("ephemeral volume controller: create PVC {name}: {error}");
-                    self.context.warning(&PODS, &pod, "FailedCreate", message);
+                    self.fail(&pod, &volume.name, &format!("create PVC {name}: {error}"));
                     return Err(error.into());
                 }
             }

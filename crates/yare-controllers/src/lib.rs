@@ -8,6 +8,7 @@
 //! To add one: write its file, add its row.
 
 pub mod api;
+mod attach_detach;
 mod attributes_class_protection;
 mod bootstrap_signer;
 mod certificates;
@@ -57,7 +58,9 @@ mod trust_bundle;
 mod ttl_after_finished;
 mod views;
 mod volume_binder;
+mod volume_expand;
 mod volume_protection;
+mod volume_views;
 
 pub use context::{Clock, Config, Context, Error, Observer, Writers};
 pub use harness::{Controllers, Keys, Next, Reconcile, Watch};

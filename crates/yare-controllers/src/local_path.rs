@@ -22,13 +22,10 @@ use crate::{
     api::Deletion,
     context::{Context, Error},
     harness::{Next, Reconcile},
-    views::{Meta, nullable},
+    views::{Condition, nullable},
+    volume_views::{Claim, Class, PROVISIONER, PROVISIONER_BETA, SELECTED_NODE, Source, Volume, storage},
 };
 
-const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
-const PROVISIONER_BETA: &str = "volume.beta.kubernetes.io/storage-provisioner";
-const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
 /// Finalizer of a claim that is being copied.
 const CLONING: &str = "provisioner.storage.kubernetes.io/cloning-protection";
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -41,182 +38,59 @@ struct Provisioner {
     nodes: Informer,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Claim {
-    metadata: Meta,
-    spec: ClaimSpec,
-    status: ClaimStatus,
+/// Whether a volume is to be made for the claim here.
+fn is_asked_of_us(claim: &Claim) -> bool {
+    let by = |name: &str| claim.metadata.annotations.get(name).map(String::as_str);
+    by(PROVISIONER).or_else(|| by(PROVISIONER_BETA)) == Some(DRIVER)
 }
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct ClaimSpec {
-    volume_name: String,
-    #[serde(deserialize_with = "nullable")]
-    access_modes: Vec<String>,
-    resources: Resources,
-    storage_class_name: Option<String>,
-    volume_mode: Option<String>,
-    selector: Option<Value>,
-    data_source: Option<Source>,
-    data_source_ref: Option<Source>,
-    volume_attributes_class_name: Option<String>,
-}
-
-#[derive(Deserialize, Default, Clone)]
-#[serde(rename_all = "camelCase", default)]
-struct Source {
-    api_group: Option<String>,
-    kind: String,
-    name: String,
-    namespace: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Resources {
-    #[serde(deserialize_with = "nullable")]
-    requests: BTreeMap<String, Value>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct ClaimStatus {
-    phase: String,
-    #[serde(deserialize_with = "nullable")]
-    capacity: BTreeMap<String, Value>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Volume {
-    metadata: Meta,
-    spec: VolumeSpec,
-    status: VolumeStatus,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct VolumeSpec {
-    #[serde(deserialize_with = "nullable")]
-    capacity: BTreeMap<String, Value>,
-    claim_ref: Option<ClaimRef>,
-    persistent_volume_reclaim_policy: String,
-    local: Option<Local>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct ClaimRef {
-    namespace: String,
-    name: String,
-    uid: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Local {
-    path: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct VolumeStatus {
-    phase: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Class {
-    provisioner: String,
-    volume_binding_mode: String,
-    reclaim_policy: Option<String>,
-    #[serde(deserialize_with = "nullable")]
-    parameters: BTreeMap<String, String>,
-    #[serde(deserialize_with = "nullable")]
-    mount_options: Vec<String>,
-}
-
-fn storage(list: &BTreeMap<String, Value>) -> Option<Quantity> {
-    list.get("storage").and_then(|v| Quantity::from_value(v).ok())
-}
-
-impl Claim {
-    fn class(&self) -> &str {
-        let annotated = self.metadata.annotations.get(CLASS_BETA).map(String::as_str);
-        annotated.or(self.spec.storage_class_name.as_deref()).unwrap_or_default()
+/// What no node could give a claim.
+fn cannot_be(claim: &Claim, class: &Class) -> Option<String> {
+    let spec = &claim.spec;
+    if let Some(mode) =
+        spec.access_modes.iter().find(|m| !matches!(m.as_str(), "ReadWriteOnce" | "ReadWriteOncePod"))
+    {
+        return Some(format!(
+            "access mode {mode} is not possible: a volume of {DRIVER} is a directory of one node; only ReadWriteOnce and ReadWriteOncePod are"
+        ));
     }
-
-    /// Whether a volume is to be made for it here.
-    fn is_ours(&self) -> bool {
-        let by = |name: &str| self.metadata.annotations.get(name).map(String::as_str);
-        by(PROVISIONER).or_else(|| by(PROVISIONER_BETA)) == Some(DRIVER)
+    if spec.volume_mode.as_deref() == Some("Block") {
+        return Some(format!(
+            "volume mode Block is not possible: a volume of {DRIVER} is a directory, not a device"
+        ));
     }
-
-    fn has(&self, finalizer: &str) -> bool {
-        self.metadata.finalizers.iter().any(|f| f == finalizer)
+    if spec.selector.is_some() {
+        return Some("claim.Spec.Selector is not supported".to_owned());
     }
-
-    /// What its content is to come from.
-    fn source(&self) -> Option<&Source> {
-        self.spec.data_source_ref.as_ref().or(self.spec.data_source.as_ref())
+    if spec.volume_attributes_class_name.as_ref().is_some_and(|c| !c.is_empty()) {
+        return Some(format!("{DRIVER} has no volume attributes that a class could set"));
     }
-
-    /// What no node could give it.
-    fn cannot_be(&self, class: &Class) -> Option<String> {
-        let spec = &self.spec;
-        if let Some(mode) =
-            spec.access_modes.iter().find(|m| !matches!(m.as_str(), "ReadWriteOnce" | "ReadWriteOncePod"))
-        {
-            return Some(format!(
-                "access mode {mode} is not possible: a volume of {DRIVER} is a directory of one node; only ReadWriteOnce and ReadWriteOncePod are"
-            ));
-        }
-        if spec.volume_mode.as_deref() == Some("Block") {
-            return Some(format!(
-                "volume mode Block is not possible: a volume of {DRIVER} is a directory, not a device"
-            ));
-        }
-        if spec.selector.is_some() {
-            return Some("claim.Spec.Selector is not supported".to_owned());
-        }
-        if spec.volume_attributes_class_name.as_ref().is_some_and(|c| !c.is_empty()) {
-            return Some(format!("{DRIVER} has no volume attributes that a class could set"));
-        }
-        if let Some(name) = class.parameters.keys().next() {
-            return Some(format!("{DRIVER} has no parameter {name:?}"));
-        }
-        let source = self.source()?;
-        let elsewhere = source.namespace.as_ref().is_some_and(|n| !n.is_empty());
-        let core = source.api_group.as_deref().unwrap_or_default().is_empty();
-        if source.kind == "PersistentVolumeClaim" && core && !elsewhere {
-            return None;
-        }
-        Some(format!(
-            "the content of a volume of {DRIVER} can come from a PersistentVolumeClaim of the same namespace, not from {} {}",
-            source.kind, source.name
-        ))
+    if let Some(name) = class.parameters.keys().next() {
+        return Some(format!("{DRIVER} has no parameter {name:?}"));
     }
+    let source = claim.source()?;
+    let elsewhere = source.namespace.as_ref().is_some_and(|n| !n.is_empty());
+    let core = source.api_group.as_deref().unwrap_or_default().is_empty();
+    if source.kind == "PersistentVolumeClaim" && core && !elsewhere {
+        return None;
+    }
+    Some(format!(
+        "the content of a volume of {DRIVER} can come from a PersistentVolumeClaim of the same namespace, not from {} {}",
+        source.kind, source.name
+    ))
 }
 
-impl Volume {
-    fn is_ours(&self) -> bool {
-        self.metadata.annotations.get(PROVISIONED_BY).is_some_and(|by| by == DRIVER)
-    }
+fn is_ours(volume: &Volume) -> bool {
+    volume.metadata.annotations.get(PROVISIONED_BY).is_some_and(|by| by == DRIVER)
+}
 
-    /// The directory that is still being copied into it.
-    fn copied_from(&self) -> Option<&str> {
-        self.metadata.annotations.get(PENDING).map(String::as_str).filter(|path| !path.is_empty())
-    }
+/// The directory that is still being copied into it.
+fn copied_from(volume: &Volume) -> Option<&str> {
+    volume.metadata.annotations.get(PENDING).map(String::as_str).filter(|path| !path.is_empty())
+}
 
-    fn goes_with_its_claim(&self) -> bool {
-        self.spec.persistent_volume_reclaim_policy == "Delete"
-    }
-
-    fn belongs_to(&self, claim: &Cached) -> bool {
-        self.spec.claim_ref.as_ref().is_some_and(|r| r.uid == claim.uid())
-    }
+fn goes_with_its_claim(volume: &Volume) -> bool {
+    volume.spec.persistent_volume_reclaim_policy == "Delete"
 }
 
 /// The controller; keys with a namespace are claims, those without are volumes.
@@ -239,7 +113,7 @@ pub fn changed_claim(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey
         Some(source) if change.new.is_none() => add(ObjectKey::new(object.namespace(), &source.name)),
         _ => {}
     }
-    if claim.is_ours() || claim.has(CLONING) {
+    if is_asked_of_us(&claim) || claim.held_by(CLONING) {
         add(object.key().clone());
     }
 }
@@ -247,13 +121,13 @@ pub fn changed_claim(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey
 /// Volumes that were made here; and the claim that one was copied from, since that may be over.
 pub fn changed_volume(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
     let Some(object) = change.object() else { return };
-    let Some(volume) = object.view::<Volume>().ok().filter(Volume::is_ours) else { return };
+    let Some(volume) = object.view::<Volume>().ok().filter(is_ours) else { return };
     add(object.key().clone());
     if let Some(claim) = &volume.spec.claim_ref {
         add(ObjectKey::new(&claim.namespace, &claim.name));
     }
     let before = change.old.as_ref().and_then(|o| o.view::<Volume>().ok()).unwrap_or_default();
-    let Some(from) = before.copied_from() else { return };
+    let Some(from) = copied_from(&before) else { return };
     for other in context.informer(PERSISTENT_VOLUMES).list() {
         let other: Volume = other.view().unwrap_or_default();
         if let (Some(local), Some(claim)) = (other.spec.local, other.spec.claim_ref)
@@ -308,12 +182,12 @@ impl<E: Into<Error>> From<E> for Refusal {
 impl Provisioner {
     async fn sync_claim(&self, claim: &Cached) -> Result<(), Error> {
         let view: Claim = claim.view()?;
-        if view.has(CLONING) && !self.is_copied(claim, &view)? {
+        if view.held_by(CLONING) && !self.is_copied(claim, &view)? {
             let write = |body: &mut Value| remove_finalizer(body, CLONING);
             self.context.api.update(&PERSISTENT_VOLUME_CLAIMS, claim, write).await?;
             return Ok(());
         }
-        if !view.is_ours() {
+        if !is_asked_of_us(&view) {
             return Ok(());
         }
         if !view.spec.volume_name.is_empty() {
@@ -367,7 +241,7 @@ impl Provisioner {
         if waits && selected.is_none() {
             return Ok(());
         }
-        if let Some(why) = view.cannot_be(&class) {
+        if let Some(why) = cannot_be(view, &class) {
             return Err(Refusal::Final(why));
         }
         let Some(size) = storage(&view.spec.resources.requests) else { return Ok(()) };
@@ -450,13 +324,13 @@ impl Provisioner {
             Refusal::Later(format!("error getting PV {} from api server: not found", view.spec.volume_name))
         })?;
         let state: Volume = volume.view()?;
-        let Some(local) = state.spec.local.as_ref().filter(|_| state.is_ours()) else {
+        let Some(local) = state.spec.local.as_ref().filter(|_| is_ours(&state)) else {
             return Err(Refusal::Final(format!(
                 "the source PVC {} is bound to a volume that {DRIVER} did not make",
                 key.name
             )));
         };
-        if state.copied_from().is_some() {
+        if copied_from(&state).is_some() {
             return Err(Refusal::Later(format!("the source PVC {} is itself still being copied", key.name)));
         }
         if storage(&state.spec.capacity).is_some_and(|have| have > size) {
@@ -466,7 +340,7 @@ impl Provisioner {
             )));
         }
         let path = local.path.clone();
-        if !view.has(CLONING) {
+        if !view.held_by(CLONING) {
             let write = |body: &mut Value| {
                 let mut finalizers = view.metadata.finalizers.clone();
                 finalizers.push(CLONING.to_owned());
@@ -483,13 +357,13 @@ impl Provisioner {
         let own = own.map(|v| v.view::<Volume>()).transpose()?.and_then(|v| v.spec.local);
         for volume in self.volumes.list() {
             let volume: Volume = volume.view()?;
-            if volume.copied_from().is_some_and(|path| own.as_ref().is_some_and(|own| own.path == path)) {
+            if copied_from(&volume).is_some_and(|path| own.as_ref().is_some_and(|own| own.path == path)) {
                 return Ok(true);
             }
         }
         for other in self.claims.in_namespace(claim.namespace()) {
             let other_view: Claim = other.view()?;
-            let waits = other_view.is_ours()
+            let waits = is_asked_of_us(&other_view)
                 && other_view.spec.volume_name.is_empty()
                 && other.deletion_timestamp().is_none()
                 && other_view.source().is_some_and(|s| s.name == claim.name());
@@ -559,7 +433,7 @@ impl Provisioner {
             return Ok(());
         };
         let state: Volume = volume.view()?;
-        if !state.is_ours() || !state.belongs_to(claim) {
+        if !is_ours(&state) || !state.belongs_to(claim) {
             return Ok(());
         }
         let size = &view.spec.resources.requests["storage"];
@@ -578,11 +452,11 @@ impl Provisioner {
 
     async fn sync_volume(&self, volume: &Cached) -> Result<(), Error> {
         let state: Volume = volume.view()?;
-        if !state.is_ours() {
+        if !is_ours(&state) {
             return Ok(());
         }
         let api = &self.context.api;
-        let goes = state.goes_with_its_claim();
+        let goes = goes_with_its_claim(&state);
         let has = state.metadata.finalizers.iter().any(|f| f == FINALIZER);
         if volume.deletion_timestamp().is_some() {
             // Files that are to be kept, or that went with their node, hold nothing up.
@@ -640,7 +514,7 @@ struct NodeSpec {
 #[serde(default)]
 struct NodeStatus {
     #[serde(deserialize_with = "nullable")]
-    conditions: Vec<crate::views::Condition>,
+    conditions: Vec<Condition>,
 }
 
 #[cfg(test)]
@@ -674,7 +548,7 @@ mod tests {
         ] {
             let claim: Claim = serde_json::from_value(json!({"spec": spec})).unwrap();
             let class: Class = serde_json::from_value(json!({"parameters": parameters})).unwrap();
-            let why = claim.cannot_be(&class);
+            let why = cannot_be(&claim, &class);
             match expected {
                 Some(text) => assert!(why.as_ref().is_some_and(|w| w.contains(text)), "{spec}: {why:?}"),
                 None => assert_eq!(why, None, "{spec}"),

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use yare_client::{
-    CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, DAEMON_SETS,
-    DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
+    CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, CSI_DRIVERS,
+    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
     REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
-    STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTRIBUTES_CLASSES,
+    STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTACHMENTS,
+    VOLUME_ATTRIBUTES_CLASSES,
 };
 
 use crate::{
-    attributes_class_protection, bootstrap_signer, certificates, clusterrole_aggregation,
+    attach_detach, attributes_class_protection, bootstrap_signer, certificates, clusterrole_aggregation,
     context::Context,
     cronjob, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
     ephemeral_volume, garbage,
@@ -22,7 +23,7 @@ use crate::{
     job, legacy_tokens, local_path, namespace, node_ipam, node_lifecycle, pod_certificates, podgc,
     policy_status, replicaset, resourcequota, root_ca, service_account_tokens, service_pods, serviceaccount,
     statefulset, storage_migration, taint_eviction, token_cleaner, trust_bundle, ttl_after_finished,
-    volume_binder, volume_protection,
+    volume_binder, volume_expand, volume_protection,
 };
 
 /// One controller.
@@ -275,6 +276,22 @@ pub const CONTROLLERS: &[Row] = &[
         workers: 4,
     },
     Row {
+        name: "persistentvolume-attach-detach-controller",
+        account: "attachdetach-controller",
+        description: "Attaches CSI volumes to the nodes of the pods that use them.",
+        watches: &[
+            watch(PODS, With(attach_detach::changed_pod)),
+            watch(PERSISTENT_VOLUME_CLAIMS, With(attach_detach::changed_claim)),
+            watch(PERSISTENT_VOLUMES, Own),
+            watch(NODES, With(attach_detach::changed_node)),
+            watch(CSI_DRIVERS, With(attach_detach::changed_driver)),
+            watch(VOLUME_ATTACHMENTS, With(attach_detach::changed_attachment)),
+        ],
+        make: attach_detach::new,
+        // One: what a node is told of its volumes is written as a whole.
+        workers: 1,
+    },
+    Row {
         name: "persistentvolume-binder-controller",
         account: "persistent-volume-binder",
         description: "Binds PersistentVolumeClaims to PersistentVolumes.",
@@ -282,10 +299,22 @@ pub const CONTROLLERS: &[Row] = &[
             watch(PERSISTENT_VOLUME_CLAIMS, With(volume_binder::changed_claim)),
             watch(PERSISTENT_VOLUMES, With(volume_binder::changed_volume)),
             watch(STORAGE_CLASSES, With(volume_binder::changed_class)),
+            watch(PODS, With(volume_binder::changed_pod)),
         ],
         make: volume_binder::new,
         // One: two claims must not take the same volume.
         workers: 1,
+    },
+    Row {
+        name: "persistentvolume-expander-controller",
+        account: "expand-controller",
+        description: "Says of claims that ask for more room that a driver's resizer has to give it.",
+        watches: &[
+            watch(PERSISTENT_VOLUME_CLAIMS, With(volume_expand::changed_claim)),
+            watch(PERSISTENT_VOLUMES, With(none)),
+        ],
+        make: volume_expand::new,
+        workers: 2,
     },
     Row {
         name: "persistentvolume-protection-controller",

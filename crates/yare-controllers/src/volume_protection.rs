@@ -1,5 +1,6 @@
 //! Keeps PersistentVolumeClaims that pods use, and PersistentVolumes that are bound, from being deleted:
-//! each carries a finalizer until nobody needs it any more.
+//! each carries a finalizer until nobody needs it any more. A pod that has run to its end still uses its claims,
+//! until it is gone itself; one that made a claim lets go of it when its node has.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use yare_client::{
 use crate::{
     context::{Context, Error},
     harness::{Next, Reconcile},
+    ownership::is_controlled_by,
     views::{Meta, PodView, nullable},
 };
 
@@ -62,6 +64,20 @@ struct Volume {
     ephemeral: Option<serde::de::IgnoredAny>,
 }
 
+/// How far a pod's deletion has got.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Deletion {
+    metadata: DeletionMeta,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct DeletionMeta {
+    deletion_timestamp: Option<String>,
+    deletion_grace_period_seconds: Option<i64>,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct ClaimSource {
@@ -90,6 +106,26 @@ pub fn volumes(context: &Context) -> Arc<dyn Reconcile> {
     })
 }
 
+/// Whether the node is done with a pod, or nobody waits for it: only finalizers keep it.
+fn is_shut_down(pod: &Cached) -> bool {
+    let Deletion { metadata } = pod.view().unwrap_or_default();
+    metadata.deletion_timestamp.is_some() && metadata.deletion_grace_period_seconds == Some(0)
+}
+
+/// Whether a pod on a node keeps a claim from going.
+fn uses(pod: &Cached, claim: &Cached) -> bool {
+    let named = |v: &Volume| v.persistent_volume_claim.as_ref().is_some_and(|c| c.claim_name == claim.name());
+    let made = |v: &Volume| {
+        v.ephemeral.is_some()
+            && format!("{}-{}", pod.name(), v.name) == claim.name()
+            && is_controlled_by(claim, pod)
+            && !is_shut_down(pod)
+    };
+    // Until it is on a node, it holds nothing, and it will not be started with a claim that is on its way out.
+    pod.node_name().is_some()
+        && pod.view::<PodVolumes>().unwrap_or_default().spec.volumes.iter().any(|v| named(v) || made(v))
+}
+
 /// The claims that a pod names.
 pub fn claims_of_pod(pod: &Cached) -> Vec<String> {
     let volumes = pod.view::<PodVolumes>().unwrap_or_default().spec.volumes;
@@ -104,7 +140,10 @@ pub fn claims_of_pod(pod: &Cached) -> Vec<String> {
 /// A pod that ends, goes or comes concerns its claims.
 pub fn changed_pod(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
     let Some(pod) = change.object() else { return };
-    let ended = change.new.as_ref().is_none_or(|p| p.view::<PodView>().is_ok_and(|v| v.is_finished()));
+    let ended = change
+        .new
+        .as_ref()
+        .is_none_or(|p| is_shut_down(p) || p.view::<PodView>().is_ok_and(|v| v.is_finished()));
     if ended || change.old.is_none() {
         for claim in claims_of_pod(pod) {
             add(ObjectKey::new(pod.namespace(), &claim));
@@ -121,7 +160,7 @@ impl Reconcile for Protection {
         let going = object.deletion_timestamp().is_some();
         let mut finalizers = view.metadata.finalizers;
         match (going, protected) {
-            (true, true) if !self.in_use(&object, &view.status.phase)? => {
+            (true, true) if !self.in_use(&object, &view.status.phase).await? => {
                 finalizers.retain(|f| f != self.finalizer)
             }
             (false, false) => finalizers.push(self.finalizer.to_owned()),
@@ -134,17 +173,13 @@ impl Reconcile for Protection {
 }
 
 impl Protection {
-    fn in_use(&self, object: &Cached, phase: &str) -> Result<bool, Error> {
+    async fn in_use(&self, object: &Cached, phase: &str) -> Result<bool, Error> {
         let Some(pods) = &self.pods else { return Ok(phase == "Bound") };
-        for pod in pods.in_namespace(object.namespace()) {
-            // A pod that was never bound to a node holds nothing.
-            if pod.node_name().is_some()
-                && !pod.view::<PodView>()?.is_finished()
-                && claims_of_pod(&pod).iter().any(|c| c == object.name())
-            {
-                return Ok(true);
-            }
+        let used = |pods: Vec<Cached>| pods.iter().any(|pod| uses(pod, object));
+        if used(pods.in_namespace(object.namespace())) {
+            return Ok(true);
         }
-        Ok(false)
+        // The cache may not know of a pod yet that was placed a moment ago.
+        Ok(used(self.context.api.list(&PODS, object.namespace()).await?))
     }
 }
