@@ -474,8 +474,6 @@ fn volumes_wait_until_they_are_attached() {
         cluster.apply(&pod("p", &claimed("far"), MOUNT, ""))?;
         let name = format!("kubernetes.io/csi/{DRIVER}^{handle}");
         cluster.becomes("node/node-1", ".status.volumesInUse", &format!("[\"{name}\"]"))?;
-        ensure!(driver.calls_of("NodeStageVolume").is_empty());
-        attach(cluster, &name, "far")?;
         cluster.ready(&["p"])?;
         let calls =
             sees(cluster, &driver, &["ControllerPublishVolume", "NodeStageVolume", "NodePublishVolume"])?;
@@ -488,29 +486,6 @@ fn volumes_wait_until_they_are_attached() {
         Ok(())
     });
 }
-
-/// Attaches a volume as the attach/detach controller does, unless it has.
-fn attach(cluster: &Cluster, name: &str, volume: &str) -> anyhow::Result<()> {
-    let attached = cluster.field("node/node-1", ".status.volumesAttached[*].name")?;
-    if attached.contains(name) {
-        return Ok(());
-    }
-    let hash = {
-        let handle = cluster.field(&format!("pv/{volume}"), ".spec.csi.volumeHandle")?;
-        let mut command = cluster.command("sh");
-        command.args(["-c", &format!("printf %s '{handle}{DRIVER}node-1' | sha256sum | cut -c -64")]);
-        String::from_utf8(cluster.run(&mut command)?.stdout)?.trim().to_owned()
-    };
-    cluster.apply(&format!(
-        "apiVersion: storage.k8s.io/v1\nkind: VolumeAttachment\nmetadata: {{name: csi-{hash}}}\nspec: \
-         {{attacher: {DRIVER}, nodeName: node-1, source: {{persistentVolumeName: {volume}}}}}"
-    ))?;
-    cluster.becomes(&format!("volumeattachment/csi-{hash}"), ".status.attached", "true")?;
-    let patch = json!({"status": {"volumesAttached": [{"name": name, "devicePath": ""}]}}).to_string();
-    cluster.kubectl(&["patch", "node", "node-1", "--subresource=status", "--type=merge", "-p", &patch])?;
-    Ok(())
-}
-
 #[test]
 fn tools_that_are_missing_are_named() {
     Cluster::test(YARE, Options::default(), |cluster| {
