@@ -16,8 +16,10 @@ use rustls::{
 
 use crate::pki::KeyPairPem;
 
+mod node;
 mod unverified;
 
+pub use node::{Limits, node_server};
 use unverified::any_server;
 pub use unverified::unverified;
 

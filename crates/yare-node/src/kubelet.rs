@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use yare_client::{Client, EventKind, Informer, ObjectRef, Recorder};
 use yare_runtime::Runtime;
 
 use crate::api::Api;
 use crate::clock::Seams;
 use crate::csi::Csi;
+use crate::config::Configuration;
 use crate::logs::rotate::Rotator;
 use crate::managers::Managers;
 use crate::metrics::Metrics;
@@ -34,10 +35,8 @@ pub(crate) struct Kubelet {
     pub(crate) node_ips: Vec<IpAddr>,
     pub(crate) data_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
-    pub(crate) cluster_dns: Vec<IpAddr>,
-    pub(crate) cluster_domain: String,
-    pub(crate) resolv_conf: PathBuf,
-    pub(crate) pids_limit: Option<i64>,
+    /// How the node was told to behave.
+    pub(crate) config: Configuration,
     pub(crate) seams: Seams,
     pub(crate) api: Api,
     pub(crate) runtime: Arc<dyn Runtime>,
@@ -69,6 +68,35 @@ pub(crate) struct Kubelet {
     routes: Mutex<HashMap<String, Arc<Mailbox>>>,
     /// What the HTTP API may know of each pod, by uid.
     pub(crate) published: Mutex<HashMap<String, Arc<Published>>>,
+    /// Where the loop that takes pods in is asked whether it is there.
+    pub(crate) pings: Pings,
+}
+
+/// Questions to the loop that takes pods in; each is answered when the loop is free.
+pub(crate) struct Pings {
+    ask: mpsc::Sender<oneshot::Sender<()>>,
+    asked: Mutex<Option<mpsc::Receiver<oneshot::Sender<()>>>>,
+}
+
+impl Default for Pings {
+    fn default() -> Self {
+        let (ask, asked) = mpsc::channel(8);
+        Pings { ask, asked: Mutex::new(Some(asked)) }
+    }
+}
+
+impl Pings {
+    /// The questions, for the one who answers them.
+    pub(crate) fn take(&self) -> mpsc::Receiver<oneshot::Sender<()>> {
+        // A second taker would get questions that nobody asks.
+        self.asked.lock().take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+
+    /// Whether the loop is there. Waits for as long as it is busy.
+    pub(crate) async fn answered(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.ask.send(answer).await.is_ok() && answered.await.is_ok()
+    }
 }
 
 /// The parts of a kubelet that its constructor takes as they are.
@@ -77,10 +105,7 @@ pub(crate) struct Parts {
     pub(crate) node_ips: Vec<IpAddr>,
     pub(crate) data_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
-    pub(crate) cluster_dns: Vec<IpAddr>,
-    pub(crate) cluster_domain: String,
-    pub(crate) resolv_conf: PathBuf,
-    pub(crate) pids_limit: Option<i64>,
+    pub(crate) config: Configuration,
     pub(crate) seams: Seams,
     pub(crate) client: Client,
     pub(crate) runtime: Arc<dyn Runtime>,
@@ -122,10 +147,7 @@ impl Kubelet {
             node_ips: parts.node_ips,
             data_dir: parts.data_dir,
             log_dir: parts.log_dir,
-            cluster_dns: parts.cluster_dns,
-            cluster_domain: parts.cluster_domain,
-            resolv_conf: parts.resolv_conf,
-            pids_limit: parts.pids_limit,
+            config: parts.config,
             seams: parts.seams,
             api,
             runtime: parts.runtime,
@@ -139,7 +161,13 @@ impl Kubelet {
             local_volumes: LocalVolumes::default(),
             routes: Mutex::default(),
             published: Mutex::default(),
+            pings: Pings::default(),
         })
+    }
+
+    /// Processes per pod, all its containers together; none: unlimited.
+    pub(crate) fn pids_limit(&self) -> Option<i64> {
+        Some(self.config.settings().pod_pids_limit).filter(|limit| *limit > 0)
     }
 
     pub(crate) fn host_ips(&self) -> Vec<String> {

@@ -8,7 +8,8 @@
 //! ```no_run
 //! # async fn example(client: yare_client::Client, runtime: std::sync::Arc<dyn yare_runtime::Runtime>) {
 //! let mut config = yare_node::NodeConfig::new(client, runtime, "node-1", "10.0.0.1".parse().unwrap(), "/var/lib/yare/agent");
-//! config.cluster_dns = vec!["10.43.0.10".parse().unwrap()];
+//! let sources = yare_node::config::Sources { inline: vec!["maxPods: 50".into()], ..Default::default() };
+//! config.configuration = sources.load().unwrap();
 //! let node = yare_node::Node::start(config).await.unwrap();
 //! // Containers go on when the agent stops.
 //! node.shutdown().await;
@@ -18,6 +19,7 @@
 mod api;
 mod clock;
 pub mod csi;
+pub mod config;
 mod error;
 mod hooks;
 mod http;
@@ -48,12 +50,13 @@ use yare_runtime::Runtime;
 
 pub use clock::Seams;
 pub use error::{Error, Result};
-pub use http::{Attributes, Authorize, KubeletServer, allow_api_server};
+pub use http::KubeletServer;
 pub use node::NetworkReadiness;
 pub use node::capacity::Capacity;
 pub use pod::qos::CGROUPS;
 pub use view::Taint;
 
+use config::{Configuration, Sources};
 use error::Context;
 use kubelet::{Kubelet, Parts};
 use managers::{ManagerSettings, Managers};
@@ -76,28 +79,14 @@ pub struct NodeConfig {
     pub node_ips: Vec<IpAddr>,
     /// Labels beyond those every node has.
     pub labels: BTreeMap<String, String>,
-    /// Taints to register with.
-    pub taints: Vec<Taint>,
-    /// `spec.providerID`.
-    pub provider_id: Option<String>,
     /// Where pods' files are kept: `<data dir>/pods/<uid>`.
     pub data_dir: PathBuf,
     /// Where logs are kept: `<log dir>/pods/…`.
     pub log_dir: PathBuf,
-    /// Addresses of the cluster's DNS.
-    pub cluster_dns: Vec<IpAddr>,
-    /// The cluster's domain.
-    pub cluster_domain: String,
-    /// The node's own resolver configuration.
-    pub resolv_conf: PathBuf,
+    /// `KubeletConfiguration`.
+    pub configuration: Configuration,
     /// The kubelet's HTTPS API; none: it is not served.
     pub server: Option<KubeletServer>,
-    /// Pods that may run.
-    pub max_pods: u32,
-    /// Processes per pod, all its containers together; none: unlimited.
-    pub pids_limit: Option<i64>,
-    /// Sysctls beyond the safe ones that pods may set; a trailing `*` matches any rest.
-    pub allowed_sysctls: Vec<String>,
     /// What the node offers; none: the machine is asked.
     pub capacity: Option<Capacity>,
     /// Devices, and which parts of the machine containers get.
@@ -123,23 +112,26 @@ impl NodeConfig {
             node_name: node_name.into(),
             node_ips: vec![node_ip],
             labels: BTreeMap::new(),
-            taints: Vec::new(),
-            provider_id: None,
             data_dir: data_dir.into(),
             log_dir: "/var/log".into(),
-            cluster_dns: Vec::new(),
-            cluster_domain: "cluster.local".to_owned(),
-            resolv_conf: "/etc/resolv.conf".into(),
+            // Nothing listens that was not asked for.
+            configuration: configuration(&[
+                ("clusterDomain", "cluster.local".into()),
+                ("healthzPort", 0.into()),
+            ]),
             server: None,
-            max_pods: 110,
-            pids_limit: None,
-            allowed_sysctls: Vec::new(),
             capacity: None,
             managers: ManagerSettings::default(),
             network: watch::channel(NetworkReadiness::Ready).1,
             seams: Seams::default(),
         }
     }
+}
+
+/// Upstream's defaults with some fields of one's own.
+fn configuration(base: &[(&'static str, serde_json::Value)]) -> Configuration {
+    // A test loads them.
+    Sources { base: base.to_vec(), ..Sources::default() }.load().expect("constant fields are valid")
 }
 
 /// A node agent.
@@ -150,14 +142,21 @@ impl Node {
     /// up; the API server may still be on its way.
     pub async fn start(config: NodeConfig) -> Result<NodeHandle> {
         let version = config.runtime.version().await?;
-        let capacity = config.capacity.unwrap_or_else(|| Capacity::detect(&config.data_dir, config.max_pods));
+        let configuration = config.configuration;
+        let settings = configuration.settings();
+        for warning in configuration.warnings() {
+            tracing::warn!("kubelet configuration: {warning}");
+        }
+        let detect = || Capacity::detect(&config.data_dir, u32::try_from(settings.max_pods).unwrap_or(0));
+        let mut capacity = config.capacity.unwrap_or_else(detect);
+        capacity.limit_pods_per_core(settings.pods_per_core);
         let labels = node::object::labels(&config.node_name, &config.labels);
         let offer = Offer {
             name: config.node_name.clone(),
             labels: labels.clone(),
             taints: Vec::new(),
             allocatable: capacity.allocatable(),
-            allowed_sysctls: config.allowed_sysctls,
+            allowed_sysctls: settings.allowed_unsafe_sysctls.clone(),
         };
         let managers = Managers::new(config.managers, &capacity, &config.data_dir, config.seams.clone())?;
         let client = config.client;
@@ -175,10 +174,7 @@ impl Node {
             node_ips: config.node_ips,
             data_dir: config.data_dir,
             log_dir: config.log_dir,
-            cluster_dns: config.cluster_dns,
-            cluster_domain: config.cluster_domain,
-            resolv_conf: config.resolv_conf,
-            pids_limit: config.pids_limit,
+            config: configuration.clone(),
             seams: config.seams,
             client: client.clone(),
             runtime: config.runtime,
@@ -196,8 +192,8 @@ impl Node {
         let mut tasks = JoinSet::new();
         kubelet.managers.start(&kubelet, &mut tasks)?;
         let address = match config.server {
-            Some(server) => Some(http::serve(kubelet.clone(), server, &mut tasks)?),
-            None => None,
+            Some(server) if settings.enable_server => Some(http::serve(kubelet.clone(), server, &mut tasks)?),
+            _ => None,
         };
         tasks.spawn(manager.run());
         tasks.spawn(plugins::run(kubelet.clone()));
@@ -209,8 +205,6 @@ impl Node {
             kubelet,
             node,
             labels,
-            taints: config.taints,
-            provider_id: config.provider_id,
             port: address.map_or(10250, |a| a.port()),
             runtime_version: format!("{}://{}", version.name, version.version),
         };

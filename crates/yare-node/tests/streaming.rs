@@ -5,7 +5,6 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use common::Cluster;
@@ -24,7 +23,9 @@ async fn serving() -> (Cluster, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     cluster
         .start_node(|config| {
-            config.server = Some(KubeletServer { listener, tls: None, authorize: Arc::new(|_, _| true) });
+            config.server = Some(KubeletServer { listener, serving: None });
+            let open = "authentication: {anonymous: {enabled: true}}\nauthorization: {mode: AlwaysAllow}";
+            config.configuration = common::configuration(open);
         })
         .await;
     let spec = json!({"containers": [{"name": "web", "image": "present:1", "command": ["run"]}], "terminationGracePeriodSeconds": 1});
@@ -265,24 +266,4 @@ async fn ports_are_forwarded_in_every_form() {
         }
     }
     assert_eq!(got, b"P\0port 80\nping");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn only_known_clients_are_served() {
-    let mut cluster = Cluster::without_node().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let authorize = yare_node::allow_api_server();
-    cluster.start_node(|config| config.server = Some(KubeletServer { listener, tls: None, authorize })).await;
-    let address = cluster.node.as_ref().unwrap().address().unwrap();
-    assert_eq!(http_get(address, "/pods").await.0, 401);
-
-    let authorize = yare_node::allow_api_server();
-    let attributes = yare_node::Attributes { verb: "get", subresource: "proxy" };
-    for (user, allowed) in [
-        (yare_auth::User::new("root", &["system:masters"]), true),
-        (yare_auth::User::new("kube-apiserver-kubelet-client", &[]), true),
-        (yare_auth::User::new("alice", &["developers"]), false),
-    ] {
-        assert_eq!(authorize(Some(&user), &attributes), allowed, "{}", user.name);
-    }
 }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
+use yare_auth::tls::Serving;
 use yare_client::{Client, NODES, Selection};
 use yare_net::{
     HostPort, PodNetwork, Protocol,
@@ -32,6 +33,8 @@ use crate::{
 
 /// The user that publishes and serves cluster DNS.
 const DNS_USER: &str = "system:yare-dns";
+/// The user in whose name the API server speaks to nodes.
+pub const KUBELET_CLIENT_USER: &str = "kube-apiserver-kubelet-client";
 /// The image of the demonstration: this very binary.
 const HELLO_IMAGE: &str = "yare.local/hello";
 /// The port of DNS on the node's address in the pod range.
@@ -83,6 +86,13 @@ pub fn bootstrap_objects() -> Vec<Value> {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": DNS_USER}],
         }),
+        // Nodes ask what the API server may do, like anybody else.
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": meta("system:yare-kubelet-client"),
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:kubelet-api-admin"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": KUBELET_CLIENT_USER}],
+        }),
     ]
 }
 
@@ -92,7 +102,7 @@ impl Agent {
         args: &ServerArgs,
         plan: &Plan,
         component: &dyn Fn(&str, &[&str]) -> Client,
-        tls: Arc<rustls::ServerConfig>,
+        serving: Arc<Serving>,
         progress: &mut Progress,
     ) -> anyhow::Result<Self> {
         let network_dir = args.data.data_dir.join("network");
@@ -108,7 +118,12 @@ impl Agent {
         progress.done("container runtime", "embedded");
 
         let node_client = component(&format!("system:node:{}", plan.node_name), &["system:nodes"]);
-        let listener = yare_node::bind(SocketAddr::new(args.bind_address, args.kubelet_port)).await?;
+        let settings = plan.kubelet.settings();
+        let address = settings.address.parse().with_context(|| format!("address {:?}", settings.address))?;
+        // In a configuration 0 is no port: it stands for the usual one.
+        let usual = args.kubelet_port == 0 && settings.port == 10250;
+        let port = if usual { 0 } else { u16::try_from(settings.port)? };
+        let listener = yare_node::bind(SocketAddr::new(address, port)).await?;
         let kubelet_port = listener.local_addr()?.port();
         let (readiness, mut network) =
             watch::channel(NetworkReadiness::NotReady("the node has no podCIDR yet".into()));
@@ -120,15 +135,11 @@ impl Agent {
             args.data.data_dir.join("agent"),
         );
         config.labels = labels(&args.node_label)?;
+        config.labels.extend(plan.node_labels.clone());
         config.log_dir.clone_from(&args.log_dir);
-        config.cluster_dns = vec![plan.cluster_dns];
-        config.cluster_domain.clone_from(&args.cluster_domain);
-        config.resolv_conf.clone_from(&args.resolv_conf);
-        config.max_pods = args.max_pods;
-        plan.kubelet.apply(&mut config);
+        config.configuration = plan.kubelet.clone();
         config.network = network.clone();
-        config.server =
-            Some(KubeletServer { listener, tls: Some(tls), authorize: yare_node::allow_api_server() });
+        config.server = Some(KubeletServer { listener, serving: Some(serving) });
         let parts = NetworkParts {
             pods,
             engine,

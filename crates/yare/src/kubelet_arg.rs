@@ -1,154 +1,189 @@
-//! `--kubelet-arg NAME=VALUE`: flags of upstream's kubelet, by their names there. One table; what is not in it
-//! is refused by name.
+//! `--kubelet-arg`: upstream's kubelet, told as there.
+//!
+//! `NAME=VALUE` is a flag by its name there: one of `KubeletConfiguration`'s fields (the table in
+//! `yare_node::config`), or one of those below. `config` and `config-dir` name files. Anything else is fields of
+//! `KubeletConfiguration` as YAML: `evictionHard: {memory.available: 200Mi}`.
+
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail, ensure};
-use yare_node::{NodeConfig, Taint};
+use serde_json::{Value, json};
+use yare_node::config::{self, Configuration, Sources, table::ROWS};
 
-/// What the flags say.
-#[derive(Debug, Default, PartialEq)]
-pub struct Settings {
-    allowed_sysctls: Vec<String>,
-    max_pods: Option<u32>,
-    pids_limit: Option<i64>,
-    provider_id: Option<String>,
-    taints: Vec<Taint>,
+use crate::cli::ServerArgs;
+
+/// What the arguments say.
+#[derive(Debug, Default)]
+pub struct Arguments {
+    sources: Sources,
+    /// `--node-labels`
+    pub labels: BTreeMap<String, String>,
 }
 
-/// A flag: its name, and what its value changes.
+/// A flag that is no field: its name, and what its value changes.
 struct Row {
     name: &'static str,
-    set: fn(&mut Settings, &str) -> anyhow::Result<()>,
+    set: fn(&mut Arguments, &str) -> anyhow::Result<()>,
 }
 
-/// The flags, by name.
+/// Upstream's flags that are no fields, by name. Where Yare has a flag of its own for it, that is said.
 const TABLE: &[Row] = &[
+    Row { name: "cert-dir", set: |_, _| bail!("certificates are below --data-dir") },
     Row {
-        name: "allowed-unsafe-sysctls",
-        set: |settings, value| {
-            settings.allowed_sysctls.extend(value.split(',').map(str::to_owned));
+        name: "config",
+        set: |arguments, value| {
+            ensure!(
+                arguments.sources.file.is_none(),
+                "there is one already; further files go into config-dir"
+            );
+            arguments.sources.file = Some(std::path::absolute(value)?);
             Ok(())
         },
     },
     Row {
-        name: "max-pods",
-        set: |settings, value| {
-            settings.max_pods = Some(value.parse()?);
+        name: "config-dir",
+        set: |arguments, value| {
+            arguments.sources.directory = Some(std::path::absolute(value)?);
             Ok(())
         },
     },
+    Row { name: "hostname-override", set: |_, _| bail!("use --node-name") },
+    Row { name: "node-ip", set: |_, _| bail!("use --node-ip") },
     Row {
-        name: "pod-max-pids",
-        set: |settings, value| {
-            // Upstream: anything negative is no limit of the pod's own.
-            let limit: i64 = value.parse()?;
-            ensure!(limit != 0, "a pod needs a process");
-            settings.pids_limit = Some(limit).filter(|limit| *limit > 0);
-            Ok(())
-        },
-    },
-    Row {
-        name: "provider-id",
-        set: |settings, value| {
-            settings.provider_id = Some(value.to_owned());
-            Ok(())
-        },
-    },
-    Row {
-        name: "register-with-taints",
-        set: |settings, value| {
-            for text in value.split(',') {
-                settings.taints.push(taint(text)?);
+        name: "node-labels",
+        set: |arguments, value| {
+            for pair in value.split(',').filter(|p| !p.is_empty()) {
+                let Some((key, value)) = pair.split_once('=') else { bail!("{pair:?} is not KEY=VALUE") };
+                arguments.labels.insert(key.to_owned(), value.to_owned());
             }
             Ok(())
         },
     },
+    Row { name: "root-dir", set: |_, _| bail!("use --data-dir") },
 ];
 
-impl Settings {
-    /// Reads the flags.
+impl Arguments {
+    /// Reads the arguments; files are read by [`Arguments::load`].
     pub fn parse(args: &[String]) -> anyhow::Result<Self> {
-        let mut settings = Self::default();
+        let mut out = Self::default();
         for arg in args {
+            let (equals, colon) = (arg.find('='), arg.find(':'));
+            // No flag has a colon in its name, and no field an equals sign.
+            if arg.trim_start().starts_with('{') || colon.is_some_and(|at| equals.is_none_or(|e| at < e)) {
+                out.sources.inline.push(arg.clone());
+                continue;
+            }
             // As for upstream's own flags, leading dashes may be there.
             let Some((name, value)) = arg.trim_start_matches('-').split_once('=') else {
-                bail!("--kubelet-arg {arg:?} is not NAME=VALUE");
+                bail!(
+                    "--kubelet-arg {arg:?} is neither NAME=VALUE nor fields of KubeletConfiguration as YAML"
+                );
             };
-            let Some(row) = TABLE.iter().find(|row| row.name == name) else {
-                let known: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+            if let Some(row) = TABLE.iter().find(|row| row.name == name) {
+                (row.set)(&mut out, value).with_context(|| format!("--kubelet-arg {name}={value}"))?;
+            } else if config::row_of_flag(name).is_some() {
+                out.sources.flags.push((name.to_owned(), value.to_owned()));
+            } else {
+                let fields = ROWS.iter().map(|row| row.flag).filter(|flag| !flag.is_empty());
+                let mut known: Vec<_> = TABLE.iter().map(|row| row.name).chain(fields).collect();
+                known.sort_unstable();
                 bail!("--kubelet-arg {name} is not known; known are {}", known.join(", "));
-            };
-            (row.set)(&mut settings, value).with_context(|| format!("--kubelet-arg {name}={value}"))?;
+            }
         }
-        Ok(settings)
+        Ok(out)
     }
 
-    /// Changes a node's configuration.
-    pub fn apply(&self, config: &mut NodeConfig) {
-        config.allowed_sysctls.clone_from(&self.allowed_sysctls);
-        config.max_pods = self.max_pods.unwrap_or(config.max_pods);
-        config.pids_limit = self.pids_limit;
-        config.provider_id.clone_from(&self.provider_id);
-        config.taints.clone_from(&self.taints);
+    /// The node's configuration: what `base` says, then files and flags on top.
+    pub fn load(&self, gates: &str, base: Vec<(&'static str, Value)>) -> anyhow::Result<Configuration> {
+        let sources = Sources { base, gates: gates.to_owned(), ..self.sources.clone() };
+        sources.load().context("--kubelet-arg")
     }
 }
 
-/// `KEY=VALUE:EFFECT` or `KEY:EFFECT`.
-fn taint(text: &str) -> anyhow::Result<Taint> {
-    let Some((pair, effect)) = text.rsplit_once(':') else { bail!("{text:?} has no effect") };
-    if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
-        bail!("{effect:?} is none of NoSchedule, PreferNoSchedule, NoExecute");
+/// What the program's own flags say of the node.
+pub fn base(args: &ServerArgs, cluster_dns: std::net::IpAddr) -> Vec<(&'static str, Value)> {
+    let authority = args.data.data_dir.join("tls/ca.crt");
+    let authority = std::path::absolute(&authority).unwrap_or(authority);
+    vec![
+        ("address", json!(args.bind_address)),
+        ("port", json!(args.kubelet_port)),
+        ("authentication.x509.clientCAFile", json!(authority)),
+        ("clusterDNS", json!([cluster_dns])),
+        ("clusterDomain", json!(args.cluster_domain)),
+        ("maxPods", json!(args.max_pods)),
+        ("resolvConf", json!(args.resolv_conf)),
+    ]
+}
+
+/// What keeps this machine from being the node that the configuration wants, in upstream's words.
+pub fn check_machine(configuration: &Configuration) -> anyhow::Result<()> {
+    let settings = configuration.settings();
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    // The first line is a heading.
+    if settings.fail_swap_on && swaps.lines().count() > 1 {
+        bail!(
+            "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false. /proc/swaps contained: {:?}",
+            swaps.lines().collect::<Vec<_>>()
+        );
     }
-    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-    ensure!(!key.is_empty(), "{text:?} has no key");
-    Ok(Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned() })
+    let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if settings.fail_cgroup_v1 && !unified {
+        bail!(
+            "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release"
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str]) -> anyhow::Result<Settings> {
-        Settings::parse(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>())
+    fn load(args: &[&str]) -> anyhow::Result<Configuration> {
+        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        Arguments::parse(&args)?.load("", Vec::new())
     }
 
     #[test]
-    fn every_row_sets_its_field() {
-        let got = parse(&[
+    fn flags_files_and_yaml() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k.yaml");
+        std::fs::write(
+            &path,
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 3\nport: 4\n",
+        )
+        .unwrap();
+        let config = load(&[
+            &format!("config={}", path.display()),
             "--allowed-unsafe-sysctls=net.core.somaxconn,kernel.msg*",
-            "max-pods=7",
-            "pod-max-pids=100",
-            "provider-id=a://b",
             "register-with-taints=dedicated=web:NoSchedule,slow:NoExecute",
+            "maxPods: 5",
+            "{\"podPidsLimit\": 100}",
+            "provider-id=a://b",
         ]);
-        let taint = |key: &str, value: &str, effect: &str| Taint {
-            key: key.into(),
-            value: value.into(),
-            effect: effect.into(),
-        };
-        let want = Settings {
-            allowed_sysctls: vec!["net.core.somaxconn".into(), "kernel.msg*".into()],
-            max_pods: Some(7),
-            pids_limit: Some(100),
-            provider_id: Some("a://b".into()),
-            taints: vec![taint("dedicated", "web", "NoSchedule"), taint("slow", "", "NoExecute")],
-        };
-        assert_eq!(got.unwrap(), want);
-        assert_eq!(parse(&["pod-max-pids=-1"]).unwrap().pids_limit, None);
+        let config = config.unwrap();
+        let s = config.settings();
+        assert_eq!((s.max_pods, s.port, s.pod_pids_limit), (5, 4, 100));
+        assert_eq!((s.provider_id.as_str(), s.register_with_taints.len()), ("a://b", 2));
+        assert_eq!(s.allowed_unsafe_sysctls.len(), 2);
+        let labels = Arguments::parse(&["node-labels=a=b,c=".to_owned()]).unwrap().labels;
+        assert_eq!((labels["a"].as_str(), labels["c"].as_str()), ("b", ""));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (arg, part) in [
-            ("pod-max-pids", "not NAME=VALUE"),
-            ("no-such=1", "known are allowed-unsafe-sysctls, max-pods, pod-max-pids"),
-            ("pod-max-pids=many", "--kubelet-arg pod-max-pids=many"),
-            ("pod-max-pids=0", "a pod needs a process"),
-            ("max-pods=-1", "--kubelet-arg max-pods=-1"),
-            ("register-with-taints=a=b", "has no effect"),
-            ("register-with-taints=a:Never", "none of NoSchedule"),
-            ("register-with-taints=:NoExecute", "has no key"),
+            ("pod-max-pids", "neither NAME=VALUE nor fields"),
+            ("no-such=1", "known are address, allowed-unsafe-sysctls, anonymous-auth"),
+            ("pod-max-pids=many", "invalid argument \"many\" for \"--pod-max-pids\" flag"),
+            ("max-pods=-1", "must not be a negative number"),
+            ("noSuch: 1", "unknown field \"noSuch\""),
+            ("config=/no/such/file", "/no/such/file"),
+            ("hostname-override=x", "use --node-name"),
+            ("node-labels=x", "is not KEY=VALUE"),
+            ("register-with-taints=:NoExecute", "there is no key"),
         ] {
-            let error = format!("{:#}", parse(&[arg]).unwrap_err());
+            let error = format!("{:#}", load(&[arg]).unwrap_err());
             assert!(error.contains(part), "{arg}: {error}");
         }
     }

@@ -1,6 +1,7 @@
 //! `yare server`: the components in the order in which they need each other.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -23,6 +24,7 @@ use yare_auth::{
 use yare_client::Client;
 use yare_controllers::Controllers;
 use yare_net::ipam::Cidr;
+use yare_node::config::Configuration;
 use yare_scheduler::Scheduler;
 use yare_schema::features::Gates;
 use yare_store::{Options, Store};
@@ -53,8 +55,10 @@ pub struct Plan {
     pub cluster_dns: IpAddr,
     /// Where volumes of the StorageClass local-path are.
     pub local_storage_path: String,
-    /// What `--kubelet-arg` says.
-    pub kubelet: kubelet_arg::Settings,
+    /// How this node is told to behave.
+    pub kubelet: Configuration,
+    /// Labels of this node beyond those of `--node-label`.
+    pub node_labels: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -83,7 +87,10 @@ impl Plan {
             Some(name) => name.clone(),
             None => hostname()?,
         };
-        let kubelet = kubelet_arg::Settings::parse(&args.kubelet_arg)?;
+        let kubelet_args = kubelet_arg::Arguments::parse(&args.kubelet_arg)?;
+        let kubelet =
+            kubelet_args.load(&args.feature_gates.join(","), kubelet_arg::base(args, cluster_dns))?;
+        let node_labels = kubelet_args.labels;
         let local_storage_path =
             args.default_local_storage_path.clone().unwrap_or_else(|| args.data.data_dir.join("storage"));
         let local_storage_path = std::path::absolute(&local_storage_path)
@@ -93,7 +100,16 @@ impl Plan {
             .with_context(|| {
                 format!("--default-local-storage-path {}: not a plain path", local_storage_path.display())
             })?;
-        Ok(Self { node_name, node_ip, cluster_cidr, service_cidr, cluster_dns, local_storage_path, kubelet })
+        Ok(Self {
+            node_name,
+            node_ip,
+            cluster_cidr,
+            service_cidr,
+            cluster_dns,
+            local_storage_path,
+            kubelet,
+            node_labels,
+        })
     }
 }
 
@@ -138,6 +154,9 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     }
     let mut progress = Progress::new();
     let plan = Plan::new(&args)?;
+    if !args.disable_agent {
+        kubelet_arg::check_machine(&plan.kubelet)?;
+    }
     let admission = admission(&args)?;
     // Taken first: a port in use should be said before anything is written.
     let listener = ApiServer::bind(SocketAddr::new(args.bind_address, args.https_listen_port)).await?;
@@ -157,11 +176,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         &Subject { common_name: "kube-apiserver", alternative_names: &names, ..Subject::default() },
     )?;
     let admin = pki.keep(ADMIN, Usage::Client, &client("kubernetes-admin", &["system:masters"]))?;
-    let kubelet_client = pki.keep(
-        KUBELET_CLIENT,
-        Usage::Client,
-        &client("kube-apiserver-kubelet-client", &["kubelet-api-admin"]),
-    )?;
+    let kubelet_client =
+        pki.keep(KUBELET_CLIENT, Usage::Client, &client(agent::KUBELET_CLIENT_USER, &["kubelet-api-admin"]))?;
     let front_proxy = pki.keep_front_proxy(FRONT_PROXY_CLIENT, &client(FRONT_PROXY_CLIENT, &[]))?;
     progress.done("certificates", &args.data.data_dir.join("tls").display().to_string());
 
@@ -264,8 +280,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
                 alternative_names: &[plan.node_name.clone(), plan.node_ip.to_string(), "127.0.0.1".into()],
             },
         )?;
-        let tls = tls::server(&kubelet, &pki.cluster.certificate, Speaks::Http1)?;
-        Some(Agent::start(&args, &plan, &component, tls, &mut progress).await?)
+        let serving = Serving::new(&kubelet)?;
+        Some(Agent::start(&args, &plan, &component, serving, &mut progress).await?)
     };
     progress.total("ready");
     say("");

@@ -27,8 +27,9 @@ impl PodHook for Dns {
             return Ok(());
         }
         let kubelet = start.kubelet;
-        let servers: Vec<String> = kubelet.cluster_dns.iter().map(ToString::to_string).collect();
-        let host = read_resolv_conf(&kubelet.resolv_conf);
+        let settings = kubelet.config.settings();
+        let servers: Vec<String> = settings.cluster_dns.clone();
+        let host = read_resolv_conf(Path::new(&settings.resolv_conf));
         let policy = policy(start.pod);
         if policy == "ClusterFirst" && servers.is_empty() {
             let text = format!(
@@ -37,7 +38,7 @@ impl PodHook for Dns {
             );
             kubelet.pod_event(start.pod, None, EventKind::Warning, "MissingClusterDNS", text);
         }
-        let (dns, omitted) = configure(start.pod, host, &servers, &kubelet.cluster_domain);
+        let (dns, omitted) = configure(start.pod, host, &servers, &settings.cluster_domain);
         if let Some(text) = omitted {
             kubelet.pod_event(start.pod, None, EventKind::Warning, "DNSConfigForming", text);
         }

@@ -25,8 +25,13 @@ impl ContainerHook for Hosts {
             return Ok(());
         }
         let file = start.dirs.hosts_file();
-        let text = content(start.pod, &start.facts.pod_ips, &start.kubelet.cluster_domain, Path::new(PATH))
-            .map_err(StartFailure::config)?;
+        let text = content(
+            start.pod,
+            &start.facts.pod_ips,
+            &start.kubelet.config.settings().cluster_domain,
+            Path::new(PATH),
+        )
+        .map_err(StartFailure::config)?;
         std::fs::write(&file, text)
             .and_then(|()| {
                 std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))

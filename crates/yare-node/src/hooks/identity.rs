@@ -23,7 +23,7 @@ impl PodHook for Identity {
             return Ok(());
         }
         let pod = start.pod;
-        let (hostname, domain) = hostname(pod, &start.kubelet.cluster_domain)
+        let (hostname, domain) = hostname(pod, &start.kubelet.config.settings().cluster_domain)
             .map_err(|message| PodFailure { reason: "FailedCreatePodSandBox", message })?;
         let sandbox = &mut *start.sandbox;
         sandbox.name.clone_from(&pod.metadata.name);
@@ -57,7 +57,7 @@ impl PodHook for Identity {
             pod.spec.termination_grace_period_seconds.unwrap_or(30).to_string(),
         );
         sandbox.cgroup_parent = qos::cgroup_parent(pod);
-        sandbox.resources = qos::pod(pod, start.kubelet.pids_limit);
+        sandbox.resources = qos::pod(pod, start.kubelet.pids_limit());
         start.kubelet.managers.place_pod(pod, &mut sandbox.resources);
         sandbox.port_mappings = if pod.spec.host_network { Vec::new() } else { port_mappings(pod) };
         sandbox.sysctls = pod

@@ -1,13 +1,18 @@
 //! The kubelet's HTTPS API: what the API server (and monitoring) asks of a node.
 //!
-//! In: requests of authenticated clients. Out: pods, logs, streams, numbers. A request is routed by its path's
-//! first word; each subject is a file beside this one.
+//! In: requests. Out: pods, logs, streams, numbers. A request is first known and allowed ([`access`]), then
+//! routed by one table; each subject is a file beside this one. The same table serves the port without TLS for
+//! reading and the port for health on the loopback, as far as they go.
 
+mod access;
 mod exec;
 mod files;
+mod health;
 mod logs;
 mod pods;
 mod port_forward;
+mod routes;
+mod serving;
 mod stats;
 mod upgrade;
 
@@ -17,81 +22,114 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
+use rustls::server::ResolvesServerCert;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use yare_auth::User;
+use yare_auth::tls::{Limits, node_server};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::kubelet::Kubelet;
+use access::Access;
+use routes::{Door, Match};
 
 /// Connections served at once.
 const CONNECTIONS_MAX: usize = 1024;
 /// A client must finish its TLS handshake within this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between attempts to get the port for health.
+const BIND_RETRY: Duration = Duration::from_secs(5);
 
 /// A response's body.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-
-/// Whether a client may do something: `None` is a client without a certificate.
-pub type Authorize = Arc<dyn Fn(Option<&User>, &Attributes) -> bool + Send + Sync>;
-
-/// What a request asks, in the API's terms: a verb on a subresource of `nodes`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attributes {
-    /// `get`, `create`, …
-    pub verb: &'static str,
-    /// `proxy`, `stats`, `metrics`, `healthz`, `pods`, `configz`, `log`.
-    pub subresource: &'static str,
-}
 
 /// How the API is served.
 pub struct KubeletServer {
     /// Where to listen.
     pub listener: TcpListener,
-    /// TLS with a verifier that asks for certificates of the cluster's clients; none: plain HTTP, everybody is
-    /// anonymous.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// Who may do what.
-    pub authorize: Authorize,
+    /// The certificate to show, unless the configuration names files (tlsCertFile); none: plain HTTP.
+    pub serving: Option<Arc<dyn ResolvesServerCert>>,
 }
 
-/// Allows the API server (`system:masters`, or its kubelet client identity) and nobody else.
-pub fn allow_api_server() -> Authorize {
-    Arc::new(|user, _| {
-        user.is_some_and(|u| {
-            u.in_group(yare_auth::user::MASTERS)
-                || u.in_group("kubelet-api-admin")
-                || u.name == "kube-apiserver-kubelet-client"
-        })
-    })
+/// What one port serves.
+struct Port {
+    kubelet: Arc<Kubelet>,
+    /// None: nobody is asked who they are.
+    access: Option<Access>,
+    door: Door,
 }
 
-/// Serves until the tasks are stopped; answers the address.
+/// Serves until the tasks are stopped; answers the address. The ports for reading and for health come with it,
+/// where the configuration has them.
 pub(crate) fn serve(
     kubelet: Arc<Kubelet>,
     server: KubeletServer,
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr> {
     let address = server.listener.local_addr().context(|| "the kubelet's listener".to_owned())?;
-    tasks.spawn(accept(kubelet, server));
+    let settings = kubelet.config.settings();
+    let access = Access::new(&kubelet.node_name, settings)?;
+    let serving = match serving::files(settings)? {
+        Some(files) => Some(files),
+        None => server.serving,
+    };
+    let tls = match serving {
+        None => None,
+        Some(serving) => {
+            let limits = Limits::new(&settings.tls_min_version, &settings.tls_cipher_suites)
+                .map_err(|why| Error::Request(format!("the kubelet's API: {why}")))?;
+            let tls = node_server(serving, access.authority().as_ref(), &limits)
+                .map_err(|e| Error::Request(format!("the kubelet's API: {e}")))?;
+            Some(tls)
+        }
+    };
+    for (door, host, port) in [
+        (Door::ReadOnly, &settings.address, settings.read_only_port),
+        (Door::Health, &settings.healthz_bind_address, settings.healthz_port),
+    ] {
+        if port == 0 {
+            continue;
+        }
+        let address =
+            format!("{}:{port}", if host.contains(':') { format!("[{host}]") } else { host.clone() });
+        let port = Arc::new(Port { kubelet: kubelet.clone(), access: None, door });
+        tasks.spawn(open(address, port));
+    }
+    let port = Arc::new(Port { kubelet, access: Some(access), door: Door::Full });
+    tasks.spawn(accept(server.listener, tls, port));
     Ok(address)
 }
 
-async fn accept(kubelet: Arc<Kubelet>, server: KubeletServer) {
-    let acceptor = server.tls.map(tokio_rustls::TlsAcceptor::from);
+/// Binds and serves. Another program on the port keeps the node from nothing else, as upstream has it.
+async fn open(address: String, port: Arc<Port>) {
+    let mut said = false;
+    loop {
+        match TcpListener::bind(&address).await {
+            Ok(listener) => return accept(listener, None, port).await,
+            Err(error) if !std::mem::replace(&mut said, true) => {
+                tracing::warn!(%error, address, "a port of the kubelet's API cannot be opened, will retry");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(BIND_RETRY).await;
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, port: Arc<Port>) {
+    let acceptor = tls.map(tokio_rustls::TlsAcceptor::from);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Connections end with this task.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let stream = match server.listener.accept().await {
+        let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection to the kubelet's API");
@@ -100,19 +138,17 @@ async fn accept(kubelet: Arc<Kubelet>, server: KubeletServer) {
             }
         };
         let _ = stream.set_nodelay(true);
-        let (kubelet, acceptor, authorize) = (kubelet.clone(), acceptor.clone(), server.authorize.clone());
+        let (port, acceptor) = (port.clone(), acceptor.clone());
         connections.spawn(async move {
             let _slot = slot;
             match acceptor {
-                None => connection(kubelet, authorize, None, stream).await,
+                None => connection(port, Vec::new(), stream).await,
                 Some(acceptor) => {
                     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                         Ok(Ok(stream)) => {
-                            let certificates = stream.get_ref().1.peer_certificates();
-                            let user = certificates
-                                .and_then(|c| c.first())
-                                .and_then(|c| User::from_certificate(c).ok().flatten());
-                            connection(kubelet, authorize, user, stream).await;
+                            let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                            let certificates = shown.iter().map(|c| c.clone().into_owned()).collect();
+                            connection(port, certificates, stream).await;
                         }
                         Ok(Err(error)) => {
                             tracing::debug!(%error, "TLS handshake with a client of the kubelet's API")
@@ -127,14 +163,14 @@ async fn accept(kubelet: Arc<Kubelet>, server: KubeletServer) {
     }
 }
 
-async fn connection<S>(kubelet: Arc<Kubelet>, authorize: Authorize, user: Option<User>, stream: S)
+async fn connection<S>(port: Arc<Port>, certificates: Vec<CertificateDer<'static>>, stream: S)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let user = Arc::new(user);
+    let certificates = Arc::new(certificates);
     let service = hyper::service::service_fn(move |request| {
-        let (kubelet, authorize, user) = (kubelet.clone(), authorize.clone(), user.clone());
-        async move { Ok::<_, std::convert::Infallible>(handle(kubelet, authorize, &user, request).await) }
+        let (port, certificates) = (port.clone(), certificates.clone());
+        async move { Ok::<_, std::convert::Infallible>(handle(&port, &certificates, request).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(hyper_util::rt::TokioTimer::new())
@@ -147,71 +183,23 @@ where
     }
 }
 
-/// Rows: first word of the path, the subresource it is authorized as, methods.
-const ROUTES: &[(&str, &str, &[Method])] = &[
-    ("healthz", "healthz", &[Method::GET]),
-    ("pods", "pods", &[Method::GET]),
-    ("runningpods", "proxy", &[Method::GET]),
-    ("containerLogs", "proxy", &[Method::GET]),
-    ("logs", "log", &[Method::GET]),
-    ("exec", "proxy", &[Method::GET, Method::POST]),
-    ("attach", "proxy", &[Method::GET, Method::POST]),
-    ("portForward", "proxy", &[Method::GET, Method::POST]),
-    ("run", "proxy", &[Method::POST]),
-    ("metrics", "metrics", &[Method::GET]),
-    ("stats", "stats", &[Method::GET]),
-    ("configz", "configz", &[Method::GET]),
-];
-
 async fn handle(
-    kubelet: Arc<Kubelet>,
-    authorize: Authorize,
-    user: &Option<User>,
+    port: &Port,
+    certificates: &[CertificateDer<'static>],
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let kubelet = &port.kubelet;
     kubelet.metrics.http_requests.fetch_add(1, Ordering::Relaxed);
-    let path = request.uri().path().to_owned();
-    let words: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let Some((_, subresource, methods)) = ROUTES.iter().find(|(word, ..)| words.first() == Some(word)) else {
-        return text(StatusCode::NOT_FOUND, "404 page not found\n");
-    };
-    if !methods.contains(request.method()) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n");
-    }
-    let verb = if request.method() == Method::GET { "get" } else { "create" };
-    let attributes = Attributes { verb, subresource };
-    if !authorize(user.as_ref(), &attributes) {
-        return match user {
-            None => text(StatusCode::UNAUTHORIZED, "Unauthorized\n"),
-            Some(user) => text(
-                StatusCode::FORBIDDEN,
-                format!(
-                    "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresource}])\n",
-                    user.name
-                ),
-            ),
-        };
-    }
-    match words.as_slice() {
-        ["healthz", ..] => text(StatusCode::OK, "ok"),
-        ["pods"] => pods::list(&kubelet, false),
-        ["runningpods"] => pods::list(&kubelet, true),
-        ["containerLogs", namespace, pod, container] => {
-            logs::serve(&kubelet, namespace, pod, container, request.uri().query().unwrap_or_default()).await
+    let path = request.uri().path();
+    if let Some(access) = &port.access {
+        let allowed = access.check(kubelet, certificates, request.method(), path, request.headers()).await;
+        if let Err(refusal) = allowed {
+            return *refusal;
         }
-        ["logs", ..] => {
-            let rest = path.trim_start_matches('/').strip_prefix("logs").unwrap_or_default();
-            files::serve(kubelet.log_dir.clone(), rest, request.uri().query(), request.headers()).await
-        }
-        ["exec" | "attach", ..] => exec::serve(&kubelet, &words, request).await,
-        ["run", ..] => exec::run(&kubelet, &words, request.uri().query().unwrap_or_default()).await,
-        ["portForward", ..] => port_forward::serve(&kubelet, &words, request).await,
-        ["metrics"] => stats::metrics(&kubelet),
-        ["metrics", "resource"] => stats::resource_metrics(&kubelet).await,
-        ["metrics", "cadvisor" | "probes"] => text(StatusCode::OK, ""),
-        ["stats", "summary"] => stats::summary(&kubelet).await,
-        ["configz"] => stats::configz(&kubelet),
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+    match routes::find(path, request.method(), port.door, kubelet.config.settings()) {
+        Match::Page(page) => routes::serve(kubelet, page, request).await,
+        Match::Answer(response) => *response,
     }
 }
 

@@ -225,23 +225,5 @@ pub(super) async fn resource_metrics(kubelet: &Kubelet) -> Response<Body> {
 }
 
 pub(super) fn configz(kubelet: &Kubelet) -> Response<Body> {
-    super::json(&json!({
-        "kubeletconfig": {
-            "kind": "KubeletConfiguration",
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "clusterDomain": kubelet.cluster_domain,
-            "clusterDNS": kubelet.cluster_dns,
-            "maxPods": kubelet.capacity.pods,
-            "podPidsLimit": kubelet.pids_limit.unwrap_or(-1),
-            "resolvConf": kubelet.resolv_conf,
-            "nodeStatusUpdateFrequency": "10s",
-            "nodeStatusReportFrequency": "5m0s",
-            "nodeLeaseDurationSeconds": 40,
-            "containerLogMaxSize": "10Mi",
-            "containerLogMaxFiles": 5,
-            "cgroupsPerQOS": true,
-            "cgroupDriver": "cgroupfs",
-            "failSwapOn": false,
-        }
-    }))
+    super::json(&json!({ "kubeletconfig": kubelet.config.document() }))
 }

@@ -38,6 +38,14 @@ impl Capacity {
         }
     }
 
+    /// Lowers the number of pods to so many per processor (`podsPerCore`); 0 is no limit.
+    pub(crate) fn limit_pods_per_core(&mut self, per_core: i32) {
+        let limit = u64::try_from(per_core).unwrap_or(0) * (self.cpu_milli / 1000).max(1);
+        if let Some(limit) = u32::try_from(limit).ok().filter(|limit| *limit > 0) {
+            self.pods = self.pods.min(limit);
+        }
+    }
+
     /// `status.capacity`.
     pub(crate) fn capacity(&self) -> BTreeMap<String, String> {
         let mut out = BTreeMap::from([

@@ -19,7 +19,7 @@ use crate::api::PatchKind;
 use crate::clock;
 use crate::error::Result;
 use crate::kubelet::Kubelet;
-use crate::view::{NodeCondition, NodeView, Taint};
+use crate::view::{NodeCondition, NodeView};
 
 /// Between renewals of the lease, and how long one holds.
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
@@ -37,8 +37,6 @@ pub(crate) struct Heartbeat {
     pub(crate) kubelet: Arc<Kubelet>,
     pub(crate) node: Informer,
     pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) taints: Vec<Taint>,
-    pub(crate) provider_id: Option<String>,
     pub(crate) port: u16,
     pub(crate) runtime_version: String,
 }
@@ -170,8 +168,7 @@ impl Heartbeat {
         };
         let (conditions, _) = conditions::compute(&[], &observed, &kubelet.seams.now_text());
         let status = object::status(kubelet, self.port, &self.runtime_version, &conditions, json!([]));
-        let node =
-            object::registration(kubelet, &self.labels, &self.taints, self.provider_id.as_deref(), status);
+        let node = object::registration(kubelet, &self.labels, status);
         match kubelet.api.create::<Registered>("/api/v1/nodes", &node).await {
             Ok(made) => return Ok((made.metadata.uid, made.status.conditions)),
             Err(error) if error.status_code() == Some(409) => {}

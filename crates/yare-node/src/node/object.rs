@@ -28,22 +28,17 @@ pub(crate) fn labels(node_name: &str, given: &BTreeMap<String, String>) -> BTree
 }
 
 /// The object to create. It is not ready, so it says so with a taint that the node controller takes away.
-pub(crate) fn registration(
-    kubelet: &Kubelet,
-    labels: &BTreeMap<String, String>,
-    taints: &[Taint],
-    provider_id: Option<&str>,
-    status: Value,
-) -> Value {
+pub(crate) fn registration(kubelet: &Kubelet, labels: &BTreeMap<String, String>, status: Value) -> Value {
     let mut all = vec![Taint {
         key: "node.kubernetes.io/not-ready".into(),
         value: String::new(),
         effect: "NoSchedule".into(),
     }];
-    all.extend(taints.iter().cloned());
+    let settings = kubelet.config.settings();
+    all.extend(settings.register_with_taints.iter().cloned());
     let mut spec = json!({ "taints": all });
-    if let Some(id) = provider_id {
-        spec["providerID"] = json!(id);
+    if !settings.provider_id.is_empty() {
+        spec["providerID"] = json!(settings.provider_id);
     }
     json!({
         "apiVersion": "v1",

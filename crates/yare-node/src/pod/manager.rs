@@ -61,12 +61,17 @@ impl Manager {
             self.upsert(&cached);
         }
         self.adopt_orphans();
+        let mut pings = self.kubelet.pings.take();
         loop {
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => self.change(&change),
                     None => return,
                 },
+                Some(answer) = pings.recv() => {
+                    // Who asked may have gone.
+                    let _ = answer.send(());
+                }
                 event = events.recv() => match event {
                     Ok(event) => self.event(&event),
                     Err(RecvError::Lagged(missed)) => {

@@ -94,7 +94,7 @@ impl Worker {
     /// The pod's own cgroup has to hold what its containers may use.
     async fn resize_pod(&self, pod: &Pod) {
         let Some(sandbox) = self.snapshot.ready_sandbox() else { return };
-        let mut limits = qos::pod(pod, self.kubelet.pids_limit);
+        let mut limits = qos::pod(pod, self.kubelet.pids_limit());
         self.kubelet.managers.place_pod(pod, &mut limits);
         limits.cpu_quota_us = limits.cpu_quota_us.or(Some(-1));
         limits.memory_limit_bytes = limits.memory_limit_bytes.or(Some(-1));

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 use yare_apiserver::{ApiServer, Config, User};
 use yare_client::{Client, in_process};
+use yare_node::config::{Configuration, Sources};
 use yare_node::{Node, NodeConfig, NodeHandle};
 use yare_store::{Options, Store};
 
@@ -66,7 +67,7 @@ impl Cluster {
         let mut config =
             NodeConfig::new(self.client(), self.runtime.clone(), NODE, "127.0.0.1".parse().unwrap(), &data);
         config.log_dir = self.dir.path().join("log");
-        config.cluster_dns = vec!["10.43.0.10".parse().unwrap()];
+        config.configuration = configuration("");
         change(&mut config);
         self.node = Some(Node::start(config).await.unwrap());
     }
@@ -166,6 +167,12 @@ impl Cluster {
             .await;
         all["items"].as_array().unwrap().iter().find(hit).unwrap().clone()
     }
+}
+
+/// The configuration of a node under test, with more fields as YAML.
+pub fn configuration(yaml: &str) -> Configuration {
+    let inline = format!("clusterDNS: [10.43.0.10]\nclusterDomain: cluster.local\nhealthzPort: 0\n{yaml}");
+    Sources { inline: vec![inline], ..Sources::default() }.load().unwrap()
 }
 
 /// The status of a pod's or node's condition.

@@ -1,0 +1,87 @@
+//! The node agent's side: a server whose protocol versions and cipher suites an administrator chooses.
+
+use std::sync::Arc;
+
+use rustls::{
+    ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    server::ResolvesServerCert,
+    version::{TLS12, TLS13},
+};
+
+use super::{AnyCertificate, ClientAuthority, Speaks, TlsError, bad};
+
+/// What a server agrees to speak.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    versions: Vec<&'static SupportedProtocolVersion>,
+    suites: Vec<SupportedCipherSuite>,
+}
+
+impl Limits {
+    /// From a least version (`VersionTLS12`; empty: TLS 1.2) and cipher suites by their IANA names (empty: all).
+    /// As in Go, suites of TLS 1.3 are not a matter of choice. The error says what is not known.
+    pub fn new(min_version: &str, suites: &[String]) -> Result<Self, String> {
+        let versions = match min_version {
+            // What is older is not spoken at all.
+            "" | "VersionTLS10" | "VersionTLS11" | "VersionTLS12" => vec![&TLS13, &TLS12],
+            "VersionTLS13" => vec![&TLS13],
+            other => return Err(format!("unknown tls version {other:?}")),
+        };
+        let all = rustls::crypto::ring::default_provider().cipher_suites;
+        let name = |suite: &SupportedCipherSuite| {
+            suite.suite().as_str().unwrap_or_default().replacen("TLS13_", "TLS_", 1)
+        };
+        for wanted in suites {
+            if !all.iter().any(|suite| name(suite) == *wanted) {
+                return Err(format!("Cipher suite {wanted} not supported or doesn't exist"));
+            }
+        }
+        let suites: Vec<SupportedCipherSuite> = all
+            .into_iter()
+            .filter(|suite| suite.tls13().is_some() || suites.is_empty() || suites.contains(&name(suite)))
+            .collect();
+        Ok(Self { versions, suites })
+    }
+}
+
+/// A server that shows what `serving` chooses and asks for a certificate of `authority`, without requiring or
+/// judging one; [`ClientAuthority`] does that.
+pub fn node_server(
+    serving: Arc<dyn ResolvesServerCert>,
+    authority: Option<&ClientAuthority>,
+    limits: &Limits,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.clone_from(&limits.suites);
+    let provider = Arc::new(provider);
+    let hints = authority.map(ClientAuthority::names).unwrap_or_default();
+    let verifier = Arc::new(AnyCertificate { provider: provider.clone(), hints });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&limits.versions)
+        .map_err(bad("the protocol versions"))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(serving);
+    config.alpn_protocols = Speaks::Http1.names();
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_suites_by_name() {
+        let limits = |version: &str, suites: &[&str]| {
+            let suites: Vec<String> = suites.iter().map(|s| (*s).to_owned()).collect();
+            Limits::new(version, &suites)
+        };
+        let all = limits("", &[]).unwrap();
+        let one = limits("VersionTLS12", &["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]).unwrap();
+        assert_eq!(one.suites.len(), 4, "{:?}", one.suites);
+        assert!(all.suites.len() > 4 && all.versions.len() == 2);
+        assert_eq!(limits("VersionTLS13", &["TLS_AES_128_GCM_SHA256"]).unwrap().versions.len(), 1);
+        assert_eq!(limits("TLS12", &[]).unwrap_err(), "unknown tls version \"TLS12\"");
+        let error = limits("", &["TLS_RSA_WITH_RC4_128_SHA"]).unwrap_err();
+        assert_eq!(error, "Cipher suite TLS_RSA_WITH_RC4_128_SHA not supported or doesn't exist");
+    }
+}

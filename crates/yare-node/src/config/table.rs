@@ -1,0 +1,199 @@
+//! Every field of `KubeletConfiguration` (kubelet.config.k8s.io/v1beta1), one row each.
+//!
+//! **To make a field work**: change its row's role to [`Acts`], read it where it is needed as
+//! `kubelet.config.settings().<field>` ([`super::settings`] has every field already, typed), and, where a value
+//! can be wrong beyond its form, add the check to [`super::validate`]. Default, flag, strictness and `/configz`
+//! follow from the row.
+//!
+//! A row: path in the document, form, upstream's default (YAML; empty: absent), upstream's flag (empty: none),
+//! role. A default that is not upstream's says so.
+
+use super::form::Form::{self, *};
+
+/// What comes of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It does what upstream documents.
+    Acts,
+    /// A value other than the default is accepted and changes nothing, for this reason: it is warned about.
+    Moot(&'static str),
+    /// A value other than the default is refused, for this reason: to ignore it would break a promise.
+    Refused(&'static str),
+}
+
+use Role::{Acts, Moot, Refused};
+
+/// A field.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// `authentication.webhook.cacheTTL`
+    pub field: &'static str,
+    /// What values look like.
+    pub form: Form,
+    /// YAML; empty: there is none.
+    pub default: &'static str,
+    /// Without dashes; empty: the field has no flag.
+    pub flag: &'static str,
+    /// What comes of it.
+    pub role: Role,
+}
+
+const fn row(field: &'static str, form: Form, default: &'static str, flag: &'static str, role: Role) -> Row {
+    Row { field, form, default, flag, role }
+}
+
+const CLASSIC: &str = "no pod gets processors or memory of its own on this node yet";
+const EVICTION: &str = "pods are not evicted by this node yet";
+const IMAGES: &str = "images that are not used stay on this node";
+const PULLS: &str = "images are pulled in parallel, without a limit of this node's own";
+const CGROUPS: &str = "Yare lays out its control groups itself";
+const PACKETS: &str = "services and pods are connected by nftables and routes, without iptables";
+const RUST: &str = "there is no Go runtime to profile";
+const KLOG: &str = "what is logged is chosen by YARE_LOG";
+const UNLIMITED: &str = "the API server's flow control decides how fast a node may ask";
+
+/// The fields, in upstream's order.
+#[rustfmt::skip]
+pub const ROWS: &[Row] = &[
+    row("enableServer", Bool, "true", "enable-server", Acts),
+    row("staticPodPath", Text, "", "pod-manifest-path", Acts),
+    row("podLogsDir", Text, "/var/log/pods", "", Refused("pods' logs are in `pods` below --log-dir")),
+    row("syncFrequency", Duration, "1m", "sync-frequency", Moot("pods are looked at when something happens to them")),
+    row("fileCheckFrequency", Duration, "20s", "file-check-frequency", Acts),
+    row("httpCheckFrequency", Duration, "20s", "http-check-frequency", Acts),
+    row("staticPodURL", Text, "", "manifest-url", Acts),
+    row("staticPodURLHeader", Headers, "", "manifest-url-header", Acts),
+    row("address", Text, "0.0.0.0", "address", Acts),
+    row("port", Int32, "10250", "port", Acts),
+    row("readOnlyPort", Int32, "", "read-only-port", Acts),
+    row("tlsCertFile", Text, "", "tls-cert-file", Acts),
+    row("tlsPrivateKeyFile", Text, "", "tls-private-key-file", Acts),
+    row("tlsCipherSuites", Texts, "", "tls-cipher-suites", Acts),
+    row("tlsCurvePreferences", Int32s, "", "", Refused("the key exchange groups are chosen by the TLS library")),
+    row("tlsMinVersion", Text, "", "tls-min-version", Acts),
+    row("rotateCertificates", Bool, "", "rotate-certificates", Acts),
+    row("serverTLSBootstrap", Bool, "", "rotate-server-certificates", Acts),
+    row("authentication.x509.clientCAFile", Text, "", "client-ca-file", Acts),
+    row("authentication.webhook.enabled", Bool, "true", "authentication-token-webhook", Acts),
+    row("authentication.webhook.cacheTTL", Duration, "2m", "authentication-token-webhook-cache-ttl", Acts),
+    row("authentication.anonymous.enabled", Bool, "false", "anonymous-auth", Acts),
+    row("authorization.mode", Text, "Webhook", "authorization-mode", Acts),
+    row("authorization.webhook.cacheAuthorizedTTL", Duration, "5m", "authorization-webhook-cache-authorized-ttl", Acts),
+    row("authorization.webhook.cacheUnauthorizedTTL", Duration, "30s", "authorization-webhook-cache-unauthorized-ttl", Acts),
+    row("registryPullQPS", OptInt32, "5", "registry-qps", Moot(PULLS)),
+    row("registryBurst", Int32, "10", "registry-burst", Moot(PULLS)),
+    row("imagePullCredentialsVerificationPolicy", Text, "NeverVerifyPreloadedImages", "", Refused("images on this node are open to all its pods")),
+    row("preloadedImagesVerificationAllowlist", Texts, "", "", Refused("images on this node are open to all its pods")),
+    row("eventRecordQPS", OptInt32, "50", "event-qps", Moot("events are limited per object")),
+    row("eventBurst", Int32, "100", "event-burst", Moot("events are limited per object")),
+    row("enableDebuggingHandlers", Bool, "true", "enable-debugging-handlers", Acts),
+    row("enableContentionProfiling", Bool, "", "contention-profiling", Moot(RUST)),
+    row("healthzPort", OptInt32, "10248", "healthz-port", Acts),
+    row("healthzBindAddress", Text, "127.0.0.1", "healthz-bind-address", Acts),
+    row("oomScoreAdj", OptInt32, "-999", "oom-score-adj", Moot("one process is the node and often the control plane: its score stays as it was started")),
+    row("clusterDomain", Text, "", "cluster-domain", Acts),
+    row("clusterDNS", Texts, "", "cluster-dns", Acts),
+    row("streamingConnectionIdleTimeout", Duration, "4h", "streaming-connection-idle-timeout", Moot("a stream lives as long as its connection")),
+    row("nodeStatusUpdateFrequency", Duration, "10s", "node-status-update-frequency", Acts),
+    // Where nodeStatusUpdateFrequency is given, that is the default.
+    row("nodeStatusReportFrequency", Duration, "5m", "", Acts),
+    row("nodeLeaseDurationSeconds", Int32, "40", "", Acts),
+    row("imageMinimumGCAge", Duration, "2m", "minimum-image-ttl-duration", Moot(IMAGES)),
+    row("imageMaximumGCAge", Duration, "", "", Moot(IMAGES)),
+    row("imageGCHighThresholdPercent", OptInt32, "85", "image-gc-high-threshold", Moot(IMAGES)),
+    row("imageGCLowThresholdPercent", OptInt32, "80", "image-gc-low-threshold", Moot(IMAGES)),
+    row("volumeStatsAggPeriod", Duration, "1m", "volume-stats-agg-period", Acts),
+    row("kubeletCgroups", Text, "", "kubelet-cgroups", Refused(CGROUPS)),
+    row("systemCgroups", Text, "", "system-cgroups", Refused(CGROUPS)),
+    row("cgroupRoot", Text, "", "cgroup-root", Refused(CGROUPS)),
+    row("cgroupsPerQOS", Bool, "true", "cgroups-per-qos", Refused(CGROUPS)),
+    row("cgroupDriver", Text, "cgroupfs", "cgroup-driver", Moot("the runtime names its driver (KubeletCgroupDriverFromCRI)")),
+    row("cpuManagerPolicy", Text, "none", "cpu-manager-policy", Refused(CLASSIC)),
+    row("singleProcessOOMKill", Bool, "", "", Refused("a container's processes are killed as the kernel chooses")),
+    row("cpuManagerPolicyOptions", TextMap, "", "cpu-manager-policy-options", Refused(CLASSIC)),
+    row("cpuManagerReconcilePeriod", Duration, "10s", "cpu-manager-reconcile-period", Moot(CLASSIC)),
+    row("memoryManagerPolicy", Text, "None", "memory-manager-policy", Refused(CLASSIC)),
+    row("topologyManagerPolicy", Text, "none", "topology-manager-policy", Refused(CLASSIC)),
+    row("topologyManagerScope", Text, "container", "topology-manager-scope", Moot(CLASSIC)),
+    row("topologyManagerPolicyOptions", TextMap, "", "topology-manager-policy-options", Refused(CLASSIC)),
+    row("qosReserved", TextMap, "", "qos-reserved", Refused("no memory is set aside by class of service")),
+    row("runtimeRequestTimeout", Duration, "2m", "runtime-request-timeout", Moot("the runtime is in this process")),
+    row("hairpinMode", Text, "promiscuous-bridge", "hairpin-mode", Moot(PACKETS)),
+    row("maxPods", Int32, "110", "max-pods", Acts),
+    row("podCIDR", Text, "", "pod-cidr", Moot("the range of pods comes from the node's object")),
+    row("podPidsLimit", OptInt64, "-1", "pod-max-pids", Acts),
+    row("resolvConf", OptText, "/etc/resolv.conf", "resolv-conf", Acts),
+    row("runOnce", Bool, "", "runonce", Acts),
+    row("cpuCFSQuota", Bool, "true", "cpu-cfs-quota", Refused("limits of processors are always enforced")),
+    row("cpuCFSQuotaPeriod", OptDuration, "100ms", "cpu-cfs-quota-period", Refused("limits of processors are counted over 100ms")),
+    row("nodeStatusMaxImages", OptInt32, "50", "node-status-max-images", Acts),
+    row("maxOpenFiles", Int64, "1000000", "max-open-files", Moot("the limit is the one the process was started with")),
+    row("contentType", Text, "application/vnd.kubernetes.protobuf", "kube-api-content-type", Moot("a node speaks JSON with the API server")),
+    row("kubeAPIQPS", OptInt32, "50", "kube-api-qps", Moot(UNLIMITED)),
+    row("kubeAPIBurst", Int32, "100", "kube-api-burst", Moot(UNLIMITED)),
+    // false where maxParallelImagePulls is more than 1.
+    row("serializeImagePulls", Bool, "true", "serialize-image-pulls", Moot(PULLS)),
+    row("maxParallelImagePulls", OptInt32, "", "", Moot(PULLS)),
+    row("evictionHard", TextMap, "", "eviction-hard", Moot(EVICTION)),
+    row("evictionSoft", TextMap, "", "eviction-soft", Moot(EVICTION)),
+    row("evictionSoftGracePeriod", TextMap, "", "eviction-soft-grace-period", Moot(EVICTION)),
+    row("evictionPressureTransitionPeriod", Duration, "5m", "eviction-pressure-transition-period", Moot(EVICTION)),
+    row("evictionMaxPodGracePeriod", Int32, "", "eviction-max-pod-grace-period", Moot(EVICTION)),
+    row("evictionMinimumReclaim", TextMap, "", "eviction-minimum-reclaim", Moot(EVICTION)),
+    row("mergeDefaultEvictionSettings", Bool, "false", "", Moot(EVICTION)),
+    row("podsPerCore", Int32, "", "pods-per-core", Acts),
+    row("enableControllerAttachDetach", Bool, "true", "enable-controller-attach-detach", Refused("volumes are attached by the controller")),
+    row("protectKernelDefaults", Bool, "", "protect-kernel-defaults", Refused("kernel tunables are left as they are and not compared")),
+    row("makeIPTablesUtilChains", Bool, "true", "make-iptables-util-chains", Moot(PACKETS)),
+    row("iptablesMasqueradeBit", OptInt32, "14", "iptables-masquerade-bit", Moot(PACKETS)),
+    row("iptablesDropBit", OptInt32, "15", "iptables-drop-bit", Moot(PACKETS)),
+    row("featureGates", Gates, "", "feature-gates", Acts),
+    // Upstream: true. A laptop has swap; pods get none of it unless memorySwap says so.
+    row("failSwapOn", Bool, "false", "fail-swap-on", Acts),
+    row("memorySwap.swapBehavior", Text, "", "", Refused("pods get no swap")),
+    row("containerLogMaxSize", Text, "10Mi", "container-log-max-size", Acts),
+    row("containerLogMaxFiles", OptInt32, "5", "container-log-max-files", Acts),
+    row("containerLogMaxWorkers", OptInt32, "1", "", Moot("one task rotates logs")),
+    row("containerLogMonitorInterval", OptDuration, "10s", "", Acts),
+    row("configMapAndSecretChangeDetectionStrategy", Text, "Watch", "", Moot("referenced objects are always watched")),
+    row("systemReserved", TextMap, "", "system-reserved", Moot("nothing is set aside for the system yet")),
+    row("kubeReserved", TextMap, "", "kube-reserved", Moot("nothing is set aside for the node agent yet")),
+    row("reservedSystemCPUs", Text, "", "reserved-cpus", Refused(CLASSIC)),
+    row("showHiddenMetricsForVersion", Text, "", "show-hidden-metrics-for-version", Moot("no metric is hidden")),
+    row("systemReservedCgroup", Text, "", "system-reserved-cgroup", Refused(CGROUPS)),
+    row("kubeReservedCgroup", Text, "", "kube-reserved-cgroup", Refused(CGROUPS)),
+    row("enforceNodeAllocatable", Texts, "[pods]", "enforce-node-allocatable", Moot("pods are limited one by one, not together")),
+    row("allowedUnsafeSysctls", Texts, "", "allowed-unsafe-sysctls", Acts),
+    row("volumePluginDir", Text, "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/", "volume-plugin-dir", Moot("there are no FlexVolume drivers")),
+    row("providerID", Text, "", "provider-id", Acts),
+    row("kernelMemcgNotification", Bool, "", "kernel-memcg-notification", Moot(EVICTION)),
+    row("logging.format", Text, "text", "logging-format", Moot(KLOG)),
+    row("logging.flushFrequency", Duration, "5s", "log-flush-frequency", Moot(KLOG)),
+    row("logging.verbosity", Int32, "", "v", Moot(KLOG)),
+    row("logging.vmodule", Free, "", "", Moot(KLOG)),
+    row("logging.options", Free, "", "", Moot(KLOG)),
+    row("enableSystemLogHandler", Bool, "true", "", Acts),
+    row("enableSystemLogQuery", Bool, "", "", Acts),
+    row("shutdownGracePeriod", Duration, "", "", Refused("the machine's shutdown is not waited with")),
+    row("shutdownGracePeriodCriticalPods", Duration, "", "", Refused("the machine's shutdown is not waited with")),
+    row("shutdownGracePeriodByPodPriority", Priorities, "", "", Refused("the machine's shutdown is not waited with")),
+    // Where KubeletCrashLoopBackOffMax is on.
+    row("crashLoopBackOff.maxContainerRestartPeriod", OptDuration, "5m", "", Acts),
+    row("reservedMemory", Reservations, "", "reserved-memory", Refused(CLASSIC)),
+    row("enableProfilingHandler", Bool, "true", "", Acts),
+    row("enableDebugFlagsHandler", Bool, "true", "", Acts),
+    row("seccompDefault", Bool, "false", "seccomp-default", Acts),
+    row("memoryThrottlingFactor", OptFloat, "0.9", "", Moot("memory is not throttled before its limit")),
+    row("memoryReservationPolicy", Text, "None", "", Refused("no memory is set aside by class of service")),
+    row("registerWithTaints", Taints, "", "register-with-taints", Acts),
+    row("registerNode", Bool, "true", "register-node", Acts),
+    row("tracing.endpoint", OptText, "", "", Refused("there are no traces to send")),
+    row("tracing.samplingRatePerMillion", OptInt32, "", "", Refused("there are no traces to send")),
+    row("localStorageCapacityIsolation", Bool, "true", "local-storage-capacity-isolation", Refused("local storage is always counted")),
+    // Upstream: containerd's socket. Empty is the embedded runtime.
+    row("containerRuntimeEndpoint", Text, "", "container-runtime-endpoint", Refused("the runtime is the embedded one")),
+    row("imageServiceEndpoint", Text, "", "image-service-endpoint", Refused("the runtime is the embedded one")),
+    // Upstream: true. The embedded runtime runs on control groups of both versions.
+    row("failCgroupV1", Bool, "false", "fail-cgroupv1", Acts),
+    row("userNamespaces.idsPerPod", OptInt64, "", "", Refused("a pod's user namespace has 65536 ids")),
+];
