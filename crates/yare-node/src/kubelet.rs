@@ -18,6 +18,7 @@ use crate::csi::Csi;
 use crate::config::Configuration;
 use crate::logs::rotate::Rotator;
 use crate::managers::Managers;
+use crate::manifests::Statics;
 use crate::metrics::Metrics;
 use crate::node::NetworkReadiness;
 use crate::node::capacity::Capacity;
@@ -47,6 +48,8 @@ pub(crate) struct Kubelet {
     /// The pods bound to this node, as the API server has them.
     pub(crate) pods: Informer,
     pub(crate) writer: StatusWriter,
+    /// The pods of this node's manifests.
+    pub(crate) statics: Statics,
     pub(crate) capacity: Capacity,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
     pub(crate) managers: Managers,
@@ -138,6 +141,7 @@ impl Kubelet {
             objects: Objects::new(parts.client.clone()),
             services: parts.client.informers().of(yare_client::SERVICES),
             writer: StatusWriter::new(api.clone()),
+            statics: Statics::default(),
             rotator: Rotator::new(parts.runtime.clone()),
             metrics: Metrics::default(),
             csi: Csi::default(),

@@ -26,6 +26,7 @@ mod http;
 mod kubelet;
 mod logs;
 pub mod managers;
+mod manifests;
 mod metrics;
 mod node;
 mod objects;
@@ -201,6 +202,7 @@ impl Node {
         tasks.spawn(volumes::give_back(kubelet.clone()));
         tasks.spawn(csi::initialize(kubelet.clone()));
         tasks.spawn(volumes::local_path::run(kubelet.clone(), volumes));
+        tasks.spawn(manifests::mirror::keep(kubelet.clone(), node.clone()));
         let heartbeat = Heartbeat {
             kubelet,
             node,

@@ -71,7 +71,7 @@ pub const ROWS: &[Row] = &[
     row("tlsCipherSuites", Texts, "", "tls-cipher-suites", Acts),
     row("tlsCurvePreferences", Int32s, "", "", Refused("the key exchange groups are chosen by the TLS library")),
     row("tlsMinVersion", Text, "", "tls-min-version", Acts),
-    row("rotateCertificates", Bool, "", "rotate-certificates", Acts),
+    row("rotateCertificates", Bool, "", "rotate-certificates", Moot("this node is in the API server's process and shows it no certificate")),
     row("serverTLSBootstrap", Bool, "", "rotate-server-certificates", Acts),
     row("authentication.x509.clientCAFile", Text, "", "client-ca-file", Acts),
     row("authentication.webhook.enabled", Bool, "true", "authentication-token-webhook", Acts),

@@ -179,6 +179,10 @@ fn file_key(start: &ContainerStart<'_>, reference: &FileKeyRef) -> Result<Option
 async fn service_variables(start: &ContainerStart<'_>) -> Result<BTreeMap<String, String>, StartFailure> {
     let services = &start.kubelet.services;
     let wait = std::time::Duration::from_secs(10);
+    // A static pod runs without the API server, so with no services it knows of.
+    if start.pod.is_static() && !services.has_synced() {
+        return Ok(BTreeMap::new());
+    }
     if tokio::time::timeout(wait, services.synced()).await.is_err() {
         return Err(StartFailure::config(
             "services have not yet been read at least once, cannot construct envvars",

@@ -5,6 +5,7 @@ use http::{Response, StatusCode};
 
 use super::{Body, respond};
 use crate::kubelet::Kubelet;
+use crate::manifests::mirror;
 
 /// A `PodList` made of the cached bytes.
 pub(super) fn list(kubelet: &Kubelet, running_only: bool) -> Response<Body> {
@@ -12,7 +13,9 @@ pub(super) fn list(kubelet: &Kubelet, running_only: bool) -> Response<Body> {
     let runs = |uid: &str| published.get(uid).is_some_and(|p| p.0.lock().sandbox.is_some());
     let mut out = Vec::from(&br#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#[..]);
     let mut first = true;
-    for pod in kubelet.pods.list() {
+    // A static pod is shown as it runs, not as its mirror.
+    let own = kubelet.pods.list().into_iter().filter(|pod| mirror::digest(pod).is_none());
+    for pod in kubelet.statics.list().into_iter().chain(own) {
         if running_only && !runs(pod.uid()) {
             continue;
         }

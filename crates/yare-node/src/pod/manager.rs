@@ -3,13 +3,13 @@
 //!
 //! In: changes of pods, runtime events. Out: one [`Worker`] task per pod, woken.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{Id, JoinSet};
-use yare_client::{Cached, Change};
+use yare_client::{Cached, Change, ObjectKey, Subscription};
 use yare_runtime::{ContainerStatus, RuntimeEvent, SandboxStatus};
 
 use super::dirs::PodDirs;
@@ -18,11 +18,19 @@ use super::worker::Worker;
 use crate::error::Result;
 use crate::hooks::POD_HOOKS;
 use crate::kubelet::Kubelet;
+use crate::manifests::{self, Source, mirror};
 use crate::view::{Metadata, Pod};
 
 /// Between attempts to clean up after a pod that is gone, doubling.
 const ORPHAN_RETRY_MIN: Duration = Duration::from_millis(500);
 const ORPHAN_RETRY_MAX: Duration = Duration::from_secs(122);
+
+/// A static pod that has a task.
+struct Static {
+    key: ObjectKey,
+    /// Its manifest is gone or says something else.
+    ends: bool,
+}
 
 /// Everything the runtime holds, by pod uid.
 type Found = HashMap<String, (Vec<SandboxStatus>, Vec<ContainerStatus>)>;
@@ -31,6 +39,10 @@ pub(crate) struct Manager {
     kubelet: Arc<Kubelet>,
     found: Found,
     mailboxes: HashMap<String, Arc<Mailbox>>,
+    /// What each source of manifests says.
+    sources: BTreeMap<Source, Vec<Cached>>,
+    /// Static pods with a task, by uid.
+    statics: HashMap<String, Static>,
     workers: JoinSet<()>,
     uids: HashMap<Id, String>,
 }
@@ -43,6 +55,8 @@ impl Manager {
             kubelet,
             found,
             mailboxes: HashMap::new(),
+            sources: BTreeMap::new(),
+            statics: HashMap::new(),
             workers: JoinSet::new(),
             uids: HashMap::new(),
         })
@@ -52,22 +66,42 @@ impl Manager {
     pub(crate) async fn run(mut self) {
         // Subscribe before looking, so that nothing falls between.
         let mut events = self.kubelet.runtime.events();
-        self.kubelet.pods.synced().await;
-        let mut changes = self.kubelet.pods.subscribe();
-        let pods = self.kubelet.pods.list();
-        let lives = |pod: &Cached| pod.view::<Pod>().is_ok_and(|p| !p.is_terminal());
-        self.kubelet.managers.retain(&pods.iter().filter(|p| lives(p)).map(|p| p.uid().to_owned()).collect());
-        for cached in pods {
-            self.upsert(&cached);
-        }
-        self.adopt_orphans();
+        let mut sources = JoinSet::new();
+        let mut manifests = manifests::follow(&self.kubelet, &mut sources);
+        let mut unheard = Source::all(self.kubelet.config.settings());
+        // Static pods do not wait for the API server.
+        let api = self.kubelet.pods.clone();
+        let mut changes: Option<Subscription> = None;
+        let mut adopted = false;
         let mut pings = self.kubelet.pings.take();
         loop {
+            // Until every source has spoken nobody is an orphan.
+            if !adopted && changes.is_some() && unheard.is_empty() {
+                adopted = true;
+                self.retain_resources(&[]);
+                self.adopt_orphans();
+            }
             tokio::select! {
-                change = changes.recv() => match change {
+                () = api.synced(), if changes.is_none() => {
+                    changes = Some(api.subscribe());
+                    let pods = api.list();
+                    // Before any of them asks for what others had.
+                    if unheard.is_empty() {
+                        self.retain_resources(&pods);
+                    }
+                    for cached in pods {
+                        self.upsert(&cached);
+                    }
+                }
+                change = next(&mut changes) => match change {
                     Some(change) => self.change(&change),
                     None => return,
                 },
+                Some(update) = manifests.recv() => {
+                    unheard.retain(|source| *source != update.source);
+                    self.sources.insert(update.source, update.pods);
+                    self.reconcile_statics();
+                }
                 Some(answer) = pings.recv() => {
                     // Who asked may have gone.
                     let _ = answer.send(());
@@ -96,10 +130,55 @@ impl Manager {
                             self.restart(&uid).await;
                         } else {
                             self.mailboxes.remove(&uid);
+                            self.static_ended(&uid);
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Frees devices, processors and memory of pods that are neither running here nor among `pods`.
+    fn retain_resources(&self, pods: &[Cached]) {
+        let more = pods.iter().filter_map(|cached| cached.view::<Pod>().ok()).map(Arc::new);
+        let all = self.mailboxes.values().map(|mailbox| mailbox.pod()).chain(more);
+        let alive = all.filter(|pod| !pod.is_terminal()).map(|pod| pod.metadata.uid.clone()).collect();
+        self.kubelet.managers.retain(&alive);
+    }
+
+    /// Brings the running static pods in line with the manifests. Of two manifests for one name the first
+    /// source's counts; a pod whose manifest changed ends before the new one begins.
+    fn reconcile_statics(&mut self) {
+        let mut wanted: BTreeMap<ObjectKey, Cached> = BTreeMap::new();
+        for pod in self.sources.values().flatten() {
+            wanted.entry(pod.key().clone()).or_insert_with(|| pod.clone());
+        }
+        self.kubelet.statics.want(wanted.clone());
+        for (uid, known) in &mut self.statics {
+            let is_wanted = wanted.get(&known.key).is_some_and(|pod| pod.uid() == uid);
+            if !is_wanted && !std::mem::replace(&mut known.ends, true) {
+                self.kubelet.statics.ends(&known.key);
+                if let Some(mailbox) = self.mailboxes.get(uid) {
+                    mailbox.remove();
+                }
+            }
+        }
+        let taken: HashSet<ObjectKey> = self.statics.values().map(|known| known.key.clone()).collect();
+        for (key, pod) in wanted {
+            if !taken.contains(&key) {
+                self.statics.insert(pod.uid().to_owned(), Static { key, ends: false });
+                self.upsert(&pod);
+            }
+        }
+    }
+
+    /// A static pod has ended; under its name another may begin now.
+    fn static_ended(&mut self, uid: &str) {
+        if let Some(known) = self.statics.remove(uid) {
+            if known.ends {
+                self.kubelet.statics.ended(&known.key);
+            }
+            self.reconcile_statics();
         }
     }
 
@@ -127,6 +206,10 @@ impl Manager {
     }
 
     fn upsert(&mut self, cached: &Cached) {
+        // A mirror only shows what runs here anyway.
+        if mirror::digest(cached).is_some() {
+            return;
+        }
         let pod = match cached.view::<Pod>() {
             Ok(pod) => Arc::new(pod),
             Err(error) => {
@@ -221,6 +304,14 @@ async fn tear_down(kubelet: &Arc<Kubelet>, dirs: &PodDirs) -> Result<()> {
         hook.tear_down(kubelet, dirs).await?;
     }
     Ok(())
+}
+
+/// The next change, once there is somebody to tell.
+async fn next(changes: &mut Option<Subscription>) -> Option<Change> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Groups what the runtime holds by the pod it belongs to.

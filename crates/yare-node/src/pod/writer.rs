@@ -32,6 +32,10 @@ pub(crate) struct StatusWriter {
 }
 
 struct Slot {
+    /// Whose status it is on the server: the pod's own, or its mirror's uid; none: there is no mirror yet.
+    target: Option<String>,
+    /// Of a static pod, the newest status: a new mirror gets it whole.
+    newest: Option<PodStatus>,
     namespace: String,
     name: String,
     /// What the server holds, as far as we know, and its resource version.
@@ -60,6 +64,22 @@ struct WrittenMetadata {
 }
 
 impl Slot {
+    fn new(pod: &Pod, target: Option<String>) -> Self {
+        Slot {
+            target,
+            newest: None,
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            server: pod.status.clone(),
+            server_version: pod.metadata.resource_version.parse().unwrap_or(0),
+            pending: None,
+            patient: false,
+            hurry: Arc::default(),
+            busy: false,
+            rounds: watch::Sender::new(0),
+        }
+    }
+
     fn wait(&mut self, patient: bool) {
         self.patient = patient;
         if !patient {
@@ -79,27 +99,43 @@ impl StatusWriter {
         let version = pod.metadata.resource_version.parse().unwrap_or(0);
         let start = {
             let mut slots = self.slots.lock();
-            let slot = slots.entry(uid.clone()).or_insert_with(|| Slot {
-                namespace: pod.metadata.namespace.clone(),
-                name: pod.metadata.name.clone(),
-                server: pod.status.clone(),
-                server_version: version,
-                pending: None,
-                patient: false,
-                hurry: Arc::default(),
-                busy: false,
-                rounds: watch::Sender::new(0),
-            });
+            let is_static = pod.is_static();
+            let target = (!is_static).then(|| uid.clone());
+            let slot = slots.entry(uid.clone()).or_insert_with(|| Slot::new(pod, target));
             if version > slot.server_version {
                 slot.server = pod.status.clone();
                 slot.server_version = version;
             }
             slot.wait(status::on_its_way(pod.is_deleting(), &slot.server, &status));
+            slot.newest = is_static.then(|| status.clone());
             slot.pending = Some(status);
-            !std::mem::replace(&mut slot.busy, true)
+            slot.target.is_some() && !std::mem::replace(&mut slot.busy, true)
         };
         if start {
             let writer = self.clone();
+            tokio::spawn(async move { writer.drain(uid).await });
+        }
+    }
+
+    /// The mirror of the static pod `uid`, as the server has it: there the pod's status is written.
+    pub(crate) fn mirrored(&self, uid: &str, mirror: &Pod) {
+        let start = {
+            let mut slots = self.slots.lock();
+            let slot = slots.entry(uid.to_owned()).or_insert_with(|| Slot::new(mirror, None));
+            let version = mirror.metadata.resource_version.parse().unwrap_or(0);
+            if slot.target.as_deref() != Some(mirror.metadata.uid.as_str()) {
+                slot.target = Some(mirror.metadata.uid.clone());
+                slot.server = mirror.status.clone();
+                slot.server_version = version;
+                slot.pending = slot.newest.clone();
+            } else if version > slot.server_version {
+                slot.server = mirror.status.clone();
+                slot.server_version = version;
+            }
+            slot.pending.is_some() && !std::mem::replace(&mut slot.busy, true)
+        };
+        if start {
+            let (writer, uid) = (self.clone(), uid.to_owned());
             tokio::spawn(async move { writer.drain(uid).await });
         }
     }
@@ -171,13 +207,14 @@ impl StatusWriter {
         let mut slots = self.slots.lock();
         let slot = slots.get_mut(uid)?;
         slot.patient = false;
-        let Some(status) = slot.pending.take() else {
+        let (target, pending) = (slot.target.clone(), slot.pending.take());
+        let (Some(target), Some(status)) = (target, pending) else {
             slot.busy = false;
             slot.rounds.send_modify(|n| *n += 1);
             return None;
         };
         let path = format!("/api/v1/namespaces/{}/pods/{}/status", slot.namespace, slot.name);
-        Some((path, status::patch(uid, &slot.server, &status), status))
+        Some((path, status::patch(&target, &slot.server, &status), status))
     }
 
     fn acknowledge(&self, uid: &str, sent: PodStatus, written: Option<Written>) {

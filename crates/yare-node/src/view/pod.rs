@@ -194,6 +194,11 @@ impl Pod {
         format!("{}_{}({})", self.metadata.name, self.metadata.namespace, self.metadata.uid)
     }
 
+    /// Whether it comes from a manifest of this node and not from the API server.
+    pub fn is_static(&self) -> bool {
+        self.metadata.annotations.get("kubernetes.io/config.source").is_some_and(|source| source != "api")
+    }
+
     /// Whether deletion was asked for.
     pub fn is_deleting(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
