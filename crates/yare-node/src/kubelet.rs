@@ -14,8 +14,8 @@ use yare_runtime::Runtime;
 
 use crate::api::Api;
 use crate::clock::Seams;
-use crate::csi::Csi;
 use crate::config::Configuration;
+use crate::csi::Csi;
 use crate::logs::rotate::Rotator;
 use crate::managers::Managers;
 use crate::manifests::Statics;

@@ -18,8 +18,8 @@
 
 mod api;
 mod clock;
-pub mod csi;
 pub mod config;
+pub mod csi;
 mod error;
 mod hooks;
 mod http;

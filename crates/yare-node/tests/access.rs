@@ -12,7 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 use yare_node::KubeletServer;
 
 async fn serving(yaml: &str) -> (Cluster, SocketAddr) {
-    let mut cluster = Cluster::without_node().await;
+    let strict = |config: &mut yare_apiserver::Config| {
+        config.auth = yare_apiserver::auth::Auth::new(None);
+        config.auth.tokens.add("of-alice", yare_auth::User::new("alice", &["monitors"]));
+    };
+    let mut cluster = Cluster::with_api(strict).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     cluster
         .start_node(|config| {
@@ -92,6 +96,9 @@ async fn what_is_allowed_is_the_api_servers_word() {
     assert_eq!(serde_json::from_str::<Value>(&last.1).unwrap()["kind"], "PodList");
     // A token that is not good is not the same as none.
     assert_eq!(ask(address, "GET", "/pods", "Authorization: Bearer nobody\r\n").await.0, 401);
+    // One that is good counts for whom it is of.
+    let (code, text) = ask(address, "GET", "/pods", "Authorization: Bearer of-alice\r\n").await;
+    assert_eq!((code, text.starts_with("Forbidden (user=alice, ")), (403, true), "{text}");
     // Read a second time it comes from the cache; other subresources stay closed.
     assert_eq!(ask(address, "GET", "/pods", "").await.0, 200);
     assert_eq!(ask(address, "GET", "/configz", "").await, forbidden("get", "configz proxy"));
