@@ -247,10 +247,6 @@ mod tests {
                 "may not reference persistentvolumeclaims",
             ),
             (
-                pod("volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]"),
-                "may not reference serviceaccounts (via projected volumes)",
-            ),
-            (
                 pod("initContainers: [{name: i, image: b, envFrom: [{configMapRef: {name: x}}]}]"),
                 "may not reference configmaps",
             ),
