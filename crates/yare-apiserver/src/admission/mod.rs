@@ -33,6 +33,7 @@ pub mod event_rate_limit;
 mod expressions;
 mod extended_resource_toleration;
 mod hard_anti_affinity;
+mod image_policy;
 mod limit_ranger;
 mod matching;
 pub mod metrics;

@@ -4,14 +4,21 @@
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path as FilePath, PathBuf},
+    sync::Arc,
 };
 
 use serde_json::Value;
 use yare_kinds::{names, podsecurity, podsecurity::Policy, view::View};
 use yare_schema::field::{FieldError, Path};
 
-use super::{Row, TABLE, event_rate_limit::LimitBy};
-use crate::codec;
+use super::{
+    Row, TABLE,
+    event_rate_limit::LimitBy,
+    image_policy::ImagePolicy,
+    table::{IMAGE_POLICY, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS},
+    webhook::ByStep,
+};
+use crate::{codec, outbound::kubeconfig::Users};
 
 /// Largest configuration file.
 const MAX_BYTES: u64 = 1 << 20;
@@ -106,6 +113,10 @@ pub struct Settings {
     pub default_tolerations: Vec<Value>,
     /// What pods may tolerate where their namespace does not say.
     pub allowed_tolerations: Vec<Value>,
+    /// Who this server is to webhooks of admission.
+    pub webhook_users: ByStep,
+    /// Who says which images may run.
+    pub image_policy: Option<Arc<ImagePolicy>>,
     /// How long pods stay on a node that is not ready.
     pub not_ready_toleration_s: i64,
     /// How long pods stay on a node that is not reachable.
@@ -124,6 +135,8 @@ impl Default for Settings {
             node_selectors: BTreeMap::new(),
             default_tolerations: Vec::new(),
             allowed_tolerations: Vec::new(),
+            webhook_users: ByStep::default(),
+            image_policy: None,
             not_ready_toleration_s: 300,
             unreachable_toleration_s: 300,
         }
@@ -169,6 +182,9 @@ impl Settings {
         }
         if settings.enable.iter().any(|n| n == "EventRateLimit") && settings.event_limits.is_empty() {
             return Err(invalid("EventRateLimit", "limits: Invalid value: null: must not be empty"));
+        }
+        if settings.enable.iter().any(|n| n == IMAGE_POLICY) && settings.image_policy.is_none() {
+            return Err(invalid(IMAGE_POLICY, "no config specified"));
         }
         Ok(settings)
     }
@@ -269,17 +285,45 @@ impl Settings {
                 self.allowed_tolerations = configuration.items("whitelist").to_vec();
                 Ok(())
             }
-            // A kubeconfig with credentials for webhooks; a server without one calls them without any.
-            "MutatingAdmissionWebhook" | "ValidatingAdmissionWebhook" => {
-                kind("WebhookAdmissionConfiguration", &["apiserver.config.k8s.io"])?;
-                match configuration.is_set("kubeConfigFile") {
-                    true => Err(invalid(name, "kubeConfigFile: credentials for webhooks are not supported")),
-                    false => Ok(()),
-                }
+            MUTATING_WEBHOOKS | VALIDATING_WEBHOOKS => {
+                let shown = configuration.str_at("kind");
+                // What the kind was called before version 1.
+                let expected =
+                    if shown == "WebhookAdmission" { shown } else { "WebhookAdmissionConfiguration" };
+                kind(expected, &["apiserver.config.k8s.io"])?;
+                self.read_webhook_users(name, configuration).map_err(|e| invalid(name, e))
+            }
+            IMAGE_POLICY => {
+                let policy = ImagePolicy::of(configuration).map_err(|e| invalid(name, e))?;
+                self.image_policy = Some(Arc::new(policy));
+                Ok(())
             }
             other if TABLE.iter().any(|row| row.name == other) => Ok(()),
             other => Err(invalid(other, "there is no such plugin")),
         }
+    }
+
+    /// A kubeconfig with credentials for webhooks; a server without one calls them without any.
+    fn read_webhook_users(&mut self, name: &str, configuration: &Value) -> Result<(), String> {
+        unknown_fields(configuration, &["apiVersion", "kind", "kubeConfigFile", "staticManifestsDir"])?;
+        if configuration.is_set("staticManifestsDir") {
+            return Err("staticManifestsDir: webhooks of files are not supported".into());
+        }
+        let file = configuration.str_at("kubeConfigFile");
+        if file.is_empty() {
+            return Ok(());
+        }
+        if !FilePath::new(file).is_absolute() {
+            let field = Path::new("kubeConfigFile");
+            return Err(FieldError::invalid(&field, file, "must be an absolute file path").to_string());
+        }
+        let users = Some(Users::open(FilePath::new(file))?);
+        if name == MUTATING_WEBHOOKS {
+            self.webhook_users.mutating = users;
+        } else {
+            self.webhook_users.validating = users;
+        }
+        Ok(())
     }
 
     fn read_pod_security(&mut self, configuration: &Value) -> Result<(), String> {
@@ -423,6 +467,11 @@ mod tests {
                 "{HEAD}- name: PodSecurity\n  configuration: {{apiVersion: pod-security.admission.config.k8s.io/v1, kind: PodSecurityConfiguration, {rest}}}\n"
             )
         };
+        let webhooks = |rest: &str| {
+            format!(
+                "{HEAD}- name: MutatingAdmissionWebhook\n  configuration: {{apiVersion: apiserver.config.k8s.io/v1, kind: WebhookAdmissionConfiguration, {rest}}}\n"
+            )
+        };
         let settings = load(&pod_security(
             "defaults: {enforce: restricted, enforce-version: v1.30}, exemptions: {usernames: [u], namespaces: [kube-system], runtimeClasses: [r]}",
         ))
@@ -435,6 +484,12 @@ mod tests {
                 pod_security("exemptions: {namespaces: [a, a, B]}"),
                 "exemptions.namespaces[1]: Duplicate value: \"a\"",
             ),
+            (
+                webhooks("kubeConfigFile: relative"),
+                "kubeConfigFile: Invalid value: \"relative\": must be an absolute file path",
+            ),
+            (webhooks("kubeConfigFile: /no/such"), "MutatingAdmissionWebhook: /no/such: "),
+            (webhooks("other: x"), "unknown field \"other\""),
             (pod_security("levels: {}"), "unknown field \"levels\""),
             (format!("{HEAD}- {{name: Nobody, configuration: {{}}}}\n"), "there is no such plugin"),
             ("kind: Pod".into(), "AdmissionConfiguration"),
@@ -457,6 +512,7 @@ mod tests {
             (&["Nobody"][..], &[][..], "enable-admission-plugins plugin \"Nobody\" is unknown"),
             (&["Priority"], &["Priority"], "[Priority] in enable-admission-plugins"),
             (&["EventRateLimit"], &[], "must not be empty"),
+            (&["ImagePolicyWebhook"], &[], "ImagePolicyWebhook: no config specified"),
         ] {
             let error = Settings::load(&names(enable), &names(disable), None).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");

@@ -7,10 +7,10 @@ use super::{
     Attributes,
     Operation::{self, Connect, Create, Delete, Update},
     always, always_pull_images, certificates, claim_resize, default_classes, default_toleration_seconds,
-    deny_external_ips, event_rate_limit, extended_resource_toleration, hard_anti_affinity, limit_ranger,
-    namespace_exists, namespace_lifecycle, node_declared_features, node_restriction, owner_references,
-    pod_node_selector, pod_resize, pod_security, pod_toleration_restriction, pod_topology_labels, priority,
-    runtime_class, service_account, storage_in_use, taint_nodes,
+    deny_external_ips, event_rate_limit, extended_resource_toleration, hard_anti_affinity, image_policy,
+    limit_ranger, namespace_exists, namespace_lifecycle, node_declared_features, node_restriction,
+    owner_references, pod_node_selector, pod_resize, pod_security, pod_toleration_restriction,
+    pod_topology_labels, priority, runtime_class, service_account, storage_in_use, taint_nodes,
 };
 use crate::status::ApiResult;
 
@@ -128,6 +128,14 @@ pub const TABLE: &[Row] = &[
         operations: WRITES,
         mutate: Some(always_pull_images::mutate),
         validate: Some(always_pull_images::validate),
+        ..OFF
+    },
+    Row {
+        name: IMAGE_POLICY,
+        resources: PODS,
+        subresources: &["", "ephemeralcontainers"],
+        operations: WRITES,
+        ask: Some(image_policy::ask),
         ..OFF
     },
     Row {
@@ -291,6 +299,7 @@ pub const TABLE: &[Row] = &[
     },
 ];
 
+pub(super) const IMAGE_POLICY: &str = "ImagePolicyWebhook";
 pub(super) const PROVISION: &str = "NamespaceAutoProvision";
 pub(super) const MUTATING_POLICIES: &str = "MutatingAdmissionPolicy";
 pub(super) const MUTATING_WEBHOOKS: &str = "MutatingAdmissionWebhook";

@@ -48,7 +48,7 @@ impl Conversion {
         Some(Self {
             core,
             review_version: format!("apiextensions.k8s.io/{version}"),
-            client: Client::of_webhook(conversion.at("webhook.clientConfig")),
+            client: Client::of_webhook(conversion.at("webhook.clientConfig"), None),
             known: Mutex::default(),
         })
     }

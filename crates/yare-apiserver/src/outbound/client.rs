@@ -2,7 +2,6 @@
 //! then, and its connections are used again.
 
 use std::{
-    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,12 +15,14 @@ use parking_lot::Mutex;
 use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use yare_auth::tls::{Speaks, Trust, outside_client};
+use yare_auth::pki::KeyPairPem;
 use yare_kinds::view::View;
 
 use super::{
     Dialer,
     dial::{authority, http_text, is_reset},
+    identity::{Believed, Identity, Peer, Shown, secret},
+    kubeconfig::Users,
 };
 use crate::{core::Core, subresource::proxy};
 
@@ -32,8 +33,6 @@ const MAX_SHOWN_BYTES: usize = 2048;
 /// Connections kept for the next call, and for how long.
 const MAX_IDLE: usize = 16;
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
-/// How old a token may be that was read from a file.
-const TOKEN_FILE_AGE: Duration = Duration::from_secs(10);
 
 /// Why a call came to nothing.
 #[derive(Debug, Clone, Default, thiserror::Error)]
@@ -74,6 +73,15 @@ enum Place {
     },
 }
 
+impl Place {
+    fn port(&self) -> i64 {
+        match self {
+            Self::Address { port, .. } => (*port).into(),
+            Self::Service { port, .. } => *port,
+        }
+    }
+}
+
 /// A server, and how it is spoken to.
 struct Target {
     place: Place,
@@ -83,56 +91,20 @@ struct Target {
     url: String,
     /// How connections to it are made, or why they cannot be.
     dialer: Result<Dialer, String>,
-    credentials: Option<Credentials>,
-}
-
-/// What is sent in the `Authorization` header.
-enum Credentials {
-    Fixed(HeaderValue),
-    /// A bearer token in a file, which somebody renews.
-    File {
-        path: PathBuf,
-        last: Mutex<(Instant, HeaderValue)>,
-    },
-}
-
-impl Credentials {
-    fn now(&self) -> HeaderValue {
-        match self {
-            Self::Fixed(value) => value.clone(),
-            Self::File { path, last } => {
-                let mut last = last.lock();
-                if last.0.elapsed() > TOKEN_FILE_AGE {
-                    // A file that cannot be read now had something good in it before.
-                    match bearer(path) {
-                        Ok(value) => *last = (Instant::now(), value),
-                        Err(why) => tracing::warn!(why, "the token for a server elsewhere is not renewed"),
-                    }
-                }
-                last.1.clone()
-            }
-        }
-    }
-}
-
-fn bearer(path: &Path) -> Result<HeaderValue, String> {
-    let named = |why: String| format!("{}: {why}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|e| named(e.to_string()))?;
-    match text.trim() {
-        "" => Err(named("the file holds no token".into())),
-        token => secret(&format!("Bearer {token}")).map_err(named),
-    }
 }
 
 /// What reaches one server.
 pub struct Client {
     /// Absent where the configuration is no place, which calls are told.
     target: Result<Target, String>,
+    identity: Identity,
     agent: &'static str,
     idle: Mutex<Vec<Connection>>,
 }
 
 struct Connection {
+    /// Which certificate it shows; 0: the one that all others do.
+    shows: u64,
     sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
     since: Instant,
@@ -154,25 +126,50 @@ struct Call<'a> {
 
 impl Client {
     fn of(target: Result<Target, String>, agent: &'static str) -> Self {
-        Self { target, agent, idle: Mutex::default() }
+        Self { target, identity: Identity::default(), agent, idle: Mutex::default() }
     }
 
-    /// Of a `clientConfig` (of a webhook or a conversion). What is wrong with it is told to whoever calls.
-    pub fn of_webhook(config: &Value) -> Self {
-        Self::of(webhook(config), "kube-apiserver-admission")
+    /// Of a `clientConfig` (of a webhook or a conversion). What is wrong with it is told to whoever calls. `users`:
+    /// who this server is to webhooks.
+    pub fn of_webhook(config: &Value, users: Option<&Users>) -> Self {
+        let agent = "kube-apiserver-admission";
+        let identified = webhook(config).and_then(|(mut target, peer)| {
+            let Some(users) = users else { return Ok((target, Identity::default())) };
+            let identity = users.identity(&peer, target.place.port())?;
+            if identity.pair.is_some() {
+                target.dialer = peer.dialer(identity.pair.as_ref());
+            }
+            Ok((target, identity))
+        });
+        match identified {
+            Ok((target, identity)) => Self::of(Ok(target), agent).identified(identity),
+            Err(why) => Self::of(Err(why), agent),
+        }
     }
 
-    /// Of a URL. `name`: what the server's certificate must say, where that is not the URL's host.
+    /// Of a URL.
     ///
     /// # Errors
-    /// What is wrong with the URL or the name.
-    pub fn of_url(url: &str, name: Option<&str>, tls: &Arc<ClientConfig>) -> Result<Self, String> {
+    /// What is wrong with it.
+    pub fn of_url(url: &str, tls: &Arc<ClientConfig>) -> Result<Self, String> {
+        Self::at(url, |host| Dialer::tls(tls.clone(), host))
+    }
+
+    /// Of the URL of a server that must prove to be `peer`; connections show `pair`, if there is one.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, the certificates or the name.
+    pub fn of_server(url: &str, peer: &Peer, pair: Option<&KeyPairPem>) -> Result<Self, String> {
+        Self::at(url, |_| peer.dialer(pair))
+    }
+
+    fn at(url: &str, secure: impl FnOnce(&str) -> Result<Dialer, String>) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
         let host = uri.host().ok_or_else(|| format!("url {url:?}: names no host"))?;
         let host = host.trim_matches(['[', ']']).to_owned();
         let (dialer, default_port) = match uri.scheme_str() {
             Some("https") => {
-                let dialer = Dialer::tls(tls.clone(), name.unwrap_or(&host));
+                let dialer = secure(&host);
                 (dialer.map_err(|e| format!("url {url:?}: {e}"))?, 443)
             }
             Some("http") => (Dialer::plain(), 80),
@@ -185,32 +182,15 @@ impl Client {
             path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
             url: url.to_owned(),
             dialer: Ok(dialer),
-            credentials: None,
         };
         Ok(Self::of(Ok(target), "kube-apiserver"))
     }
 
-    /// Sends an `Authorization` header with every request.
-    ///
-    /// # Errors
-    /// It is no value of a header.
-    pub fn authorized(mut self, value: &str) -> Result<Self, String> {
-        if let Ok(target) = &mut self.target {
-            target.credentials = Some(Credentials::Fixed(secret(value)?));
-        }
-        Ok(self)
-    }
-
-    /// Sends the bearer token that is in a file, which may change.
-    ///
-    /// # Errors
-    /// There is none now.
-    pub fn authorized_by(mut self, path: PathBuf) -> Result<Self, String> {
-        let last = Mutex::new((Instant::now(), bearer(&path)?));
-        if let Ok(target) = &mut self.target {
-            target.credentials = Some(Credentials::File { path, last });
-        }
-        Ok(self)
+    /// Shows this to the server.
+    #[must_use]
+    pub fn identified(mut self, identity: Identity) -> Self {
+        self.identity = identity;
+        self
     }
 
     /// Where it is, for messages.
@@ -286,8 +266,24 @@ impl Client {
         target: &Target,
         call: &Call<'_>,
     ) -> Result<Answer, Failure> {
-        let request = || self.request(target, call);
-        while let Some(mut connection) = self.take() {
+        let shown = self.identity.now().await.map_err(Failure::new)?;
+        let answer = self.send(core, target, call, &shown).await?;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            self.identity.refused(&shown).await;
+        }
+        Ok(answer)
+    }
+
+    async fn send(
+        &self,
+        core: Option<&Core>,
+        target: &Target,
+        call: &Call<'_>,
+        shown: &Shown,
+    ) -> Result<Answer, Failure> {
+        let request = || self.request(target, call, shown);
+        let shows = shown.dialer.as_ref().map_or(0, |(number, _)| *number);
+        while let Some(mut connection) = self.take(shows) {
             match connection.sender.send_request(request()?).await {
                 Ok(response) => return self.answer(connection, response).await,
                 // The other side had closed it already, or was about to.
@@ -295,14 +291,19 @@ impl Client {
                 Err(e) => return Err(failure(&e)),
             }
         }
-        let mut connection = target.connect(core).await.map_err(Failure::new)?;
+        let mut connection = target.connect(core, shown.dialer.as_ref()).await.map_err(Failure::new)?;
         match connection.sender.send_request(request()?).await {
             Ok(response) => self.answer(connection, response).await,
             Err(e) => Err(failure(&e)),
         }
     }
 
-    fn request(&self, target: &Target, call: &Call<'_>) -> Result<Request<Full<Bytes>>, Failure> {
+    fn request(
+        &self,
+        target: &Target,
+        call: &Call<'_>,
+        shown: &Shown,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
         let mut request = Request::builder()
             .method(&call.method)
             .uri(with_query(&target.path, call.query))
@@ -312,16 +313,18 @@ impl Client {
         if !call.body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let own = || target.credentials.as_ref().map(Credentials::now);
-        if let Some(value) = call.authorization.cloned().or_else(own) {
+        if let Some(value) = call.authorization.or(shown.authorization.as_ref()) {
             request = request.header(header::AUTHORIZATION, value);
+        }
+        for (name, value) in self.identity.headers() {
+            request = request.header(name, value);
         }
         request.body(Full::new(call.body.clone())).map_err(|e| Failure::new(e.to_string()))
     }
 
-    fn take(&self) -> Option<Connection> {
+    fn take(&self, shows: u64) -> Option<Connection> {
         let mut idle = self.idle.lock();
-        idle.retain(|c| !c.sender.is_closed() && c.since.elapsed() < MAX_IDLE_TIME);
+        idle.retain(|c| c.shows == shows && !c.sender.is_closed() && c.since.elapsed() < MAX_IDLE_TIME);
         idle.pop()
     }
 
@@ -348,12 +351,6 @@ impl Client {
         let later = parts.headers.contains_key(header::RETRY_AFTER);
         Ok(Answer { status: parts.status, later, body: body.to_bytes() })
     }
-}
-
-fn secret(value: &str) -> Result<HeaderValue, String> {
-    let mut value = HeaderValue::from_str(value).map_err(|_| "credentials cannot stand in a header")?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 fn failure(error: &(dyn std::error::Error + 'static)) -> Failure {
@@ -396,20 +393,22 @@ impl Answer {
     }
 }
 
-fn webhook(config: &Value) -> Result<Target, String> {
-    let dialer = |name: &str| Dialer::tls(webhook_tls(config)?, name);
+fn webhook(config: &Value) -> Result<(Target, Peer), String> {
+    let trust = bundle(config)?.map_or(Believed::System, Believed::Authority);
+    let dialer = |peer: &Peer| peer.dialer(None).map_err(|e| format!("caBundle: {e}"));
     if let Some(url) = config.str_opt("url") {
         let uri: Uri = url.parse().map_err(|e| format!("Unparsable URL: parse {url:?}: {e}"))?;
         let host = uri.host().ok_or_else(|| format!("Unparsable URL: {url:?} names no host"))?;
         let host = host.trim_matches(['[', ']']).to_owned();
-        return Ok(Target {
+        let peer = Peer { name: host.clone(), trust };
+        let target = Target {
             host: host.clone(),
-            dialer: dialer(&host),
+            dialer: dialer(&peer),
             place: Place::Address { host, port: uri.port_u16().unwrap_or(443) },
             path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
             url: url.to_owned(),
-            credentials: None,
-        });
+        };
+        return Ok((target, peer));
     }
     let service = config.at("service");
     if service.is_null() {
@@ -419,20 +418,15 @@ fn webhook(config: &Value) -> Result<Target, String> {
     let port = service.int_opt("port").unwrap_or(443);
     let path = format!("/{}", service.str_at("path").trim_start_matches('/'));
     let dns = format!("{name}.{namespace}.svc");
-    Ok(Target {
+    let peer = Peer { name: dns.clone(), trust };
+    let target = Target {
         url: format!("https://{dns}:{port}{path}"),
         place: Place::Service { namespace: namespace.to_owned(), name: name.to_owned(), port },
-        dialer: dialer(&dns),
+        dialer: dialer(&peer),
         host: dns,
         path,
-        credentials: None,
-    })
-}
-
-fn webhook_tls(config: &Value) -> Result<Arc<ClientConfig>, String> {
-    let bundle = bundle(config)?;
-    let trust = bundle.as_deref().map_or(Trust::System, Trust::Authority);
-    outside_client(trust, None, Speaks::Http1).map_err(|e| format!("caBundle: {e}"))
+    };
+    Ok((target, peer))
 }
 
 /// The `caBundle` of a webhook, conversion or APIService, if there is one.
@@ -448,8 +442,11 @@ pub fn bundle(config: &Value) -> Result<Option<String>, String> {
 }
 
 impl Target {
-    async fn connect(&self, core: Option<&Core>) -> Result<Connection, String> {
-        let dialer = self.dialer.as_ref().map_err(Clone::clone)?;
+    async fn connect(&self, core: Option<&Core>, own: Option<&(u64, Dialer)>) -> Result<Connection, String> {
+        let (shows, dialer) = match own {
+            Some((number, dialer)) => (*number, dialer),
+            None => (0, self.dialer.as_ref().map_err(Clone::clone)?),
+        };
         let stream = match (&self.place, core) {
             (Place::Address { host, port }, _) => dialer.connect(host, *port).await?,
             (Place::Service { namespace, name, port }, Some(core)) => {
@@ -467,13 +464,14 @@ impl Target {
                 tracing::debug!(%error, "a connection to a server elsewhere ended");
             }
         });
-        Ok(Connection { sender, driver, since: Instant::now() })
+        Ok(Connection { shows, sender, driver, since: Instant::now() })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use yare_auth::tls::{Speaks, Trust, outside_client};
 
     use super::*;
 
@@ -501,15 +499,15 @@ mod tests {
             ("https://[::1]:8/x", "::1 8 [::1]:8 /x?timeout=3s"),
             ("http://127.0.0.1/audit?x=1", "127.0.0.1 80 127.0.0.1 /audit?x=1&timeout=3s"),
         ] {
-            assert_eq!(shown(Client::of_url(url, None, &tls).unwrap()), expect);
+            assert_eq!(shown(Client::of_url(url, &tls).unwrap()), expect);
         }
         for (url, part) in
             [("ftp://a", "must begin with https://"), ("/x", "names no host"), ("https://", "url")]
         {
-            let error = Client::of_url(url, None, &tls).err().unwrap();
+            let error = Client::of_url(url, &tls).err().unwrap();
             assert!(error.contains(part), "{url}: {error}");
         }
-        let url = Client::of_webhook(&json!({"service": {"namespace": "n", "name": "s", "path": "p"}}));
+        let url = Client::of_webhook(&json!({"service": {"namespace": "n", "name": "s", "path": "p"}}), None);
         assert_eq!(url.url(), "https://s.n.svc:443/p");
     }
 

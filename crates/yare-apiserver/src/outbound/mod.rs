@@ -5,7 +5,9 @@
 //! |---|---|
 //! | From a name to a connection: TCP, TLS, what went wrong in the words of Go's network stack | `dial.rs` |
 //! | A document there and a document back, bounded in size and time, over connections that are kept | `client.rs` |
-//! | Where a kubeconfig says that is, and as whom | `kubeconfig.rs` |
+//! | Where a kubeconfig says that is | `kubeconfig.rs` |
+//! | Who this server is there | `identity.rs` |
+//! | Programs that say who it is | `exec.rs` |
 //! | When a call is made again | `again.rs` |
 //! | Requests and answers of any size, HTTP/2, upgrades | `stream.rs` |
 //!
@@ -14,6 +16,8 @@
 mod again;
 mod client;
 mod dial;
+mod exec;
+mod identity;
 pub mod kubeconfig;
 mod stream;
 

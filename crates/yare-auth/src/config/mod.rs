@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use yare_schema::{
     decode::yaml_to_json,
-    field::{ErrorKind, FieldError, Path},
+    field::{FieldError, Path},
 };
 
 use crate::{
@@ -108,12 +108,7 @@ impl Errors {
         match Expression::compile(text, about, returns) {
             Ok(compiled) => return Some(compiled),
             Err(Refused::Invalid(why)) => self.invalid(path, text, why),
-            Err(Refused::Internal(why)) => self.0.push(FieldError {
-                kind: ErrorKind::Internal,
-                field: path.to_string(),
-                value: None,
-                detail: why,
-            }),
+            Err(Refused::Internal(why)) => self.0.push(FieldError::internal(path, why)),
         }
         None
     }

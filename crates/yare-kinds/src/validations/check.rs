@@ -243,12 +243,10 @@ impl Checker<'_> {
                     &own
                 }
                 None => {
-                    self.errors.push(FieldError {
-                        kind: ErrorKind::Internal,
-                        field: place.path.child(KEYWORD).to_string(),
-                        value: None,
-                        detail: "internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations".into(),
-                    });
+                    self.errors.push(FieldError::internal(
+                        &place.path.child(KEYWORD),
+                        "internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations",
+                    ));
                     return;
                 }
             },

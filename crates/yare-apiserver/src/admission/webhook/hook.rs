@@ -13,7 +13,11 @@ use super::{
     },
     Attributes,
 };
-use crate::{outbound::Client, registry::Served, status::ApiResult};
+use crate::{
+    outbound::{Client, kubeconfig::Users},
+    registry::Served,
+    status::ApiResult,
+};
 
 const DEFAULT_TIMEOUT_S: i64 = 10;
 
@@ -24,6 +28,21 @@ pub enum ReviewVersion {
     V1,
     /// `admission.k8s.io/v1beta1`, whose answers need to say less.
     V1Beta1,
+}
+
+/// Who this server is to webhooks that change objects, and to those that may refuse them.
+#[derive(Clone, Debug, Default)]
+pub struct ByStep {
+    /// Of `MutatingAdmissionWebhook`.
+    pub mutating: Option<Users>,
+    /// Of `ValidatingAdmissionWebhook`.
+    pub validating: Option<Users>,
+}
+
+impl ByStep {
+    fn of(&self, is_mutating: bool) -> Option<&Users> {
+        if is_mutating { self.mutating.as_ref() } else { self.validating.as_ref() }
+    }
 }
 
 /// One webhook.
@@ -53,8 +72,8 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// The webhooks of a configuration.
-    pub fn all_of(configuration: &[u8]) -> Vec<Arc<Self>> {
+    /// The webhooks of a configuration; `users`: who this server is to them.
+    pub fn all_of(configuration: &[u8], users: &ByStep) -> Vec<Arc<Self>> {
         let Ok(configuration) = serde_json::from_slice::<Value>(configuration) else { return Vec::new() };
         let is_mutating = configuration.str_at("kind") == "MutatingWebhookConfiguration";
         let name = configuration.str_at("metadata.name");
@@ -62,11 +81,11 @@ impl Hook {
             .items("webhooks")
             .iter()
             .enumerate()
-            .map(|(i, hook)| Arc::new(Self::new(hook, name, i, is_mutating)))
+            .map(|(i, hook)| Arc::new(Self::new(hook, name, i, is_mutating, users)))
             .collect()
     }
 
-    fn new(hook: &Value, configuration: &str, place: usize, is_mutating: bool) -> Self {
+    fn new(hook: &Value, configuration: &str, place: usize, is_mutating: bool, users: &ByStep) -> Self {
         let name = hook.str_at("name").to_owned();
         let seconds = hook.int_opt("timeoutSeconds").unwrap_or(DEFAULT_TIMEOUT_S).clamp(1, 30);
         Self {
@@ -83,7 +102,7 @@ impl Hook {
                 "v1beta1" => Some(ReviewVersion::V1Beta1),
                 _ => None,
             }),
-            client: Client::of_webhook(hook.at("clientConfig")),
+            client: Client::of_webhook(hook.at("clientConfig"), users.of(is_mutating)),
             matcher: Matcher::of_webhook(hook),
             conditions: Conditions::of_webhook(hook.items("matchConditions")),
         }
@@ -152,6 +171,7 @@ mod tests {
             ]})
             .to_string()
             .as_bytes(),
+            &ByStep::default(),
         );
         let [a, b] = hooks.as_slice() else { panic!("two webhooks") };
         assert_eq!((a.timeout.as_secs(), b.timeout.as_secs()), (10, 30));
@@ -160,6 +180,6 @@ mod tests {
         assert!(a.is_mutating && !a.ignores_failures && !a.reinvoke);
         assert!(b.ignores_failures && b.reinvoke);
         assert_eq!((a.uid.as_str(), b.uid.as_str()), ("c/a/0", "c/b/1"));
-        assert!(Hook::all_of(b"no json").is_empty());
+        assert!(Hook::all_of(b"no json", &ByStep::default()).is_empty());
     }
 }

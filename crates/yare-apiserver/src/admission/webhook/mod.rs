@@ -25,6 +25,7 @@ use crate::{
 mod hook;
 mod review;
 
+pub use hook::ByStep;
 use hook::{Hook, Invocation};
 use review::Refusal;
 
@@ -80,7 +81,7 @@ impl Webhooks {
                 let key = (kind, object.key.to_string());
                 let hooks = match before.known.get(&key) {
                     Some(known) if known.revision == object.revision => known.hooks.clone(),
-                    _ => Hook::all_of(&object.bytes),
+                    _ => Hook::all_of(&object.bytes, &core.config.admission.webhook_users),
                 };
                 let list = if is_mutating { &mut after.mutating } else { &mut after.validating };
                 list.extend(hooks.iter().cloned());

@@ -55,7 +55,7 @@ pub(super) fn client(url: &str, tls: &Arc<ClientConfig>) -> Result<Client, Strin
     if !url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
         return Err(format!("url {url:?}: must begin with https://"));
     }
-    Client::of_url(url, None, tls)
+    Client::of_url(url, tls)
 }
 
 impl Provider {
