@@ -1,6 +1,6 @@
 //! What a controller is given: reads, writes, events, time and configuration.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use yare_auth::{pki::Authority, token::Signer};
@@ -26,6 +26,8 @@ pub struct Config {
     pub root_ca: String,
     /// Signs what approved CertificateSigningRequests ask for; absent: nobody here does.
     pub cluster_signing: Option<Arc<Authority>>,
+    /// The same for single signers, by their names. Where there are some, they alone sign.
+    pub signer_authorities: BTreeMap<&'static str, Arc<Authority>>,
     /// The longest validity of what it signs.
     pub cluster_signing_duration: Duration,
     /// Signs the tokens in Secrets of service accounts; absent: those stay empty.
@@ -62,6 +64,7 @@ impl Default for Config {
             disabled: Vec::new(),
             root_ca: String::new(),
             cluster_signing: None,
+            signer_authorities: BTreeMap::new(),
             cluster_signing_duration: YEAR,
             token_signer: None,
             legacy_token_clean_up_period: YEAR,

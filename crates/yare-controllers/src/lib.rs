@@ -11,7 +11,7 @@ pub mod api;
 mod attach_detach;
 mod attributes_class_protection;
 mod bootstrap_signer;
-mod certificates;
+pub mod certificates;
 mod clusterrole_aggregation;
 mod context;
 mod cronjob;

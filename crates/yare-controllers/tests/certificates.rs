@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use yare_apiserver::{User, runtime_config::RuntimeConfig};
 use yare_auth::{
     bootstrap_token::detached_signature,
-    pki::{Pki, der, not_after_s},
+    pki::{Authority, Pki, der, not_after_s},
+    tls::ClientAuthority,
     token::Signer,
 };
 use yare_client::{
@@ -145,6 +146,31 @@ async fn approved_requests_are_signed_as_their_signer_does() {
         let found = cluster.find(&REQUESTS, "", name).await.unwrap();
         assert!(found["status"]["certificate"].is_null(), "{found}");
     }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn signers_with_authorities_of_their_own_are_the_only_ones() {
+    let [dir, elsewhere] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (pki, mut config) = config(&dir, Duration::ZERO);
+    let other = Pki::open(elsewhere.path()).unwrap();
+    config.signer_authorities.insert(CLIENT, other.cluster.clone());
+    let cluster = Cluster::secure(config, |_| {}).await;
+    let client = request("client", CLIENT, &["client auth"], pkcs10("jane", "dev", &[]));
+    let usages = ["server auth", "digital signature"];
+    let serving = request("serving", KUBELET_SERVING, &usages, pkcs10(NODE, NODES_GROUP, &["n1"]));
+    for (name, object) in [("serving", serving), ("client", client)] {
+        cluster.create(&REQUESTS, "", object).await;
+        judge(&cluster, name, "Approved").await;
+    }
+    let certificate = issued(&cluster, "client").await;
+    let vouches = |authority: &Authority| {
+        let authority = ClientAuthority::new(&authority.certificate).unwrap();
+        authority.vouches(&[certificate.clone().into()], jiff::Timestamp::now().as_second()).is_ok()
+    };
+    assert!(vouches(&other.cluster) && !vouches(&pki.cluster));
+    let found = cluster.find(&REQUESTS, "", "serving").await.unwrap();
+    assert!(found["status"]["certificate"].is_null(), "{found}");
     cluster.stop().await;
 }
 

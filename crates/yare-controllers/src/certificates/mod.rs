@@ -15,7 +15,7 @@ use crate::{
 
 pub mod approver;
 pub mod cleaner;
-mod policy;
+pub mod policy;
 pub mod signer;
 
 /// What is read of a request.

@@ -8,6 +8,12 @@ use yare_auth::pki::CertificateRequest;
 
 use crate::views::after;
 
+/// Signs certificates of clients.
+pub const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+/// Signs certificates of kubelets as servers.
+pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+/// Signs whatever it is asked for.
+pub const LEGACY_UNKNOWN: &str = "kubernetes.io/legacy-unknown";
 /// Signs certificates of kubelets as clients.
 pub const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 
@@ -23,11 +29,11 @@ pub struct Signer {
 
 /// The signers.
 pub const SIGNERS: &[Signer] = &[
-    Signer { name: "kubernetes.io/kube-apiserver-client", check: client },
+    Signer { name: CLIENT, check: client },
     Signer { name: KUBELET_CLIENT, check: kubelet_client },
-    Signer { name: "kubernetes.io/kubelet-serving", check: kubelet_serving },
+    Signer { name: KUBELET_SERVING, check: kubelet_serving },
     // Anything, for the sake of requests that are older than signers' names.
-    Signer { name: "kubernetes.io/legacy-unknown", check: |_, _| Ok(()) },
+    Signer { name: LEGACY_UNKNOWN, check: |_, _| Ok(()) },
 ];
 
 const NODES: &str = "system:nodes";

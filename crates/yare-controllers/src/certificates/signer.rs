@@ -30,6 +30,15 @@ pub fn new(context: &Context) -> Arc<dyn Reconcile> {
 }
 
 impl Signer {
+    /// Who signs for the signer; nobody does where others have an authority of their own and it has none.
+    fn authority(&self, signer: &str) -> Option<&Authority> {
+        let config = &self.context.config;
+        if config.signer_authorities.is_empty() {
+            return config.cluster_signing.as_deref();
+        }
+        config.signer_authorities.get(signer).map(|authority| &**authority)
+    }
+
     fn certify(
         &self,
         authority: &Authority,
@@ -49,7 +58,6 @@ impl Signer {
 #[async_trait]
 impl Reconcile for Signer {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
-        let Some(authority) = &self.context.config.cluster_signing else { return Ok(Next::Done) };
         let Some(object) = self.requests.get(key) else { return Ok(Next::Done) };
         let View { spec, status, .. } = object.view()?;
         let approved = status.has("Approved") && !status.has("Denied");
@@ -57,6 +65,7 @@ impl Reconcile for Signer {
             return Ok(Next::Done);
         }
         let Some(signer) = SIGNERS.iter().find(|s| s.name == spec.signer_name) else { return Ok(Next::Done) };
+        let Some(authority) = self.authority(signer.name) else { return Ok(Next::Done) };
         let request = spec.parse()?;
         let api = &self.context.api;
         if let Err(why) = (signer.check)(&request, &spec.usages) {
