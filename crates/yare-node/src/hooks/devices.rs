@@ -16,6 +16,7 @@ impl ContainerHook for Devices {
     async fn apply(&self, start: &mut ContainerStart<'_>) -> Result<(), StartFailure> {
         let managers = &start.kubelet.managers;
         managers.prepare(start.pod, start.container).await.map_err(StartFailure::config)?;
+        let claimed = managers.dra.cdi(start.pod, start.container).map_err(StartFailure::config)?;
         let additions = managers.devices.additions(&start.pod.metadata.uid, &start.container.name);
         let config = &mut start.config;
         // The container's own variables are stronger: they come later.
@@ -37,7 +38,12 @@ impl ContainerHook for Devices {
             ..Mount::default()
         }));
         config.annotations.extend(additions.annotations);
-        config.cdi_devices.extend(additions.cdi);
+        config.cdi_devices.extend(claimed);
+        for name in additions.cdi {
+            if !config.cdi_devices.contains(&name) {
+                config.cdi_devices.push(name);
+            }
+        }
         Ok(())
     }
 }

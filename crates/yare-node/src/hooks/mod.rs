@@ -10,6 +10,7 @@ mod credentials;
 mod devices;
 mod directories;
 mod dns;
+mod dynamic_resources;
 mod environment;
 mod hosts;
 mod identity;
@@ -50,6 +51,7 @@ pub(crate) const POD_HOOKS: &[&dyn PodHook] = &[
     &identity::Identity,
     &dns::Dns,
     &namespaces::Namespaces,
+    &dynamic_resources::DynamicResources,
 ];
 
 /// Before each container, in this order.

@@ -10,8 +10,10 @@
 mod checkpoint;
 pub(crate) mod cpu;
 pub mod devices;
+pub mod dra;
 pub mod machine;
 mod memory;
+pub(crate) mod plugins;
 pub mod pod_resources;
 mod settings;
 mod topology;
@@ -31,6 +33,7 @@ use yare_runtime::{ContainerState, Resources, RuntimeEvent};
 
 use self::cpu::CpuManager;
 use self::devices::DeviceManager;
+use self::dra::DraManager;
 use self::memory::MemoryManager;
 use self::topology::{Distances, Hint, Hints, Policy, Scope, Settings, merge};
 use crate::clock::Seams;
@@ -49,6 +52,7 @@ pub(crate) struct Managers {
     /// Held while a pod is admitted: what one manager plans stays good while another one is asked.
     turn: tokio::sync::Mutex<()>,
     pub(crate) devices: Arc<DeviceManager>,
+    pub(crate) dra: Arc<DraManager>,
     pub(crate) cpu: CpuManager,
     pub(crate) memory: MemoryManager,
     topology: Settings,
@@ -113,10 +117,13 @@ impl Managers {
         let memory = MemoryManager::new(&settings, &machine, &memory_kept, data_dir)
             .map_err(|e| Error::Config(format!("memory manager: {e}")))?;
         let (sender, affected) = mpsc::channel(AFFECTED_MAX);
+        let dra = DraManager::new(&settings, data_dir, seams.clone(), sender.clone())
+            .map_err(|e| Error::Config(format!("DRA manager: {e}")))?;
         let nodes = machine.nodes.iter().map(|n| n.id).collect();
         Ok(Managers {
             turn: tokio::sync::Mutex::new(()),
             devices: DeviceManager::new(data_dir.join("device-plugins"), nodes, seams, sender),
+            dra: Arc::new(dra),
             cpu,
             memory,
             topology,
@@ -140,6 +147,9 @@ impl Managers {
                 }
             });
         }
+        let node = Arc::downgrade(kubelet);
+        // Drivers publish anew when they register; what is there is of those that are gone.
+        tasks.spawn(async move { dra::wipe(&node, None, || true).await });
         if self.cpu.active() {
             tasks.spawn(keep_in_place(kubelet.clone()));
         }
@@ -242,6 +252,7 @@ impl Managers {
     /// Frees what pods had that are not there any more.
     pub(crate) fn retain(&self, uids: &BTreeSet<String>) {
         self.devices.retain(uids);
+        self.dra.retain(uids);
         self.cpu.retain(uids);
         self.memory.retain(uids);
     }
@@ -269,6 +280,7 @@ impl Managers {
                     .collect()
             };
         }
+        self.dra.tell_health(pod, status);
     }
 }
 

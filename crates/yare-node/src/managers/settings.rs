@@ -30,6 +30,8 @@ pub struct ManagerSettings {
     pub alpha_options: bool,
     /// See [`Self::alpha_options`].
     pub beta_options: bool,
+    /// Time for a driver of dynamic resources to come back, before what it published is removed.
+    pub dra_wiping_delay: Duration,
     /// The machine; none: it is looked at.
     pub machine: Option<Machine>,
 }
@@ -48,6 +50,7 @@ impl Default for ManagerSettings {
             topology_options: BTreeMap::new(),
             alpha_options: false,
             beta_options: true,
+            dra_wiping_delay: Duration::from_secs(30),
             machine: None,
         }
     }

@@ -25,10 +25,11 @@ use tokio::task::JoinSet;
 
 use crate::csi;
 use crate::kubelet::Kubelet;
+use crate::managers::plugins::{DevicePlugins, DraPlugins};
 use directory::{Directory, Identity};
 
 /// The types of plugins, each with what becomes of its plugins.
-const HANDLERS: &[&dyn PluginHandler] = &[&csi::CsiPlugins];
+const HANDLERS: &[&dyn PluginHandler] = &[&csi::CsiPlugins, &DraPlugins, &DevicePlugins];
 
 /// Sockets that are attended to at a time; a directory with more of them is somebody's mistake.
 const SOCKETS_MAX: usize = 512;

@@ -170,6 +170,18 @@ pub struct ResourceRequirements {
     pub limits: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
     pub requests: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub claims: Vec<ResourceClaim>,
+}
+
+/// `v1.ResourceClaim`: one of the pod's claims, or one request of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ResourceClaim {
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub request: String,
 }
 
 impl ResourceRequirements {

@@ -92,6 +92,18 @@ pub struct PodSpec {
     pub overhead: BTreeMap<String, String>,
     pub resources: Option<ResourceRequirements>,
     pub os: Option<PodOs>,
+    #[serde(deserialize_with = "nullable")]
+    pub resource_claims: Vec<PodResourceClaim>,
+}
+
+/// `v1.PodResourceClaim`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct PodResourceClaim {
+    pub name: String,
+    pub resource_claim_name: Option<String>,
+    pub resource_claim_template_name: Option<String>,
 }
 
 /// `v1.PodDNSConfig`.

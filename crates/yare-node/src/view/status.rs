@@ -39,6 +39,18 @@ pub struct PodStatus {
     pub ephemeral_container_statuses: Vec<ContainerStatus>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub qos_class: String,
+    /// Others write it.
+    #[serde(skip_serializing, deserialize_with = "nullable")]
+    pub resource_claim_statuses: Vec<PodResourceClaimStatus>,
+}
+
+/// `v1.PodResourceClaimStatus`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct PodResourceClaimStatus {
+    pub name: String,
+    pub resource_claim_name: Option<String>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]

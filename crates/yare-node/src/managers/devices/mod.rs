@@ -13,6 +13,7 @@ mod names;
 mod state;
 
 pub(crate) use held::Held;
+pub(crate) use names::Refused;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -190,6 +191,14 @@ impl DeviceManager {
             }
         });
         Ok(())
+    }
+
+    /// A plugin is gone, as the plugin watcher saw.
+    pub(crate) fn disconnect(&self, resource: &str) {
+        let current = self.state.lock().plugins.get(resource).map(|p| p.generation);
+        if let Some(generation) = current {
+            self.stop(resource, generation);
+        }
     }
 
     fn stop(&self, resource: &str, generation: u64) {

@@ -15,12 +15,13 @@ use tokio::task::JoinSet;
 use yare_grpc::{Server, Status};
 
 use self::api::{
-    AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices, ContainerMemory,
-    ContainerResources, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest,
-    ListPodResourcesResponse, NumaNode, PodResources, TopologyInfo,
+    AllocatableResourcesRequest, AllocatableResourcesResponse, CdiDevice, ClaimResource, ContainerDevices,
+    ContainerMemory, ContainerResources, DynamicResource, GetPodResourcesRequest, GetPodResourcesResponse,
+    ListPodResourcesRequest, ListPodResourcesResponse, NumaNode, PodResources, TopologyInfo,
 };
 use self::limit::Limiter;
 use super::Managers;
+use super::dra::ClaimInfo;
 use super::memory::Block;
 use crate::kubelet::Kubelet;
 use crate::view::{Container, Pod};
@@ -142,8 +143,21 @@ fn of_container(managers: &Managers, pod: &Pod, container: &Container) -> Contai
         devices,
         cpu_ids: managers.cpu.own(uid, &container.name).iter().map(i64::from).collect(),
         memory: managers.memory.blocks(uid, &container.name).into_iter().map(memory).collect(),
-        dynamic_resources: Vec::new(),
+        dynamic_resources: managers.dra.claims(pod, container).into_iter().map(claim).collect(),
     }
+}
+
+fn claim(info: ClaimInfo) -> DynamicResource {
+    let cdi = |name: &String| CdiDevice { name: name.clone() };
+    let resources = info.devices().map(|(driver, device)| ClaimResource {
+        cdi_devices: device.cdi().iter().map(cdi).collect(),
+        driver_name: driver.clone(),
+        pool_name: device.pool_name.clone(),
+        device_name: device.device_name.clone(),
+        share_id: device.share_id.clone(),
+    });
+    let claim_resources = resources.collect();
+    DynamicResource { claim_name: info.claim_name, claim_namespace: info.namespace, claim_resources }
 }
 
 fn memory(block: Block) -> ContainerMemory {
