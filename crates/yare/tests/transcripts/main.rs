@@ -57,6 +57,7 @@ transcripts! {
     pods: containers,
     proxy: containers,
     rollout: control_plane,
+    stored: encrypted,
     workloads: containers,
 }
 
@@ -80,6 +81,12 @@ const SUBCOMMANDS: &str = "
 
 fn control_plane() -> Options {
     Options::control_plane()
+}
+
+fn encrypted() -> Options {
+    let file = directory().join("encryption.yaml").display().to_string();
+    let args = ["--feature-gates=CBORServingAndStorage=true", "--encryption-provider-config", &file];
+    Options { control_plane_only: true, ..Options::with(&args) }
 }
 
 fn containers() -> Options {
