@@ -328,7 +328,7 @@ mod tests {
         );
         std::fs::write(&file, "# nothing\nkind: Policy\napiVersion: v1\n").unwrap();
         let error = open(&abac).err().unwrap();
-        let start = format!("error reading policy file {}, line 2: kind: Policy: ", file.display());
+        let start = format!("error reading policy file {}, line 3: apiVersion: v1: ", file.display());
         assert!(error.starts_with(&start), "{error}");
         for (args, part) in [
             (&["--authorization-mode=Nobody"][..], "authorization-mode \"Nobody\" is not a valid mode"),
