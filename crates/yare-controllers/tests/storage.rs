@@ -338,6 +338,10 @@ async fn volumes_are_attached_where_pods_want_them_and_leave_when_nodes_let_go()
     node_says(&cluster, "n1", json!({"volumesInUse": []})).await;
     until_attached(&cluster, &["data@n2", "shared@n1", "shared@n2"]).await;
     until_told(&cluster, &[]).await;
+    // What somebody else asked for, nobody here gives up.
+    let foreign = json!({"metadata": {"name": "foreign"}, "spec": {
+        "attacher": "a", "nodeName": "n1", "source": {"persistentVolumeName": "nowhere"}}});
+    cluster.create(&VOLUME_ATTACHMENTS, "", foreign).await;
     // A node that is said to be off is not asked.
     let in_use = "kubernetes.io/csi/csi.example.com^handle-shared";
     node_says(&cluster, "n1", json!({"volumesInUse": [in_use]})).await;
@@ -346,5 +350,5 @@ async fn volumes_are_attached_where_pods_want_them_and_leave_when_nodes_let_go()
     let off =
         json!({"spec": {"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]}});
     cluster.merge(&NODES, "", "n1", off).await;
-    until_attached(&cluster, &["data@n2", "shared@n2"]).await;
+    until_attached(&cluster, &["data@n2", "nowhere@n1", "shared@n2"]).await;
 }

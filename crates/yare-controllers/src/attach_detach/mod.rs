@@ -241,6 +241,16 @@ fn attachment_name(csi: &Csi, node: &str) -> String {
     name
 }
 
+/// Whether an attachment has the name that we give. Of a volume that is gone, any such name will do.
+fn is_ours(name: &str, csi: Option<&Csi>, node: &str) -> bool {
+    match csi {
+        Some(csi) => name == attachment_name(csi, node),
+        None => name
+            .strip_prefix("csi-")
+            .is_some_and(|sum| sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit())),
+    }
+}
+
 #[async_trait]
 impl Reconcile for AttachDetach {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
@@ -256,7 +266,7 @@ impl AttachDetach {
     async fn sync(&self, name: &str) -> Result<Next, Error> {
         let volume = self.volumes.get(&ObjectKey::cluster(name));
         let view: Volume = volume.as_ref().map(|v| v.view()).transpose()?.unwrap_or_default();
-        let attached = self.attached(name)?;
+        let attached = self.attached(name, view.spec.csi.as_ref())?;
         let wanted = match &view.spec.csi {
             Some(csi) if self.needs_attaching(csi)? => self.wanted(name, &view)?,
             _ => Wanted::default(),
@@ -312,12 +322,14 @@ impl AttachDetach {
         Ok(next.map_or(Next::Done, Next::After))
     }
 
-    /// Where the volume is attached, or is to be.
-    fn attached(&self, volume: &str) -> Result<Vec<Attached>, Error> {
+    /// Where the volume is attached, or is to be, by us: what others ask for is theirs to give up.
+    fn attached(&self, volume: &str, csi: Option<&Csi>) -> Result<Vec<Attached>, Error> {
         let mut out = Vec::new();
         for object in self.attachments.list() {
             let view: Attachment = object.view()?;
-            if view.spec.source.persistent_volume_name.as_deref() == Some(volume) {
+            if view.spec.source.persistent_volume_name.as_deref() == Some(volume)
+                && is_ours(object.name(), csi, &view.spec.node_name)
+            {
                 out.push(Attached {
                     node: view.spec.node_name,
                     going: view.metadata.deletion_timestamp.is_some(),
@@ -477,5 +489,8 @@ mod tests {
             attachment_name(&csi, "n1"),
             "csi-8157d03abc5a2bde671ba3121addefb9168531d96b38761bc92ae350c651387b"
         );
+        let name = attachment_name(&csi, "n1");
+        assert!(is_ours(&name, Some(&csi), "n1") && is_ours(&name, None, "n1"));
+        assert!(!is_ours(&name, Some(&csi), "n2") && !is_ours("somebody-elses", None, "n1"));
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use yare_client::{Cached, NODES, ObjectKey};
 
-use super::{AttachDetach, Attachment, unique_name};
+use super::{AttachDetach, Attachment, is_ours, unique_name};
 use crate::{
     api::Patch,
     context::Error,
@@ -99,7 +99,9 @@ impl AttachDetach {
             let usable = view.status.attached && view.metadata.deletion_timestamp.is_none();
             let Some(volume) = view.spec.source.persistent_volume_name.filter(|_| usable) else { continue };
             let Some(volume) = self.volumes.get(&ObjectKey::cluster(&volume)) else { continue };
-            if let Some(csi) = volume.view::<Volume>()?.spec.csi {
+            if let Some(csi) = volume.view::<Volume>()?.spec.csi
+                && is_ours(object.name(), Some(&csi), name)
+            {
                 attached.push(unique_name(&csi));
             }
         }
