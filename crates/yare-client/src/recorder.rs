@@ -4,7 +4,11 @@
 //! event again becomes a patch of `count` and `lastTimestamp`; many similar ones are combined under one
 //! message; a source that floods one object is throttled. Every table here is bounded.
 
-use std::{collections::HashMap, collections::HashSet, collections::VecDeque, hash::Hash, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    hash::Hash,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -103,6 +107,7 @@ pub struct Recorder {
 
 struct Note {
     regarding: ObjectRef,
+    annotations: BTreeMap<String, String>,
     kind: EventKind,
     reason: String,
     message: String,
@@ -125,7 +130,19 @@ impl Recorder {
 
     /// Records an event about an object. Dropped when too many wait already.
     pub fn event(&self, regarding: ObjectRef, kind: EventKind, reason: &str, message: impl Into<String>) {
-        let note = Note { regarding, kind, reason: reason.to_owned(), message: message.into() };
+        self.annotated_event(regarding, BTreeMap::new(), kind, reason, message);
+    }
+
+    /// Records an event with annotations for whoever reads it by program. Dropped when too many wait already.
+    pub fn annotated_event(
+        &self,
+        regarding: ObjectRef,
+        annotations: BTreeMap<String, String>,
+        kind: EventKind,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        let note = Note { regarding, annotations, kind, reason: reason.to_owned(), message: message.into() };
         if let Err(mpsc::error::TrySendError::Full(note)) = self.queue.try_send(note) {
             tracing::warn!(
                 reason = note.reason,
@@ -226,6 +243,7 @@ impl Writer {
             metadata: ObjectMeta {
                 name: Some(event_name(&regarding.name, now)),
                 namespace: Some(namespace.to_owned()),
+                annotations: (!note.annotations.is_empty()).then(|| note.annotations.clone()),
                 ..ObjectMeta::default()
             },
             involved_object: ObjectReference {
@@ -372,7 +390,8 @@ mod tests {
 
     fn note(name: &str, message: &str) -> Note {
         let regarding = ObjectRef { kind: "Pod".into(), name: name.into(), ..ObjectRef::default() };
-        Note { regarding, kind: EventKind::Normal, reason: "R".into(), message: message.into() }
+        let annotations = BTreeMap::new();
+        Note { regarding, annotations, kind: EventKind::Normal, reason: "R".into(), message: message.into() }
     }
 
     fn judge(c: &mut Correlator, note: &Note, now: Instant) -> Option<(String, Option<i32>)> {

@@ -5,6 +5,7 @@
 //! hierarchy, which is quicker and race-free.
 
 mod devices;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +18,7 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::api::{ContainerStats, Resources};
 pub(crate) use devices::{Access, DeviceRule};
+pub use tree::{CgroupTree, GroupMemory, MemoryAlarm, hugepage_name};
 
 /// v1 controllers a container always joins, where they exist.
 const ALWAYS: [&str; 5] = ["cpu", "memory", "pids", "devices", "freezer"];

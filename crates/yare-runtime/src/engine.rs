@@ -358,6 +358,10 @@ impl Runtime for Engine {
         self.inner.stats().await
     }
 
+    async fn container_stats(&self, ids: &[ContainerId]) -> Result<Vec<ContainerStats>> {
+        self.inner.container_stats_of(ids).await
+    }
+
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.inner.events.subscribe()
     }
@@ -395,5 +399,21 @@ impl Runtime for Engine {
     async fn image_fs(&self) -> Result<FsUsage> {
         let images = Arc::clone(&self.inner.images);
         blocking(move || images.usage()).await
+    }
+
+    async fn container_fs(&self) -> Result<Option<FsUsage>> {
+        let mountpoint = self.inner.containers_dir();
+        let stat =
+            nix::sys::statvfs::statvfs(&mountpoint).ctx(|| format!("statvfs {}", mountpoint.display()))?;
+        let block = stat.fragment_size();
+        Ok(Some(FsUsage {
+            mountpoint,
+            capacity_bytes: stat.blocks() * block,
+            available_bytes: stat.blocks_available() * block,
+            inodes: stat.files(),
+            inodes_free: stat.files_available(),
+            timestamp_ns: crate::sys::now_ns(),
+            ..FsUsage::default()
+        }))
     }
 }

@@ -25,6 +25,7 @@ use tokio::sync::broadcast;
 pub use alloc::NotInShims;
 pub use api::*;
 pub use cdi::DIRECTORIES as CDI_DIRECTORIES;
+pub use cgroup::{CgroupTree, GroupMemory, MemoryAlarm, hugepage_name};
 pub use engine::{CGROUPS, Engine, EngineConfig, remove_empty_cgroups};
 pub use error::{Result, RuntimeError};
 pub use image::{ImageStore, Reference};
@@ -94,6 +95,15 @@ pub trait Runtime: Send + Sync {
     async fn reopen_log(&self, id: &str) -> Result<()>;
     /// Usage of all running containers.
     async fn stats(&self) -> Result<Vec<ContainerStats>>;
+    /// Usage of some running containers, by id; those that do not run are left out.
+    async fn container_stats(&self, ids: &[ContainerId]) -> Result<Vec<ContainerStats>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut all = self.stats().await?;
+        all.retain(|s| ids.contains(&s.id));
+        Ok(all)
+    }
     /// Hints about what happens from now on. Lagging is harmless: list again.
     fn events(&self) -> broadcast::Receiver<RuntimeEvent>;
     /// Pulls an image; answers its id.
@@ -111,4 +121,8 @@ pub trait Runtime: Send + Sync {
     async fn remove_image(&self, reference: &str) -> Result<()>;
     /// Space used by images.
     async fn image_fs(&self) -> Result<FsUsage>;
+    /// The file system of writable layers, where that is not the images'.
+    async fn container_fs(&self) -> Result<Option<FsUsage>> {
+        Ok(None)
+    }
 }

@@ -182,6 +182,18 @@ impl Inner {
             let state = self.state.lock();
             state.containers.values().filter(|c| c.current() == ContainerState::Running).cloned().collect()
         };
+        self.measure(running).await
+    }
+
+    pub(super) async fn container_stats_of(
+        self: &Arc<Self>,
+        ids: &[ContainerId],
+    ) -> Result<Vec<ContainerStats>> {
+        let running = ids.iter().filter_map(|id| self.container_entry(id).ok());
+        self.measure(running.filter(|c| c.current() == ContainerState::Running).collect()).await
+    }
+
+    async fn measure(self: &Arc<Self>, running: Vec<Arc<ContainerEntry>>) -> Result<Vec<ContainerStats>> {
         let inner = Arc::clone(self);
         blocking(move || Ok(running.iter().map(|c| inner.container_stats(c)).collect())).await
     }
