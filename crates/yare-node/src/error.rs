@@ -24,6 +24,9 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The node's settings make no sense, or not on this machine.
+    #[error("{0}")]
+    Settings(String),
     /// The container runtime refused.
     #[error(transparent)]
     Runtime(#[from] yare_runtime::RuntimeError),

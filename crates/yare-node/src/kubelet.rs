@@ -2,7 +2,7 @@
 //!
 //! One of these exists per node. Pods, the HTTP API and the node's own status hold it by `Arc`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ use crate::api::Api;
 use crate::clock::Seams;
 use crate::config::Configuration;
 use crate::csi::Csi;
+use crate::eviction::Pressure;
+use crate::gc::images::ImageGc;
 use crate::logs::rotate::Rotator;
 use crate::managers::Managers;
 use crate::manifests::Statics;
@@ -23,10 +25,11 @@ use crate::metrics::Metrics;
 use crate::node::NetworkReadiness;
 use crate::node::capacity::Capacity;
 use crate::objects::Objects;
-use crate::pod::admission::{self, Offer, Rejection, Share, Used};
+use crate::pod::admission::{self, Claims, Offer, Rejection, Share, Used};
 use crate::pod::id_ranges::IdRanges;
-use crate::pod::mailbox::Mailbox;
+use crate::pod::mailbox::{Eviction, Mailbox};
 use crate::pod::writer::StatusWriter;
+use crate::resources::NodeResources;
 use crate::view::Pod;
 use crate::volumes::NodeVolumes;
 use crate::volumes::local_path::LocalVolumes;
@@ -51,6 +54,10 @@ pub(crate) struct Kubelet {
     /// The pods of this node's manifests.
     pub(crate) statics: Statics,
     pub(crate) capacity: Capacity,
+    pub(crate) resources: NodeResources,
+    /// What the node lacks, as last looked at.
+    pub(crate) pressures: watch::Sender<BTreeSet<Pressure>>,
+    pub(crate) image_gc: ImageGc,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
     pub(crate) managers: Managers,
     pub(crate) rotator: Rotator,
@@ -71,6 +78,8 @@ pub(crate) struct Kubelet {
     routes: Mutex<HashMap<String, Arc<Mailbox>>>,
     /// What the HTTP API may know of each pod, by uid.
     pub(crate) published: Mutex<HashMap<String, Arc<Published>>>,
+    /// Where each pod's task is told things, by uid.
+    pub(crate) mailboxes: Mutex<HashMap<String, Arc<Mailbox>>>,
     /// Where the loop that takes pods in is asked whether it is there.
     pub(crate) pings: Pings,
 }
@@ -114,6 +123,7 @@ pub(crate) struct Parts {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) runtime_name: String,
     pub(crate) capacity: Capacity,
+    pub(crate) resources: NodeResources,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
     pub(crate) managers: Managers,
     pub(crate) offer: Offer,
@@ -131,6 +141,12 @@ pub(crate) struct PodState {
     pub(crate) status: crate::view::PodStatus,
     pub(crate) containers: Vec<yare_runtime::ContainerStatus>,
     pub(crate) sandbox: Option<String>,
+}
+
+impl PodState {
+    fn ended(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
 }
 
 impl Kubelet {
@@ -157,6 +173,9 @@ impl Kubelet {
             runtime: parts.runtime,
             runtime_name: parts.runtime_name,
             capacity: parts.capacity,
+            image_gc: ImageGc::new(parts.resources.settings.image_gc.clone()),
+            resources: parts.resources,
+            pressures: watch::Sender::new(BTreeSet::new()),
             network: parts.network,
             managers: parts.managers,
             offer: Mutex::new(parts.offer),
@@ -165,6 +184,7 @@ impl Kubelet {
             local_volumes: LocalVolumes::default(),
             routes: Mutex::default(),
             published: Mutex::default(),
+            mailboxes: Mutex::default(),
             pings: Pings::default(),
         })
     }
@@ -187,6 +207,23 @@ impl Kubelet {
         reason: &str,
         message: String,
     ) {
+        let regarding = Self::regarding(pod, container);
+        self.recorder.event(regarding, kind, reason, message);
+    }
+
+    /// An event about a pod with annotations for whoever reads it by program.
+    pub(crate) fn annotated_pod_event(
+        &self,
+        pod: &Pod,
+        annotations: BTreeMap<String, String>,
+        kind: EventKind,
+        reason: &str,
+        message: String,
+    ) {
+        self.recorder.annotated_event(Self::regarding(pod, None), annotations, kind, reason, message);
+    }
+
+    fn regarding(pod: &Pod, container: Option<&str>) -> ObjectRef {
         let mut regarding = ObjectRef {
             api_version: "v1".into(),
             kind: "Pod".into(),
@@ -206,7 +243,7 @@ impl Kubelet {
             };
             regarding = regarding.with_field_path(&format!("spec.{list}{{{name}}}"));
         }
-        self.recorder.event(regarding, kind, reason, message);
+        regarding
     }
 
     /// An event about the node.
@@ -249,6 +286,8 @@ impl Kubelet {
             }
         }
         admitted.insert(pod.metadata.uid.clone(), Share::of(pod));
+        drop(admitted);
+        self.claims_changed();
         Ok(())
     }
 
@@ -257,6 +296,59 @@ impl Kubelet {
         self.admitted.lock().remove(uid);
         self.id_ranges.lock().release(uid);
         self.managers.release(uid);
+        self.claims_changed();
+    }
+
+    fn claims_changed(&self) {
+        if let Some(tree) = &self.resources.tree {
+            tree.pods_changed();
+        }
+    }
+
+    /// What the admitted pods ask for, by class.
+    pub(crate) fn claims(&self) -> Claims {
+        Claims::sum(self.admitted.lock().values())
+    }
+
+    /// The node lacks these now: told to its status and to admission.
+    pub(crate) fn report_pressures(&self, pressures: BTreeSet<Pressure>) {
+        self.offer.lock().pressures.clone_from(&pressures);
+        self.pressures.send_if_modified(|before| {
+            let news = *before != pressures;
+            *before = pressures;
+            news
+        });
+    }
+
+    /// Something of each pod that uses this node: all but those that have ended.
+    pub(crate) fn active_pods<T>(&self, of: impl Fn(&PodState) -> T) -> Vec<T> {
+        let published = self.published.lock();
+        let states = published.values().map(|p| p.0.lock());
+        // One that was not looked at yet has no object.
+        states.filter(|s| !s.pod.metadata.uid.is_empty() && !s.ended()).map(|s| of(&s)).collect()
+    }
+
+    /// Pods that have ended for good and are not deleted, by uid.
+    pub(crate) fn finished_pods(&self) -> HashSet<String> {
+        let published = self.published.lock();
+        published
+            .values()
+            .map(|p| p.0.lock())
+            .filter(|s| s.ended())
+            .map(|s| s.pod.metadata.uid.clone())
+            .collect()
+    }
+
+    /// Tells a pod's task that the pod has to go; whether there is such a pod.
+    pub(crate) fn evict(&self, uid: &str, eviction: Eviction) -> bool {
+        let mailbox = self.mailboxes.lock().get(uid).cloned();
+        match mailbox {
+            Some(mailbox) => {
+                mailbox.evict(eviction);
+                true
+            }
+            None => false,
+        }
     }
 
     /// The first of the user ids that are a pod's alone.

@@ -21,6 +21,8 @@ mod clock;
 pub mod config;
 pub mod csi;
 mod error;
+mod eviction;
+mod gc;
 mod hooks;
 mod http;
 mod kubelet;
@@ -34,11 +36,12 @@ pub mod plugins;
 mod pod;
 mod probe;
 pub mod quantity;
+mod resources;
 pub mod streaming;
 pub mod view;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,23 +50,30 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use yare_client::{Client, Selection};
-use yare_runtime::Runtime;
+use yare_runtime::{CgroupTree, Runtime};
 
 pub use clock::Seams;
 pub use error::{Error, Result};
+pub use eviction::{Layout, Observation, Observations, Observer, Pressure, Signal};
 pub use http::KubeletServer;
 pub use node::NetworkReadiness;
 pub use node::capacity::Capacity;
 pub use pod::qos::CGROUPS;
+pub use resources::{
+    Amounts, DeadContainers, EvictionSettings, ImageGcSettings, MemoryReservation, ResourceSettings,
+    SwapBehavior,
+};
 pub use view::Taint;
 
 use config::{Configuration, Sources};
 use error::Context;
+use eviction::{Evictor, Machine};
 use kubelet::{Kubelet, Parts};
 use managers::{ManagerSettings, Managers};
 use node::heartbeat::Heartbeat;
 use pod::admission::Offer;
 use pod::manager::Manager;
+use resources::NodeResources;
 
 /// The version of Kubernetes whose kubelet this is.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
@@ -88,10 +98,16 @@ pub struct NodeConfig {
     pub configuration: Configuration,
     /// The kubelet's HTTPS API; none: it is not served.
     pub server: Option<KubeletServer>,
-    /// What the node offers; none: the machine is asked.
+    /// What the machine has; none: it is asked.
     pub capacity: Option<Capacity>,
     /// Devices, and which parts of the machine containers get.
     pub managers: ManagerSettings,
+    /// Reservations, limits, evictions, garbage; none: as the configuration has them.
+    pub resources: Option<ResourceSettings>,
+    /// The machine's cgroups, for the node to tend those above pods; none: it leaves them alone.
+    pub cgroups: Option<CgroupTree>,
+    /// Says what is left of memory, disk and process ids; none: the machine is asked.
+    pub observer: Option<Arc<dyn Observer>>,
     /// Whether pods can get a network.
     pub network: watch::Receiver<NetworkReadiness>,
     /// Clock and chance.
@@ -123,6 +139,9 @@ impl NodeConfig {
             server: None,
             capacity: None,
             managers: ManagerSettings::default(),
+            resources: None,
+            cgroups: None,
+            observer: None,
             network: watch::channel(NetworkReadiness::Ready).1,
             seams: Seams::default(),
         }
@@ -152,14 +171,23 @@ impl Node {
         let mut capacity = config.capacity.unwrap_or_else(detect);
         capacity.limit_pods_per_core(settings.pods_per_core);
         let labels = node::object::labels(&config.node_name, &config.labels);
+        let configured = || ResourceSettings::configured(settings, configuration.gates());
+        let resources = config.resources.unwrap_or_else(configured);
+        let resources = NodeResources::new(resources, capacity.clone(), config.cgroups)?;
+        let observer = config.observer.unwrap_or_else(|| {
+            let pods = resources.tree.as_ref().map(|tree| (tree.groups.clone(), tree.root.clone()));
+            Arc::new(Machine::new(config.data_dir.clone(), config.runtime.clone(), pods))
+        });
         let offer = Offer {
             name: config.node_name.clone(),
             labels: labels.clone(),
             taints: Vec::new(),
-            allocatable: capacity.allocatable(),
+            allocatable: resources.allocatable(),
+            pressures: BTreeSet::new(),
             allowed_sysctls: settings.allowed_unsafe_sysctls.clone(),
         };
-        let managers = Managers::new(config.managers, &capacity, &config.data_dir, config.seams.clone())?;
+        let kept = resources.reservations.kept(&capacity);
+        let managers = Managers::new(config.managers, &kept, &config.data_dir, config.seams.clone())?;
         let client = config.client;
         let select = |field: &str| Selection {
             fields: Some(format!("{field}={}", config.node_name)),
@@ -181,6 +209,7 @@ impl Node {
             runtime: config.runtime,
             runtime_name: version.name.clone(),
             capacity,
+            resources,
             network: config.network,
             managers,
             offer,
@@ -203,6 +232,11 @@ impl Node {
         tasks.spawn(csi::initialize(kubelet.clone()));
         tasks.spawn(volumes::local_path::run(kubelet.clone(), volumes));
         tasks.spawn(manifests::mirror::keep(kubelet.clone(), node.clone()));
+        tasks.spawn(resources::tree::tend(kubelet.clone()));
+        tasks.spawn(Evictor::new(kubelet.clone(), observer).run());
+        tasks.spawn(resources::oom::watch(kubelet.clone()));
+        tasks.spawn(gc::images::run(kubelet.clone()));
+        tasks.spawn(gc::containers::run(kubelet.clone()));
         let heartbeat = Heartbeat {
             kubelet,
             node,

@@ -275,18 +275,18 @@ fn machine() -> yare_node::managers::Machine {
 }
 
 fn managed(config: &mut yare_node::NodeConfig) {
-    let amounts = |cpu: &str, memory: &str| {
-        [("cpu".to_owned(), cpu.to_owned()), ("memory".to_owned(), memory.to_owned())].into()
-    };
     config.capacity = Some(yare_node::Capacity {
         cpu_milli: 8000,
         memory_bytes: 16 << 30,
         ephemeral_storage_bytes: 1 << 40,
         hugepages: std::collections::BTreeMap::new(),
         pods: 110,
-        // With the eviction threshold of 100 MiB it comes to 1 GiB.
-        reserved: amounts("1", "924Mi"),
+        pids: 32768,
+        swap_bytes: 0,
     });
+    let amounts = [("cpu", "1"), ("memory", "924Mi")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    // With the eviction threshold of 100 MiB it comes to 1 GiB.
+    config.resources.system_reserved = amounts.into();
     config.managers.cpu_policy = "static".into();
     config.managers.memory_policy = "Static".into();
     config.managers.topology_policy = "single-numa-node".into();

@@ -138,6 +138,7 @@ impl Agent {
         config.labels.extend(plan.node_labels.clone());
         config.log_dir.clone_from(&args.log_dir);
         config.configuration = plan.kubelet.clone();
+        config.cgroups = Some(yare_runtime::CgroupTree::detect());
         config.network = network.clone();
         config.server = Some(KubeletServer { listener, serving: Some(serving) });
         let parts = NetworkParts {

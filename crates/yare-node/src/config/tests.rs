@@ -146,7 +146,7 @@ fn what_is_wrong_is_refused_in_upstreams_words() {
         ("syncFrequency: soon", "time: invalid duration \"soon\""),
         ("maxPods: -1", "invalid configuration: maxPods (--max-pods) -1 must not be a negative number"),
         ("runOnce: true", "Runonce mode has been deprecated and should not be set"),
-        ("cgroupRoot: /x", "cgroupRoot \"/x\" is not supported: "),
+        ("kubeletCgroups: /x", "kubeletCgroups \"/x\" is not supported: "),
         ("featureGates: {NoSuch: true}", "unrecognized feature gate: NoSuch"),
         ("authorization: {mode: RBAC}", "unknown authorization mode RBAC"),
         (

@@ -56,8 +56,8 @@ impl PodHook for Identity {
             super::labels::GRACE_PERIOD_ANNOTATION.to_owned(),
             pod.spec.termination_grace_period_seconds.unwrap_or(30).to_string(),
         );
-        sandbox.cgroup_parent = qos::cgroup_parent(pod);
-        sandbox.resources = qos::pod(pod, start.kubelet.pids_limit());
+        sandbox.cgroup_parent = qos::cgroup_parent(&start.kubelet.resources.root_group(), pod);
+        sandbox.resources = qos::pod(&start.kubelet.resources.policy, pod, start.kubelet.pids_limit());
         start.kubelet.managers.place_pod(pod, &mut sandbox.resources);
         sandbox.port_mappings = if pod.spec.host_network { Vec::new() } else { port_mappings(pod) };
         sandbox.sysctls = pod

@@ -15,7 +15,7 @@ impl ContainerHook for ContainerResources {
 
     async fn apply(&self, start: &mut ContainerStart<'_>) -> Result<(), StartFailure> {
         let kubelet = start.kubelet;
-        let mut resources = qos::container(start.pod, start.container, kubelet.capacity.memory_bytes);
+        let mut resources = qos::container(&kubelet.resources.policy, start.pod, start.container);
         kubelet.managers.place(start.pod, start.container, &mut resources);
         start.config.resources = resources;
         Ok(())

@@ -30,6 +30,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use yare_runtime::{ContainerState, Resources, RuntimeEvent};
+use yare_schema::quantity::Quantity;
 
 use self::cpu::CpuManager;
 use self::devices::DeviceManager;
@@ -39,9 +40,7 @@ use self::topology::{Distances, Hint, Hints, Policy, Scope, Settings, merge};
 use crate::clock::Seams;
 use crate::error::{Context as _, Error, Result};
 use crate::kubelet::Kubelet;
-use crate::node::capacity::Capacity;
 use crate::pod::admission::Rejection;
-use crate::quantity;
 use crate::view::{Container, ContainerStatus, Pod, PodStatus, ResourceHealth, ResourceStatus};
 
 /// Pods whose status is to be looked at again.
@@ -89,10 +88,10 @@ impl From<Refusal> for Rejection {
 }
 
 impl Managers {
-    /// Managers with their files below a data directory. What the node has but does not offer is the system's.
+    /// Managers with their files below a data directory. `kept`: what is held back for the system, by resource.
     pub(crate) fn new(
         settings: ManagerSettings,
-        capacity: &Capacity,
+        kept: &BTreeMap<String, Quantity>,
         data_dir: &Path,
         seams: Seams,
     ) -> Result<Self> {
@@ -104,16 +103,11 @@ impl Managers {
             &machine,
         )
         .map_err(|e| Error::Config(format!("topology manager: {e}")))?;
-        let (has, offers) = (capacity.capacity(), capacity.allocatable());
-        let kept = |name: &str, value: fn(&str) -> i64| {
-            let of = |set: &BTreeMap<String, String>| set.get(name).map_or(0, |t| value(t));
-            of(&has) - of(&offers)
-        };
-        let cpu =
-            CpuManager::new(&settings, &machine, topology.policy, kept("cpu", quantity::milli), data_dir)
-                .map_err(|e| Error::Config(format!("CPU manager: {e}")))?;
-        let bytes = |name: &String| u64::try_from(kept(name, quantity::value)).unwrap_or(0);
-        let memory_kept = has.keys().map(|name| (name.clone(), bytes(name))).collect();
+        let cpu_kept = kept.get("cpu").map_or(0, |amount| amount.milli_value());
+        let cpu = CpuManager::new(&settings, &machine, topology.policy, cpu_kept, data_dir)
+            .map_err(|e| Error::Config(format!("CPU manager: {e}")))?;
+        let bytes = |amount: &Quantity| u64::try_from(amount.value()).unwrap_or(0);
+        let memory_kept = kept.iter().map(|(name, amount)| (name.clone(), bytes(amount))).collect();
         let memory = MemoryManager::new(&settings, &machine, &memory_kept, data_dir)
             .map_err(|e| Error::Config(format!("memory manager: {e}")))?;
         let (sender, affected) = mpsc::channel(AFFECTED_MAX);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::quantity;
+use crate::resources::reservations;
 
 /// What a node has to offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +20,10 @@ pub struct Capacity {
     pub hugepages: BTreeMap<String, u64>,
     /// Pods that may run.
     pub pods: u32,
-    /// What is kept for the system, taken off the allocatable resources.
-    pub reserved: BTreeMap<String, String>,
+    /// Process ids.
+    pub pids: u64,
+    /// Bytes of swap.
+    pub swap_bytes: u64,
 }
 
 impl Capacity {
@@ -34,7 +36,8 @@ impl Capacity {
             ephemeral_storage_bytes: disk(data_dir).map_or(0, |d| d.total_bytes),
             hugepages: hugepages(Path::new("/sys/kernel/mm/hugepages")),
             pods,
-            reserved: BTreeMap::new(),
+            pids: process_ids(),
+            swap_bytes: meminfo_bytes(&meminfo, "SwapTotal").unwrap_or(0),
         }
     }
 
@@ -48,44 +51,15 @@ impl Capacity {
 
     /// `status.capacity`.
     pub(crate) fn capacity(&self) -> BTreeMap<String, String> {
-        let mut out = BTreeMap::from([
-            ("cpu".to_owned(), quantity::from_milli(i64::try_from(self.cpu_milli).unwrap_or(i64::MAX))),
-            ("memory".to_owned(), quantity::from_bytes(self.memory_bytes)),
-            ("ephemeral-storage".to_owned(), quantity::from_bytes(self.ephemeral_storage_bytes)),
-            ("pods".to_owned(), self.pods.to_string()),
-        ]);
-        out.extend(self.hugepages.iter().map(|(name, bytes)| (name.clone(), quantity::from_bytes(*bytes))));
-        out
+        reservations::amounts(self).into_iter().map(|(name, amount)| (name, amount.to_string())).collect()
     }
+}
 
-    /// `status.allocatable`: capacity without what is reserved and without the eviction thresholds.
-    pub(crate) fn allocatable(&self) -> BTreeMap<String, String> {
-        let mut out = self.capacity();
-        for (name, amount) in &mut out {
-            let reserved = self
-                .reserved
-                .get(name)
-                .map_or(0, |t| if name == "cpu" { quantity::milli(t) } else { quantity::value(t) });
-            match name.as_str() {
-                "cpu" => *amount = quantity::from_milli((quantity::milli(amount) - reserved).max(0)),
-                "ephemeral-storage" => {
-                    // A tenth of the disk stays free before pods are evicted.
-                    let bytes = quantity::value(amount);
-                    let left = u64::try_from((bytes - bytes / 10 - reserved).max(0)).unwrap_or(0);
-                    *amount = left.to_string();
-                }
-                "pods" => {}
-                name => {
-                    let hard =
-                        if name == "memory" { super::conditions::MEMORY_AVAILABLE_MIN_BYTES } else { 0 };
-                    let hard = i64::try_from(hard).unwrap_or(0);
-                    let left = (quantity::value(amount) - reserved - hard).max(0);
-                    *amount = quantity::from_bytes(u64::try_from(left).unwrap_or(0));
-                }
-            }
-        }
-        out
-    }
+/// Tasks that the kernel lets there be.
+fn process_ids() -> u64 {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse().ok();
+    let limits = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
+    limits.into_iter().filter_map(number).min().unwrap_or(32768)
 }
 
 /// A file system's space.
@@ -179,24 +153,6 @@ pub(crate) fn architecture() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn allocatable_leaves_room() {
-        let capacity = Capacity {
-            cpu_milli: 2000,
-            memory_bytes: 1 << 30,
-            ephemeral_storage_bytes: 100_000,
-            hugepages: BTreeMap::from([("hugepages-2Mi".into(), 4 << 20)]),
-            pods: 110,
-            reserved: BTreeMap::from([("cpu".into(), "500m".into())]),
-        };
-        let got = capacity.allocatable();
-        assert_eq!(got["cpu"], "1500m");
-        assert_eq!(got["memory"], format!("{}Ki", (1024 - 100) * 1024));
-        assert_eq!(got["ephemeral-storage"], "90000");
-        assert_eq!(got["hugepages-2Mi"], "4096Ki");
-        assert_eq!(got["pods"], "110");
-    }
 
     #[test]
     fn reads_meminfo() {

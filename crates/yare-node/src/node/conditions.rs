@@ -3,26 +3,16 @@
 //! In: what was observed, and the conditions before. Out: the conditions now, and the events of those that
 //! changed. A condition keeps its transition time while its status stays.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 
+use crate::eviction::Pressure;
 use crate::node::NetworkReadiness;
-use crate::node::capacity::{disk, meminfo_bytes};
 use crate::view::NodeCondition;
-
-/// `memory.available` below this is memory pressure.
-pub(crate) const MEMORY_AVAILABLE_MIN_BYTES: u64 = 100 << 20;
-/// Below this a node takes no pods. Upstream's 10 % means 25 GB on an ordinary laptop; k3s chose 5 % too.
-const DISK_AVAILABLE_MIN_PERCENT: u64 = 5;
-const INODES_FREE_MIN_PERCENT: u64 = 5;
-/// A share of free process ids below this is pressure.
-const PIDS_FREE_MIN_PERCENT: u64 = 5;
 
 /// What was observed.
 #[derive(Debug, Clone)]
 pub(crate) struct Observed {
-    pub(crate) memory_pressure: bool,
-    pub(crate) disk_pressure: bool,
-    pub(crate) pid_pressure: bool,
+    pub(crate) pressures: BTreeSet<Pressure>,
     /// The runtime's error, if it does not answer.
     pub(crate) runtime: Result<(), String>,
     pub(crate) network: NetworkReadiness,
@@ -81,11 +71,7 @@ pub(crate) fn compute(
         });
     };
     for (kind, on, off) in PRESSURES {
-        let holds = match *kind {
-            "MemoryPressure" => observed.memory_pressure,
-            "DiskPressure" => observed.disk_pressure,
-            _ => observed.pid_pressure,
-        };
+        let holds = observed.pressures.iter().any(|p| p.condition() == *kind);
         let [event, reason, message] = if holds { on } else { off };
         add(kind, holds, event, reason, (*message).to_owned());
     }
@@ -109,28 +95,6 @@ pub(crate) fn compute(
     (conditions, events)
 }
 
-/// Reads the machine's pressures.
-pub(crate) fn pressures(data_dir: &Path) -> (bool, bool, bool) {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory =
-        meminfo_bytes(&meminfo, "MemAvailable").is_some_and(|bytes| bytes < MEMORY_AVAILABLE_MIN_BYTES);
-    let storage = disk(data_dir).is_some_and(|d| {
-        let low = |free: u64, all: u64, percent: u64| {
-            all > 0 && free.saturating_mul(100) < all.saturating_mul(percent)
-        };
-        low(d.available_bytes, d.total_bytes, DISK_AVAILABLE_MIN_PERCENT)
-            || low(d.inodes_free, d.inodes, INODES_FREE_MIN_PERCENT)
-    });
-    (memory, storage, pids_scarce().unwrap_or(false))
-}
-
-fn pids_scarce() -> Option<bool> {
-    let limit: u64 = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok()?.trim().parse().ok()?;
-    let load = std::fs::read_to_string("/proc/loadavg").ok()?;
-    let used: u64 = load.split_whitespace().nth(3)?.split('/').nth(1)?.parse().ok()?;
-    Some(limit.saturating_sub(used).saturating_mul(100) < limit.saturating_mul(PIDS_FREE_MIN_PERCENT))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,9 +102,7 @@ mod tests {
     #[test]
     fn keeps_transition_times() {
         let mut observed = Observed {
-            memory_pressure: false,
-            disk_pressure: false,
-            pid_pressure: false,
+            pressures: BTreeSet::new(),
             runtime: Ok(()),
             network: NetworkReadiness::NotReady("cni".into()),
             storage: Ok(()),

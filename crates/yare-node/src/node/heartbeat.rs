@@ -2,7 +2,7 @@
 //! minutes old.
 //!
 //! In: runtime, pod network, pressures, the node's own object by watch. Out: writes to the API server. The
-//! lease's rhythm is also when the machine's pressures are looked at; a change of the network comes by itself.
+//! lease's rhythm is also when the runtime is looked at; changes of network and pressures come by themselves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,6 +61,7 @@ impl Heartbeat {
         drop(tokio::time::timeout(STORAGE_PATIENCE, initialized).await);
         let mut in_use = self.kubelet.volumes.in_use();
         let mut devices = self.kubelet.managers.devices.changes();
+        let mut pressures = self.kubelet.pressures.subscribe();
         let mut changes = self.node.subscribe();
         let mut reporting = true;
         let mut written: Option<Value> = None;
@@ -114,6 +115,8 @@ impl Heartbeat {
                     Ok(()) = in_use.changed() => break,
                     // Whoever counts is the manager itself, which lives as long as this.
                     Ok(()) = devices.changed() => break,
+                    // The sender lives as long as the kubelet.
+                    Ok(()) = pressures.changed() => break,
                     Some(change) = changes.recv() => {
                         if let Some(node) = change.new.and_then(|c| c.view::<NodeView>().ok()) {
                             self.take_in(node);
@@ -134,11 +137,9 @@ impl Heartbeat {
     }
 
     async fn observe(&self) -> Observed {
-        let (memory_pressure, disk_pressure, pid_pressure) = conditions::pressures(&self.kubelet.data_dir);
+        let pressures = self.kubelet.pressures.borrow().clone();
         Observed {
-            memory_pressure,
-            disk_pressure,
-            pid_pressure,
+            pressures,
             runtime: self.kubelet.runtime.version().await.map(drop).map_err(|e| e.to_string()),
             network: self.kubelet.network.borrow().clone(),
             storage: self.kubelet.csi.node.ready().borrow().clone(),

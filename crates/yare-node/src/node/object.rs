@@ -65,7 +65,7 @@ pub(crate) fn status(
         kubelet.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
     addresses.push(json!({"type": "Hostname", "address": kubelet.node_name}));
     let volumes_in_use = kubelet.volumes.in_use().borrow().clone();
-    let (mut capacity, mut allocatable) = (kubelet.capacity.capacity(), kubelet.capacity.allocatable());
+    let (mut capacity, mut allocatable) = (kubelet.capacity.capacity(), kubelet.resources.allocatable());
     for (resource, (all, healthy)) in kubelet.managers.devices.counts() {
         capacity.insert(resource.clone(), all.to_string());
         allocatable.insert(resource, healthy.to_string());

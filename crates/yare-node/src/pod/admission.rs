@@ -3,9 +3,10 @@
 //! In: the pod, what the pods admitted before take, the node's labels and allocatable resources.
 //! Out: nothing, or the reason and message that go into the rejected pod's status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::qos;
+use crate::eviction::{Pressure, REASON as EVICTED};
 use crate::quantity;
 use crate::view::{Pod, Taint};
 
@@ -23,6 +24,8 @@ pub(crate) struct Offer {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) taints: Vec<Taint>,
     pub(crate) allocatable: BTreeMap<String, String>,
+    /// What it lacks.
+    pub(crate) pressures: BTreeSet<Pressure>,
     /// Sysctls a pod may set beyond the safe ones.
     pub(crate) allowed_sysctls: Vec<String>,
 }
@@ -33,6 +36,40 @@ pub(crate) struct Share {
     /// Requests, billionths.
     requests: BTreeMap<String, i128>,
     ports: Vec<HostPort>,
+    class: &'static str,
+}
+
+/// What pods of each class ask for together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Claims {
+    pub(crate) burstable_cpu_milli: i64,
+    pub(crate) burstable_memory_bytes: i64,
+    pub(crate) guaranteed_memory_bytes: i64,
+}
+
+impl Claims {
+    /// The sum.
+    pub(crate) fn sum<'a>(shares: impl Iterator<Item = &'a Share>) -> Self {
+        let mut sum = Self::default();
+        for share in shares {
+            let of = |name: &str, unit: i128| {
+                let nanos = share.requests.get(name).copied().unwrap_or(0);
+                i64::try_from(nanos / unit).unwrap_or(i64::MAX)
+            };
+            let memory = of("memory", 1_000_000_000);
+            match share.class {
+                "Guaranteed" => {
+                    sum.guaranteed_memory_bytes = sum.guaranteed_memory_bytes.saturating_add(memory)
+                }
+                "Burstable" => {
+                    sum.burstable_memory_bytes = sum.burstable_memory_bytes.saturating_add(memory);
+                    sum.burstable_cpu_milli = sum.burstable_cpu_milli.saturating_add(of("cpu", 1_000_000));
+                }
+                _ => {}
+            }
+        }
+        sum
+    }
 }
 
 /// A port on the node itself.
@@ -62,7 +99,7 @@ impl Share {
             protocol: if p.protocol.is_empty() { "TCP".into() } else { p.protocol.clone() },
             port: p.host_port,
         });
-        Self { requests: qos::requests(pod), ports: ports.collect() }
+        Self { requests: qos::requests(pod), ports: ports.collect(), class: qos::class(pod) }
     }
 }
 
@@ -93,7 +130,7 @@ type Check = fn(&Pod, &Used, &Offer) -> Option<Rejection>;
 
 /// Checks in the order their reasons are reported. A check is a row.
 const CHECKS: &[Check] =
-    &[os_label, os_field, sysctls, resources, node_affinity, host_ports, no_execute_taints];
+    &[pressures, os_label, os_field, sysctls, resources, node_affinity, host_ports, no_execute_taints];
 
 /// Decides.
 pub(crate) fn admit(pod: &Pod, used: &Used, offer: &Offer) -> Result<(), Rejection> {
@@ -105,6 +142,33 @@ pub(crate) fn admit(pod: &Pod, used: &Used, offer: &Offer) -> Result<(), Rejecti
 
 fn reject(reason: &str, message: impl Into<String>) -> Option<Rejection> {
     Some(Rejection { reason: reason.to_owned(), message: message.into() })
+}
+
+/// Under memory pressure alone, pods that asked for something still come, and so do best-effort ones that tolerate
+/// it; under any other no pod but a critical one.
+fn pressures(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
+    if offer.pressures.is_empty() || qos::is_critical(pod) {
+        return None;
+    }
+    let memory_alone = offer.pressures.iter().all(|p| *p == Pressure::Memory);
+    let taint = Taint {
+        key: "node.kubernetes.io/memory-pressure".to_owned(),
+        value: String::new(),
+        effect: "NoSchedule".to_owned(),
+    };
+    if memory_alone && (qos::class(pod) != "BestEffort" || tolerates(pod, &taint)) {
+        return None;
+    }
+    let names: Vec<&str> = offer.pressures.iter().map(|p| p.condition()).collect();
+    reject(EVICTED, format!("The node had condition: [{}]. ", names.join(" ")))
+}
+
+fn tolerates(pod: &Pod, taint: &Taint) -> bool {
+    pod.spec.tolerations.iter().any(|t| {
+        (t.effect.is_empty() || t.effect == taint.effect)
+            && (t.key.is_empty() || t.key == taint.key)
+            && (t.operator == "Exists" || (!t.key.is_empty() && t.value == taint.value))
+    })
 }
 
 fn os_label(pod: &Pod, _: &Used, _: &Offer) -> Option<Rejection> {
@@ -278,15 +342,8 @@ fn host_ports(pod: &Pod, used: &Used, _: &Offer) -> Option<Rejection> {
 }
 
 fn no_execute_taints(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
-    let tolerated = |taint: &Taint| {
-        pod.spec.tolerations.iter().any(|t| {
-            (t.effect.is_empty() || t.effect == taint.effect)
-                && (t.key.is_empty() || t.key == taint.key)
-                && (t.operator == "Exists" || (!t.key.is_empty() && t.value == taint.value))
-        })
-    };
     // Only NoExecute counts here: NoSchedule is the scheduler's, and static or bound pods pass it.
-    match offer.taints.iter().find(|t| t.effect == "NoExecute" && !tolerated(t)) {
+    match offer.taints.iter().find(|t| t.effect == "NoExecute" && !tolerates(pod, t)) {
         Some(_) => reject(
             "TaintToleration",
             "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
@@ -310,6 +367,7 @@ mod tests {
                 ("memory".into(), "1Gi".into()),
                 ("pods".into(), "3".into()),
             ]),
+            pressures: BTreeSet::new(),
             allowed_sysctls: vec!["net.core.*".into()],
         };
         let tolerant = serde_json::json!([{"operator": "Exists"}]);
@@ -408,11 +466,59 @@ mod tests {
             ),
         ] {
             let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
-            let share =
-                Share { requests: BTreeMap::from([("cpu".to_owned(), 1_000_000_000)]), ports: taken() };
+            let share = Share {
+                requests: BTreeMap::from([("cpu".to_owned(), 1_000_000_000)]),
+                ports: taken(),
+                class: "",
+            };
             let used = Used { pods, share };
             let got = admit(&pod, &used, &offer).err().map(|r| r.reason).unwrap_or_default();
             assert_eq!(got, want, "{spec}");
         }
+    }
+
+    #[test]
+    fn pressure_turns_pods_away() {
+        use Pressure::{Disk, Memory};
+        let best_effort = serde_json::json!({"containers": [{"name": "a"}]});
+        let tolerant = serde_json::json!({"containers": [{"name": "a"}], "tolerations": [
+            {"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]});
+        let burstable =
+            serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1m"}}}]});
+        let critical = serde_json::json!({"containers": [{"name": "a"}], "priority": 2_000_001_000});
+        for (spec, lacking, want) in [
+            (&best_effort, vec![], None),
+            (&best_effort, vec![Memory], Some("The node had condition: [MemoryPressure]. ")),
+            (&tolerant, vec![Memory], None),
+            (&burstable, vec![Memory], None),
+            (&burstable, vec![Memory, Disk], Some("The node had condition: [MemoryPressure DiskPressure]. ")),
+            (&burstable, vec![Disk], Some("The node had condition: [DiskPressure]. ")),
+            (&critical, vec![Memory, Disk], None),
+        ] {
+            let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
+            let offer = Offer { pressures: lacking.into_iter().collect(), ..Offer::default() };
+            let got = admit(&pod, &Used::default(), &offer).err();
+            assert_eq!(got.as_ref().map(|r| r.message.as_str()), want, "{spec}");
+            assert!(got.is_none_or(|r| r.reason == "Evicted"));
+        }
+    }
+
+    #[test]
+    fn claims_are_summed_by_class() {
+        let share = |resources: serde_json::Value| {
+            let pod = serde_json::json!({"spec": {"containers": [{"name": "a", "resources": resources}]}});
+            Share::of(&serde_json::from_value(pod).unwrap())
+        };
+        let shares = [
+            share(serde_json::json!({"requests": {"cpu": "250m", "memory": "1Ki"}})),
+            share(serde_json::json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}})),
+            share(
+                serde_json::json!({"requests": {"cpu": "1", "memory": "4Ki"}, "limits": {"cpu": "1", "memory": "4Ki"}}),
+            ),
+            share(serde_json::json!({})),
+        ];
+        let want =
+            Claims { burstable_cpu_milli: 1250, burstable_memory_bytes: 1024, guaranteed_memory_bytes: 4096 };
+        assert_eq!(Claims::sum(shares.iter()), want);
     }
 }

@@ -9,6 +9,9 @@ use crate::view::{Pod, PodCondition, PodStatus};
 const OWNED: &[&str] =
     &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
+/// Shared with whoever else disrupts pods.
+const DISRUPTED: &str = "DisruptionTarget";
+
 /// All conditions: those of others as they are, and the kubelet's own.
 pub(super) fn compute(
     pod: &Pod,
@@ -49,6 +52,9 @@ pub(super) fn compute(
         Err(_) => Err((String::new(), String::new())),
     };
     let mut conditions: Vec<PodCondition> = foreign().cloned().collect();
+    if let Some(verdict) = inputs.verdict.filter(|v| v.disrupted) {
+        disrupted(pod, inputs, &verdict.message, &mut conditions);
+    }
     let owned = [
         ("PodReadyToStartContainers", sandbox),
         ("Initialized", initialized(pod, status)),
@@ -81,6 +87,22 @@ pub(super) fn compute(
         });
     }
     conditions
+}
+
+/// The node ended the pod for its own sake.
+fn disrupted(pod: &Pod, inputs: &Inputs<'_>, message: &str, conditions: &mut Vec<PodCondition>) {
+    let before = inputs.previous.condition(DISRUPTED).or_else(|| pod.status.condition(DISRUPTED));
+    let since = before.filter(|c| c.status == "True").and_then(|c| c.last_transition_time.clone());
+    conditions.retain(|c| c.kind != DISRUPTED);
+    conditions.push(PodCondition {
+        kind: DISRUPTED.to_owned(),
+        status: "True".to_owned(),
+        observed_generation: pod.metadata.generation,
+        last_probe_time: None,
+        last_transition_time: since.or_else(|| Some(clock::rfc3339(inputs.now))),
+        reason: Some("TerminationByKubelet".to_owned()),
+        message: Some(message.to_owned()),
+    });
 }
 
 type Outcome = Result<(), (String, String)>;

@@ -32,6 +32,7 @@ impl Worker {
         self.kubelet.release(&pod.metadata.uid);
         self.refresh(true).await;
         self.finished = true;
+        self.tell_evictors();
         Next::Idle
     }
 
@@ -55,6 +56,7 @@ impl Worker {
         }
         self.kubelet.release(&uid);
         self.finished = true;
+        self.tell_evictors();
         if !self.mailbox.removed() {
             // Others look at the final status (a Job counts it) before the pod vanishes.
             self.kubelet.writer.flush(&uid).await;
@@ -74,6 +76,13 @@ impl Worker {
         }
         self.kubelet.rotator.reconcile(&uid, &[]);
         Next::Done
+    }
+
+    /// Whoever ordered the pod to go hears that it is gone.
+    fn tell_evictors(&mut self) {
+        for waiting in self.evicted.drain(..) {
+            let _ = waiting.send(());
+        }
     }
 
     async fn stop_sandboxes(&mut self) -> bool {
@@ -208,6 +217,7 @@ impl Worker {
                 }
                 () = self.mailbox.woken() => {
                     woken = true;
+                    self.take_eviction();
                     let now = self.grace(&self.mailbox.pod(), &running);
                     if now < grace {
                         grace = now;
@@ -224,8 +234,14 @@ impl Worker {
         self.observe().await;
     }
 
-    /// Seconds the pod's containers have; from their annotations when the pod itself is unknown.
+    /// What the pod's containers have to stop.
     fn grace(&self, pod: &Pod, running: &[ContainerStatus]) -> Duration {
+        let own = Self::own_grace(pod, running);
+        self.grace_s.map_or(own, |ordered| own.min(seconds(ordered)))
+    }
+
+    /// The pod's own; from its containers' annotations when the pod itself is unknown.
+    fn own_grace(pod: &Pod, running: &[ContainerStatus]) -> Duration {
         if pod.spec.containers.is_empty() {
             let noted =
                 running.iter().find_map(|c| c.annotations.get(GRACE_PERIOD_ANNOTATION)?.parse::<i64>().ok());

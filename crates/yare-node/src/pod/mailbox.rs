@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::view::Pod;
@@ -14,22 +14,62 @@ use crate::view::Pod;
 pub(crate) struct Mailbox {
     state: Mutex<State>,
     notify: Notify,
-    /// Cancelled once the pod should stop: long waits of a start (pulling, hooks) end.
+    /// Cancelled once the pod should stop, for whatever reason: long waits of a start (pulling, hooks) end.
     stopping: CancellationToken,
+    /// Cancelled once the pod's object goes away.
+    leaving: CancellationToken,
 }
 
 struct State {
     pod: Arc<Pod>,
     removed: bool,
+    eviction: Option<Eviction>,
+}
+
+/// A pod is to fail and to stop although its object stays.
+#[derive(Debug)]
+pub(crate) struct Eviction {
+    /// `status.reason`
+    pub(crate) reason: String,
+    /// `status.message`
+    pub(crate) message: String,
+    /// What its containers get to stop, seconds.
+    pub(crate) grace_s: i64,
+    /// Whether the pod is told to have been disrupted (condition `DisruptionTarget`).
+    pub(crate) disrupted: bool,
+    /// Hears when everything of the pod is gone from the node.
+    pub(crate) done: Option<oneshot::Sender<()>>,
 }
 
 impl Mailbox {
     pub(crate) fn new(pod: Arc<Pod>, removed: bool) -> Arc<Self> {
-        let stopping = CancellationToken::new();
+        let mailbox = Mailbox {
+            state: Mutex::new(State { pod: pod.clone(), removed, eviction: None }),
+            notify: Notify::new(),
+            stopping: CancellationToken::new(),
+            leaving: CancellationToken::new(),
+        };
         if removed || pod.is_deleting() {
-            stopping.cancel();
+            mailbox.leave();
         }
-        Arc::new(Mailbox { state: Mutex::new(State { pod, removed }), notify: Notify::new(), stopping })
+        Arc::new(mailbox)
+    }
+
+    fn leave(&self) {
+        self.leaving.cancel();
+        self.stopping.cancel();
+    }
+
+    /// The pod is to fail and to stop. A second order replaces one that was not taken up.
+    pub(crate) fn evict(&self, eviction: Eviction) {
+        self.state.lock().eviction = Some(eviction);
+        self.stopping.cancel();
+        self.wake();
+    }
+
+    /// The order to go, once.
+    pub(crate) fn take_eviction(&self) -> Option<Eviction> {
+        self.state.lock().eviction.take()
     }
 
     /// The newest object.
@@ -45,7 +85,7 @@ impl Mailbox {
     /// A newer object.
     pub(crate) fn update(&self, pod: Arc<Pod>) {
         if pod.is_deleting() {
-            self.stopping.cancel();
+            self.leave();
         }
         self.state.lock().pod = pod;
         self.wake();
@@ -54,7 +94,7 @@ impl Mailbox {
     /// The object is gone.
     pub(crate) fn remove(&self) {
         self.state.lock().removed = true;
-        self.stopping.cancel();
+        self.leave();
         self.wake();
     }
 
@@ -68,13 +108,18 @@ impl Mailbox {
         self.notify.notified().await;
     }
 
-    /// Waits until the pod should stop.
+    /// Waits until the pod should stop, for whatever reason.
     pub(crate) async fn stopping(&self) {
         self.stopping.cancelled().await;
     }
 
-    /// Whether the pod should stop.
+    /// Whether the pod should stop, for whatever reason.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.is_cancelled()
+    }
+
+    /// Whether the pod's object goes away, or is gone.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.is_cancelled()
     }
 }

@@ -37,7 +37,7 @@ impl Worker {
             else {
                 continue;
             };
-            let mut wanted = qos::container(pod, container, self.kubelet.capacity.memory_bytes);
+            let mut wanted = qos::container(&self.kubelet.resources.policy, pod, container);
             self.kubelet.managers.place(pod, container, &mut wanted);
             let (have, want) = (resizable(&status.resources), resizable(&wanted));
             if have == want || have == (None, None, None) {
@@ -94,7 +94,7 @@ impl Worker {
     /// The pod's own cgroup has to hold what its containers may use.
     async fn resize_pod(&self, pod: &Pod) {
         let Some(sandbox) = self.snapshot.ready_sandbox() else { return };
-        let mut limits = qos::pod(pod, self.kubelet.pids_limit());
+        let mut limits = qos::pod(&self.kubelet.resources.policy, pod, self.kubelet.pids_limit());
         self.kubelet.managers.place_pod(pod, &mut limits);
         limits.cpu_quota_us = limits.cpu_quota_us.or(Some(-1));
         limits.memory_limit_bytes = limits.memory_limit_bytes.or(Some(-1));

@@ -10,6 +10,7 @@ use super::lifecycle;
 use super::status::WaitReason;
 use super::worker::{CONFIG_RETRY, Next, Worker};
 use crate::clock::{self, go_duration};
+use crate::gc;
 use crate::hooks::{CONTAINER_HOOKS, ContainerStart, POD_HOOKS, PodStart, StartFailure};
 use crate::view::{Container, Pod};
 
@@ -263,18 +264,19 @@ impl Worker {
         Some(StartFailure { retry_at: Some(until), ..failure("CrashLoopBackOff", message) })
     }
 
-    /// Removes earlier instances of a container but the last, and sandboxes that hold none any more.
+    /// Removes earlier instances of a container but the last ones, and sandboxes that hold none any more.
     async fn forget_dead(&mut self, container: &Container, started: &str) {
         let runtime = self.kubelet.runtime.clone();
+        let keep = self.kubelet.resources.settings.dead_containers.per_container;
         let dead = self
             .snapshot
             .containers
             .iter()
             .filter(|c| c.name == container.name && c.id != started && c.state != ContainerState::Running)
-            .skip(1);
+            .skip(usize::try_from(keep).unwrap_or(usize::MAX));
         for old in dead {
-            if let Err(error) = runtime.remove_container(&old.id).await {
-                tracing::debug!(%error, container = old.id, "removing a dead container");
+            if let Err(error) = gc::containers::remove(&self.kubelet, old).await {
+                tracing::debug!(error, container = old.id, "removing a dead container");
             }
         }
         let old_sandboxes = self.snapshot.sandboxes.iter().skip(1).filter(|s| {

@@ -46,6 +46,8 @@ pub(crate) struct Inputs<'a> {
 pub(crate) struct Verdict {
     pub(crate) reason: String,
     pub(crate) message: String,
+    /// The node ended a pod that did nothing wrong: condition `DisruptionTarget`.
+    pub(crate) disrupted: bool,
 }
 
 /// Computes the status.

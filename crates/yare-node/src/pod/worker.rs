@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use yare_client::EventKind;
 use yare_runtime::{ContainerState, ContainerStatus, SandboxStatus};
@@ -66,6 +67,10 @@ pub(crate) struct Worker {
     pub(crate) status: PodStatus,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) finished: bool,
+    /// Seconds that containers get to stop, where an order says less than the pod.
+    pub(crate) grace_s: Option<i64>,
+    /// Who waits for the pod to be gone.
+    pub(crate) evicted: Vec<oneshot::Sender<()>>,
     messages: HashMap<String, String>,
     published: Arc<Published>,
     admitted: bool,
@@ -86,6 +91,7 @@ impl Worker {
         }
         let published = Arc::new(Published::default());
         kubelet.published.lock().insert(pod.metadata.uid.clone(), published.clone());
+        kubelet.mailboxes.lock().insert(pod.metadata.uid.clone(), mailbox.clone());
         Worker {
             dirs: PodDirs::new(&kubelet.data_dir, &kubelet.log_dir, &pod),
             sandbox_ids: sandboxes.iter().map(|s| s.id.clone()).collect(),
@@ -100,6 +106,8 @@ impl Worker {
             status: pod.status.clone(),
             verdict: None,
             finished: false,
+            grace_s: None,
+            evicted: Vec::new(),
             messages: HashMap::new(),
             published,
             admitted: false,
@@ -144,13 +152,15 @@ impl Worker {
         self.kubelet.objects.release(uid);
         self.kubelet.writer.forget(uid);
         self.kubelet.published.lock().remove(uid);
+        self.kubelet.mailboxes.lock().remove(uid);
     }
 
     /// One round.
     async fn sync(&mut self) -> Next {
         let pod = self.mailbox.pod();
         self.observe().await;
-        if self.mailbox.is_stopping() {
+        self.take_eviction();
+        if self.mailbox.is_leaving() {
             return self.terminate(&pod).await;
         }
         if self.finished {
@@ -169,7 +179,8 @@ impl Worker {
                         &rejection.reason,
                         rejection.message,
                     );
-                    self.verdict = Some(Verdict { reason: rejection.reason, message: text });
+                    self.verdict =
+                        Some(Verdict { reason: rejection.reason, message: text, disrupted: false });
                 }
             }
         }
@@ -177,7 +188,7 @@ impl Worker {
         if self.verdict.is_none() && deadline.is_some_and(|at| self.kubelet.seams.now() >= at) {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
             self.kubelet.pod_event(&pod, None, EventKind::Normal, "DeadlineExceeded", message.clone());
-            self.verdict = Some(Verdict { reason: "DeadlineExceeded".to_owned(), message });
+            self.verdict = Some(Verdict { reason: "DeadlineExceeded".to_owned(), message, disrupted: false });
         }
         self.probes.reconcile(&self.kubelet, &self.mailbox, &pod, &self.snapshot, &self.status);
         let current = self.compute(&pod, false);
@@ -191,6 +202,21 @@ impl Worker {
             (Next::At(a), Some(b)) => Next::At(a.min(b)),
             (next, _) => next,
         }
+    }
+
+    /// Takes up an order to go, if there is one. What the pod failed of before stays.
+    pub(crate) fn take_eviction(&mut self) {
+        let Some(eviction) = self.mailbox.take_eviction() else { return };
+        if self.finished {
+            return;
+        }
+        self.grace_s = Some(self.grace_s.map_or(eviction.grace_s, |before| before.min(eviction.grace_s)));
+        self.evicted.extend(eviction.done);
+        self.verdict.get_or_insert(Verdict {
+            reason: eviction.reason,
+            message: eviction.message,
+            disrupted: eviction.disrupted,
+        });
     }
 
     /// When the pod has run for as long as it may.

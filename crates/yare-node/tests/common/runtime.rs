@@ -27,6 +27,12 @@ struct State {
     containers: BTreeMap<String, (ContainerStatus, ContainerConfig)>,
     /// Exit codes of exec commands, by the command's words.
     execs: HashMap<String, i32>,
+    /// What containers use, by name.
+    uses: HashMap<String, ContainerStats>,
+    /// Images beside the one that is always there: name and size.
+    images: Vec<(String, u64)>,
+    /// Of the images' file system: size, and what is free.
+    image_fs: (u64, u64),
 }
 
 fn now_ns() -> i64 {
@@ -49,6 +55,22 @@ impl FakeRuntime {
 
     pub fn set_exec(&self, command: &str, code: i32) {
         self.state.lock().execs.insert(command.to_owned(), code);
+    }
+
+    /// What a container uses from now on.
+    pub fn set_use(&self, name: &str, usage: ContainerStats) {
+        self.state.lock().uses.insert(name.to_owned(), usage);
+    }
+
+    /// Images beside the one that is always there, and the file system they are on: its size, what is free.
+    pub fn set_images(&self, images: &[(&str, u64)], size: u64, free: u64) {
+        let mut state = self.state.lock();
+        state.images = images.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
+        state.image_fs = (size, free);
+    }
+
+    pub fn image_names(&self) -> Vec<String> {
+        self.state.lock().images.iter().map(|(name, _)| name.clone()).collect()
     }
 
     pub fn container_named(&self, name: &str) -> Option<(ContainerStatus, ContainerConfig)> {
@@ -353,7 +375,13 @@ impl Runtime for FakeRuntime {
                 name: s.name.clone(),
                 cpu_usage_ns: 1_500_000_000,
                 memory_working_set_bytes: 4096,
-                ..ContainerStats::default()
+                ..state.uses.get(&s.name).cloned().unwrap_or_default()
+            })
+            .map(|mut s| {
+                if let Some(own) = state.uses.get(&s.name) {
+                    s.memory_working_set_bytes = own.memory_working_set_bytes;
+                }
+                s
             })
             .collect())
     }
@@ -382,19 +410,26 @@ impl Runtime for FakeRuntime {
     }
 
     async fn images(&self) -> Result<Vec<ImageStatus>> {
-        Ok(vec![ImageStatus {
-            id: "sha256:1".into(),
-            repo_tags: vec!["present:1".into()],
-            size_bytes: 10,
+        let image = |name: &str, id: &str, size_bytes: u64| ImageStatus {
+            id: id.to_owned(),
+            repo_tags: vec![format!("{name}:1")],
+            size_bytes,
             ..ImageStatus::default()
-        }])
+        };
+        let state = self.state.lock();
+        let others = state.images.iter().map(|(name, size)| image(name, name, *size));
+        Ok([image("present", "sha256:1", 10)].into_iter().chain(others).collect())
     }
 
-    async fn remove_image(&self, _: &str) -> Result<()> {
+    async fn remove_image(&self, id: &str) -> Result<()> {
+        let mut state = self.state.lock();
+        state.calls.push(format!("remove image {id}"));
+        state.images.retain(|(name, _)| name != id);
         Ok(())
     }
 
     async fn image_fs(&self) -> Result<FsUsage> {
-        Ok(FsUsage::default())
+        let (capacity_bytes, available_bytes) = self.state.lock().image_fs;
+        Ok(FsUsage { capacity_bytes, available_bytes, ..FsUsage::default() })
     }
 }

@@ -1,0 +1,4 @@
+//! What nobody needs any more: images and containers that have ended.
+
+pub(crate) mod containers;
+pub(crate) mod images;
