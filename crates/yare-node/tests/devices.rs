@@ -286,7 +286,7 @@ fn managed(config: &mut yare_node::NodeConfig) {
     });
     let amounts = [("cpu", "1"), ("memory", "924Mi")].map(|(k, v)| (k.to_owned(), v.to_owned()));
     // With the eviction threshold of 100 MiB it comes to 1 GiB.
-    config.resources.system_reserved = amounts.into();
+    config.resources.get_or_insert_default().system_reserved = amounts.into();
     config.managers.cpu_policy = "static".into();
     config.managers.memory_policy = "Static".into();
     config.managers.topology_policy = "single-numa-node".into();

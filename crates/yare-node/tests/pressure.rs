@@ -61,10 +61,11 @@ async fn node(change: impl FnOnce(&mut NodeConfig)) -> (Cluster, Arc<Scripted>) 
     cluster
         .start_node(|config| {
             config.observer = Some(observer);
-            let eviction = &mut config.resources.eviction;
+            let resources = config.resources.get_or_insert_default();
+            let eviction = &mut resources.eviction;
             eviction.monitoring_period = Duration::from_millis(20);
             eviction.pressure_transition_period = Duration::from_secs(1);
-            config.resources.volume_stats_period = Duration::from_millis(20);
+            resources.volume_stats_period = Duration::from_millis(20);
             change(config);
         })
         .await;
@@ -145,7 +146,7 @@ async fn memory_pressure_ends_the_pod_that_is_to_blame() {
 #[tokio::test(flavor = "multi_thread")]
 async fn soft_thresholds_wait() {
     let (cluster, machine) = node(|config| {
-        let eviction = &mut config.resources.eviction;
+        let eviction = &mut config.resources.get_or_insert_default().eviction;
         eviction.soft = [("memory.available".into(), "1Gi".into())].into();
         eviction.soft_grace_period = [("memory.available".into(), "600ms".into())].into();
         eviction.max_pod_grace_period_s = 600;
@@ -178,7 +179,8 @@ async fn soft_thresholds_wait() {
 /// Garbage first: where removing it is enough, no pod goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn disk_pressure_is_met_with_garbage_first() {
-    let (cluster, machine) = node(|config| config.resources.image_gc.minimum_age = Duration::ZERO).await;
+    let (cluster, machine) =
+        node(|config| config.resources.get_or_insert_default().image_gc.minimum_age = Duration::ZERO).await;
     cluster.runtime.set_images(&[("old", 100), ("older", 50)], 1000, 500);
     let mut done = spec(None, json!({"restartPolicy": "Never"}));
     done["containers"][0]["command"] = json!(["exit", "0"]);
@@ -250,8 +252,8 @@ async fn local_storage_is_limited() {
 #[tokio::test(flavor = "multi_thread")]
 async fn images_are_collected() {
     let (cluster, _machine) = node(|config| {
-        config.resources.image_gc.minimum_age = Duration::ZERO;
-        config.resources.image_gc.period = Duration::from_millis(50);
+        config.resources.get_or_insert_default().image_gc.minimum_age = Duration::ZERO;
+        config.resources.get_or_insert_default().image_gc.period = Duration::from_millis(50);
     })
     .await;
     cluster.runtime.set_images(&[("a", 30), ("b", 30), ("c", 30)], 1000, 160);
@@ -294,8 +296,8 @@ async fn reservations_are_taken_off() {
             swap_bytes: 0,
         };
         config.capacity = Some(capacity);
-        config.resources.system_reserved = [("cpu".into(), "500m".into())].into();
-        config.resources.kube_reserved = [("memory".into(), "1Gi".into())].into();
+        config.resources.get_or_insert_default().system_reserved = [("cpu".into(), "500m".into())].into();
+        config.resources.get_or_insert_default().kube_reserved = [("memory".into(), "1Gi".into())].into();
     })
     .await;
     let status = cluster.get(NODE_PATH).await["status"].clone();
@@ -309,7 +311,7 @@ async fn reservations_are_taken_off() {
         "127.0.0.1".parse().unwrap(),
         cluster.data(),
     );
-    config.resources.kube_reserved = [("cpu".into(), "100k".into())].into();
+    config.resources.get_or_insert_default().kube_reserved = [("cpu".into(), "100k".into())].into();
     let error = yare_node::Node::start(config).await.err().unwrap().to_string();
     assert!(
         error.starts_with(

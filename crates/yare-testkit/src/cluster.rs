@@ -139,6 +139,9 @@ impl Cluster {
             .arg("--resolv-conf")
             .arg(self.path("resolv.conf"))
             .args(["--node-name", "node-1"])
+            // Whether this machine's own disk is nearly full is nothing that a test should depend on.
+            .arg("--kubelet-arg=eviction-hard=memory.available<100Mi")
+            .arg("--kubelet-arg=image-gc-high-threshold=100")
             .args(&self.options.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

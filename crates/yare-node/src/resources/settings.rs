@@ -286,9 +286,16 @@ mod tests {
         assert_eq!(s.eviction.pressure_transition_period, Duration::from_secs(30));
         assert_eq!((s.swap, s.cpu_cfs_quota), (SwapBehavior::LimitedSwap, false));
         assert!(s.enforces("none") && !s.enforces("pods") && s.memory_qos);
-        assert_eq!((s.memory_reservation, s.cgroup_root.as_str()), (MemoryReservation::TieredReservation, "/a"));
-        let merged =
-            configured("evictionHard: {nodefs.available: 1%}\nmergeDefaultEvictionSettings: true").eviction.hard;
-        assert_eq!((merged["nodefs.available"].as_str(), merged["memory.available"].as_str()), ("1%", "100Mi"));
+        assert_eq!(
+            (s.memory_reservation, s.cgroup_root.as_str()),
+            (MemoryReservation::TieredReservation, "/a")
+        );
+        let merged = configured("evictionHard: {nodefs.available: 1%}\nmergeDefaultEvictionSettings: true")
+            .eviction
+            .hard;
+        assert_eq!(
+            (merged["nodefs.available"].as_str(), merged["memory.available"].as_str()),
+            ("1%", "100Mi")
+        );
     }
 }

@@ -29,6 +29,20 @@ pub struct Cluster {
     pub dir: TempDir,
 }
 
+/// What this machine has left is nothing that a test should depend on.
+struct Plenty;
+
+#[async_trait::async_trait]
+impl yare_node::Observer for Plenty {
+    async fn layout(&self) -> Result<yare_node::Layout, String> {
+        Ok(yare_node::Layout::Single)
+    }
+
+    async fn observe(&self) -> yare_node::Observations {
+        yare_node::Observations::new()
+    }
+}
+
 pub const NODE: &str = "node-1";
 
 impl Cluster {
@@ -68,6 +82,7 @@ impl Cluster {
             NodeConfig::new(self.client(), self.runtime.clone(), NODE, "127.0.0.1".parse().unwrap(), &data);
         config.log_dir = self.dir.path().join("log");
         config.configuration = configuration("");
+        config.observer = Some(Arc::new(Plenty));
         change(&mut config);
         self.node = Some(Node::start(config).await.unwrap());
     }
