@@ -11,6 +11,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("yare-cel", 0),
     ("yare-grpc", 0),
     ("yare-schema", 0),
+    ("yare-spdy", 0),
     ("yare-auth", 1),
     ("yare-kinds", 1),
     ("yare-runtime", 1),

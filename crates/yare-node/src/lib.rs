@@ -37,7 +37,7 @@ mod pod;
 mod probe;
 pub mod quantity;
 mod resources;
-pub mod streaming;
+mod streaming;
 pub mod view;
 mod volumes;
 

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use yare_node::KubeletServer;
-use yare_node::streaming::spdy;
+use yare_spdy as spdy;
 
 /// A pod that runs, and the address of its kubelet's API (plain HTTP, everybody allowed).
 async fn serving() -> (Cluster, SocketAddr) {
@@ -63,7 +63,7 @@ async fn spdy_connect(address: SocketAddr, path: &str, protocol: &str) -> spdy::
         head.starts_with("http/1.1 101") && head.contains(&format!("x-stream-protocol-version: {protocol}")),
         "{head}"
     );
-    spdy::serve(stream)
+    spdy::connect(stream)
 }
 
 async fn drain(stream: &mut spdy::Stream) -> String {
@@ -251,7 +251,7 @@ async fn ports_are_forwarded_in_every_form() {
             }
         }
     });
-    check_forwarding(spdy::serve(ours)).await;
+    check_forwarding(spdy::connect(ours)).await;
     up.abort();
     down.abort();
 

@@ -32,6 +32,53 @@ pub struct RuntimeVersion {
     pub api_version: String,
 }
 
+/// A condition of a runtime: `RuntimeReady`, `NetworkReady`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuntimeCondition {
+    /// Its type.
+    pub kind: String,
+    /// Whether it holds.
+    pub holds: bool,
+    /// Why not, in one word.
+    pub reason: String,
+    /// Why not.
+    pub message: String,
+}
+
+/// A way in which a runtime can run pods (`RuntimeClass`' handler).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuntimeHandler {
+    /// Its name; empty: the default.
+    pub name: String,
+    /// Whether mounts below a read-only mount can be read-only, too.
+    pub recursive_readonly_mounts: bool,
+    /// Whether pods can have user namespaces.
+    pub user_namespaces: bool,
+}
+
+/// What [`Runtime::status`](crate::Runtime::status) answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuntimeStatus {
+    /// What is ready.
+    pub conditions: Vec<RuntimeCondition>,
+    /// The handlers; none: an older runtime that does not tell.
+    pub handlers: Vec<RuntimeHandler>,
+    /// Whether `supplementalGroupsPolicy` is kept to.
+    pub supplemental_groups_policy: bool,
+}
+
+impl RuntimeStatus {
+    /// A condition.
+    pub fn condition(&self, kind: &str) -> Option<&RuntimeCondition> {
+        self.conditions.iter().find(|c| c.kind == kind)
+    }
+
+    /// A handler.
+    pub fn handler(&self, name: &str) -> Option<&RuntimeHandler> {
+        self.handlers.iter().find(|h| h.name == name)
+    }
+}
+
 /// Which namespace a pod's containers share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum NamespaceMode {
@@ -160,6 +207,8 @@ pub struct SandboxConfig {
     pub resources: Resources,
     /// Whether any container of the pod may be privileged.
     pub privileged: bool,
+    /// The runtime's handler (of the pod's `RuntimeClass`); empty: the default.
+    pub runtime_handler: String,
 }
 
 /// Is the sandbox usable?
@@ -190,9 +239,9 @@ pub struct SandboxStatus {
     pub created_at_ns: i64,
     /// The pod's addresses, the primary first; none with the node's network.
     pub ips: Vec<IpAddr>,
-    /// Path of the network namespace; none with the node's network.
+    /// Path of the network namespace; none with the node's network, and where the runtime keeps it to itself.
     pub netns: Option<PathBuf>,
-    /// The shim's process id; 0 when it does not run.
+    /// The shim's process id; 0 when it does not run or is not known.
     pub shim_pid: i32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -416,7 +465,7 @@ pub struct ContainerStatus {
     pub annotations: BTreeMap<String, String>,
     /// Absolute path of the log; empty: none.
     pub log_path: PathBuf,
-    /// Process id on the node; 0 when it does not run.
+    /// Process id on the node; 0 when it does not run or is not known.
     pub pid: i32,
     /// The mounts that were asked for.
     pub mounts: Vec<Mount>,
@@ -467,8 +516,9 @@ pub struct ExecSession {
     pub stderr: Option<BoxRead>,
     /// New terminal sizes, (columns, rows).
     pub resize: mpsc::Sender<(u16, u16)>,
-    /// The exit code: of the exec's process, or for attach of the container.
-    pub exit: Pin<Box<dyn Future<Output = i32> + Send>>,
+    /// The exit code: of the exec's process, or for attach of the container. An error: it never began, or nobody
+    /// can tell.
+    pub exit: Pin<Box<dyn Future<Output = crate::error::Result<i32>> + Send>>,
 }
 
 /// Usage of one container.

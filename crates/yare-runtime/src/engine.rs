@@ -274,6 +274,23 @@ impl Runtime for Engine {
         })
     }
 
+    async fn status(&self) -> Result<RuntimeStatus> {
+        let ready = |kind: &str| RuntimeCondition {
+            kind: kind.to_owned(),
+            holds: true,
+            ..RuntimeCondition::default()
+        };
+        Ok(RuntimeStatus {
+            conditions: vec![ready("RuntimeReady"), ready("NetworkReady")],
+            handlers: vec![RuntimeHandler {
+                name: String::new(),
+                recursive_readonly_mounts: true,
+                user_namespaces: true,
+            }],
+            supplemental_groups_policy: true,
+        })
+    }
+
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId> {
         let inner = Arc::clone(&self.inner);
         to_the_end(async move { inner.run_sandbox(config).await }).await
@@ -341,7 +358,7 @@ impl Runtime for Engine {
         self.inner.exec(id, argv, tty, stdin).await
     }
 
-    async fn attach(&self, id: &str) -> Result<ExecSession> {
+    async fn attach(&self, id: &str, _tty: bool, _stdin: bool) -> Result<ExecSession> {
         self.inner.attach(id).await
     }
 

@@ -61,6 +61,12 @@ pub enum RuntimeError {
     /// An operation took longer than it may.
     #[error("{0}: deadline exceeded")]
     DeadlineExceeded(String),
+    /// The runtime does not answer; it may later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A runtime behind CRI refused, in its own words.
+    #[error("{0}")]
+    Remote(String),
     /// The sandbox's shim process is gone.
     #[error("the shim of sandbox {0} is gone")]
     ShimGone(String),
@@ -91,7 +97,7 @@ impl RuntimeError {
             Self::InvalidArgument(_) => "InvalidArgument",
             Self::FailedPrecondition(_) | Self::ImageInUse { .. } => "FailedPrecondition",
             Self::DeadlineExceeded(_) => "DeadlineExceeded",
-            Self::ShimGone(_) => "Unavailable",
+            Self::ShimGone(_) | Self::Unavailable(_) => "Unavailable",
             _ => "Unknown",
         }
     }

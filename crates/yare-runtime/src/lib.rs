@@ -1,4 +1,5 @@
-//! Containers: the [`Runtime`] trait with CRI v1's semantics, the embedded [`Engine`] and its shim, images on disk.
+//! Containers: the [`Runtime`] trait with CRI v1's semantics, the embedded [`Engine`] with its shim and its images on
+//! disk, and the [`CriRuntime`] for runtimes behind a CRI socket.
 //!
 //! The kubelet calls [`Runtime`]; the engine makes images, snapshots and networks ready and asks one small
 //! process per pod, the [shim](shim), to make and watch the containers. The shim outlives the engine's process:
@@ -9,6 +10,7 @@ mod alloc;
 mod api;
 mod cdi;
 mod cgroup;
+mod cri;
 mod engine;
 mod error;
 mod image;
@@ -26,6 +28,7 @@ pub use alloc::NotInShims;
 pub use api::*;
 pub use cdi::DIRECTORIES as CDI_DIRECTORIES;
 pub use cgroup::{CgroupTree, GroupMemory, MemoryAlarm, hugepage_name};
+pub use cri::{CgroupDriver, CriConfig, CriRuntime, socket_of};
 pub use engine::{CGROUPS, Engine, EngineConfig, remove_empty_cgroups};
 pub use error::{Result, RuntimeError};
 pub use image::{ImageStore, Reference};
@@ -57,6 +60,8 @@ pub const DEFAULT_READONLY_PATHS: [&str; 5] =
 pub trait Runtime: Send + Sync {
     /// Name and version.
     async fn version(&self) -> Result<RuntimeVersion>;
+    /// Whether it is ready, and what its handlers can do.
+    async fn status(&self) -> Result<RuntimeStatus>;
     /// Makes and starts a sandbox: namespaces, network, shim. Answers the existing one for the same (uid, attempt).
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId>;
     /// Kills what runs in it and detaches its network.
@@ -87,8 +92,9 @@ pub trait Runtime: Send + Sync {
     async fn exec_sync(&self, id: &str, argv: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutput>;
     /// Runs a command in a container with its streams connected.
     async fn exec(&self, id: &str, argv: Vec<String>, tty: bool, stdin: bool) -> Result<ExecSession>;
-    /// Connects to the streams of a container's first process.
-    async fn attach(&self, id: &str) -> Result<ExecSession>;
+    /// Connects to the streams of a container's first process. A runtime that does not know any more whether it was
+    /// made with a terminal and an input is told here.
+    async fn attach(&self, id: &str, tty: bool, stdin: bool) -> Result<ExecSession>;
     /// A TCP connection to `localhost:port` inside the pod's network namespace.
     async fn port_forward(&self, sandbox: &str, port: u16) -> Result<Box<dyn Duplex>>;
     /// Opens the log file anew, after it was rotated away.

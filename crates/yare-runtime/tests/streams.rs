@@ -43,9 +43,9 @@ async fn exec_runs_in_the_container() {
     stdin.write_all(b"hello\n").await.unwrap();
     drop(stdin);
     assert_eq!(read_all(s.stdout).await, "hello\nend\n");
-    assert_eq!(s.exit.await, 0);
+    assert_eq!(s.exit.await.unwrap(), 0);
     let ended = e.exec(&id, argv(&["sh", "-c", "kill -9 $$"]), false, false).await.unwrap();
-    assert_eq!(ended.exit.await, 137);
+    assert_eq!(ended.exit.await.unwrap(), 137);
     rig.finish().await;
 }
 
@@ -70,7 +70,7 @@ async fn exec_with_a_terminal() {
     let text = read_all(s.stdout).await;
     assert!(text.contains("40 120\r\nhey xterm\r\n"), "{text:?}");
     assert!(s.stderr.is_none());
-    assert_eq!(s.exit.await, 4);
+    assert_eq!(s.exit.await.unwrap(), 4);
     rig.finish().await;
 }
 
@@ -82,23 +82,23 @@ async fn attach_sees_output_and_gives_input() {
     config.stdin = true;
     config.stdin_once = true;
     let (_, id) = rig.run(rig.pod("a"), config).await;
-    let s = e.attach(&id).await.unwrap();
+    let s = e.attach(&id, false, true).await.unwrap();
     let mut stdin = s.stdin.unwrap();
     stdin.write_all(b"one\ntwo\n").await.unwrap();
     drop(stdin);
     assert_eq!(read_all(s.stdout).await, "got one\ngot two\nover\n");
     assert_eq!(read_all(s.stderr).await, "err one\nerr two\n");
-    assert_eq!(s.exit.await, 0);
+    assert_eq!(s.exit.await.unwrap(), 0);
     let status = rig.wait(&id).await;
     let log = rig.log(&status);
     assert!(log.contains("got two\n") && log.contains("over\n"), "the log has it, too: {log}");
-    assert_eq!(e.attach(&id).await.err().unwrap().code(), "FailedPrecondition");
+    assert_eq!(e.attach(&id, false, true).await.err().unwrap().code(), "FailedPrecondition");
 
     let mut config = sh("read x; echo =$x=; stty size");
     config.tty = true;
     config.stdin = true;
     let (_, id) = rig.run(rig.pod("b"), config).await;
-    let s = e.attach(&id).await.unwrap();
+    let s = e.attach(&id, false, true).await.unwrap();
     s.resize.send((90, 30)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     s.stdin.unwrap().write_all(b"w\n").await.unwrap();
@@ -114,8 +114,8 @@ async fn a_slow_reader_loses_nothing() {
     let mut config = sh("read go; seq 1 200000");
     config.stdin = true;
     let (_, id) = rig.run(rig.pod("slow"), config).await;
-    let s = e.attach(&id).await.unwrap();
-    let gone = e.attach(&id).await.unwrap();
+    let s = e.attach(&id, false, true).await.unwrap();
+    let gone = e.attach(&id, false, true).await.unwrap();
     drop(gone.stdout);
     s.stdin.unwrap().write_all(b"\n").await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;

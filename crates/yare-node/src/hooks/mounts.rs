@@ -29,7 +29,10 @@ impl ContainerHook for Mounts {
 
     async fn apply(&self, start: &mut ContainerStart<'_>) -> std::result::Result<(), StartFailure> {
         for (index, mount) in start.container.volume_mounts.iter().enumerate() {
-            let made = make(start, index, mount)?;
+            let mut made = make(start, index, mount)?;
+            if made.recursive_readonly {
+                made.recursive_readonly = recursively(start, mount).await?;
+            }
             start.config.mounts.push(made);
         }
         Ok(())
@@ -87,6 +90,23 @@ fn make(
         image_sub_path: (volume.image.is_some() && !sub_path.is_empty()).then(|| sub_path.into()),
         ..Mount::default()
     })
+}
+
+/// Whether mounts below a read-only mount are made read-only, too: where the runtime can, and must where it is asked
+/// for.
+async fn recursively(
+    start: &ContainerStart<'_>,
+    mount: &VolumeMount,
+) -> std::result::Result<bool, StartFailure> {
+    let status = start.kubelet.runtime.status().await.map_err(|e| StartFailure::config(e.to_string()))?;
+    let able = status.handler("").is_some_and(|h| h.recursive_readonly_mounts);
+    match mount.recursive_read_only.as_deref() {
+        Some("Enabled") if !able => Err(StartFailure::config(format!(
+            "volume {:?} requested recursive read-only mode, but it is not supported by the runtime",
+            mount.name
+        ))),
+        _ => Ok(able),
+    }
 }
 
 fn check_relative(path: &str) -> std::result::Result<(), String> {

@@ -27,6 +27,7 @@ impl PodHook for Namespaces {
             NamespaceMode::Container
         };
         if spec.host_users == Some(false) {
+            able(start).await.map_err(|message| PodFailure { reason: "FailedCreatePodSandBox", message })?;
             let host_id = start
                 .kubelet
                 .id_range(&start.pod.metadata.uid)
@@ -36,5 +37,18 @@ impl PodHook for Namespaces {
             start.sandbox.namespaces.user = Some(UserNamespace { uids: vec![range], gids: vec![range] });
         }
         Ok(())
+    }
+}
+
+/// Whether the pod's handler has user namespaces: a runtime that does not know them would leave them out.
+async fn able(start: &PodStart<'_>) -> Result<(), String> {
+    let handler = &start.sandbox.runtime_handler;
+    let status = start.kubelet.runtime.status().await.map_err(|e| e.to_string())?;
+    match status.handler(handler) {
+        Some(able) if able.user_namespaces => Ok(()),
+        Some(_) => Err(format!("RuntimeHandler {handler:?} does not support user namespaces")),
+        None => Err(format!(
+            "RuntimeHandler {handler:?} not found, the container runtime tells of no user namespaces"
+        )),
     }
 }

@@ -11,12 +11,12 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use yare_runtime::{ContainerState, ExecSession, RuntimeError};
+use yare_spdy as spdy;
 
 use super::upgrade::{Protocol, Refusal, Upgrade, negotiate};
 use super::{Body, flag, query, text};
 use crate::kubelet::Kubelet;
 use crate::streaming::session::{self, Outlet, Peer};
-use crate::streaming::spdy;
 use crate::streaming::websocket::{self, Incoming as Message};
 
 /// Sub-protocols over WebSocket, the preferred first.
@@ -126,7 +126,7 @@ pub(super) async fn serve(
 async fn open(kubelet: &Kubelet, wish: &Wish) -> Result<ExecSession, RuntimeError> {
     match &wish.command {
         Some(command) => kubelet.runtime.exec(&wish.container, command.clone(), wish.tty, wish.stdin).await,
-        None => kubelet.runtime.attach(&wish.container).await,
+        None => kubelet.runtime.attach(&wish.container, wish.tty, wish.stdin).await,
     }
 }
 

@@ -11,12 +11,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use yare_spdy as spdy;
 
 use super::upgrade::{Protocol, Upgrade, negotiate};
 use super::{Body, query, text};
 use crate::kubelet::Kubelet;
 use crate::streaming::session::Outlet;
-use crate::streaming::spdy;
 use crate::streaming::websocket::{self, Incoming as Message};
 
 /// SPDY through WebSocket, then the older channel protocols.

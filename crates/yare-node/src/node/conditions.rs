@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use yare_runtime::RuntimeStatus;
+
 use crate::eviction::Pressure;
 use crate::node::NetworkReadiness;
 use crate::view::NodeCondition;
@@ -13,7 +15,7 @@ use crate::view::NodeCondition;
 #[derive(Debug, Clone)]
 pub(crate) struct Observed {
     pub(crate) pressures: BTreeSet<Pressure>,
-    /// The runtime's error, if it does not answer.
+    /// What is wrong with the runtime: see [`of_runtime`].
     pub(crate) runtime: Result<(), String>,
     pub(crate) network: NetworkReadiness,
     /// Why volumes cannot be served yet.
@@ -77,7 +79,7 @@ pub(crate) fn compute(
     }
     let mut problems = Vec::new();
     if let Err(error) = &observed.runtime {
-        problems.push(format!("container runtime is down: {error}"));
+        problems.push(error.clone());
     }
     if let NetworkReadiness::NotReady(why) = &observed.network {
         problems.push(format!(
@@ -95,9 +97,38 @@ pub(crate) fn compute(
     (conditions, events)
 }
 
+/// Why the runtime is not ready, if it is not.
+pub(crate) fn of_runtime(status: &yare_runtime::Result<RuntimeStatus>) -> Result<(), String> {
+    let status = status.as_ref().map_err(|error| format!("container runtime is down: {error}"))?;
+    match status.condition("RuntimeReady") {
+        Some(condition) if !condition.holds => Err(format!(
+            "container runtime not ready: RuntimeReady=false reason:{} message:{}",
+            condition.reason, condition.message
+        )),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_runtime_that_is_not_ready_says_why() {
+        let condition = |holds| yare_runtime::RuntimeCondition {
+            kind: "RuntimeReady".into(),
+            holds,
+            reason: "R".into(),
+            message: "m".into(),
+        };
+        let status =
+            |holds| Ok(RuntimeStatus { conditions: vec![condition(holds)], ..RuntimeStatus::default() });
+        assert_eq!(of_runtime(&status(true)), Ok(()));
+        let text = of_runtime(&status(false)).unwrap_err();
+        assert_eq!(text, "container runtime not ready: RuntimeReady=false reason:R message:m");
+        let gone = Err(yare_runtime::RuntimeError::Unavailable("x".into()));
+        assert_eq!(of_runtime(&gone).unwrap_err(), "container runtime is down: x");
+    }
 
     #[test]
     fn keeps_transition_times() {

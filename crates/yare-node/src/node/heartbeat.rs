@@ -75,7 +75,11 @@ impl Heartbeat {
                 Err(_) => json!([]),
             };
             let volumes = in_use.borrow_and_update().clone();
-            let status = object::status(&self.kubelet, self.port, &self.runtime_version, &conditions, images);
+            let mut status =
+                object::status(&self.kubelet, self.port, &self.runtime_version, &conditions, images);
+            if let Ok(runtime) = self.kubelet.runtime.status().await {
+                object::abilities(&runtime, &mut status);
+            }
             let news = written.as_ref().is_none_or(|before| !same(before, &status));
             if news || written_at.elapsed() >= STATUS_PERIOD {
                 match self.write_status(&status, written.as_ref()).await {
@@ -140,7 +144,7 @@ impl Heartbeat {
         let pressures = self.kubelet.pressures.borrow().clone();
         Observed {
             pressures,
-            runtime: self.kubelet.runtime.version().await.map(drop).map_err(|e| e.to_string()),
+            runtime: conditions::of_runtime(&self.kubelet.runtime.status().await),
             network: self.kubelet.network.borrow().clone(),
             storage: self.kubelet.csi.node.ready().borrow().clone(),
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use yare_runtime::ImageStatus;
+use yare_runtime::{ImageStatus, RuntimeStatus};
 
 use crate::kubelet::Kubelet;
 use crate::node::capacity;
@@ -80,6 +80,24 @@ pub(crate) fn status(
         "images": images,
         "volumesInUse": volumes_in_use,
     })
+}
+
+/// `status.runtimeHandlers` and `status.features`: what the runtime can do. One that does not tell says nothing.
+pub(crate) fn abilities(runtime: &RuntimeStatus, status: &mut Value) {
+    let handlers: Vec<Value> = runtime
+        .handlers
+        .iter()
+        .map(|h| {
+            json!({ "name": h.name, "features": {
+                "recursiveReadOnlyMounts": h.recursive_readonly_mounts,
+                "userNamespaces": h.user_namespaces,
+            }})
+        })
+        .collect();
+    if !handlers.is_empty() {
+        status["runtimeHandlers"] = Value::Array(handlers);
+        status["features"] = json!({ "supplementalGroupsPolicy": runtime.supplemental_groups_policy });
+    }
 }
 
 /// `status.images`, the largest first.

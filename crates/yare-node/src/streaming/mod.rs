@@ -4,5 +4,4 @@
 //! [`session::Peer`] with bytes in and bytes out, so that exec and attach are written once.
 
 pub(crate) mod session;
-pub mod spdy;
 pub(crate) mod websocket;

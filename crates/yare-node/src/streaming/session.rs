@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use yare_runtime::{BoxRead, ExecSession};
+use yare_spdy::StreamWriter;
 
-use super::spdy::StreamWriter;
 use super::websocket::ChannelWriter;
 
 /// Output is read in blocks of this size.
@@ -108,6 +108,10 @@ pub(crate) async fn run(session: ExecSession, mut peer: Peer) {
     if !drained {
         let _ = tokio::time::timeout(DRAIN, outputs).await;
     }
+    let code = match code {
+        Ok(code) => code,
+        Err(error) => return fail(&peer, &error.to_string()).await,
+    };
     if let Some(error) = &peer.error {
         report(error, &status_of(code), code, peer.plain_errors).await;
     }

@@ -148,6 +148,11 @@ impl Runtime for FakeRuntime {
         Ok(RuntimeVersion { name: "fake".into(), version: "1.0".into(), api_version: "v1".into() })
     }
 
+    async fn status(&self) -> Result<RuntimeStatus> {
+        let able = RuntimeHandler { user_namespaces: true, ..RuntimeHandler::default() };
+        Ok(RuntimeStatus { handlers: vec![able], ..RuntimeStatus::default() })
+    }
+
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId> {
         let mut state = self.state.lock();
         state.next += 1;
@@ -336,11 +341,11 @@ impl Runtime for FakeRuntime {
             stdout: Some(Box::new(client_out)),
             stderr: None,
             resize,
-            exit: Box::pin(async move { exit.await.unwrap_or(-1) }),
+            exit: Box::pin(async move { Ok(exit.await.unwrap_or(-1)) }),
         })
     }
 
-    async fn attach(&self, id: &str) -> Result<ExecSession> {
+    async fn attach(&self, id: &str, _: bool, _: bool) -> Result<ExecSession> {
         self.exec(id, vec!["attached".into()], false, true).await
     }
 

@@ -394,6 +394,10 @@ fn check(config: &SandboxConfig) -> Result<()> {
             return bad(format!("sysctl {name:?} is not in a separate kernel namespace of the pod"));
         }
     }
+    if !config.runtime_handler.is_empty() {
+        // As containerd words it.
+        return bad(format!("no runtime for {:?} is configured", config.runtime_handler));
+    }
     if config.hostname.len() > 64 {
         return bad(format!("hostname {:?} is longer than 64 bytes", config.hostname));
     }

@@ -177,7 +177,7 @@ impl Inner {
             stdout: output,
             stderr: errors,
             resize: resizer(side),
-            exit: Box::pin(async move { exited.await.unwrap_or(UNKNOWN_EXIT) }),
+            exit: Box::pin(async move { Ok(exited.await.unwrap_or(UNKNOWN_EXIT)) }),
         };
         Ok((session, exec))
     }
@@ -207,7 +207,7 @@ impl Inner {
             let mut read_all = false;
             let code = loop {
                 tokio::select! {
-                    code = &mut exit => break Some(code),
+                    code = &mut exit => break Some(code?),
                     () = &mut reading, if !read_all => read_all = true,
                     () = &mut deadline => break None,
                 }
@@ -271,7 +271,7 @@ impl Inner {
             resize: resizer(side),
             exit: Box::pin(async move {
                 entry.ended().await;
-                entry.exit_code()
+                Ok(entry.exit_code())
             }),
         })
     }

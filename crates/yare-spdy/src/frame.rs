@@ -4,14 +4,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::dictionary;
+use crate::dictionary;
 
 /// Largest frame that is taken.
 const FRAME_MAX_BYTES: usize = 1 << 20;
 /// Largest header block, uncompressed.
 const HEADERS_MAX_BYTES: usize = 64 << 10;
 const VERSION: u16 = 3;
-pub(super) const FLAG_FIN: u8 = 1;
+pub(crate) const FLAG_FIN: u8 = 1;
 
 /// Why a connection cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -25,11 +25,11 @@ pub enum FrameError {
 }
 
 /// Name and values (several are separated by NUL on the wire) of a stream's headers.
-pub(super) type Headers = Vec<(String, String)>;
+pub(crate) type Headers = Vec<(String, String)>;
 
 /// A frame that this side understands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     SynStream {
         stream: u32,
         fin: bool,
@@ -72,17 +72,17 @@ pub(super) enum Frame {
 }
 
 /// Reads frames; one per connection, because header compression has state.
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     inflate: Decompress,
 }
 
 impl Decoder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Decoder { inflate: Decompress::new(true) }
     }
 
     /// The next frame, `None` at a clean end.
-    pub(super) async fn read<R: AsyncRead + Unpin>(
+    pub(crate) async fn read<R: AsyncRead + Unpin>(
         &mut self,
         from: &mut R,
     ) -> Result<Option<Frame>, FrameError> {
@@ -229,19 +229,19 @@ impl Decoder {
 }
 
 /// Writes frames; one per connection.
-pub(super) struct Encoder {
+pub(crate) struct Encoder {
     deflate: Compress,
 }
 
 impl Encoder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut deflate = Compress::new(Compression::new(6), true);
         // Cannot fail on a fresh compressor; without it the peer could still read, it only costs size.
         let _ = deflate.set_dictionary(dictionary::bytes());
         Encoder { deflate }
     }
 
-    pub(super) fn encode(&mut self, frame: &Frame, out: &mut BytesMut) {
+    pub(crate) fn encode(&mut self, frame: &Frame, out: &mut BytesMut) {
         match frame {
             Frame::Data { stream, fin, bytes } => {
                 out.put_u32(*stream & 0x7fff_ffff);

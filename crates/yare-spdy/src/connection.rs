@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
-use super::frame::{Decoder, Encoder, Frame, FrameError, Headers};
+use crate::frame::{Decoder, Encoder, Frame, FrameError, Headers};
 
 /// A stream's window before anybody says otherwise.
 const INITIAL_WINDOW: i64 = 64 << 10;
@@ -208,8 +208,24 @@ impl StreamWriter {
     }
 }
 
-/// Speaks SPDY on `io` until the [`Connection`] is dropped or the peer leaves.
+/// Speaks SPDY on `io` as a server until the [`Connection`] is dropped or the peer leaves.
 pub fn serve<S>(io: S) -> Connection
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    // The streams and pings that a side begins have numbers of their own: a client's are odd, a server's even.
+    start(io, 2)
+}
+
+/// Speaks SPDY on `io` as a client: opens streams with [`Connection::open`].
+pub fn connect<S>(io: S) -> Connection
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    start(io, 1)
+}
+
+fn start<S>(io: S, first_id: u32) -> Connection
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -226,13 +242,13 @@ where
     let reader = tokio::spawn({
         let shared = shared.clone();
         async move {
-            if let Err(error) = read(read_half, &shared, accepted).await {
+            if let Err(error) = read(read_half, &shared, accepted, first_id % 2).await {
                 tracing::debug!(%error, "a SPDY connection ended");
             }
             shared.close();
         }
     });
-    Connection { next_id: AtomicU32::new(1), incoming, reader: reader.abort_handle(), shared }
+    Connection { next_id: AtomicU32::new(first_id), incoming, reader: reader.abort_handle(), shared }
 }
 
 async fn write<W: AsyncWrite + Unpin>(mut io: W, mut queue: mpsc::Receiver<Out>) {
@@ -265,6 +281,7 @@ async fn read<R: AsyncRead + Unpin>(
     io: R,
     shared: &Arc<Shared>,
     accepted: mpsc::Sender<Stream>,
+    own_parity: u32,
 ) -> Result<(), FrameError> {
     let mut io = BufReader::with_capacity(32 << 10, io);
     let mut decoder = Decoder::new();
@@ -316,8 +333,8 @@ async fn read<R: AsyncRead + Unpin>(
                     state.end();
                 }
             }
-            // Odd ids are the peer's pings; even ones would be answers to ours.
-            Frame::Ping { id } if id % 2 == 1 => send(shared, Frame::Ping { id }).await?,
+            // Numbers of our own kind would be answers to our pings.
+            Frame::Ping { id } if id % 2 != own_parity => send(shared, Frame::Ping { id }).await?,
             Frame::Settings { initial_window: Some(window) } => {
                 let window = i64::from(window);
                 let change = window - shared.initial_window.swap(window, Ordering::SeqCst);

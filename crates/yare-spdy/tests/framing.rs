@@ -14,7 +14,7 @@ use tokio::{
     runtime::{Builder, Runtime},
 };
 use yare_fuzz::mutate::{Random, mutated};
-use yare_node::streaming::spdy::{Stream, serve};
+use yare_spdy::{Stream, serve};
 
 /// A peer that says what it has to say, and takes everything.
 #[derive(Default)]
