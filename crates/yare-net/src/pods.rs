@@ -73,6 +73,21 @@ impl State {
     }
 }
 
+/// What a sandbox has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The pod's address.
+    pub ip: IpAddr,
+    /// The node's end of its link.
+    pub link: String,
+    /// That end's Ethernet address; zeros where the link is gone.
+    pub link_mac: Mac,
+    /// The Ethernet address of the pod's end.
+    pub mac: Mac,
+    /// Where the pod sends everything to.
+    pub next_hop: IpAddr,
+}
+
 /// The pod network. Its calls take microseconds to a millisecond and may block: call them where that is fine.
 pub struct PodNetwork {
     directory: PathBuf,
@@ -140,6 +155,29 @@ impl PodNetwork {
             let _ = state.ipam.release(id);
         }
         result.map(|()| ip)
+    }
+
+    /// What the sandbox was given.
+    pub fn attached(&self, id: &str) -> Option<Attached> {
+        let mut guard = self.state.lock();
+        let state = guard.as_mut()?;
+        let ip = state.ipam.of(id)?;
+        let link = link_name(id);
+        let link_mac = link::find(&mut state.socket, &link).ok().flatten().map(|l| l.mac).unwrap_or_default();
+        let next_hop = if ip.is_ipv4() { NEXT_HOP_V4 } else { NEXT_HOP_V6 };
+        Some(Attached { ip, link, link_mac, mac: pod_mac(ip), next_hop })
+    }
+
+    /// Whether the sandbox's link is there, which it is for as long as its network namespace.
+    pub fn linked(&self, id: &str) -> bool {
+        let found =
+            Socket::open(netlink::ROUTE).and_then(|mut socket| link::find(&mut socket, &link_name(id)));
+        found.ok().flatten().is_some()
+    }
+
+    /// The sandboxes that have addresses.
+    pub fn owners(&self) -> Vec<String> {
+        self.state.lock().as_ref().map(|s| s.ipam.owners().map(str::to_owned).collect()).unwrap_or_default()
     }
 
     /// Closes the sandbox's ports on the node. Repeatable.

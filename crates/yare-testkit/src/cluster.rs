@@ -18,7 +18,13 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Https, Namespace, kubectl, leftovers::Owned, warden::Warden};
+use crate::{
+    Https, Namespace,
+    containerd::{self, Containerd},
+    kubectl,
+    leftovers::Owned,
+    warden::Warden,
+};
 
 /// How long a server may take to be ready; far more than it needs.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,12 +38,29 @@ pub struct Options {
     pub args: Vec<String>,
     /// Only the control plane.
     pub control_plane_only: bool,
+    /// What runs its containers.
+    pub runtime: Runtime,
+}
+
+/// A container runtime.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// Yare's own.
+    #[default]
+    Embedded,
+    /// Debian's containerd, over CRI.
+    Containerd,
 }
 
 impl Options {
     /// Only the control plane: no root is needed for it, and no container runs.
     pub fn control_plane() -> Self {
         Self { control_plane_only: true, ..Self::default() }
+    }
+
+    /// With this runtime.
+    pub fn on(runtime: Runtime) -> Self {
+        Self { runtime, ..Self::default() }
     }
 
     /// With further flags.
@@ -56,6 +79,7 @@ pub struct Cluster {
     directory: PathBuf,
     run_directory: PathBuf,
     server: Option<Child>,
+    containerd: Option<Containerd>,
     warden: Warden,
     kubectl: PathBuf,
 }
@@ -76,12 +100,21 @@ impl Cluster {
     /// Starts the server `binary` and waits until it is ready (and its node too).
     pub fn start(binary: impl AsRef<Path>, options: Options) -> anyhow::Result<Self> {
         let kubectl = kubectl::find()?;
+        if options.runtime == Runtime::Containerd {
+            containerd::find()?;
+        }
         let namespace = Namespace::new()?;
         let directory = tempfile::Builder::new().prefix("yare-test-").tempdir()?.keep();
         // Paths of sockets must be short.
         let run_directory = tempfile::Builder::new().prefix("y").rand_bytes(4).tempdir_in("/run")?.keep();
-        let warden =
-            Warden::start(&namespace, binary.as_ref(), &directory.join("pid"), &directory, &run_directory)?;
+        let warden = Warden::start(
+            &namespace,
+            binary.as_ref(),
+            &directory.join("pid"),
+            &directory,
+            &run_directory,
+            (options.runtime == Runtime::Containerd).then(|| containerd::socket(&run_directory)),
+        )?;
         let mut cluster = Self {
             binary: binary.as_ref().to_owned(),
             options,
@@ -89,9 +122,14 @@ impl Cluster {
             directory,
             run_directory,
             server: None,
+            containerd: None,
             warden,
             kubectl,
         };
+        if cluster.options.runtime == Runtime::Containerd {
+            let started = Containerd::start(&cluster.namespace, &cluster.directory, &cluster.run_directory)?;
+            cluster.containerd = Some(started);
+        }
         std::fs::write(cluster.path("resolv.conf"), "")?;
         cluster.launch()?;
         Ok(cluster)
@@ -148,6 +186,10 @@ impl Cluster {
             .stderr(log);
         if self.options.control_plane_only {
             command.arg("--disable-agent");
+        }
+        if self.options.runtime == Runtime::Containerd {
+            let socket = containerd::socket(&self.run_directory);
+            command.arg("--container-runtime-endpoint").arg(format!("unix://{}", socket.display()));
         }
         Ok(command)
     }
@@ -214,7 +256,12 @@ impl Cluster {
     }
 
     /// Imports an image with busybox under `name`.
+    ///
+    /// Over CRI nothing can be imported: then it is pulled, and must be `yare.local/busybox:1`.
     pub fn import_busybox(&self, name: &str) -> anyhow::Result<()> {
+        if self.options.runtime == Runtime::Containerd {
+            return self.yare(&["image", "pull", name]).map(drop);
+        }
         let directory = tempfile::tempdir()?;
         let archive = crate::busybox(directory.path(), name)?;
         self.yare(&["image", "import", &archive.display().to_string()]).map(drop)
@@ -260,6 +307,12 @@ impl Cluster {
         Owned::of(None, &self.directory, &self.run_directory).processes()
     }
 
+    /// Kills containerd and starts it again.
+    pub fn restart_containerd(&mut self) -> anyhow::Result<()> {
+        let containerd = self.containerd.as_mut().context("this cluster has no containerd")?;
+        containerd.restart(&self.namespace, &self.directory, &self.run_directory)
+    }
+
     /// Kills the server with SIGKILL.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut server) = self.server.take() {
@@ -286,6 +339,9 @@ impl Cluster {
         let owned = Owned::of(self.namespace.inode().ok(), &self.directory, &self.run_directory);
         let mut problems: Vec<String> = self.kill().err().map(|e| format!("{e:#}")).into_iter().collect();
         let cleanup = self.warden.finish();
+        if let Some(mut containerd) = self.containerd.take() {
+            containerd.ended();
+        }
         problems.extend(cleanup.as_ref().err().map(|e| format!("{e:#}")));
         // A process that was told to end takes a moment.
         let deadline = Instant::now() + Duration::from_secs(2);

@@ -29,8 +29,9 @@ impl Owned {
         let names = |path: PathBuf| {
             fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>()
         };
+        let made = [run_directory.join("netns"), crate::containerd::namespaces(run_directory)];
         let held: Vec<_> =
-            names(run_directory.join("netns")).iter().filter_map(|path| fs::File::open(path).ok()).collect();
+            made.into_iter().flat_map(names).filter_map(|path| fs::File::open(path).ok()).collect();
         let inode = |file: &fs::File| file.metadata().ok().map(|m| m.ino());
         let pods = names(directory.join("data/agent/pods"));
         Self {

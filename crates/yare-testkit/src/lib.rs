@@ -6,6 +6,7 @@
 
 mod calls;
 mod cluster;
+pub mod containerd;
 pub mod csi;
 mod device_plugin;
 mod dra_driver;
@@ -21,7 +22,7 @@ mod terminal;
 mod warden;
 
 pub use calls::{Calls, Report};
-pub use cluster::{Cluster, Options};
+pub use cluster::{Cluster, Options, Runtime};
 pub use csi::{CsiBehaviour, CsiCall, CsiDriver, CsiFault};
 pub use device_plugin::{DeviceAnswer, DeviceBehaviour, DevicePlugin, PluginDevice};
 pub use dra_driver::{ClaimedDevice, DraBehaviour, DraDriver};
@@ -32,3 +33,16 @@ pub use kms::{Behaviour, Kms};
 pub use kubectl::Running;
 pub use namespace::Namespace;
 pub use terminal::Terminal;
+
+/// Tests that must be the same on every runtime: each is a function of the [`Runtime`].
+#[macro_export]
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod embedded {
+            $(#[test] fn $test() { super::$test($crate::Runtime::Embedded); })*
+        }
+        mod containerd {
+            $(#[test] fn $test() { super::$test($crate::Runtime::Containerd); })*
+        }
+    };
+}

@@ -17,6 +17,9 @@ use crate::{
     image::{busybox_parts, sha256},
 };
 
+/// The name of an image that only waits, as the first process of a sandbox does; all others run a shell.
+pub const PAUSE: &str = "pause";
+
 /// What is wrong with the layer that a registry sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer {
@@ -40,31 +43,49 @@ struct Answer {
 /// Serves an image with busybox as `127.0.0.1:PORT/NAME:1` in the namespace, one name for each kind of damage,
 /// for as long as the test's process lives.
 pub fn serve(namespace: &Namespace, port: u16, images: &[(&str, Layer)]) -> anyhow::Result<()> {
+    answer_at(namespace.run(|| TcpListener::bind(("127.0.0.1", port)))??, images)
+}
+
+/// The same in this process's own network.
+pub fn serve_here(port: u16, images: &[(&str, Layer)]) -> anyhow::Result<()> {
+    answer_at(TcpListener::bind(("127.0.0.1", port))?, images)
+}
+
+fn answer_at(listener: TcpListener, images: &[(&str, Layer)]) -> anyhow::Result<()> {
     const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     const BLOB: &str = "application/octet-stream";
     let directory = tempfile::tempdir()?;
     let (layer_path, config) = busybox_parts(directory.path())?;
     let layer = std::fs::read(layer_path)?;
-    let (config_digest, layer_digest) = (sha256(config.as_bytes())?, sha256(&layer)?);
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": format!("sha256:{config_digest}"), "size": config.len(),
-        },
-        "layers": [{
-            "mediaType": "application/vnd.oci.image.layer.v1.tar",
-            "digest": format!("sha256:{layer_digest}"), "size": layer.len(),
-        }],
-    })
-    .to_string();
+    let mut waiting: serde_json::Value = serde_json::from_str(&config)?;
+    waiting["config"]["Cmd"] = json!(["sleep", "2147483647"]);
+    let configs = [config, waiting.to_string()];
+    let layer_digest = sha256(&layer)?;
     let mut answers = BTreeMap::new();
     let mut add = |path: String, kind, announced, body: &[u8]| {
         answers.insert(path, Answer { kind, announced, body: body.to_vec() });
     };
     for (name, damage) in images {
+        let config = &configs[usize::from(*name == PAUSE)];
+        let config_digest = sha256(config.as_bytes())?;
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": format!("sha256:{config_digest}"), "size": config.len(),
+            },
+            "layers": [{
+                "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                "digest": format!("sha256:{layer_digest}"), "size": layer.len(),
+            }],
+        })
+        .to_string();
         add(format!("/v2/{name}/manifests/1"), MANIFEST, manifest.len(), manifest.as_bytes());
+        // Some ask by the digest once they know it.
+        let manifest_digest = sha256(manifest.as_bytes())?;
+        let by_digest = format!("/v2/{name}/manifests/sha256:{manifest_digest}");
+        add(by_digest, MANIFEST, manifest.len(), manifest.as_bytes());
         add(format!("/v2/{name}/blobs/sha256:{config_digest}"), BLOB, config.len(), config.as_bytes());
         let (mut sent, mut announced) = (layer.clone(), layer.len());
         match damage {
@@ -78,7 +99,6 @@ pub fn serve(namespace: &Namespace, port: u16, images: &[(&str, Layer)]) -> anyh
         }
         add(format!("/v2/{name}/blobs/sha256:{layer_digest}"), BLOB, announced, &sent);
     }
-    let listener = namespace.run(|| TcpListener::bind(("127.0.0.1", port)))??;
     let answers = Arc::new(answers);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -101,6 +121,8 @@ fn answer(mut stream: &TcpStream, answers: &BTreeMap<String, Answer>) -> anyhow:
     }
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    // A mirror is told whose images it is asked for.
+    let path = path.split('?').next().unwrap_or_default();
     let Some(Answer { kind, announced, body }) = answers.get(path) else {
         return Ok(
             stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?

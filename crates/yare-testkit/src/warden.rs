@@ -4,7 +4,7 @@
 //! is killed leaves as little as one that passes.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -13,7 +13,8 @@ use std::os::unix::process::CommandExt as _;
 
 use crate::Namespace;
 
-/// Arguments: pid file, program, directories.
+/// Arguments: pid file, program, directories. A container runtime of the cluster's own is told by its configuration
+/// and its socket, which are in the second directory, and is ended last.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP PIPE
 cat >/dev/null
@@ -21,11 +22,23 @@ if [ -s "$1" ]; then
   kill -KILL "$(cat "$1")" 2>/dev/null
   for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$(cat "$1")" 2>/dev/null || break; sleep 0.1; done
 fi
-if [ -d "$YARE_DATA_DIR/runtime" ]; then
+status=0
+if [ -n "$YARE_CONTAINER_RUNTIME_ENDPOINT" ]; then
+  "$2" cleanup || status=$?
+  for process in /proc/[0-9]*; do
+    if { tr '\0' '\n' <"$process/cmdline"; } 2>/dev/null | grep -q "^$4/"; then
+      kill -KILL "${process#/proc/}" 2>/dev/null
+    fi
+  done
+  while mount=$(grep -o " $4/c/[^ ]*" /proc/self/mountinfo | tail -n 1) && [ -n "$mount" ]; do
+    umount -l "${mount# }" || break
+    echo "still mounted: $mount"
+    status=1
+  done
+elif [ -d "$YARE_DATA_DIR/runtime" ]; then
   echo "sandboxes: $(ls "$YARE_DATA_DIR/runtime/sandboxes" | tr '\n' ' ')"
-  "$2" cleanup
+  "$2" cleanup || status=$?
 fi
-status=$?
 rm -rf "$3" "$4" || status=$?
 exit $status
 "#;
@@ -42,6 +55,7 @@ impl Warden {
         pid_file: &Path,
         directory: &Path,
         run_directory: &Path,
+        containerd: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let mut command = Command::new("sh");
         command
@@ -55,6 +69,9 @@ impl Warden {
             .stderr(Stdio::piped())
             // A signal to the test's group is no signal to it.
             .process_group(0);
+        if let Some(socket) = containerd {
+            command.env("YARE_CONTAINER_RUNTIME_ENDPOINT", socket);
+        }
         Ok(Self(Some(namespace.run(|| command.spawn())??)))
     }
 

@@ -16,17 +16,19 @@ use yare_auth::tls::Serving;
 use yare_client::{Client, NODES, Selection};
 use yare_net::{
     HostPort, PodNetwork, Protocol,
+    cni::install::Whose,
     dns::{self, Dns},
     proxy::{self, Proxy},
 };
 use yare_node::{KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle};
 use yare_runtime::{
-    Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol, Runtime as _, SandboxState,
+    CriRuntime, Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol, Runtime, SandboxState,
 };
 
 use crate::{
     cli::ServerArgs,
-    image,
+    cri::{self, Connected},
+    image::{self, Images},
     progress::{Progress, complain},
     server::Plan,
 };
@@ -47,12 +49,23 @@ const NETWORK_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Agent {
     node: NodeHandle,
     network: JoinHandle<()>,
-    images: JoinHandle<()>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+/// The container runtime, and what comes with it.
+struct Containers {
+    runtime: Arc<dyn Runtime>,
+    images: Images,
+    /// A runtime behind CRI.
+    cri: Option<Connected>,
 }
 
 /// Says in one line what this machine lacks.
-pub fn check_machine() -> anyhow::Result<()> {
-    let lack = yare_runtime::machine::lack().map(|lack| lack.to_string()).or_else(|| {
+pub fn check_machine(args: &ServerArgs) -> anyhow::Result<()> {
+    // What containers need is another runtime's business, if there is one.
+    let embedded = args.cri.container_runtime_endpoint.is_none();
+    let lack = embedded.then(yare_runtime::machine::lack).flatten().map(|lack| lack.to_string());
+    let lack = lack.or_else(|| {
         // Services, host ports and policies are rules of nftables.
         let error = yare_net::nft::check().err()?;
         Some(format!(
@@ -108,14 +121,15 @@ impl Agent {
         let network_dir = args.data.data_dir.join("network");
         let known = network_dir.exists();
         let pods = Arc::new(PodNetwork::new(&network_dir));
-        let mut config = EngineConfig::new(&args.data.data_dir, &args.run_dir);
-        config.network = Some(Arc::new(Attach(pods.clone())));
-        config.insecure_registries = args.insecure_registry.clone();
-        let engine = Engine::open(config).await.context("container runtime")?;
-        let own = std::env::current_exe().context("this program's file")?;
-        engine.images().add_builtin(HELLO_IMAGE, &own).context("image of the demonstration")?;
-        let images = image::serve(&args.data.data_dir, engine.clone())?;
-        progress.done("container runtime", "embedded");
+        let Containers { runtime, images, cri } = containers(args, plan, &pods, progress).await?;
+        let mut helpers = vec![image::serve(&args.data.data_dir, images)?];
+        let (cri, network_of_others) = match cri {
+            None => (None, false),
+            Some(Connected { runtime, network, plugin }) => {
+                helpers.push(plugin);
+                (Some(runtime), network != Whose::Ours)
+            }
+        };
 
         let node_client = component(&format!("system:node:{}", plan.node_name), &["system:nodes"]);
         let settings = plan.kubelet.settings();
@@ -129,7 +143,7 @@ impl Agent {
             watch::channel(NetworkReadiness::NotReady("the node has no podCIDR yet".into()));
         let mut config = NodeConfig::new(
             node_client.clone(),
-            Arc::new(engine.clone()),
+            runtime.clone(),
             plan.node_name.clone(),
             plan.node_ip,
             args.data.data_dir.join("agent"),
@@ -143,7 +157,10 @@ impl Agent {
         config.server = Some(KubeletServer { listener, serving: Some(serving) });
         let parts = NetworkParts {
             pods,
-            engine,
+            runtime,
+            cri,
+            network_of_others,
+            node_ip: plan.node_ip,
             node_client,
             proxy_client: (!disabled(args, "service-proxy")).then(|| component("system:kube-proxy", &[])),
             dns_client: (!disabled(args, "dns")).then(|| component(DNS_USER, &[])),
@@ -167,15 +184,45 @@ impl Agent {
         let node = Node::start(config).await?;
         progress.done("node agent", &format!("{} on port {kubelet_port}", plan.node_name));
 
-        Ok(Self { node, network: running, images })
+        Ok(Self { node, network: running, helpers })
     }
 
     /// Stops the agent; containers and service rules stay.
     pub async fn shutdown(self) {
         self.network.abort();
-        self.images.abort();
+        self.helpers.iter().for_each(JoinHandle::abort);
         self.node.shutdown().await;
     }
+}
+
+/// The embedded runtime, or the one behind the endpoint that was given.
+async fn containers(
+    args: &ServerArgs,
+    plan: &Plan,
+    pods: &Arc<PodNetwork>,
+    progress: &mut Progress,
+) -> anyhow::Result<Containers> {
+    if let Some(endpoint) = &args.cri.container_runtime_endpoint {
+        let connected = cri::connect(&args.cri, endpoint, &args.run_dir, &plan.cri, pods).await?;
+        let version = connected.runtime.version().await?;
+        progress.done("container runtime", &format!("{} {} at {endpoint}", version.name, version.version));
+        if let Whose::Theirs(configuration) = &connected.network {
+            progress.done("pod network", &format!("by {}", configuration.display()));
+        }
+        let runtime: Arc<dyn Runtime> = Arc::new(connected.runtime.clone());
+        let images = Images { runtime: runtime.clone(), store: None };
+        return Ok(Containers { runtime, images, cri: Some(connected) });
+    }
+    let mut config = EngineConfig::new(&args.data.data_dir, &args.run_dir);
+    config.network = Some(Arc::new(Attach(pods.clone())));
+    config.insecure_registries = args.insecure_registry.clone();
+    let engine = Engine::open(config).await.context("container runtime")?;
+    let own = std::env::current_exe().context("this program's file")?;
+    engine.images().add_builtin(HELLO_IMAGE, &own).context("image of the demonstration")?;
+    progress.done("container runtime", "embedded");
+    let store = Some(engine.images());
+    let runtime: Arc<dyn Runtime> = Arc::new(engine);
+    Ok(Containers { images: Images { runtime: runtime.clone(), store }, runtime, cri: None })
 }
 
 fn disabled(args: &ServerArgs, component: &str) -> bool {
@@ -195,7 +242,12 @@ fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
 /// What waits for the node's pod range.
 struct NetworkParts {
     pods: Arc<PodNetwork>,
-    engine: Engine,
+    runtime: Arc<dyn Runtime>,
+    /// The runtime again, where it is behind CRI and has a network plugin of its own to be ready.
+    cri: Option<CriRuntime>,
+    /// The pods' network is not ours.
+    network_of_others: bool,
+    node_ip: IpAddr,
     node_client: Client,
     proxy_client: Option<Client>,
     dns_client: Option<Client>,
@@ -234,6 +286,9 @@ impl NetworkParts {
                 // They live as long as this task.
                 Ok(parts) => {
                     let _running = parts;
+                    if let Some(runtime) = self.cri {
+                        return cri::follow_network(runtime, self.readiness).await;
+                    }
                     self.readiness.send_replace(NetworkReadiness::Ready);
                     return std::future::pending().await;
                 }
@@ -246,16 +301,21 @@ impl NetworkParts {
     }
 
     async fn start(&self, pod_cidr: &str) -> anyhow::Result<(Option<Proxy>, Option<Dns>)> {
-        let range = pod_cidr.parse().map_err(|e| anyhow::anyhow!("podCIDR: {e}"))?;
-        let sandboxes = self.engine.sandboxes().await?;
-        let ready: BTreeSet<String> =
-            sandboxes.into_iter().filter(|s| s.state == SandboxState::Ready).map(|s| s.id).collect();
-        self.pods.configure(range, |id| ready.contains(id))?;
+        if !self.network_of_others {
+            let range = pod_cidr.parse().map_err(|e| anyhow::anyhow!("podCIDR: {e}"))?;
+            let sandboxes = self.runtime.sandboxes().await?;
+            let ready: BTreeSet<String> =
+                sandboxes.into_iter().filter(|s| s.state == SandboxState::Ready).map(|s| s.id).collect();
+            // One that a runtime behind CRI is still making is in no list yet, but has its link.
+            let making = |id: &str| self.cri.is_some() && self.pods.linked(id);
+            self.pods.configure(range, |id| ready.contains(id) || making(id))?;
+        }
         let proxy = match &self.proxy_client {
             Some(client) => Some(Proxy::start(client.clone(), self.proxy.clone())?),
             None => None,
         };
-        let dns = match (&self.dns_client, self.pods.gateway()) {
+        let own = if self.network_of_others { Some(self.node_ip) } else { self.pods.gateway() };
+        let dns = match (&self.dns_client, own) {
             (Some(client), Some(gateway)) => Some(self.start_dns(client, gateway).await?),
             _ => None,
         };

@@ -7,11 +7,31 @@ use nix::mount::{MntFlags, umount2};
 use yare_net::proxy;
 use yare_runtime::{Engine, EngineConfig, Runtime as _};
 
-use crate::{cli::CleanupArgs, progress::say};
+use crate::{cli::CleanupArgs, cri, progress::say};
 
 /// Ends pods, unmounts their volumes, removes service rules. State under the data directory stays, so the
 /// next `yare server` starts the same pods again.
 pub async fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    let (sandboxes, failed) = match &args.cri.container_runtime_endpoint {
+        None => embedded(args).await?,
+        Some(endpoint) => cri::cleanup(&args.cri, endpoint, &args.data.data_dir, &args.run_dir).await?,
+    };
+    // Those of other nodes on this machine stay.
+    let cgroups = [&yare_node::CGROUPS[..], &yare_runtime::CGROUPS].concat();
+    yare_runtime::remove_empty_cgroups(&cgroups, Duration::from_millis(200)).await;
+    let agent = args.data.data_dir.join("agent");
+    detach_below(&agent)?;
+    let volumes = unmount_below(&agent)?;
+    proxy::remove_rules()?;
+    if !failed.is_empty() {
+        anyhow::bail!("{} of {sandboxes} pods could not be ended; {}", failed.len(), failed.join("; "));
+    }
+    say(&format!("ended {sandboxes} pods, unmounted {volumes} volumes, removed service rules"));
+    Ok(())
+}
+
+/// Ends the pods of the embedded runtime: how many there were, and what could not be ended.
+async fn embedded(args: &CleanupArgs) -> anyhow::Result<(usize, Vec<String>)> {
     let engine = Engine::open(EngineConfig::new(&args.data.data_dir, &args.run_dir))
         .await
         .context("container runtime")?;
@@ -23,24 +43,7 @@ pub async fn run(args: &CleanupArgs) -> anyhow::Result<()> {
             failed.push(format!("sandbox {}: {e}", sandbox.id));
         }
     }
-    drop(engine);
-    // Those of other nodes on this machine stay.
-    let cgroups = [&yare_node::CGROUPS[..], &yare_runtime::CGROUPS].concat();
-    yare_runtime::remove_empty_cgroups(&cgroups, Duration::from_millis(200)).await;
-    let agent = args.data.data_dir.join("agent");
-    detach_below(&agent)?;
-    let volumes = unmount_below(&agent)?;
-    proxy::remove_rules()?;
-    if !failed.is_empty() {
-        anyhow::bail!(
-            "{} of {} pods could not be ended; {}",
-            failed.len(),
-            sandboxes.len(),
-            failed.join("; ")
-        );
-    }
-    say(&format!("ended {} pods, unmounted {volumes} volumes, removed service rules", sandboxes.len()));
-    Ok(())
+    Ok((sandboxes.len(), failed))
 }
 
 /// Detaches loop devices that keep devices of pods open.

@@ -140,9 +140,9 @@ pub struct ServerArgs {
     /// How many pods this node takes.
     #[arg(long, default_value_t = 110, env = "YARE_MAX_PODS")]
     pub max_pods: u32,
-    /// A flag of upstream's kubelet, NAME=VALUE (pod-max-pids=1000); several times, or with `;` between them.
-    #[arg(long, env = "YARE_KUBELET_ARG", value_delimiter = ';')]
-    pub kubelet_arg: Vec<String>,
+    /// About the container runtime.
+    #[command(flatten)]
+    pub cri: CriArgs,
     /// Sockets and namespaces of containers.
     #[arg(long, default_value = "/run/yare", env = "YARE_RUN_DIR")]
     pub run_dir: PathBuf,
@@ -170,6 +170,21 @@ pub struct ServerArgs {
     /// About what is signed.
     #[command(flatten)]
     pub signing: SigningArgs,
+}
+
+/// Flags about the container runtime, and about the kubelet that speaks to it.
+#[derive(Args, Debug, Clone, Default)]
+pub struct CriArgs {
+    /// Socket of a container runtime that speaks CRI v1, unix:///run/containerd/containerd.sock; without it, the
+    /// embedded one runs.
+    #[arg(long, env = "YARE_CONTAINER_RUNTIME_ENDPOINT")]
+    pub container_runtime_endpoint: Option<String>,
+    /// Socket of its image service, where that is another one.
+    #[arg(long, env = "YARE_IMAGE_SERVICE_ENDPOINT", requires = "container_runtime_endpoint")]
+    pub image_service_endpoint: Option<String>,
+    /// A flag of upstream's kubelet, NAME=VALUE (pod-max-pids=1000); several times, or with `;` between them.
+    #[arg(long, env = "YARE_KUBELET_ARG", value_delimiter = ';')]
+    pub kubelet_arg: Vec<String>,
 }
 
 /// A file mode.
@@ -234,6 +249,9 @@ pub struct CleanupArgs {
     /// Sockets and namespaces of containers.
     #[arg(long, default_value = "/run/yare", env = "YARE_RUN_DIR")]
     pub run_dir: PathBuf,
+    /// About the container runtime, as it was said to the server.
+    #[command(flatten)]
+    pub cri: CriArgs,
 }
 
 /// Flags of `yare hello`.

@@ -17,7 +17,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     task::JoinHandle,
 };
-use yare_runtime::{Engine, ImageStore, Runtime as _};
+use yare_runtime::{ImageStatus, ImageStore, Runtime};
 
 use crate::{
     cli::{DataDir, ImageCommand},
@@ -108,7 +108,7 @@ async fn alone(data: &DataDir, insecure: &[String], ask: Ask) -> anyhow::Result<
     let store = Arc::new(ImageStore::open(&path).with_context(|| format!("image store {}", path.display()))?);
     Ok(match ask {
         Ask::Import { path, name } => import(&store, path, name).await?,
-        Ask::List => rows(&store),
+        Ask::List => rows(store.list()),
         Ask::Pull { image } => {
             let id =
                 store.pull(&image, None, None, insecure).await.with_context(|| format!("pull {image}"))?;
@@ -128,8 +128,8 @@ async fn import(store: &Arc<ImageStore>, path: PathBuf, name: Option<String>) ->
     Ok(Answer::Done(imported))
 }
 
-fn rows(store: &ImageStore) -> Answer {
-    let rows = store.list().into_iter().flat_map(|image| {
+fn rows(images: Vec<ImageStatus>) -> Answer {
+    let rows = images.into_iter().flat_map(|image| {
         let names = if image.repo_tags.is_empty() { image.repo_digests } else { image.repo_tags };
         let (id, size_bytes) = (image.id, image.size_bytes);
         names.into_iter().map(move |name| Row { name, id: id.clone(), size_bytes })
@@ -137,8 +137,17 @@ fn rows(store: &ImageStore) -> Answer {
     Answer::Rows(rows.collect())
 }
 
+/// The images of the node: the runtime's, and the store that can import some, which is the embedded one's.
+#[derive(Clone)]
+pub struct Images {
+    /// The runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// Its store; none: the runtime is another program, which brings images in by its own tools.
+    pub store: Option<Arc<ImageStore>>,
+}
+
 /// Answers image commands until the task is aborted. Only the server's own user may connect.
-pub fn serve(data_dir: &Path, engine: Engine) -> anyhow::Result<JoinHandle<()>> {
+pub fn serve(data_dir: &Path, images: Images) -> anyhow::Result<JoinHandle<()>> {
     let path = data_dir.join(SOCKET);
     let what = || format!("image socket {}", path.display());
     match std::fs::remove_file(&path) {
@@ -153,9 +162,9 @@ pub fn serve(data_dir: &Path, engine: Engine) -> anyhow::Result<JoinHandle<()>> 
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
             };
-            let engine = engine.clone();
+            let images = images.clone();
             tokio::spawn(async move {
-                if let Err(error) = answer(stream, &engine).await {
+                if let Err(error) = answer(stream, &images).await {
                     tracing::debug!(%error, "image command");
                 }
             });
@@ -163,26 +172,34 @@ pub fn serve(data_dir: &Path, engine: Engine) -> anyhow::Result<JoinHandle<()>> 
     }))
 }
 
-async fn answer(mut stream: UnixStream, engine: &Engine) -> anyhow::Result<()> {
+async fn answer(mut stream: UnixStream, images: &Images) -> anyhow::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
     BufReader::new(reader.take(MAX_LINE_BYTES)).read_line(&mut line).await?;
     let ask = serde_json::from_str(&line)?;
-    let answer = act(engine, ask).await.unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
+    let answer = act(images, ask).await.unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
     writer.write_all(&serde_json::to_vec(&answer)?).await?;
     Ok(())
 }
 
-async fn act(engine: &Engine, ask: Ask) -> anyhow::Result<Answer> {
+async fn act(images: &Images, ask: Ask) -> anyhow::Result<Answer> {
+    let runtime = &images.runtime;
     Ok(match ask {
-        Ask::Import { path, name } => import(&engine.images(), path, name).await?,
-        Ask::List => rows(&engine.images()),
+        Ask::Import { path, name } => match &images.store {
+            Some(store) => import(store, path, name).await?,
+            None => bail!(
+                "this node's images are another container runtime's: import with its own tools (containerd: ctr -n \
+                 k8s.io images import {})",
+                path.display()
+            ),
+        },
+        Ask::List => rows(runtime.images().await?),
         Ask::Remove { image } => {
-            engine.remove_image(&image).await.with_context(|| format!("remove {image}"))?;
+            runtime.remove_image(&image).await.with_context(|| format!("remove {image}"))?;
             Answer::Done(vec![image])
         }
         Ask::Pull { image } => {
-            let id = engine.pull_image(&image, None, None).await.with_context(|| format!("pull {image}"))?;
+            let id = runtime.pull_image(&image, None, None).await.with_context(|| format!("pull {image}"))?;
             Answer::Done(vec![id])
         }
     })

@@ -4,7 +4,7 @@
 //! `yare_node::config`), or one of those below. `config` and `config-dir` name files. Anything else is fields of
 //! `KubeletConfiguration` as YAML: `evictionHard: {memory.available: 200Mi}`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
@@ -18,6 +18,10 @@ pub struct Arguments {
     sources: Sources,
     /// `--node-labels`
     pub labels: BTreeMap<String, String>,
+    /// Where a runtime behind CRI looks for network plugins, where it does not say it itself.
+    pub cni_bin_dir: Option<PathBuf>,
+    /// And for network configurations.
+    pub cni_conf_dir: Option<PathBuf>,
 }
 
 /// A flag that is no field: its name, and what its value changes.
@@ -29,6 +33,20 @@ struct Row {
 /// Upstream's flags that are no fields, by name. Where Yare has a flag of its own for it, that is said.
 const TABLE: &[Row] = &[
     Row { name: "cert-dir", set: |_, _| bail!("certificates are below --data-dir") },
+    Row {
+        name: "cni-bin-dir",
+        set: |arguments, value| {
+            arguments.cni_bin_dir = Some(std::path::absolute(value)?);
+            Ok(())
+        },
+    },
+    Row {
+        name: "cni-conf-dir",
+        set: |arguments, value| {
+            arguments.cni_conf_dir = Some(std::path::absolute(value)?);
+            Ok(())
+        },
+    },
     Row {
         name: "config",
         set: |arguments, value| {

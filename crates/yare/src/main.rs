@@ -6,6 +6,7 @@ mod auth;
 mod cleanup;
 mod cli;
 mod config;
+mod cri;
 mod encryption;
 mod hello;
 mod image;
@@ -32,6 +33,10 @@ fn main() -> ExitCode {
     let mut args = std::env::args();
     if args.nth(1).as_deref() == Some("shim") {
         yare_runtime::shim::main(args);
+    }
+    // A container runtime's network plugin is this program under another name.
+    if let Some(name) = yare_net::cni::plugin::called() {
+        return yare_net::cni::plugin::main(name);
     }
     let args = config::expand(std::env::args_os().collect());
     match args.map(cli::Cli::parse_from).and_then(|cli| run(cli.command)) {

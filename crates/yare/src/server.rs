@@ -33,6 +33,7 @@ use crate::{
     agent::{self, Agent},
     auth::FRONT_PROXY_CLIENT,
     cli::ServerArgs,
+    cri,
     kubeconfig, kubelet_arg, local_storage,
     progress::{Progress, say},
 };
@@ -59,6 +60,8 @@ pub struct Plan {
     pub kubelet: Configuration,
     /// Labels of this node beyond those of `--node-label`.
     pub node_labels: BTreeMap<String, String>,
+    /// How a container runtime behind CRI is spoken to.
+    pub cri: cri::Told,
 }
 
 impl Plan {
@@ -87,9 +90,10 @@ impl Plan {
             Some(name) => name.clone(),
             None => hostname()?,
         };
-        let kubelet_args = kubelet_arg::Arguments::parse(&args.kubelet_arg)?;
+        let kubelet_args = kubelet_arg::Arguments::parse(&args.cri.kubelet_arg)?;
         let kubelet =
             kubelet_args.load(&args.feature_gates.join(","), kubelet_arg::base(args, cluster_dns))?;
+        let cri = cri::Told::new(&kubelet_args, &kubelet)?;
         let node_labels = kubelet_args.labels;
         let local_storage_path =
             args.default_local_storage_path.clone().unwrap_or_else(|| args.data.data_dir.join("storage"));
@@ -109,6 +113,7 @@ impl Plan {
             local_storage_path,
             kubelet,
             node_labels,
+            cri,
         })
     }
 }
@@ -150,7 +155,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("YARE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     if !args.disable_agent {
-        agent::check_machine()?;
+        agent::check_machine(&args)?;
     }
     let mut progress = Progress::new();
     let plan = Plan::new(&args)?;

@@ -3,10 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use yare_testkit::{Cluster, Options};
+use yare_testkit::{Cluster, Options, Runtime};
 
 const YARE: &str = env!("CARGO_BIN_EXE_yare");
 const IMAGE: &str = "yare.local/busybox:1";
+
+yare_testkit::on_both! { logs exec_and_attach copies_and_forwards }
+
 const SOON: Duration = Duration::from_secs(15);
 
 const PODS: &str = r#"
@@ -73,9 +76,8 @@ fn start(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.ready(&["talker", "echoer", "web"])
 }
 
-#[test]
-fn logs() {
-    Cluster::test(YARE, Options::default(), |cluster| {
+fn logs(runtime: Runtime) {
+    Cluster::test(YARE, Options::on(runtime), |cluster| {
         start(cluster)?;
         // Arguments, and what the output has to begin with.
         let cases: &[(&[&str], &str)] = &[
@@ -119,9 +121,8 @@ fn logs() {
     });
 }
 
-#[test]
-fn exec_and_attach() {
-    Cluster::test(YARE, Options::default(), |cluster| {
+fn exec_and_attach(runtime: Runtime) {
+    Cluster::test(YARE, Options::on(runtime), |cluster| {
         start(cluster)?;
         let (status, out, err) = cluster
             .kubectl_with(&["exec", "talker", "--", "sh", "-c", "echo out; echo err >&2; exit 7"], "")?;
@@ -182,9 +183,8 @@ fn exec_and_attach() {
     });
 }
 
-#[test]
-fn copies_and_forwards() {
-    Cluster::test(YARE, Options::default(), |cluster| {
+fn copies_and_forwards(runtime: Runtime) {
+    Cluster::test(YARE, Options::on(runtime), |cluster| {
         start(cluster)?;
         let tree = cluster.path("tree");
         std::fs::create_dir_all(tree.join("below"))?;

@@ -105,7 +105,7 @@ pub const ROWS: &[Row] = &[
     row("systemCgroups", Text, "", "system-cgroups", Refused(CGROUPS)),
     row("cgroupRoot", Text, "", "cgroup-root", Acts),
     row("cgroupsPerQOS", Bool, "true", "cgroups-per-qos", Acts),
-    row("cgroupDriver", Text, "cgroupfs", "cgroup-driver", Moot("the runtime names its driver (KubeletCgroupDriverFromCRI)")),
+    row("cgroupDriver", Text, "cgroupfs", "cgroup-driver", Acts),
     row("cpuManagerPolicy", Text, "none", "cpu-manager-policy", Refused(CLASSIC)),
     row("singleProcessOOMKill", Bool, "", "", Acts),
     row("cpuManagerPolicyOptions", TextMap, "", "cpu-manager-policy-options", Refused(CLASSIC)),
@@ -115,7 +115,7 @@ pub const ROWS: &[Row] = &[
     row("topologyManagerScope", Text, "container", "topology-manager-scope", Moot(CLASSIC)),
     row("topologyManagerPolicyOptions", TextMap, "", "topology-manager-policy-options", Refused(CLASSIC)),
     row("qosReserved", TextMap, "", "qos-reserved", Refused("no memory is set aside by class of service")),
-    row("runtimeRequestTimeout", Duration, "2m", "runtime-request-timeout", Moot("the runtime is in this process")),
+    row("runtimeRequestTimeout", Duration, "2m", "runtime-request-timeout", Acts),
     row("hairpinMode", Text, "promiscuous-bridge", "hairpin-mode", Moot(PACKETS)),
     row("maxPods", Int32, "110", "max-pods", Acts),
     row("podCIDR", Text, "", "pod-cidr", Moot("the range of pods comes from the node's object")),
@@ -189,8 +189,8 @@ pub const ROWS: &[Row] = &[
     row("tracing.samplingRatePerMillion", OptInt32, "", "", Refused("there are no traces to send")),
     row("localStorageCapacityIsolation", Bool, "true", "local-storage-capacity-isolation", Acts),
     // Upstream: containerd's socket. Empty is the embedded runtime.
-    row("containerRuntimeEndpoint", Text, "", "container-runtime-endpoint", Refused("the runtime is the embedded one")),
-    row("imageServiceEndpoint", Text, "", "image-service-endpoint", Refused("the runtime is the embedded one")),
+    row("containerRuntimeEndpoint", Text, "", "container-runtime-endpoint", Refused("it is a flag of yare server")),
+    row("imageServiceEndpoint", Text, "", "image-service-endpoint", Refused("it is a flag of yare server")),
     // Upstream: true. The embedded runtime runs on control groups of both versions.
     row("failCgroupV1", Bool, "false", "fail-cgroupv1", Acts),
     row("userNamespaces.idsPerPod", OptInt64, "", "", Refused("a pod's user namespace has 65536 ids")),
