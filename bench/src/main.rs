@@ -10,6 +10,7 @@ mod definitions;
 mod node;
 mod overload;
 mod process;
+mod runtime;
 mod server;
 mod start;
 mod table;
@@ -105,7 +106,10 @@ fn main() -> ExitCode {
                     "api" => api::measure(&args.binary, scale, &mut table).await,
                     "overload" => overload::measure(&args.binary, scale, &mut table).await,
                     "definitions" => definitions::measure(&args.binary, scale, &mut table).await,
-                    "node" => node::measure(&args.binary, scale, &mut table).await,
+                    "node" => match node::measure(&args.binary, scale, &mut table).await {
+                        Ok(()) => runtime::measure(&args.binary, scale, &mut table).await,
+                        failed => failed,
+                    },
                     _ => Err(anyhow::anyhow!("there are only the parts {}", PARTS.join(", "))),
                 };
                 if let Err(error) = result {
