@@ -33,8 +33,7 @@ use crate::{
     agent::{self, Agent},
     auth::FRONT_PROXY_CLIENT,
     cli::ServerArgs,
-    cri,
-    kubeconfig, kubelet_arg, local_storage,
+    cri, kubeconfig, kubelet_arg, local_storage,
     progress::{Progress, say},
 };
 

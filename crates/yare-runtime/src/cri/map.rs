@@ -368,6 +368,7 @@ pub(super) fn container(config: &ContainerConfig, sandbox: &SandboxConfig) -> Re
             resources: Some(resources(&config.resources)),
             security_context: Some(security(&config.security, &sandbox.namespaces)),
         }),
+        cdi_devices: config.cdi_devices.iter().map(|name| cri::CdiDevice { name: name.clone() }).collect(),
         stop_signal,
     })
 }

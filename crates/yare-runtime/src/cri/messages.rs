@@ -330,6 +330,9 @@ messages! {
         #[prost(string, tag = "2")] host_path: String,
         #[prost(string, tag = "3")] permissions: String,
     }
+    CdiDevice {
+        #[prost(string, tag = "1")] name: String,
+    }
     ContainerConfig {
         #[prost(message, optional, tag = "1")] metadata: Option<ContainerMetadata>,
         #[prost(message, optional, tag = "2")] image: Option<ImageSpec>,
@@ -346,6 +349,7 @@ messages! {
         #[prost(bool, tag = "13")] stdin_once: bool,
         #[prost(bool, tag = "14")] tty: bool,
         #[prost(message, optional, tag = "15")] linux: Option<LinuxContainerConfig>,
+        #[prost(message, repeated, tag = "17")] cdi_devices: Vec<CdiDevice>,
         /// `Signal`: see [`super::map::signal`].
         #[prost(int32, tag = "18")] stop_signal: i32,
     }
