@@ -100,8 +100,8 @@ pub struct NodeConfig {
     pub server: Option<KubeletServer>,
     /// What the machine has; none: it is asked.
     pub capacity: Option<Capacity>,
-    /// Devices, and which parts of the machine containers get.
-    pub managers: ManagerSettings,
+    /// Devices, and which parts of the machine containers get; none: as the configuration has them.
+    pub managers: Option<ManagerSettings>,
     /// Reservations, limits, evictions, garbage; none: as the configuration has them.
     pub resources: Option<ResourceSettings>,
     /// The machine's cgroups, for the node to tend those above pods; none: it leaves them alone.
@@ -138,7 +138,7 @@ impl NodeConfig {
             ]),
             server: None,
             capacity: None,
-            managers: ManagerSettings::default(),
+            managers: None,
             resources: None,
             cgroups: None,
             observer: None,
@@ -187,7 +187,9 @@ impl Node {
             allowed_sysctls: settings.allowed_unsafe_sysctls.clone(),
         };
         let kept = resources.reservations.kept(&capacity);
-        let managers = Managers::new(config.managers, &kept, &config.data_dir, config.seams.clone())?;
+        let configured = || ManagerSettings::configured(settings, configuration.gates());
+        let managers = config.managers.unwrap_or_else(configured);
+        let managers = Managers::new(managers, &kept, &config.data_dir, config.seams.clone())?;
         let client = config.client;
         let select = |field: &str| Selection {
             fields: Some(format!("{field}={}", config.node_name)),

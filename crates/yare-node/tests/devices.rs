@@ -287,11 +287,12 @@ fn managed(config: &mut yare_node::NodeConfig) {
     let amounts = [("cpu", "1"), ("memory", "924Mi")].map(|(k, v)| (k.to_owned(), v.to_owned()));
     // With the eviction threshold of 100 MiB it comes to 1 GiB.
     config.resources.get_or_insert_default().system_reserved = amounts.into();
-    config.managers.cpu_policy = "static".into();
-    config.managers.memory_policy = "Static".into();
-    config.managers.topology_policy = "single-numa-node".into();
-    config.managers.reserved_memory = vec![(0, [("memory".to_owned(), "1Gi".to_owned())].into())];
-    config.managers.machine = Some(machine());
+    let managers = config.managers.get_or_insert_default();
+    managers.cpu_policy = "static".into();
+    managers.memory_policy = "Static".into();
+    managers.topology_policy = "single-numa-node".into();
+    managers.reserved_memory = vec![(0, [("memory".to_owned(), "1Gi".to_owned())].into())];
+    managers.machine = Some(machine());
 }
 
 fn guaranteed(cpu: &str, memory: &str) -> Value {
@@ -388,13 +389,20 @@ async fn settings_that_cannot_be_stop_the_node() {
     };
     for (change, want) in [
         (
-            (|c| c.managers.topology_policy = "odd".into()) as fn(&mut yare_node::NodeConfig),
+            (|c| c.managers.get_or_insert_default().topology_policy = "odd".into())
+                as fn(&mut yare_node::NodeConfig),
             "topology manager: unknown policy: \"odd\"",
         ),
-        (|c| c.managers.cpu_policy = "odd".into(), "CPU manager: unknown policy: \"odd\""),
-        (|c| c.managers.memory_policy = "odd".into(), "memory manager: unknown policy: \"odd\""),
         (
-            |c| c.managers.reserved_cpus = "0-1".into(),
+            |c| c.managers.get_or_insert_default().cpu_policy = "odd".into(),
+            "CPU manager: unknown policy: \"odd\"",
+        ),
+        (
+            |c| c.managers.get_or_insert_default().memory_policy = "odd".into(),
+            "memory manager: unknown policy: \"odd\"",
+        ),
+        (
+            |c| c.managers.get_or_insert_default().reserved_cpus = "0-1".into(),
             "CPU manager: [cpumanager] unable to reserve the required amount of CPUs (size of 0-1 did not equal 1)",
         ),
     ] {

@@ -152,7 +152,9 @@ async fn a_pod_that_went_meanwhile_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slices_go_with_their_driver() {
     let mut cluster = Cluster::without_node().await;
-    cluster.start_node(|config| config.managers.dra_wiping_delay = Duration::ZERO).await;
+    cluster
+        .start_node(|config| config.managers.get_or_insert_default().dra_wiping_delay = Duration::ZERO)
+        .await;
     cluster.wait(&format!("/api/v1/nodes/{NODE}"), "node", |n| n["metadata"]["name"] == NODE).await;
     let driver = DraDriver::start(&cluster.data(), DRIVER, behaviour()).unwrap();
     assert!(registered(&driver).await.0);

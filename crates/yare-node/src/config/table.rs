@@ -42,7 +42,6 @@ const fn row(field: &'static str, form: Form, default: &'static str, flag: &'sta
     Row { field, form, default, flag, role }
 }
 
-const CLASSIC: &str = "no pod gets processors or memory of its own on this node yet";
 const PULLS: &str = "images are pulled in parallel, without a limit of this node's own";
 const CGROUPS: &str = "Yare lays out its control groups itself";
 const PACKETS: &str = "services and pods are connected by nftables and routes, without iptables";
@@ -106,14 +105,14 @@ pub const ROWS: &[Row] = &[
     row("cgroupRoot", Text, "", "cgroup-root", Acts),
     row("cgroupsPerQOS", Bool, "true", "cgroups-per-qos", Acts),
     row("cgroupDriver", Text, "cgroupfs", "cgroup-driver", Acts),
-    row("cpuManagerPolicy", Text, "none", "cpu-manager-policy", Refused(CLASSIC)),
+    row("cpuManagerPolicy", Text, "none", "cpu-manager-policy", Acts),
     row("singleProcessOOMKill", Bool, "", "", Acts),
-    row("cpuManagerPolicyOptions", TextMap, "", "cpu-manager-policy-options", Refused(CLASSIC)),
-    row("cpuManagerReconcilePeriod", Duration, "10s", "cpu-manager-reconcile-period", Moot(CLASSIC)),
-    row("memoryManagerPolicy", Text, "None", "memory-manager-policy", Refused(CLASSIC)),
-    row("topologyManagerPolicy", Text, "none", "topology-manager-policy", Refused(CLASSIC)),
-    row("topologyManagerScope", Text, "container", "topology-manager-scope", Moot(CLASSIC)),
-    row("topologyManagerPolicyOptions", TextMap, "", "topology-manager-policy-options", Refused(CLASSIC)),
+    row("cpuManagerPolicyOptions", TextMap, "", "cpu-manager-policy-options", Acts),
+    row("cpuManagerReconcilePeriod", Duration, "10s", "cpu-manager-reconcile-period", Acts),
+    row("memoryManagerPolicy", Text, "None", "memory-manager-policy", Acts),
+    row("topologyManagerPolicy", Text, "none", "topology-manager-policy", Acts),
+    row("topologyManagerScope", Text, "container", "topology-manager-scope", Acts),
+    row("topologyManagerPolicyOptions", TextMap, "", "topology-manager-policy-options", Acts),
     row("qosReserved", TextMap, "", "qos-reserved", Refused("no memory is set aside by class of service")),
     row("runtimeRequestTimeout", Duration, "2m", "runtime-request-timeout", Acts),
     row("hairpinMode", Text, "promiscuous-bridge", "hairpin-mode", Moot(PACKETS)),
@@ -156,7 +155,7 @@ pub const ROWS: &[Row] = &[
     row("configMapAndSecretChangeDetectionStrategy", Text, "Watch", "", Moot("referenced objects are always watched")),
     row("systemReserved", TextMap, "", "system-reserved", Acts),
     row("kubeReserved", TextMap, "", "kube-reserved", Acts),
-    row("reservedSystemCPUs", Text, "", "reserved-cpus", Refused(CLASSIC)),
+    row("reservedSystemCPUs", Text, "", "reserved-cpus", Acts),
     row("showHiddenMetricsForVersion", Text, "", "show-hidden-metrics-for-version", Moot("no metric is hidden")),
     row("systemReservedCgroup", Text, "", "system-reserved-cgroup", Acts),
     row("kubeReservedCgroup", Text, "", "kube-reserved-cgroup", Acts),
@@ -177,7 +176,7 @@ pub const ROWS: &[Row] = &[
     row("shutdownGracePeriodByPodPriority", Priorities, "", "", Refused("the machine's shutdown is not waited with")),
     // Where KubeletCrashLoopBackOffMax is on.
     row("crashLoopBackOff.maxContainerRestartPeriod", OptDuration, "5m", "", Acts),
-    row("reservedMemory", Reservations, "", "reserved-memory", Refused(CLASSIC)),
+    row("reservedMemory", Reservations, "", "reserved-memory", Acts),
     row("enableProfilingHandler", Bool, "true", "", Acts),
     row("enableDebugFlagsHandler", Bool, "true", "", Acts),
     row("seccompDefault", Bool, "false", "seccomp-default", Acts),
