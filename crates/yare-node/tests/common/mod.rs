@@ -29,6 +29,18 @@ pub struct Cluster {
     pub dir: TempDir,
 }
 
+/// Volumes of pods that a test left running, or that it failed with, are mounted below the cluster's directory.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.node = None;
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounts = table.lines().filter_map(|line| line.split(' ').nth(4));
+        for mount in mounts.filter(|mount| std::path::Path::new(mount).starts_with(self.dir.path())) {
+            let _ = nix::mount::umount2(mount, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
 /// What this machine has left is nothing that a test should depend on.
 struct Plenty;
 
