@@ -82,7 +82,11 @@ async fn embedded(binary: &Path, count: usize) -> anyhow::Result<Figures> {
     let archive = yare_testkit::busybox(data.path(), IMAGE)?;
     let images = engine.images();
     tokio::task::spawn_blocking(move || images.import(&archive, None)).await??;
-    lives(&engine, data.path(), count).await
+    let figures = lives(&engine, data.path(), count).await;
+    engine.close().await;
+    let cgroups = [&["kubepods/besteffort", "kubepods"][..], &yare_runtime::CGROUPS].concat();
+    yare_runtime::remove_empty_cgroups(&cgroups, Duration::from_secs(2)).await;
+    figures
 }
 
 /// containerd's process, ended when this is dropped; its pods are gone by then.

@@ -174,6 +174,7 @@ async fn run() {
         let left = std::fs::read_dir(cluster.data().join("pods")).unwrap().count();
         if left == 0 && engine.sandboxes().await.unwrap().is_empty() {
             cluster.stop_node().await;
+            engine.close().await;
             // Those of other nodes on this machine stay.
             let cgroups = [&yare_node::CGROUPS[..], &yare_runtime::CGROUPS].concat();
             yare_runtime::remove_empty_cgroups(&cgroups, std::time::Duration::from_secs(2)).await;

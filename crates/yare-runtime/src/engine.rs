@@ -138,6 +138,11 @@ impl Engine {
         Ok(Self { inner })
     }
 
+    /// Ends the engine and its own process, and waits until that is gone. Sandboxes go on.
+    pub async fn close(self) {
+        self.inner.spawner.end().await;
+    }
+
     /// The image store, for imports and built-in images.
     pub fn images(&self) -> Arc<ImageStore> {
         Arc::clone(&self.inner.images)

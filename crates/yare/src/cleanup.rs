@@ -43,6 +43,8 @@ async fn embedded(args: &CleanupArgs) -> anyhow::Result<(usize, Vec<String>)> {
             failed.push(format!("sandbox {}: {e}", sandbox.id));
         }
     }
+    // Its process may still be on its way into a cgroup, which would come back after it was removed.
+    engine.close().await;
     Ok((sandboxes.len(), failed))
 }
 

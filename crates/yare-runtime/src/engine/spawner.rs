@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use super::lock::RunLock;
 use crate::error::{IoContext, Result};
@@ -15,19 +15,35 @@ use crate::sys;
 pub(super) struct Spawner {
     command: Vec<OsString>,
     cgroup: String,
-    socket: Mutex<Option<OwnedFd>>,
+    process: Mutex<Option<Process>>,
+}
+
+/// A spawner that runs.
+struct Process {
+    /// It ends when this is closed.
+    socket: OwnedFd,
+    /// Told, by dropping the other end, when it has.
+    ended: oneshot::Receiver<()>,
 }
 
 impl Spawner {
     pub(super) fn new(command: Vec<OsString>, cgroup: String) -> Self {
-        Self { command, cgroup, socket: Mutex::default() }
+        Self { command, cgroup, process: Mutex::default() }
     }
 
     /// Starts the spawner process; errors show when a shim is asked for.
     pub(super) async fn warm_up(&self, lock: &RunLock) {
-        let mut socket = self.socket.lock().await;
-        if socket.is_none() {
-            *socket = self.start(lock).ok();
+        let mut process = self.process.lock().await;
+        if process.is_none() {
+            *process = self.start(lock).ok();
+        }
+    }
+
+    /// Ends the spawner process, and waits until it is gone. Shims go on.
+    pub(super) async fn end(&self) {
+        if let Some(Process { socket, ended }) = self.process.lock().await.take() {
+            drop(socket);
+            let _ = ended.await;
         }
     }
 
@@ -36,20 +52,21 @@ impl Spawner {
         let (ours, theirs) = sys::packet_pair().ctx(|| "make a socket pair".into())?;
         let bytes =
             serde_json::to_vec(spec).map_err(std::io::Error::from).ctx(|| "encode a sandbox".into())?;
-        let mut socket = self.socket.lock().await;
-        if let Some(s) = socket.as_ref()
-            && sys::send_packet(s.as_fd(), &bytes, &[theirs.as_fd()]).is_ok()
+        let mut process = self.process.lock().await;
+        if let Some(running) = process.as_ref()
+            && sys::send_packet(running.socket.as_fd(), &bytes, &[theirs.as_fd()]).is_ok()
         {
             return Ok(ours);
         }
         // The first time, or somebody killed it.
         let new = self.start(lock)?;
-        sys::send_packet(new.as_fd(), &bytes, &[theirs.as_fd()]).ctx(|| "talk to the shim spawner".into())?;
-        *socket = Some(new);
+        sys::send_packet(new.socket.as_fd(), &bytes, &[theirs.as_fd()])
+            .ctx(|| "talk to the shim spawner".into())?;
+        *process = Some(new);
         Ok(ours)
     }
 
-    fn start(&self, lock: &RunLock) -> Result<OwnedFd> {
+    fn start(&self, lock: &RunLock) -> Result<Process> {
         let (ours, theirs) = sys::packet_pair().ctx(|| "make a socket pair".into())?;
         sys::size_buffers(ours.as_fd());
         let program = self.command.first().cloned().unwrap_or_else(|| "/proc/self/exe".into());
@@ -66,12 +83,16 @@ impl Spawner {
             command.arg("--cgroup").arg(&self.cgroup);
         }
         let mut child = command.spawn().ctx(|| format!("start {}", program.display()))?;
+        let (tell, ended) = oneshot::channel();
         // It ends when this process does; whoever ends it earlier must not leave a zombie.
         std::thread::Builder::new()
             .name("shim-spawner".into())
             .stack_size(64 * 1024)
-            .spawn(move || child.wait())
+            .spawn(move || {
+                let _ = child.wait();
+                drop(tell);
+            })
             .ctx(|| "watch the shim spawner".into())?;
-        Ok(ours)
+        Ok(Process { socket: ours, ended })
     }
 }
