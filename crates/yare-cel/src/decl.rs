@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::types::Type;
+use crate::{types::Type, written::Written};
 
 /// How two lists compare and add (`x-kubernetes-list-type`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub enum DeclKind {
     /// A document that no schema describes, such as the claims of a token: dynamic as [`DeclKind::Dyn`], but every
     /// number is a `double`, and a key may be written as an escaped field (`claims.kubernetes__dot__io`).
     Document,
+    /// What a typed program writes: dynamic as [`DeclKind::Dyn`], with fields that nobody set.
+    Written(&'static dyn Written),
     /// JSON under `x-kubernetes-preserve-unknown-fields` without a type: only equality looks into it.
     Preserved,
     /// `bool`
@@ -117,6 +119,10 @@ impl Decl {
         Decl { kind, nullable: false, max_elements: 0, min_serialized_size }
     }
 
+    /// Anything, and `null` too.
+    pub const DYNAMIC: Decl =
+        Decl { kind: DeclKind::Dyn, nullable: true, max_elements: 0, min_serialized_size: 1 };
+
     /// Anything.
     pub fn any() -> Decl {
         Decl::of(DeclKind::Dyn, 1)
@@ -125,6 +131,11 @@ impl Decl {
     /// A document without a schema.
     pub const fn document() -> Decl {
         Decl { kind: DeclKind::Document, nullable: true, max_elements: 0, min_serialized_size: 1 }
+    }
+
+    /// What a typed program writes.
+    pub const fn written(written: &'static dyn Written) -> Decl {
+        Decl { kind: DeclKind::Written(written), nullable: true, max_elements: 0, min_serialized_size: 1 }
     }
 
     /// An integer or a string.
@@ -254,7 +265,11 @@ impl Decl {
     /// The type that the checker gives to such values.
     pub fn cel_type(&self) -> Type {
         match &self.kind {
-            DeclKind::Dyn | DeclKind::Document | DeclKind::IntOrString | DeclKind::Preserved => Type::Dyn,
+            DeclKind::Dyn
+            | DeclKind::Document
+            | DeclKind::IntOrString
+            | DeclKind::Preserved
+            | DeclKind::Written(_) => Type::Dyn,
             DeclKind::Bool => Type::Bool,
             DeclKind::Int => Type::Int,
             DeclKind::Double => Type::Double,

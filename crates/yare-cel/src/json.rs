@@ -10,11 +10,11 @@ use crate::{
     error::EvalError,
     escape, time,
     value::{Key, List, Map, Str, Value},
+    written,
 };
 
 /// What has no declaration of its own.
-pub(crate) static DYN: Decl =
-    Decl { kind: DeclKind::Dyn, nullable: true, max_elements: 0, min_serialized_size: 1 };
+pub(crate) static DYN: Decl = Decl::DYNAMIC;
 
 /// What lies within a document.
 static DOCUMENT: Decl = Decl::document();
@@ -47,9 +47,13 @@ impl<'a> Value<'a> {
         }
         let text = || json.as_str().ok_or_else(|| mismatch("string", json));
         Ok(match &decl.kind {
-            kind @ (DeclKind::Dyn | DeclKind::Document) => {
+            kind @ (DeclKind::Dyn | DeclKind::Document | DeclKind::Written(_)) => {
                 let is_document = matches!(kind, DeclKind::Document);
-                let inner = if is_document { &DOCUMENT } else { &DYN };
+                let inner = match kind {
+                    DeclKind::Dyn => &DYN,
+                    DeclKind::Document => &DOCUMENT,
+                    _ => decl,
+                };
                 match json {
                     Json::Null => Value::Null,
                     Json::Bool(value) => Value::Bool(*value),
@@ -164,10 +168,11 @@ impl<'a> List<'a> {
     }
 }
 
-fn elem_decl(list: &Decl) -> &Decl {
+pub(crate) fn elem_decl(list: &Decl) -> &Decl {
     match &list.kind {
         DeclKind::List { elem, .. } => elem,
         DeclKind::Document => &DOCUMENT,
+        DeclKind::Written(written) => written.within(""),
         _ => &DYN,
     }
 }
@@ -176,6 +181,9 @@ impl<'a> Map<'a> {
     /// How many entries there are, declared or not.
     pub fn len(&self) -> usize {
         match self {
+            Map::Json(entries, Decl { kind: DeclKind::Written(written), .. }) => {
+                entries.len() + written::missing(*written, entries).count()
+            }
             Map::Json(entries, _) => entries.len(),
             Map::Made(entries) => entries.len(),
         }
@@ -200,6 +208,13 @@ impl<'a> Map<'a> {
                         })
                     })
                 })),
+                DeclKind::Written(written) => {
+                    let unset = written::missing(*written, entries).map(|(name, _)| &**name);
+                    // In the order that they would have been in.
+                    let mut names: Vec<&'a str> = entries.keys().map(String::as_str).chain(unset).collect();
+                    names.sort_unstable();
+                    Box::new(names.into_iter().map(|name| Key::String(Str::Borrowed(name))))
+                }
                 _ => Box::new(entries.keys().map(|name| Key::String(Str::Borrowed(name)))),
             },
             Map::Made(entries) => Box::new(entries.keys().cloned()),
@@ -215,7 +230,7 @@ impl<'a> Map<'a> {
             Map::Json(_, decl) => {
                 let Value::String(name) = key else {
                     // Keys of untyped maps may be looked for in vain; those of typed ones are strings.
-                    return if matches!(decl.kind, DeclKind::Dyn | DeclKind::Document) {
+                    return if matches!(decl.kind, DeclKind::Dyn | DeclKind::Document | DeclKind::Written(_)) {
                         Ok(None)
                     } else {
                         Err(EvalError::no_such_overload())
@@ -255,6 +270,12 @@ impl<'a> Map<'a> {
                 None => return Ok(None),
                 Some(json) => (json, &DOCUMENT),
             },
+            DeclKind::Written(written) => {
+                match entries.get(name).or_else(|| written::unset(*written, name)) {
+                    None => return Ok(None),
+                    Some(json) => (json, written.within(name)),
+                }
+            }
             kind => {
                 let value = match kind {
                     DeclKind::Map { value } => &**value,

@@ -109,6 +109,7 @@ mod types;
 mod validate;
 mod value;
 mod vars;
+mod written;
 
 pub use ast::{Ast, References};
 pub use cost::{Budget, CostEstimate, DeclSizes, NoSizes, PathStep, SizeEstimate, SizeEstimator};
@@ -122,3 +123,4 @@ pub use time::{Duration, Timestamp};
 pub use types::Type;
 pub use value::{Key, List, Map, OpaqueValue, Str, Struct, Value};
 pub use vars::{Lazy, Vars};
+pub use written::Written;

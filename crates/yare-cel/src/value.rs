@@ -5,10 +5,11 @@ use std::{any::Any, cmp::Ordering, collections::BTreeMap, fmt, ops::Deref, sync:
 use serde_json::Value as Json;
 
 use crate::{
-    decl::Decl,
+    decl::{Decl, DeclKind},
     error::EvalError,
     time::{Duration, Timestamp},
     types::{OPTIONAL, Type},
+    written,
 };
 
 /// A string that lies in the caller's JSON, or that evaluation made.
@@ -320,9 +321,15 @@ impl<'a> Value<'a> {
             Value::Bytes(bytes) => Json::String(base64::engine::general_purpose::STANDARD.encode(bytes)),
             Value::Timestamp(time) => Json::String(time.to_string()),
             Value::Duration(duration) => Json::String(duration.to_string()),
-            Value::List(List::Json(items, _)) => Json::Array(items.to_vec()),
+            Value::List(List::Json(items, decl)) => {
+                let item = crate::json::elem_decl(decl);
+                Json::Array(items.iter().map(|json| written::complete(json, item)).collect())
+            }
             Value::List(List::Made(items, _)) => {
                 Json::Array(items.iter().map(Value::to_json).collect::<Result<_, _>>()?)
+            }
+            Value::Map(Map::Json(entries, Decl { kind: DeclKind::Written(written), .. })) => {
+                Json::Object(written::complete_object(entries, *written))
             }
             Value::Map(Map::Json(entries, _)) => Json::Object((*entries).clone()),
             Value::Map(Map::Made(entries)) => {

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use yare_cel::{Decl, Env, Field, Library, Program, References, Type, Version, authz};
 
 pub mod shapes;
+pub mod written;
 
 /// The most that one evaluation may cost.
 pub const PER_CALL_LIMIT: u64 = 1_000_000;

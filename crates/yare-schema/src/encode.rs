@@ -139,7 +139,7 @@ fn struct_like(ty: TypeRef<'_>) -> bool {
 }
 
 /// What Go writes of a field that is not set; `None` where it leaves it out.
-pub(crate) fn unset(owner: TypeRef<'_>, field: &Field) -> Option<Value> {
+pub fn unset(owner: TypeRef<'_>, field: &Field) -> Option<Value> {
     filled(owner, field).then(|| absent(owner, field))
 }
 

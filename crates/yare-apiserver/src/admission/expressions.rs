@@ -1,14 +1,9 @@
 //! Expressions at run time: what they see of a request, and what they may cost.
 //!
 //! A [`Scene`] is a request in one version of its resource. What expressions do not read is not made: neither the
-//! copy of the object with what Go writes of unset fields, nor `request`, nor the namespace.
+//! object in another version than the one that it rests in, nor `request`, nor the namespace.
 
-use std::{
-    borrow::Cow,
-    cell::OnceCell,
-    sync::{Arc, LazyLock},
-    time::Instant,
-};
+use std::{borrow::Cow, cell::OnceCell, sync::Arc, time::Instant};
 
 use serde_json::Value;
 use yare_auth::{Action, User};
@@ -17,20 +12,26 @@ use yare_cel::{
     authz::{self, Authorizer, Decision, Subject, Target},
 };
 use yare_kinds::{
-    expressions::{CONDITIONS_BUDGET, Compiled, Compiler, PER_CALL_LIMIT, Returns, Scope},
+    expressions::{CONDITIONS_BUDGET, Compiled, Compiler, PER_CALL_LIMIT, Returns, Scope, written},
     view::{View, ViewMut},
 };
 use yare_schema::{
     encode,
+    model::TypeRef,
     selector::{FieldSelector, LabelSelector},
 };
 
 use super::{Attributes, metrics::ConditionSeries, request};
-use crate::{auth, codec, core::Core, registry::Served, status::ApiResult};
+use crate::{
+    auth, codec,
+    core::Core,
+    registry::{Served, TypeHandle},
+    status::ApiResult,
+};
 
 static NULL: Value = Value::Null;
 /// Objects are dynamic when expressions run, whatever type checking knew of them.
-static DYNAMIC: LazyLock<Decl> = LazyLock::new(|| Decl::any().nullable());
+static DYNAMIC: Decl = Decl::DYNAMIC;
 
 /// What some expressions read beside the object.
 #[derive(Clone, Copy, Default, Debug)]
@@ -198,9 +199,27 @@ impl<'a> Scene<'a> {
         Arc::ptr_eq(&self.served, served)
     }
 
-    /// The object as it is shown; `null` where there is none.
-    pub fn object(&self) -> ApiResult<&Value> {
-        self.show(&self.shown, self.object)
+    /// The object in this version, with what Go writes of it; `null` where there is none.
+    ///
+    /// # Errors
+    /// The object cannot be brought into this version.
+    pub fn written(&self) -> ApiResult<Value> {
+        let mut object = self.show(&self.shown, self.object)?.clone();
+        if let Some(ty) = self.builtin() {
+            encode::fill(ty, &mut object);
+        }
+        Ok(object)
+    }
+
+    /// The type of the object, if it is of the tables.
+    fn builtin(&self) -> Option<TypeRef<'static>> {
+        match self.served.sub(self.attributes.subresource).and_then(|s| s.kind.as_ref()) {
+            Some((group, version, kind)) => codec::builtin_type(group, version, kind),
+            None => match self.served.ty {
+                TypeHandle::Static(ty) => Some(ty).filter(|ty| ty.schema.typed),
+                TypeHandle::Owned(_) => None,
+            },
+        }
     }
 
     fn show<'s>(
@@ -210,27 +229,18 @@ impl<'a> Scene<'a> {
     ) -> ApiResult<&'s Value> {
         let Some(object) = object else { return Ok(&NULL) };
         if place.get().is_none() {
-            let _ = place.set(self.complete(object)?);
+            let _ = place.set(self.versioned(object)?);
         }
         Ok(place.get().map_or(&NULL, |shown| &**shown))
     }
 
-    /// The object in this version. Go writes some fields of built-in types although nobody set them, and
-    /// expressions count on that.
-    fn complete(&self, object: &'a Value) -> ApiResult<Cow<'a, Value>> {
-        let own = self.served.sub(self.attributes.subresource).and_then(|s| s.kind.as_ref());
-        let builtin = match own {
-            Some((group, version, kind)) => codec::builtin_type(group, version, kind),
-            None => Some(self.served.ty.at()).filter(|ty| ty.schema.typed),
-        };
-        if builtin.is_none() && (own.is_some() || self.served.is_storage()) {
+    /// The object in this version.
+    fn versioned(&self, object: &'a Value) -> ApiResult<Cow<'a, Value>> {
+        let own = self.served.sub(self.attributes.subresource).is_some_and(|s| s.kind.is_some());
+        if own || self.served.is_storage() {
             return Ok(Cow::Borrowed(object));
         }
-        let mut shown = request::in_version(self.attributes, &self.served, object)?;
-        if let Some(ty) = builtin {
-            encode::fill(ty, &mut shown);
-        }
-        Ok(Cow::Owned(shown))
+        request::in_version(self.attributes, &self.served, object).map(Cow::Owned)
     }
 
     fn request(&self) -> &Value {
@@ -272,9 +282,13 @@ impl<'a> Scene<'a> {
     /// The object cannot be brought into this version.
     pub fn vars<'v>(&'v self, reads: Reads, params: Option<&'v Value>) -> ApiResult<Vars<'v>> {
         let mut vars = Vars::new();
+        // Go writes some fields of built-in types although nobody set them, and expressions count on that.
+        let decl = self.builtin().map_or(&DYNAMIC, written::of);
+        let object = if reads.object { self.show(&self.shown, self.object)? } else { &NULL };
+        vars.bind_json("object", object, decl);
+        let old = if reads.old { self.show(&self.shown_old, self.old)? } else { &NULL };
+        vars.bind_json("oldObject", old, decl);
         let mut bind = |name, value| vars.bind_json(name, value, &DYNAMIC);
-        bind("object", if reads.object { self.object()? } else { &NULL });
-        bind("oldObject", if reads.old { self.show(&self.shown_old, self.old)? } else { &NULL });
         bind("request", if reads.request { self.request() } else { &NULL });
         bind("namespaceObject", if reads.namespace { self.namespace() } else { &NULL });
         bind("params", params.unwrap_or(&NULL));

@@ -271,7 +271,7 @@ fn apply(
     let made =
         mutation.expression.eval(&vars, &mut left).map_err(|failure| Refusal::Policy(failure.to_string()))?;
     let patched = if mutation.is_patch {
-        match patch::json::apply(scene.object()?.clone(), &operations(&made)?) {
+        match patch::json::apply(scene.written()?, &operations(&made)?) {
             // The patch says itself that it is not for this object.
             Err(error) if error.is_failed_test() => return Ok(None),
             done => done.map_err(|e| Refusal::Policy(format!("JSON Patch: {e}")))?,
