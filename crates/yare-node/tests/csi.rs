@@ -1,14 +1,17 @@
-//! What happens to volumes of a driver while time passes.
+//! What happens to claims, and to volumes of a driver, while time passes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use common::Cluster;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
+use tower::{Service as _, service_fn};
+use yare_apiserver::User;
+use yare_client::{Client, in_process};
 use yare_testkit::{CsiDriver, CsiFault, csi::Code};
 
 const DRIVER: &str = "csi.yare.example";
@@ -31,25 +34,10 @@ async fn volumes_in_use_are_published_again_and_grow() {
     let object = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER}, "spec": spec});
     cluster.post("/apis/storage.k8s.io/v1/csidrivers", &object).await;
     let handle = driver.create("c", 1 << 20, false).unwrap();
-    let sizes = json!({"storage": "1Mi"});
-    let claim = json!({"metadata": {"name": "c"}, "spec": {
-        "accessModes": ["ReadWriteOnce"], "volumeName": "pv", "storageClassName": "",
-        "resources": {"requests": sizes},
-    }});
-    let claim = cluster.post("/api/v1/namespaces/default/persistentvolumeclaims", &claim).await;
-    let volume = json!({"metadata": {"name": "pv"}, "spec": {
-        "accessModes": ["ReadWriteOnce"], "capacity": sizes,
-        "csi": {"driver": DRIVER, "volumeHandle": handle},
-        "claimRef": {"namespace": "default", "name": "c", "uid": claim["metadata"]["uid"]},
-    }});
-    cluster.post("/api/v1/persistentvolumes", &volume).await;
-    let bound = json!({"status": {"phase": "Bound", "capacity": sizes, "accessModes": ["ReadWriteOnce"]}});
-    cluster.patch(&format!("{CLAIM}/status"), &bound).await;
-    let pod = json!({
-        "containers": [{"name": "c", "image": "busybox", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
-        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}],
-    });
-    cluster.pod("p", pod).await;
+    let size = json!({"storage": "1Mi"});
+    chosen(&cluster, &size, json!({"csi": {"driver": DRIVER, "volumeHandle": handle}})).await;
+    bind(&cluster, &size).await;
+    cluster.pod("p", user_of_the_claim()).await;
     cluster.wait_ready("p").await;
     assert_eq!(driver.calls_of("NodePublishVolume").len(), 1);
     assert_eq!(driver.calls_of("NodeExpandVolume").len(), 0);
@@ -110,4 +98,84 @@ async fn volumes_in_use_are_published_again_and_grow() {
     }
     assert!(driver.mounted().is_empty());
     assert_eq!(driver.calls_of("NodeUnstageVolume").len(), 1);
+}
+
+/// Makes the claim `c` of the volume `pv`, and that volume, as the binder does before it writes the claim's phase.
+async fn chosen(cluster: &Cluster, size: &Value, source: Value) {
+    let claim = json!({"metadata": {"name": "c"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "volumeName": "pv", "storageClassName": "",
+        "resources": {"requests": size},
+    }});
+    let claim = cluster.post("/api/v1/namespaces/default/persistentvolumeclaims", &claim).await;
+    let mut volume = json!({"metadata": {"name": "pv"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "capacity": size,
+        "claimRef": {"namespace": "default", "name": "c", "uid": claim["metadata"]["uid"]},
+    }});
+    volume["spec"].as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+    cluster.post("/api/v1/persistentvolumes", &volume).await;
+}
+
+/// The binder's second write.
+async fn bind(cluster: &Cluster, size: &Value) {
+    let bound = json!({"status": {"phase": "Bound", "capacity": size, "accessModes": ["ReadWriteOnce"]}});
+    cluster.patch(&format!("{CLAIM}/status"), &bound).await;
+}
+
+fn user_of_the_claim() -> Value {
+    json!({
+        "containers": [{"name": "c", "image": "busybox", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_being_bound_is_no_failure() {
+    let mut cluster = Cluster::without_node().await;
+    // Each time the node has read the claim, it is told here before it gets the answer.
+    let (reads, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Notify::new()));
+    let go_on = Arc::new(tokio::sync::Semaphore::new(0));
+    let inner = cluster.api.service(User::admin());
+    let (counted, notified, may) = (reads.clone(), seen.clone(), go_on.clone());
+    let watched = service_fn(move |request: http::Request<_>| {
+        let mut inner = inner.clone();
+        let is_claim = request.method() == "GET" && request.uri().path() == CLAIM;
+        let (reads, seen, go_on) = (counted.clone(), notified.clone(), may.clone());
+        async move {
+            let answer = inner.call(request).await;
+            if is_claim && reads.fetch_add(1, Ordering::SeqCst) == 0 {
+                seen.notify_one();
+                let _ = go_on.acquire().await;
+            }
+            answer
+        }
+    });
+    cluster.start_node(move |config| config.client = Client::new(in_process(watched))).await;
+    let size = json!({"storage": "1Mi"});
+    let path = cluster.dir.path().join("volume");
+    std::fs::create_dir(&path).unwrap();
+    chosen(&cluster, &size, json!({"hostPath": {"path": path.to_str().unwrap()}})).await;
+    cluster.pod("p", user_of_the_claim()).await;
+    seen.notified().await;
+    bind(&cluster, &size).await;
+    go_on.add_permits(1);
+    cluster.wait_ready("p").await;
+    assert!(reads.load(Ordering::SeqCst) >= 2);
+    let events = cluster.get("/api/v1/namespaces/default/events").await;
+    let all = events["items"].as_array().unwrap();
+    assert!(all.iter().all(|e| e["reason"] != "FailedMount"), "{events}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_stays_unbound_is_told() {
+    let cluster = Cluster::start().await;
+    let size = json!({"storage": "1Mi"});
+    let path = cluster.dir.path().join("volume");
+    std::fs::create_dir(&path).unwrap();
+    chosen(&cluster, &size, json!({"hostPath": {"path": path.to_str().unwrap()}})).await;
+    cluster.pod("p", user_of_the_claim()).await;
+    let told = cluster.wait_event("p", "FailedMount").await;
+    let text = told["message"].as_str().unwrap();
+    assert!(text.ends_with("error processing PVC default/c: PVC is not bound"), "{text}");
+    bind(&cluster, &size).await;
+    cluster.wait_ready("p").await;
 }

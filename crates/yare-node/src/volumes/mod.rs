@@ -146,6 +146,8 @@ enum FailureKind {
     Failed,
     /// It is not even clear what to mount.
     Processing,
+    /// As before, but it may be clear in a moment: the claim is being bound.
+    Unbound,
     /// Somebody else has to attach it first, and the pod is woken then.
     Waiting,
     /// It is on its way, and the pod is woken when it is there.
@@ -166,6 +168,15 @@ impl Failure {
         Failure { step: None, text: text.into(), kind: FailureKind::Pending }
     }
 
+    /// The same, while the claim is being bound.
+    fn unbound(self) -> Self {
+        Failure { kind: FailureKind::Unbound, ..self }
+    }
+
+    fn is_unbound(&self) -> bool {
+        self.kind == FailureKind::Unbound
+    }
+
     fn is_waiting(&self) -> bool {
         matches!(self.kind, FailureKind::Waiting | FailureKind::Pending)
     }
@@ -178,7 +189,7 @@ impl Failure {
     fn message(&self, volume: &str, name: &str) -> String {
         let Failure { step, text, kind } = self;
         match kind {
-            FailureKind::Processing => format!(
+            FailureKind::Processing | FailureKind::Unbound => format!(
                 "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process volumes=[{volume}]: {text}"
             ),
             FailureKind::Waiting => format!(

@@ -46,7 +46,8 @@ pub(super) async fn apply_for(pod: &Pod, root: &Path) -> Result<(), String> {
 }
 
 /// Gives a tree to the group: readable and writable for it, new files inherit it. With `on_mismatch` only if
-/// the root is not as it should be.
+/// the root is not as it should be. The root may be a link: the tree that it leads to is meant, which is what
+/// containers get. Links below it are only given to the group themselves.
 pub(super) fn apply(root: &Path, gid: Option<u32>, on_mismatch: bool) -> Result<(), String> {
     let Some(gid) = gid else { return Ok(()) };
     if on_mismatch
@@ -54,22 +55,69 @@ pub(super) fn apply(root: &Path, gid: Option<u32>, on_mismatch: bool) -> Result<
     {
         return Ok(());
     }
-    walk(root, gid).map_err(|e| format!("set group {gid} on {}: {e}", root.display()))
+    let walked = root.canonicalize().and_then(|tree| walk(&tree, gid));
+    walked.map_err(|e| format!("set group {gid} on {}: {e}", root.display()))
 }
 
+/// The deepest first, so that the root is as it should be only when all is. What refuses to be given away stays as it
+/// is, as upstream leaves it: the file system may not know groups.
 fn walk(path: &Path, gid: u32) -> std::io::Result<()> {
     let found = std::fs::symlink_metadata(path)?;
-    lchown(path, None, Some(gid))?;
-    if found.file_type().is_symlink() {
-        return Ok(());
-    }
-    let mode = found.permissions().mode() & 0o7777;
-    let extra = if found.is_dir() { 0o2770 } else { 0o660 };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | extra))?;
     if found.is_dir() {
         for entry in std::fs::read_dir(path)? {
             walk(&entry?.path(), gid)?;
         }
     }
+    if let Err(error) = lchown(path, None, Some(gid)) {
+        tracing::warn!(%error, path = %path.display(), gid, "giving a volume's file to its group");
+    }
+    if found.file_type().is_symlink() {
+        return Ok(());
+    }
+    let mode = found.permissions().mode() & 0o7777;
+    let extra = if found.is_dir() { 0o2770 } else { 0o660 };
+    if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | extra)) {
+        tracing::warn!(%error, path = %path.display(), "letting a group use a volume's file");
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_behind_a_link_is_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for directory in ["tree", "tree/below", "elsewhere"] {
+            std::fs::create_dir(at(directory)).unwrap();
+            set_mode(&at(directory), 0o700).unwrap();
+        }
+        std::fs::write(at("tree/below/file"), "").unwrap();
+        set_mode(&at("tree/below/file"), 0o600).unwrap();
+        symlink(at("tree"), at("volume")).unwrap();
+        symlink(at("elsewhere"), at("tree/out")).unwrap();
+        // Root may choose a group, others have theirs.
+        let gid = if nix::unistd::geteuid().is_root() { 1234 } else { nix::unistd::getegid().as_raw() };
+        let mode = |name: &str| std::fs::metadata(at(name)).unwrap().mode() & 0o7777;
+        let group = |name: &str| std::fs::symlink_metadata(at(name)).unwrap().gid();
+
+        apply(&at("volume"), Some(gid), false).unwrap();
+        for (name, want) in [("tree", 0o2770), ("tree/below", 0o2770), ("tree/below/file", 0o660)] {
+            assert_eq!((mode(name), group(name)), (want, gid), "{name}");
+        }
+        assert_eq!(group("tree/out"), gid);
+        assert_eq!(mode("elsewhere"), 0o700, "a link inside leads out of the volume");
+
+        // Only the root is looked at, and it is as it should be.
+        set_mode(&at("tree/below/file"), 0o600).unwrap();
+        apply(&at("volume"), Some(gid), true).unwrap();
+        assert_eq!(mode("tree/below/file"), 0o600);
+        set_mode(&at("tree"), 0o700).unwrap();
+        apply(&at("volume"), Some(gid), true).unwrap();
+        assert_eq!(mode("tree/below/file"), 0o660);
+    }
 }

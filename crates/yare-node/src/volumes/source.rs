@@ -1,6 +1,7 @@
 //! What a pod's volume is made from: its own source, or the volume that its claim is bound to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Failure, VolumeContext};
 use crate::error::Error;
@@ -130,9 +131,32 @@ fn claimed(pod: &Pod, volume: &Volume) -> Option<(String, bool, bool)> {
     }
 }
 
+/// When a claim that is not bound yet is read again, and at the last of which its pod is told. The binder writes
+/// the claim's volume first and its phase second, and a pod may be placed on a node in between.
+const UNBOUND_AGAIN: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(40),
+    Duration::from_millis(100),
+    Duration::from_millis(150),
+];
+
 /// Follows a volume's claim, if it has one. Read, not watched: a node's identity may only get the claims of its
 /// pods and their volumes.
 pub(super) async fn resolve(
+    context: &VolumeContext<'_>,
+    volume: &Volume,
+    uses: &Uses<'_>,
+) -> Result<Option<Arc<Bound>>, Failure> {
+    for wait in UNBOUND_AGAIN {
+        match follow(context, volume, uses).await {
+            Err(failure) if failure.is_unbound() => tokio::time::sleep(wait).await,
+            outcome => return outcome,
+        }
+    }
+    follow(context, volume, uses).await
+}
+
+async fn follow(
     context: &VolumeContext<'_>,
     volume: &Volume,
     uses: &Uses<'_>,
@@ -151,7 +175,8 @@ pub(super) async fn resolve(
         return Err(fail("PVC is being deleted".to_owned()));
     }
     if claim.status.phase != "Bound" {
-        return Err(fail("PVC is not bound".to_owned()));
+        let failure = fail("PVC is not bound".to_owned());
+        return Err(if claim.status.phase == "Lost" { failure } else { failure.unbound() });
     }
     if claim.spec.volume_name.is_empty() {
         return Err(fail("PVC has empty pvc.Spec.VolumeName".to_owned()));
