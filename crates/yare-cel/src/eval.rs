@@ -94,7 +94,7 @@ fn find<'a>(container: &Value<'a>, key: &StepValue<'_>) -> Result<Option<Value<'
         Value::Map(map) => match key {
             StepValue::Name { name, plain } => match map {
                 Map::Json(..) => map.find_name(name, plain),
-                Map::Made(_) => map.find(&Value::String(crate::value::Str::Borrowed(name))),
+                Map::Made(_) | Map::Domains(_) => map.find(&Value::String(crate::value::Str::Borrowed(name))),
             },
             StepValue::Value(value) => map.find(value),
         },

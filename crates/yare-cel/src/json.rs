@@ -185,7 +185,7 @@ impl<'a> Map<'a> {
                 entries.len() + written::missing(*written, entries).count()
             }
             Map::Json(entries, _) => entries.len(),
-            Map::Made(entries) => entries.len(),
+            Map::Made(entries) | Map::Domains(entries) => entries.len(),
         }
     }
 
@@ -217,7 +217,7 @@ impl<'a> Map<'a> {
                 }
                 _ => Box::new(entries.keys().map(|name| Key::String(Str::Borrowed(name)))),
             },
-            Map::Made(entries) => Box::new(entries.keys().cloned()),
+            Map::Made(entries) | Map::Domains(entries) => Box::new(entries.keys().cloned()),
         }
     }
 
@@ -249,6 +249,21 @@ impl<'a> Map<'a> {
                 }
             }
             Map::Made(entries) => Ok(find_made(entries, key)?.cloned()),
+            Map::Domains(entries) => {
+                let found = find_made(entries, key)?.cloned();
+                Ok(Some(found.unwrap_or_else(|| Value::map(BTreeMap::new()))))
+            }
+        }
+    }
+
+    /// Whether a key is there, which is what `in` asks.
+    ///
+    /// # Errors
+    /// As [`Map::find`].
+    pub fn contains(&self, key: &Value<'_>) -> Result<bool, EvalError> {
+        match self {
+            Map::Domains(entries) => Ok(find_made(entries, key)?.is_some()),
+            _ => Ok(self.find(key)?.is_some()),
         }
     }
 
@@ -256,7 +271,7 @@ impl<'a> Map<'a> {
     pub(crate) fn find_name(&self, name: &str, plain: &str) -> Result<Option<Value<'a>>, EvalError> {
         let (entries, decl) = match self {
             Map::Json(entries, decl) => (*entries, *decl),
-            Map::Made(_) => return self.find(&Value::string(name)),
+            Map::Made(_) | Map::Domains(_) => return self.find(&Value::string(name)),
         };
         let (json, decl) = match &decl.kind {
             DeclKind::Object(object) => {

@@ -82,6 +82,8 @@ pub enum Map<'a> {
     Json(&'a serde_json::Map<String, Json>, &'a Decl),
     /// Made by evaluation.
     Made(Arc<BTreeMap<Key<'a>, Value<'a>>>),
+    /// Made by the caller; a key that is not there leads to an empty map. The domains of a device's attributes.
+    Domains(Arc<BTreeMap<Key<'a>, Value<'a>>>),
 }
 
 /// An object that the expression constructed: `Object{…}`, `JSONPatch{…}`.
@@ -180,6 +182,24 @@ impl<'a> Value<'a> {
     /// A map.
     pub fn map(entries: BTreeMap<Key<'a>, Value<'a>>) -> Value<'a> {
         Value::Map(Map::Made(Arc::new(entries)))
+    }
+
+    /// Maps by name; a name that is not there leads to an empty one.
+    pub fn domains(entries: BTreeMap<Key<'a>, Value<'a>>) -> Value<'a> {
+        Value::Map(Map::Domains(Arc::new(entries)))
+    }
+
+    /// A `kubernetes.Quantity`, as its text says; `None` where that is none.
+    pub fn quantity(text: &str) -> Option<Value<'a>> {
+        crate::library::quantity_value(text)
+    }
+
+    /// A `kubernetes.Semver`, as its text says.
+    ///
+    /// # Errors
+    /// The text is none (`Invalid character(s) found in …`).
+    pub fn semver(text: &str) -> Result<Value<'a>, String> {
+        crate::library::semver_value(text)
     }
 
     /// An optional with a value.
@@ -294,7 +314,7 @@ impl<'a> Value<'a> {
         match self {
             Value::Struct(object) => object.check_names(path, found),
             Value::List(List::Made(items, _)) => items.iter().for_each(|item| item.check_names(path, found)),
-            Value::Map(Map::Made(entries)) => {
+            Value::Map(Map::Made(entries) | Map::Domains(entries)) => {
                 entries.values().for_each(|value| value.check_names(path, found))
             }
             Value::Optional(Some(value)) => value.check_names(path, found),
@@ -332,7 +352,7 @@ impl<'a> Value<'a> {
                 Json::Object(written::complete_object(entries, *written))
             }
             Value::Map(Map::Json(entries, _)) => Json::Object((*entries).clone()),
-            Value::Map(Map::Made(entries)) => {
+            Value::Map(Map::Made(entries) | Map::Domains(entries)) => {
                 let mut object = serde_json::Map::new();
                 for (key, value) in entries.iter() {
                     let Key::String(name) = key else {

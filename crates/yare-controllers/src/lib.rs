@@ -42,6 +42,7 @@ mod podgc;
 mod policy_status;
 mod ranking;
 mod replicaset;
+mod resource_claim;
 mod resourcequota;
 mod root_ca;
 mod selector;

@@ -6,9 +6,9 @@ use yare_client::{
     CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, CSI_DRIVERS,
     DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
-    REPLICATION_CONTROLLERS, RESOURCE_QUOTAS, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS,
-    STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTACHMENTS,
-    VOLUME_ATTRIBUTES_CLASSES,
+    REPLICATION_CONTROLLERS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_QUOTAS, SECRETS,
+    SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS,
+    VALIDATING_ADMISSION_POLICIES, VOLUME_ATTACHMENTS, VOLUME_ATTRIBUTES_CLASSES,
 };
 
 use crate::{
@@ -21,9 +21,9 @@ use crate::{
         Reconcile, Watch,
     },
     job, legacy_tokens, local_path, namespace, node_ipam, node_lifecycle, pod_certificates, podgc,
-    policy_status, replicaset, resourcequota, root_ca, service_account_tokens, service_pods, serviceaccount,
-    statefulset, storage_migration, taint_eviction, token_cleaner, trust_bundle, ttl_after_finished,
-    volume_binder, volume_expand, volume_protection,
+    policy_status, replicaset, resource_claim, resourcequota, root_ca, service_account_tokens, service_pods,
+    serviceaccount, statefulset, storage_migration, taint_eviction, token_cleaner, trust_bundle,
+    ttl_after_finished, volume_binder, volume_expand, volume_protection,
 };
 
 /// One controller.
@@ -365,6 +365,18 @@ pub const CONTROLLERS: &[Row] = &[
             watch(PODS, ControllerOrSelector(REPLICATION_CONTROLLERS)),
         ],
         make: replicaset::replication_controllers,
+        workers: 5,
+    },
+    Row {
+        name: "resourceclaim-controller",
+        account: "resource-claim-controller",
+        description: "Makes pods' claims for devices from templates, and takes back what nobody uses.",
+        watches: &[
+            watch(PODS, With(resource_claim::changed_pod)),
+            watch(RESOURCE_CLAIMS, With(resource_claim::changed_claim)),
+            watch(RESOURCE_CLAIM_TEMPLATES, With(resource_claim::changed_template)),
+        ],
+        make: resource_claim::new,
         workers: 5,
     },
     Row {

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod convert;
 pub mod cron;
+pub mod devices;
 pub mod expressions;
 pub mod gated;
 pub mod meta;

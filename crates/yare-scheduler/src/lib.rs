@@ -7,6 +7,7 @@
 
 pub mod cluster;
 pub mod cycle;
+pub mod devices;
 pub mod plugins;
 pub mod pod;
 pub mod preemption;

@@ -9,6 +9,13 @@ use serde::{
     de::{IgnoredAny, SeqAccess, Visitor},
 };
 
+/// `null` is the default.
+pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    d: D,
+) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
 /// A pod.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

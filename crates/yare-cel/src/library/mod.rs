@@ -24,7 +24,9 @@ mod url;
 use std::collections::HashMap;
 
 pub(crate) use cost::{CallEstimate, Cost, Operand};
+pub(crate) use quantity::value as quantity_value;
 pub(crate) use regex::precompile;
+pub(crate) use semver::value as semver_value;
 pub(crate) use strings_format::check_format;
 
 use crate::{

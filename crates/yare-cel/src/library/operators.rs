@@ -198,7 +198,7 @@ fn is_not_equal<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 fn is_in<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     match args {
         [value, Value::List(list)] => contains(list, value).map(Value::Bool),
-        [key, Value::Map(map)] => Ok(Value::Bool(map.find(key)?.is_some())),
+        [key, Value::Map(map)] => Ok(Value::Bool(map.contains(key)?)),
         _ => never(args),
     }
 }

@@ -291,6 +291,11 @@ fn gcd(a: i128, b: i128) -> i128 {
     i128::try_from(a).unwrap_or(1).max(1)
 }
 
+/// A quantity that does not come from an expression.
+pub(crate) fn value<'a>(text: &str) -> Option<Value<'a>> {
+    parse(text).ok().map(Value::opaque)
+}
+
 fn quantity<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     match args {
         [Value::String(text)] => parse(text).map(Value::opaque),

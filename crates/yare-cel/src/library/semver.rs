@@ -185,6 +185,11 @@ fn read(args: &[Value<'_>]) -> Result<Result<Semver, String>, EvalError> {
     }
 }
 
+/// A version that does not come from an expression.
+pub(crate) fn value<'a>(text: &str) -> Result<Value<'a>, String> {
+    parse(text).map(Value::opaque)
+}
+
 fn semver<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     read(args)?.map(Value::opaque).map_err(EvalError::failed)
 }

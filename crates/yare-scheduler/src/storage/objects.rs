@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value;
 use yare_client::{Cached, ViewError};
 use yare_schema::quantity::Quantity;
 
 use crate::{
     selector::{Labels, NodeTerm, Selector, label},
-    view::{LabelSelector, NodeSelector},
+    view::{LabelSelector, NodeSelector, nullable},
 };
 
 /// Says that a claim is bound for good.
@@ -27,11 +27,6 @@ pub const ZONE_LABELS: [(&str, &str); 4] = [
     ("topology.kubernetes.io/zone", "topology.kubernetes.io/zone"),
     ("topology.kubernetes.io/region", "topology.kubernetes.io/region"),
 ];
-
-/// `null` is the default.
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
-}
 
 #[derive(Deserialize, Default)]
 #[serde(default)]

@@ -3,30 +3,21 @@
 //! In: text, how old it is, and which features are on. Out: nothing, or upstream's words on why not
 //! (`k8s.io/dynamic-resource-allocation/cel`).
 
-use std::sync::OnceLock;
-
 use serde_json::Value;
-use yare_cel::{Ast, Env, Library, PathStep, SizeEstimate, SizeEstimator, Type};
-use yare_schema::{
-    features::Gates,
-    field::{ErrorKind, FieldError, Path},
-};
+use yare_cel::{PathStep, SizeEstimate, SizeEstimator, Type};
+use yare_schema::field::{ErrorKind, FieldError, Path};
 
 use super::claims::at_most;
+pub use crate::devices::Terms;
 use crate::{
     check::{Check, Errors},
-    expressions::Age,
+    devices::MAX_COST,
     view::View,
 };
 
 const MAX_SELECTORS: usize = 32;
 /// Longest expression, in bytes.
 const MAX_EXPRESSION_BYTES: usize = 10 * 1024;
-/// The most that an expression may be estimated to cost for one device.
-const MAX_COST: u64 = 1_000_000;
-
-/// The type of `device`.
-const DEVICE: &str = "kubernetes.DRADevice";
 /// Attributes and capacities of a device.
 const MAX_ENTRIES: u64 = 32;
 /// Characters of the domain of an attribute's name.
@@ -36,78 +27,6 @@ const MAX_ID: u64 = 32;
 const MAX_DRIVER: u64 = 63;
 /// Characters of an attribute's value, and more than the values it may have.
 const MAX_VALUE: u64 = 64;
-
-/// How selectors are looked at.
-#[derive(Clone, Copy)]
-pub struct Terms {
-    age: Age,
-    /// Devices may be shared, and say so.
-    shared: bool,
-    /// Attributes may be lists.
-    lists: bool,
-}
-
-impl Terms {
-    /// `stored`: the selectors are those that were there before.
-    pub fn new(gates: &Gates, stored: bool) -> Self {
-        Self {
-            age: if stored { Age::Stored } else { Age::New },
-            shared: gates.is_on("DRAConsumableCapacity"),
-            lists: gates.is_on("DRAListTypeAttributes"),
-        }
-    }
-
-    /// The type of an attribute, which is one of several: what it is shows when it is read.
-    fn attribute(self) -> Type {
-        if self.lists { Type::Dyn } else { Type::Any }
-    }
-
-    /// What is stored may use all that some gate lets one use.
-    fn environment(self) -> &'static Env {
-        static MADE: [OnceLock<Env>; 8] = [const { OnceLock::new() }; 8];
-        let stored = self.age == Age::Stored;
-        let at = usize::from(stored) << 2 | usize::from(self.shared) << 1 | usize::from(self.lists);
-        MADE[at].get_or_init(|| {
-            let by_name = |of: Type| Type::map(Type::String, Type::map(Type::String, of));
-            let mut fields = vec![
-                ("driver", Type::String),
-                ("attributes", by_name(self.attribute())),
-                ("capacity", by_name(Type::object("kubernetes.Quantity"))),
-            ];
-            if stored || self.shared {
-                fields.push(("allowMultipleAllocations", Type::Bool));
-            }
-            let mut env = Env::kubernetes(self.age.version())
-                .extend()
-                .library(Library::Bindings)
-                .object_type(DEVICE, fields, false)
-                .variable("device", Type::object(DEVICE));
-            if stored || self.lists {
-                env = env.library(Library::Devices);
-            }
-            env.build()
-        })
-    }
-
-    /// Compiles an expression.
-    fn compile(self, expression: &str) -> Result<Ast, (ErrorKind, String)> {
-        let invalid = |why: String| (ErrorKind::Invalid, why);
-        let ast = self.environment().compile(expression);
-        let ast = ast.map_err(|error| invalid(format!("compilation failed: {error}")))?;
-        match ast.output_type() {
-            Type::Bool | Type::Any => {}
-            Type::Dyn if self.lists => {}
-            other => {
-                let found = other.full_name();
-                return Err(invalid(format!("must evaluate to bool or the unknown type, not {found}")));
-            }
-        }
-        match ast.program() {
-            Ok(_) => Ok(ast),
-            Err(error) => Err((ErrorKind::Internal, format!("program instantiation failed: {error}"))),
-        }
-    }
-}
 
 /// The sizes of what stands in a device.
 struct DeviceSizes;
@@ -172,40 +91,39 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, selectors: &[Value], terms: Ter
 mod tests {
     use super::*;
 
-    const DEFAULT: Terms = Terms { age: Age::Stored, shared: true, lists: false };
-    const LISTS: Terms = Terms { lists: true, ..DEFAULT };
-
     /// The figures are those that upstream's own tests hold its estimates to.
     #[test]
     fn costs() {
+        let stored = |gates: &str| Terms::new(&yare_schema::features::Gates::parse(gates).unwrap(), true);
+        let (default, lists) = (stored(""), stored("DRAListTypeAttributes=true"));
         let by_domain = r#"device.attributes["dra.example.com"]"#;
         #[rustfmt::skip]
         let cases = [
-            (DEFAULT, "true".to_owned(), 0),
-            (DEFAULT, r#"device.attributes["no-such-domain"].noSuchAttr.isGreaterThan(quantity("0"))"#.into(), 6),
-            (DEFAULT, r#"device.attributes["no-such-domain"]["noSuchAttr"].isGreaterThan(quantity("0"))"#.into(), 6),
-            (DEFAULT, r#""no-such-domain" in device.attributes"#.into(), 3),
-            (DEFAULT, r#"device.driver == """#.into(), 2),
-            (DEFAULT, r#"device.driver == "dra.example.com""#.into(), 4),
-            (DEFAULT, format!("{by_domain}.name"), 4),
-            (DEFAULT, format!(r#"{by_domain}["name"]"#), 4),
-            (DEFAULT, format!("cel.bind(dra, {by_domain}, dra.name)"), 15),
-            (DEFAULT, format!("{by_domain}.name > 0"), 5),
-            (DEFAULT, format!(r#"{by_domain}.name == "fish""#), 5),
-            (DEFAULT, format!(r#"{by_domain}.name.isGreaterThan(semver("0.0.1"))"#), 6),
-            (DEFAULT, format!(r#"{by_domain}.name.isGreaterThan(semver("v0.0.1", true)) && isSemver("v1.0.0", true)"#), 7),
-            (DEFAULT, r#"device.capacity["dra.example.com"].name.isGreaterThan(quantity("1Ki"))"#.into(), 6),
-            (DEFAULT, format!("{by_domain}.a && {by_domain}.b && {by_domain}.c"), 12),
-            (DEFAULT, r#"device.attributes.exists_one(x, x == "dra.example.com")"#.into(), 164),
-            (DEFAULT, format!(r#"{by_domain}.exists_one(x, x == "services")"#), 133),
-            (DEFAULT, format!(r#"{by_domain}.services.split("example").size() >= 2"#), 19),
-            (LISTS, format!("{by_domain}.name.exists(x, x > 0)"), 5 + 6 * 64),
-            (LISTS, format!(r#"{by_domain}.names.all(x, x != "")"#), 5 + 4 * 64),
-            (LISTS, format!(r#"{by_domain}.names.all(x, x.isGreaterThan(semver("0.0.1")))"#), 5 + 6 * 64),
-            (LISTS, format!("{by_domain}.names.size() == 2"), 6),
-            (LISTS, format!("{by_domain}.name.includes(true)"), 4 + 48),
-            (LISTS, format!(r#"{by_domain}.name.includes(semver("1.0.0"))"#), 4 + 48 + 1),
-            (LISTS, format!("1 in {by_domain}.names"), 4 + 64),
+            (default, "true".to_owned(), 0),
+            (default, r#"device.attributes["no-such-domain"].noSuchAttr.isGreaterThan(quantity("0"))"#.into(), 6),
+            (default, r#"device.attributes["no-such-domain"]["noSuchAttr"].isGreaterThan(quantity("0"))"#.into(), 6),
+            (default, r#""no-such-domain" in device.attributes"#.into(), 3),
+            (default, r#"device.driver == """#.into(), 2),
+            (default, r#"device.driver == "dra.example.com""#.into(), 4),
+            (default, format!("{by_domain}.name"), 4),
+            (default, format!(r#"{by_domain}["name"]"#), 4),
+            (default, format!("cel.bind(dra, {by_domain}, dra.name)"), 15),
+            (default, format!("{by_domain}.name > 0"), 5),
+            (default, format!(r#"{by_domain}.name == "fish""#), 5),
+            (default, format!(r#"{by_domain}.name.isGreaterThan(semver("0.0.1"))"#), 6),
+            (default, format!(r#"{by_domain}.name.isGreaterThan(semver("v0.0.1", true)) && isSemver("v1.0.0", true)"#), 7),
+            (default, r#"device.capacity["dra.example.com"].name.isGreaterThan(quantity("1Ki"))"#.into(), 6),
+            (default, format!("{by_domain}.a && {by_domain}.b && {by_domain}.c"), 12),
+            (default, r#"device.attributes.exists_one(x, x == "dra.example.com")"#.into(), 164),
+            (default, format!(r#"{by_domain}.exists_one(x, x == "services")"#), 133),
+            (default, format!(r#"{by_domain}.services.split("example").size() >= 2"#), 19),
+            (lists, format!("{by_domain}.name.exists(x, x > 0)"), 5 + 6 * 64),
+            (lists, format!(r#"{by_domain}.names.all(x, x != "")"#), 5 + 4 * 64),
+            (lists, format!(r#"{by_domain}.names.all(x, x.isGreaterThan(semver("0.0.1")))"#), 5 + 6 * 64),
+            (lists, format!("{by_domain}.names.size() == 2"), 6),
+            (lists, format!("{by_domain}.name.includes(true)"), 4 + 48),
+            (lists, format!(r#"{by_domain}.name.includes(semver("1.0.0"))"#), 4 + 48 + 1),
+            (lists, format!("1 in {by_domain}.names"), 4 + 64),
         ];
         for (terms, expression, cost) in cases {
             let ast = terms.compile(&expression).unwrap_or_else(|e| panic!("{expression}: {e:?}"));

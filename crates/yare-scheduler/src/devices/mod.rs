@@ -1,0 +1,7 @@
+//! Dynamic resource allocation: what the scheduler knows of devices, and which of them claims get.
+
+pub mod allocator;
+pub mod programs;
+pub mod slices;
+pub mod taken;
+pub mod types;
