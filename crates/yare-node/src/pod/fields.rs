@@ -15,7 +15,7 @@ use crate::view::{Pod, ResourceFieldRef};
 pub(crate) struct Facts {
     pub(crate) host_ips: Vec<String>,
     pub(crate) pod_ips: Vec<String>,
-    /// The node's allocatable `cpu`, `memory`, …: a limit that is not set is the node's.
+    /// The node's allocatable `cpu`, `memory`, …: a limit that neither container nor pod sets is the node's.
     pub(crate) allocatable: BTreeMap<String, String>,
 }
 
@@ -61,18 +61,34 @@ pub(crate) fn resource(
         matches!(resource, "cpu" | "memory" | "ephemeral-storage") || resource.starts_with("hugepages-");
     let amount = match side {
         _ if !known => return Err(format!("unsupported container resource : {}", reference.resource)),
-        "limits" => container
-            .resources
-            .limits
-            .get(resource)
-            .or_else(|| facts.allocatable.get(resource))
-            .cloned()
-            .unwrap_or_default(),
+        "limits" => {
+            let set = container.resources.limits.get(resource).cloned();
+            // Asked of by name, init containers have no limits but their own.
+            let by_default =
+                reference.container_name.is_empty() || pod.spec.containers.iter().any(|c| c.name == *name);
+            match set {
+                Some(set) if quantity::nanos(&set) != Some(0) => set,
+                set if !by_default => set.unwrap_or_default(),
+                set => default_limit(pod, facts, resource).or(set).unwrap_or_default(),
+            }
+        }
         "requests" => container.resources.requests.get(resource).cloned().unwrap_or_default(),
         _ => return Err(format!("unsupported container resource : {}", reference.resource)),
     };
     let nanos = quantity::nanos(&amount).unwrap_or(0);
     Ok(quantity::divided(nanos, reference.divisor.as_deref().unwrap_or("1")).to_string())
+}
+
+/// The limit of a container that sets none: its pod's, or all that the node has. Huge pages are never overcommitted,
+/// so that no limit means none.
+fn default_limit(pod: &Pod, facts: &Facts, resource: &str) -> Option<String> {
+    if resource.starts_with("hugepages-") {
+        return None;
+    }
+    let all = facts.allocatable.get(resource)?;
+    let of_pod = pod.spec.resources.as_ref().filter(|_| matches!(resource, "cpu" | "memory"));
+    let limit = of_pod.and_then(|r| r.limits.get(resource)).filter(|l| quantity::nanos(l) != Some(0));
+    Some(limit.unwrap_or(all).clone())
 }
 
 fn subscript(path: &str) -> Option<(&str, &str)> {
@@ -132,6 +148,44 @@ mod tests {
                 ..Default::default()
             };
             assert_eq!(resource(&pod, &facts, &reference, "c").as_deref(), Ok(want), "{resource_name}");
+        }
+    }
+
+    #[test]
+    fn limits_by_default() {
+        let pod = |resources: &serde_json::Value| -> Pod {
+            serde_json::from_value(serde_json::json!({"spec": {"resources": resources,
+                "initContainers": [{"name": "init"}],
+                "containers": [{"name": "c", "resources": {"limits": {"cpu": "0"}}}]}}))
+            .unwrap()
+        };
+        let all = [("cpu", "4"), ("memory", "1Gi"), ("ephemeral-storage", "9"), ("hugepages-2Mi", "4Mi")];
+        let allocatable = all.iter().map(|(name, amount)| ((*name).into(), (*amount).into())).collect();
+        let facts = Facts { allocatable, ..Facts::default() };
+        let none = serde_json::json!(null);
+        let some = serde_json::json!({"limits": {"cpu": "1250m", "memory": "64Mi", "hugepages-2Mi": "2Mi"}});
+        let zero = serde_json::json!({"limits": {"memory": "0"}});
+        for (resources, asked_of, own, name, want) in [
+            (&none, "", "c", "limits.cpu", "4"),
+            (&none, "", "c", "limits.ephemeral-storage", "9"),
+            (&none, "", "c", "limits.hugepages-2Mi", "0"),
+            (&none, "", "c", "requests.cpu", "0"),
+            (&some, "", "c", "limits.cpu", "2"),
+            (&some, "", "c", "limits.memory", "67108864"),
+            (&some, "", "c", "limits.ephemeral-storage", "9"),
+            (&some, "", "c", "limits.hugepages-2Mi", "0"),
+            (&some, "", "init", "limits.memory", "67108864"),
+            (&some, "c", "", "limits.memory", "67108864"),
+            (&some, "init", "", "limits.memory", "0"),
+            (&zero, "", "c", "limits.memory", "1073741824"),
+        ] {
+            let reference = ResourceFieldRef {
+                container_name: asked_of.into(),
+                resource: name.into(),
+                ..Default::default()
+            };
+            let got = resource(&pod(resources), &facts, &reference, own);
+            assert_eq!(got.as_deref(), Ok(want), "{resources} {asked_of} {own} {name}");
         }
     }
 }
