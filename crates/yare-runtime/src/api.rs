@@ -383,6 +383,8 @@ pub struct ContainerConfig {
     pub attempt: u32,
     /// Image id or reference. It must be present.
     pub image: String,
+    /// The image as the pod names it, for the container's status; may be empty.
+    pub user_specified_image: String,
     /// Replaces the image's entrypoint (and then also its command).
     pub command: Vec<String>,
     /// Replaces the image's command.
@@ -455,7 +457,7 @@ pub struct ContainerStatus {
     pub reason: String,
     /// More about the reason.
     pub message: String,
-    /// The image as it was asked for.
+    /// The image's name: the one it was asked for by, or another that it has.
     pub image: String,
     /// The image's digest reference (`name@sha256:…`) or id.
     pub image_id: String,

@@ -110,6 +110,13 @@ impl Image {
         self.digests.first().cloned().unwrap_or_else(|| self.id.clone())
     }
 
+    /// What `image` says in a container's status, when the pod named it so: a name that the image has, in full.
+    pub(crate) fn name(&self, asked: &str) -> String {
+        let asked = Reference::parse(asked).map(|r| r.to_string()).unwrap_or_default();
+        let names = || self.tags.iter().chain(&self.digests);
+        names().find(|n| **n == asked).or_else(|| names().next()).unwrap_or(&self.id).clone()
+    }
+
     fn status(&self) -> ImageStatus {
         let user = self.config.user.split(':').next().unwrap_or_default();
         let uid = user.parse().ok();
@@ -477,5 +484,34 @@ mod tests {
         assert!(c.config.env.is_empty() && c.config.cmd == ["a"]);
         let c: ImageConfig = serde_json::from_str(r#"{"config":null}"#).unwrap();
         assert_eq!(c.config, RunConfig::default());
+    }
+
+    #[test]
+    fn images_are_called_what_they_were_asked_for_by() {
+        let of = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
+        let image = |tags: &[&str], digests: &[&str]| Image {
+            id: "sha256:1".into(),
+            tags: of(tags),
+            digests: of(digests),
+            config: RunConfig::default(),
+            layers: Vec::new(),
+            size_bytes: 0,
+            binds: Vec::new(),
+            pinned: false,
+        };
+        let digest = format!("a.example/x@sha256:{}", "0".repeat(64));
+        let tags = ["a.example/x:1", "docker.io/library/x:latest"];
+        for (tags, digests, asked, want) in [
+            (&tags[..], &[digest.as_str()][..], "x", "docker.io/library/x:latest"),
+            (&tags, &[&digest], "a.example/x:1", "a.example/x:1"),
+            (&tags, &[&digest], &digest, &digest),
+            // Asked for by its id, or by a name that it has lost since.
+            (&tags, &[&digest], "sha256:1", "a.example/x:1"),
+            (&tags, &[], "", "a.example/x:1"),
+            (&[], &[&digest], "x", &digest),
+            (&[], &[], "x", "sha256:1"),
+        ] {
+            assert_eq!(image(tags, digests).name(asked), want, "{asked} {tags:?} {digests:?}");
+        }
     }
 }

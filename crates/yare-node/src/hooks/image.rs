@@ -23,6 +23,7 @@ impl ContainerHook for Image {
     async fn apply(&self, start: &mut ContainerStart<'_>) -> Result<(), StartFailure> {
         let image = ensure(start).await?;
         start.config.image.clone_from(&image.id);
+        start.config.user_specified_image.clone_from(&start.container.image);
         start.config.stop_signal =
             start.container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).unwrap_or_default();
         start.image = Some(image);

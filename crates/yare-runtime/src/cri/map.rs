@@ -351,7 +351,10 @@ pub(super) fn container(config: &ContainerConfig, sandbox: &SandboxConfig) -> Re
     let env = |(key, value): &(String, String)| cri::KeyValue { key: key.clone(), value: value.clone() };
     Ok(cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: config.name.clone(), attempt: config.attempt }),
-        image: Some(image_spec(&config.image)),
+        image: Some(cri::ImageSpec {
+            user_specified_image: config.user_specified_image.clone(),
+            ..image_spec(&config.image)
+        }),
         command: config.command.clone(),
         args: config.args.clone(),
         working_dir: text(&config.working_dir),

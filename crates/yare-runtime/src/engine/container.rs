@@ -47,6 +47,7 @@ impl Inner {
         let record = ContainerRecord {
             sandbox_id: sandbox_id.to_owned(),
             created_at_ns: crate::sys::now_ns(),
+            image_name: image.name(&config.user_specified_image),
             image_ref: image.image_ref(),
             image_id: image.id.clone(),
             log_path,

@@ -89,6 +89,9 @@ pub(super) struct ContainerRecord {
     pub sandbox_id: SandboxId,
     pub config: ContainerConfig,
     pub created_at_ns: i64,
+    /// What the pod's status calls the image; records of earlier versions have none.
+    #[serde(default)]
+    pub image_name: String,
     /// Digest reference.
     pub image_ref: String,
     /// The image's id.
@@ -168,7 +171,7 @@ impl ContainerEntry {
             exit_code: exit.map_or(0, |e| e.exit_code),
             reason: exit.map(|e| e.reason.clone()).unwrap_or_default(),
             message: exit.map(|e| e.message.clone()).unwrap_or_default(),
-            image: c.image.clone(),
+            image: Some(&self.record.image_name).filter(|n| !n.is_empty()).unwrap_or(&c.image).clone(),
             image_id: self.record.image_ref.clone(),
             labels: c.labels.clone(),
             annotations: c.annotations.clone(),
