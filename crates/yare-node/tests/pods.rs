@@ -151,6 +151,51 @@ async fn init_containers_and_sidecars_have_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rule_takes_the_pod_back_to_its_beginning() {
+    let cluster = Cluster::start().await;
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({
+        "restartPolicy": "Never",
+        "initContainers": [
+            {"name": "first", "image": "present:1", "command": ["exit", "0"]},
+            {"name": "side", "image": "present:1", "command": ["run"], "restartPolicy": "Always"},
+        ],
+        "containers": [
+            {"name": "done", "image": "present:1", "command": ["exit", "3"]},
+            {"name": "main", "image": "present:1", "command": ["run"],
+                "restartPolicy": "Never", "restartPolicyRules": rules},
+        ],
+    });
+    cluster.pod("again", spec).await;
+    let runs = |p: &Value| p["status"]["containerStatuses"][1]["state"]["running"].is_object();
+    let pod = cluster.wait_pod("again", "running", runs).await;
+    assert_eq!(condition(&pod, "AllContainersRestarting"), "False");
+    cluster.runtime.exit("main", 42);
+    let again = |p: &Value| runs(p) && p["status"]["containerStatuses"][1]["restartCount"] == 1;
+    let pod = cluster.wait_pod("again", "all containers again", again).await;
+    let status = &pod["status"];
+    for container in
+        ["initContainerStatuses", "containerStatuses"].iter().flat_map(|k| status[k].as_array().unwrap())
+    {
+        assert_eq!(container["restartCount"], 1, "{container}");
+        let ended = &container["lastState"]["terminated"];
+        assert_eq!((&ended["reason"], &ended["exitCode"]), (&json!("RestartingAllContainers"), &json!(137)));
+    }
+    assert_eq!(status["phase"], "Running");
+    assert_eq!(condition(&pod, "Initialized"), "True");
+    let calls = cluster.runtime.calls();
+    let of = |what: &str| calls.iter().filter(|c| c.starts_with(what)).cloned().collect::<Vec<_>>();
+    let once = ["start first", "start side", "start done", "start main"];
+    assert_eq!(of("start "), [once, once].concat());
+    assert_eq!((of("stop "), of("sandbox ").len()), (vec!["stop side".to_owned()], 1), "{calls:?}");
+    // The log of the first life is still there.
+    let (last, _) = cluster.runtime.container_named("main").unwrap();
+    assert!(last.log_path.with_file_name("0.log").exists() && last.log_path.ends_with("1.log"));
+    cluster.runtime.exit("main", 0);
+    cluster.wait_phase("again", "Failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_init_container_fails_the_pod() {
     let cluster = Cluster::start().await;
     let mut spec = one(json!(["run"]));

@@ -28,6 +28,8 @@ pub(crate) enum KillReason {
     Unknown,
     Liveness,
     Startup,
+    /// With the least grace, and without hooks.
+    RestartAll,
 }
 
 /// The next steps for a pod.

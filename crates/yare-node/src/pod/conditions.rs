@@ -1,13 +1,20 @@
 //! A pod's conditions, from its containers' statuses, its sandbox and its readiness gates.
 
+use super::restart_all;
 use super::snapshot::Snapshot;
 use super::status::Inputs;
 use crate::clock;
 use crate::view::{Pod, PodCondition, PodStatus};
 
 /// Conditions that the kubelet owns; all others on a pod are kept as they are.
-const OWNED: &[&str] =
-    &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWNED: &[&str] = &[
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    restart_all::CONDITION,
+];
 
 /// Shared with whoever else disrupts pods.
 const DISRUPTED: &str = "DisruptionTarget";
@@ -70,23 +77,39 @@ pub(super) fn compute(
             Ok(()) => ("True", String::new(), String::new()),
             Err((reason, message)) => ("False", reason, message),
         };
-        let before = inputs.previous.condition(kind).or_else(|| pod.status.condition(kind));
-        let since = match before {
-            Some(before) if before.status == value => before.last_transition_time.clone(),
-            _ => None,
-        };
-        let text = |s: String| if s.is_empty() { None } else { Some(s) };
-        conditions.push(PodCondition {
-            kind: kind.to_owned(),
-            status: value.to_owned(),
-            observed_generation: pod.metadata.generation,
-            last_probe_time: None,
-            last_transition_time: since.or_else(|| Some(clock::rfc3339(inputs.now))),
-            reason: text(reason),
-            message: text(message),
-        });
+        conditions.push(condition(pod, inputs, kind, value, &reason, &message));
+    }
+    if restart_all::is_possible(pod) {
+        let (value, reason, message) = restart_all::condition(pod, snapshot, inputs.previous, &status.phase);
+        conditions.push(condition(pod, inputs, restart_all::CONDITION, value, reason, message));
     }
     conditions
+}
+
+/// A condition of our own; it has been so since it became so.
+fn condition(
+    pod: &Pod,
+    inputs: &Inputs<'_>,
+    kind: &str,
+    value: &str,
+    reason: &str,
+    message: &str,
+) -> PodCondition {
+    let before = inputs.previous.condition(kind).or_else(|| pod.status.condition(kind));
+    let since = match before {
+        Some(before) if before.status == value => before.last_transition_time.clone(),
+        _ => None,
+    };
+    let text = |s: &str| if s.is_empty() { None } else { Some(s.to_owned()) };
+    PodCondition {
+        kind: kind.to_owned(),
+        status: value.to_owned(),
+        observed_generation: pod.metadata.generation,
+        last_probe_time: None,
+        last_transition_time: since.or_else(|| Some(clock::rfc3339(inputs.now))),
+        reason: text(reason),
+        message: text(message),
+    }
 }
 
 /// The node ended the pod for its own sake.

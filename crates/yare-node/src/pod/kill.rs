@@ -9,11 +9,11 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use yare_client::EventKind;
-use yare_runtime::ContainerStatus;
+use yare_runtime::{ContainerState, ContainerStatus};
 
 use super::actions::{Kill, KillReason};
-use super::lifecycle;
 use super::worker::{Next, Worker};
+use super::{lifecycle, restart_all};
 use crate::hooks::{GRACE_PERIOD_ANNOTATION, POD_HOOKS};
 use crate::kubelet::Kubelet;
 use crate::view::{Container, Pod};
@@ -151,10 +151,11 @@ impl Worker {
                 let probe = match kill.reason {
                     KillReason::Liveness => c.liveness_probe.as_ref(),
                     KillReason::Startup => c.startup_probe.as_ref(),
-                    KillReason::Unknown => None,
+                    KillReason::Unknown | KillReason::RestartAll => None,
                 };
                 probe.and_then(|p| p.termination_grace_period_seconds)
             });
+            let probe_grace = if kill.reason == KillReason::RestartAll { Some(0) } else { probe_grace };
             let grace = seconds(probe_grace.unwrap_or_else(|| pod.grace_period_s()));
             self.kubelet.pod_event(pod, Some(&kill.name), EventKind::Normal, "Killing", kill.message.clone());
             let (_keep, deadline) = watch::channel(Instant::now() + grace);
@@ -181,6 +182,32 @@ impl Worker {
             reason: KillReason::Unknown,
         };
         self.kill_some(pod, &[kill]).await;
+    }
+
+    /// Takes the pod back to where no container had been made yet; their logs stay.
+    pub(crate) async fn start_over(&mut self, pod: &Arc<Pod>) -> Next {
+        let kills: Vec<Kill> = restart_all::order(pod, &self.snapshot)
+            .into_iter()
+            .filter(|c| c.state != ContainerState::Exited)
+            .map(|c| Kill {
+                id: c.id.clone(),
+                name: c.name.clone(),
+                message: format!("Stopping container {}", c.name),
+                reason: KillReason::RestartAll,
+            })
+            .collect();
+        self.kill_some(pod, &kills).await;
+        for container in restart_all::order(pod, &self.snapshot) {
+            if let Err(error) = self.kubelet.runtime.remove_container(&container.id).await
+                && !error.is_not_found()
+            {
+                tracing::warn!(%error, container = container.id, "removing a container to start over");
+                return Next::Retry;
+            }
+        }
+        self.waiting.clear();
+        self.mailbox.wake();
+        Next::Idle
     }
 
     /// Kills everything that runs: main containers at once, then sidecars, the last one first. A newer, shorter

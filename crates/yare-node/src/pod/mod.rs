@@ -16,6 +16,7 @@ pub(crate) mod messages;
 mod phase;
 pub(crate) mod qos;
 pub(crate) mod resize;
+mod restart_all;
 pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;

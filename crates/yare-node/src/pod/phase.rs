@@ -1,7 +1,12 @@
 //! A pod's phase, from its containers' statuses.
 
+use super::restart_all;
 use super::snapshot::restarts_after;
-use crate::view::{Pod, PodStatus};
+use crate::view::{Container, Pod, PodStatus, Terminated};
+
+fn starts_again(container: &Container, pod: &Pod, ended: &Terminated) -> bool {
+    restarts_after(container, pod, ended.exit_code) || restart_all::was_removed(ended)
+}
 
 /// The phase, from the container statuses.
 pub(super) fn compute(pod: &Pod, status: &PodStatus, terminal: bool) -> &'static str {
@@ -32,7 +37,7 @@ pub(super) fn compute(pod: &Pod, status: &PodStatus, terminal: bool) -> &'static
         match ended {
             None => pending_init += 1,
             Some(ended) if ended.exit_code != 0 => {
-                failed_for_good |= !restarts_after(container, pod, ended.exit_code);
+                failed_for_good |= !starts_again(container, pod, ended);
             }
             Some(_) => {}
         }
@@ -48,7 +53,7 @@ pub(super) fn compute(pod: &Pod, status: &PodStatus, terminal: bool) -> &'static
             running += 1;
         } else if let Some(ended) = ended {
             stopped += 1;
-            stopped_for_good += i32::from(!restarts_after(container, pod, ended.exit_code));
+            stopped_for_good += i32::from(!starts_again(container, pod, ended));
             succeeded += i32::from(ended.exit_code == 0 && s.state.terminated.is_some());
         } else if s.state.waiting.is_some() {
             waiting += 1;

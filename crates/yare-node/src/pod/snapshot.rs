@@ -2,7 +2,8 @@
 
 use yare_runtime::{ContainerState, ContainerStatus, SandboxState, SandboxStatus};
 
-use crate::view::{Container, Pod, PodSpec};
+use super::restart_all;
+use crate::view::{Container, Pod, PodSpec, RestartRule};
 
 /// Sandboxes and containers of one pod.
 #[derive(Debug, Clone, Default)]
@@ -55,17 +56,23 @@ impl Snapshot {
 /// Whether a container that ended with `exit_code` starts again, by its own policy or the pod's.
 pub(crate) fn restarts_after(container: &Container, pod: &Pod, exit_code: i32) -> bool {
     if let Some(policy) = &container.restart_policy {
-        let by_rule = container.restart_policy_rules.iter().any(|rule| {
-            rule.action == "Restart"
-                && rule.exit_codes.as_ref().is_some_and(|codes| match codes.operator.as_str() {
-                    "In" => codes.values.contains(&exit_code),
-                    "NotIn" => !codes.values.contains(&exit_code),
-                    _ => false,
-                })
-        });
+        let rule = matching_rule(container, exit_code);
+        let by_rule =
+            rule.is_some_and(|rule| matches!(rule.action.as_str(), "Restart" | restart_all::ACTION));
         return by_rule || by_policy(policy, exit_code);
     }
     by_policy(pod.restart_policy(), exit_code)
+}
+
+/// The first of a container's rules that speaks of an exit code.
+pub(super) fn matching_rule(container: &Container, exit_code: i32) -> Option<&RestartRule> {
+    container.restart_policy_rules.iter().find(|rule| {
+        rule.exit_codes.as_ref().is_some_and(|codes| match codes.operator.as_str() {
+            "In" => codes.values.contains(&exit_code),
+            "NotIn" => !codes.values.contains(&exit_code),
+            _ => false,
+        })
+    })
 }
 
 fn by_policy(policy: &str, exit_code: i32) -> bool {

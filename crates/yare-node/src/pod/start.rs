@@ -6,9 +6,9 @@ use yare_client::EventKind;
 use yare_runtime::{ContainerConfig, ContainerState, SandboxConfig};
 
 use super::actions::{self, Actions};
-use super::lifecycle;
 use super::status::WaitReason;
 use super::worker::{CONFIG_RETRY, Next, Worker};
+use super::{lifecycle, restart_all};
 use crate::clock::{self, go_duration};
 use crate::gc;
 use crate::hooks::{CONTAINER_HOOKS, ContainerStart, POD_HOOKS, PodStart, StartFailure};
@@ -17,6 +17,9 @@ use crate::view::{Container, Pod};
 impl Worker {
     /// Does what is next for a pod that should run.
     pub(crate) async fn advance(&mut self, pod: &Arc<Pod>) -> Next {
+        if restart_all::is_under_way(&self.status) {
+            return self.start_over(pod).await;
+        }
         let probes = &self.probes;
         let actions = actions::compute(pod, &self.snapshot, &|id, kind| probes.outcome(id, kind));
         if actions.kill_pod && actions.create_sandbox.is_none() {

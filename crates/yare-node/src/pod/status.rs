@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use yare_runtime::{ContainerState as RuntimeState, ContainerStatus as RuntimeContainer};
 
 use super::snapshot::{Snapshot, should_start};
-use super::{conditions, phase, qos};
+use super::{conditions, phase, qos, restart_all};
 use crate::clock;
 use crate::view::{
     Container, ContainerState, ContainerStatus, Ip, Pod, PodStatus, Running, Terminated, VolumeMountStatus,
@@ -140,8 +140,9 @@ fn container_status(
     let newest = instances.next();
     let mut status = match newest {
         Some(newest) => from_runtime(container, newest, old, inputs),
-        None => match old {
-            Some(old) if old.state.terminated.is_some() => old.clone(),
+        None => match (restart_all::removed(pod, snapshot, inputs.previous, container), old) {
+            (Some(removed), _) => removed,
+            (None, Some(old)) if old.state.terminated.is_some() => old.clone(),
             _ => ContainerStatus {
                 state: ContainerState::waiting(default_reason, ""),
                 restart_count: old.map_or(0, |o| o.restart_count),
@@ -153,7 +154,7 @@ fn container_status(
     };
     status.name.clone_from(&container.name);
     status.volume_mounts = volume_mounts(container);
-    if newest.is_none() {
+    if newest.is_none() && !status.last_state.terminated.as_ref().is_some_and(restart_all::was_removed) {
         lost_container(pod, snapshot, container, kind, old, &mut status);
     }
     if let Some(before) = instances.next() {
