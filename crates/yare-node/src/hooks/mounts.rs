@@ -1,10 +1,12 @@
 //! A container's volume mounts; `subPath` is resolved inside the volume and never outside of it.
 //!
-//! A sub-path is opened below the volume's root by the kernel itself (`openat2`, `RESOLVE_IN_ROOT`), and that
-//! open file is bind-mounted to a place of our own, which the runtime then mounts. A container that swaps a
-//! directory for a symbolic link meanwhile cannot make it point elsewhere.
+//! Links of a sub-path are followed as the node sees them, and must not lead out of the volume. What they lead to is
+//! opened below the volume's root by the kernel itself (`openat2`, `RESOLVE_BENEATH`), and that open file is
+//! bind-mounted to a place of our own, which the runtime then mounts. A container that swaps a directory for a
+//! symbolic link meanwhile cannot make it point elsewhere.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -119,34 +121,46 @@ fn check_relative(path: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
-fn open_below(root: &OwnedFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+/// Follows the links of a path as the node sees them, and opens what it leads to if that lies in the volume. Between
+/// the two a container may put a link anywhere on the way: the kernel then opens nothing.
+fn open_inside(volume: &Path, path: &Path, flags: OFlag) -> Result<OwnedFd> {
+    let context = || format!("open {}", path.display());
+    let real = path.canonicalize().context(context)?;
+    let below = real.strip_prefix(volume).map_err(|_| Error::Path {
+        path: path.to_owned(),
+        reason: format!("subpath {real:?} not within volume path {volume:?}"),
+    })?;
+    let root = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open(volume, root, Mode::empty()).context(context)?;
     let how = OpenHow::new()
         .flags(flags | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    nix::fcntl::openat2(root, path, how)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    nix::fcntl::openat2(&root, below, how).context(context)
 }
 
 /// Makes missing directories below a volume. The last one, which the container gets, has the volume's own mode:
 /// who may write to the one may write to the other.
-fn make_below(root: &OwnedFd, sub_path: &str) -> nix::Result<()> {
-    let mode = Mode::from_bits_truncate(nix::sys::stat::fstat(root)?.st_mode & 0o777);
-    let mut at = String::from(".");
+fn make_below(volume: &Path, sub_path: &str) -> Result<()> {
+    let context = || format!("make {sub_path:?} in {}", volume.display());
+    let mode = std::fs::metadata(volume).context(context)?.mode() & 0o777;
+    let mode = Mode::from_bits_truncate(mode);
+    let mut at = volume.to_owned();
     let mut made = false;
     for part in sub_path.split('/').filter(|p| !p.is_empty() && *p != ".") {
-        let parent = open_below(root, &at, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let parent = open_inside(volume, &at, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         made = match nix::sys::stat::mkdirat(&parent, part, mode) {
             Ok(()) => true,
             Err(nix::Error::EEXIST) => false,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error).context(context),
         };
-        at.push('/');
-        at.push_str(part);
+        at.push(part);
     }
     if made {
         // Past the umask; bits like setgid are inherited and stay.
-        let last = open_below(root, &at, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        let inherited = Mode::from_bits_truncate(nix::sys::stat::fstat(&last)?.st_mode & 0o7000);
-        nix::sys::stat::fchmod(&last, mode | inherited)?;
+        let last = open_inside(volume, &at, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let inherited = nix::sys::stat::fstat(&last).context(context)?.st_mode & 0o7000;
+        nix::sys::stat::fchmod(&last, mode | Mode::from_bits_truncate(inherited)).context(context)?;
     }
     Ok(())
 }
@@ -154,16 +168,13 @@ fn make_below(root: &OwnedFd, sub_path: &str) -> nix::Result<()> {
 /// Opens `sub_path` below `volume`, making missing directories, and mounts it at `target`.
 fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf> {
     let context = || format!("subPath {sub_path:?} of {}", volume.display());
-    let root = nix::fcntl::open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .context(context)?;
-    let found = match open_below(&root, sub_path, OFlag::O_PATH) {
-        Ok(found) => found,
-        Err(nix::Error::ENOENT) => {
-            make_below(&root, sub_path).context(context)?;
-            open_below(&root, sub_path, OFlag::O_PATH).context(context)?
-        }
-        Err(error) => return Err(error).context(context),
-    };
+    let volume = &volume.canonicalize().context(context)?;
+    let path = volume.join(sub_path);
+    // A link that leads nowhere is not made into something.
+    if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+        make_below(volume, sub_path)?;
+    }
+    let found = open_inside(volume, &path, OFlag::O_PATH)?;
     let directory =
         nix::sys::stat::fstat(&found).context(context)?.st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR;
     let made = (|| {
@@ -237,22 +248,44 @@ mod tests {
 
     #[test]
     fn links_stay_inside() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
         let dir = tempfile::tempdir().unwrap();
-        let volume = dir.path().join("v");
-        std::fs::create_dir_all(volume.join("inside")).unwrap();
+        let volume = dir.path().canonicalize().unwrap().join("v");
+        std::fs::create_dir_all(volume.join("inside/deep")).unwrap();
         std::fs::create_dir_all(dir.path().join("outside")).unwrap();
-        std::os::unix::fs::symlink("../outside", volume.join("escape")).unwrap();
-        std::os::unix::fs::symlink("inside", volume.join("fine")).unwrap();
-        let root = nix::fcntl::open(&volume, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
-        assert!(open_below(&root, "fine", OFlag::O_PATH).is_ok());
-        assert!(open_below(&root, "escape", OFlag::O_PATH).is_err());
+        for (link, to) in [
+            ("fine", "inside"),
+            ("inside/deep/round", "../../inside"),
+            ("escape", "../outside"),
+            ("up", ".."),
+            ("etc", "/etc"),
+            ("lost", "no-such"),
+            ("loop", "loop"),
+        ] {
+            symlink(to, volume.join(link)).unwrap();
+        }
+        // A path of the node that leads into the volume.
+        symlink(volume.join("inside"), volume.join("whole")).unwrap();
+        let open = |path: &str| open_inside(&volume, &volume.join(path), OFlag::O_PATH);
+        for path in ["", "inside", "fine", "fine/deep", "inside/deep/round", "whole/deep"] {
+            assert!(open(path).is_ok(), "{path}: {:?}", open(path));
+        }
+        for path in ["escape", "up", "up/v/inside/../..", "etc", "etc/passwd", "inside/deep/round/../.."] {
+            let error = open(path).unwrap_err().to_string();
+            assert!(error.contains("not within volume path"), "{path}: {error}");
+        }
+        for path in ["lost", "loop", "inside/lost"] {
+            assert!(open(path).is_err(), "{path}");
+        }
         // What is made is made inside, too, and may be used as the volume may.
-        use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o777)).unwrap();
-        make_below(&root, "new/er").unwrap();
+        make_below(&volume, "new/er").unwrap();
+        make_below(&volume, "fine/new").unwrap();
         let mode = |path: &str| std::fs::metadata(volume.join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode("new/er"), 0o777);
-        assert!(make_below(&root, "escape/x").is_err());
+        assert_eq!((mode("new/er"), mode("inside/new")), (0o777, 0o777));
+        for path in ["escape/x", "up/x", "lost/x", "loop/x"] {
+            assert!(make_below(&volume, path).is_err(), "{path}");
+        }
         assert!(std::fs::read_dir(dir.path().join("outside")).unwrap().next().is_none());
         assert!(check_relative("a/../b").is_err());
         assert!(check_relative("/a").is_err());
