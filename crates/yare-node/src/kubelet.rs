@@ -263,6 +263,10 @@ impl Kubelet {
     /// Admits a pod and reserves what it takes, or says why not. A pod that runs already is not judged again.
     pub(crate) async fn admit(&self, pod: &Pod, runs_already: bool) -> Result<(), Rejection> {
         if !runs_already {
+            if admission::wants_strict_groups(pod) {
+                let able = self.runtime.status().await.is_ok_and(|s| s.supplemental_groups_policy);
+                admission::strict_groups(able)?;
+            }
             self.managers.admit(pod).await?;
         }
         let outcome = self.admit_by_counts(pod, runs_already);

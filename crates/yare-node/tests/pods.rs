@@ -375,6 +375,22 @@ async fn what_does_not_fit_is_rejected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_runtime_is_told_how_the_pod_is_to_run() {
+    let cluster = Cluster::start().await;
+    let class = json!({"metadata": {"name": "quick"}, "handler": "micro-vm"});
+    cluster.post("/apis/node.k8s.io/v1/runtimeclasses", &class).await;
+    let mut spec = one(json!(["run"]));
+    spec["runtimeClassName"] = json!("quick");
+    spec["securityContext"] = json!({"supplementalGroups": [7], "supplementalGroupsPolicy": "Strict"});
+    cluster.pod("p", spec).await;
+    cluster.wait_ready("p").await;
+    assert_eq!(cluster.runtime.sandbox_config().unwrap().runtime_handler, "micro-vm");
+    let (_, config) = cluster.runtime.container_named("web").unwrap();
+    assert!(config.security.supplemental_groups_strict);
+    assert_eq!(config.security.supplemental_groups, [7]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_agent_takes_over() {
     let mut cluster = Cluster::start().await;
     cluster.pod("keep", one(json!(["run"]))).await;

@@ -20,6 +20,7 @@ mod mounts;
 mod namespaces;
 mod network;
 mod resources;
+mod runtime_class;
 mod security;
 mod termination;
 mod volumes;
@@ -49,6 +50,7 @@ pub(crate) const POD_HOOKS: &[&dyn PodHook] = &[
     &credentials::Credentials,
     &volumes::MountVolumes,
     &identity::Identity,
+    &runtime_class::RuntimeClass,
     &dns::Dns,
     &namespaces::Namespaces,
     &dynamic_resources::DynamicResources,

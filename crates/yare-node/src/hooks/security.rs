@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use yare_runtime::{SeccompProfile as RuntimeProfile, SecurityContext as RuntimeContext};
 
 use super::{ContainerHook, ContainerStart, StartFailure};
+use crate::pod::admission;
 use crate::view::SeccompProfile;
 
 pub(crate) struct Security;
@@ -53,6 +54,7 @@ impl ContainerHook for Security {
             gid: group.map(|g| id("runAsGroup", g)).transpose()?,
             username: (uid.is_none() && !image.username.is_empty()).then_some(image.username),
             supplemental_groups: supplemental,
+            supplemental_groups_strict: admission::wants_strict_groups(start.pod),
             readonly_rootfs: own.read_only_root_filesystem == Some(true),
             no_new_privs: own.allow_privilege_escalation == Some(false),
             add_caps: capabilities.add,

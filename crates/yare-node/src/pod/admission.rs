@@ -190,6 +190,21 @@ fn os_field(pod: &Pod, _: &Used, _: &Offer) -> Option<Rejection> {
     }
 }
 
+/// Whether the pod's processes must have no groups but those that it names.
+pub(crate) fn wants_strict_groups(pod: &Pod) -> bool {
+    let context = pod.spec.security_context.as_ref();
+    context.and_then(|c| c.supplemental_groups_policy.as_deref()) == Some("Strict")
+}
+
+/// A runtime that does not know the policy would add the image's groups.
+pub(crate) fn strict_groups(able: bool) -> Result<(), Rejection> {
+    let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
+    match reject("SupplementalGroupsPolicyNotSupported", message) {
+        Some(rejection) if !able => Err(rejection),
+        _ => Ok(()),
+    }
+}
+
 /// Sysctls that are namespaced and harmless to neighbours.
 const SAFE_SYSCTLS: &[&str] = &[
     "kernel.shm_rmid_forced",
@@ -355,6 +370,19 @@ fn no_execute_taints(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_strict_or_the_pod_goes() {
+        let policy = |policy: &str| -> Pod {
+            let context = serde_json::json!({"supplementalGroupsPolicy": policy});
+            serde_json::from_value(serde_json::json!({"spec": {"securityContext": context}})).unwrap()
+        };
+        assert!(wants_strict_groups(&policy("Strict")));
+        assert!(!wants_strict_groups(&policy("Merge")) && !wants_strict_groups(&Pod::default()));
+        assert_eq!(strict_groups(true), Ok(()));
+        let rejection = strict_groups(false).unwrap_err();
+        assert_eq!(rejection.reason, "SupplementalGroupsPolicyNotSupported");
+    }
 
     #[test]
     fn table() {

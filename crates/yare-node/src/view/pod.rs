@@ -56,6 +56,7 @@ pub struct PodSpec {
     pub node_selector: BTreeMap<String, String>,
     pub affinity: Option<serde_json::Value>,
     pub service_account_name: String,
+    pub runtime_class_name: Option<String>,
     pub host_network: bool,
     #[serde(rename = "hostPID")]
     pub host_pid: bool,
@@ -183,6 +184,7 @@ pub struct PodSecurityContext {
     pub run_as_non_root: Option<bool>,
     #[serde(deserialize_with = "nullable")]
     pub supplemental_groups: Vec<i64>,
+    pub supplemental_groups_policy: Option<String>,
     pub fs_group: Option<i64>,
     pub fs_group_change_policy: Option<String>,
     #[serde(deserialize_with = "nullable")]

@@ -150,7 +150,11 @@ impl Runtime for FakeRuntime {
 
     async fn status(&self) -> Result<RuntimeStatus> {
         let able = RuntimeHandler { user_namespaces: true, ..RuntimeHandler::default() };
-        Ok(RuntimeStatus { handlers: vec![able], ..RuntimeStatus::default() })
+        Ok(RuntimeStatus {
+            handlers: vec![able],
+            supplemental_groups_policy: true,
+            ..RuntimeStatus::default()
+        })
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId> {
