@@ -29,9 +29,11 @@ pub async fn mark(
     let mut status = json!({});
     if failed {
         status["phase"] = "Failed".into();
+        status["observedGeneration"] = view.metadata.generation.into();
     }
     if let Some(condition) = condition {
-        status["conditions"] = json!([condition]);
+        let observed_generation = Some(view.metadata.generation);
+        status["conditions"] = json!([Condition { observed_generation, ..condition.clone() }]);
     }
     let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
     gone(context.api.patch(&PODS, pod.key(), "/status", Patch::Strategic, &patch).await.map(drop))

@@ -401,6 +401,7 @@ async fn evict(
         }
         let patch = json!({"metadata": {"uid": object.uid()}, "status": {"conditions": [{
             "type": "DisruptionTarget",
+            "observedGeneration": generation(object),
             "status": "True",
             "reason": "PreemptionByScheduler",
             "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
@@ -497,6 +498,7 @@ async fn fail(client: kube::Client, recorder: Recorder, pod: &Cached, message: S
     recorder.event(ObjectRef::of(&PODS, pod), EventKind::Warning, "FailedScheduling", message.clone());
     let condition = json!({
         "type": "PodScheduled",
+        "observedGeneration": generation(pod),
         "status": "False",
         "reason": "SchedulerError",
         "message": message,
@@ -522,6 +524,7 @@ async fn report(
     }
     let mut status = json!({"conditions": [{
         "type": "PodScheduled",
+        "observedGeneration": generation(&pod),
         "status": "False",
         "reason": "Unschedulable",
         "message": message,
@@ -532,6 +535,21 @@ async fn report(
         status["nominatedNodeName"] = if node.is_empty() { serde_json::Value::Null } else { node.into() };
     }
     patch_status(client, &pod, &json!({"metadata": {"uid": pod.uid()}, "status": status})).await;
+}
+
+/// The generation of a pod that is spoken of.
+fn generation(pod: &Cached) -> i64 {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Generation {
+        metadata: Metadata,
+    }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Metadata {
+        generation: i64,
+    }
+    pod.view::<Generation>().map_or(0, |view| view.metadata.generation)
 }
 
 /// The conditions of a pod.

@@ -38,6 +38,10 @@ pub fn pod(pod: &mut Value) {
             }
         }
     }
+    // Of a pod alone: templates keep what they say.
+    if pod.int_at("spec.terminationGracePeriodSeconds") < 0 {
+        pod.set("spec.terminationGracePeriodSeconds", 1);
+    }
     // Both forms of the addresses are always there; the list is the newer one and holds the first again.
     let ip = pod.str_at("status.podIP").to_owned();
     let first = pod.items("status.podIPs").first().map(|i| i.str_at("ip").to_owned());
@@ -296,5 +300,17 @@ mod tests {
                 "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1m", "memory": "1Gi"}}}],
             "volumes": [{"name": "v", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "x", "defaultMode": 420}}]}})
         );
+    }
+
+    #[test]
+    fn a_pod_stops_within_a_second_at_least() {
+        for (given, want) in [(-1, 1), (0, 0), (1, 1), (30, 30)] {
+            let mut pod = json!({"spec": {"containers": [], "terminationGracePeriodSeconds": given}});
+            self::pod(&mut pod);
+            assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], want);
+            let mut of_template = json!({"containers": [], "terminationGracePeriodSeconds": given});
+            spec(&mut of_template);
+            assert_eq!(of_template["terminationGracePeriodSeconds"], given);
+        }
     }
 }

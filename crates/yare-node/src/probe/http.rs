@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,6 +40,8 @@ pub(crate) struct Request {
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) location: Option<String>,
+    /// As much of it as is read.
+    pub(crate) body: Bytes,
 }
 
 /// Why nothing came back.
@@ -104,10 +106,15 @@ pub(crate) async fn probe(
             };
             match response.status {
                 200..300 => return Attempt::Success,
-                300..400 => match response.location.as_deref().and_then(|to| redirect(&request, to)) {
+                300..400 => match redirect(&request, &response) {
                     Some(next) if next.host == request.host => request = next,
-                    Some(_) => return Attempt::Warning("Probe terminated redirects".to_owned()),
-                    None => return Attempt::Success,
+                    // To another host, or nowhere: somebody answers there, which is what was asked.
+                    _ => {
+                        let body = String::from_utf8_lossy(&response.body);
+                        return Attempt::Warning(format!(
+                            "Probe terminated redirects, Response body: {body}"
+                        ));
+                    }
                 },
                 status => return Attempt::Failure(format!("HTTP probe failed with statuscode: {status}")),
             }
@@ -122,8 +129,12 @@ pub(crate) async fn probe(
     }
 }
 
-fn redirect(from: &Request, to: &str) -> Option<Request> {
-    let uri: Uri = to.parse().ok()?;
+/// The request that an answer leads to, if it leads anywhere.
+fn redirect(from: &Request, answer: &Response) -> Option<Request> {
+    if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let uri: Uri = answer.location.as_ref()?.parse().ok()?;
     let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
     let mut next = Request { path, ..from.clone() };
     if let Some(authority) = uri.authority() {
@@ -209,8 +220,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             let location = location.and_then(|l| l.to_str().ok()).map(str::to_owned);
             let status = response.status().as_u16();
             // Read some of it, so that the server sees its answer taken.
-            let _ = Limited::new(response.into_body(), BODY_MAX_BYTES).collect().await;
-            Ok(Response { status, location })
+            let body = beginning(response.into_body()).await;
+            Ok(Response { status, location, body })
         }
         Err(error) => Err(error),
     };
@@ -218,8 +229,86 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     outcome
 }
 
+/// The beginning of a body, as far as it came.
+async fn beginning(mut body: hyper::body::Incoming) -> Bytes {
+    let mut read = BytesMut::new();
+    while read.len() < BODY_MAX_BYTES
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        if let Ok(data) = frame.into_data() {
+            read.extend_from_slice(&data);
+        }
+    }
+    read.truncate(BODY_MAX_BYTES);
+    read.freeze()
+}
+
 /// Probes do not authenticate their target.
 fn tls_config() -> Result<Arc<rustls::ClientConfig>, String> {
     static CONFIG: OnceLock<Result<Arc<rustls::ClientConfig>, String>> = OnceLock::new();
     CONFIG.get_or_init(|| yare_auth::tls::unverified().map_err(|e| e.to_string())).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that answers each path with the head and the body of a row.
+    async fn serve(answers: &'static [(&'static str, &'static str, &'static str)]) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.unwrap() > 0 {}
+                let text = String::from_utf8(request).unwrap();
+                let path = text.split(' ').nth(1).unwrap();
+                let (_, head, body) = answers.iter().find(|(at, ..)| *at == path).unwrap();
+                let length = body.len();
+                let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {length}\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn answers_and_redirects() {
+        let port = serve(&[
+            ("/fine", "200 OK", "fine"),
+            ("/none", "404 Not Found", "secret"),
+            ("/here", "302 Found\r\nlocation: /fine", ""),
+            ("/ill", "307 Temporary Redirect\r\nlocation: /none", ""),
+            ("/away", "302 Found\r\nlocation: http://elsewhere.example/", "<a>Found</a>"),
+            ("/nowhere", "301 Moved Permanently", "gone"),
+            ("/same", "304 Not Modified\r\nlocation: /none", ""),
+            ("/round", "302 Found\r\nlocation: /round", ""),
+        ])
+        .await;
+        let ended =
+            |body: &str| Attempt::Warning(format!("Probe terminated redirects, Response body: {body}"));
+        for (path, want) in [
+            ("fine", Attempt::Success),
+            ("/here", Attempt::Success),
+            ("/none", Attempt::Failure("HTTP probe failed with statuscode: 404".into())),
+            ("/ill", Attempt::Failure("HTTP probe failed with statuscode: 404".into())),
+            ("/away", ended("<a>Found</a>")),
+            ("/nowhere", ended("gone")),
+            ("/same", ended("")),
+            (
+                "/round",
+                Attempt::Failure(format!(
+                    "Get \"http://127.0.0.1:{port}/round\": stopped after 10 redirects"
+                )),
+            ),
+        ] {
+            let action = serde_json::json!({"path": path, "port": port, "host": "127.0.0.1"});
+            let action = serde_json::from_value(action).unwrap();
+            let got = probe(&action, &Container::default(), None, Duration::from_secs(15)).await;
+            assert_eq!(got, want, "{path}");
+        }
+    }
 }
