@@ -1,4 +1,4 @@
-//! What happens to claims, and to volumes of a driver, while time passes.
+//! What happens to claims and their volumes while time passes: of drivers, and of devices of the node.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -178,4 +178,125 @@ async fn a_claim_that_stays_unbound_is_told() {
     assert!(text.ends_with("error processing PVC default/c: PVC is not bound"), "{text}");
     bind(&cluster, &size).await;
     cluster.wait_ready("p").await;
+}
+
+/// A disk of the node.
+struct Disk {
+    file: std::path::PathBuf,
+    device: String,
+}
+
+impl Disk {
+    fn new(file: std::path::PathBuf, bytes: u64) -> Self {
+        std::fs::File::create(&file).unwrap().set_len(bytes).unwrap();
+        let device = run("losetup", &["-f", "--show", file.to_str().unwrap()]);
+        Disk { file, device }
+    }
+
+    fn grow(&self, bytes: u64) {
+        std::fs::File::options().write(true).open(&self.file).unwrap().set_len(bytes).unwrap();
+        run("losetup", &["-c", &self.device]);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").args(["-d", &self.device]).status();
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// `CAP_SYS_RESOURCE`, without which a mounted ext4 stays as it is; many a CI has none.
+fn may_enlarge() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(effective.trim(), 16).unwrap() & 1 << 24 != 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_of_the_node_becomes_a_file_system() {
+    const MIB: u64 = 1 << 20;
+    let files = tempfile::tempdir().unwrap();
+    let disk = Disk::new(files.path().join("disk"), 16 * MIB);
+    let clock = Arc::new(AtomicI64::new(0));
+    let mut cluster = Cluster::without_node().await;
+    let settle = |config: &mut yare_node::NodeConfig| {
+        let ahead = clock.clone();
+        config.seams.now =
+            Arc::new(move || Timestamp::now() + SignedDuration::from_secs(ahead.load(Ordering::Relaxed)));
+        config.seams.random = Arc::new(|| 0.0);
+    };
+    cluster.start_node(settle).await;
+    let here = json!({"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": [common::NODE]},
+    ]});
+    let size = json!({"storage": "16Mi"});
+    let source = json!({
+        "local": {"path": disk.device},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [here]}},
+    });
+    chosen(&cluster, &size, source).await;
+    bind(&cluster, &size).await;
+    let mut paths = Vec::new();
+    for pod in ["p", "q"] {
+        let mut spec = user_of_the_claim();
+        spec["containers"][0]["name"] = json!(pod);
+        spec["securityContext"] = json!({"fsGroup": 1234});
+        cluster.pod(pod, spec).await;
+        cluster.wait_ready(pod).await;
+        let (_, config) = cluster.runtime.container_named(pod).unwrap();
+        let mount = config.mounts.iter().find(|m| m.container_path == std::path::Path::new("/v")).unwrap();
+        paths.push(mount.host_path.clone());
+    }
+    // One file system, at a place of its own for each pod, which the group may use.
+    std::fs::write(paths[0].join("file"), "kept").unwrap();
+    assert_eq!(std::fs::read_to_string(paths[1].join("file")).unwrap(), "kept");
+    assert_ne!(paths[0], paths[1]);
+    assert_eq!(std::os::unix::fs::MetadataExt::gid(&paths[0].metadata().unwrap()), 1234);
+    let room = || nix::sys::statvfs::statvfs(&paths[0]).unwrap();
+    let bytes = |room: nix::sys::statvfs::Statvfs| room.blocks() * room.fragment_size();
+    let before = bytes(room());
+
+    // The disk grew; so does the file system, while it is used.
+    disk.grow(64 * MIB);
+    let larger = json!({"storage": "64Mi"});
+    cluster.patch("/api/v1/persistentvolumes/pv", &json!({"spec": {"capacity": larger}})).await;
+    clock.store(61, Ordering::Relaxed);
+    let note = json!({"metadata": {"annotations": {"look": "61"}}});
+    cluster.patch("/api/v1/namespaces/default/pods/p", &note).await;
+    if may_enlarge() {
+        cluster.wait(CLAIM, "a larger claim", |c| c["status"]["capacity"] == larger).await;
+        assert!(bytes(room()) > 2 * before, "{before}");
+    } else {
+        let told = cluster.wait_event("p", "VolumeResizeFailed").await;
+        let text = told["message"].as_str().unwrap();
+        assert!(
+            text.starts_with("NodeExpandVolume.NodeExpandVolume failed for volume \"pv\" : resize of"),
+            "{text}"
+        );
+    }
+
+    // Another life of the agent knows what is mounted for whom.
+    cluster.stop_node().await;
+    cluster.start_node(settle).await;
+    cluster.delete_pod("p", 0).await;
+    cluster.wait_gone("p").await;
+    assert_eq!(std::fs::read_to_string(paths[1].join("file")).unwrap(), "kept");
+    cluster.delete_pod("q", 0).await;
+    cluster.wait_gone("q").await;
+    let mounts = cluster.data().join("plugins/kubernetes.io/local-volume/mounts");
+    let mut left = true;
+    for _ in 0..1500 {
+        left = mounts.read_dir().unwrap().next().is_some();
+        if !left {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(!left, "the device is still mounted");
 }

@@ -64,6 +64,23 @@ const ENDS: &[(&str, &str, &str, &str, &str, &str)] = &[
         ".status.containerStatuses[0].state.terminated.message",
         "last words\n",
     ),
+    (
+        "again",
+        "[ -e /dev/shm/once ] && exit 0; touch /dev/shm/once; exit 42",
+        "restartPolicy: Never\n    restartPolicyRules: [{action: RestartAllContainers, \
+         exitCodes: {operator: In, values: [42]}}]",
+        "restartPolicy: Never",
+        ".status.containerStatuses[0].lastState.terminated.reason",
+        "RestartingAllContainers",
+    ),
+    (
+        "named",
+        "exit 0",
+        "",
+        "restartPolicy: Never",
+        ".status.containerStatuses[0].image",
+        "yare.local/busybox:1",
+    ),
     ("crashes", "exit 1", "", "", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff"),
     (
         "signalled",
@@ -127,6 +144,7 @@ const IMAGES: &[(&str, &str)] = &[
 const EVENTS: &[(&str, &str, &str)] = &[
     ("crashes", "BackOff", "Back-off restarting failed container main in pod crashes_default"),
     ("crashes", "Started", "ontainer"),
+    ("classed", "FailedCreatePodSandBox", r#"no runtime for "absent" is configured"#),
     ("unreachable", "Failed", r#"Failed to pull image "127.0.0.1:1/no/such:1""#),
     ("unreachable", "BackOff", r#"Back-off pulling image "127.0.0.1:1/no/such:1""#),
     (
@@ -158,6 +176,10 @@ fn ends_and_failures(runtime: Runtime) {
             }
             manifest.push_str(&text);
         }
+        manifest.push_str(
+            "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: absent}\nhandler: absent\n---\n",
+        );
+        manifest.push_str(&pod("classed", "true", "", "runtimeClassName: absent"));
         manifest.push_str(&pod("huge", "true", "resources: {requests: {cpu: 1000}}", ""));
         manifest.push_str(&pod("elsewhere", "true", "", "nodeSelector: {kubernetes.io/hostname: moon}"));
         cluster.apply(&manifest)?;
@@ -169,6 +191,7 @@ fn ends_and_failures(runtime: Runtime) {
             wrong.extend(cluster.event(name, reason, text).err().map(|e| format!("{e:#}")));
         }
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        cluster.becomes("pod/huge", ".status.conditions[0].observedGeneration", "1")?;
 
         if runtime != Runtime::Embedded {
             return Ok(());

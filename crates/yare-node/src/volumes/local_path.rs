@@ -138,8 +138,8 @@ async fn remove(kubelet: &Arc<Kubelet>, volume: &PersistentVolume) -> Result<(),
 async fn patch_volume(kubelet: &Kubelet, name: &str, patch: &serde_json::Value) -> Result<(), String> {
     let path = format!("/api/v1/persistentvolumes/{name}");
     match kubelet.api.patch(&path, PatchKind::Merge, patch).await {
-        // Gone, or another of that name: nothing to say.
-        Err(error) if error.is_not_found() => Ok(()),
+        // Gone, or another of that name, or changed meanwhile: of that the watch is about to tell.
+        Err(error) if error.is_not_found() || error.status_code() == Some(409) => Ok(()),
         outcome => outcome.map_err(|e| e.to_string()),
     }
 }

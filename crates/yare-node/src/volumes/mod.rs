@@ -16,6 +16,7 @@ mod atomic;
 mod config_map;
 mod copy;
 mod csi;
+mod disk;
 mod downward;
 mod empty_dir;
 pub(crate) mod env_file;
@@ -47,6 +48,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use yare_client::EventKind;
 
 use crate::clock;
 use crate::kubelet::Kubelet;
@@ -375,6 +377,12 @@ impl Volumes {
                 // What a running pod has stays, until its source is back.
                 Err(error) if before.is_some() => {
                     tracing::debug!(volume = volume.name, pod = %context.pod.full_name(), ?error, "refreshing a volume");
+                    if error.step == Some(resize::IN_USE) {
+                        let name = self.bound.get(&volume.name).map_or("", |b| &b.volume.metadata.name);
+                        let text = error.message(&volume.name, name);
+                        let (pod, kind) = (context.pod, EventKind::Warning);
+                        context.kubelet.pod_event(pod, None, kind, "VolumeResizeFailed", text);
+                    }
                     if let Some(mounted) = self.mounted.get_mut(&volume.name)
                         && mounted.refresh_at.is_some_and(|at| at <= now)
                     {

@@ -24,6 +24,9 @@ const RESIZE_CONDITIONS: [&str; 6] = [
     "ModifyingVolume",
 ];
 
+/// What failed where a volume of a running pod did not grow.
+pub(super) const IN_USE: &str = "NodeExpandVolume.NodeExpandVolume failed";
+
 /// Why a volume did not grow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ExpandError {
@@ -190,7 +193,7 @@ fn step(work: &Work<'_>) -> impl Fn(String) -> Failure {
     let again = work.again;
     move |text| {
         let step = match (again, block) {
-            (true, _) => "NodeExpandVolume.NodeExpandVolume failed",
+            (true, _) => IN_USE,
             (false, false) => "MountVolume.Setup failed while expanding volume",
             (false, true) => "MapVolume.MarkVolumeAsMounted failed while expanding volume",
         };

@@ -5,7 +5,6 @@
 //! directory `<portal>-<target>-lun-<lun>` is where the disk is mounted, or has the devices of the pods that use
 //! it; the file of that name with `.json` behind it is the record.
 
-mod disk;
 mod session;
 
 use std::collections::BTreeMap;
@@ -24,7 +23,7 @@ use super::source::reason;
 use super::stats::{Measured, VolumeStats, file_system};
 use super::tear_down::found;
 use super::{
-    Failure, Found, Mounted, Restored, Source, Staged, Turn, VolumeKind, Work, loop_device, ownership,
+    Failure, Found, Mounted, Restored, Source, Staged, Turn, VolumeKind, Work, disk, loop_device, ownership,
 };
 use crate::kubelet::Kubelet;
 use crate::view::{Iscsi, Secret};

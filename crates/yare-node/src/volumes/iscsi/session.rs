@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use super::disk::multipath;
+use crate::volumes::disk::multipath;
 
 /// How long a disk may take to appear after logging in.
 const DEVICE_TIMEOUT_S: u32 = 30;

@@ -1,4 +1,4 @@
-//! A disk with a file system on it: made if the disk is empty, checked, mounted; by the machine's own tools.
+//! A disk with a file system on it: made if the disk is empty, checked, mounted, enlarged; by the machine's own tools.
 
 use std::path::{Path, PathBuf};
 
@@ -98,6 +98,34 @@ pub(super) async fn format_and_mount(
     let mut options = options.to_vec();
     options.push("defaults".to_owned());
     mount(&name, target, kind, &options).await
+}
+
+/// Makes a mounted file system as large as its disk.
+pub(super) async fn grow(disk: &Path, target: &Path) -> Result<(), String> {
+    let name = disk.display().to_string();
+    let target = target.display().to_string();
+    let format = format_of(&name)
+        .await
+        .map_err(|e| format!("ResizeFS.Resize - error checking format for device {name}: {e}"))?;
+    let (program, args): (_, &[&str]) = match format.as_str() {
+        "ext3" | "ext4" => ("resize2fs", &[&name]),
+        "xfs" => ("xfs_growfs", &["-d", &target]),
+        "btrfs" => ("btrfs", &["filesystem", "resize", "max", &target]),
+        _ => {
+            return Err(format!(
+                "ResizeFS.Resize - resize of format {format} is not supported for device {name} mounted at {target}"
+            ));
+        }
+    };
+    let said = run(program, args).await?;
+    match said.code {
+        Some(0) => Ok(()),
+        code => Err(format!(
+            "resize of device {name} failed: exit status {}. {program} output: {}",
+            code.unwrap_or(-1),
+            said.text
+        )),
+    }
 }
 
 /// The device-mapper device that has a disk as one of its paths.
