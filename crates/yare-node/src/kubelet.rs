@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use yare_client::{Client, EventKind, Informer, ObjectRef, Recorder};
 use yare_runtime::Runtime;
 
+use crate::allocation::Allocations;
 use crate::api::Api;
 use crate::clock::Seams;
 use crate::config::Configuration;
@@ -60,6 +61,8 @@ pub(crate) struct Kubelet {
     pub(crate) image_gc: ImageGc,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
     pub(crate) managers: Managers,
+    /// What pods are given.
+    pub(crate) allocations: Allocations,
     pub(crate) rotator: Rotator,
     pub(crate) metrics: Metrics,
     /// Storage drivers.
@@ -126,6 +129,7 @@ pub(crate) struct Parts {
     pub(crate) resources: NodeResources,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
     pub(crate) managers: Managers,
+    pub(crate) allocations: Allocations,
     pub(crate) offer: Offer,
     pub(crate) pods: Informer,
 }
@@ -178,6 +182,7 @@ impl Kubelet {
             pressures: watch::Sender::new(BTreeSet::new()),
             network: parts.network,
             managers: parts.managers,
+            allocations: parts.allocations,
             offer: Mutex::new(parts.offer),
             admitted: Mutex::default(),
             id_ranges: Mutex::default(),
@@ -261,7 +266,7 @@ impl Kubelet {
     }
 
     /// Admits a pod and reserves what it takes, or says why not. A pod that runs already is not judged again.
-    pub(crate) async fn admit(&self, pod: &Pod, runs_already: bool) -> Result<(), Rejection> {
+    pub(crate) async fn admit(&self, pod: &Arc<Pod>, runs_already: bool) -> Result<(), Rejection> {
         if !runs_already {
             if admission::wants_strict_groups(pod) {
                 let able = self.runtime.status().await.is_ok_and(|s| s.supplemental_groups_policy);
@@ -276,23 +281,47 @@ impl Kubelet {
         outcome
     }
 
-    fn admit_by_counts(&self, pod: &Pod, runs_already: bool) -> Result<(), Rejection> {
+    fn admit_by_counts(&self, pod: &Arc<Pod>, runs_already: bool) -> Result<(), Rejection> {
         let mut admitted = self.admitted.lock();
         if !admitted.contains_key(&pod.metadata.uid) && !runs_already {
-            let used = Used::sum(admitted.values());
-            let devices = self.managers.devices.offered(&pod.metadata.uid);
-            if devices.is_empty() {
-                admission::admit(pod, &used, &self.offer.lock())?;
-            } else {
-                let mut offer = self.offer.lock().clone();
-                offer.allocatable.extend(devices.into_iter().map(|(name, n)| (name, n.to_string())));
-                admission::admit(pod, &used, &offer)?;
-            }
+            self.fits(pod, &admitted)?;
         }
-        admitted.insert(pod.metadata.uid.clone(), Share::of(pod));
+        admitted.insert(pod.metadata.uid.clone(), Share::of(&self.allocations.held(pod)));
         drop(admitted);
         self.claims_changed();
         Ok(())
+    }
+
+    /// Whether a pod has its place beside the others that were admitted.
+    fn fits(&self, pod: &Pod, admitted: &HashMap<String, Share>) -> Result<(), Rejection> {
+        let others = admitted.iter().filter(|(uid, _)| **uid != pod.metadata.uid).map(|(_, share)| share);
+        let used = Used::sum(others);
+        let devices = self.managers.devices.offered(&pod.metadata.uid);
+        if devices.is_empty() {
+            return admission::admit(pod, &used, &self.offer.lock());
+        }
+        let mut offer = self.offer.lock().clone();
+        offer.allocatable.extend(devices.into_iter().map(|(name, n)| (name, n.to_string())));
+        admission::admit(pod, &used, &offer)
+    }
+
+    /// Sets aside what a pod that runs wants, beside what it has not given back, or says why not.
+    pub(crate) fn admit_resize(&self, wants: &Arc<Pod>) -> Result<(), Rejection> {
+        let mut admitted = self.admitted.lock();
+        self.fits(wants, &admitted)?;
+        admitted.insert(wants.metadata.uid.clone(), Share::of(&self.allocations.held(wants)));
+        drop(admitted);
+        self.claims_changed();
+        Ok(())
+    }
+
+    /// What a pod holds has changed: what it gave back may be others' now.
+    pub(crate) fn recharge(&self, pod: &Arc<Pod>) {
+        if let Some(share) = self.admitted.lock().get_mut(&pod.metadata.uid) {
+            *share = Share::of(&self.allocations.held(pod));
+        }
+        self.claims_changed();
+        self.allocations.freed();
     }
 
     /// Gives back what a pod took, its ids too.
@@ -300,7 +329,9 @@ impl Kubelet {
         self.admitted.lock().remove(uid);
         self.id_ranges.lock().release(uid);
         self.managers.release(uid);
+        self.allocations.end(uid);
         self.claims_changed();
+        self.allocations.freed();
     }
 
     fn claims_changed(&self) {
@@ -322,6 +353,7 @@ impl Kubelet {
             *before = pressures;
             news
         });
+        self.allocations.freed();
     }
 
     /// Something of each pod that uses this node: all but those that have ended.

@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod allocation;
 mod api;
 mod clock;
 pub mod config;
@@ -65,6 +66,7 @@ pub use resources::{
 };
 pub use view::Taint;
 
+use allocation::Allocations;
 use config::{Configuration, Sources};
 use error::Context;
 use eviction::{Evictor, Machine};
@@ -190,6 +192,7 @@ impl Node {
         let configured = || ManagerSettings::configured(settings, configuration.gates());
         let managers = config.managers.unwrap_or_else(configured);
         let managers = Managers::new(managers, &kept, &config.data_dir, config.seams.clone())?;
+        let allocations = Allocations::restore(&config.data_dir, configuration.gates())?;
         let client = config.client;
         let select = |field: &str| Selection {
             fields: Some(format!("{field}={}", config.node_name)),
@@ -214,6 +217,7 @@ impl Node {
             resources,
             network: config.network,
             managers,
+            allocations,
             offer,
             pods,
         });
@@ -235,6 +239,7 @@ impl Node {
         tasks.spawn(volumes::local_path::run(kubelet.clone(), volumes));
         tasks.spawn(manifests::mirror::keep(kubelet.clone(), node.clone()));
         tasks.spawn(resources::tree::tend(kubelet.clone()));
+        tasks.spawn(allocation::tend(kubelet.clone()));
         tasks.spawn(Evictor::new(kubelet.clone(), observer).run());
         tasks.spawn(resources::oom::watch(kubelet.clone()));
         tasks.spawn(gc::images::run(kubelet.clone()));

@@ -245,11 +245,15 @@ impl Cluster {
         }
     }
 
-    /// Takes in a pod that has a node.
-    pub fn set_pod(&mut self, pod: Arc<PodInfo>) {
+    /// Takes in a pod that has a node; whether it holds less there than before.
+    pub fn set_pod(&mut self, pod: Arc<PodInfo>) -> bool {
         self.assumed.remove(pod.key());
         let node = pod.node.clone();
+        let info = self.index.get(&node).map(|&at| &self.nodes[at]);
+        let before = info.and_then(|info| info.pods.get(pod.key()));
+        let shrank = before.is_some_and(|before| pod.requests.is_less_of_any(&before.requests));
         self.place(pod, &node);
+        shrank
     }
 
     /// Counts `pod` on `node` while its binding is under way.

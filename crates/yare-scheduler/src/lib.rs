@@ -12,6 +12,7 @@ pub mod plugins;
 pub mod pod;
 pub mod preemption;
 pub mod queue;
+mod resize;
 mod scheduler;
 pub mod selector;
 pub mod storage;

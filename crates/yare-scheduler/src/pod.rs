@@ -6,6 +6,7 @@ use yare_client::{Cached, ObjectKey, ViewError};
 use yare_schema::quantity::Quantity;
 
 use crate::{
+    resize,
     selector::{Labels, NodeTerm, Requirement, Selector, label},
     view,
 };
@@ -62,6 +63,14 @@ impl Amounts {
                 None => self.other.push((name.clone(), sign * value)),
             }
         }
+    }
+
+    /// Whether this is less of anything.
+    pub fn is_less_of_any(&self, other: &Self) -> bool {
+        self.cpu_milli < other.cpu_milli
+            || self.memory_bytes < other.memory_bytes
+            || self.ephemeral_bytes < other.ephemeral_bytes
+            || other.other.iter().any(|(name, amount)| self.other(name) < *amount)
     }
 
     /// The larger of each.
@@ -287,7 +296,7 @@ pub struct PodInfo {
     pub nominated: Box<str>,
     /// When it started.
     pub started: Option<jiff::Timestamp>,
-    /// What must be free for it.
+    /// What must be free for it; what it holds, where it is being resized.
     pub requests: Amounts,
     /// What it counts for in scoring: as `requests`, with defaults for containers that name none.
     pub scored: Amounts,
@@ -320,7 +329,10 @@ pub struct PodInfo {
 impl PodInfo {
     /// Reads a pod.
     pub fn new(object: Cached) -> Result<Arc<Self>, ViewError> {
-        let pod: view::Pod = object.view()?;
+        let mut pod: view::Pod = object.view()?;
+        if pod.metadata.generation > 1 && !pod.spec.node_name.is_empty() {
+            resize::hold(&object, &mut pod.spec)?;
+        }
         let spec = &pod.spec;
         let labels = object.labels();
         let namespace = object.namespace();

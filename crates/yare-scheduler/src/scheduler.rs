@@ -224,7 +224,9 @@ impl State {
             self.queue.remove(&key);
             self.cluster.forget_nomination(&key);
             let known = self.cluster.is_assumed(&key);
-            self.cluster.set_pod(pod);
+            if self.cluster.set_pod(pod) {
+                self.queue.event(Events::POD_SHRANK, Instant::now());
+            }
             if !known {
                 self.queue.event(Events::POD_ADDED, Instant::now());
             }

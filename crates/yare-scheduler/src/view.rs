@@ -20,10 +20,20 @@ pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Pod {
+    /// How often the spec was changed.
+    pub metadata: Metadata,
     /// What should run.
     pub spec: PodSpec,
     /// What became of it.
     pub status: PodStatus,
+}
+
+/// `ObjectMeta`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Metadata {
+    /// 1 for a spec as it was made.
+    pub generation: i64,
 }
 
 /// `PodStatus`

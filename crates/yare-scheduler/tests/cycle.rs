@@ -43,6 +43,16 @@ fn filters() {
         out
     };
     let port = json!({"spec": {"containers": [{"name": "c", "ports": [{"hostPort": 80}]}]}});
+    // Wants, allocated, in force, why it waits.
+    let resized = |wants: &str, allocated: &str, in_force: &str, reason: Value| {
+        json!({
+            "metadata": {"generation": 2},
+            "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": wants}}}]},
+            "status": {
+                "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason.as_str().unwrap_or_default()}],
+                "containerStatuses": [{"name": "c", "allocatedResources": {"cpu": allocated},
+                    "resources": {"requests": {"cpu": in_force}}}]}})
+    };
     let tolerant = json!({"spec": {"tolerations": [{"key": "k", "operator": "Exists"}]}});
     let cases: Vec<Case> = vec![
         ("no nodes", vec![], vec![], json!({}), "no nodes available to schedule pods"),
@@ -53,6 +63,27 @@ fn filters() {
             vec![on("p", "n", request("3"))],
             request("2"),
             "0/1 nodes are available: 1 Insufficient cpu.",
+        ),
+        (
+            "what a pod that shrinks has not given back is not free",
+            vec![node("n", json!({}))],
+            vec![on("p", "n", resized("1", "1", "3", Value::Null))],
+            request("2"),
+            "0/1 nodes are available: 1 Insufficient cpu.",
+        ),
+        (
+            "what a pod waits for is not free",
+            vec![node("n", json!({}))],
+            vec![on("p", "n", resized("3", "1", "1", json!("Deferred")))],
+            request("2"),
+            "0/1 nodes are available: 1 Insufficient cpu.",
+        ),
+        (
+            "what a pod cannot get is",
+            vec![node("n", json!({}))],
+            vec![on("p", "n", resized("9", "1", "1", json!("Infeasible")))],
+            request("3"),
+            "n",
         ),
         ("exactly full", vec![node("n", json!({}))], vec![on("p", "n", request("3"))], request("1"), "n"),
         (
@@ -191,4 +222,17 @@ fn pods_of_a_node_that_comes_later_are_counted() {
     assert_eq!(place(&cluster, pod("new", request("1"))), "0/1 nodes are available: 1 Insufficient cpu.");
     cluster.remove_pod(&yare_client::ObjectKey::new("default", "p"));
     assert_eq!(place(&cluster, pod("new", request("1"))), "late");
+}
+
+#[test]
+fn a_pod_that_gives_back_is_news() {
+    let held = |cpu: &str| {
+        let mut pod = pod("p", request(cpu));
+        pod["spec"]["nodeName"] = "n".into();
+        PodInfo::new(cached(&pod)).unwrap()
+    };
+    let mut cluster = cluster(&[node("n", json!({}))], &[]);
+    for (cpu, news) in [("2", false), ("2", false), ("3", false), ("1", true)] {
+        assert_eq!(cluster.set_pod(held(cpu)), news, "{cpu}");
+    }
 }

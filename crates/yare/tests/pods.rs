@@ -8,7 +8,7 @@ use yare_testkit::{Cluster, Options, Runtime, registry};
 const YARE: &str = env!("CARGO_BIN_EXE_yare");
 const IMAGE: &str = "yare.local/busybox:1";
 
-yare_testkit::on_both! { ends_and_failures init_containers_probes_and_hooks security_and_limits }
+yare_testkit::on_both! { ends_and_failures init_containers_probes_and_hooks security_and_limits resized_in_place }
 
 /// A pod of one container that runs a shell line; `container` and `spec` are further fields, in flow style.
 fn pod(name: &str, line: &str, container: &str, spec: &str) -> String {
@@ -567,6 +567,99 @@ fn security_and_limits(runtime: Runtime) {
         let path = ".status.allocatable.pods";
         ensure!(cluster.field("node/node-1", path)? == "50", "max-pods is not in force");
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(())
+    });
+}
+
+const TOKEN: &str = "administrator-of-a-test";
+
+/// Two containers, of which one starts again for more memory, and a pod that takes room.
+const SIZED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: sized}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sleep, "1000"]
+    resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}
+  - name: again
+    image: yare.local/busybox:1
+    command: [sleep, "1000"]
+    resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}
+    resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: full}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sleep, "1000"]
+    resources: {requests: {cpu: 500m}}
+"#;
+
+fn resized_in_place(runtime: Runtime) {
+    let options =
+        Options { runtime, ..Options::with(&["--token", TOKEN, "--kubelet-arg=system-reserved=cpu=500m"]) };
+    Cluster::test(YARE, options, |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        cluster.apply(SIZED)?;
+        cluster.ready(&["sized", "full"])?;
+        let https = cluster.https(TOKEN)?;
+        let resize = |container: &str, cpu: &str, memory: u32| -> anyhow::Result<()> {
+            let size = serde_json::json!({"spec": {"containers": [{"name": container, "resources": {
+                "requests": {"cpu": cpu}, "limits": {"cpu": cpu, "memory": format!("{memory}Mi")}}}]}});
+            let path = "/api/v1/namespaces/default/pods/sized/resize";
+            let kind = "application/strategic-merge-patch+json";
+            let send = || https.send("PATCH", path, kind, size.to_string().as_bytes());
+            let answer = cluster.namespace().run(send)??;
+            ensure!(answer.code == 200, "{}", answer.body);
+            Ok(())
+        };
+        // As the container itself sees it, on either version of cgroups.
+        let holds = |container: &str, quota: &str, memory: u32| {
+            let line = "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/memory.max \
+                        /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true";
+            cluster.soon(|| {
+                let seen = cluster.kubectl(&["exec", "sized", "-c", container, "--", "sh", "-c", line])?;
+                let words: Vec<&str> = seen.split_whitespace().collect();
+                let bytes = (u64::from(memory) << 20).to_string();
+                ensure!(words.contains(&quota) && words.contains(&bytes.as_str()), "{container}: {words:?}");
+                Ok(())
+            })
+        };
+        let status = |index: u8, field: &str| {
+            cluster.field("pod/sized", &format!(".status.containerStatuses[{index}].{field}"))
+        };
+        resize("main", "400m", 96)?;
+        holds("main", "40000", 96)?;
+        cluster.event("sized", "ResizeCompleted", "Pod resize completed: {")?;
+        cluster.becomes("pod/sized", ".status.containerStatuses[0].resources.limits.memory", "96Mi")?;
+        resize("main", "300m", 64)?;
+        holds("main", "30000", 64)?;
+        ensure!(status(0, "restartCount")? == "0" && status(1, "restartCount")? == "0");
+        resize("again", "200m", 96)?;
+        cluster.becomes("pod/sized", ".status.containerStatuses[1].restartCount", "1")?;
+        holds("again", "20000", 96)?;
+        ensure!(status(0, "restartCount")? == "0");
+        // There is no room beside the other pod, and then there is.
+        let processors = cluster.field("node/node-1", ".status.allocatable.cpu")?;
+        let milli = processors
+            .strip_suffix('m')
+            .map_or_else(|| processors.parse::<u32>().map(|n| n * 1000), |milli| milli.parse::<u32>())?;
+        let cpu = format!("{}m", milli - 300);
+        resize("main", &cpu, 64)?;
+        let pending = ".status.conditions[?(@.type==\"PodResizePending\")].reason";
+        cluster.becomes("pod/sized", pending, "Deferred")?;
+        cluster.event("sized", "ResizeDeferred", "Node didn't have enough resource: cpu")?;
+        cluster.kubectl(&["delete", "pod", "full"])?;
+        holds("main", &format!("{}", (milli - 300) * 100), 64)?;
+        cluster.becomes("pod/sized", pending, "")?;
         Ok(())
     });
 }

@@ -7,7 +7,7 @@
 //! pod ─► one at a time ─► topology: hints of all ─► choice ─► devices ─► CPUs ─► memory ─► counts of the node
 //! ```
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 pub(crate) mod cpu;
 pub mod devices;
 pub mod dra;

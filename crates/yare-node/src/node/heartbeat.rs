@@ -138,6 +138,8 @@ impl Heartbeat {
         let mut offer = self.kubelet.offer.lock();
         offer.labels = node.metadata.labels;
         offer.taints = node.spec.taints;
+        drop(offer);
+        self.kubelet.allocations.freed();
     }
 
     async fn observe(&self) -> Observed {

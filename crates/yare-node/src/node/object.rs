@@ -14,6 +14,10 @@ const IMAGES_MAX: usize = 50;
 /// Names of one image that are listed.
 const NAMES_MAX: usize = 5;
 
+/// Features that a node declares where their gates are on (KEP-5328), sorted.
+const DECLARED: [&str; 2] =
+    ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"];
+
 /// Labels every node has, and those it was given.
 pub(crate) fn labels(node_name: &str, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
@@ -70,8 +74,13 @@ pub(crate) fn status(
         capacity.insert(resource.clone(), all.to_string());
         allocatable.insert(resource, healthy.to_string());
     }
+    let declared: Vec<&str> =
+        DECLARED.into_iter().filter(|gate| kubelet.config.gates().is_on(gate)).collect();
+    let declared =
+        if kubelet.config.gates().is_on("NodeDeclaredFeatures") { json!(declared) } else { Value::Null };
     json!({
         "capacity": capacity,
+        "declaredFeatures": declared,
         "allocatable": allocatable,
         "conditions": conditions,
         "addresses": addresses,

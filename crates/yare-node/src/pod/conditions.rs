@@ -3,6 +3,7 @@
 use super::restart_all;
 use super::snapshot::Snapshot;
 use super::status::Inputs;
+use crate::allocation;
 use crate::clock;
 use crate::view::{Pod, PodCondition, PodStatus};
 
@@ -14,6 +15,8 @@ const OWNED: &[&str] = &[
     "ContainersReady",
     "PodScheduled",
     restart_all::CONDITION,
+    allocation::CONDITIONS[0],
+    allocation::CONDITIONS[1],
 ];
 
 /// Shared with whoever else disrupts pods.
@@ -59,6 +62,7 @@ pub(super) fn compute(
         Err(_) => Err((String::new(), String::new())),
     };
     let mut conditions: Vec<PodCondition> = foreign().cloned().collect();
+    conditions.extend(inputs.resize.iter().cloned());
     if let Some(verdict) = inputs.verdict.filter(|v| v.disrupted) {
         disrupted(pod, inputs, &verdict.message, &mut conditions);
     }

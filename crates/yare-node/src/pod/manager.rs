@@ -144,6 +144,7 @@ impl Manager {
         let all = self.mailboxes.values().map(|mailbox| mailbox.pod()).chain(more);
         let alive = all.filter(|pod| !pod.is_terminal()).map(|pod| pod.metadata.uid.clone()).collect();
         self.kubelet.managers.retain(&alive);
+        self.kubelet.allocations.retain(&alive);
     }
 
     /// Brings the running static pods in line with the manifests. Of two manifests for one name the first

@@ -17,6 +17,7 @@ mod phase;
 pub(crate) mod qos;
 pub(crate) mod resize;
 mod restart_all;
+mod sizes;
 pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod status;

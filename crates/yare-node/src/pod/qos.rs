@@ -197,19 +197,25 @@ fn limit_swap(policy: &Policy, pod: &Pod, container: &Container, made: &mut Reso
         made.memory_swap_limit_bytes = made.memory_limit_bytes;
         return;
     }
-    let (request, limit) =
-        (own_memory(&container.resources.requests), own_memory(&container.resources.limits));
-    let may_swap = policy.swap == SwapBehavior::LimitedSwap
-        && !is_critical(pod)
-        && class(pod) == "Burstable"
-        && request != limit;
+    let request = own_memory(&container.resources.requests);
     let (request, capacity) = (i128::from(request), i128::from(policy.memory_capacity_bytes));
-    let bytes = if may_swap && capacity > 0 && request <= capacity {
+    let bytes = if may_swap(policy, pod, container) && capacity > 0 && request <= capacity {
         request * i128::from(policy.swap_capacity_bytes) / capacity
     } else {
         0
     };
     made.unified.insert("memory.swap.max".to_owned(), bytes.to_string());
+}
+
+/// Whether a container gets a share of the machine's swap.
+pub(crate) fn may_swap(policy: &Policy, pod: &Pod, container: &Container) -> bool {
+    let set = &container.resources;
+    policy.limits_swap
+        && policy.unified
+        && policy.swap == SwapBehavior::LimitedSwap
+        && !is_critical(pod)
+        && class(pod) == "Burstable"
+        && own_memory(&set.requests) != own_memory(&set.limits)
 }
 
 /// Memory quality of service (KEP-2570): throttled before the limit is reached, and requests protected.
@@ -339,7 +345,7 @@ pub(crate) fn requests(pod: &Pod) -> BTreeMap<String, i128> {
 }
 
 /// Effective limits with pod-level resources, and overhead where there is a limit.
-fn limits(pod: &Pod) -> BTreeMap<String, i128> {
+pub(crate) fn limits(pod: &Pod) -> BTreeMap<String, i128> {
     let mut total = totals(pod, |r| &r.limits);
     if let Some(level) = &pod.spec.resources {
         for (name, amount) in &level.limits {

@@ -21,7 +21,7 @@ impl Worker {
             return self.start_over(pod).await;
         }
         let probes = &self.probes;
-        let actions = actions::compute(pod, &self.snapshot, &|id, kind| probes.outcome(id, kind));
+        let mut actions = actions::compute(pod, &self.snapshot, &|id, kind| probes.outcome(id, kind));
         if actions.kill_pod && actions.create_sandbox.is_none() {
             self.kill_some(pod, &actions.kill).await;
             return self.finish(pod).await;
@@ -29,22 +29,26 @@ impl Worker {
         if actions.create_sandbox.is_some() && !self.leave_sandbox(pod).await {
             return Next::Retry;
         }
-        let mut kills = actions.kill.clone();
-        let resized = self.resize(pod).await;
-        // A container that restarts to be resized is started in the round that its end begins.
-        if resized.iter().any(|r| !kills.iter().any(|k| k.id == r.id)) {
-            kills.extend(resized);
-            self.mailbox.wake();
-        }
-        self.kill_some(pod, &kills).await;
+        let plan = self.plan_resize(pod);
+        self.resized.extend(plan.restart(pod, &mut actions));
+        self.start_resized(pod, &mut actions);
+        self.kill_some(pod, &actions.kill).await;
         let Ok(mut next) = self.set_up(pod, &actions).await else { return Next::Retry };
-        let mut changed = actions.create_sandbox.is_some() || !kills.is_empty();
+        if !self.resize(pod, &plan).await {
+            next = earlier(next, Next::At(clock::after(self.kubelet.seams.now(), CONFIG_RETRY)));
+        }
+        let mut changed = actions.create_sandbox.is_some() || !actions.kill.is_empty() || !plan.is_empty();
         let ephemeral = actions.ephemeral.iter().map(|i| &pod.spec.ephemeral_containers[*i].common);
         let init = actions.init.iter().filter_map(|i| pod.spec.init_containers.get(*i));
         let main = actions.main.iter().map(|i| &pod.spec.containers[*i]);
         for container in ephemeral.chain(init).chain(main) {
             if self.mailbox.is_stopping() {
                 break;
+            }
+            if self.snapshot.latest(&container.name).is_some_and(|s| s.state == ContainerState::Running) {
+                // It could not be stopped: one at a time.
+                next = Next::Retry;
+                continue;
             }
             let before = self.waiting.get(&container.name).cloned();
             match self.start_container(pod, container).await {
@@ -64,6 +68,9 @@ impl Worker {
                     self.waiting.insert(container.name.clone(), wait);
                 }
             }
+        }
+        if !plan.is_empty() {
+            self.tell_resize(pod);
         }
         if changed {
             self.refresh(false).await;
@@ -138,6 +145,7 @@ impl Worker {
             Ok(id) => {
                 self.kubelet.route(&id, &self.mailbox);
                 self.sandbox_ids.insert(id);
+                self.kubelet.allocations.sandbox_made(pod);
                 self.refresh(false).await;
                 Ok(refresh)
             }
@@ -154,7 +162,11 @@ impl Worker {
         let event = |kind, reason: &str, text: String| {
             kubelet.pod_event(pod, Some(&container.name), kind, reason, text);
         };
-        if let Some(held) = self.crash_backoff(pod, container) {
+        let held = match self.resized.contains(&container.name) {
+            true => None,
+            false => self.crash_backoff(pod, container),
+        };
+        if let Some(held) = held {
             let text =
                 format!("Back-off restarting failed container {} in pod {}", container.name, pod.full_name());
             event(EventKind::Warning, "BackOff", text);
@@ -203,11 +215,13 @@ impl Worker {
             failure("CreateContainerError", error.to_string())
         })?;
         self.container_ids.insert(id.clone());
+        self.kubelet.allocations.container_made(pod, container);
         event(EventKind::Normal, "Created", "Container created".to_owned());
         if let Err(error) = runtime.start_container(&id).await {
             event(EventKind::Warning, "Failed", format!("Error: {error}"));
             return Err(failure("RunContainerError", error.to_string()));
         }
+        self.resized.remove(&container.name);
         event(EventKind::Normal, "Started", "Container started".to_owned());
         self.kubelet.metrics.started_containers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.forget_dead(container, &id).await;

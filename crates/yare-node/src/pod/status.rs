@@ -6,14 +6,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use yare_runtime::{ContainerState as RuntimeState, ContainerStatus as RuntimeContainer};
+use yare_runtime::{ContainerState as RuntimeState, ContainerStatus as RuntimeContainer, Resources};
 
 use super::snapshot::{Snapshot, should_start};
-use super::{conditions, phase, qos, restart_all};
+use super::{conditions, phase, qos, restart_all, sizes};
+use crate::allocation::{self, Sizes};
 use crate::clock;
 use crate::view::{
-    Container, ContainerState, ContainerStatus, Ip, Pod, PodStatus, Running, Terminated, VolumeMountStatus,
-    Waiting,
+    Container, ContainerState, ContainerStatus, Ip, Pod, PodCondition, PodStatus, Running, Terminated,
+    VolumeMountStatus, Waiting,
 };
 
 /// Why a container has not started, for its `waiting` state.
@@ -38,6 +39,12 @@ pub(crate) struct Inputs<'a> {
     pub(crate) terminal: bool,
     pub(crate) host_ips: &'a [String],
     pub(crate) runtime_name: &'a str,
+    /// What is in force of the pod's CPU and memory.
+    pub(crate) in_force: Option<&'a Sizes>,
+    /// Conditions of a resize.
+    pub(crate) resize: &'a [PodCondition],
+    /// The limits of the pod's cgroup; none: pods are not resized as a whole here.
+    pub(crate) of_pod: Option<&'a Resources>,
     pub(crate) now: Timestamp,
 }
 
@@ -98,6 +105,11 @@ pub(crate) fn generate(pod: &Pod, snapshot: &Snapshot, inputs: &Inputs<'_>) -> P
         status.message.clone_from(&verdict.message);
     }
     addresses(pod, snapshot, inputs, &mut status);
+    if let Some(limits) = inputs.of_pod {
+        let running = status.phase == "Running";
+        status.resources = Some(sizes::of_pod(pod, running.then_some(limits), inputs.in_force));
+        status.allocated_resources = sizes::requests(pod);
+    }
     status.conditions = conditions::compute(pod, snapshot, inputs, &status);
     status
 }
@@ -234,7 +246,8 @@ fn from_runtime(
     old: Option<&ContainerStatus>,
     inputs: &Inputs<'_>,
 ) -> ContainerStatus {
-    let resources = (!container.resources.is_empty()).then(|| container.resources.clone());
+    let in_force = inputs.in_force.and_then(|sizes| sizes.containers.get(&container.name));
+    let in_force = in_force.filter(|_| newest.state == RuntimeState::Running);
     ContainerStatus {
         state: match newest.state {
             RuntimeState::Unknown if old.is_some_and(|o| o.state.running.is_some()) => ContainerState {
@@ -253,7 +266,7 @@ fn from_runtime(
         image_id: newest.image_id.clone(),
         container_id: format!("{}://{}", inputs.runtime_name, newest.id),
         allocated_resources: container.resources.requests.clone(),
-        resources: Some(resources.unwrap_or_default()),
+        resources: Some(sizes::of_container(container, in_force)),
         user: newest.user.as_ref().map(|u| {
             serde_json::json!({"linux": {"uid": u.uid, "gid": u.gid, "supplementalGroups": u.supplemental_groups}})
         }),
@@ -374,9 +387,20 @@ pub(crate) fn patch(uid: &str, server: &PodStatus, ours: &PodStatus) -> Option<s
             // Merged by type: only what changed, so that others' conditions are left alone.
             "conditions" => {
                 let old = before.get(name).and_then(|v| v.as_array()).cloned().unwrap_or_default();
-                let new: Vec<_> =
-                    value.as_array().into_iter().flatten().filter(|c| !old.contains(c)).cloned().collect();
-                serde_json::Value::Array(new)
+                let new = value.as_array().into_iter().flatten();
+                let mut changes: Vec<_> = new.filter(|c| !old.contains(c)).cloned().collect();
+                // Of those that come and go, the ones that are over.
+                let over = allocation::CONDITIONS
+                    .iter()
+                    .filter(|kind| server.condition(kind).is_some() && ours.condition(kind).is_none());
+                changes.extend(over.map(|kind| serde_json::json!({"$patch": "delete", "type": kind})));
+                serde_json::Value::Array(changes)
+            }
+            // Amounts that are not there any more have to go.
+            "resources" | "allocatedResources" if before.contains_key(name) => {
+                let mut whole = value.clone();
+                whole["$patch"] = "replace".into();
+                whole
             }
             // Merged by address: an old address has to be replaced, not added to.
             "podIPs" | "hostIPs" if before.contains_key(name) => {
@@ -401,7 +425,6 @@ pub(crate) fn patch(uid: &str, server: &PodStatus, ours: &PodStatus) -> Option<s
 mod tests {
     use super::*;
     use crate::pod::testing::{container_status, sandbox_status};
-    use crate::view::PodCondition;
 
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1}, "spec": spec})).unwrap()
@@ -430,6 +453,9 @@ mod tests {
                 terminal,
                 host_ips: &["10.0.0.1".to_owned()],
                 runtime_name: "yare",
+                in_force: None,
+                resize: &[],
+                of_pod: None,
                 now: Timestamp::from_second(1_000_000).unwrap(),
             },
         )

@@ -21,8 +21,10 @@ use super::dirs::PodDirs;
 use super::fields::Facts;
 use super::mailbox::Mailbox;
 use super::messages;
+use super::qos;
 use super::snapshot::Snapshot;
 use super::status::{self, Verdict, WaitReason};
+use crate::allocation;
 use crate::clock;
 use crate::hooks::{Credential, Pulls};
 use crate::kubelet::{Kubelet, PodState, Published};
@@ -67,6 +69,8 @@ pub(crate) struct Worker {
     pub(crate) status: PodStatus,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) finished: bool,
+    /// Containers that were stopped to start with another size.
+    pub(crate) resized: BTreeSet<String>,
     /// Seconds that containers get to stop, where an order says less than the pod.
     pub(crate) grace_s: Option<i64>,
     /// Who waits for the pod to be gone.
@@ -106,6 +110,7 @@ impl Worker {
             status: pod.status.clone(),
             verdict: None,
             finished: false,
+            resized: BTreeSet::new(),
             grace_s: None,
             evicted: Vec::new(),
             messages: HashMap::new(),
@@ -151,13 +156,15 @@ impl Worker {
         }
         self.kubelet.objects.release(uid);
         self.kubelet.writer.forget(uid);
+        self.kubelet.allocations.forget(uid);
         self.kubelet.published.lock().remove(uid);
         self.kubelet.mailboxes.lock().remove(uid);
     }
 
     /// One round.
     async fn sync(&mut self) -> Next {
-        let pod = self.mailbox.pod();
+        let wants = self.mailbox.pod();
+        let pod = self.kubelet.allocations.apply(&wants);
         self.observe().await;
         self.take_eviction();
         if self.mailbox.is_leaving() {
@@ -168,8 +175,13 @@ impl Worker {
         }
         if !self.admitted {
             let runs_already = !self.snapshot.containers.is_empty() || pod.is_terminal();
+            self.kubelet.allocations.recall(&wants);
+            let pod = self.kubelet.allocations.apply(&wants);
             match self.kubelet.admit(&pod, runs_already).await {
-                Ok(()) => self.admitted = true,
+                Ok(()) => {
+                    self.kubelet.allocations.admitted(&pod);
+                    self.admitted = true;
+                }
                 Err(rejection) => {
                     let text = format!("Pod was rejected: {}", rejection.message);
                     self.kubelet.pod_event(
@@ -190,6 +202,9 @@ impl Worker {
             self.kubelet.pod_event(&pod, None, EventKind::Normal, "DeadlineExceeded", message.clone());
             self.verdict = Some(Verdict { reason: "DeadlineExceeded".to_owned(), message, disrupted: false });
         }
+        allocation::consider(&self.kubelet, &wants);
+        let pod = self.kubelet.allocations.apply(&wants);
+        self.tell_resize(&pod);
         self.probes.reconcile(&self.kubelet, &self.mailbox, &pod, &self.snapshot, &self.status);
         let current = self.compute(&pod, false);
         if matches!(current.phase.as_str(), "Succeeded" | "Failed") {
@@ -267,9 +282,16 @@ impl Worker {
     }
 
     /// The status as of now.
-    pub(crate) fn compute(&self, pod: &Pod, terminal: bool) -> PodStatus {
+    pub(crate) fn compute(&self, pod: &Arc<Pod>, terminal: bool) -> PodStatus {
         let host_ips = self.kubelet.host_ips();
         let probes = &self.probes;
+        let allocations = &self.kubelet.allocations;
+        let uid = &pod.metadata.uid;
+        let resize = if terminal { Vec::new() } else { allocations.conditions(uid) };
+        let of_pod = allocations.switches.pod.then(|| {
+            let policy = &self.kubelet.resources.policy;
+            qos::pod(policy, &allocations.as_in_force(pod), self.kubelet.pids_limit())
+        });
         let mut status = status::generate(
             pod,
             &self.snapshot,
@@ -282,6 +304,9 @@ impl Worker {
                 terminal,
                 host_ips: &host_ips,
                 runtime_name: &self.kubelet.runtime_name,
+                in_force: allocations.in_force(uid).as_ref(),
+                resize: &resize,
+                of_pod: of_pod.as_ref(),
                 now: self.kubelet.seams.now(),
             },
         );
@@ -306,7 +331,7 @@ impl Worker {
     /// Reads the runtime's state and publishes the status that follows from it.
     pub(crate) async fn refresh(&mut self, terminal: bool) {
         self.observe().await;
-        let pod = self.mailbox.pod();
+        let pod = self.kubelet.allocations.apply(&self.mailbox.pod());
         self.probes.reconcile(&self.kubelet, &self.mailbox, &pod, &self.snapshot, &self.status);
         let status = self.compute(&pod, terminal);
         // While containers still stop, a final phase would let others believe that they are gone.

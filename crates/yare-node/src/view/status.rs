@@ -39,6 +39,10 @@ pub struct PodStatus {
     pub ephemeral_container_statuses: Vec<ContainerStatus>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub qos_class: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
+    pub allocated_resources: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
     /// Others write it.
     #[serde(skip_serializing, deserialize_with = "nullable")]
     pub resource_claim_statuses: Vec<PodResourceClaimStatus>,

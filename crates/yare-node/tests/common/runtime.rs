@@ -39,6 +39,14 @@ fn now_ns() -> i64 {
     i64::try_from(Timestamp::now().as_nanosecond()).unwrap()
 }
 
+/// What an update says of CPU and memory: ` shares=102 quota=20000 memory=-1`.
+fn sizes(resources: &Resources) -> String {
+    let one = |name: &str, n: Option<i64>| n.map(|n| format!(" {name}={n}")).unwrap_or_default();
+    one("shares", resources.cpu_shares.and_then(|n| i64::try_from(n).ok()))
+        + &one("quota", resources.cpu_quota_us)
+        + &one("memory", resources.memory_limit_bytes)
+}
+
 fn not_found(kind: &'static str, id: &str) -> RuntimeError {
     RuntimeError::NotFound { kind, id: id.to_owned() }
 }
@@ -294,20 +302,26 @@ impl Runtime for FakeRuntime {
     async fn update_resources(&self, id: &str, resources: Resources) -> Result<()> {
         let mut state = self.state.lock();
         let (status, _) = state.containers.get_mut(id).ok_or_else(|| not_found("container", id))?;
-        let call = format!("update {} {:?}", status.name, resources.cpu_quota_us);
-        let no_limit = |n: Option<i64>| n.filter(|n| *n >= 0);
         if resources.cpuset_cpus.is_some() {
             status.resources.cpuset_cpus = resources.cpuset_cpus;
             return Ok(());
         }
-        status.resources.cpu_shares = resources.cpu_shares;
-        status.resources.cpu_quota_us = no_limit(resources.cpu_quota_us);
-        status.resources.memory_limit_bytes = no_limit(resources.memory_limit_bytes);
+        let call = format!("update {}{}", status.name, sizes(&resources));
+        // What is absent stays.
+        let limit = |old: Option<i64>, new: Option<i64>| new.or(old).filter(|n| *n >= 0);
+        let now = &mut status.resources;
+        now.cpu_shares = resources.cpu_shares.or(now.cpu_shares);
+        now.cpu_quota_us = limit(now.cpu_quota_us, resources.cpu_quota_us);
+        now.memory_limit_bytes = limit(now.memory_limit_bytes, resources.memory_limit_bytes);
         state.calls.push(call);
         Ok(())
     }
 
-    async fn update_sandbox_resources(&self, _: &str, _: Resources) -> Result<()> {
+    async fn update_sandbox_resources(&self, id: &str, resources: Resources) -> Result<()> {
+        let mut state = self.state.lock();
+        let (status, _) = state.sandboxes.get(id).ok_or_else(|| not_found("sandbox", id))?;
+        let call = format!("update pod {}{}", status.name, sizes(&resources));
+        state.calls.push(call);
         Ok(())
     }
 

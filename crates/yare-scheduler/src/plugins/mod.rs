@@ -63,6 +63,9 @@ impl Events {
     /// A volume was detached from a node.
     pub const DETACHED: Self = Self(1 << 12);
 
+    /// A pod holds less of its node than before.
+    pub const POD_SHRANK: Self = Self(1 << 15);
+
     /// Both sets.
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -213,7 +216,7 @@ pub static PLUGINS: &[Row] = &[
         "NodeResourcesFit",
         &resources_fit::ResourcesFit,
         1,
-        Events::POD_REMOVED.and(Events::NODE_ALLOCATABLE),
+        Events::POD_REMOVED.and(Events::POD_SHRANK).and(Events::NODE_ALLOCATABLE),
     ),
     volumes(
         "VolumeRestrictions",
