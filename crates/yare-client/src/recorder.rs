@@ -34,8 +34,12 @@ const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
 /// Events a source may emit about one object at once, and how long one takes to be earned back.
 const BURST: f64 = 25.0;
 const REFILL: Duration = Duration::from_secs(300);
-/// Attempts to write one event while the server is away.
+/// Attempts to write one event that the server has no time for.
 const ATTEMPTS: u32 = 5;
+/// Between attempts: the first wait, which doubles, and the longest one. While the server is away there is no end to
+/// them: what happened meanwhile is told when it is back.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Upstream's limit of an event message.
 const MESSAGE_MAX_BYTES: usize = 1024;
 /// The longest name of an object.
@@ -111,6 +115,8 @@ struct Note {
     kind: EventKind,
     reason: String,
     message: String,
+    /// When it happened.
+    at: Timestamp,
 }
 
 impl Recorder {
@@ -142,7 +148,8 @@ impl Recorder {
         reason: &str,
         message: impl Into<String>,
     ) {
-        let note = Note { regarding, annotations, kind, reason: reason.to_owned(), message: message.into() };
+        let (reason, message) = (reason.to_owned(), message.into());
+        let note = Note { regarding, annotations, kind, reason, message, at: Timestamp::now() };
         if let Err(mpsc::error::TrySendError::Full(note)) = self.queue.try_send(note) {
             tracing::warn!(
                 reason = note.reason,
@@ -194,8 +201,9 @@ impl Writer {
         let namespace =
             if note.regarding.namespace.is_empty() { "default" } else { &note.regarding.namespace };
         let api: Api<Event> = Api::namespaced(self.kube.clone(), namespace);
-        for attempt in 0..ATTEMPTS {
-            let now = Timestamp::now();
+        let (mut attempts, mut wait) = (0, RETRY_MIN);
+        let now = note.at;
+        while attempts < ATTEMPTS {
             let result = match &seen {
                 Some(s) => {
                     let next = Seen { count: s.count.saturating_add(1), ..s.clone() };
@@ -229,7 +237,9 @@ impl Writer {
                 }
                 Err(error) => {
                     tracing::debug!(reason = note.reason, name = note.regarding.name, %error, "event not written yet");
-                    tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
+                    attempts += u32::from(matches!(error, kube::Error::Api(_)));
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
                 }
             }
         }
@@ -391,7 +401,14 @@ mod tests {
     fn note(name: &str, message: &str) -> Note {
         let regarding = ObjectRef { kind: "Pod".into(), name: name.into(), ..ObjectRef::default() };
         let annotations = BTreeMap::new();
-        Note { regarding, annotations, kind: EventKind::Normal, reason: "R".into(), message: message.into() }
+        Note {
+            regarding,
+            annotations,
+            kind: EventKind::Normal,
+            reason: "R".into(),
+            message: message.into(),
+            at: Timestamp::now(),
+        }
     }
 
     fn judge(c: &mut Correlator, note: &Note, now: Instant) -> Option<(String, Option<i32>)> {

@@ -196,14 +196,21 @@ impl Cluster {
 
     /// Starts the server (again) and waits until it is ready.
     pub fn launch(&mut self) -> anyhow::Result<()> {
+        self.spawn()?;
+        self.wait_ready()
+    }
+
+    /// Starts the server (again) and does not wait.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
         let mut command = self.server_command()?;
         let server = self.namespace.run(|| command.spawn())??;
         std::fs::write(self.path("pid"), server.id().to_string())?;
         self.server = Some(server);
-        self.wait_ready()
+        Ok(())
     }
 
-    fn wait_ready(&mut self) -> anyhow::Result<()> {
+    /// Waits until the server is ready (and its node too).
+    pub fn wait_ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(status) = self.server.as_mut().map(Child::try_wait).transpose()?.flatten() {

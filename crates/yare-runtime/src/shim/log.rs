@@ -1,8 +1,8 @@
 //! Log files in CRI's format: `2026-01-02T03:04:05.123456789Z stdout F line`.
 //!
 //! A line longer than [`MAX_LINE`] is cut: its pieces are tagged `P`, the last one `F`. Output without a newline
-//! waits for one, or for the stream's end, where it is tagged `P`: readers must not add a newline to it. A log that cannot be written (full disk) loses lines and never stops
-//! the container.
+//! waits for one, or for the stream's end, where it is tagged `P`: readers must not add a newline to it. A log that
+//! cannot be written (full disk) loses whole lines, and never stops the container.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -32,6 +32,8 @@ impl Stream {
 pub(super) struct Log {
     path: PathBuf,
     file: Option<File>,
+    /// Bytes of whole lines in the file.
+    length: u64,
     /// Unfinished lines of both streams.
     rest: [Vec<u8>; 2],
     out: Vec<u8>,
@@ -40,8 +42,13 @@ pub(super) struct Log {
 impl Log {
     /// Opens (appends to) the log. An empty path means none.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let mut log =
-            Self { path: path.to_path_buf(), file: None, rest: [Vec::new(), Vec::new()], out: Vec::new() };
+        let mut log = Self {
+            path: path.to_path_buf(),
+            file: None,
+            length: 0,
+            rest: [Vec::new(), Vec::new()],
+            out: Vec::new(),
+        };
         log.reopen()?;
         Ok(log)
     }
@@ -54,7 +61,9 @@ impl Log {
         if let Some(parent) = self.path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        self.file = Some(OpenOptions::new().create(true).append(true).mode(0o640).open(&self.path)?);
+        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(&self.path)?;
+        self.length = file.metadata()?.len();
+        self.file = Some(file);
         Ok(())
     }
 
@@ -97,13 +106,28 @@ impl Log {
 
     fn flush(&mut self) {
         if let Some(file) = &mut self.file {
-            // A full disk must not stop the container.
-            let _ = file.write_all(&self.out);
+            match file.write_all(&self.out) {
+                Ok(()) => self.length += self.out.len() as u64,
+                // A full disk must not stop the container, and half a line must not spoil the next one.
+                Err(_) => self.length += keep_whole_lines(file, self.length, &self.out),
+            }
         }
         self.out.clear();
         // A burst must not keep its memory for ever.
         self.out.shrink_to(64 * 1024);
     }
+}
+
+/// Of `out`, which did not fit behind `length` bytes, only whole lines stay. Answers how many bytes that are.
+fn keep_whole_lines(file: &File, length: u64, out: &[u8]) -> u64 {
+    let written = file.metadata().map_or(0, |meta| meta.len().saturating_sub(length));
+    let written = usize::try_from(written).unwrap_or(0).min(out.len());
+    let whole = out[..written].iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1) as u64;
+    // Giving back needs no room. Somebody else may have cut the file, which then stays as it is.
+    if length + whole <= file.metadata().map_or(0, |meta| meta.len()) {
+        let _ = file.set_len(length + whole);
+    }
+    whole
 }
 
 /// Appends one line, cut into pieces where it is too long; `end` says whether its last piece ends it.
