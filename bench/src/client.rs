@@ -6,7 +6,8 @@ use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{Method, Request, StatusCode, header};
+use futures::StreamExt as _;
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -17,12 +18,14 @@ use rustls::{
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
 /// Longer than any answer should take.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Room for a big answer without waiting for the window; client-go asks for as much.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+const EXEC_PROTOCOL: HeaderValue = HeaderValue::from_static("v5.channel.k8s.io");
 
 /// Where the server is and how to get in.
 #[derive(Clone)]
@@ -70,6 +73,37 @@ impl Access {
         // Its end shows in the next request.
         tokio::spawn(driver);
         Ok(Connection { sender, authority: self.address })
+    }
+
+    /// Runs a command in a container as `kubectl exec` does, over a connection of its own, and waits for its end. What
+    /// it wrote to its standard output.
+    pub async fn exec(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tcp = TcpStream::connect(self.address).await.context("connect")?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::from(self.address.ip());
+        let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.context("TLS")?;
+        let mut request = format!("wss://{}{path}", self.address).into_client_request()?;
+        request.headers_mut().insert("sec-websocket-protocol", EXEC_PROTOCOL);
+        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.context("upgrade")?;
+        let (mut output, mut status) = (Vec::new(), Vec::new());
+        while let Some(message) = timeout(ANSWER_TIMEOUT, socket.next()).await? {
+            let data = match message? {
+                Message::Binary(data) => data,
+                Message::Close(_) => break,
+                _ => continue,
+            };
+            // The first byte is the stream: 1 the command's output, 3 how it ended.
+            match data.split_first() {
+                Some((1, rest)) => output.extend_from_slice(rest),
+                Some((3, rest)) => status.extend_from_slice(rest),
+                _ => {}
+            }
+        }
+        let status: Value = serde_json::from_slice(&status).context("no status of the command")?;
+        anyhow::ensure!(status["status"] == "Success", "the command ended with {status}");
+        Ok(output)
     }
 
     /// Opens several.

@@ -6,6 +6,7 @@
 
 mod api;
 mod client;
+mod crowd;
 mod definitions;
 mod node;
 mod overload;
@@ -35,7 +36,7 @@ struct Args {
     parts: Vec<String>,
 }
 
-const PARTS: [&str; 5] = ["start", "api", "definitions", "overload", "node"];
+const PARTS: [&str; 6] = ["start", "api", "definitions", "overload", "node", "crowd"];
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +61,10 @@ pub struct Scale {
     definitions: usize,
     /// Pods that really start.
     pods: usize,
+    /// Pods that run on one node at once.
+    crowd: usize,
+    /// Commands in a container, one after the other.
+    execs: usize,
     /// How long a server is overloaded.
     overload_s: u64,
 }
@@ -75,6 +80,8 @@ const FULL: Scale = Scale {
     updates: 1000,
     definitions: 1000,
     pods: 50,
+    crowd: 500,
+    execs: 50,
     overload_s: 20,
 };
 
@@ -89,6 +96,8 @@ const QUICK: Scale = Scale {
     updates: 50,
     definitions: 50,
     pods: 5,
+    crowd: 20,
+    execs: 5,
     overload_s: 3,
 };
 
@@ -110,6 +119,7 @@ fn main() -> ExitCode {
                         Ok(()) => runtime::measure(&args.binary, scale, &mut table).await,
                         failed => failed,
                     },
+                    "crowd" => crowd::measure(&args.binary, scale, &mut table).await,
                     _ => Err(anyhow::anyhow!("there are only the parts {}", PARTS.join(", "))),
                 };
                 if let Err(error) = result {

@@ -164,7 +164,7 @@ impl Bench {
 }
 
 /// A pod whose image is there and that ends as soon as it is told to.
-fn pod(name: &str) -> String {
+pub fn pod(name: &str) -> String {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "bench"}},
         "spec": {"containers": [{

@@ -69,6 +69,9 @@ pub struct ServerArgs {
     /// Addresses of pods.
     #[arg(long, default_value = "10.42.0.0/16", env = "YARE_CLUSTER_CIDR")]
     pub cluster_cidr: String,
+    /// How much of them a node gets: the length of its prefix. By default 24, or 64 of IPv6.
+    #[arg(long, value_name = "BITS", env = "YARE_NODE_CIDR_MASK_SIZE")]
+    pub node_cidr_mask_size: Option<u8>,
     /// Addresses of services.
     #[arg(long, default_value = "10.43.0.0/16", env = "YARE_SERVICE_CIDR")]
     pub service_cidr: String,

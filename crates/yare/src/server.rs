@@ -69,6 +69,13 @@ impl Plan {
             |text: &str, flag: &str| text.parse::<Cidr>().map_err(|e| anyhow::anyhow!("--{flag}: {e}"));
         let cluster_cidr = range(&args.cluster_cidr, "cluster-cidr")?;
         let service_cidr = range(&args.service_cidr, "service-cidr")?;
+        if let Some(size) = args.node_cidr_mask_size
+            && !(cluster_cidr.prefix..=cluster_cidr.prefix.saturating_add(16)).contains(&size)
+        {
+            bail!(
+                "--node-cidr-mask-size {size}: --cluster-cidr {cluster_cidr} cannot be cut into such parts"
+            );
+        }
         let cluster_dns = match args.cluster_dns {
             Some(ip) if service_cidr.contains(ip) => ip,
             Some(ip) => bail!("--cluster-dns {ip} is not in --service-cidr {service_cidr}"),
@@ -249,6 +256,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
             token_signer: api.core().config.auth.signer.clone(),
             gates: api.core().config.gates.clone(),
             cluster_cidrs: vec![plan.cluster_cidr.to_string()],
+            node_cidr_mask_size_ipv4: args.node_cidr_mask_size.unwrap_or(24),
+            node_cidr_mask_size_ipv6: args.node_cidr_mask_size.unwrap_or(64),
             writers: Some(Arc::new({
                 let api = api.clone();
                 move |account| {
