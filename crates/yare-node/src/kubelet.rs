@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,6 +30,7 @@ use crate::objects::Objects;
 use crate::pod::admission::{self, Claims, Offer, Rejection, Share, Used};
 use crate::pod::id_ranges::IdRanges;
 use crate::pod::mailbox::{Eviction, Mailbox};
+use crate::pod::preemption;
 use crate::pod::writer::StatusWriter;
 use crate::resources::NodeResources;
 use crate::view::Pod;
@@ -146,6 +148,15 @@ pub(crate) struct PodState {
     pub(crate) containers: Vec<yare_runtime::ContainerStatus>,
     pub(crate) sandbox: Option<String>,
 }
+
+/// A pod that makes room, and how long that may take.
+struct Going {
+    ended: oneshot::Receiver<()>,
+    patience: Duration,
+}
+
+/// What a pod that makes room gets at least.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl PodState {
     fn ended(&self) -> bool {
@@ -268,50 +279,102 @@ impl Kubelet {
     /// Admits a pod and reserves what it takes, or says why not. A pod that runs already is not judged again.
     pub(crate) async fn admit(&self, pod: &Arc<Pod>, runs_already: bool) -> Result<(), Rejection> {
         if !runs_already {
-            if admission::wants_strict_groups(pod) {
-                let able = self.runtime.status().await.is_ok_and(|s| s.supplemental_groups_policy);
-                admission::strict_groups(able)?;
-            }
             self.managers.admit(pod).await?;
         }
-        let outcome = self.admit_by_counts(pod, runs_already);
-        if outcome.is_err() {
-            self.managers.release(&pod.metadata.uid);
+        match self.admit_by_counts(pod, runs_already) {
+            // A critical pod waits until others have made room.
+            Ok(victims) => {
+                for going in victims {
+                    let _ = tokio::time::timeout(going.patience, going.ended).await;
+                }
+                Ok(())
+            }
+            Err(rejection) => {
+                self.managers.release(&pod.metadata.uid);
+                Err(rejection)
+            }
         }
-        outcome
     }
 
-    fn admit_by_counts(&self, pod: &Arc<Pod>, runs_already: bool) -> Result<(), Rejection> {
+    fn admit_by_counts(&self, pod: &Arc<Pod>, runs_already: bool) -> Result<Vec<Going>, Rejection> {
         let mut admitted = self.admitted.lock();
+        let mut victims = Vec::new();
         if !admitted.contains_key(&pod.metadata.uid) && !runs_already {
-            self.fits(pod, &admitted)?;
+            victims = self.fits(pod, &admitted)?;
         }
         admitted.insert(pod.metadata.uid.clone(), Share::of(&self.allocations.held(pod)));
         drop(admitted);
         self.claims_changed();
-        Ok(())
+        Ok(self.preempt(&victims))
     }
 
-    /// Whether a pod has its place beside the others that were admitted.
-    fn fits(&self, pod: &Pod, admitted: &HashMap<String, Share>) -> Result<(), Rejection> {
+    /// Counts a pod that runs already, before it is looked at.
+    pub(crate) fn take_over(&self, pod: &Arc<Pod>) {
+        self.allocations.recall(pod);
+        let share = Share::of(&self.allocations.held(&self.allocations.apply(pod)));
+        self.admitted.lock().insert(pod.metadata.uid.clone(), share);
+    }
+
+    /// Tells pods to make room for a critical one.
+    fn preempt(&self, victims: &[Arc<Pod>]) -> Vec<Going> {
+        let mut all = Vec::new();
+        for pod in victims {
+            self.pod_event(pod, None, EventKind::Warning, preemption::REASON, preemption::MESSAGE.to_owned());
+            let (done, ended) = oneshot::channel();
+            let grace_s = pod.grace_period_s();
+            let eviction = Eviction {
+                reason: preemption::REASON.to_owned(),
+                message: preemption::MESSAGE.to_owned(),
+                grace_s,
+                disrupted: true,
+                done: Some(done),
+            };
+            if self.evict(&pod.metadata.uid, eviction) {
+                let grace = Duration::from_secs(u64::try_from(grace_s).unwrap_or(0));
+                all.push(Going { ended, patience: (grace + grace / 2).max(KILL_PATIENCE) });
+            }
+        }
+        all
+    }
+
+    /// Whether a pod has its place beside the others that were admitted; the pods that have to go for it.
+    fn fits(&self, pod: &Pod, admitted: &HashMap<String, Share>) -> Result<Vec<Arc<Pod>>, Rejection> {
         let others = admitted.iter().filter(|(uid, _)| **uid != pod.metadata.uid).map(|(_, share)| share);
         let used = Used::sum(others);
         let devices = self.managers.devices.offered(&pod.metadata.uid);
-        if devices.is_empty() {
-            return admission::admit(pod, &used, &self.offer.lock());
+        let short = {
+            let offer = self.offer.lock();
+            let mut with_devices = None;
+            if !devices.is_empty() {
+                let offer: &mut Offer = with_devices.insert(offer.clone());
+                offer.allocatable.extend(devices.into_iter().map(|(name, n)| (name, n.to_string())));
+            }
+            let offer = with_devices.as_ref().unwrap_or(&offer);
+            admission::admit(pod, &used, offer)?;
+            admission::shortages(pod, &used, offer)
+        };
+        if short.is_empty() {
+            return Ok(Vec::new());
         }
-        let mut offer = self.offer.lock().clone();
-        offer.allocatable.extend(devices.into_iter().map(|(name, n)| (name, n.to_string())));
-        admission::admit(pod, &used, &offer)
+        let pods = self.active_pods(|state| state.pod.clone());
+        let others: Vec<Arc<Pod>> = pods.into_iter().filter(|p| p.metadata.uid != pod.metadata.uid).collect();
+        preemption::choose(pod, &others, &short).map_err(|error| Rejection {
+            reason: "UnexpectedAdmissionError".to_owned(),
+            message: format!(
+                "Unexpected error while attempting to recover from admission failure: preemption: error finding a \
+                 set of pods to preempt: {error}"
+            ),
+        })
     }
 
     /// Sets aside what a pod that runs wants, beside what it has not given back, or says why not.
     pub(crate) fn admit_resize(&self, wants: &Arc<Pod>) -> Result<(), Rejection> {
         let mut admitted = self.admitted.lock();
-        self.fits(wants, &admitted)?;
+        let victims = self.fits(wants, &admitted)?;
         admitted.insert(wants.metadata.uid.clone(), Share::of(&self.allocations.held(wants)));
         drop(admitted);
         self.claims_changed();
+        self.preempt(&victims);
         Ok(())
     }
 

@@ -187,6 +187,7 @@ impl Node {
             allocatable: resources.allocatable(),
             pressures: BTreeSet::new(),
             allowed_sysctls: settings.allowed_unsafe_sysctls.clone(),
+            strict_groups: config.runtime.status().await.is_ok_and(|s| s.supplemental_groups_policy),
         };
         let kept = resources.reservations.kept(&capacity);
         let configured = || ManagerSettings::configured(settings, configuration.gates());

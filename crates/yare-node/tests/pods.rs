@@ -438,6 +438,8 @@ async fn running_pods_take_debuggers_and_new_limits() {
         |p: &Value| p["status"]["ephemeralContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 0;
     let pod = cluster.wait_pod("web", "debugger", ended).await;
     assert_eq!(condition(&pod, "Ready"), "True");
+    let target = cluster.runtime.container_named("debug").unwrap().1.pid_target;
+    assert_eq!(target, Some(cluster.runtime.container_named("web").unwrap().0.id));
 
     let limits = json!({"spec": {"containers": [{"name": "web", "resources": {"limits": {"cpu": "400m"}}}]}});
     let (code, answer) = cluster
@@ -453,4 +455,68 @@ async fn running_pods_take_debuggers_and_new_limits() {
     cluster.wait_pod("web", "resize", resized).await;
     let calls = cluster.runtime.calls();
     assert!(calls.contains(&"update web shares=102 quota=40000".to_owned()), "{calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_says_how_it_is_run() {
+    let cluster = Cluster::start().await;
+    let class = json!({"metadata": {"name": "special"}, "handler": "other"});
+    cluster.post("/apis/node.k8s.io/v1/runtimeclasses", &class).await;
+    let mut spec = one(json!(["run"]));
+    spec["runtimeClassName"] = json!("special");
+    spec["securityContext"] = json!({"supplementalGroupsPolicy": "Strict", "supplementalGroups": [7]});
+    cluster.pod("web", spec).await;
+    cluster.wait_ready("web").await;
+    assert_eq!(cluster.runtime.sandbox_config().unwrap().runtime_handler, "other");
+    let security = cluster.runtime.container_named("web").unwrap().1.security;
+    assert!(security.supplemental_groups_strict && security.supplemental_groups == [7]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_critical_pod_is_given_room() {
+    let mut cluster = Cluster::without_node().await;
+    cluster
+        .start_node(|config| {
+            let mut capacity = yare_node::Capacity::detect(&config.data_dir, 110);
+            capacity.cpu_milli = 2000;
+            config.capacity = Some(capacity);
+        })
+        .await;
+    let asks = |name: &str, cpu: &str| {
+        json!({"containers": [{"name": name, "image": "present:1", "command": ["run"],
+            "resources": {"requests": {"cpu": cpu}}}], "terminationGracePeriodSeconds": 1})
+    };
+    for (name, cpu) in [("large", "1200m"), ("small", "500m")] {
+        cluster.pod(name, asks(name, cpu)).await;
+        cluster.wait_ready(name).await;
+    }
+    let mut critical = asks("critical", "700m");
+    critical["priorityClassName"] = json!("system-node-critical");
+    cluster.pod("critical", critical.clone()).await;
+    let pod = cluster.wait_phase("small", "Failed").await;
+    assert_eq!(
+        (pod["status"]["reason"].as_str(), pod["status"]["message"].as_str()),
+        (Some("Preempting"), Some("Preempted in order to admit critical pod"))
+    );
+    let conditions = pod["status"]["conditions"].as_array().unwrap();
+    let disrupted = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!(disrupted["message"], "Pod was preempted by Kubelet to accommodate a critical pod.");
+    cluster.wait_event("small", "Preempting").await;
+    cluster.wait_ready("critical").await;
+    // It came when the other one had gone.
+    let calls = cluster.runtime.calls();
+    let at = |call: &str| calls.iter().position(|c| c == call).unwrap();
+    assert!(at("stop small") < at("start critical"), "{calls:?}");
+    assert!(!calls.contains(&"stop large".to_owned()));
+    // Where nobody's end would do, nobody goes.
+    critical["containers"][0]["resources"]["requests"]["cpu"] = json!("5");
+    cluster.pod("huge", critical).await;
+    let pod = cluster.wait_phase("huge", "Failed").await;
+    assert_eq!(pod["status"]["reason"], "UnexpectedAdmissionError");
+    let message = pod["status"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("no set of running pods found to reclaim resources: [(res: cpu, q: 3700), ]"),
+        "{message}"
+    );
+    assert!(!cluster.runtime.calls().contains(&"stop large".to_owned()));
 }

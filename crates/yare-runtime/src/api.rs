@@ -417,6 +417,8 @@ pub struct ContainerConfig {
     pub security: SecurityContext,
     /// Signal that asks it to stop (`SIGTERM`, `15`); empty: the image's, then `SIGTERM`.
     pub stop_signal: String,
+    /// The container whose PID namespace this one joins; absent: the sandbox's mode.
+    pub pid_target: Option<ContainerId>,
 }
 
 /// Where a container is in its life.

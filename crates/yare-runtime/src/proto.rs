@@ -130,6 +130,9 @@ pub(crate) struct Spec {
     pub shm: PathBuf,
     pub host_network: bool,
     pub pid: crate::api::NamespaceMode,
+    /// The container of the same pod whose PID namespace it joins; empty: as `pid` says.
+    #[serde(default)]
+    pub pid_target: String,
 }
 
 /// `run.json`.

@@ -98,3 +98,37 @@ async fn many_pods_at_once() {
     eprintln!("40 pods made, run and removed: {:?}", t.elapsed());
     std::sync::Arc::into_inner(rig).unwrap().finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_sees_the_processes_of_another() {
+    let rig = Rig::new().await;
+    let e = rig.engine();
+    let (sandbox, target) =
+        rig.run(rig.pod("t"), sh("while ! test -e /go; do sleep 0.05; done; exit 4")).await;
+    let mut debug = sh("ps; kill -0 1 && echo there; exec sleep 1000");
+    debug.name = "debug".into();
+    debug.log_path = "debug/0.log".into();
+    debug.pid_target = Some(target.clone());
+    let debug = e.create_container(&sandbox, debug).await.unwrap();
+    e.start_container(&debug).await.unwrap();
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap();
+    let (of_target, of_debug) = (e.container(&target).await.unwrap(), e.container(&debug).await.unwrap());
+    assert_eq!(namespace(of_target.pid), namespace(of_debug.pid));
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !rig.log(&of_debug).contains("there\n") {
+        assert!(std::time::Instant::now() < end, "{}", rig.log(&of_debug));
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(rig.log(&of_debug).contains("test -e /go"), "{}", rig.log(&of_debug));
+    // It cannot outlive the namespace, and does not keep it.
+    e.exec_sync(&target, argv(&["touch", "/go"]), None).await.unwrap();
+    assert_eq!(rig.wait(&target).await.exit_code, 4);
+    assert_eq!(rig.wait(&debug).await.exit_code, 137);
+    let mut late = sh("exit 0");
+    late.name = "late".into();
+    late.pid_target = Some(target.clone());
+    let late = e.create_container(&sandbox, late).await.unwrap();
+    let error = e.start_container(&late).await.unwrap_err().to_string();
+    assert!(error.contains("does not run"), "{error}");
+    rig.finish().await;
+}

@@ -50,8 +50,8 @@ pub(crate) const POD_HOOKS: &[&dyn PodHook] = &[
     &credentials::Credentials,
     &volumes::MountVolumes,
     &identity::Identity,
-    &runtime_class::RuntimeClass,
     &dns::Dns,
+    &runtime_class::RuntimeClass,
     &namespaces::Namespaces,
     &dynamic_resources::DynamicResources,
 ];

@@ -67,7 +67,6 @@ impl ContainerHook for Security {
             apparmor: apparmor(own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref())),
             masked_paths: paths(&yare_runtime::DEFAULT_MASKED_PATHS),
             readonly_paths: paths(&yare_runtime::DEFAULT_READONLY_PATHS),
-            ..RuntimeContext::default()
         };
         Ok(())
     }

@@ -8,6 +8,7 @@ use yare_client::EventKind;
 use super::{PodFailure, PodHook, PodStart};
 use crate::kubelet::Kubelet;
 use crate::pod::dirs::PodDirs;
+use crate::pod::mailbox::Eviction;
 use crate::volumes::{self, Complaint, VolumeContext};
 
 pub(crate) struct MountVolumes;
@@ -34,6 +35,18 @@ impl PodHook for MountVolumes {
             },
             () = start.mailbox.stopping() => Vec::new(),
         };
+        if let [Complaint { reason: volumes::ATTACHMENT_LIMIT, message }] = complaints.as_slice() {
+            let reason = volumes::ATTACHMENT_LIMIT;
+            start.kubelet.pod_event(start.pod, None, EventKind::Warning, reason, message.clone());
+            start.mailbox.evict(Eviction {
+                reason: reason.to_owned(),
+                message: format!("Pod was rejected: {message}"),
+                grace_s: 0,
+                disrupted: false,
+                done: None,
+            });
+            return Err(PodFailure { reason: "FailedMount", message: String::new() });
+        }
         for Complaint { reason, message } in complaints {
             start.kubelet.pod_event(start.pod, None, EventKind::Warning, reason, message);
         }

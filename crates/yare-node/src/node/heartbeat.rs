@@ -79,6 +79,7 @@ impl Heartbeat {
                 object::status(&self.kubelet, self.port, &self.runtime_version, &conditions, images);
             if let Ok(runtime) = self.kubelet.runtime.status().await {
                 object::abilities(&runtime, &mut status);
+                self.kubelet.offer.lock().strict_groups = runtime.supplemental_groups_policy;
             }
             let news = written.as_ref().is_none_or(|before| !same(before, &status));
             if news || written_at.elapsed() >= STATUS_PERIOD {

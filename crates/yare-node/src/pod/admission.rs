@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::preemption::Shortage;
 use super::qos;
 use crate::eviction::{Pressure, REASON as EVICTED};
 use crate::quantity;
@@ -28,6 +29,8 @@ pub(crate) struct Offer {
     pub(crate) pressures: BTreeSet<Pressure>,
     /// Sysctls a pod may set beyond the safe ones.
     pub(crate) allowed_sysctls: Vec<String>,
+    /// Whether the runtime can leave the image's own groups out.
+    pub(crate) strict_groups: bool,
 }
 
 /// What a pod takes from its node.
@@ -129,8 +132,17 @@ impl Used {
 type Check = fn(&Pod, &Used, &Offer) -> Option<Rejection>;
 
 /// Checks in the order their reasons are reported. A check is a row.
-const CHECKS: &[Check] =
-    &[pressures, os_label, os_field, sysctls, resources, node_affinity, host_ports, no_execute_taints];
+const CHECKS: &[Check] = &[
+    pressures,
+    os_label,
+    os_field,
+    groups,
+    sysctls,
+    resources,
+    node_affinity,
+    host_ports,
+    no_execute_taints,
+];
 
 /// Decides.
 pub(crate) fn admit(pod: &Pod, used: &Used, offer: &Offer) -> Result<(), Rejection> {
@@ -197,12 +209,14 @@ pub(crate) fn wants_strict_groups(pod: &Pod) -> bool {
 }
 
 /// A runtime that does not know the policy would add the image's groups.
-pub(crate) fn strict_groups(able: bool) -> Result<(), Rejection> {
-    let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
-    match reject("SupplementalGroupsPolicyNotSupported", message) {
-        Some(rejection) if !able => Err(rejection),
-        _ => Ok(()),
+fn groups(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
+    if !wants_strict_groups(pod) || offer.strict_groups {
+        return None;
     }
+    reject(
+        "SupplementalGroupsPolicyNotSupported",
+        "SupplementalGroupsPolicy=Strict is not supported in this node",
+    )
 }
 
 /// Sysctls that are namespaced and harmless to neighbours.
@@ -242,29 +256,56 @@ fn sysctls(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
     None
 }
 
+/// A critical pod is given room ([`shortages`]).
 fn resources(pod: &Pod, used: &Used, offer: &Offer) -> Option<Rejection> {
     if qos::is_critical(pod) {
         return None;
     }
-    let capacity_pods = offer.allocatable.get("pods").map_or(i64::MAX, |t| quantity::value(t));
-    if i128::from(used.pods) + 1 > i128::from(capacity_pods) {
-        return insufficient("pods", 1, i128::from(used.pods), i128::from(capacity_pods));
+    let lack = lacks(pod, used, offer).next()?;
+    insufficient(&lack.name, lack.want, lack.used, lack.capacity)
+}
+
+/// What a critical pod lacks.
+pub(crate) fn shortages(pod: &Pod, used: &Used, offer: &Offer) -> Vec<Shortage> {
+    if !qos::is_critical(pod) {
+        return Vec::new();
     }
+    let of = |lack: Lack| Shortage { resource: lack.name, amount: lack.want - (lack.capacity - lack.used) };
+    lacks(pod, used, offer).map(of).collect()
+}
+
+/// A resource of which there is not enough: CPU in thousandths, anything else in whole units.
+struct Lack {
+    name: String,
+    want: i128,
+    used: i128,
+    capacity: i128,
+}
+
+/// What there is not enough of, in upstream's order.
+fn lacks<'a>(pod: &'a Pod, used: &'a Used, offer: &'a Offer) -> impl Iterator<Item = Lack> + 'a {
+    let capacity = i128::from(offer.allocatable.get("pods").map_or(i64::MAX, |t| quantity::value(t)));
+    let pods = i128::from(used.pods);
+    let too_many =
+        (pods + 1 > capacity).then(|| Lack { name: "pods".to_owned(), want: 1, used: pods, capacity });
     let requests = qos::requests(pod);
     // cpu, memory, ephemeral-storage first, as upstream reports them.
-    let first = ["cpu", "memory", "ephemeral-storage"];
-    let others = requests.keys().map(String::as_str).filter(|name| !first.contains(name));
-    for name in first.into_iter().chain(others) {
-        let Some(want) = requests.get(name).copied().filter(|n| *n > 0) else { continue };
+    let first = ["cpu", "memory", "ephemeral-storage"].map(str::to_owned);
+    let others: Vec<String> = requests.keys().filter(|name| !first.contains(name)).cloned().collect();
+    let lack = move |name: String| {
+        let want = requests.get(&name).copied().filter(|n| *n > 0)?;
         // A resource the node does not know is a cluster-level one: not the kubelet's to judge.
-        let Some(capacity) = offer.allocatable.get(name).and_then(|t| quantity::nanos(t)) else { continue };
-        let before = used.share.requests.get(name).copied().unwrap_or(0);
-        if want + before > capacity {
-            let unit = if name == "cpu" { 1_000_000 } else { 1_000_000_000 };
-            return insufficient(name, want / unit, before / unit, capacity / unit);
-        }
-    }
-    None
+        let capacity = offer.allocatable.get(&name).and_then(|t| quantity::nanos(t))?;
+        let before = used.share.requests.get(&name).copied().unwrap_or(0);
+        let unit = if name == "cpu" { 1_000_000 } else { 1_000_000_000 };
+        (want + before > capacity).then(|| Lack {
+            name,
+            want: want / unit,
+            used: before / unit,
+            capacity: capacity / unit,
+        })
+    };
+    too_many.into_iter().chain(first.into_iter().chain(others).filter_map(lack))
 }
 
 fn insufficient(name: &str, want: i128, used: i128, capacity: i128) -> Option<Rejection> {
@@ -372,19 +413,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_strict_or_the_pod_goes() {
-        let policy = |policy: &str| -> Pod {
-            let context = serde_json::json!({"supplementalGroupsPolicy": policy});
-            serde_json::from_value(serde_json::json!({"spec": {"securityContext": context}})).unwrap()
-        };
-        assert!(wants_strict_groups(&policy("Strict")));
-        assert!(!wants_strict_groups(&policy("Merge")) && !wants_strict_groups(&Pod::default()));
-        assert_eq!(strict_groups(true), Ok(()));
-        let rejection = strict_groups(false).unwrap_err();
-        assert_eq!(rejection.reason, "SupplementalGroupsPolicyNotSupported");
-    }
-
-    #[test]
     fn table() {
         let offer = Offer {
             name: "n1".into(),
@@ -397,6 +425,7 @@ mod tests {
             ]),
             pressures: BTreeSet::new(),
             allowed_sysctls: vec!["net.core.*".into()],
+            strict_groups: false,
         };
         let tolerant = serde_json::json!([{"operator": "Exists"}]);
         let request = |cpu: &str| serde_json::json!([{"name": "a", "resources": {"requests": {"cpu": cpu}}}]);
@@ -418,6 +447,12 @@ mod tests {
         for (spec, pods, want) in [
             (serde_json::json!({"tolerations": tolerant, "containers": request("1")}), 0, ""),
             (serde_json::json!({"tolerations": tolerant, "containers": request("1500m")}), 0, "OutOfcpu"),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": [{"name": "a"}],
+                    "securityContext": {"supplementalGroupsPolicy": "Strict"}}),
+                0,
+                "SupplementalGroupsPolicyNotSupported",
+            ),
             (serde_json::json!({"tolerations": tolerant, "containers": request("1")}), 3, "OutOfpods"),
             (
                 serde_json::json!({"tolerations": tolerant, "priority": 2_000_000_000, "containers": request("9")}),

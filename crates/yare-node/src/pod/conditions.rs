@@ -1,5 +1,6 @@
 //! A pod's conditions, from its containers' statuses, its sandbox and its readiness gates.
 
+use super::preemption;
 use super::restart_all;
 use super::snapshot::Snapshot;
 use super::status::Inputs;
@@ -64,7 +65,9 @@ pub(super) fn compute(
     let mut conditions: Vec<PodCondition> = foreign().cloned().collect();
     conditions.extend(inputs.resize.iter().cloned());
     if let Some(verdict) = inputs.verdict.filter(|v| v.disrupted) {
-        disrupted(pod, inputs, &verdict.message, &mut conditions);
+        let message =
+            if verdict.reason == preemption::REASON { preemption::DISRUPTED } else { &verdict.message };
+        disrupted(pod, inputs, message, &mut conditions);
     }
     let owned = [
         ("PodReadyToStartContainers", sandbox),

@@ -89,6 +89,7 @@ impl Manager {
                     if unheard.is_empty() {
                         self.retain_resources(&pods);
                     }
+                    self.take_over(&pods);
                     for cached in pods {
                         self.upsert(&cached);
                     }
@@ -147,6 +148,18 @@ impl Manager {
         self.kubelet.allocations.retain(&alive);
     }
 
+    /// What pods that run already hold is theirs before anybody else asks for it.
+    fn take_over(&self, pods: &[Cached]) {
+        let running = |cached: &&Cached| {
+            self.found.get(cached.uid()).is_some_and(|(_, containers)| !containers.is_empty())
+        };
+        for pod in pods.iter().filter(running).filter_map(|cached| cached.view::<Pod>().ok()) {
+            if !pod.is_terminal() {
+                self.kubelet.take_over(&Arc::new(pod));
+            }
+        }
+    }
+
     /// Brings the running static pods in line with the manifests. Of two manifests for one name the first
     /// source's counts; a pod whose manifest changed ends before the new one begins.
     fn reconcile_statics(&mut self) {
@@ -155,6 +168,7 @@ impl Manager {
             wanted.entry(pod.key().clone()).or_insert_with(|| pod.clone());
         }
         self.kubelet.statics.want(wanted.clone());
+        self.take_over(&wanted.values().cloned().collect::<Vec<_>>());
         for (uid, known) in &mut self.statics {
             let is_wanted = wanted.get(&known.key).is_some_and(|pod| pod.uid() == uid);
             if !is_wanted && !std::mem::replace(&mut known.ends, true) {

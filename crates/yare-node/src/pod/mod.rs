@@ -14,6 +14,7 @@ pub(crate) mod mailbox;
 pub(crate) mod manager;
 pub(crate) mod messages;
 mod phase;
+pub(crate) mod preemption;
 pub(crate) mod qos;
 pub(crate) mod resize;
 mod restart_all;

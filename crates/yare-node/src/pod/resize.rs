@@ -415,9 +415,12 @@ mod tests {
         serde_json::json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu, "memory": memory}})
     }
 
+    /// A container's name, CPU and memory.
+    type Row<'a> = (&'a str, &'a str, &'a str);
+
     /// Containers with their sizes, by name.
-    fn spec(sizes: &[(&str, &str, &str)]) -> serde_json::Value {
-        let one = |(name, cpu, memory): &(&str, &str, &str)| {
+    fn spec(sizes: &[Row<'_>]) -> serde_json::Value {
+        let one = |(name, cpu, memory): &Row<'_>| {
             let policy = serde_json::json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
             serde_json::json!({"name": name, "resources": size(cpu, memory),
                 "resizePolicy": if name.starts_with('r') { policy } else { serde_json::json!([]) }})
@@ -436,7 +439,7 @@ mod tests {
         let running = snapshot(&["a", "b", "r"]);
         let in_force = Sizes::of(&pod(spec(&had)), ALL);
         type Want<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str]);
-        let cases: &[(&[(&str, &str, &str)], Want<'_>)] = &[
+        let cases: &[(&[Row<'_>], Want<'_>)] = &[
             (&had, (&[], &[], &[])),
             (&[("a", "1000m", "1024Mi"), ("stopped", "9", "9Gi")], (&[], &[], &[])),
             (&[("a", "2", "2Gi"), ("b", "500m", "512Mi")], (&[], &["b", "a"], &["b", "a"])),

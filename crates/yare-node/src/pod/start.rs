@@ -179,6 +179,10 @@ impl Worker {
             Some(before) => before.attempt + 1,
             None => self.dirs.attempts_by_logs(&container.name),
         };
+        let target = self.target(pod, container).map_err(|text| {
+            event(EventKind::Warning, "Failed", format!("Error: {text}"));
+            failure("CreateContainerConfigError", text)
+        })?;
         let facts = self.facts();
         let mut start = ContainerStart {
             kubelet: &self.kubelet,
@@ -205,7 +209,7 @@ impl Worker {
                 return Err(failure);
             }
         }
-        let config = start.config;
+        let config = ContainerConfig { pid_target: target, ..start.config };
         if self.mailbox.is_stopping() {
             return Err(failure("ContainerCreating", "the pod is stopping".to_owned()));
         }
@@ -226,6 +230,18 @@ impl Worker {
         self.kubelet.metrics.started_containers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.forget_dead(container, &id).await;
         self.post_start(pod, container, &id, &sandbox.ips).await
+    }
+
+    /// The container whose processes an ephemeral one is to see.
+    fn target(&self, pod: &Pod, container: &Container) -> Result<Option<String>, String> {
+        let ephemeral = pod.spec.ephemeral_containers.iter().find(|e| e.common.name == container.name);
+        match ephemeral.map(|e| e.target_container_name.as_str()) {
+            None | Some("") => Ok(None),
+            Some(name) => match self.snapshot.latest(name) {
+                Some(target) => Ok(Some(target.id.clone())),
+                None => Err(format!("unable to find target container {name}")),
+            },
+        }
     }
 
     /// Runs the `postStart` hook; a container whose hook fails is killed.

@@ -223,6 +223,9 @@ pub(crate) struct Complaint {
     pub(crate) message: String,
 }
 
+/// Reason of a pod that the node has no room for among its attached volumes.
+pub(crate) const ATTACHMENT_LIMIT: &str = "VolumeAttachmentLimitExceeded";
+
 /// A volume that is ready.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Mounted {
@@ -290,6 +293,10 @@ pub(crate) trait VolumeKind: Send + Sync {
     /// What attaching it came to.
     async fn attached(&self, _: &Work<'_>) -> Result<BTreeMap<String, String>, Failure> {
         Ok(BTreeMap::new())
+    }
+    /// Whether it will not be attached here because the node has as many volumes as it can.
+    async fn exhausted(&self, _: &VolumeContext<'_>, _: &Source<'_>) -> bool {
+        false
     }
     /// Makes it ready on the node, for all pods; notes in `turn` what has to be given back.
     async fn stage(&self, _: &mut Work<'_>, _: &mut Turn) -> Result<(), Failure> {
@@ -395,9 +402,21 @@ impl Volumes {
                     if failure.is_waiting() && !self.is_out_of_patience(now) {
                         continue;
                     }
-                    let bound = self.bound.get(&volume.name);
-                    let name = bound.map_or(&volume.name, |b| &b.volume.metadata.name);
-                    let block = bound.is_some_and(|b| b.volume.spec.volume_mode.as_deref() == Some("Block"));
+                    let bound = self.bound.get(&volume.name).cloned();
+                    let source = Source { volume, bound: bound.clone() };
+                    if failure.kind == FailureKind::Waiting
+                        && let Some(kind) = KINDS.iter().find(|k| k.supports(&source))
+                        && kind.exhausted(context, &source).await
+                    {
+                        let text = failure.message(&volume.name, &volume.name);
+                        let rest = text.trim_start_matches("Unable to attach or mount volumes: ");
+                        let message =
+                            format!("Node has reached its volume attachment limit, rejecting pod. {rest}");
+                        return Err(vec![Complaint { reason: ATTACHMENT_LIMIT, message }]);
+                    }
+                    let name = bound.as_ref().map_or(&volume.name, |b| &b.volume.metadata.name);
+                    let block =
+                        bound.as_ref().is_some_and(|b| b.volume.spec.volume_mode.as_deref() == Some("Block"));
                     let reason = match (block, failure.kind) {
                         (true, FailureKind::Failed) => "FailedMapVolume",
                         _ => "FailedMount",

@@ -170,6 +170,18 @@ fn mode(mode: NamespaceMode) -> i32 {
     .into()
 }
 
+/// Joins the PID namespace of another container.
+fn target(
+    mut security: cri::ContainerSecurityContext,
+    config: &ContainerConfig,
+) -> cri::ContainerSecurityContext {
+    if let (Some(id), Some(option)) = (&config.pid_target, &mut security.namespace_options) {
+        option.pid = cri::NamespaceMode::Target.into();
+        option.target_id.clone_from(id);
+    }
+    security
+}
+
 fn mappings(list: &[IdMapping]) -> Vec<cri::IdMapping> {
     let one =
         |m: &IdMapping| cri::IdMapping { host_id: m.host_id, container_id: m.container_id, length: m.length };
@@ -369,7 +381,7 @@ pub(super) fn container(config: &ContainerConfig, sandbox: &SandboxConfig) -> Re
         tty: config.tty,
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(resources(&config.resources)),
-            security_context: Some(security(&config.security, &sandbox.namespaces)),
+            security_context: Some(target(security(&config.security, &sandbox.namespaces), config)),
         }),
         cdi_devices: config.cdi_devices.iter().map(|name| cri::CdiDevice { name: name.clone() }).collect(),
         stop_signal,

@@ -195,7 +195,7 @@ impl Inner {
         let told: Result<cri::Nothing, Status> =
             self.runtime.call(method!(runtime "UpdatePodSandboxResources"), request, self.timeout).await;
         match told {
-            Err(status) if status.code() != Code::Unimplemented => Err(About("sandbox", id).error(&status)),
+            Err(status) if !is_unknown(&status) => Err(About("sandbox", id).error(&status)),
             _ => Ok(()),
         }
     }
@@ -235,4 +235,10 @@ impl Inner {
 fn timed_out(argv: &[String], timeout: Option<Duration>) -> RuntimeError {
     let timeout = timeout.unwrap_or_default();
     RuntimeError::DeadlineExceeded(format!("command {:?} timed out after {timeout:?}", argv.join(" ")))
+}
+
+/// Whether a runtime does not know a call; containerd 2.2 says so in words only.
+fn is_unknown(status: &Status) -> bool {
+    status.code() == Code::Unimplemented
+        || (status.code() == Code::Unknown && status.message().contains("not implemented"))
 }

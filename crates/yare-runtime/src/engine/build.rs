@@ -95,7 +95,12 @@ impl Inner {
                 _ => self.shm_path(&sandbox.id),
             },
             host_network,
-            pid: pod.namespaces.pid,
+            // Joined, and so shared: the kernel does not end the others with the first process.
+            pid: match pod.namespaces.pid {
+                NamespaceMode::Container if config.pid_target.is_some() => NamespaceMode::Pod,
+                mode => mode,
+            },
+            pid_target: config.pid_target.clone().unwrap_or_default(),
         };
         if !config.cdi_devices.is_empty() {
             cdi::Registry::read(&self.config.cdi_directories)

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -68,19 +68,24 @@ pub(super) fn write_exit(dir: &Path, record: &ExitRecord) {
 }
 
 impl Container {
-    /// Forks the container's first process. The outcome comes through the report socket.
-    pub(super) fn start(
+    /// Forks the container's first process; `first` answers other containers'. The outcome comes through the report socket.
+    pub(super) fn start<'a>(
         id: &str,
         containers_dir: &Path,
         cgroups: &Cgroups,
         held: &Held,
+        first: &dyn Fn(&str) -> Option<BorrowedFd<'a>>,
         waiter: Waiter,
     ) -> Result<Self, String> {
         let dir = containers_dir.join(id);
         let spec: Spec = read_json(&dir.join("spec.json")).map_err(|e| format!("{}: {e}", dir.display()))?;
         let rules = rootfs::device_rules(&spec)?;
+        let joined = match spec.pid_target.as_str() {
+            "" => held.pause.as_ref().filter(|_| spec.pid == NamespaceMode::Pod).map(|p| p.pidfd.as_fd()),
+            target => Some(first(target).ok_or_else(|| format!("target container {target} does not run"))?),
+        };
         cgroups.create(&spec.cgroup, &spec.resources).map_err(|e| format!("create cgroup: {e}"))?;
-        let result = Self::fork(&spec, &dir, &rules, cgroups, held, waiter);
+        let result = Self::fork(&spec, &dir, &rules, cgroups, held, joined, waiter);
         if result.is_err() {
             let _ = cgroups.remove(&spec.cgroup);
         }
@@ -93,6 +98,7 @@ impl Container {
         rules: &[crate::cgroup::DeviceRule],
         cgroups: &Cgroups,
         held: &Held,
+        joined: Option<BorrowedFd<'_>>,
         waiter: Waiter,
     ) -> Result<Self, String> {
         cgroups.allow_devices(&spec.cgroup, rules).map_err(|e| format!("limit devices: {e}"))?;
@@ -130,11 +136,9 @@ impl Container {
                 other => other.map(|c| (c, group.is_some())),
             }
         };
-        let forked = match &held.pause {
-            Some(pause) if spec.pid == NamespaceMode::Pod => {
-                sandbox::in_pid_namespace(pause.pidfd.as_fd(), fork)
-            }
-            _ => fork(),
+        let forked = match joined {
+            Some(joined) => sandbox::in_pid_namespace(joined, fork),
+            None => fork(),
         };
         let (child, in_v2) = forked.map_err(|e| format!("fork: {e}"))?;
         let Some(child) = child else {

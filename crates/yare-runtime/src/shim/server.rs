@@ -306,7 +306,9 @@ impl Server {
         if self.containers.get(id).is_some_and(Container::alive) {
             return self.reply(waiter, Answer::Failed(format!("container {id} is already running")));
         }
-        match Container::start(id, &self.spec.containers_dir, &self.cgroups, &self.held, waiter) {
+        let others = &self.containers;
+        let first = |id: &str| others.get(id).filter(|c| c.alive()).map(|c| c.pidfd.as_fd());
+        match Container::start(id, &self.spec.containers_dir, &self.cgroups, &self.held, &first, waiter) {
             Ok(mut c) => {
                 if let Some(report) = &c.report {
                     let _ = sys::set_nonblocking(report.as_fd(), true);

@@ -122,6 +122,9 @@ async fn abilities(driver: &Driver) -> Result<Abilities, String> {
     driver.abilities().await.map_err(|e| e.to_string())
 }
 
+/// The code of gRPC with which a driver says that the node has as many volumes as it can.
+const RESOURCE_EXHAUSTED: i32 = 8;
+
 #[async_trait]
 impl VolumeKind for CsiVolume {
     fn plugin(&self) -> &'static str {
@@ -166,6 +169,15 @@ impl VolumeKind for CsiVolume {
             Some(error) => error.message,
             None => format!("volume {handle} is not attached for volume attachment {id}"),
         }))
+    }
+
+    async fn exhausted(&self, context: &VolumeContext<'_>, source: &Source<'_>) -> bool {
+        let Some(csi) = source.csi() else { return false };
+        let id = attachment_name(&csi.volume_handle, &csi.driver, &context.kubelet.node_name);
+        let path = format!("/apis/storage.k8s.io/v1/volumeattachments/{id}");
+        let found: Result<VolumeAttachment, _> = context.kubelet.api.get(&path).await;
+        let error = found.ok().and_then(|a| a.status.attach_error);
+        error.and_then(|e| e.error_code) == Some(RESOURCE_EXHAUSTED)
     }
 
     async fn stage(&self, work: &mut Work<'_>, turn: &mut Turn) -> Result<(), Failure> {
