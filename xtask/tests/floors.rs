@@ -10,6 +10,7 @@ use serde_json::Value;
 const FLOORS: &[(&str, u8)] = &[
     ("yare-cel", 0),
     ("yare-grpc", 0),
+    ("yare-metrics", 0),
     ("yare-schema", 0),
     ("yare-spdy", 0),
     ("yare-auth", 1),

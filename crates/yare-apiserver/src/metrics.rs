@@ -3,12 +3,9 @@
 
 mod cel;
 mod deprecated;
-mod process;
 mod requests;
 pub mod slis;
 mod stored;
-pub mod text;
-pub mod timing;
 mod watches;
 
 use std::{
@@ -19,13 +16,13 @@ use std::{
 pub use cel::Cel;
 pub use deprecated::Deprecated;
 use parking_lot::Mutex;
-use process::Process;
 pub use requests::{Ended, Labels, Requests};
 pub use slis::Checks;
 pub use stored::Lists;
-use text::Page;
 pub use watches::{Scope, WatchEvents, Watched};
 use yare_kinds::view::View;
+use yare_metrics::{process::Process, text::Page};
+pub use yare_metrics::{text, timing};
 
 use crate::{core::Core, registry::Served};
 

@@ -23,7 +23,7 @@ use crate::gc::images::ImageGc;
 use crate::logs::rotate::Rotator;
 use crate::managers::Managers;
 use crate::manifests::Statics;
-use crate::metrics::Metrics;
+use crate::metrics::{Measured, Metrics};
 use crate::node::NetworkReadiness;
 use crate::node::capacity::Capacity;
 use crate::objects::Objects;
@@ -33,6 +33,7 @@ use crate::pod::mailbox::{Eviction, Mailbox};
 use crate::pod::preemption;
 use crate::pod::writer::StatusWriter;
 use crate::resources::NodeResources;
+use crate::usage::rates::Rates;
 use crate::view::Pod;
 use crate::volumes::NodeVolumes;
 use crate::volumes::local_path::LocalVolumes;
@@ -67,6 +68,7 @@ pub(crate) struct Kubelet {
     pub(crate) allocations: Allocations,
     pub(crate) rotator: Rotator,
     pub(crate) metrics: Metrics,
+    pub(crate) rates: Rates,
     /// Storage drivers.
     pub(crate) csi: Csi,
     /// Volumes that pods share.
@@ -167,14 +169,17 @@ impl PodState {
 impl Kubelet {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let api = Api::new(parts.client.kube());
+        let metrics = Metrics::default();
+        let runtime: Arc<dyn Runtime> = Arc::new(Measured::new(parts.runtime, metrics.clone()));
         Arc::new(Kubelet {
             recorder: Recorder::new(parts.client.kube(), "kubelet", Some(&parts.node_name)),
             objects: Objects::new(parts.client.clone()),
             services: parts.client.informers().of(yare_client::SERVICES),
-            writer: StatusWriter::new(api.clone()),
+            writer: StatusWriter::new(api.clone(), metrics.clone()),
             statics: Statics::default(),
-            rotator: Rotator::new(parts.runtime.clone()),
-            metrics: Metrics::default(),
+            rotator: Rotator::new(runtime.clone()),
+            metrics,
+            rates: Rates::default(),
             csi: Csi::default(),
             volumes: NodeVolumes::restore(&parts.data_dir),
             pods: parts.pods,
@@ -185,7 +190,7 @@ impl Kubelet {
             config: parts.config,
             seams: parts.seams,
             api,
-            runtime: parts.runtime,
+            runtime,
             runtime_name: parts.runtime_name,
             capacity: parts.capacity,
             image_gc: ImageGc::new(parts.resources.settings.image_gc.clone()),

@@ -39,6 +39,7 @@ mod probe;
 pub mod quantity;
 mod resources;
 mod streaming;
+mod usage;
 pub mod view;
 mod volumes;
 

@@ -534,6 +534,8 @@ pub struct ContainerStats {
     pub sandbox_id: SandboxId,
     /// Its name in the pod.
     pub name: String,
+    /// Its cgroup relative to every hierarchy's root; empty: not known.
+    pub cgroup: PathBuf,
     /// When this was read, nanoseconds since 1970.
     pub timestamp_ns: i64,
     /// CPU time used, nanoseconds.

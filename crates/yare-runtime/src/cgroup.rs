@@ -6,6 +6,7 @@
 
 mod devices;
 mod tree;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,9 +20,10 @@ use nix::unistd::{AccessFlags, access};
 use crate::api::{ContainerStats, Resources};
 pub(crate) use devices::{Access, DeviceRule};
 pub use tree::{CgroupTree, GroupMemory, MemoryAlarm, hugepage_name};
+pub use usage::{GroupCpu, GroupIo, GroupMemoryUsage, GroupUsage, Stall, StallTimes};
 
 /// v1 controllers a container always joins, where they exist.
-const ALWAYS: [&str; 5] = ["cpu", "memory", "pids", "devices", "freezer"];
+const ALWAYS: [&str; 6] = ["cpu", "memory", "pids", "devices", "freezer", "blkio"];
 /// v1 controllers a container joins when a limit asks for them.
 const ON_DEMAND: [&str; 2] = ["cpuset", "hugetlb"];
 
@@ -89,11 +91,7 @@ impl Cgroups {
                 Some("cgroup") => {
                     let options = right.nth(1).unwrap_or_default();
                     for option in options.split(',') {
-                        if ALWAYS.contains(&option)
-                            || ON_DEMAND.contains(&option)
-                            || option == "cpuacct"
-                            || option == "blkio"
-                        {
+                        if ALWAYS.contains(&option) || ON_DEMAND.contains(&option) || option == "cpuacct" {
                             found.v1.entry(option.to_owned()).or_insert_with(|| PathBuf::from(mountpoint));
                         }
                     }

@@ -448,6 +448,22 @@ impl Runtime for CriRuntime {
         self.inner.ask::<_, cri::Nothing>(method, request, About("container", id)).await.map(drop)
     }
 
+    async fn checkpoint_container(&self, id: &str, location: &Path, timeout_s: i64) -> Result<()> {
+        let request = cri::CheckpointRequest {
+            id: id.to_owned(),
+            location: location.to_string_lossy().into_owned(),
+            timeout_s,
+        };
+        let method = method!(runtime "CheckpointContainer");
+        // Writing out a large container takes its time, which the caller knows best.
+        let patience = match u64::try_from(timeout_s) {
+            Ok(0) | Err(_) => self.inner.timeout,
+            Ok(seconds) => Duration::from_secs(seconds),
+        };
+        let about = About("container", id);
+        self.inner.ask_for::<_, cri::Nothing>(method, request, about, patience).await.map(drop)
+    }
+
     async fn update_sandbox_resources(&self, id: &str, resources: Resources) -> Result<()> {
         self.inner.update_sandbox(id, resources).await
     }

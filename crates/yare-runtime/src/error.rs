@@ -64,6 +64,9 @@ pub enum RuntimeError {
     /// The runtime does not answer; it may later.
     #[error("{0}")]
     Unavailable(String),
+    /// The runtime cannot do this at all; worded as gRPC's clients word it.
+    #[error("rpc error: code = Unimplemented desc = {0}")]
+    Unimplemented(&'static str),
     /// A runtime behind CRI refused, in its own words.
     #[error("{0}")]
     Remote(String),
@@ -98,6 +101,7 @@ impl RuntimeError {
             Self::FailedPrecondition(_) | Self::ImageInUse { .. } => "FailedPrecondition",
             Self::DeadlineExceeded(_) => "DeadlineExceeded",
             Self::ShimGone(_) | Self::Unavailable(_) => "Unavailable",
+            Self::Unimplemented(_) => "Unimplemented",
             _ => "Unknown",
         }
     }

@@ -19,6 +19,7 @@ mod proto;
 pub mod shim;
 mod sys;
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,7 +28,10 @@ use tokio::sync::broadcast;
 pub use alloc::NotInShims;
 pub use api::*;
 pub use cdi::DIRECTORIES as CDI_DIRECTORIES;
-pub use cgroup::{CgroupTree, GroupMemory, MemoryAlarm, hugepage_name};
+pub use cgroup::{
+    CgroupTree, GroupCpu, GroupIo, GroupMemory, GroupMemoryUsage, GroupUsage, MemoryAlarm, Stall, StallTimes,
+    hugepage_name,
+};
 pub use cri::{CgroupDriver, CriConfig, CriRuntime, socket_of};
 pub use engine::{CGROUPS, Engine, EngineConfig, remove_empty_cgroups};
 pub use error::{Result, RuntimeError};
@@ -99,6 +103,12 @@ pub trait Runtime: Send + Sync {
     async fn port_forward(&self, sandbox: &str, port: u16) -> Result<Box<dyn Duplex>>;
     /// Opens the log file anew, after it was rotated away.
     async fn reopen_log(&self, id: &str) -> Result<()>;
+    /// Writes the state of a running container into a tar file. `timeout_s`: 0 is as long as the runtime likes.
+    /// A runtime that cannot answers as one behind CRI would that has never heard of it.
+    async fn checkpoint_container(&self, _id: &str, _location: &Path, _timeout_s: i64) -> Result<()> {
+        let message = "unknown method CheckpointContainer for service runtime.v1.RuntimeService";
+        Err(RuntimeError::Unimplemented(message))
+    }
     /// Usage of all running containers.
     async fn stats(&self) -> Result<Vec<ContainerStats>>;
     /// Usage of some running containers, by id; those that do not run are left out.

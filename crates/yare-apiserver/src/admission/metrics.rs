@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use yare_metrics::Histogram;
 
 use super::{Operation, TABLE};
 
@@ -158,7 +159,7 @@ pub struct Metrics {
     webhooks: Mutex<BTreeMap<String, Cell>>,
     counters: Mutex<BTreeMap<(&'static str, String), u64>>,
     /// By place in [`EXPRESSIONS`] and labels.
-    expressions: Mutex<BTreeMap<(usize, String), Histogram>>,
+    expressions: Mutex<BTreeMap<(usize, String), Histogram<7>>>,
     evaluations: Mutex<BTreeMap<Evaluation, u64>>,
     exemptions: Mutex<BTreeMap<Unevaluated, u64>>,
     errors: Mutex<BTreeMap<(bool, Unevaluated), u64>>,
@@ -224,13 +225,6 @@ fn error_type(error: Option<&str>) -> &'static str {
         Some(e) if e.starts_with("validation failed due to running out of cost budget") => "out_of_budget",
         Some(_) => "invalid_error",
     }
-}
-
-#[derive(Default)]
-struct Histogram {
-    buckets: Vec<u64>,
-    count: u64,
-    sum_s: f64,
 }
 
 const HELP: [(&str, &str); 7] = [
@@ -346,15 +340,7 @@ impl Metrics {
         if all.len() >= MAX_SERIES && !all.contains_key(&key) {
             return;
         }
-        let bounds = EXPRESSIONS[what].bounds_s;
-        let histogram = all.entry(key).or_default();
-        histogram.buckets.resize(bounds.len(), 0);
-        let seconds = took.as_secs_f64();
-        if let Some(place) = bounds.iter().position(|bound| seconds <= *bound) {
-            histogram.buckets[place] += 1;
-        }
-        histogram.count += 1;
-        histogram.sum_s += seconds;
+        all.entry(key).or_default().observe(EXPRESSIONS[what].bounds_s, took.as_secs_f64());
     }
 
     /// Match conditions kept a request from somebody, or failed.
@@ -507,10 +493,10 @@ impl Metrics {
                     seen += count;
                     let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {seen}");
                 }
-                let Histogram { count, sum_s, .. } = histogram;
+                let Histogram { count, sum, .. } = histogram;
                 let _ = writeln!(
                     out,
-                    "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum_s}\n{name}_count{{{labels}}} {count}"
+                    "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}"
                 );
             }
         }

@@ -8,8 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ring::digest;
-
-use crate::metrics::text::Page;
+use yare_metrics::{Histogram, text::Page};
 
 /// Keys whose use is remembered at most, for each of the two families.
 const MAX_KEYS: usize = 100;
@@ -42,36 +41,15 @@ struct Counts {
     configuration: String,
 }
 
-/// Buckets that double from a first bound.
-struct Histogram<const N: usize> {
-    buckets: [u64; N],
-    count: u64,
-    sum: f64,
-}
-
-impl<const N: usize> Default for Histogram<N> {
-    fn default() -> Self {
-        Self { buckets: [0; N], count: 0, sum: 0.0 }
+/// `N` bounds in seconds that double from a first one.
+const fn doubling<const N: usize>(first: f64) -> [f64; N] {
+    let mut bounds = [first; N];
+    let mut at = 1;
+    while at < N {
+        bounds[at] = bounds[at - 1] * 2.0;
+        at += 1;
     }
-}
-
-impl<const N: usize> Histogram<N> {
-    fn bounds(first: f64) -> [f64; N] {
-        std::array::from_fn(|i| first * (1u64 << i) as f64)
-    }
-
-    fn observe(&mut self, first: f64, elapsed: Duration) {
-        let seconds = elapsed.as_secs_f64();
-        if let Some(at) = Self::bounds(first).iter().position(|bound| seconds <= *bound) {
-            self.buckets[at] += 1;
-        }
-        self.count += 1;
-        self.sum += seconds;
-    }
-
-    fn expose(&self, page: &mut Page, name: &str, labels: &[(&str, &str)], first: f64) {
-        page.histogram(name, labels, &Self::bounds(first), &self.buckets, self.count, self.sum);
-    }
+    bounds
 }
 
 /// The most recently used of what there may be too much of.
@@ -96,8 +74,9 @@ impl<K: Ord + Clone> Recent<K> {
     }
 }
 
-const TRANSFORMATION: f64 = 5e-6;
-const CALL: f64 = 1e-4;
+const TRANSFORMATION: [f64; 25] = doubling(5e-6);
+const KEY_GENERATION: [f64; 14] = doubling(5e-6);
+const CALL: [f64; 20] = doubling(1e-4);
 
 /// `sha256:…` of what is not empty.
 pub(crate) fn hash(data: impl AsRef<[u8]>) -> String {
@@ -125,7 +104,7 @@ impl Metrics {
         *counts.operations.entry(key).or_default() += 1;
         if failed.is_none() {
             let key = [direction, prefix].map(str::to_owned);
-            counts.durations.entry(key).or_default().observe(TRANSFORMATION, elapsed);
+            counts.durations.entry(key).or_default().observe(&TRANSFORMATION, elapsed.as_secs_f64());
         }
     }
 
@@ -141,13 +120,13 @@ impl Metrics {
 
     /// A seed was made.
     pub fn key_made(&self, elapsed: Duration) {
-        self.counts.lock().key_generation.observe(TRANSFORMATION, elapsed);
+        self.counts.lock().key_generation.observe(&KEY_GENERATION, elapsed.as_secs_f64());
     }
 
     /// A plugin was called.
     pub fn called(&self, provider: &str, method: &str, code: &str, elapsed: Duration) {
         let key = [provider, method, code].map(str::to_owned);
-        self.counts.lock().calls.entry(key).or_default().observe(CALL, elapsed);
+        self.counts.lock().calls.entry(key).or_default().observe(&CALL, elapsed.as_secs_f64());
     }
 
     /// A key was used.
@@ -199,7 +178,7 @@ impl Metrics {
         page.family(name, "histogram", "[ALPHA] Latencies in seconds of value transformation operations.");
         for ([direction, prefix], histogram) in &counts.durations {
             let labels = [("transformation_type", direction.as_str()), ("transformer_prefix", prefix)];
-            histogram.expose(page, name, &labels, TRANSFORMATION);
+            histogram.expose(page, name, &labels, &TRANSFORMATION);
         }
         page.single(
             "apiserver_storage_envelope_transformation_cache_misses_total",
@@ -213,7 +192,7 @@ impl Metrics {
             "histogram",
             "[ALPHA] Latencies in seconds of data encryption key(DEK) generation operations.",
         );
-        counts.key_generation.expose(page, name, &[], TRANSFORMATION);
+        counts.key_generation.expose(page, name, &[], &KEY_GENERATION);
         page.single(
             "apiserver_storage_data_key_generation_failures_total",
             "counter",
@@ -232,7 +211,7 @@ impl Counts {
         for ([provider, method, code], histogram) in &self.calls {
             let labels =
                 [("grpc_status_code", code.as_str()), ("method_name", method), ("provider_name", provider)];
-            histogram.expose(page, name, &labels, CALL);
+            histogram.expose(page, name, &labels, &CALL);
         }
         let name = "apiserver_envelope_encryption_dek_source_cache_size";
         page.family(name, "gauge", "[ALPHA] Number of records in data encryption key (DEK) source cache. On a restart, this value is an approximation of the number of decrypt RPC calls the server will make to the KMS plugin.");

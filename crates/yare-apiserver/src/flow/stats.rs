@@ -1,38 +1,6 @@
 //! What flow control counts: plain numbers that are only touched under the lock of their level.
 
-/// A histogram of values. `N` upper bounds, in the unit of the values; what is above all of them only counts
-/// in the total.
-#[derive(Clone, Debug)]
-pub struct Histogram<const N: usize> {
-    /// Values at or below each bound and above the one before.
-    pub buckets: [u64; N],
-    /// All values.
-    pub count: u64,
-    /// Their sum.
-    pub sum: f64,
-}
-
-impl<const N: usize> Default for Histogram<N> {
-    fn default() -> Self {
-        Self { buckets: [0; N], count: 0, sum: 0.0 }
-    }
-}
-
-impl<const N: usize> Histogram<N> {
-    /// Counts a value.
-    pub fn observe(&mut self, bounds: &[f64; N], value: f64) {
-        self.observe_many(bounds, value, 1);
-    }
-
-    /// Counts a value `times` times.
-    pub fn observe_many(&mut self, bounds: &[f64; N], value: f64, times: u64) {
-        if let Some(at) = bounds.iter().position(|bound| value <= *bound) {
-            self.buckets[at] += times;
-        }
-        self.count += times;
-        self.sum += value * times as f64;
-    }
-}
+pub use yare_metrics::Histogram;
 
 /// Bounds of upstream's `request_wait_duration_seconds` and `request_execution_seconds`.
 pub const DURATION_BOUNDS_S: [f64; 13] =
@@ -216,15 +184,5 @@ mod tests {
         assert!((demand.deviation - 3f64.sqrt()).abs() < 1e-9);
         assert_eq!((demand.max, demand.seconds), (4.0, 4.0));
         assert_eq!(moments.take(0.0).max, 2.0);
-    }
-
-    #[test]
-    fn histograms() {
-        let mut histogram = Histogram::default();
-        for value in [0.0, 1.0, 1.5, 200.0] {
-            histogram.observe(&SEAT_BOUNDS, value);
-        }
-        assert_eq!(histogram.buckets, [2, 1, 0, 0, 0, 0, 0, 0]);
-        assert_eq!((histogram.count, histogram.sum), (4, 202.5));
     }
 }

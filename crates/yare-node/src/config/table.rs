@@ -170,7 +170,7 @@ pub const ROWS: &[Row] = &[
     row("logging.vmodule", Free, "", "", Moot(KLOG)),
     row("logging.options", Free, "", "", Moot(KLOG)),
     row("enableSystemLogHandler", Bool, "true", "", Acts),
-    row("enableSystemLogQuery", Bool, "", "", Refused("logs are not searched, only read")),
+    row("enableSystemLogQuery", Bool, "", "", Acts),
     row("shutdownGracePeriod", Duration, "", "", Refused("the machine's shutdown is not waited with")),
     row("shutdownGracePeriodCriticalPods", Duration, "", "", Refused("the machine's shutdown is not waited with")),
     row("shutdownGracePeriodByPodPriority", Priorities, "", "", Refused("the machine's shutdown is not waited with")),

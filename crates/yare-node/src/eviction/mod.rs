@@ -31,6 +31,7 @@ pub use signals::{Observation, Observations, Pressure, Signal};
 pub use thresholds::Layout;
 
 use crate::kubelet::{Kubelet, PodState};
+use crate::metrics::table;
 use crate::pod::mailbox::Eviction;
 use crate::pod::qos;
 use alarm::Alarms;
@@ -247,7 +248,7 @@ impl Evictor {
         if !kubelet.evict(&pod.metadata.uid, eviction) {
             return None;
         }
-        kubelet.metrics.evicted(signal);
+        kubelet.metrics.count(&table::EVICTIONS, &[signal]);
         Some(Going { pod: candidate.pod.clone(), grace_s: order.grace_s, ended })
     }
 

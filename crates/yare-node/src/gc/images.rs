@@ -13,6 +13,7 @@ use yare_client::EventKind;
 use yare_runtime::{ContainerStatus, ImageStatus};
 
 use crate::kubelet::Kubelet;
+use crate::metrics::table;
 use crate::resources::ImageGcSettings;
 
 pub(crate) struct ImageGc {
@@ -205,7 +206,7 @@ impl ImageGc {
         kubelet.runtime.remove_image(id).await.map_err(|e| e.to_string())?;
         tracing::info!(image = id, reason, "removed an unused image");
         self.records.lock().0.remove(id);
-        kubelet.metrics.image_collected(reason);
+        kubelet.metrics.count(&table::IMAGES_COLLECTED, &[reason]);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use yare_runtime::ImageStatus;
 
 use super::{ContainerHook, ContainerStart, StartFailure, credentials};
 use crate::clock::go_duration;
+use crate::metrics::{size_bucket, table};
 
 pub(crate) struct Image;
 
@@ -115,6 +116,9 @@ async fn pull(
     let took = Duration::from_millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
     match pulled {
         Some(Ok(status)) => {
+            start.pulls.spent += took;
+            let size = size_bucket(status.size_bytes);
+            kubelet.metrics.took(&table::IMAGE_PULL_DURATION, &[size], took);
             let took = go_duration(took);
             let text = format!(
                 "Successfully pulled image {requested:?} in {took} ({took} including waiting). Image size: {} bytes.",

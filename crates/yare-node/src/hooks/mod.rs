@@ -30,6 +30,7 @@ pub(crate) use mounts::release_subpaths;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -133,11 +134,13 @@ pub(crate) struct ContainerStart<'a> {
     pub(crate) config: ContainerConfig,
 }
 
-/// Image pulls of one pod that failed: when to try again, and what was said.
+/// Image pulls of one pod: when to try those again that failed, and what was said.
 #[derive(Default)]
 pub(crate) struct Pulls {
     pub(crate) backoffs: Backoffs,
     pub(crate) errors: HashMap<String, String>,
+    /// Time that went into those that succeeded.
+    pub(crate) spent: Duration,
 }
 
 /// Why a container cannot start now.

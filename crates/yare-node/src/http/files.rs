@@ -89,8 +89,26 @@ fn redirect(path: &str, before: &str, after: &str, query: Option<&str>) -> Respo
     response
 }
 
-fn find(root: &Path, relative: &str) -> io::Result<Found> {
+/// Whether there is something inside the directory under this name.
+pub(super) fn exists(root: &Path, relative: &str) -> io::Result<()> {
+    inside(root, relative).map(drop)
+}
+
+/// Opens a file inside the directory; `None`: it is a directory, or nothing that can be read.
+pub(super) fn open(root: &Path, relative: &str) -> io::Result<Option<File>> {
+    match find(root, relative)? {
+        Found::File { file, .. } => Ok(Some(file)),
+        Found::Directory(_) => Ok(None),
+    }
+}
+
+/// A handle of what a path ends at, and the way to open it; an error when that is not inside the directory.
+fn inside(root: &Path, relative: &str) -> io::Result<(File, PathBuf)> {
     let root = std::fs::canonicalize(root)?;
+    let relative = relative.trim_start_matches('/');
+    if relative.split('/').any(|word| word == "..") {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "path escapes from parent"));
+    }
     let handle = File::options()
         .read(true)
         .custom_flags((OFlag::O_PATH | OFlag::O_CLOEXEC).bits())
@@ -98,8 +116,13 @@ fn find(root: &Path, relative: &str) -> io::Result<Found> {
     let through = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
     let place = std::fs::read_link(&through)?;
     if !place.starts_with(&root) {
-        return Err(io::ErrorKind::NotFound.into());
+        return Err(io::Error::new(io::ErrorKind::NotFound, "path escapes from parent"));
     }
+    Ok((handle, through))
+}
+
+fn find(root: &Path, relative: &str) -> io::Result<Found> {
+    let (handle, through) = inside(root, relative)?;
     let metadata = handle.metadata()?;
     if metadata.is_dir() {
         return listing(&through).map(Found::Directory);

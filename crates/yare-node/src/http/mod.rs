@@ -5,21 +5,25 @@
 //! reading and the port for health on the loopback, as far as they go.
 
 mod access;
+mod cadvisor;
+mod checkpoint;
 mod exec;
 mod files;
 mod health;
+mod log_query;
 mod logs;
 mod pods;
 mod port_forward;
 mod routes;
 mod serving;
 mod stats;
+mod summary;
 mod upgrade;
+mod zpages;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -36,6 +40,7 @@ use yare_auth::tls::{Limits, node_server};
 
 use crate::error::{Context, Error, Result};
 use crate::kubelet::Kubelet;
+use crate::metrics::table;
 use access::Access;
 use routes::{Door, Match};
 
@@ -189,7 +194,6 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let kubelet = &port.kubelet;
-    kubelet.metrics.http_requests.fetch_add(1, Ordering::Relaxed);
     let path = request.uri().path();
     if let Some(access) = &port.access {
         let allowed = access.check(kubelet, certificates, request.method(), path, request.headers()).await;
@@ -197,9 +201,36 @@ async fn handle(
             return *refusal;
         }
     }
-    match routes::find(path, request.method(), port.door, kubelet.config.settings()) {
+    let labels = routes::labels(path, request.method(), port.door);
+    let labels = labels.each_ref().map(String::as_str);
+    let running = Running::new(kubelet, labels);
+    let response = match routes::find(path, request.method(), port.door, &kubelet.config) {
         Match::Page(page) => routes::serve(kubelet, page, request).await,
         Match::Answer(response) => *response,
+    };
+    drop(running);
+    response
+}
+
+/// A request that is being served, for as long as somebody waits for it.
+struct Running<'a> {
+    kubelet: &'a Kubelet,
+    labels: [&'a str; 4],
+    began: Instant,
+}
+
+impl<'a> Running<'a> {
+    fn new(kubelet: &'a Kubelet, labels: [&'a str; 4]) -> Self {
+        kubelet.metrics.count(&table::HTTP_REQUESTS, &labels);
+        kubelet.metrics.add(&table::HTTP_INFLIGHT, &labels, 1.0);
+        Running { kubelet, labels, began: Instant::now() }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.kubelet.metrics.add(&table::HTTP_INFLIGHT, &self.labels, -1.0);
+        self.kubelet.metrics.took(&table::HTTP_DURATION, &self.labels, self.began.elapsed());
     }
 }
 

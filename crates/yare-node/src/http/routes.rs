@@ -5,8 +5,11 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use super::{Body, exec, files, health, logs, pods, port_forward, stats, text};
-use crate::config::Settings;
+use super::{
+    Body, cadvisor, checkpoint, exec, files, health, log_query, logs, pods, port_forward, stats, summary,
+    text, zpages,
+};
+use crate::config::{Configuration, Settings};
 use crate::kubelet::Kubelet;
 
 /// A port, by how much of the table it serves.
@@ -29,13 +32,17 @@ pub(super) enum Page {
     Summary,
     Metrics,
     ResourceMetrics,
-    EmptyMetrics,
+    CadvisorMetrics,
+    ProbeMetrics,
     ContainerLogs,
     Logs,
     Exec,
     Run,
     PortForward,
     Configz,
+    Checkpoint,
+    Flagz,
+    Statusz,
 }
 
 /// Behind which doors a path stands.
@@ -77,8 +84,8 @@ const ROUTES: &[Route] = &[
     route("pods", GET, Open, Page::Pods),
     route("stats/summary", BOTH, Open, Page::Summary),
     route("metrics", ANY, Open, Page::Metrics),
-    route("metrics/cadvisor", ANY, Open, Page::EmptyMetrics),
-    route("metrics/probes", ANY, Open, Page::EmptyMetrics),
+    route("metrics/cadvisor", ANY, Open, Page::CadvisorMetrics),
+    route("metrics/probes", ANY, Open, Page::ProbeMetrics),
     route("metrics/resource", ANY, Open, Page::ResourceMetrics),
     route("run/*/*/*", POST, Debugging, Page::Run),
     route("run/*/*/*/*", POST, Debugging, Page::Run),
@@ -92,6 +99,9 @@ const ROUTES: &[Route] = &[
     route("runningpods", GET, Debugging, Page::RunningPods),
     route("logs/**", GET, Debugging, Page::Logs),
     route("configz", ANY, Guarded, Page::Configz),
+    route("checkpoint/*/*/*", POST, Guarded, Page::Checkpoint),
+    route("flagz", ANY, Guarded, Page::Flagz),
+    route("statusz", ANY, Guarded, Page::Statusz),
 ];
 
 /// First words that a door without debugging answers itself.
@@ -108,7 +118,8 @@ fn answer(status: StatusCode, body: &'static str) -> Match {
 }
 
 /// Looks a path up.
-pub(super) fn find(path: &str, method: &Method, door: Door, settings: &Settings) -> Match {
+pub(super) fn find(path: &str, method: &Method, door: Door, config: &Configuration) -> Match {
+    let settings = config.settings();
     let words = words(path);
     let full = door == Door::Full && settings.enable_debugging_handlers;
     let serves = |stands: Stands| match stands {
@@ -119,7 +130,10 @@ pub(super) fn find(path: &str, method: &Method, door: Door, settings: &Settings)
     if door != Door::Health && !full && DISABLED.contains(&words[0]) {
         return answer(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n");
     }
-    let fits = || ROUTES.iter().filter(|route| serves(route.stands) && fits(route.path, &words));
+    let is_on = |page: Page| gate(page).is_none_or(|gate| config.gates().is_on(gate));
+    let fits = || {
+        ROUTES.iter().filter(|route| serves(route.stands) && is_on(route.page) && fits(route.path, &words))
+    };
     let Some(first) = fits().next() else { return answer(StatusCode::NOT_FOUND, "404 page not found\n") };
     if let Some(disabled) = disabled(first.page, settings) {
         return answer(StatusCode::METHOD_NOT_ALLOWED, disabled);
@@ -134,6 +148,37 @@ pub(super) fn find(path: &str, method: &Method, door: Door, settings: &Settings)
             }
             Match::Answer(Box::new(response))
         }
+    }
+}
+
+/// First words of paths whose requests last as long as a client wants.
+const LONG_RUNNING: &[&str] = &["exec", "attach", "portForward", "debug"];
+
+/// How a request is counted: whether it is a long one, its method, its path and its door. What there is no path
+/// or method for is `other`, so that nobody makes up series.
+pub(super) fn labels(path: &str, method: &Method, door: Door) -> [String; 4] {
+    let words = words(path);
+    // `metrics/cadvisor` and its like count for themselves, others by their first word.
+    let known = ROUTES.iter().find(|route| fits(route.path, &words));
+    let bucket = match known.map(|route| route.path) {
+        Some(path) if path.starts_with("metrics") => path,
+        Some(path) => path.split('/').next().unwrap_or_default(),
+        None => "other",
+    };
+    let usual = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD];
+    let method = if usual.contains(method) { method.as_str() } else { "other" };
+    let server = if door == Door::Full { "readwrite" } else { "readonly" };
+    let long = LONG_RUNNING.contains(&words[0]);
+    [long.to_string(), method.to_owned(), bucket.to_owned(), server.to_owned()]
+}
+
+/// The gate without which a page is not there.
+fn gate(page: Page) -> Option<&'static str> {
+    match page {
+        Page::Checkpoint => Some("ContainerCheckpoint"),
+        Page::Flagz => Some("ComponentFlagz"),
+        Page::Statusz => Some("ComponentStatusz"),
+        _ => None,
     }
 }
 
@@ -178,16 +223,41 @@ pub(super) async fn serve(kubelet: &Arc<Kubelet>, page: Page, request: Request<I
         Page::ContainerLogs => logs::serve(kubelet, words[1], words[2], words[3], raw).await,
         Page::Logs => {
             let rest = path.trim_start_matches('/').strip_prefix("logs").unwrap_or_default();
-            files::serve(kubelet.log_dir.clone(), rest, request.uri().query(), request.headers()).await
+            let root = kubelet.log_dir.clone();
+            let is_query = kubelet.config.settings().enable_system_log_query;
+            let asked = match is_query {
+                true => log_query::serve(&root, raw).await,
+                false => log_query::Outcome::NotAQuery,
+            };
+            match asked {
+                log_query::Outcome::Answered(response) => response,
+                log_query::Outcome::File(file) => {
+                    let file = format!("/{}", file.trim_start_matches('/'));
+                    files::serve(root, &file, None, request.headers()).await
+                }
+                log_query::Outcome::NotAQuery => {
+                    files::serve(root, rest, request.uri().query(), request.headers()).await
+                }
+            }
         }
         Page::Exec => exec::serve(kubelet, &words, request).await,
         Page::Run => exec::run(kubelet, &words, raw).await,
         Page::PortForward => port_forward::serve(kubelet, &words, request).await,
-        Page::Metrics => stats::metrics(kubelet),
+        Page::Metrics => stats::metrics(kubelet).await,
         Page::ResourceMetrics => stats::resource_metrics(kubelet).await,
-        Page::EmptyMetrics => text(StatusCode::OK, ""),
-        Page::Summary => stats::summary(kubelet).await,
+        Page::CadvisorMetrics => cadvisor::serve(kubelet).await,
+        Page::ProbeMetrics => stats::probes(kubelet),
+        Page::Summary => summary::serve(kubelet, raw).await,
         Page::Configz => stats::configz(kubelet),
+        Page::Checkpoint => checkpoint::serve(kubelet, words[1], words[2], words[3], raw).await,
+        Page::Flagz => zpages::flagz(kubelet, request.headers()),
+        Page::Statusz => {
+            let firsts = ROUTES.iter().filter_map(|route| route.path.split('/').next());
+            let mut paths: Vec<String> = firsts.map(|first| format!("/{first}")).collect();
+            paths.sort();
+            paths.dedup();
+            zpages::statusz(kubelet, request.headers(), &paths)
+        }
     }
 }
 
@@ -196,10 +266,22 @@ mod tests {
     use super::*;
     use crate::config::{Configuration, Sources};
 
-    fn look(path: &str, method: &Method, door: Door, settings: &Settings) -> String {
-        match find(path, method, door, settings) {
+    fn look(path: &str, method: &Method, door: Door, config: &Configuration) -> String {
+        match find(path, method, door, config) {
             Match::Page(page) => format!("{page:?}"),
             Match::Answer(response) => response.status().as_u16().to_string(),
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_by_what_there_is() {
+        for (path, method, want) in [
+            ("/metrics/cadvisor", Method::GET, ["false", "GET", "metrics/cadvisor", "readwrite"]),
+            ("/stats/summary", Method::POST, ["false", "POST", "stats", "readwrite"]),
+            ("/exec/a/b/c", Method::GET, ["true", "GET", "exec", "readwrite"]),
+            ("/made/up", Method::OPTIONS, ["false", "other", "other", "readwrite"]),
+        ] {
+            assert_eq!(labels(path, &method, Door::Full), want, "{path}");
         }
     }
 
@@ -210,6 +292,9 @@ mod tests {
         let off = off.load().unwrap();
         let quiet = Sources { inline: vec!["enableSystemLogHandler: false".into()], ..Sources::default() };
         let quiet = quiet.load().unwrap();
+        let gates =
+            "featureGates: {ContainerCheckpoint: false, ComponentFlagz: false, ComponentStatusz: false}";
+        let gated = Sources { inline: vec![gates.into()], ..Sources::default() }.load().unwrap();
         let get = Method::GET;
         for (path, method, door, config, want) in [
             ("/exec/a/b/c", &get, Door::Full, &config, "Exec"),
@@ -231,12 +316,20 @@ mod tests {
             ("/configz", &get, Door::Full, &config, "Configz"),
             ("/configz", &get, Door::ReadOnly, &config, "404"),
             ("/configz", &get, Door::Full, &off, "404"),
+            ("/checkpoint/a/b/c", &Method::POST, Door::Full, &config, "Checkpoint"),
+            ("/checkpoint/a/b/c", &get, Door::Full, &config, "405"),
+            ("/checkpoint/a/b/c", &Method::POST, Door::ReadOnly, &config, "404"),
+            ("/checkpoint/a/b/c", &Method::POST, Door::Full, &gated, "404"),
+            ("/flagz", &get, Door::Full, &config, "Flagz"),
+            ("/flagz", &get, Door::Full, &gated, "404"),
+            ("/statusz", &get, Door::ReadOnly, &config, "404"),
+            ("/statusz", &get, Door::Full, &gated, "404"),
             ("/logs/", &get, Door::Full, &config, "Logs"),
             ("/logs/pods/a", &get, Door::Full, &config, "Logs"),
             ("/logs/pods/a", &get, Door::Full, &quiet, "405"),
             ("/", &get, Door::Full, &config, "404"),
         ] {
-            assert_eq!(look(path, method, door, config.settings()), want, "{method} {path} {door:?}");
+            assert_eq!(look(path, method, door, config), want, "{method} {path} {door:?}");
         }
     }
 }

@@ -1,229 +1,145 @@
-//! Numbers: `/stats/summary`, `/metrics`, `/metrics/resource`, `/configz`.
+//! Numbers as metrics: `/metrics`, `/metrics/resource`, `/metrics/probes`; and `/configz`.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
-use yare_runtime::{ContainerState, ContainerStats};
+use serde_json::json;
+use yare_metrics::table::Kind::{self, Counter, Gauge};
+use yare_metrics::table::{Counts, Family};
+use yare_metrics::text::Page;
+use yare_runtime::GroupUsage;
 
-use super::{Body, respond, text};
-use crate::clock;
-use crate::kubelet::{Kubelet, PodState};
-use crate::node::capacity::{disk, meminfo_bytes};
+use super::{Body, respond};
+use crate::kubelet::Kubelet;
+use crate::usage::{Depth, NodeUse, collect};
 
-fn states(kubelet: &Kubelet) -> Vec<PodState> {
-    let published: Vec<_> = kubelet.published.lock().values().cloned().collect();
-    published.iter().map(|p| p.0.lock().clone()).collect()
+pub(super) async fn metrics(kubelet: &Arc<Kubelet>) -> Response<Body> {
+    exposition(crate::metrics::page(kubelet).await.finish())
 }
 
-pub(super) fn metrics(kubelet: &Kubelet) -> Response<Body> {
-    let states = states(kubelet);
-    let pods = states.iter().filter(|s| s.sandbox.is_some()).count();
-    let containers =
-        states.iter().flat_map(|s| &s.containers).filter(|c| c.state == ContainerState::Running).count();
-    exposition(kubelet.metrics.render(&kubelet.node_name, pods, containers))
+pub(super) fn probes(kubelet: &Kubelet) -> Response<Body> {
+    let mut page = Page::new();
+    kubelet.metrics.expose_probes(&mut page);
+    exposition(page.finish())
 }
 
-fn exposition(text: String) -> Response<Body> {
+pub(super) fn exposition(text: String) -> Response<Body> {
     respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
-}
-
-/// Processor and memory use of the machine.
-struct Machine {
-    cpu_ns: u64,
-    memory_used: u64,
-    memory_available: u64,
-}
-
-fn machine() -> Machine {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: Vec<u64> = stat
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|t| t.parse().ok())
-        .collect();
-    // user nice system, then idle and iowait, then irq softirq steal; a tick is 10 ms.
-    let busy: u64 =
-        ticks.iter().enumerate().filter(|(i, _)| !matches!(i, 3 | 4 | 8 | 9)).map(|(_, t)| t).sum();
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo_bytes(&meminfo, "MemTotal").unwrap_or(0);
-    let available = meminfo_bytes(&meminfo, "MemAvailable").unwrap_or(0);
-    Machine {
-        cpu_ns: busy.saturating_mul(10_000_000),
-        memory_used: total.saturating_sub(available),
-        memory_available: available,
-    }
-}
-
-async fn usage(kubelet: &Kubelet) -> Result<HashMap<String, ContainerStats>, Response<Body>> {
-    match kubelet.runtime.stats().await {
-        Ok(list) => Ok(list.into_iter().map(|s| (s.id.clone(), s)).collect()),
-        Err(error) => Err(text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))),
-    }
-}
-
-pub(super) async fn summary(kubelet: &Arc<Kubelet>) -> Response<Body> {
-    let usage = match usage(kubelet).await {
-        Ok(usage) => usage,
-        Err(response) => return response,
-    };
-    let now = kubelet.seams.now_text();
-    let cpu = |ns: u64| json!({ "time": now, "usageCoreNanoSeconds": ns });
-    let file_system = |path: &std::path::Path| -> Value {
-        let d = disk(path).unwrap_or_default();
-        json!({
-            "time": now,
-            "capacityBytes": d.total_bytes,
-            "availableBytes": d.available_bytes,
-            "usedBytes": d.total_bytes.saturating_sub(d.available_bytes),
-            "inodes": d.inodes,
-            "inodesFree": d.inodes_free,
-            "inodesUsed": d.inodes.saturating_sub(d.inodes_free),
-        })
-    };
-    let mut pods = Vec::new();
-    for state in states(kubelet) {
-        let running: Vec<(&yare_runtime::ContainerStatus, &ContainerStats)> =
-            state.containers.iter().filter_map(|c| Some((c, usage.get(&c.id)?))).collect();
-        let total = |of: fn(&ContainerStats) -> u64| running.iter().map(|(_, s)| of(s)).sum::<u64>();
-        let containers: Vec<Value> = running
-            .iter()
-            .map(|(status, s)| {
-                json!({
-                    "name": status.name,
-                    "startTime": clock::from_ns(status.started_at_ns).map(clock::rfc3339),
-                    "cpu": cpu(s.cpu_usage_ns),
-                    "memory": {
-                        "time": now,
-                        "usageBytes": s.memory_usage_bytes,
-                        "workingSetBytes": s.memory_working_set_bytes,
-                        "rssBytes": s.memory_rss_bytes,
-                        "pageFaults": s.page_faults,
-                        "majorPageFaults": s.major_page_faults,
-                    },
-                    "rootfs": { "time": now, "usedBytes": s.writable_layer_bytes, "inodesUsed": s.writable_layer_inodes },
-                    "logs": { "time": now, "usedBytes": std::fs::metadata(&status.log_path).map_or(0, |m| m.len()) },
-                })
-            })
-            .collect();
-        let m = &state.pod.metadata;
-        let volumes = crate::volumes::stats_of_pod(kubelet, &m.uid).await;
-        pods.push(json!({
-            "podRef": { "name": m.name, "namespace": m.namespace, "uid": m.uid },
-            "startTime": state.status.start_time,
-            "containers": containers,
-            "cpu": cpu(total(|s| s.cpu_usage_ns)),
-            "memory": {
-                "time": now,
-                "usageBytes": total(|s| s.memory_usage_bytes),
-                "workingSetBytes": total(|s| s.memory_working_set_bytes),
-                "rssBytes": total(|s| s.memory_rss_bytes),
-            },
-            "process_stats": { "process_count": total(|s| s.pids) },
-            "volume": volumes,
-        }));
-    }
-    let machine = machine();
-    super::json(&json!({
-        "node": {
-            "nodeName": kubelet.node_name,
-            "cpu": cpu(machine.cpu_ns),
-            "memory": {
-                "time": now,
-                "availableBytes": machine.memory_available,
-                "usageBytes": machine.memory_used,
-                "workingSetBytes": machine.memory_used,
-            },
-            "fs": file_system(&kubelet.data_dir),
-            "runtime": { "imageFs": file_system(&kubelet.data_dir) },
-        },
-        "pods": pods,
-    }))
-}
-
-pub(super) async fn resource_metrics(kubelet: &Kubelet) -> Response<Body> {
-    let usage = match usage(kubelet).await {
-        Ok(usage) => usage,
-        Err(response) => return response,
-    };
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "seconds with microsecond precision fit a double for centuries"
-    )]
-    let seconds = |ns: u64| ns as f64 / 1e9;
-    let machine = machine();
-    let mut cpu = String::new();
-    let mut memory = String::new();
-    let mut pod_cpu = String::new();
-    let mut pod_memory = String::new();
-    for state in states(kubelet) {
-        let m = &state.pod.metadata;
-        let mut totals = (0, 0, false);
-        for container in &state.containers {
-            let Some(s) = usage.get(&container.id) else { continue };
-            let labels =
-                format!("{{container={:?},namespace={:?},pod={:?}}}", container.name, m.namespace, m.name);
-            let _ = writeln!(cpu, "container_cpu_usage_seconds_total{labels} {}", seconds(s.cpu_usage_ns));
-            let _ =
-                writeln!(memory, "container_memory_working_set_bytes{labels} {}", s.memory_working_set_bytes);
-            totals = (totals.0 + s.cpu_usage_ns, totals.1 + s.memory_working_set_bytes, true);
-        }
-        if totals.2 {
-            let labels = format!("{{namespace={:?},pod={:?}}}", m.namespace, m.name);
-            let _ = writeln!(pod_cpu, "pod_cpu_usage_seconds_total{labels} {}", seconds(totals.0));
-            let _ = writeln!(pod_memory, "pod_memory_working_set_bytes{labels} {}", totals.1);
-        }
-    }
-    let mut out = String::new();
-    for (name, kind, help, body) in [
-        (
-            "container_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed by the container in core-seconds",
-            cpu,
-        ),
-        (
-            "container_memory_working_set_bytes",
-            "gauge",
-            "Current working set of the container in bytes",
-            memory,
-        ),
-        (
-            "node_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed by the node in core-seconds",
-            format!("node_cpu_usage_seconds_total {}\n", seconds(machine.cpu_ns)),
-        ),
-        (
-            "node_memory_working_set_bytes",
-            "gauge",
-            "Current working set of the node in bytes",
-            format!("node_memory_working_set_bytes {}\n", machine.memory_used),
-        ),
-        (
-            "pod_cpu_usage_seconds_total",
-            "counter",
-            "Cumulative cpu time consumed by the pod in core-seconds",
-            pod_cpu,
-        ),
-        ("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", pod_memory),
-        (
-            "resource_scrape_error",
-            "gauge",
-            "1 if there was an error while getting container metrics, 0 otherwise",
-            "resource_scrape_error 0\n".to_owned(),
-        ),
-    ] {
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{body}");
-    }
-    exposition(out)
 }
 
 pub(super) fn configz(kubelet: &Kubelet) -> Response<Body> {
     super::json(&json!({ "kubeletconfig": kubelet.config.document() }))
+}
+
+const CONTAINER: &[&str] = &["container", "namespace", "pod"];
+const POD: &[&str] = &["namespace", "pod"];
+
+/// What `/metrics/resource` tells of somebody.
+struct Row {
+    family: Family,
+    value: fn(&GroupUsage) -> Option<f64>,
+}
+
+const fn row(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    help: &'static str,
+    value: fn(&GroupUsage) -> Option<f64>,
+) -> Row {
+    Row { family: Family::labelled(name, kind, labels, help), value }
+}
+
+fn cpu_s(usage: &GroupUsage) -> Option<f64> {
+    Some(usage.cpu.usage_ns as f64 / 1e9)
+}
+
+fn working_set(usage: &GroupUsage) -> Option<f64> {
+    usage.memory.as_ref().map(|m| m.working_set_bytes as f64)
+}
+
+fn swap(usage: &GroupUsage) -> Option<f64> {
+    usage.memory.as_ref().map(|m| m.swap_bytes as f64)
+}
+
+/// None where there is no limit.
+fn swap_limit(usage: &GroupUsage) -> Option<f64> {
+    usage.memory.as_ref()?.swap_limit_bytes.map(|limit| limit as f64)
+}
+
+#[rustfmt::skip]
+static CONTAINERS: [Row; 4] = [
+    row("container_cpu_usage_seconds_total", Counter, CONTAINER, "[STABLE] Cumulative cpu time consumed by the container in core-seconds", cpu_s),
+    row("container_memory_working_set_bytes", Gauge, CONTAINER, "[STABLE] Current working set of the container in bytes", working_set),
+    row("container_swap_limit_bytes", Gauge, CONTAINER, "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems", swap_limit),
+    row("container_swap_usage_bytes", Gauge, CONTAINER, "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems", swap),
+];
+/// The one number that no cgroup has.
+static STARTED: Family = Family::labelled(
+    "container_start_time_seconds",
+    Gauge,
+    CONTAINER,
+    "[STABLE] Start time of the container since unix epoch in seconds",
+);
+
+#[rustfmt::skip]
+static NODE: [Row; 3] = [
+    row("node_cpu_usage_seconds_total", Counter, &[], "[STABLE] Cumulative cpu time consumed by the node in core-seconds", cpu_s),
+    row("node_memory_working_set_bytes", Gauge, &[], "[STABLE] Current working set of the node in bytes", working_set),
+    row("node_swap_usage_bytes", Gauge, &[], "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems", swap),
+];
+
+#[rustfmt::skip]
+static PODS: [Row; 3] = [
+    row("pod_cpu_usage_seconds_total", Counter, POD, "[STABLE] Cumulative cpu time consumed by the pod in core-seconds", cpu_s),
+    row("pod_memory_working_set_bytes", Gauge, POD, "[STABLE] Current working set of the pod in bytes", working_set),
+    row("pod_swap_usage_bytes", Gauge, POD, "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems", swap),
+];
+
+static ERROR: Family = Family::plain(
+    "resource_scrape_error",
+    Gauge,
+    "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+);
+
+pub(super) async fn resource_metrics(kubelet: &Arc<Kubelet>) -> Response<Body> {
+    let counts = Counts::default();
+    match collect(kubelet, Depth::Groups).await {
+        Ok(measured) => {
+            tell(&measured, &counts);
+            counts.set(&ERROR, &[], 0.0);
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what containers use cannot be read");
+            counts.set(&ERROR, &[], 1.0);
+        }
+    }
+    let rows = CONTAINERS.iter().chain(&NODE).chain(&PODS).map(|row| &row.family);
+    let table: Vec<&'static Family> = rows.chain([&STARTED, &ERROR]).collect();
+    let mut page = Page::new();
+    counts.expose(&table, &mut page);
+    exposition(page.finish())
+}
+
+fn tell(measured: &NodeUse, counts: &Counts) {
+    let set = |rows: &'static [Row], labels: &[&str], usage: &GroupUsage| {
+        for row in rows {
+            if let Some(value) = (row.value)(usage) {
+                counts.set(&row.family, labels, value);
+            }
+        }
+    };
+    set(&NODE, &[], &measured.root);
+    for pod in &measured.pods {
+        let m = &pod.state.pod.metadata;
+        if !pod.containers.is_empty() {
+            set(&PODS, &[&m.namespace, &m.name], &pod.usage);
+        }
+        for container in &pod.containers {
+            let labels = [container.status.name.as_str(), &m.namespace, &m.name];
+            set(&CONTAINERS, &labels, &container.usage);
+            let started_s = container.status.started_at_ns as f64 / 1e9;
+            counts.set(&STARTED, &labels, started_s);
+        }
+    }
 }

@@ -12,6 +12,7 @@ use super::{lifecycle, restart_all};
 use crate::clock::{self, go_duration};
 use crate::gc;
 use crate::hooks::{CONTAINER_HOOKS, ContainerStart, POD_HOOKS, PodStart, StartFailure};
+use crate::metrics::table;
 use crate::view::{Container, Pod};
 
 impl Worker {
@@ -41,7 +42,9 @@ impl Worker {
         let ephemeral = actions.ephemeral.iter().map(|i| &pod.spec.ephemeral_containers[*i].common);
         let init = actions.init.iter().filter_map(|i| pod.spec.init_containers.get(*i));
         let main = actions.main.iter().map(|i| &pod.spec.containers[*i]);
-        for container in ephemeral.chain(init).chain(main) {
+        let ephemeral = ephemeral.map(|c| ("ephemeral_container", c));
+        let init = init.map(|c| ("init_container", c));
+        for (kind, container) in ephemeral.chain(init).chain(main.map(|c| ("container", c))) {
             if self.mailbox.is_stopping() {
                 break;
             }
@@ -51,6 +54,8 @@ impl Worker {
                 continue;
             }
             let before = self.waiting.get(&container.name).cloned();
+            let metrics = &self.kubelet.metrics;
+            metrics.count(&table::STARTED_CONTAINERS, &[kind]);
             match self.start_container(pod, container).await {
                 Ok(()) => {
                     self.waiting.remove(&container.name);
@@ -59,6 +64,8 @@ impl Worker {
                     self.refresh(false).await;
                 }
                 Err(failure) => {
+                    let labels = [failure.reason.as_str(), kind];
+                    self.kubelet.metrics.count(&table::STARTED_CONTAINERS_ERRORS, &labels);
                     let at = failure
                         .retry_at
                         .unwrap_or_else(|| clock::after(self.kubelet.seams.now(), CONFIG_RETRY));
@@ -140,6 +147,12 @@ impl Worker {
         if actions.create_sandbox.is_none() {
             return Ok(refresh);
         }
+        let metrics = self.kubelet.metrics.clone();
+        let has_own_users = config.namespaces.user.is_some();
+        metrics.count(&table::STARTED_PODS, &[]);
+        if has_own_users {
+            metrics.count(&table::STARTED_USERNS_PODS, &[]);
+        }
         let made = self.kubelet.runtime.run_sandbox(config).await;
         match made {
             Ok(id) => {
@@ -150,6 +163,10 @@ impl Worker {
                 Ok(refresh)
             }
             Err(error) => {
+                metrics.count(&table::STARTED_PODS_ERRORS, &[]);
+                if has_own_users {
+                    metrics.count(&table::STARTED_USERNS_PODS_ERRORS, &[]);
+                }
                 let text = format!("Failed to create pod sandbox: {error}");
                 self.kubelet.pod_event(pod, None, EventKind::Warning, "FailedCreatePodSandBox", text);
                 Err(())
@@ -227,7 +244,6 @@ impl Worker {
         }
         self.resized.remove(&container.name);
         event(EventKind::Normal, "Started", "Container started".to_owned());
-        self.kubelet.metrics.started_containers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.forget_dead(container, &id).await;
         self.post_start(pod, container, &id, &sandbox.ips).await
     }

@@ -28,6 +28,7 @@ use crate::allocation;
 use crate::clock;
 use crate::hooks::{Credential, Pulls};
 use crate::kubelet::{Kubelet, PodState, Published};
+use crate::metrics::table;
 use crate::probe::ProbeSet;
 use crate::view::{Pod, PodStatus};
 use crate::volumes::Volumes;
@@ -77,6 +78,8 @@ pub(crate) struct Worker {
     pub(crate) evicted: Vec<oneshot::Sender<()>>,
     messages: HashMap<String, String>,
     published: Arc<Published>,
+    /// When this node first saw the pod; none: it was seen to run, or runs since before this agent.
+    new_since: Option<Instant>,
     admitted: bool,
     failures: u32,
 }
@@ -96,6 +99,7 @@ impl Worker {
         let published = Arc::new(Published::default());
         kubelet.published.lock().insert(pod.metadata.uid.clone(), published.clone());
         kubelet.mailboxes.lock().insert(pod.metadata.uid.clone(), mailbox.clone());
+        let is_new = containers.is_empty();
         Worker {
             dirs: PodDirs::new(&kubelet.data_dir, &kubelet.log_dir, &pod),
             sandbox_ids: sandboxes.iter().map(|s| s.id.clone()).collect(),
@@ -113,6 +117,7 @@ impl Worker {
             resized: BTreeSet::new(),
             grace_s: None,
             evicted: Vec::new(),
+            new_since: is_new.then(Instant::now),
             messages: HashMap::new(),
             published,
             admitted: false,
@@ -124,8 +129,25 @@ impl Worker {
 
     /// Runs until the pod is gone.
     pub(crate) async fn run(mut self) {
+        let metrics = self.kubelet.metrics.clone();
+        let mut began_once = false;
         loop {
+            let kind = if began_once { "sync" } else { "create" };
+            let began = Instant::now();
+            if !std::mem::replace(&mut began_once, true) {
+                metrics.took(
+                    &table::POD_WORKER_START_DURATION,
+                    &[],
+                    self.new_since.map_or(Duration::ZERO, |since| since.elapsed()),
+                );
+                metrics.observe(
+                    &table::CONTAINERS_PER_POD,
+                    &[],
+                    self.mailbox.pod().spec.containers.len() as f64,
+                );
+            }
             let next = self.sync().await;
+            metrics.took(&table::POD_WORKER_DURATION, &[kind], began.elapsed());
             if next != Next::Retry {
                 self.failures = 0;
             }
@@ -154,6 +176,7 @@ impl Worker {
         for sandbox in &self.sandbox_ids {
             self.kubelet.unroute(sandbox);
         }
+        metrics.forget(&self.mailbox.pod());
         self.kubelet.objects.release(uid);
         self.kubelet.writer.forget(uid);
         self.kubelet.allocations.forget(uid);
@@ -184,6 +207,7 @@ impl Worker {
                 }
                 Err(rejection) => {
                     let text = format!("Pod was rejected: {}", rejection.message);
+                    self.kubelet.metrics.count(&table::ADMISSION_REJECTIONS, &[&rejection.reason]);
                     self.kubelet.pod_event(
                         &pod,
                         None,
@@ -244,6 +268,7 @@ impl Worker {
     /// Reads the state of everything that is known of the pod from the runtime.
     pub(crate) async fn observe(&mut self) {
         let runtime = self.kubelet.runtime.clone();
+        let began = Instant::now();
         let mut sandboxes = Vec::with_capacity(self.sandbox_ids.len());
         for id in self.sandbox_ids.clone() {
             match runtime.sandbox(&id).await {
@@ -277,6 +302,7 @@ impl Worker {
                 self.messages.insert(container.id.clone(), messages::read(&self.dirs, container));
             }
         }
+        self.kubelet.metrics.took(&table::POD_RELIST_DURATION, &[], began.elapsed());
         self.snapshot = Snapshot::new(sandboxes, containers);
         self.kubelet.rotator.reconcile(&self.mailbox.pod().metadata.uid, &self.snapshot.containers);
     }
@@ -322,10 +348,33 @@ impl Worker {
             containers: self.snapshot.containers.clone(),
             sandbox: self.snapshot.ready_sandbox().map(|s| s.id.clone()),
         };
+        if status.phase == "Running"
+            && let Some(seen) = self.new_since.take()
+        {
+            self.measure_start(pod, seen);
+        }
         self.status = status.clone();
         if !self.mailbox.removed() {
             self.kubelet.writer.submit(pod, status);
         }
+    }
+
+    /// How long the pod took to run, from its creation and from when it was seen, and without what images and
+    /// init containers took.
+    fn measure_start(&self, pod: &Pod, seen: Instant) {
+        let metrics = &self.kubelet.metrics;
+        metrics.took(&table::POD_START_DURATION, &[], seen.elapsed());
+        let created =
+            pod.metadata.creation_timestamp.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
+        let Some(created) = created else { return };
+        let total = Duration::try_from(self.kubelet.seams.now().duration_since(created)).unwrap_or_default();
+        metrics.took(&table::POD_START_TOTAL_DURATION, &[], total);
+        let init = self.snapshot.containers.iter().filter(|c| {
+            pod.spec.init_containers.iter().any(|i| i.name == c.name) && c.finished_at_ns > c.started_at_ns
+        });
+        let init_ns: i64 = init.map(|c| c.finished_at_ns - c.started_at_ns).sum();
+        let others = Duration::from_nanos(u64::try_from(init_ns).unwrap_or(0)) + self.pulls.spent;
+        metrics.took(&table::POD_START_SLI_DURATION, &[], total.saturating_sub(others));
     }
 
     /// Reads the runtime's state and publishes the status that follows from it.

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::status;
 use crate::api::{Api, PatchKind};
+use crate::metrics::{Metrics, table};
 use crate::view::{Pod, PodStatus};
 
 /// Waits between retries while the server is away.
@@ -28,6 +29,7 @@ const ON_ITS_WAY: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(crate) struct StatusWriter {
     api: Api,
+    metrics: Metrics,
     slots: Arc<Mutex<HashMap<String, Slot>>>,
 }
 
@@ -42,6 +44,8 @@ struct Slot {
     server: PodStatus,
     server_version: u64,
     pending: Option<PodStatus>,
+    /// Since when the server does not hold what it should.
+    behind_since: Option<Instant>,
     /// `pending` may wait a moment.
     patient: bool,
     /// Says that it may not any more.
@@ -73,6 +77,7 @@ impl Slot {
             server: pod.status.clone(),
             server_version: pod.metadata.resource_version.parse().unwrap_or(0),
             pending: None,
+            behind_since: None,
             patient: false,
             hurry: Arc::default(),
             busy: false,
@@ -89,8 +94,8 @@ impl Slot {
 }
 
 impl StatusWriter {
-    pub(crate) fn new(api: Api) -> Self {
-        StatusWriter { api, slots: Arc::default() }
+    pub(crate) fn new(api: Api, metrics: Metrics) -> Self {
+        StatusWriter { api, metrics, slots: Arc::default() }
     }
 
     /// Makes `status` what the server should hold for `pod`.
@@ -109,6 +114,7 @@ impl StatusWriter {
             slot.wait(status::on_its_way(pod.is_deleting(), &slot.server, &status));
             slot.newest = is_static.then(|| status.clone());
             slot.pending = Some(status);
+            slot.behind_since.get_or_insert_with(Instant::now);
             slot.target.is_some() && !std::mem::replace(&mut slot.busy, true)
         };
         if start {
@@ -220,6 +226,12 @@ impl StatusWriter {
     fn acknowledge(&self, uid: &str, sent: PodStatus, written: Option<Written>) {
         if let Some(slot) = self.slots.lock().get_mut(uid) {
             slot.server = sent;
+            if slot.pending.is_none()
+                && let Some(since) = slot.behind_since.take()
+                && written.is_some()
+            {
+                self.metrics.took(&table::POD_STATUS_SYNC_DURATION, &[], since.elapsed());
+            }
             if let Some(version) = written.and_then(|w| w.metadata.resource_version.parse().ok()) {
                 slot.server_version = slot.server_version.max(version);
             }

@@ -261,6 +261,7 @@ impl Task {
     }
 
     async fn ask(&self) -> Outcome {
+        let began = std::time::Instant::now();
         let mut attempt = self.attempt().await;
         // A probe that could not be carried out is tried twice more before it counts.
         for _ in 0..2 {
@@ -270,6 +271,15 @@ impl Task {
             attempt = self.attempt().await;
         }
         let word = self.kind.word();
+        let result = match &attempt {
+            Attempt::Success | Attempt::Warning(_) => Some(true),
+            Attempt::Failure(_) => Some(false),
+            // Upstream counts what could not be asked as nothing.
+            Attempt::Error(_) => None,
+        };
+        if let Some(is_good) = result {
+            self.kubelet.metrics.probed(&self.pod, &self.container.name, word, is_good, began.elapsed());
+        }
         let (reason, text, outcome) = match attempt {
             Attempt::Success => return Outcome::Success,
             Attempt::Warning(text) => {

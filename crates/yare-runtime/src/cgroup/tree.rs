@@ -22,7 +22,7 @@ const UNLIMITED: u64 = 1 << 62;
 /// The machine's cgroups, for whoever tends those above pods.
 #[derive(Debug, Clone)]
 pub struct CgroupTree {
-    cgroups: Cgroups,
+    pub(super) cgroups: Cgroups,
 }
 
 /// Memory of a group and all groups below it, bytes.

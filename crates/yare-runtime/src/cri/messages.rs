@@ -423,6 +423,11 @@ messages! {
         #[prost(message, optional, tag = "2")] linux: Option<LinuxResources>,
     }
 
+    CheckpointRequest {
+        #[prost(string, tag = "1")] id: String,
+        #[prost(string, tag = "2")] location: String,
+        #[prost(int64, tag = "3")] timeout_s: i64,
+    }
     ExecSyncRequest {
         #[prost(string, tag = "1")] id: String,
         #[prost(string, repeated, tag = "2")] cmd: Vec<String>,

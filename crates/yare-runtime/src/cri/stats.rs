@@ -19,6 +19,7 @@ impl Inner {
             // The runtime tells little of memory, and nothing of processes: the kernel does.
             if let Some(group) = self.container_cgroup(&one).await {
                 self.cgroups.stats(&group, &mut one);
+                one.cgroup = group;
             }
             list.push(one);
         }

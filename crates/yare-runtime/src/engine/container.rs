@@ -204,6 +204,7 @@ impl Inner {
             id: c.id.clone(),
             sandbox_id: c.record.sandbox_id.clone(),
             name: c.record.config.name.clone(),
+            cgroup: c.record.cgroup.clone(),
             timestamp_ns: crate::sys::now_ns(),
             ..ContainerStats::default()
         };

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::text::{Labels, Page};
+use crate::text::{Labels, Page};
 
 /// Times, by upper bounds in seconds that whoever owns it knows.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! `process_*`: what the kernel says of this process, from `/proc`.
 
-use super::text::Page;
+use crate::text::Page;
 
 /// Ticks of `/proc/self/stat` in a second: `USER_HZ`, which Linux fixes for programs.
 const TICKS: f64 = 100.0;
@@ -48,6 +48,17 @@ impl Process {
             open_files,
             max_files,
         }
+    }
+
+    /// When the process began, seconds since 1970.
+    pub fn start_s(&self) -> f64 {
+        self.start_s
+    }
+
+    /// Adds when the process began alone.
+    pub fn expose_start(&self, page: &mut Page) {
+        let help = "Start time of the process since unix epoch in seconds.";
+        page.single("process_start_time_seconds", "gauge", help, self.start_s);
     }
 
     /// Adds them.

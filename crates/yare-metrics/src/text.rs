@@ -27,6 +27,11 @@ impl Page {
         self.line(name, "", labels, None, value);
     }
 
+    /// One sample of the family as it was at a time, milliseconds since 1970.
+    pub fn sample_at(&mut self, name: &str, labels: Labels<'_>, value: impl Display, at_ms: i64) {
+        self.line(name, "", labels, None, format_args!("{value} {at_ms}"));
+    }
+
     /// A family of one sample without labels.
     pub fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);

@@ -1,0 +1,14 @@
+//! Counters, gauges and histograms, and Prometheus' text format: what every component shows at `/metrics`.
+//!
+//! Two ways lead onto a [`Page`](text::Page). Who counts on the path of each request keeps numbers of its own
+//! ([`Histogram`], [`timing::Timing`]) and writes them onto the page. Who counts things that happen a few times a
+//! second has a table of [`Family`](table::Family) rows and a [`Counts`](table::Counts), which keeps the numbers
+//! and writes the page from the table.
+
+mod histogram;
+pub mod process;
+pub mod table;
+pub mod text;
+pub mod timing;
+
+pub use histogram::Histogram;

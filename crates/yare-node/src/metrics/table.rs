@@ -1,0 +1,128 @@
+//! The node agent's metrics: a row each, in the order of names, under upstream's names.
+//!
+//! **To add one**: its row here, in [`TABLE`] too, and a `count`, `set` or `observe` where it happens. What is only
+//! known when somebody asks is set in [`super::now`].
+
+use yare_metrics::table::Family;
+use yare_metrics::table::Kind::{Counter, Gauge, Histogram};
+
+/// Prometheus' usual bounds, seconds.
+const USUAL_S: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// How long starts of pods take, seconds.
+const STARTS_S: &[f64] = &[
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0,
+    480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+];
+/// How long pulls take, seconds.
+const PULLS_S: &[f64] = &[
+    1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0,
+    2700.0, 3600.0,
+];
+/// How long statuses are on their way, seconds.
+const STATUSES_S: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0];
+/// How long a runtime takes, seconds: each bound two and a half times the one before.
+const OPERATIONS_S: &[f64] = &[
+    0.005,
+    0.0125,
+    0.03125,
+    0.078125,
+    0.1953125,
+    0.48828125,
+    1.220703125,
+    3.0517578125,
+    7.62939453125,
+    19.073486328125,
+    47.6837158203125,
+    119.20928955078125,
+    298.023_223_876_953_1,
+    745.058_059_692_382_8,
+];
+const HTTP: &[&str] = &["long_running", "method", "path", "server_type"];
+const CLAIM: &[&str] = &["namespace", "persistentvolumeclaim"];
+
+macro_rules! table {
+    ($($id:ident: $name:literal, $kind:expr, $labels:expr, $help:literal;)*) => {
+        $(#[doc = $help] pub(crate) static $id: Family = Family::labelled($name, $kind, $labels, $help);)*
+        /// All rows.
+        pub(crate) const TABLE: &[&Family] = &[$(&$id),*];
+    };
+}
+
+#[rustfmt::skip]
+table! {
+    ACTIVE_PODS: "kubelet_active_pods", Gauge, &["static"], "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.";
+    ADMISSION_REJECTIONS: "kubelet_admission_rejections_total", Counter, &["reason"], "[ALPHA] Cumulative number pod admission rejections by the Kubelet.";
+    CGROUP_VERSION: "kubelet_cgroup_version", Gauge, &[], "[ALPHA] cgroup version on the hosts.";
+    LOG_BYTES: "kubelet_container_log_filesystem_used_bytes", Gauge, &["container", "namespace", "pod", "uid"], "[ALPHA] Bytes used by the container's logs on the filesystem.";
+    CONTAINERS_PER_POD: "kubelet_containers_per_pod_count", Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0]), &[], "[ALPHA] The number of containers per pod.";
+    DESIRED_PODS: "kubelet_desired_pods", Gauge, &["static"], "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.";
+    EVICTIONS: "kubelet_evictions", Counter, &["eviction_signal"], "[ALPHA] Cumulative number of pod evictions by eviction signal";
+    HTTP_INFLIGHT: "kubelet_http_inflight_requests", Gauge, HTTP, "[ALPHA] Number of the inflight http requests";
+    HTTP_DURATION: "kubelet_http_requests_duration_seconds", Histogram(USUAL_S), HTTP, "[ALPHA] Duration in seconds to serve http requests";
+    HTTP_REQUESTS: "kubelet_http_requests_total", Counter, HTTP, "[ALPHA] Number of the http requests received since the server started";
+    IMAGES_COLLECTED: "kubelet_image_garbage_collected_total", Counter, &["reason"], "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.";
+    IMAGE_PULL_DURATION: "kubelet_image_pull_duration_seconds", Histogram(PULLS_S), &["image_size_in_bytes"], "[ALPHA] Duration in seconds to pull an image.";
+    EPHEMERAL_CONTAINERS: "kubelet_managed_ephemeral_containers", Gauge, &[], "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.";
+    METRICS_PROVIDER: "kubelet_metrics_provider", Gauge, &["provider"], "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'";
+    MIRROR_PODS: "kubelet_mirror_pods", Gauge, &[], "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
+    NODE_NAME: "kubelet_node_name", Gauge, &["node"], "[ALPHA] The node's name. The count is always 1.";
+    POD_RELIST_DURATION: "kubelet_pleg_pod_relist_duration_seconds", Histogram(USUAL_S), &[], "[ALPHA] Duration in seconds for relisting a single pod in PLEG.";
+    POD_START_DURATION: "kubelet_pod_start_duration_seconds", Histogram(STARTS_S), &[], "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run";
+    POD_START_SLI_DURATION: "kubelet_pod_start_sli_duration_seconds", Histogram(STARTS_S), &[], "[ALPHA] Duration in seconds to start a pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch";
+    POD_START_TOTAL_DURATION: "kubelet_pod_start_total_duration_seconds", Histogram(STARTS_S), &[], "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch";
+    POD_STATUS_SYNC_DURATION: "kubelet_pod_status_sync_duration_seconds", Histogram(STATUSES_S), &[], "[ALPHA] Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.";
+    POD_WORKER_DURATION: "kubelet_pod_worker_duration_seconds", Histogram(USUAL_S), &["operation_type"], "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync";
+    POD_WORKER_START_DURATION: "kubelet_pod_worker_start_duration_seconds", Histogram(USUAL_S), &[], "[ALPHA] Duration in seconds from kubelet seeing a pod to starting a worker.";
+    RUN_SANDBOX_DURATION: "kubelet_run_podsandbox_duration_seconds", Histogram(USUAL_S), &["runtime_handler"], "[ALPHA] Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.";
+    RUN_SANDBOX_ERRORS: "kubelet_run_podsandbox_errors_total", Counter, &["runtime_handler"], "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.";
+    RUNNING_CONTAINERS: "kubelet_running_containers", Gauge, &["container_state"], "[ALPHA] Number of containers currently running";
+    RUNNING_PODS: "kubelet_running_pods", Gauge, &[], "[ALPHA] Number of pods that have a running pod sandbox";
+    RUNTIME_DURATION: "kubelet_runtime_operations_duration_seconds", Histogram(OPERATIONS_S), &["operation_type"], "[ALPHA] Duration in seconds of runtime operations. Broken down by operation type.";
+    RUNTIME_ERRORS: "kubelet_runtime_operations_errors_total", Counter, &["operation_type"], "[ALPHA] Cumulative number of runtime operation errors by operation type.";
+    RUNTIME_OPERATIONS: "kubelet_runtime_operations_total", Counter, &["operation_type"], "[ALPHA] Cumulative number of runtime operations by operation type.";
+    STARTED_CONTAINERS_ERRORS: "kubelet_started_containers_errors_total", Counter, &["code", "container_type"], "[ALPHA] Cumulative number of errors when starting containers";
+    STARTED_CONTAINERS: "kubelet_started_containers_total", Counter, &["container_type"], "[ALPHA] Cumulative number of containers started";
+    STARTED_PODS_ERRORS: "kubelet_started_pods_errors_total", Counter, &[], "[ALPHA] Cumulative number of errors when starting pods";
+    STARTED_PODS: "kubelet_started_pods_total", Counter, &[], "[ALPHA] Cumulative number of pods started";
+    STARTED_USERNS_PODS: "kubelet_started_user_namespaced_pods_total", Counter, &[], "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.";
+    STARTED_USERNS_PODS_ERRORS: "kubelet_started_user_namespaced_pods_errors_total", Counter, &[], "[ALPHA] Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.";
+    VOLUME_AVAILABLE: "kubelet_volume_stats_available_bytes", Gauge, CLAIM, "[ALPHA] Number of available bytes in the volume";
+    VOLUME_CAPACITY: "kubelet_volume_stats_capacity_bytes", Gauge, CLAIM, "[ALPHA] Capacity in bytes of the volume";
+    VOLUME_ABNORMAL: "kubelet_volume_stats_health_status_abnormal", Gauge, CLAIM, "[ALPHA] Abnormal volume health status. The count is either 1 or 0. 1 indicates the volume is unhealthy, 0 indicates volume is healthy";
+    VOLUME_INODES: "kubelet_volume_stats_inodes", Gauge, CLAIM, "[ALPHA] Maximum number of inodes in the volume";
+    VOLUME_INODES_FREE: "kubelet_volume_stats_inodes_free", Gauge, CLAIM, "[ALPHA] Number of free inodes in the volume";
+    VOLUME_INODES_USED: "kubelet_volume_stats_inodes_used", Gauge, CLAIM, "[ALPHA] Number of used inodes in the volume";
+    VOLUME_USED: "kubelet_volume_stats_used_bytes", Gauge, CLAIM, "[ALPHA] Number of used bytes in the volume";
+    WORKING_PODS: "kubelet_working_pods", Gauge, &["config", "lifecycle", "static"], "[ALPHA] Number of pods the kubelet is actually running, broken down by lifecycle phase, whether the pod is desired, orphaned, or runtime only (also orphaned), and whether the pod is static. An orphaned pod has been removed from local configuration or force deleted in the API and consumes resources that are not otherwise visible.";
+}
+
+/// What probes say, which has a page of its own.
+pub(crate) mod probes {
+    use super::{Counter, Family, Histogram, USUAL_S};
+
+    #[rustfmt::skip]
+    table! {
+        DURATION: "prober_probe_duration_seconds", Histogram(USUAL_S), &["container", "namespace", "pod", "probe_type"], "[ALPHA] Duration in seconds for a probe response.";
+        TOTAL: "prober_probe_total", Counter, &["container", "namespace", "pod", "pod_uid", "probe_type", "result"], "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use yare_metrics::table::BOUNDS_MAX;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_well_formed() {
+        for family in TABLE.iter().chain(probes::TABLE) {
+            assert!(family.labels.is_sorted(), "{}", family.name);
+            assert!(family.help.starts_with('['), "{}", family.name);
+            if let Histogram(bounds) = family.kind {
+                assert!(bounds.len() <= BOUNDS_MAX && bounds.is_sorted(), "{}", family.name);
+            }
+        }
+        let names: std::collections::BTreeSet<&str> = TABLE.iter().map(|f| f.name).collect();
+        assert_eq!(names.len(), TABLE.len());
+    }
+}
