@@ -2,6 +2,7 @@
 //! request on its way through the pipeline.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{
         Arc, OnceLock,
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{sync::oneshot, time::Instant};
+use yare_metrics::text::Page;
 use yare_schema::features::Gates;
 use yare_store::Store;
 
@@ -64,6 +66,9 @@ impl Random for SystemRandom {
     }
 }
 
+/// Adds what a component counts to a page.
+pub type Expose = Arc<dyn Fn(&mut Page) + Send + Sync>;
+
 /// How a server is set up.
 pub struct Config {
     /// Where objects rest; opened with [`crate::index::indexer`].
@@ -108,6 +113,10 @@ pub struct Config {
     pub front_proxy: Option<crate::aggregation::FrontProxy>,
     /// How requests reach the API servers behind it.
     pub aggregator_routing: crate::aggregation::resolve::Routing,
+    /// What other components of this process count; `/metrics` says it too.
+    pub metrics: Vec<Expose>,
+    /// The flags that the process was started with, those that hold secrets without their values.
+    pub flags: BTreeMap<String, String>,
 }
 
 impl Config {
@@ -140,6 +149,8 @@ impl Config {
             runtime_config: RuntimeConfig::default(),
             front_proxy: None,
             aggregator_routing: Default::default(),
+            metrics: Vec::new(),
+            flags: BTreeMap::new(),
         }
     }
 }

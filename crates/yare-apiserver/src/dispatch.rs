@@ -14,6 +14,7 @@ use crate::{
     status::{ApiError, ApiResult},
     subresource,
     verbs::{create, delete, list, patch, update, watch, write},
+    zpages,
 };
 
 /// Answers a call.
@@ -113,7 +114,7 @@ async fn other(call: &Call) -> ApiResult<Reply> {
         return Err(ApiError::method_not_allowed());
     }
     match parts.as_slice() {
-        [""] => Ok(body::json_reply(StatusCode::OK, &paths(call))),
+        [""] => Ok(body::json_reply(StatusCode::OK, &serde_json::json!({ "paths": paths(call) }))),
         ["version"] => Ok(body::json_reply(StatusCode::OK, &health::version())),
         [endpoint @ ("healthz" | "livez" | "readyz"), single @ ..] => {
             let single = single.join("/");
@@ -127,6 +128,8 @@ async fn other(call: &Call) -> ApiResult<Reply> {
         ["debug", "api_priority_and_fairness", what] => {
             flow::debug::handle(call, what).ok_or_else(ApiError::unknown_resource)
         }
+        ["statusz"] => zpage(call, zpages::STATUSZ),
+        ["flagz"] => zpage(call, zpages::FLAGZ),
         ["api"] => discovery::root(call, true),
         ["apis"] => discovery::root(call, false),
         ["api", version] => discovery::version(call, "", version),
@@ -151,8 +154,12 @@ fn openid(
     Ok(reply)
 }
 
+fn zpage(call: &Call, page: zpages::Page) -> ApiResult<Reply> {
+    zpages::handle(call, page, &paths(call)).unwrap_or_else(|| Err(ApiError::unknown_resource()))
+}
+
 /// The paths that `/` lists.
-fn paths(call: &Call) -> serde_json::Value {
+fn paths(call: &Call) -> Vec<String> {
     let mut all: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -170,6 +177,7 @@ fn paths(call: &Call) -> serde_json::Value {
     ]
     .map(str::to_owned)
     .to_vec();
+    all.extend(zpages::paths(&call.core.config.gates));
     for (group, versions) in call.core.registry.load().groups().iter().filter(|(g, _)| !g.is_empty()) {
         all.push(format!("/apis/{group}"));
         all.extend(versions.keys().map(|v| format!("/apis/{group}/{v}")));
@@ -180,5 +188,5 @@ fn paths(call: &Call) -> serde_json::Value {
     }
     all.sort();
     all.dedup();
-    serde_json::json!({ "paths": all })
+    all
 }

@@ -54,6 +54,7 @@ pub mod verbs;
 mod warnings;
 pub mod wire;
 pub mod yaml;
+pub mod zpages;
 
 pub use auth::{Auth, User};
 pub use body::Body;

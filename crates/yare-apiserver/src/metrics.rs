@@ -93,8 +93,11 @@ impl Metrics {
         Process::read().expose(&mut page);
         build(&mut page);
         core.aggregation.metrics.expose(core, &mut page);
+        core.admission.metrics.expose(&mut page);
+        for other in &core.config.metrics {
+            other(&mut page);
+        }
         let mut out = page.finish();
-        core.admission.metrics.render(&mut out);
         registered(&mut out);
         out
     }

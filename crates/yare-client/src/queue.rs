@@ -4,7 +4,7 @@
 //! Time is tokio's clock, so that tests pause it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
     hash::Hash,
     sync::Arc,
     time::Duration,
@@ -12,6 +12,8 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
+
+use crate::queue_metrics::{Load, Measured, Meter, Queues};
 
 /// Upstream's bounds of the per-key back-off.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
@@ -30,13 +32,15 @@ struct Shared<K> {
     notify: Notify,
     min: Duration,
     max: Duration,
+    meter: Arc<Meter>,
 }
 
 struct State<K> {
     ready: VecDeque<K>,
-    /// In `ready`, or to be put there when the worker that has it is done.
-    dirty: HashSet<K>,
-    processing: HashSet<K>,
+    /// In `ready`, or to be put there when the worker that has it is done; since when.
+    dirty: HashMap<K, Instant>,
+    /// With workers; since when.
+    processing: HashMap<K, Instant>,
     /// By due time; the number keeps equal times apart.
     delayed: BTreeMap<(Instant, u64), K>,
     due: HashMap<K, (Instant, u64)>,
@@ -65,28 +69,44 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
     /// With a back-off from `min` doubling up to `max`.
     pub fn with_backoff(min: Duration, max: Duration) -> Self {
+        Self::build(min, max, Arc::default())
+    }
+
+    /// With upstream's back-off, and measured under a name.
+    pub fn measured(name: &str, queues: &Queues) -> Self
+    where
+        K: Send + Sync + 'static,
+    {
+        let queue = Self::build(BACKOFF_MIN, BACKOFF_MAX, queues.meter(name));
+        let measured: Arc<dyn Measured> = queue.shared.clone();
+        queues.register(name, &measured);
+        queue
+    }
+
+    fn build(min: Duration, max: Duration, meter: Arc<Meter>) -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            processing: HashSet::new(),
+            dirty: HashMap::new(),
+            processing: HashMap::new(),
             delayed: BTreeMap::new(),
             due: HashMap::new(),
             failures: HashMap::new(),
             next: 0,
             closed: false,
         };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), notify: Notify::new(), min, max }) }
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), notify: Notify::new(), min, max, meter }) }
     }
 
     /// Adds a key now, unless it is waiting already.
     pub fn add(&self, key: K) {
-        if self.shared.state.lock().add(key) {
+        if self.shared.state.lock().add(key, Instant::now(), &self.shared.meter) {
             self.shared.notify.notify_one();
         }
     }
 
     /// Adds a key after a delay; of several delays of one key the shortest counts.
     pub fn add_after(&self, key: K, delay: Duration) {
+        self.shared.meter.retried();
         if delay.is_zero() {
             return self.add(key);
         }
@@ -145,10 +165,13 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                     self.shared.notify.notify_one();
                     return None;
                 }
-                state.release_due(Instant::now());
+                let now = Instant::now();
+                state.release_due(now, &self.shared.meter);
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.processing.insert(key.clone());
+                    if let Some(since) = state.dirty.remove(&key) {
+                        self.shared.meter.waited(now - since);
+                    }
+                    state.processing.insert(key.clone(), now);
                     let more = !state.ready.is_empty();
                     drop(state);
                     if more {
@@ -171,8 +194,10 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// The worker has finished with a key from [`Queue::get`].
     pub fn done(&self, key: &K) {
         let mut state = self.shared.state.lock();
-        state.processing.remove(key);
-        if state.dirty.contains(key) && !state.closed {
+        if let Some(since) = state.processing.remove(key) {
+            self.shared.meter.worked(since.elapsed());
+        }
+        if state.dirty.contains_key(key) && !state.closed {
             state.ready.push_back(key.clone());
             drop(state);
             self.shared.notify.notify_one();
@@ -194,6 +219,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         let mut state = self.shared.state.lock();
         state.closed = true;
         state.ready.clear();
+        state.dirty.clear();
         state.delayed.clear();
         state.due.clear();
         drop(state);
@@ -204,23 +230,43 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
 impl<K: Clone + Eq + Hash> State<K> {
     /// Whether a worker should be told.
-    fn add(&mut self, key: K) -> bool {
-        if self.closed || !self.dirty.insert(key.clone()) || self.processing.contains(&key) {
+    fn add(&mut self, key: K, now: Instant, meter: &Meter) -> bool {
+        if self.closed {
+            return false;
+        }
+        let Entry::Vacant(place) = self.dirty.entry(key.clone()) else { return false };
+        place.insert(now);
+        meter.added();
+        if self.processing.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
         true
     }
 
-    fn release_due(&mut self, now: Instant) {
+    fn release_due(&mut self, now: Instant, meter: &Meter) {
         while let Some(entry) = self.delayed.first_entry() {
             if entry.key().0 > now {
                 break;
             }
             let key = entry.remove();
             self.due.remove(&key);
-            self.add(key);
+            self.add(key, now, meter);
         }
+    }
+}
+
+impl<K: Send + Sync> Measured for Shared<K> {
+    fn load(&self) -> Load {
+        let state = self.state.lock();
+        let now = Instant::now();
+        let mut load = Load { depth: state.dirty.len(), ..Load::default() };
+        for since in state.processing.values() {
+            let for_s = (now - *since).as_secs_f64();
+            load.unfinished_s += for_s;
+            load.longest_s = load.longest_s.max(for_s);
+        }
+        load
     }
 }
 

@@ -7,7 +7,10 @@ use yare_auth::{pki::Authority, token::Signer};
 use yare_client::{Cached, Client, EventKind, Informer, ObjectRef, Recorder, Resource};
 use yare_schema::features::Gates;
 
-use crate::api::{Api, ApiError};
+use crate::{
+    api::{Api, ApiError},
+    metrics::Metrics,
+};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -54,8 +57,8 @@ pub struct Config {
     pub clock: Clock,
     /// The client of each controller; absent: all write with the shared client.
     pub writers: Option<Writers>,
-    /// Is told of every reconciliation.
-    pub observer: Arc<dyn Observer>,
+    /// What they count.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for Config {
@@ -78,24 +81,9 @@ impl Default for Config {
             local_storage_path: "/var/lib/yare/storage".into(),
             clock: Arc::new(Timestamp::now),
             writers: None,
-            observer: Arc::new(Silent),
+            metrics: Arc::default(),
         }
     }
-}
-
-/// Metrics of controllers.
-pub trait Observer: Send + Sync {
-    /// A key was reconciled.
-    fn reconciled(&self, controller: &'static str, ok: bool, took: Duration);
-    /// Keys that are ready in a controller's queue, after one was taken out.
-    fn queued(&self, controller: &'static str, keys: usize);
-}
-
-struct Silent;
-
-impl Observer for Silent {
-    fn reconciled(&self, _: &'static str, _: bool, _: Duration) {}
-    fn queued(&self, _: &'static str, _: usize) {}
 }
 
 /// What one controller is given.

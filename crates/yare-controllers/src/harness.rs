@@ -4,13 +4,12 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use yare_client::{Change, Client, ObjectKey, Queue, Resource};
 
 use crate::{
     context::{Config, Context, Error},
-    selector,
+    metrics, selector,
     table::{CONTROLLERS, GATED, Row},
 };
 
@@ -143,7 +142,8 @@ impl Controllers {
 
 async fn run(row: &'static Row, context: Context, stop: CancellationToken, tasks: TaskTracker) {
     let controller: Arc<dyn Reconcile> = (row.make)(&context);
-    let queue = Queue::new();
+    let metrics = context.config.metrics.clone();
+    let queue = Queue::measured(metrics::queue(row.name), &metrics.queues);
     let mut synced = Vec::new();
     for watch in row.watches {
         let informer = context.informer(watch.resource.clone());
@@ -169,8 +169,9 @@ async fn run(row: &'static Row, context: Context, stop: CancellationToken, tasks
         }
     }
     tracing::debug!(controller = row.name, "started");
+    metrics.running(row.name, true);
     for _ in 0..row.workers {
-        tasks.spawn(work(row.name, context.clone(), controller.clone(), queue.clone()));
+        tasks.spawn(work(row.name, controller.clone(), queue.clone()));
     }
     {
         let (controller, queue, stop) = (controller.clone(), queue.clone(), stop.clone());
@@ -184,15 +185,12 @@ async fn run(row: &'static Row, context: Context, stop: CancellationToken, tasks
     }
     stop.cancelled().await;
     queue.close();
+    metrics.running(row.name, false);
 }
 
-async fn work(name: &'static str, context: Context, controller: Arc<dyn Reconcile>, queue: Queue<ObjectKey>) {
+async fn work(name: &'static str, controller: Arc<dyn Reconcile>, queue: Queue<ObjectKey>) {
     while let Some(key) = queue.get().await {
-        context.config.observer.queued(name, queue.len());
-        let start = Instant::now();
         let outcome = AssertUnwindSafe(controller.reconcile(&key)).catch_unwind().await;
-        let ok = matches!(outcome, Ok(Ok(_)));
-        context.config.observer.reconciled(name, ok, start.elapsed());
         match outcome {
             Ok(Ok(next)) => {
                 queue.forget(&key);

@@ -30,6 +30,7 @@ mod history;
 mod job;
 mod legacy_tokens;
 mod local_path;
+mod metrics;
 mod namespace;
 mod node_affinity;
 mod node_ipam;
@@ -63,5 +64,6 @@ mod volume_expand;
 mod volume_protection;
 mod volume_views;
 
-pub use context::{Clock, Config, Context, Error, Observer, Writers};
+pub use context::{Clock, Config, Context, Error, Writers};
 pub use harness::{Controllers, Keys, Next, Reconcile, Watch};
+pub use metrics::Metrics;

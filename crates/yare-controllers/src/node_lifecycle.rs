@@ -18,6 +18,7 @@ use crate::{
     api::Patch,
     context::{Context, Error},
     harness::{Next, Reconcile},
+    metrics::{EVICTIONS, ZONE_HEALTH, ZONE_SIZE, ZONE_UNHEALTHY},
     node_view::{NodeView, Taint},
     service_pods::ZONE_LABEL,
     views::{Condition, PodView, condition, whole_second},
@@ -209,7 +210,7 @@ impl NodeLifecycle {
         let has = |key: &str| view.spec.taints.iter().any(|t| t.is(key, effect));
         let other = has(NOT_READY) || has(UNREACHABLE);
         let mut wait = None;
-        let (zone, everything) = self.disruption(node);
+        let (state, everything) = self.disruption(node);
         let keep = match wanted {
             None => None,
             // We are blind rather than all nodes dead.
@@ -217,7 +218,7 @@ impl NodeLifecycle {
             Some(key) if has(key) => Some(key),
             // One reason for the other: no new eviction.
             Some(key) if other => Some(key),
-            Some(key) => match self.may_evict(node, zone) {
+            Some(key) => match self.may_evict(node, state) {
                 Ok(()) => Some(key),
                 Err(delay) => {
                     wait = Some(delay);
@@ -241,6 +242,9 @@ impl NodeLifecycle {
                 "spec": {"taints": taints},
             });
             self.context.api.patch(&NODES, node.key(), "", Patch::Merge, &patch).await?;
+            if keep.is_some_and(|key| !has(key)) {
+                self.context.config.metrics.table.count(&EVICTIONS, &[&zone(node)]);
+            }
         }
         Ok(wait)
     }
@@ -252,6 +256,13 @@ impl NodeLifecycle {
         for health in state.health.values() {
             let (ready, down) = zones.entry(&health.zone).or_default();
             *(if health.ready { ready } else { down }) += 1;
+        }
+        let table = &self.context.config.metrics.table;
+        for (zone, (ready, down)) in &zones {
+            let (ready, down) = (*ready as f64, *down as f64);
+            table.set(&ZONE_SIZE, &[zone], ready + down);
+            table.set(&ZONE_UNHEALTHY, &[zone], down);
+            table.set(&ZONE_HEALTH, &[zone], 100.0 * ready / (ready + down));
         }
         let own = zones.get(&*zone(node)).map_or(Zone::Normal, |(ready, down)| zone_state(*ready, *down));
         (own, zones.values().all(|(ready, down)| zone_state(*ready, *down) == Zone::Full))
@@ -303,10 +314,13 @@ impl NodeLifecycle {
     }
 }
 
-/// Region and zone of a node.
+/// Region and zone of a node, as upstream makes a key of them; empty for a node that has neither.
 fn zone(node: &Cached) -> String {
     let label = |name| node.label(name).unwrap_or("");
-    format!("{}:{}", label("topology.kubernetes.io/region"), label(ZONE_LABEL))
+    match (label("topology.kubernetes.io/region"), label(ZONE_LABEL)) {
+        ("", "") => String::new(),
+        (region, zone) => format!("{region}:\0:{zone}"),
+    }
 }
 
 fn zone_state(ready: usize, down: usize) -> Zone {

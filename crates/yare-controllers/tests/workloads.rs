@@ -3,13 +3,16 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Cluster, condition, template};
 use serde_json::{Value, json};
 use yare_client::{
     CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, EVENTS, JOBS, PERSISTENT_VOLUME_CLAIMS, PODS,
     REPLICA_SETS, STATEFUL_SETS,
 };
-use yare_controllers::api::Propagation;
+use yare_controllers::{Config, api::Propagation};
+use yare_metrics::text::Page;
 
 fn deployment(name: &str, replicas: i32) -> Value {
     json!({
@@ -152,7 +155,8 @@ fn job(name: &str, fate: &str, spec: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_complete_and_count_every_pod_once() {
-    let cluster = Cluster::start().await;
+    let metrics = Arc::<yare_controllers::Metrics>::default();
+    let cluster = Cluster::with(Config { metrics: metrics.clone(), ..Config::default() }).await;
     cluster
         .create(&JOBS, "default", job("plain", "succeeds", json!({"completions": 4, "parallelism": 2})))
         .await;
@@ -181,6 +185,21 @@ async fn jobs_complete_and_count_every_pod_once() {
         (&json!("0-2"), &json!(3))
     );
     cluster.stop().await;
+    let mut page = Page::new();
+    metrics.expose(&mut page);
+    let page = page.finish();
+    for line in [
+        "job_controller_jobs_finished_total{completion_mode=\"NonIndexed\",reason=\"CompletionsReached\",result=\"succeeded\"} 1",
+        "job_controller_jobs_finished_total{completion_mode=\"Indexed\",reason=\"CompletionsReached\",result=\"succeeded\"} 1",
+        "job_controller_job_pods_finished_total{completion_mode=\"NonIndexed\",result=\"succeeded\"} 4",
+        "job_controller_job_pods_finished_total{completion_mode=\"Indexed\",result=\"succeeded\"} 3",
+        "running_managed_controllers{manager=\"kube-controller-manager\",name=\"job-controller\"} 0",
+        "workqueue_depth{name=\"job\"} 0",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
+    let made = "job_controller_job_syncs_total{action=\"pods_created\",completion_mode=\"NonIndexed\",result=\"success\"}";
+    assert!(page.contains(made), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

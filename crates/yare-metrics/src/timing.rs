@@ -41,6 +41,11 @@ impl<const N: usize> Timing<N> {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Their sum, in seconds.
+    pub fn sum_s(&self) -> f64 {
+        self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9
+    }
+
     /// Adds it to a family, unless there were none.
     pub fn expose(&self, page: &mut Page, name: &str, labels: Labels<'_>, bounds_s: &[f64; N]) {
         let count = self.count();
@@ -48,8 +53,7 @@ impl<const N: usize> Timing<N> {
             return;
         }
         let buckets: Vec<u64> = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect();
-        let sum_s = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        page.histogram(name, labels, bounds_s, &buckets, count, sum_s);
+        page.histogram(name, labels, bounds_s, &buckets, count, self.sum_s());
     }
 }
 

@@ -157,6 +157,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// How many pods are assumed, and how many have a node.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.assumed.len(), self.placed.len())
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> &[NodeInfo] {
         &self.nodes

@@ -1,9 +1,10 @@
 //! One scheduling cycle: filter nodes, score those that fit, choose one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use crate::{
     cluster::{Cluster, NodeInfo},
+    metrics::Taken,
     plugins::{self, Events, Rejection, State},
     pod::PodInfo,
 };
@@ -26,6 +27,8 @@ pub struct Unschedulable {
     pub helpable: Vec<usize>,
     /// Why no node needed to be looked at; instead of `reasons`.
     pub refusal: Option<String>,
+    /// Plugins that turned nodes down, or the pod as a whole.
+    pub plugins: Vec<&'static str>,
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods.`
@@ -56,8 +59,22 @@ pub fn schedule(
     start: &mut usize,
     tie: u64,
 ) -> Result<String, Unschedulable> {
+    schedule_measured(pod, cluster, start, tie, &mut Taken::default())
+}
+
+/// The same, and says what it took.
+pub fn schedule_measured(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    start: &mut usize,
+    tie: u64,
+    taken: &mut Taken,
+) -> Result<String, Unschedulable> {
     let nodes = cluster.nodes();
+    let began = Instant::now();
     let state = State::new(pod, cluster);
+    let prepared = Instant::now();
+    taken.pre_filter = prepared - began;
     if let Some(refusal) = state.refusal {
         return Err(Unschedulable {
             nodes: nodes.len(),
@@ -65,8 +82,10 @@ pub fn schedule(
             events: Events::NODE_ADDED.and(refusal.events),
             helpable: Vec::new(),
             refusal: Some(refusal.reason),
+            plugins: vec![refusal.plugin],
         });
     }
+    taken.asked[0] = plugins::places(|row| !row.volumes || state.has_volumes());
     let wanted = feasible_wanted(nodes.len());
     let mut feasible: Vec<&NodeInfo> = Vec::with_capacity(wanted.min(nodes.len()));
     let mut rejections: Vec<(usize, (usize, Rejection))> = Vec::new();
@@ -75,6 +94,7 @@ pub fn schedule(
         && let Some(node) = nodes.iter().find(|n| n.name() == nominated)
         && plugins::filter(pod, &state, cluster, node).is_ok()
     {
+        taken.filter = prepared.elapsed();
         return Ok(nominated.to_owned());
     }
     let mut seen = 0;
@@ -95,10 +115,17 @@ pub fn schedule(
     if !nodes.is_empty() {
         *start = (*start + seen) % nodes.len();
     }
+    let filtered = Instant::now();
+    taken.filter = filtered - prepared;
     match feasible.as_slice() {
         [] => Err(unschedulable(nodes.len(), rejections)),
         [only] => Ok(only.name().to_owned()),
-        _ => Ok(best(pod, &state, cluster, &feasible, tie).name().to_owned()),
+        _ => {
+            let node = best(pod, &state, cluster, &feasible, tie).name().to_owned();
+            taken.asked[1] = plugins::places(|row| row.weight != 0 && row.plugin.scores(pod, &state));
+            taken.score = Some(filtered.elapsed());
+            Ok(node)
+        }
     }
 }
 
@@ -116,16 +143,21 @@ fn unschedulable(nodes: usize, rejections: Vec<(usize, (usize, Rejection))>) -> 
     let mut events = Events::NODE_ADDED;
     let mut reasons = BTreeMap::new();
     let mut helpable = Vec::new();
+    let mut by = Vec::new();
     for (place, (row, rejection)) in rejections {
         if !rejection.lasting {
             helpable.push(place);
         }
-        events = events.and(plugins::PLUGINS[row].events);
+        let row = &plugins::PLUGINS[row];
+        events = events.and(row.events);
+        if !by.contains(&row.name) {
+            by.push(row.name);
+        }
         for reason in rejection.reasons {
             *reasons.entry(reason.into_owned()).or_default() += 1;
         }
     }
-    Unschedulable { nodes, reasons, events, helpable, refusal: None }
+    Unschedulable { nodes, reasons, events, helpable, refusal: None, plugins: by }
 }
 
 fn best<'a>(

@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod cycle;
 pub mod devices;
+pub mod metrics;
 pub mod plugins;
 pub mod pod;
 pub mod preemption;
@@ -19,4 +20,5 @@ pub mod storage;
 mod storage_events;
 pub mod view;
 
+pub use metrics::Metrics;
 pub use scheduler::{Config, Scheduler};

@@ -13,7 +13,11 @@ use std::{
 use tokio::time::Instant;
 use yare_client::ObjectKey;
 
-use crate::{plugins::Events, pod::PodInfo};
+use crate::{
+    metrics::{self, Metrics, Waiting},
+    plugins::Events,
+    pod::PodInfo,
+};
 
 /// First and longest wait after a failed attempt.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
@@ -27,6 +31,10 @@ struct Entry {
     attempts: u32,
     /// When it was last tried; its back-off counts from here.
     tried: Option<Instant>,
+    /// When it was tried first.
+    first: Option<Instant>,
+    /// Plugins that turned it down the last time.
+    turned_down_by: Vec<&'static str>,
     /// When it was added, which orders pods of one priority.
     sequence: u64,
     place: Place,
@@ -41,6 +49,29 @@ enum Place {
     Gated,
     /// Being scheduled or bound. An event meanwhile is remembered.
     InFlight(Events),
+}
+
+impl Place {
+    fn waiting(self) -> Option<Waiting> {
+        match self {
+            Self::Active => Some(Waiting::Active),
+            Self::BackingOff(_) => Some(Waiting::Backoff),
+            Self::Unschedulable(..) => Some(Waiting::Unschedulable),
+            Self::Gated => Some(Waiting::Gated),
+            Self::InFlight(_) => None,
+        }
+    }
+}
+
+/// How often a pod was tried, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempts {
+    /// This one included.
+    pub count: u32,
+    /// When the first began.
+    pub first: Instant,
+    /// When this one began.
+    pub this: Instant,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -72,9 +103,37 @@ pub struct Queue {
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     by_sequence: HashMap<u64, ObjectKey>,
     next_sequence: u64,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a pod comes to a place where it is not an event of the cluster.
+const POD_ADDED: &str = "UnschedulablePodAdd";
+const POD_CHANGED: &str = "UnschedulablePodUpdate";
+const FAILED: &str = "ScheduleAttemptFailure";
+
+impl Entry {
+    fn rank(&self, key: &ObjectKey) -> Rank {
+        Rank { priority: self.pod.priority, sequence: Reverse(self.sequence), key: key.clone() }
+    }
+
+    /// Takes it to another place.
+    fn put(&mut self, to: Place, event: &str, metrics: &Metrics) {
+        metrics.moved(self.place.waiting(), to.waiting(), event);
+        self.place = to;
+    }
+
+    /// Nobody turns it down any more.
+    fn clear_turned_down(&mut self, metrics: &Metrics) {
+        metrics.turned_down(&std::mem::take(&mut self.turned_down_by), &self.pod.scheduler, false);
+    }
 }
 
 impl Queue {
+    /// An empty one.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
     /// Takes in a pod without a node, new or changed. A change of a waiting pod is worth a retry.
     pub fn set(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let key = pod.key().clone();
@@ -85,17 +144,28 @@ impl Queue {
                 self.next_sequence += 1;
                 let place = if gated { Place::Gated } else { Place::Active };
                 self.by_sequence.insert(sequence, key.clone());
-                self.entries.insert(key.clone(), Entry { pod, attempts: 0, tried: None, sequence, place });
+                let entry = Entry {
+                    pod,
+                    attempts: 0,
+                    tried: None,
+                    first: None,
+                    turned_down_by: Vec::new(),
+                    sequence,
+                    place,
+                };
+                self.metrics.moved(None, place.waiting(), POD_ADDED);
+                let rank = entry.rank(&key);
+                self.entries.insert(key, entry);
                 if !gated {
-                    self.activate(&key);
+                    self.active.push(rank);
                 }
             }
             Some(entry) => {
                 let same_spec = generation(&entry.pod) == generation(&pod);
                 entry.pod = pod;
                 match entry.place {
-                    Place::Gated if !gated => self.activate(&key),
-                    Place::Unschedulable(..) if !same_spec => self.wake(&key, now),
+                    Place::Gated if !gated => self.activate(&key, POD_CHANGED),
+                    Place::Unschedulable(..) if !same_spec => self.wake(&key, now, POD_CHANGED),
                     _ => {}
                 }
             }
@@ -104,7 +174,9 @@ impl Queue {
 
     /// Forgets a pod.
     pub fn remove(&mut self, key: &ObjectKey) {
-        if let Some(entry) = self.entries.remove(key) {
+        if let Some(mut entry) = self.entries.remove(key) {
+            entry.clear_turned_down(&self.metrics);
+            self.metrics.moved(entry.place.waiting(), None, "");
             self.by_sequence.remove(&entry.sequence);
         }
     }
@@ -115,13 +187,29 @@ impl Queue {
         while let Some(rank) = self.active.pop() {
             let Some(entry) = self.entries.get_mut(&rank.key) else { continue };
             if entry.place == Place::Active && entry.sequence == rank.sequence.0 {
-                entry.place = Place::InFlight(Events::NONE);
+                entry.put(Place::InFlight(Events::NONE), "", &self.metrics);
+                entry.clear_turned_down(&self.metrics);
                 entry.attempts += 1;
                 entry.tried = Some(now);
+                entry.first.get_or_insert(now);
                 return Some(entry.pod.clone());
             }
         }
         None
+    }
+
+    /// How often a pod was tried that is in flight.
+    pub fn attempts(&self, key: &ObjectKey) -> Option<Attempts> {
+        let entry = self.entries.get(key)?;
+        Some(Attempts { count: entry.attempts, first: entry.first?, this: entry.tried? })
+    }
+
+    /// Who turned a pod down that then waits.
+    pub fn turned_down(&mut self, key: &ObjectKey, plugins: Vec<&'static str>) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.clear_turned_down(&self.metrics);
+        self.metrics.turned_down(&plugins, &entry.pod.scheduler, true);
+        entry.turned_down_by = plugins;
     }
 
     /// No node fits: wait for one of `events`.
@@ -132,10 +220,10 @@ impl Queue {
             _ => false,
         };
         let until = now + STUCK;
-        entry.place = Place::Unschedulable(events, until);
+        entry.put(Place::Unschedulable(events, until), FAILED, &self.metrics);
         let sequence = entry.sequence;
         if missed {
-            self.wake(key, now);
+            self.wake(key, now, FAILED);
         } else {
             self.timers.push(Reverse((until, sequence)));
         }
@@ -143,7 +231,7 @@ impl Queue {
 
     /// The attempt failed for a reason that is not the pod's: try again after its back-off.
     pub fn retry(&mut self, key: &ObjectKey, now: Instant) {
-        self.wake(key, now);
+        self.wake(key, now, FAILED);
     }
 
     /// Something happened in the cluster.
@@ -164,7 +252,7 @@ impl Queue {
             }
         }
         for key in woken {
-            self.wake(&key, now);
+            self.wake(&key, now, metrics::label(event));
         }
     }
 
@@ -193,24 +281,20 @@ impl Queue {
         out
     }
 
-    fn activate(&mut self, key: &ObjectKey) {
+    fn activate(&mut self, key: &ObjectKey, event: &str) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.place = Place::Active;
-        self.active.push(Rank {
-            priority: entry.pod.priority,
-            sequence: Reverse(entry.sequence),
-            key: key.clone(),
-        });
+        entry.put(Place::Active, event, &self.metrics);
+        self.active.push(entry.rank(key));
     }
 
-    fn wake(&mut self, key: &ObjectKey, now: Instant) {
+    fn wake(&mut self, key: &ObjectKey, now: Instant, event: &str) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let doublings = entry.attempts.saturating_sub(1).min(10);
         let until = entry.tried.unwrap_or(now) + (BACKOFF.0 * 2_u32.pow(doublings)).min(BACKOFF.1);
         if until <= now {
-            return self.activate(key);
+            return self.activate(key, event);
         }
-        entry.place = Place::BackingOff(until);
+        entry.put(Place::BackingOff(until), event, &self.metrics);
         let sequence = entry.sequence;
         self.timers.push(Reverse((until, sequence)));
     }
@@ -222,12 +306,13 @@ impl Queue {
             }
             self.timers.pop();
             let Some(key) = self.by_sequence.get(&sequence).cloned() else { continue };
-            let due = self.entries.get(&key).is_some_and(|entry| match entry.place {
-                Place::BackingOff(until) | Place::Unschedulable(_, until) => until <= now,
-                _ => false,
+            let due = self.entries.get(&key).and_then(|entry| match entry.place {
+                Place::BackingOff(until) if until <= now => Some("BackoffComplete"),
+                Place::Unschedulable(_, until) if until <= now => Some("UnschedulableTimeout"),
+                _ => None,
             });
-            if due {
-                self.activate(&key);
+            if let Some(event) = due {
+                self.activate(&key, event);
             }
         }
     }

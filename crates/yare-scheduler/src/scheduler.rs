@@ -23,10 +23,11 @@ use yare_client::{
 use crate::{
     cluster::Cluster,
     cycle::{self, Unschedulable},
+    metrics::{Metrics, Outcome, Taken},
     plugins::{Events, State as PodState},
     pod::PodInfo,
     preemption::{self, Budget, Choice},
-    queue::Queue,
+    queue::{Attempts, Queue},
     storage::bind::{self, Sources, Waiting},
     storage_events::StorageEvents,
 };
@@ -43,11 +44,17 @@ pub struct Config {
     pub scheduler_name: String,
     /// Decides between equally good nodes; the same seed decides alike.
     pub seed: u64,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".into(), seed: RandomState::new().hash_one(0_u8) }
+        Self {
+            scheduler_name: "default-scheduler".into(),
+            seed: RandomState::new().hash_one(0_u8),
+            metrics: Arc::default(),
+        }
     }
 }
 
@@ -65,8 +72,10 @@ impl Drop for Scheduler {
 /// What became of a binding.
 struct Bound {
     key: ObjectKey,
-    /// The pod is gone or bound elsewhere: no retry.
+    /// The pod has its node, is gone or bound elsewhere: no retry.
     settled: bool,
+    /// It has its node by us.
+    placed: bool,
     /// Its volumes are bound, where there was something to bind.
     volumes: bool,
 }
@@ -80,7 +89,7 @@ pub(crate) struct State {
     /// Where in the list of nodes the next scan starts.
     start: usize,
     tie: u64,
-    bound: mpsc::UnboundedSender<Bound>,
+    bound: mpsc::UnboundedSender<(Bound, Option<Attempts>)>,
     binding: usize,
     /// Pods whose volumes are being bound first. That may take minutes, so they do not count as bindings.
     pub(crate) waiting: HashMap<ObjectKey, Waiting>,
@@ -113,9 +122,9 @@ async fn run(client: Client, config: Config) {
         tie: config.seed,
         client,
         recorder,
-        config,
         cluster: Cluster::default(),
-        queue: Queue::default(),
+        queue: Queue::new(config.metrics.clone()),
+        config,
         start: 0,
         bound: sender,
         binding: 0,
@@ -135,8 +144,8 @@ async fn run(client: Client, config: Config) {
         while let Some(change) = pod_changes.try_recv() {
             state.pod_changed(change);
         }
-        while let Ok(done) = bound.try_recv() {
-            state.binding_done(done);
+        while let Ok((done, attempts)) = bound.try_recv() {
+            state.binding_done(done, attempts);
         }
         let mut tried = 0;
         while tried < BATCH && state.binding < MAX_BINDINGS && state.try_next() {
@@ -146,13 +155,14 @@ async fn run(client: Client, config: Config) {
             tokio::task::yield_now().await;
             continue;
         }
+        state.count();
         let timer = state.queue.next_timer();
         tokio::select! {
             Some(change) = namespace_changes.recv() => state.namespace_changed(change),
             Some(change) = node_changes.recv() => state.node_changed(change),
             Some(change) = pod_changes.recv() => state.pod_changed(change),
             Some((kind, change)) = storage.recv() => state.storage_changed(kind, change),
-            Some(done) = bound.recv() => state.binding_done(done),
+            Some((done, attempts)) = bound.recv() => state.binding_done(done, attempts),
             () = sleep_until(timer) => {}
             else => return,
         }
@@ -256,7 +266,22 @@ impl State {
         }
     }
 
-    fn binding_done(&mut self, done: Bound) {
+    /// Notes for the metrics what is known now.
+    fn count(&self) {
+        let (assumed, pods) = self.cluster.counts();
+        self.config.metrics.knows(assumed, self.cluster.nodes().len(), pods, self.binding);
+    }
+
+    fn binding_done(&mut self, done: Bound, attempts: Option<Attempts>) {
+        if let Some(attempts) = attempts.filter(|_| done.placed || !done.settled) {
+            let now = Instant::now();
+            let outcome = if done.placed { Outcome::Scheduled } else { Outcome::Error };
+            let (metrics, profile) = (&self.config.metrics, &self.config.scheduler_name);
+            metrics.attempted(profile, outcome, now - attempts.this);
+            if done.placed {
+                metrics.scheduled(attempts.count, now - attempts.first);
+            }
+        }
         let waited = self.waiting.remove(&done.key);
         if waited.is_none() {
             self.binding -= 1;
@@ -280,6 +305,8 @@ impl State {
         self.tie ^= self.tie << 13;
         self.tie ^= self.tie >> 7;
         self.tie ^= self.tie << 17;
+        // The pod is in flight from here on; it may be forgotten before its binding comes back.
+        let attempts = self.queue.attempts(pod.key());
         match self.schedule(&pod) {
             Ok(node) => {
                 let volumes = self.reserve_volumes(&pod, &node);
@@ -287,13 +314,19 @@ impl State {
                 self.binding += usize::from(volumes.is_none());
                 let bind =
                     bind(self.client.kube(), self.recorder.clone(), self.sources.clone(), pod, node, volumes);
-                let sender = self.bound.clone();
+                let (sender, attempts) = (self.bound.clone(), attempts);
                 tokio::spawn(async move {
                     // The receiver is gone only when the scheduler stops.
-                    let _ = sender.send(bind.await);
+                    let _ = sender.send((bind.await, attempts));
                 });
             }
-            Err(why) => self.no_node(pod, why),
+            Err(why) => {
+                if let Some(attempts) = attempts {
+                    let took = attempts.this.elapsed();
+                    self.config.metrics.attempted(&self.config.scheduler_name, Outcome::Unschedulable, took);
+                }
+                self.no_node(pod, why);
+            }
         }
         true
     }
@@ -320,7 +353,9 @@ impl State {
     /// The node for a pod, with room left for those it was made for.
     fn schedule(&mut self, pod: &PodInfo) -> Result<String, Unschedulable> {
         let nominated = self.cluster.add_nominated(pod);
-        let result = cycle::schedule(pod, &self.cluster, &mut self.start, self.tie);
+        let mut taken = Taken::default();
+        let result = cycle::schedule_measured(pod, &self.cluster, &mut self.start, self.tie, &mut taken);
+        self.config.metrics.cycle(&self.config.scheduler_name, &taken, result.is_ok());
         let alone = nominated.is_empty();
         self.cluster.remove_nominated(nominated);
         // A pod that wants the company of others must not count on ones that are not there yet.
@@ -340,7 +375,12 @@ impl State {
             let budgets = self.budgets.list();
             let budgets: Vec<Budget> = budgets.iter().filter_map(|b| Budget::new(b).ok().flatten()).collect();
             let start = self.tie as usize;
-            match preemption::preempt(&pod, &mut self.cluster, &budgets, &why, start) {
+            let began = Instant::now();
+            let choice = preemption::preempt(&pod, &mut self.cluster, &budgets, &why, start);
+            let (metrics, found) = (&self.config.metrics, choice.is_ok());
+            metrics.point("PostFilter", &self.config.scheduler_name, found, began.elapsed());
+            metrics.preempted(choice.as_ref().ok().map(|c| c.victims.len()).filter(|n| *n > 0));
+            match choice {
                 Ok(choice) => {
                     self.cluster.nominate(&pod, &choice.node);
                     nominate = Some(choice.node.to_string());
@@ -366,6 +406,7 @@ impl State {
             }
         }
         self.queue.unschedulable(pod.key(), why.events, Instant::now());
+        self.queue.turned_down(pod.key(), why.plugins);
         if freed {
             self.queue.retry(pod.key(), Instant::now());
         }
@@ -462,9 +503,9 @@ async fn bind(
         // A pod that is gone needs no words.
         if let Some(now) = sources.pod(&key).filter(|p| p.uid() == object.uid()) {
             fail(client, recorder, &now, message).await;
-            return Bound { key, settled: false, volumes: false };
+            return Bound { key, settled: false, placed: false, volumes: false };
         }
-        return Bound { key, settled: true, volumes: false };
+        return Bound { key, settled: true, placed: false, volumes: false };
     }
     let binding = json!({
         "apiVersion": "v1",
@@ -481,16 +522,16 @@ async fn bind(
         Ok(_) => {
             let message = format!("Successfully assigned {namespace}/{name} to {node}");
             recorder.event(ObjectRef::of(&PODS, object), EventKind::Normal, "Scheduled", message);
-            Bound { key, settled: true, volumes: true }
+            Bound { key, settled: true, placed: true, volumes: true }
         }
         // Gone, or bound by somebody else: the watch tells.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-            Bound { key, settled: status.code == 404, volumes: true }
+            Bound { key, settled: status.code == 404, placed: false, volumes: true }
         }
         Err(error) => {
             let message = format!("binding rejected: {error}");
             recorder.event(ObjectRef::of(&PODS, object), EventKind::Warning, "FailedScheduling", message);
-            Bound { key, settled: false, volumes: true }
+            Bound { key, settled: false, placed: false, volumes: true }
         }
     }
 }

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::time::Instant;
 use yare_client::Cached;
-use yare_scheduler::{plugins::Events, pod::PodInfo, queue::Queue};
+use yare_metrics::text::Page;
+use yare_scheduler::{Metrics, plugins::Events, pod::PodInfo, queue::Queue};
 
 fn pod(name: &str, priority: i32) -> Arc<PodInfo> {
     let object = json!({"metadata": {"name": name, "namespace": "d", "uid": name},
-        "spec": {"priority": priority, "containers": []}});
+        "spec": {"priority": priority, "schedulerName": "default-scheduler", "containers": []}});
     PodInfo::new(Cached::new(Bytes::from(object.to_string())).unwrap()).unwrap()
 }
 
@@ -77,4 +78,52 @@ fn a_deleted_pod_is_forgotten() {
     queue.remove(a.key());
     assert!(names(&mut queue, now).is_empty());
     assert_eq!(queue.depths(), [0; 4]);
+}
+
+#[test]
+fn what_waits_where_and_why_is_counted() {
+    let metrics = Arc::new(Metrics::default());
+    let (mut queue, now) = (Queue::new(metrics.clone()), Instant::now());
+    let (a, b) = (pod("a", 1), pod("b", 0));
+    queue.set(a.clone(), now);
+    queue.set(b.clone(), now);
+    assert_eq!(queue.pop(now).unwrap().key(), a.key());
+    queue.unschedulable(a.key(), Events::NODE_ADDED, now);
+    queue.turned_down(a.key(), vec!["NodeResourcesFit"]);
+    let page = || {
+        let mut page = Page::new();
+        metrics.expose(&mut page);
+        page.finish()
+    };
+    let says = |page: &str, lines: &[&str]| {
+        for line in lines {
+            assert!(page.lines().any(|l| l == *line), "{line}\n{page}");
+        }
+    };
+    says(
+        &page(),
+        &[
+            "scheduler_pending_pods{queue=\"active\"} 1",
+            "scheduler_pending_pods{queue=\"unschedulable\"} 1",
+            "scheduler_queue_incoming_pods_total{event=\"UnschedulablePodAdd\",queue=\"active\"} 2",
+            "scheduler_queue_incoming_pods_total{event=\"ScheduleAttemptFailure\",queue=\"unschedulable\"} 1",
+            "scheduler_unschedulable_pods{plugin=\"NodeResourcesFit\",profile=\"default-scheduler\"} 1",
+        ],
+    );
+    queue.event(Events::NODE_ADDED, now);
+    assert_eq!(names(&mut queue, now + Duration::from_secs(1)), ["a", "b"]);
+    let attempts = queue.attempts(a.key()).unwrap();
+    assert_eq!((attempts.count, attempts.first, attempts.this), (2, now, now + Duration::from_secs(1)));
+    queue.remove(b.key());
+    says(
+        &page(),
+        &[
+            "scheduler_pending_pods{queue=\"active\"} 0",
+            "scheduler_pending_pods{queue=\"backoff\"} 0",
+            "scheduler_pending_pods{queue=\"unschedulable\"} 0",
+            "scheduler_queue_incoming_pods_total{event=\"NodeAdd\",queue=\"backoff\"} 1",
+            "scheduler_queue_incoming_pods_total{event=\"BackoffComplete\",queue=\"active\"} 1",
+            "scheduler_unschedulable_pods{plugin=\"NodeResourcesFit\",profile=\"default-scheduler\"} 0",
+        ],
+    );
 }

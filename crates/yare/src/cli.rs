@@ -2,11 +2,13 @@
 //! configuration file ([`crate::config`]).
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory as _, Parser, Subcommand};
+use yare_apiserver::zpages::CLASSIFIED;
 
 use crate::{
     audit::AuditArgs, auth::AuthArgs, encryption::EncryptionArgs, requests::RequestArgs, signing::SigningArgs,
@@ -19,6 +21,27 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The flags of the command that was given, with their defaults, for `/flagz`. A flag whose variable is not shown in
+/// the help holds a secret and is not shown here either.
+pub fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
+    let cli = Cli::command();
+    let Some((name, matches)) = matches.subcommand() else { return BTreeMap::new() };
+    let Some(command) = cli.find_subcommand(name) else { return BTreeMap::new() };
+    let mut out = BTreeMap::new();
+    for arg in command.get_arguments() {
+        let Some(long) = arg.get_long() else { continue };
+        let values = matches.try_get_raw(arg.get_id().as_str()).ok().flatten().into_iter().flatten();
+        let values = values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
+        let value = match arg.get_action() {
+            _ if arg.is_hide_env_values_set() => CLASSIFIED.to_owned(),
+            ArgAction::Append => format!("[{values}]"),
+            _ => values,
+        };
+        out.insert(long.to_owned(), value);
+    }
+    out
 }
 
 /// What `yare` does.
@@ -263,4 +286,27 @@ pub struct HelloArgs {
     /// Where to listen.
     #[arg(long, default_value = "[::]:8080", env = "HELLO_LISTEN")]
     pub listen: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_show_defaults_and_no_secrets() {
+        let args =
+            ["yare", "server", "--token=secret", "--disable=dns", "--disable=scheduler", "--disable-agent"];
+        let flags = flags(&Cli::command().get_matches_from(args));
+        for (name, value) in [
+            ("token", CLASSIFIED),
+            ("disable", "[dns,scheduler]"),
+            ("disable-agent", "true"),
+            ("https-listen-port", "6443"),
+            ("config", ""),
+            ("enable-aggregator-routing", "true"),
+        ] {
+            assert_eq!(flags.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert!(!format!("{flags:?}").contains("secret"));
+    }
 }

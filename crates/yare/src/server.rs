@@ -157,7 +157,7 @@ fn hostname() -> anyhow::Result<String> {
 }
 
 /// Runs until SIGTERM or SIGINT. Containers go on afterwards.
-pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
+pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("YARE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     if !args.disable_agent {
@@ -228,6 +228,19 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     config.objects = bootstrap::objects(&config.gates);
     config.objects.extend(agent::bootstrap_objects());
     config.objects.extend(local_storage::bootstrap_objects());
+    let controller_metrics = Arc::<yare_controllers::Metrics>::default();
+    let scheduler_metrics = Arc::<yare_scheduler::Metrics>::default();
+    config.flags = flags;
+    config.metrics = vec![
+        Arc::new({
+            let metrics = controller_metrics.clone();
+            move |page| metrics.expose(page)
+        }),
+        Arc::new({
+            let metrics = scheduler_metrics.clone();
+            move |page| metrics.expose(page)
+        }),
+    ];
     args.requests.apply(&mut config);
     config.encryption = encryption;
     config.audit = args.audit.open(&config)?;
@@ -255,6 +268,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
             root_ca: pki.cluster.certificate.clone(),
             token_signer: api.core().config.auth.signer.clone(),
             gates: api.core().config.gates.clone(),
+            metrics: controller_metrics,
             cluster_cidrs: vec![plan.cluster_cidr.to_string()],
             node_cidr_mask_size_ipv4: args.node_cidr_mask_size.unwrap_or(24),
             node_cidr_mask_size_ipv6: args.node_cidr_mask_size.unwrap_or(64),
@@ -271,7 +285,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     progress.done("controllers", "");
     let scheduler = (!args.disable.iter().any(|d| d == "scheduler")).then(|| {
         let client = component("system:kube-scheduler", &[]);
-        Scheduler::start(client, yare_scheduler::Config::default())
+        let config = yare_scheduler::Config { metrics: scheduler_metrics, ..Default::default() };
+        Scheduler::start(client, config)
     });
     progress.done("scheduler", if scheduler.is_some() { "" } else { "disabled" });
 

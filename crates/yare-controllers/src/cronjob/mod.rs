@@ -15,6 +15,7 @@ use crate::{
     api::{Deletion, Propagation},
     context::{Context, Error},
     harness::{Next, Reconcile},
+    metrics,
     ownership::{controller_ref, is_controlled_by},
     views::{Condition, Meta, after, nullable, since},
 };
@@ -285,6 +286,8 @@ impl CronJobs {
         let created = match self.context.api.create(&JOBS, cron.namespace(), &job).await {
             Ok(created) => {
                 self.say(cron, "SuccessfulCreate", format!("Created job {name}"));
+                let skew_s = since(self.context.now(), time).as_secs_f64();
+                self.context.config.metrics.table.observe(&metrics::CRON_JOB_SKEW_S, &[], skew_s);
                 created
             }
             Err(error) if error.is_namespace_terminating() => return Ok(Next::Done),

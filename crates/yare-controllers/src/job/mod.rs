@@ -35,7 +35,7 @@ use crate::{
     context::{Context, Error},
     expectations::Expectations,
     harness::{Next, Reconcile},
-    ownership,
+    metrics, ownership,
     ranking::{Candidate, deletion_order},
     replicaset::slow_start,
     selector::LabelSelector,

@@ -1,5 +1,7 @@
 //! One reconciliation of a Job: counts its pods, decides its fate, creates and deletes, and writes.
 
+use tokio::time::Instant;
+
 use super::*;
 
 /// A Job in the middle of a reconciliation.
@@ -25,6 +27,8 @@ pub(super) struct Round<'a> {
     /// How the Job ends, if it does.
     end: Option<Condition>,
     requeue: Option<Duration>,
+    /// What was done to pods, as the metrics name it.
+    action: &'static str,
 }
 
 impl<'a> Round<'a> {
@@ -44,6 +48,7 @@ impl<'a> Round<'a> {
             delayed: BTreeMap::new(),
             end: None,
             requeue: None,
+            action: "reconciling",
             this,
             job,
             view,
@@ -67,8 +72,23 @@ impl<'a> Round<'a> {
         !self.spec().is_indexed() || pod.index.is_some_and(|i| i < self.spec().completions())
     }
 
+    fn completion_mode(&self) -> &'static str {
+        if self.spec().is_indexed() { "Indexed" } else { "NonIndexed" }
+    }
+
     /// Drives the Job one step.
     pub(super) async fn run(mut self) -> Result<Next, Error> {
+        let start = Instant::now();
+        let done = self.step().await;
+        let result = if done.is_ok() { "success" } else { "error" };
+        let labels = [self.action, self.completion_mode(), result];
+        let table = &self.this.context.config.metrics.table;
+        table.count(&metrics::JOB_SYNCS, &labels);
+        table.observe(&metrics::JOB_SYNC_S, &labels, start.elapsed().as_secs_f64());
+        done
+    }
+
+    async fn step(&mut self) -> Result<Next, Error> {
         self.count();
         if self.status.start_time.is_none() && !self.spec().suspend {
             self.status.start_time = Some(whole_second(self.now));
@@ -274,8 +294,10 @@ impl<'a> Round<'a> {
     /// Creates or deletes pods; how many are active then.
     async fn manage(&mut self) -> Result<i32, Error> {
         let mut active = count(self.active.len());
+        self.action = "tracking";
         if self.spec().suspend {
             let pods = self.active.clone();
+            self.action = "pods_deleted";
             self.delete(&pods, true).await?;
             return Ok(0);
         }
@@ -287,12 +309,14 @@ impl<'a> Round<'a> {
         };
         let surplus = self.superfluous(size(active - wanted));
         if !surplus.is_empty() {
+            self.action = "pods_deleted";
             self.delete(&surplus, true).await?;
             active -= count(surplus.len());
         }
         let terminating = if self.spec().replaces_only_failed() { self.terminating } else { 0 };
         let missing = wanted - terminating - active;
         if missing > 0 {
+            self.action = "pods_created";
             active += self.create(size(missing).min(BURST)).await?;
         }
         Ok(active)
@@ -456,6 +480,9 @@ impl<'a> Round<'a> {
         self.flush().await?;
         if ended && let Some(end) = &self.end {
             let context = &self.this.context;
+            let result = if end.kind == "SuccessCriteriaMet" { "succeeded" } else { "failed" };
+            let labels = [self.completion_mode(), &*end.reason, result];
+            context.config.metrics.table.count(&metrics::JOBS_FINISHED, &labels);
             if end.kind == "SuccessCriteriaMet" {
                 if self.spec().completions.is_some_and(|c| self.status.succeeded > c) {
                     let message = "Too many succeeded pods running after completion count reached";
@@ -533,6 +560,16 @@ impl<'a> Round<'a> {
         }
         let written = self.this.context.api.update_status(&JOBS, &self.job, &self.status).await?;
         self.this.written.lock().insert(self.job.key().clone(), written.resource_version());
+        let (old, new) = (&self.view.status, &self.status);
+        for (result, more) in
+            [("succeeded", new.succeeded - old.succeeded), ("failed", new.failed - old.failed)]
+        {
+            // Indexes may fall out of a Job that is made smaller.
+            if more > 0 {
+                let labels = [self.completion_mode(), result];
+                self.this.context.config.metrics.table.add(&metrics::JOB_PODS_FINISHED, &labels, more.into());
+            }
+        }
         self.view.status = self.status.clone();
         self.job = written;
         Ok(())

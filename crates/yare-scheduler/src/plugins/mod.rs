@@ -108,6 +108,8 @@ impl From<String> for Rejection {
 /// A plugin's word that no node will do, whichever pods went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    /// Whose word it is.
+    pub plugin: &'static str,
     /// Why, as upstream words it.
     pub reason: String,
     /// Events that may lift it.
@@ -137,12 +139,17 @@ impl State {
             && let Err((plugin, reason)) = out.look_at_volumes(pod, cluster)
         {
             let events = PLUGINS.iter().find(|row| row.name == plugin).map_or(Events::NONE, |row| row.events);
-            out.refusal = Some(Refusal { reason, events });
+            out.refusal = Some(Refusal { plugin, reason, events });
             return out;
         }
         out.spread = pod_topology_spread::Prepared::new(pod, cluster);
         out.affinity = inter_pod_affinity::Prepared::new(pod, cluster);
         out
+    }
+
+    /// Whether the plugins for volumes have anything to look at.
+    pub fn has_volumes(&self) -> bool {
+        self.volumes
     }
 
     /// What a node would mean for the pod's claims.
@@ -259,6 +266,11 @@ pub static PLUGINS: &[Row] = &[
     row("NodeResourcesBalancedAllocation", &balanced_allocation::BalancedAllocation, 1, Events::NONE),
     row("ImageLocality", &image_locality::ImageLocality, 1, Events::NONE),
 ];
+
+/// The places of some rows, as bits.
+pub fn places(which: impl Fn(&Row) -> bool) -> u64 {
+    PLUGINS.iter().enumerate().filter(|(_, row)| which(row)).fold(0, |bits, (place, _)| bits | 1 << place)
+}
 
 /// Asks each plugin in turn; the first that turns the node down wins. The number is its row.
 pub fn filter(

@@ -1,0 +1,172 @@
+//! What controllers count, under upstream's names.
+
+use yare_client::Queues;
+use yare_metrics::{
+    table::{Counts, Family, Kind},
+    text::Page,
+};
+
+/// Upper bounds of `job_controller_job_sync_duration_seconds`.
+const SYNC_S: &[f64] = &[
+    0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384, 32.768,
+    65.536,
+];
+
+pub(crate) static RUNNING: Family = Family::labelled(
+    "running_managed_controllers",
+    Kind::Gauge,
+    &["manager", "name"],
+    "[BETA] Indicates where instances of a controller are currently running",
+);
+pub(crate) static JOB_SYNCS: Family = Family::labelled(
+    "job_controller_job_syncs_total",
+    Kind::Counter,
+    &["action", "completion_mode", "result"],
+    "[STABLE] The number of job syncs",
+);
+pub(crate) static JOB_SYNC_S: Family = Family::labelled(
+    "job_controller_job_sync_duration_seconds",
+    Kind::Histogram(SYNC_S),
+    &["action", "completion_mode", "result"],
+    "[STABLE] The time it took to sync a job",
+);
+pub(crate) static JOBS_FINISHED: Family = Family::labelled(
+    "job_controller_jobs_finished_total",
+    Kind::Counter,
+    &["completion_mode", "reason", "result"],
+    "[STABLE] The number of finished jobs",
+);
+pub(crate) static JOB_PODS_FINISHED: Family = Family::labelled(
+    "job_controller_job_pods_finished_total",
+    Kind::Counter,
+    &["completion_mode", "result"],
+    "[STABLE] The number of finished Pods that are fully tracked",
+);
+pub(crate) static CRON_JOB_SKEW_S: Family = Family::labelled(
+    "cronjob_controller_job_creation_skew_duration_seconds",
+    Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
+    &[],
+    "[STABLE] Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
+);
+pub(crate) static EVICTIONS: Family = Family::labelled(
+    "node_collector_evictions_total",
+    Kind::Counter,
+    &["zone"],
+    "[STABLE] Number of Node evictions that happened since current instance of NodeController started.",
+);
+pub(crate) static ZONE_SIZE: Family = Family::labelled(
+    "node_collector_zone_size",
+    Kind::Gauge,
+    &["zone"],
+    "[ALPHA] Gauge measuring number of registered Nodes per zones.",
+);
+pub(crate) static ZONE_HEALTH: Family = Family::labelled(
+    "node_collector_zone_health",
+    Kind::Gauge,
+    &["zone"],
+    "[ALPHA] Gauge measuring percentage of healthy nodes per zone.",
+);
+pub(crate) static ZONE_UNHEALTHY: Family = Family::labelled(
+    "node_collector_unhealthy_nodes_in_zone",
+    Kind::Gauge,
+    &["zone"],
+    "[ALPHA] Gauge measuring number of not Ready Nodes per zones.",
+);
+
+static FAMILIES: &[&Family] = &[
+    &RUNNING,
+    &JOB_SYNCS,
+    &JOB_SYNC_S,
+    &JOBS_FINISHED,
+    &JOB_PODS_FINISHED,
+    &CRON_JOB_SKEW_S,
+    &EVICTIONS,
+    &ZONE_SIZE,
+    &ZONE_HEALTH,
+    &ZONE_UNHEALTHY,
+];
+
+/// Upstream's names of work queues that are not the controller's without `-controller`. Where upstream has
+/// several, the one that holds what the controller is about.
+const QUEUES: &[(&str, &str)] = &[
+    ("bootstrap-signer-controller", "bootstrap_signer_queue"),
+    ("certificatesigningrequest-approving-controller", "certificate"),
+    ("certificatesigningrequest-signing-controller", "certificate"),
+    ("clusterrole-aggregation-controller", "ClusterRoleAggregator"),
+    ("endpoints-controller", "endpoint"),
+    ("endpointslice-controller", "endpoint_slice"),
+    ("endpointslice-mirroring-controller", "endpoint_slice_mirroring"),
+    ("ephemeral-volume-controller", "ephemeral_volume"),
+    (
+        "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        "ca_cert_publisher_cluster_trust_bundles",
+    ),
+    ("node-lifecycle-controller", "node_lifecycle_controller"),
+    ("persistentvolume-attach-detach-controller", "pvcs"),
+    ("persistentvolume-binder-controller", "claims"),
+    ("persistentvolume-expander-controller", "volume_expand"),
+    ("persistentvolume-protection-controller", "pvprotection"),
+    ("persistentvolumeclaim-protection-controller", "pvcprotection"),
+    ("pod-garbage-collector-controller", "orphaned_pods_nodes"),
+    ("replicationcontroller-controller", "replicationmanager"),
+    ("resourceclaim-controller", "resource_claim"),
+    ("resourcequota-controller", "resourcequota_primary"),
+    ("root-ca-certificate-publisher-controller", "root_ca_cert_publisher"),
+    ("serviceaccount-token-controller", "serviceaccount_tokens_service"),
+    ("taint-eviction-controller", "noexec_taint_pod"),
+    ("token-cleaner-controller", "token_cleaner"),
+    ("ttl-after-finished-controller", "ttl_jobs_to_delete"),
+    ("validatingadmissionpolicy-status-controller", "validatingadmissionpolicy-status"),
+    ("volumeattributesclass-protection-controller", "vacprotection"),
+];
+
+/// What upstream calls the queue of a controller.
+pub(crate) fn queue(controller: &'static str) -> &'static str {
+    let named = QUEUES.iter().find(|(name, _)| *name == controller);
+    named.map_or_else(|| controller.strip_suffix("-controller").unwrap_or(controller), |(_, queue)| queue)
+}
+
+/// Counts of all controllers of a process.
+pub struct Metrics {
+    /// Their work queues.
+    pub queues: Queues,
+    pub(crate) table: Counts,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { queues: Queues::default(), table: Counts::default() }
+    }
+}
+
+impl Metrics {
+    /// A controller begins or ends.
+    pub(crate) fn running(&self, controller: &str, is_so: bool) {
+        self.table.set(&RUNNING, &["kube-controller-manager", controller], if is_so { 1.0 } else { 0.0 });
+    }
+}
+
+impl Metrics {
+    /// Adds everything.
+    pub fn expose(&self, page: &mut Page) {
+        self.queues.expose(page);
+        self.table.expose(FAMILIES, page);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::CONTROLLERS;
+
+    #[test]
+    fn queues_are_of_controllers_that_exist() {
+        for (name, _) in QUEUES {
+            // The allocation of devices comes with a controller of its own.
+            let exists = CONTROLLERS.iter().any(|row| row.name == *name);
+            assert!(exists || *name == "resourceclaim-controller", "{name}");
+        }
+        assert_eq!(queue("deployment-controller"), "deployment");
+        assert_eq!(queue("endpointslice-controller"), "endpoint_slice");
+    }
+}
