@@ -7,7 +7,11 @@ use yare_schema::{
     quantity::Quantity,
 };
 
-use crate::{meta, names, view::View};
+use crate::{
+    meta, names,
+    shown::{self, Shape},
+    view::View,
+};
 
 /// The errors of one object.
 pub type Errors = Vec<FieldError>;
@@ -18,6 +22,8 @@ pub trait Check {
     fn required(&mut self, path: &Path<'_>, detail: impl Into<String>);
     /// The value is wrong.
     fn invalid(&mut self, path: &Path<'_>, value: impl Into<Value>, detail: impl Into<String>);
+    /// The value is wrong, and is shown as upstream's type.
+    fn invalid_shown(&mut self, path: &Path<'_>, value: &Value, shape: &Shape, detail: &str);
     /// The field may not be set.
     fn forbidden(&mut self, path: &Path<'_>, detail: impl Into<String>);
     /// The value stands twice.
@@ -46,6 +52,8 @@ pub trait Check {
     fn in_range(&mut self, path: &Path<'_>, value: i64, lo: i64, hi: i64);
     /// The field cannot change.
     fn immutable(&mut self, path: &Path<'_>, new: &Value, old: &Value);
+    /// `new` may not differ from `old`, and is shown as upstream's type.
+    fn immutable_shown(&mut self, path: &Path<'_>, new: &Value, old: &Value, shape: &Shape);
     /// A number of a port, or the name of one.
     fn port(&mut self, path: &Path<'_>, port: &Value);
 }
@@ -133,6 +141,15 @@ impl Check for Errors {
         if !(lo..=hi).contains(&value) {
             self.invalid(path, value, names::range_message(lo, hi));
         }
+    }
+
+    fn invalid_shown(&mut self, path: &Path<'_>, value: &Value, shape: &Shape, detail: &str) {
+        self.push(FieldError::invalid(path, Value::Null, detail).showing(shown::show(value, shape)));
+    }
+
+    fn immutable_shown(&mut self, path: &Path<'_>, new: &Value, old: &Value, shape: &Shape) {
+        let error = meta::immutable(new, old, path);
+        self.extend(error.map(|error| error.showing(shown::show(new, shape))));
     }
 
     fn immutable(&mut self, path: &Path<'_>, new: &Value, old: &Value) {

@@ -175,6 +175,50 @@ pub const SCOPE_SELECTOR: &Shape = &[(
     ListOf(&[("ScopeName", "scopeName", Text), ("Operator", "operator", Text), ("Values", "values", Plain)]),
 )];
 
+/// `RoleRef`
+pub const ROLE_REF: &Shape =
+    &[("APIGroup", "apiGroup", Text), ("Kind", "kind", Text), ("Name", "name", Text)];
+
+/// `PodDisruptionBudgetSpec`
+pub const BUDGET: &Shape = &[
+    ("MinAvailable", "minAvailable", Plain),
+    ("Selector", "selector", Plain),
+    ("MaxUnavailable", "maxUnavailable", Plain),
+    ("UnhealthyPodEvictionPolicy", "unhealthyPodEvictionPolicy", Plain),
+];
+
+/// `NonResourceAttributes`
+pub const NON_RESOURCE: &Shape = &[("Path", "path", Text), ("Verb", "verb", Text)];
+
+/// `VolumeAttachmentSpec`
+pub const ATTACHMENT: &Shape = &[
+    ("Attacher", "attacher", Text),
+    (
+        "Source",
+        "source",
+        Of(&[
+            ("PersistentVolumeName", "persistentVolumeName", Plain),
+            ("InlineVolumeSpec", "inlineVolumeSpec", Plain),
+        ]),
+    ),
+    ("NodeName", "nodeName", Text),
+];
+
+/// `CSINodeDriver`
+pub const CSI_DRIVER: &Shape = &[
+    ("Name", "name", Text),
+    ("NodeID", "nodeID", Text),
+    ("TopologyKeys", "topologyKeys", Plain),
+    ("Allocatable", "allocatable", Of(&[("Count", "count", Plain)])),
+];
+
+/// `UncountedTerminatedPods`
+pub const UNCOUNTED: &Shape = &[("Succeeded", "succeeded", Plain), ("Failed", "failed", Plain)];
+
+/// `StorageVersionMigrationSpec`
+pub const MIGRATION: &Shape =
+    &[("Resource", "resource", Of(&[("group", "group", Text), ("resource", "resource", Text)]))];
+
 /// `ContainerPort`, as Go prints a struct with the names of its fields.
 pub fn container_port(port: &Value) -> String {
     format!(

@@ -7,6 +7,7 @@ use super::{Context, Flags, Strategy};
 use crate::{
     check::{Check, Errors},
     names,
+    shown::NON_RESOURCE,
     view::View,
 };
 
@@ -36,9 +37,10 @@ impl Strategy for AccessReview {
         let spec = object.at("spec");
         let (resource, other) = (spec.at("resourceAttributes"), spec.at("nonResourceAttributes"));
         if !resource.is_null() && !other.is_null() {
-            errs.invalid(
+            errs.invalid_shown(
                 &path.child("nonResourceAttributes"),
-                other.clone(),
+                other,
+                NON_RESOURCE,
                 "cannot be specified in combination with resourceAttributes",
             );
         }
@@ -69,9 +71,10 @@ impl Strategy for AccessReview {
                 );
             }
             if !other.is_null() {
-                errs.invalid(
+                errs.invalid_shown(
                     &Path::new("spec.nonResourceAttributes"),
-                    other.clone(),
+                    other,
+                    NON_RESOURCE,
                     "disallowed on this kind of request",
                 );
             }

@@ -7,6 +7,7 @@ use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
     meta, names,
+    shown::MIGRATION,
     view::View,
 };
 
@@ -208,7 +209,7 @@ impl Strategy for StorageVersionMigration {
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = self.validate(new, ctx);
-        errs.immutable(&Path::new("spec"), new.at("spec"), old.at("spec"));
+        errs.immutable_shown(&Path::new("spec"), new.at("spec"), old.at("spec"), MIGRATION);
         errs
     }
 
@@ -324,7 +325,9 @@ mod tests {
             &base,
             &[(
                 json!({"spec": {"resource": {"group": null}}}),
-                &["spec: Invalid value: {\"resource\":{\"resource\":\"deployments\"}}: field is immutable"],
+                &[
+                    "spec: Invalid value: {\"Resource\":{\"group\":\"\",\"resource\":\"deployments\"}}: field is immutable",
+                ],
             )],
         );
         let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "r", "message": "m", "lastTransitionTime": "2026-01-02T03:04:05Z"});

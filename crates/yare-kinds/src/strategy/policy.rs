@@ -10,6 +10,7 @@ use super::{
 use crate::{
     check::{Check, Errors},
     meta::{JudgeSelector, judge_selectors_after, validate_conditions, validate_label_selector},
+    shown::BUDGET,
     view::View,
 };
 
@@ -56,7 +57,8 @@ fn check(budget: &Value, judge: JudgeSelector) -> Vec<FieldError> {
     let mut errs = Errors::new();
     let (path, spec) = (Path::new("spec"), budget.at("spec"));
     if spec.has("minAvailable") && spec.has("maxUnavailable") {
-        errs.invalid(&path, spec.clone(), "minAvailable and maxUnavailable cannot be both set");
+        let detail = "minAvailable and maxUnavailable cannot be both set";
+        errs.invalid_shown(&path, spec, BUDGET, detail);
     }
     for field in ["minAvailable", "maxUnavailable"].into_iter().filter(|f| spec.has(f)) {
         check_count_or_percent(&mut errs, &path.child(field), spec.at(field));
@@ -91,7 +93,7 @@ mod tests {
                 (
                     json!({"spec": {"maxUnavailable": 1, "selector": null}}),
                     &[
-                        "spec: Invalid value: {\"maxUnavailable\":1,\"minAvailable\":1}: minAvailable and maxUnavailable cannot be both set",
+                        "spec: Invalid value: {\"MinAvailable\":1,\"Selector\":null,\"MaxUnavailable\":1,\"UnhealthyPodEvictionPolicy\":null}: minAvailable and maxUnavailable cannot be both set",
                     ],
                 ),
                 (

@@ -13,6 +13,7 @@ use crate::{
     check::{Check, Errors},
     meta::{JudgeSelector, judge_selectors_after, validate_label_selector},
     names,
+    shown::ROLE_REF,
     view::{View, ViewMut},
 };
 
@@ -137,7 +138,8 @@ impl Strategy for RoleBinding {
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = self.validate(new, ctx);
         if new.at("roleRef") != old.at("roleRef") {
-            errs.invalid(&Path::new("roleRef"), new.at("roleRef").clone(), "cannot change roleRef");
+            let detail = "cannot change roleRef";
+            errs.invalid_shown(&Path::new("roleRef"), new.at("roleRef"), ROLE_REF, detail);
         }
         errs
     }
@@ -259,7 +261,7 @@ mod tests {
             &[(
                 json!({"roleRef": {"name": "other"}}),
                 &[
-                    "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"other\"}: cannot change roleRef",
+                    "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"ClusterRole\",\"Name\":\"other\"}: cannot change roleRef",
                 ],
             )],
         );

@@ -10,6 +10,7 @@ use yare_schema::field::Path;
 use super::{indexes, job_spec::is_indexed};
 use crate::{
     check::{Check, Errors},
+    shown::UNCOUNTED,
     strategy::{rules::plain_invalid, workload::check_counts},
     view::{View, same},
 };
@@ -146,9 +147,10 @@ fn check_finished(errs: &mut Errors, path: &Path<'_>, job: &Value, changed: &Cha
     let uncounted = status.at("uncountedTerminatedPods");
     let any = uncounted.is_set("failed") || uncounted.is_set("succeeded");
     if any && (now || changed.field("uncountedTerminatedPods")) {
-        errs.invalid(
+        errs.invalid_shown(
             &path.child("uncountedTerminatedPods"),
-            uncounted.clone(),
+            uncounted,
+            UNCOUNTED,
             "must be empty for finished job",
         );
     }

@@ -8,6 +8,7 @@ use crate::{
     check::{Check, Errors},
     names,
     pod::volumes::check_driver_name,
+    shown::ATTACHMENT,
     strategy::{Context, Strategy},
     view::View,
 };
@@ -51,7 +52,7 @@ impl Strategy for VolumeAttachment {
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = self.validate(new, ctx);
-        errs.immutable(&Path::new("spec"), new.at("spec"), old.at("spec"));
+        errs.immutable_shown(&Path::new("spec"), new.at("spec"), old.at("spec"), ATTACHMENT);
         errs
     }
 

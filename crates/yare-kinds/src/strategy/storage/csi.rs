@@ -10,6 +10,7 @@ use crate::{
     meta::{self, JudgeSelector, judge_selectors_after, validate_label_selector},
     names,
     pod::{resources::non_negative, volumes::check_driver_name, warnings::deprecated_label},
+    shown::CSI_DRIVER,
     strategy::{Context, Strategy},
     view::{View, ViewMut, same},
 };
@@ -187,7 +188,8 @@ impl Strategy for CsiNode {
         };
         for before in old.items("spec.drivers") {
             for now in new.items("spec.drivers").iter().filter(|d| d.at("name") == before.at("name")) {
-                errs.immutable(&Path::new("spec.drivers"), &fixed(now), &fixed(before));
+                let path = Path::new("spec.drivers");
+                errs.immutable_shown(&path, &fixed(now), &fixed(before), CSI_DRIVER);
             }
         }
         errs

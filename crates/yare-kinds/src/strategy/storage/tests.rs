@@ -133,7 +133,9 @@ fn csi() {
             ),
             (
                 json!({"spec": {"drivers": [{"name": "d", "nodeID": "j"}]}}),
-                &["spec.drivers: Invalid value: {\"name\":\"d\",\"nodeID\":\"j\"}: field is immutable"],
+                &[
+                    "spec.drivers: Invalid value: {\"Name\":\"d\",\"NodeID\":\"j\",\"TopologyKeys\":null,\"Allocatable\":null}: field is immutable",
+                ],
             ),
         ],
     );
@@ -176,7 +178,7 @@ fn attachments() {
         &[(
             json!({"spec": {"nodeName": "m"}}),
             &[
-                "spec: Invalid value: {\"attacher\":\"a.b\",\"nodeName\":\"m\",\"source\":{\"persistentVolumeName\":\"p\"}}: field is immutable",
+                "spec: Invalid value: {\"Attacher\":\"a.b\",\"Source\":{\"PersistentVolumeName\":\"p\",\"InlineVolumeSpec\":null},\"NodeName\":\"m\"}: field is immutable",
             ],
         )],
     );

@@ -1,6 +1,6 @@
 //! Rules of kinds as data: what is sent, and what the server says of it in upstream's words.
 //!
-//! Every file in `core_tables/` holds YAML documents. Each is a case: a `kind`, a `new` object as a merge patch of
+//! Every file in `tables/` holds YAML documents. Each is a case: a `kind`, a `new` object as a merge patch of
 //! the file's first document, perhaps an `old` one (likewise) and the subresource `through` which it is updated,
 //! the `gates` that differ, and the `errors` or `warnings` that follow, one a line. `keeps` is what must stand in
 //! the object that is stored.
@@ -111,7 +111,7 @@ macro_rules! tables {
         $(
             #[test]
             fn $name() {
-                table(stringify!($name), include_str!(concat!("core_tables/", stringify!($name), ".yaml")));
+                table(stringify!($name), include_str!(concat!("tables/", stringify!($name), ".yaml")));
             }
         )*
     };
