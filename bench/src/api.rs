@@ -5,10 +5,6 @@
 use std::{
     future::Future,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -20,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     Scale,
     client::{ANSWER_TIMEOUT, Access, Connection},
+    load::{self, Took},
     process::Process,
     server::Server,
     table::{Table, quantile},
@@ -84,14 +81,6 @@ struct Bench {
     clients: Vec<Connection>,
 }
 
-/// What a number of equal requests took.
-struct Took {
-    per_s: f64,
-    cpu_ms_each: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-}
-
 impl Bench {
     /// Makes `count` requests, shared out among `clients`.
     async fn run<F, Fut>(&self, clients: usize, count: usize, request: F) -> anyhow::Result<Took>
@@ -99,38 +88,7 @@ impl Bench {
         F: Fn(Connection, usize) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = anyhow::Result<()>> + Send,
     {
-        let next = Arc::new(AtomicUsize::new(0));
-        let (start, cpu) = (Instant::now(), self.process.cpu_s()?);
-        let tasks: Vec<_> = self.clients[..clients]
-            .iter()
-            .map(|connection| {
-                let (connection, next, request) = (connection.clone(), next.clone(), request.clone());
-                tokio::spawn(async move {
-                    let mut took_ms = Vec::with_capacity(count / clients + 1);
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        if number >= count {
-                            return anyhow::Ok(took_ms);
-                        }
-                        let start = Instant::now();
-                        request(connection.clone(), number).await?;
-                        took_ms.push(start.elapsed().as_secs_f64() * 1e3);
-                    }
-                })
-            })
-            .collect();
-        let mut took_ms = Vec::with_capacity(count);
-        for task in tasks {
-            took_ms.extend(task.await??);
-        }
-        let (elapsed, cpu) = (start.elapsed().as_secs_f64(), self.process.cpu_s()? - cpu);
-        took_ms.sort_by(f64::total_cmp);
-        Ok(Took {
-            per_s: count as f64 / elapsed,
-            cpu_ms_each: cpu * 1e3 / count as f64,
-            p50_ms: quantile(&took_ms, 0.5),
-            p99_ms: quantile(&took_ms, 0.99),
-        })
+        load::run(&self.process, &self.clients[..clients], count, request).await
     }
 
     async fn config_maps(&self, table: &mut Table) -> anyhow::Result<()> {

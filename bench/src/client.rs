@@ -139,10 +139,21 @@ impl Connection {
         content_type: &str,
         body: impl Into<Bytes>,
     ) -> anyhow::Result<(StatusCode, Incoming)> {
+        self.send_in(method, path, content_type, JSON, body).await
+    }
+
+    async fn send_in(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        accept: &str,
+        body: impl Into<Bytes>,
+    ) -> anyhow::Result<(StatusCode, Incoming)> {
         let request = Request::builder()
             .method(method)
             .uri(format!("https://{}{path}", self.authority))
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, accept)
             .header(header::CONTENT_TYPE, content_type)
             .header(header::USER_AGENT, "yare-bench")
             .body(Full::new(body.into()))?;
@@ -177,15 +188,39 @@ impl Connection {
         Ok((response.status(), response.into_body()))
     }
 
-    /// Sends a request that must succeed; the body of the answer.
-    async fn call(&mut self, method: Method, path: &str, kind: &str, body: Bytes) -> anyhow::Result<Bytes> {
-        let (status, answer) = self.send(method.clone(), path, kind, body).await?;
-        let bytes = timeout(ANSWER_TIMEOUT, answer.collect()).await??.to_bytes();
+    /// Sends a request in one encoding and takes the answer in another.
+    pub async fn answer(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        accept: &str,
+        body: impl Into<Bytes>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let (status, body) = self.send_in(method, path, content_type, accept, body).await?;
+        Ok((status, timeout(ANSWER_TIMEOUT, body.collect()).await??.to_bytes()))
+    }
+
+    /// The same with a request that must succeed.
+    pub async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        accept: &str,
+        body: impl Into<Bytes>,
+    ) -> anyhow::Result<Bytes> {
+        let (status, bytes) = self.answer(method.clone(), path, content_type, accept, body).await?;
         if !status.is_success() {
             let start = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned();
             bail!("{method} {path}: {status}: {start}");
         }
         Ok(bytes)
+    }
+
+    /// Sends a request that must succeed; the body of the answer.
+    async fn call(&mut self, method: Method, path: &str, kind: &str, body: Bytes) -> anyhow::Result<Bytes> {
+        self.exchange(method, path, kind, JSON, body).await
     }
 
     /// GET.
@@ -226,7 +261,13 @@ impl Connection {
 
     /// Opens a watch.
     pub async fn watch(&mut self, path: &str) -> anyhow::Result<Watch> {
-        let (status, body) = self.send(Method::GET, path, JSON, Bytes::new()).await?;
+        self.watch_in(path, JSON).await
+    }
+
+    /// Opens a watch whose events come in this encoding.
+    pub async fn watch_in(&mut self, path: &str, accept: &str) -> anyhow::Result<Watch> {
+        let accept = if accept == JSON { accept.to_owned() } else { format!("{accept};stream=watch") };
+        let (status, body) = self.send_in(Method::GET, path, "", &accept, Bytes::new()).await?;
         anyhow::ensure!(status.is_success(), "GET {path}: {status}");
         Ok(Watch { body, rest: BytesMut::new() })
     }
@@ -249,6 +290,18 @@ impl Watch {
             }
         }
         Ok(None)
+    }
+
+    /// Reads until these bytes have come.
+    pub async fn until(&mut self, wanted: &[u8]) -> anyhow::Result<()> {
+        while !self.rest.windows(wanted.len()).any(|part| part == wanted) {
+            // What is sought may be cut in two.
+            let keep = self.rest.len().min(wanted.len().saturating_sub(1));
+            self.rest.advance(self.rest.len() - keep);
+            let piece = self.piece().await?.context("the watch ended")?;
+            self.rest.extend_from_slice(&piece);
+        }
+        Ok(())
     }
 
     /// The next event.

@@ -2,10 +2,6 @@
 
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -14,7 +10,7 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use crate::{Scale, client::Connection, server::Server, table::Table};
+use crate::{Scale, client::Connection, load, server::Server, table::Table};
 
 const CLIENTS: usize = 32;
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -53,44 +49,16 @@ pub async fn measure(binary: &Path, scale: Scale, table: &mut Table) -> anyhow::
     Ok(())
 }
 
-/// Every client does its share of `count` pieces of work.
-async fn share<F, Fut>(clients: &[Connection], count: usize, work: F) -> anyhow::Result<()>
-where
-    F: Fn(Connection, usize) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = anyhow::Result<()>> + Send,
-{
-    let next = Arc::new(AtomicUsize::new(0));
-    let tasks: Vec<_> = clients
-        .iter()
-        .map(|connection| {
-            let (connection, next, work) = (connection.clone(), next.clone(), work.clone());
-            tokio::spawn(async move {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
-                        return anyhow::Ok(());
-                    }
-                    work(connection.clone(), number).await?;
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await??;
-    }
-    Ok(())
-}
-
 async fn install(clients: &[Connection], count: usize) -> anyhow::Result<()> {
-    share(clients, count, |mut connection, number| async move {
+    let post = |mut connection: Connection, number| async move {
         connection.post(DEFINITIONS, definition(number).to_string()).await
-    })
-    .await
+    };
+    load::share(clients, count, post).await.map(drop)
 }
 
 async fn await_all(clients: &[Connection], count: usize) -> anyhow::Result<()> {
     let deadline = Instant::now() + SERVED_TIMEOUT;
-    share(clients, count, move |mut connection, number| async move {
+    let ask = move |mut connection: Connection, number| async move {
         let path = format!("/apis/{}/v1/{}", group(number), plural(number));
         loop {
             let (status, _) = connection.send(Method::GET, &path, "", "").await?;
@@ -100,8 +68,8 @@ async fn await_all(clients: &[Connection], count: usize) -> anyhow::Result<()> {
             anyhow::ensure!(Instant::now() < deadline, "{path} is not served: {status}");
             sleep(TRY_EVERY).await;
         }
-    })
-    .await
+    };
+    load::share(clients, count, ask).await.map(drop)
 }
 
 fn group(number: usize) -> String {

@@ -6,8 +6,12 @@
 
 mod api;
 mod client;
+mod clients;
 mod crowd;
 mod definitions;
+mod encoding;
+mod kinds;
+mod load;
 mod node;
 mod overload;
 mod process;
@@ -36,7 +40,8 @@ struct Args {
     parts: Vec<String>,
 }
 
-const PARTS: [&str; 6] = ["start", "api", "definitions", "overload", "node", "crowd"];
+const PARTS: [&str; 8] =
+    ["start", "api", "clients", "kinds", "definitions", "overload", "node", "crowd"];
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +62,8 @@ pub struct Scale {
     watchers: usize,
     /// Updates that each of them sees.
     updates: usize,
+    /// Objects of each kind, in each encoding.
+    per_kind: usize,
     /// CustomResourceDefinitions that are installed at once.
     definitions: usize,
     /// Pods that really start.
@@ -78,6 +85,7 @@ const FULL: Scale = Scale {
     lists: 10,
     watchers: 100,
     updates: 1000,
+    per_kind: 320,
     definitions: 1000,
     pods: 50,
     crowd: 500,
@@ -94,6 +102,7 @@ const QUICK: Scale = Scale {
     lists: 2,
     watchers: 10,
     updates: 50,
+    per_kind: 32,
     definitions: 50,
     pods: 5,
     crowd: 20,
@@ -113,6 +122,8 @@ fn main() -> ExitCode {
                 let result = match part.as_str() {
                     "start" => start::measure(&args.binary, scale, &mut table).await,
                     "api" => api::measure(&args.binary, scale, &mut table).await,
+                    "clients" => clients::measure(&args.binary, scale, &mut table).await,
+                    "kinds" => kinds::measure(&args.binary, scale, &mut table).await,
                     "overload" => overload::measure(&args.binary, scale, &mut table).await,
                     "definitions" => definitions::measure(&args.binary, scale, &mut table).await,
                     "node" => match node::measure(&args.binary, scale, &mut table).await {

@@ -20,6 +20,19 @@ struct Row {
     value: f64,
     unit: &'static str,
     target: Option<Target>,
+    /// Figures beside the first, with their units.
+    more: Vec<(f64, &'static str)>,
+}
+
+impl Row {
+    fn new(what: impl Into<String>, value: f64, unit: &'static str, target: Option<Target>) -> Self {
+        Self { what: what.into(), value, unit, target, more: Vec::new() }
+    }
+
+    fn text(&self) -> String {
+        let more = self.more.iter().map(|(value, unit)| format!(" / {}", number(*value, unit)));
+        number(self.value, self.unit) + &more.collect::<String>()
+    }
 }
 
 /// All rows, and the machine that they were measured on.
@@ -36,22 +49,29 @@ impl Table {
 
     /// Adds a figure that is compared with nothing.
     pub fn note(&mut self, what: impl Into<String>, value: f64, unit: &'static str) {
-        self.add(Row { what: what.into(), value, unit, target: None });
+        self.add(Row::new(what, value, unit, None));
     }
 
     /// Adds a figure that must not be above `limit`.
     pub fn at_most(&mut self, what: impl Into<String>, value: f64, limit: f64, unit: &'static str) {
-        self.add(Row { what: what.into(), value, unit, target: Some(Target::AtMost(limit)) });
+        self.add(Row::new(what, value, unit, Some(Target::AtMost(limit))));
     }
 
     /// Adds a figure that must not be below `limit`.
     pub fn at_least(&mut self, what: impl Into<String>, value: f64, limit: f64, unit: &'static str) {
-        self.add(Row { what: what.into(), value, unit, target: Some(Target::AtLeast(limit)) });
+        self.add(Row::new(what, value, unit, Some(Target::AtLeast(limit))));
+    }
+
+    /// Adds figures that belong together and are compared with nothing.
+    pub fn several(&mut self, what: impl Into<String>, values: &[(f64, &'static str)]) {
+        if let Some(((value, unit), more)) = values.split_first() {
+            self.add(Row { more: more.to_vec(), ..Row::new(what, *value, unit, None) });
+        }
     }
 
     fn add(&mut self, row: Row) {
         // Each figure is shown at once, on the side, for whoever waits for the table.
-        complain(&format!("{}: {}", row.what, number(row.value, row.unit)));
+        complain(&format!("{}: {}", row.what, row.text()));
         self.rows.push(row);
     }
 
@@ -59,9 +79,10 @@ impl Table {
     pub fn print(&self) {
         let mut text = format!("{}\nload {} before, {} after\n\n", machine(), self.load_before, load());
         let width = self.rows.iter().map(|r| r.what.chars().count()).max().unwrap_or(0).max(4);
-        text += &format!("{:<width$}  {:>16}  {:>18}\n", "what", "measured", "target");
+        let room = self.rows.iter().map(|r| r.text().chars().count()).max().unwrap_or(0).max(16);
+        text += &format!("{:<width$}  {:>room$}  {:>18}\n", "what", "measured", "target");
         for row in &self.rows {
-            let value = number(row.value, row.unit);
+            let value = row.text();
             let (target, verdict) = match row.target {
                 None => (String::new(), ""),
                 Some(Target::AtMost(limit)) => {
@@ -71,7 +92,7 @@ impl Table {
                     (format!("≥ {}", number(limit, row.unit)), verdict(row.value >= limit))
                 }
             };
-            text += format!("{:<width$}  {value:>16}  {target:>18}  {verdict}", row.what).trim_end();
+            text += format!("{:<width$}  {value:>room$}  {target:>18}  {verdict}", row.what).trim_end();
             text.push('\n');
         }
         // Nobody reading it is no reason to fail.
