@@ -26,6 +26,7 @@ use crate::{
     audit::{Audit, Layer, Record},
     auth::{Auth, User},
     flow::{self, Ticket},
+    outbound::egress::{Egress, Network, Route},
     path::{Query, RequestInfo},
     registry::Registry,
     runtime_config::RuntimeConfig,
@@ -115,6 +116,8 @@ pub struct Config {
     pub aggregator_routing: crate::aggregation::resolve::Routing,
     /// What other components of this process count; `/metrics` says it too.
     pub metrics: Vec<Expose>,
+    /// Proxies that connections to others go through; absent: none does.
+    pub egress: Option<Arc<Egress>>,
     /// The flags that the process was started with, those that hold secrets without their values.
     pub flags: BTreeMap<String, String>,
 }
@@ -150,8 +153,16 @@ impl Config {
             front_proxy: None,
             aggregator_routing: Default::default(),
             metrics: Vec::new(),
+            egress: None,
             flags: BTreeMap::new(),
         }
+    }
+}
+
+impl Config {
+    /// The way to a network; none: directly.
+    pub fn route(&self, network: Network) -> Option<Arc<Route>> {
+        self.egress.as_ref()?.route(network)
     }
 }
 

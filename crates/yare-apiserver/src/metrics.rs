@@ -94,6 +94,9 @@ impl Metrics {
         build(&mut page);
         core.aggregation.metrics.expose(core, &mut page);
         core.admission.metrics.expose(&mut page);
+        if let Some(egress) = &core.config.egress {
+            egress.expose(&mut page);
+        }
         for other in &core.config.metrics {
             other(&mut page);
         }

@@ -46,7 +46,7 @@ fn audit(dir: &std::path::Path) -> Option<Arc<Audit>> {
     let target = Target { path, max_age_days: 0, max_backups: 0, max_size_bytes: 0, compress: false };
     let batching = Batching { buffer: 1, max_size: 1, max_wait: Duration::ZERO, throttle: None };
     let log = LogSettings { target, text: false, mode: Mode::Blocking, batching, truncate: None };
-    let settings = Settings { policy: Some(policy), log: Some(log), webhook: None };
+    let settings = Settings { policy: Some(policy), log: Some(log), ..Settings::default() };
     Audit::open(&settings, Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap()
 }
 

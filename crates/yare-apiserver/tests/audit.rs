@@ -143,7 +143,7 @@ async fn a_policy_that_changes_is_read_again_and_slow_requests_say_where_time_we
     let settings = Settings {
         policy: Some(policy.clone()),
         log: Some(log(dir.path().join("audit.log"), Mode::Blocking)),
-        webhook: None,
+        ..Settings::default()
     };
     // Audit's clock is ahead of the server's, so that every request looks slow.
     let ahead = Arc::new(std::sync::atomic::AtomicI64::new(800));

@@ -243,7 +243,7 @@ async fn tokens_of_an_issuer_elsewhere() {
         let file = dir.join("authentication.yaml");
         std::fs::write(&file, configuration("groups")).unwrap();
         let parsed = AuthenticationConfiguration::parse(configuration("groups").as_bytes(), &[]).unwrap();
-        config.auth.oidc.replace(Issuers::start(&parsed, &Algorithm::ALL).unwrap());
+        config.auth.oidc.replace(Issuers::start(&parsed, &Algorithm::ALL, None).unwrap());
         config.auth.files.authentication = Some(file);
     })
     .await;
@@ -385,7 +385,7 @@ async fn groups_that_another_server_holds() {
     .to_string();
     let cluster = cluster_with(|config, _| {
         let parsed = AuthenticationConfiguration::parse(configuration.as_bytes(), &[]).unwrap();
-        config.auth.oidc.replace(Issuers::start(&parsed, &Algorithm::ALL).unwrap());
+        config.auth.oidc.replace(Issuers::start(&parsed, &Algorithm::ALL, None).unwrap());
     })
     .await;
     let token = |sub: &str, level: u32, source: &str| {

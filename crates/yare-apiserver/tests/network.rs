@@ -311,7 +311,7 @@ fn audit(dir: &std::path::Path) -> Option<Arc<Audit>> {
     };
     let batching = Batching { buffer: 1, max_size: 1, max_wait: Duration::ZERO, throttle: None };
     let log = LogSettings { target, text: false, mode: Mode::Blocking, batching, truncate: None };
-    let settings = Settings { policy: Some(policy), log: Some(log), webhook: None };
+    let settings = Settings { policy: Some(policy), log: Some(log), ..Settings::default() };
     Audit::open(&settings, Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap()
 }
 

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures::Stream;
 use http::{Request, Response, Uri, uri::PathAndQuery};
 use hyper::{
     body::Incoming,
@@ -148,6 +149,23 @@ impl Client {
                 Err(status) => return Err(status),
             }
         }
+    }
+
+    /// Calls a method that takes a stream of messages and answers with one. What is in the stream when the call is
+    /// made travels first; the call ends when either stream is dropped.
+    pub async fn converse<Q, R>(
+        &self,
+        method: &'static str,
+        messages: impl Stream<Item = Q> + Send + 'static,
+    ) -> Result<Streaming<R>, Status>
+    where
+        Q: Message + 'static,
+        R: Message + Default + 'static,
+    {
+        let mut grpc = self.grpc(&Mutex::new(None)).await?;
+        let path = PathAndQuery::from_static(method);
+        let answer = grpc.streaming(tonic::Request::new(messages), path, Prost::<Q, R>::default()).await?;
+        Ok(answer.into_inner())
     }
 
     fn request<Q>(&self, message: Q) -> tonic::Request<Q> {

@@ -9,9 +9,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
 use tokio::{net::UnixListener, task::JoinSet};
 use tonic::{
-    Status,
+    Status, Streaming,
     body::Body,
-    server::{Grpc, ServerStreamingService},
+    server::{Grpc, ServerStreamingService, StreamingService},
 };
 
 use crate::codec::Prost;
@@ -76,6 +76,25 @@ impl Server {
             Box::pin(
                 async move { Grpc::new(Prost::<R, Q>::default()).server_streaming(service, request).await },
             )
+        });
+        self.methods.insert(method, method_handler);
+        self
+    }
+
+    /// Adds a method that takes a stream of messages and answers with one.
+    #[must_use]
+    pub fn converse<Q, R, F, A, S>(mut self, method: &'static str, handler: F) -> Self
+    where
+        Q: Message + Default + 'static,
+        R: Message + 'static,
+        F: Fn(Streaming<Q>) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<S, Status>> + Send + 'static,
+        S: Stream<Item = Result<R, Status>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let method_handler: Handler = Arc::new(move |request| {
+            let service = Talks { handler: handler.clone(), message: std::marker::PhantomData };
+            Box::pin(async move { Grpc::new(Prost::<R, Q>::default()).streaming(service, request).await })
         });
         self.methods.insert(method, method_handler);
         self
@@ -149,6 +168,28 @@ where
     type Future = Boxed<Result<tonic::Response<S>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
+        let answer = (self.handler)(request.into_inner());
+        Box::pin(async move { answer.await.map(tonic::Response::new) })
+    }
+}
+
+/// A handler of conversations as the protocol wants it.
+struct Talks<F, Q> {
+    handler: Arc<F>,
+    message: std::marker::PhantomData<fn(Q)>,
+}
+
+impl<Q, R, F, A, S> StreamingService<Q> for Talks<F, Q>
+where
+    F: Fn(Streaming<Q>) -> A,
+    A: Future<Output = Result<S, Status>> + Send + 'static,
+    S: Stream<Item = Result<R, Status>> + Send + 'static,
+{
+    type Response = R;
+    type ResponseStream = S;
+    type Future = Boxed<Result<tonic::Response<S>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Streaming<Q>>) -> Self::Future {
         let answer = (self.handler)(request.into_inner());
         Box::pin(async move { answer.await.map(tonic::Response::new) })
     }

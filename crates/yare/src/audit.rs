@@ -144,7 +144,7 @@ impl From<ModeArg> for Mode {
 impl AuditArgs {
     /// Opens what the flags name.
     pub fn open(&self, config: &Config) -> anyhow::Result<Option<Arc<Audit>>> {
-        let settings = self.settings()?;
+        let settings = Settings { egress: config.egress.clone(), ..self.settings()? };
         Audit::open(&settings, config.clock.clone(), config.random.clone()).map_err(anyhow::Error::msg)
     }
 
@@ -207,7 +207,7 @@ impl AuditArgs {
                 )?,
             }),
         };
-        Ok(Settings { policy: self.audit_policy_file.clone(), log, webhook })
+        Ok(Settings { policy: self.audit_policy_file.clone(), log, webhook, egress: None })
     }
 }
 

@@ -1,9 +1,10 @@
 //! Flags about requests: how many, how long, how they are spread out and told of the end.
 
-use std::time::Duration;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use clap::{ArgAction, Args};
-use yare_apiserver::Config;
+use yare_apiserver::{Config, Egress};
 
 /// Flags of `yare server` under kube-apiserver's names.
 #[derive(Args, Debug, Clone)]
@@ -28,9 +29,20 @@ pub struct RequestArgs {
     /// How long requests are still taken after /readyz has begun to fail at the end.
     #[arg(long, default_value = "0s", value_parser = duration, env = "YARE_SHUTDOWN_DELAY_DURATION")]
     pub shutdown_delay_duration: Duration,
+    /// File with an EgressSelectorConfiguration: proxies on the way to the cluster and to the control plane's servers.
+    #[arg(long, env = "YARE_EGRESS_SELECTOR_CONFIG_FILE")]
+    pub egress_selector_config_file: Option<PathBuf>,
 }
 
 impl RequestArgs {
+    /// Reads the file about ways out, where there is one.
+    pub fn egress(&self) -> anyhow::Result<Option<Arc<Egress>>> {
+        let Some(path) = &self.egress_selector_config_file else { return Ok(None) };
+        let named = || format!("--egress-selector-config-file {}", path.display());
+        let text = std::fs::read(path).with_context(named)?;
+        Ok(Some(Arc::new(Egress::parse(&text).map_err(anyhow::Error::msg).with_context(named)?)))
+    }
+
     /// Sets up the API server.
     pub fn apply(&self, config: &mut Config) {
         config.flow.fair = self.enable_priority_and_fairness;

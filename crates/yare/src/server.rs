@@ -177,7 +177,8 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     let gates = Gates::parse(&args.feature_gates.join(",")).context("--feature-gates")?;
     let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(",")).context("--runtime-config")?;
     let pki = Pki::open(&data_dir.join("tls")).map_err(|error| unusable(data_dir, error.into()))?;
-    let auth = args.auth.open(&pki, args.token.as_deref())?;
+    let egress = args.requests.egress()?;
+    let auth = args.auth.open(&pki, args.token.as_deref(), egress.as_deref())?;
     let signing = args.signing.config(&pki)?;
     let (front_proxy_authority, front_proxy_names) = args.auth.front_proxy(&pki)?;
     let names = server_names(&args, &plan);
@@ -241,6 +242,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
             move |page| metrics.expose(page)
         }),
     ];
+    config.egress = egress;
     args.requests.apply(&mut config);
     config.encryption = encryption;
     config.audit = args.audit.open(&config)?;

@@ -11,7 +11,7 @@ use yare_kinds::view::View;
 
 use crate::{
     core::Core,
-    outbound::{Transport, bundle},
+    outbound::{Transport, bundle, egress::Network},
 };
 
 /// A service, as an APIService names it.
@@ -73,7 +73,8 @@ fn transport(core: &Core, spec: &Value, service: &ServiceRef) -> Result<Transpor
     };
     let name = format!("{}.{}.svc", service.name, service.namespace);
     let pair = core.config.front_proxy.as_ref().map(|proxy| &proxy.pair);
-    Transport::new(&name, trust, pair).map_err(|e| format!("{name}: {e}"))
+    let out = core.config.route(Network::Cluster);
+    Transport::new(&name, trust, pair, out).map_err(|e| format!("{name}: {e}"))
 }
 
 impl Backend {

@@ -38,6 +38,7 @@ use crate::{
     core::{Clock, Core, Random},
     files::follow,
     metrics::text::Page,
+    outbound::egress::{Egress, Network},
     path::RequestInfo,
 };
 
@@ -89,6 +90,8 @@ pub struct Settings {
     pub log: Option<LogSettings>,
     /// The webhook.
     pub webhook: Option<WebhookSettings>,
+    /// Proxies on the way to it.
+    pub egress: Option<Arc<Egress>>,
 }
 
 /// Audit of a server.
@@ -125,7 +128,8 @@ impl Audit {
             backends.push(Backend::log(writer, log.text, log.mode, log.batching, log.truncate, &errors));
         }
         if let Some(hook) = &settings.webhook {
-            let receiver = webhook::Receiver::read(&hook.config, random)
+            let out = settings.egress.as_ref().and_then(|egress| egress.route(Network::ControlPlane));
+            let receiver = webhook::Receiver::read(&hook.config, out, random)
                 .map_err(|e| format!("initializing audit webhook: {e}"))?;
             let pause = hook.initial_backoff;
             backends.push(Backend::webhook(

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     core::Random,
-    outbound::{Backoff, Client, kubeconfig},
+    outbound::{Backoff, Client, egress::Route, kubeconfig},
 };
 
 /// How long one post may take.
@@ -21,8 +21,9 @@ pub struct Receiver {
 
 impl Receiver {
     /// Reads a kubeconfig. The error is one line that names the file.
-    pub fn read(path: &Path, random: Arc<dyn Random>) -> Result<Self, String> {
-        Ok(Self { client: kubeconfig::client(path)?, random })
+    /// `out`: the way to the receiver.
+    pub fn read(path: &Path, out: Option<Arc<Route>>, random: Arc<dyn Random>) -> Result<Self, String> {
+        Ok(Self { client: kubeconfig::client(path)?.through(out), random })
     }
 
     /// Posts a list of events (JSON), again and again with growing pauses, whatever goes wrong.

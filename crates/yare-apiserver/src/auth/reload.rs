@@ -13,7 +13,7 @@ use yare_auth::{
 };
 
 use super::{Auth, Authorities, Chain, authenticators::oidc::Issuers};
-use crate::{core::Core, files::follow};
+use crate::{core::Core, files::follow, outbound::egress::Egress};
 
 /// Files, where there are some.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ pub fn start(core: &Arc<Core>) {
     if let Some(path) = &files.authentication {
         let loaded = follow(core, path, |core, text| {
             Box::pin(async move {
-                let issuers = authentication(&core.config.auth, &text);
+                let issuers = authentication(&core.config.auth, core.config.egress.as_deref(), &text);
                 let reloads = &core.config.auth.metrics.authentication_file;
                 reloads.reloaded(issuers.is_ok().then_some(&text), core.now());
                 replace(core, issuers?).await;
@@ -63,10 +63,10 @@ pub fn start(core: &Arc<Core>) {
     }
 }
 
-fn authentication(auth: &Auth, text: &[u8]) -> Result<Issuers, String> {
+fn authentication(auth: &Auth, egress: Option<&Egress>, text: &[u8]) -> Result<Issuers, String> {
     let own = auth.signer.as_ref().map(|s| s.issuers().to_vec()).unwrap_or_default();
     let config = AuthenticationConfiguration::parse(text, &own).map_err(|e| e.to_string())?;
-    Issuers::start(&config, &Algorithm::ALL)
+    Issuers::start(&config, &Algorithm::ALL, egress)
 }
 
 fn authorization(auth: &Auth, text: &[u8]) -> Result<(), String> {

@@ -21,6 +21,7 @@ use yare_kinds::view::View;
 use super::{
     Dialer,
     dial::{authority, http_text, is_reset},
+    egress::{Network, Route},
     identity::{Believed, Identity, Peer, Shown, secret},
     kubeconfig::Users,
 };
@@ -99,6 +100,8 @@ pub struct Client {
     target: Result<Target, String>,
     identity: Identity,
     agent: &'static str,
+    /// The way to it; absent: what the server's configuration says of such places, where it is at hand.
+    out: Option<Arc<Route>>,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -126,7 +129,7 @@ struct Call<'a> {
 
 impl Client {
     fn of(target: Result<Target, String>, agent: &'static str) -> Self {
-        Self { target, identity: Identity::default(), agent, idle: Mutex::default() }
+        Self { target, identity: Identity::default(), agent, out: None, idle: Mutex::default() }
     }
 
     /// Of a `clientConfig` (of a webhook or a conversion). What is wrong with it is told to whoever calls. `users`:
@@ -190,6 +193,13 @@ impl Client {
     #[must_use]
     pub fn identified(mut self, identity: Identity) -> Self {
         self.identity = identity;
+        self
+    }
+
+    /// Goes this way.
+    #[must_use]
+    pub fn through(mut self, out: Option<Arc<Route>>) -> Self {
+        self.out = out;
         self
     }
 
@@ -291,7 +301,8 @@ impl Client {
                 Err(e) => return Err(failure(&e)),
             }
         }
-        let mut connection = target.connect(core, shown.dialer.as_ref()).await.map_err(Failure::new)?;
+        let mut connection =
+            target.connect(core, self.out.as_ref(), shown.dialer.as_ref()).await.map_err(Failure::new)?;
         match connection.sender.send_request(request()?).await {
             Ok(response) => self.answer(connection, response).await,
             Err(e) => Err(failure(&e)),
@@ -442,11 +453,23 @@ pub fn bundle(config: &Value) -> Result<Option<String>, String> {
 }
 
 impl Target {
-    async fn connect(&self, core: Option<&Core>, own: Option<&(u64, Dialer)>) -> Result<Connection, String> {
+    async fn connect(
+        &self,
+        core: Option<&Core>,
+        out: Option<&Arc<Route>>,
+        own: Option<&(u64, Dialer)>,
+    ) -> Result<Connection, String> {
         let (shows, dialer) = match own {
             Some((number, dialer)) => (*number, dialer),
             None => (0, self.dialer.as_ref().map_err(Clone::clone)?),
         };
+        let network = match self.place {
+            Place::Address { .. } => Network::ControlPlane,
+            Place::Service { .. } => Network::Cluster,
+        };
+        let out = out.cloned().or_else(|| core.and_then(|core| core.config.route(network)));
+        let routed = out.map(|out| dialer.clone().through(Some(out)));
+        let dialer = routed.as_ref().unwrap_or(dialer);
         let stream = match (&self.place, core) {
             (Place::Address { host, port }, _) => dialer.connect(host, *port).await?,
             (Place::Service { namespace, name, port }, Some(core)) => {

@@ -19,6 +19,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::egress::{Pipe, Route};
+
 /// How long connecting and the TLS handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,26 +29,41 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Dialer {
     /// Absent: without TLS.
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// The proxy that they go through; absent: none.
+    out: Option<Arc<Route>>,
 }
 
 impl Dialer {
     /// Over TLS, to servers that prove to be `name`.
     pub fn tls(config: Arc<ClientConfig>, name: &str) -> Result<Self, String> {
         let name = ServerName::try_from(name.to_owned()).map_err(|e| format!("{name}: {e}"))?;
-        Ok(Self { tls: Some((config.into(), name)) })
+        Ok(Self { tls: Some((config.into(), name)), out: None })
     }
 
     /// Without.
     pub fn plain() -> Self {
-        Self { tls: None }
+        Self { tls: None, out: None }
+    }
+
+    /// Goes this way.
+    #[must_use]
+    pub fn through(mut self, out: Option<Arc<Route>>) -> Self {
+        self.out = out;
+        self
     }
 
     /// Connects. An IPv6 address may stand in brackets.
     pub async fn connect(&self, host: &str, port: u16) -> Result<Stream, String> {
         let connecting = async {
-            let stream = tcp(host, port).await?;
-            // A request is one write; its answer should not wait for an acknowledgement.
-            let _ = stream.set_nodelay(true);
+            let stream = match &self.out {
+                None => {
+                    let stream = tcp(host, port).await?;
+                    // A request is one write; its answer should not wait for an acknowledgement.
+                    let _ = stream.set_nodelay(true);
+                    Wire::Tcp(stream)
+                }
+                Some(route) => Wire::Proxied(route.open(host, port).await?),
+            };
             match &self.tls {
                 None => Ok(Stream::Plain(stream)),
                 Some((tls, name)) => tls
@@ -134,12 +151,56 @@ pub fn is_reset(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+/// What a connection rests on.
+pub enum Wire {
+    /// The network.
+    Tcp(TcpStream),
+    /// A proxy.
+    Proxied(Box<dyn Pipe>),
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Proxied(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Proxied(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Proxied(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Proxied(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
 /// A connection.
 pub enum Stream {
     /// Without TLS.
-    Plain(TcpStream),
+    Plain(Wire),
     /// With.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Wire>>),
 }
 
 impl Stream {

@@ -4,6 +4,7 @@
 //! | What | File |
 //! |---|---|
 //! | From a name to a connection: TCP, TLS, what went wrong in the words of Go's network stack | `dial.rs` |
+//! | Ways that lead through a proxy | `egress/` |
 //! | A document there and a document back, bounded in size and time, over connections that are kept | `client.rs` |
 //! | Where a kubeconfig says that is | `kubeconfig.rs` |
 //! | Who this server is there | `identity.rs` |
@@ -16,6 +17,7 @@
 mod again;
 mod client;
 mod dial;
+pub mod egress;
 mod exec;
 mod identity;
 pub mod kubeconfig;

@@ -25,6 +25,7 @@ use yare_auth::{
 use super::{
     Dialer,
     dial::{Io, http_text},
+    egress::Route,
 };
 use crate::{
     aggregation::resolve::Target,
@@ -48,11 +49,16 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// To servers that prove to be `name` to `trust`; they are shown `pair`.
-    pub fn new(name: &str, trust: Trust<'_>, pair: Option<&KeyPairPem>) -> Result<Self, String> {
+    /// To servers that prove to be `name` to `trust`; they are shown `pair`. `out`: the way to them.
+    pub fn new(
+        name: &str,
+        trust: Trust<'_>,
+        pair: Option<&KeyPairPem>,
+        out: Option<Arc<Route>>,
+    ) -> Result<Self, String> {
         let dialer = |speaks| {
             let config = outside_client(trust, pair, speaks).map_err(|e| e.to_string())?;
-            Dialer::tls(config, name)
+            Dialer::tls(config, name).map(|dialer| dialer.through(out.clone()))
         };
         let mut builder = Client::builder(TokioExecutor::new());
         builder

@@ -15,7 +15,7 @@ use yare_kinds::view::View;
 use crate::{
     body::{Body, Reply, RequestBody},
     core::{Call, Core},
-    outbound::{self, Dialer},
+    outbound::{self, Dialer, egress::Network},
     registry::Served,
     status::{ApiError, ApiResult, GroupResource},
     subresource::{kubelet, page::Place},
@@ -295,6 +295,7 @@ async fn send(
     } else {
         Dialer::plain()
     };
+    let dialer = dialer.through(call.core.config.route(Network::Cluster));
     let stream = dialer.connect(&endpoint.host, endpoint.port).await.map_err(|e| failed(&e))?;
     let mut response = outbound::exchange(stream.io(), request).await.map_err(|e| failed(&e))?;
     let mut reply = Response::new(Body::default());

@@ -69,7 +69,8 @@ pub struct Issuer {
     pub audiences: Vec<String>,
     /// `MatchAny`
     pub audience_match_policy: String,
-    /// `controlplane` or `cluster`; this server has no egress selectors.
+    /// The way to its server, by the names of EgressSelectorConfiguration: `controlplane` or `cluster`; empty:
+    /// directly.
     pub egress_selector_type: String,
 }
 
@@ -305,11 +306,7 @@ impl Issuer {
             errs.invalid(&path.child("certificateAuthority"), "<omitted>", why);
         }
         match self.egress_selector_type.as_str() {
-            "" => {}
-            kind @ ("controlplane" | "cluster") => {
-                let detail = format!("egress lookup for {kind:?} is not configured");
-                errs.invalid(&path.child("egressSelectorType"), kind, detail);
-            }
+            "" | "controlplane" | "cluster" => {}
             other => {
                 let detail = "egress selector must be either controlplane or cluster";
                 errs.invalid(&path.child("egressSelectorType"), other, detail);

@@ -1,9 +1,10 @@
 //! Configuration files of `apiserver.config.k8s.io`: who may come in ([`authentication`]), who decides what they
-//! may do ([`authorization`]), what of it rests encrypted ([`encryption`]). Read strictly: an unknown field is an
+//! may do ([`authorization`]), which ways lead out ([`egress`]), what of it rests encrypted ([`encryption`]). Read strictly: an unknown field is an
 //! error, as upstream has it.
 
 pub mod authentication;
 pub mod authorization;
+pub mod egress;
 pub mod encryption;
 
 use serde::de::DeserializeOwned;

@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use yare_apiserver::{
-    Auth,
+    Auth, Egress,
     auth::{Authorities, Chain, Files, FrontProxy, Issuers, TokenWebhook},
 };
 use yare_auth::{
@@ -62,7 +62,8 @@ impl AuthArgs {
     }
 
     /// Authenticators and authorizers. `admin`: a token of the administrator.
-    pub fn open(&self, pki: &Pki, admin: Option<&str>) -> anyhow::Result<Auth> {
+    /// `egress`: the ways to issuers of tokens.
+    pub fn open(&self, pki: &Pki, admin: Option<&str>, egress: Option<&Egress>) -> anyhow::Result<Auth> {
         let mut auth = Auth::new(Some(Arc::new(self.signer(pki)?)));
         if let Some(path) = &self.token_auth_file {
             auth.tokens = StaticTokens::parse(&read(path, "token-auth-file")?)
@@ -81,7 +82,7 @@ impl AuthArgs {
             auth.service_accounts.max_expiration_s = i64::try_from(max.as_secs()).ok();
         }
         auth.authorities = arc_swap(self.authorities(pki)?);
-        self.authenticators(&mut auth)?;
+        self.authenticators(&mut auth, egress)?;
         self.authorizers(&mut auth)?;
         if let Some(path) = &self.client_ca_file {
             auth.files.client_authority = Some((path.clone(), pki.cluster.certificate.clone()));
@@ -128,7 +129,7 @@ impl AuthArgs {
         })
     }
 
-    fn authenticators(&self, auth: &mut Auth) -> anyhow::Result<()> {
+    fn authenticators(&self, auth: &mut Auth, egress: Option<&Egress>) -> anyhow::Result<()> {
         let own = &self.accounts.service_account_issuer;
         let from_flags = self.oidc.configuration()?;
         let (config, algorithms) = match (&self.authentication_config, from_flags) {
@@ -153,7 +154,7 @@ impl AuthArgs {
             }
             (None, given) => auth.anonymous.enabled = given.unwrap_or(true),
         }
-        auth.oidc.replace(Issuers::start(&config, &algorithms).map_err(anyhow::Error::msg)?);
+        auth.oidc.replace(Issuers::start(&config, &algorithms, egress).map_err(anyhow::Error::msg)?);
         if let Some(path) = &self.authentication_token_webhook_config_file {
             let webhook = TokenWebhook::open(
                 path,
@@ -293,7 +294,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path()).unwrap();
         let flags = Flags::try_parse_from([&["x"], args].concat()).map_err(|e| e.to_string())?;
-        flags.auth.open(&pki, Some("secret")).map_err(|e| format!("{e:#}"))
+        flags.auth.open(&pki, Some("secret"), None).map_err(|e| format!("{e:#}"))
     }
 
     #[tokio::test]

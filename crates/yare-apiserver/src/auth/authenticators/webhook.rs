@@ -74,7 +74,7 @@ impl TokenWebhook {
         let document = Bytes::from(review.to_string());
         let mut backoff = Backoff::WEBHOOK;
         let answer = loop {
-            match self.client.ask(None, "timeout=30s", document.clone(), TIMEOUT).await {
+            match self.client.ask(Some(core), "timeout=30s", document.clone(), TIMEOUT).await {
                 Ok(answer) => break answer,
                 Err(failure) => {
                     if !failure.is_transient() || !backoff.wait(&*core.config.random).await {

@@ -182,7 +182,7 @@ pub(super) fn ask<'a>(
         let mut backoff = Backoff::WEBHOOK;
         let answer = loop {
             let began = Instant::now();
-            let answer = webhook.client.ask(None, &query, document.clone(), webhook.timeout).await;
+            let answer = webhook.client.ask(Some(core), &query, document.clone(), webhook.timeout).await;
             metrics.called(answer.as_ref().err(), began.elapsed());
             match answer {
                 Ok(answer) => break answer,

@@ -22,7 +22,11 @@ use yare_auth::{
 
 use self::provider::{FETCH_TIMEOUT, Provider, RETRY, Wanted};
 use super::{Bearer, Identified, Verdict, agnostic};
-use crate::{auth::Auth, core::Core};
+use crate::{
+    auth::Auth,
+    core::Core,
+    outbound::egress::{Egress, Route},
+};
 
 /// Tokens that are remembered, and for how long.
 const REMEMBERED: usize = 32 * 1024;
@@ -54,6 +58,8 @@ struct Issuer {
     audiences: Vec<String>,
     mapping: Mapping,
     tls: Arc<ClientConfig>,
+    /// The way to it, and to those that it refers to.
+    out: Option<Arc<Route>>,
     /// Issuers of the tokens that hold distributed claims.
     elsewhere: Mutex<HashMap<String, Arc<Provider>>>,
     known: Cache<Arc<User>>,
@@ -83,10 +89,15 @@ impl Oidc {
 impl Issuers {
     /// The issuers of a configuration that was checked. They are looked up in the background: an issuer may
     /// well run inside this cluster. Must be called within a tokio runtime.
-    pub fn start(config: &AuthenticationConfiguration, algorithms: &[Algorithm]) -> Result<Self, String> {
+    /// `egress`: the ways out, for issuers that name one.
+    pub fn start(
+        config: &AuthenticationConfiguration,
+        algorithms: &[Algorithm],
+        egress: Option<&Egress>,
+    ) -> Result<Self, String> {
         let mut issuers = Self { all: Vec::new(), algorithms: algorithms.to_vec(), tasks: Vec::new() };
         for config in &config.jwt {
-            let issuer = Arc::new(Issuer::new(config)?);
+            let issuer = Arc::new(Issuer::new(config, egress)?);
             issuers.all.push(issuer.clone());
             issuers.tasks.push(tokio::spawn(issuer.look_up()));
         }
@@ -113,19 +124,27 @@ fn claimed_issuer(token: &str) -> Option<String> {
 }
 
 impl Issuer {
-    fn new(config: &JwtAuthenticator) -> Result<Self, String> {
+    fn new(config: &JwtAuthenticator, egress: Option<&Egress>) -> Result<Self, String> {
         let issuer = &config.issuer;
         let trust = match issuer.certificate_authority.as_str() {
             "" => Trust::System,
             authority => Trust::Authority(authority),
         };
         let tls = outside_client(trust, None, Speaks::Http1).map_err(|e| e.to_string())?;
+        let out = match (issuer.egress_selector_type.as_str(), egress) {
+            ("", _) => None,
+            (name, None) => {
+                return Err(format!("oidc: egress lookup required with egress selector type {name:?}"));
+            }
+            (name, Some(egress)) => egress.named(name).map_err(|why| format!("oidc: {why}"))?,
+        };
         let discovery_url = issuer.discovery_url.as_deref().filter(|u| !u.is_empty());
         Ok(Self {
-            provider: Provider::new(&issuer.url, discovery_url, tls.clone()),
+            provider: Provider::new(&issuer.url, discovery_url, tls.clone(), out.clone()),
             audiences: issuer.audiences.clone(),
             mapping: Mapping::new(config).map_err(|e| e.to_string())?,
             tls,
+            out,
             elsewhere: Mutex::default(),
             known: Cache::new(REMEMBERED),
             latency: metrics::Shared::default(),
@@ -169,7 +188,7 @@ impl Issuer {
         let fail = |e: String| format!("while getting distributed claim {claim:?}: {e}");
         let authorization =
             (!source.access_token.is_empty()).then(|| format!("Bearer {}", source.access_token));
-        let client = provider::client(&source.endpoint, &self.tls).map_err(fail)?;
+        let client = provider::client(&source.endpoint, &self.tls, self.out.as_ref()).map_err(fail)?;
         let answer = client.get(authorization.as_deref(), FETCH_TIMEOUT).await;
         let answer = answer.map_err(|failure| fail(failure.message))?;
         let token = std::str::from_utf8(&answer)
@@ -198,7 +217,7 @@ impl Issuer {
         if all.len() >= MAX_ELSEWHERE {
             return Err(format!("more than {MAX_ELSEWHERE} issuers of distributed claims"));
         }
-        let provider = Arc::new(Provider::new(issuer, None, self.tls.clone()));
+        let provider = Arc::new(Provider::new(issuer, None, self.tls.clone(), self.out.clone()));
         all.insert(issuer.to_owned(), provider.clone());
         Ok(provider)
     }

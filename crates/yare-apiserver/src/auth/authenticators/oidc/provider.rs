@@ -16,7 +16,10 @@ use yare_auth::{
 };
 
 use super::metrics::Fetches;
-use crate::{core::Clock, outbound::Client};
+use crate::{
+    core::Clock,
+    outbound::{Client, egress::Route},
+};
 
 /// How long one document may take.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +43,8 @@ pub(super) struct Provider {
     pub issuer: String,
     discovery_url: String,
     tls: Arc<ClientConfig>,
+    /// The way to it.
+    out: Option<Arc<Route>>,
     /// Where its keys are, once that is known.
     keys_at: ArcSwapOption<Client>,
     /// When that was tried last. Held while it is.
@@ -51,19 +56,25 @@ pub(super) struct Provider {
 }
 
 /// A client of what an issuer names. Keys that came over an open line would prove nothing.
-pub(super) fn client(url: &str, tls: &Arc<ClientConfig>) -> Result<Client, String> {
+pub(super) fn client(url: &str, tls: &Arc<ClientConfig>, out: Option<&Arc<Route>>) -> Result<Client, String> {
     if !url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
         return Err(format!("url {url:?}: must begin with https://"));
     }
-    Client::of_url(url, tls)
+    Ok(Client::of_url(url, tls)?.through(out.cloned()))
 }
 
 impl Provider {
-    pub fn new(issuer: &str, discovery_url: Option<&str>, tls: Arc<ClientConfig>) -> Self {
+    pub fn new(
+        issuer: &str,
+        discovery_url: Option<&str>,
+        tls: Arc<ClientConfig>,
+        out: Option<Arc<Route>>,
+    ) -> Self {
         Self {
             issuer: issuer.to_owned(),
             discovery_url: discovery_url.map_or_else(|| Discovery::url(issuer), str::to_owned),
             tls,
+            out,
             keys_at: ArcSwapOption::empty(),
             tried: Mutex::default(),
             keys: ArcSwapOption::empty(),
@@ -79,9 +90,9 @@ impl Provider {
 
     /// Finds out where the keys are.
     pub async fn discover(&self) -> Result<(), String> {
-        let text = client(&self.discovery_url, &self.tls)?.get(None, FETCH_TIMEOUT).await;
+        let text = client(&self.discovery_url, &self.tls, self.out.as_ref())?.get(None, FETCH_TIMEOUT).await;
         let found = Discovery::parse(&text.map_err(|failure| failure.message)?, &self.issuer)?;
-        self.keys_at.store(Some(Arc::new(client(&found.jwks_uri, &self.tls)?)));
+        self.keys_at.store(Some(Arc::new(client(&found.jwks_uri, &self.tls, self.out.as_ref())?)));
         Ok(())
     }
 
