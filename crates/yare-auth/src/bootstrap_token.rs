@@ -8,7 +8,10 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use jiff::Timestamp;
-use ring::hmac;
+use ring::{
+    hmac,
+    rand::{SecureRandom as _, SystemRandom},
+};
 use serde::Deserialize;
 
 use crate::{
@@ -22,6 +25,8 @@ pub const NAMESPACE: &str = "kube-system";
 pub const SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 /// How their names start.
 pub const SECRET_PREFIX: &str = "bootstrap-token-";
+/// What tokens are made of.
+const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 /// What the user's name starts with.
 const USER_PREFIX: &str = "system:bootstrap:";
 /// The group of everybody who comes with such a token; extra groups start with it and a colon.
@@ -40,6 +45,23 @@ pub fn id_of_name(name: &str) -> Option<&str> {
 
 fn is_word(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
+/// A new token: its identifier and secret; `None` where the system has no randomness.
+pub fn generate() -> Option<(String, String)> {
+    let random = SystemRandom::new();
+    let word = |length: usize| {
+        let mut out = String::new();
+        while out.len() < length {
+            let mut bytes = [0; 32];
+            random.fill(&mut bytes).ok()?;
+            // What is over the largest multiple of 36 would make some characters likelier than others.
+            let fair = bytes.into_iter().filter(|byte| *byte < 252);
+            out.extend(fair.take(length - out.len()).map(|b| char::from(ALPHABET[usize::from(b % 36)])));
+        }
+        Some(out)
+    };
+    Some((word(6)?, word(16)?))
 }
 
 /// Signs `content` with a token: a JSON Web Signature (RFC 7515, appendix F) without what it signs, byte for
@@ -169,6 +191,15 @@ mod tests {
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn new_ones_have_the_form() {
+        let made: BTreeSet<String> = (0..50)
+            .map(|_| generate().map(|(id, secret)| format!("{id}.{secret}")).unwrap())
+            .inspect(|token| assert!(parse(token).is_some(), "{token}"))
+            .collect();
+        assert_eq!(made.len(), 50);
     }
 
     #[test]

@@ -20,12 +20,15 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
 };
 
+pub mod ask;
 mod certify;
+mod leaf;
 mod request;
 #[cfg(test)]
 mod tests;
 
 pub use certify::Usages;
+pub use leaf::{Leaf, file_pin, key_pins};
 pub use request::{CertificateRequest, Name, RequestError};
 
 /// How long an authority is valid.
@@ -205,21 +208,7 @@ impl Authority {
     ) -> Result<KeyPairPem, PkiError> {
         let bad = |source| PkiError::Certificate { what: subject.common_name.to_owned(), source };
         let key = new_key(subject.common_name)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        for organization in subject.organizations {
-            params.distinguished_name.push(DnType::OrganizationName, *organization);
-        }
-        params.distinguished_name.push(DnType::CommonName, subject.common_name);
-        params.subject_alt_names = subject
-            .alternative_names
-            .iter()
-            .map(|name| match name.parse::<IpAddr>() {
-                Ok(ip) => Ok(SanType::IpAddress(ip)),
-                Err(_) => name.as_str().try_into().map(SanType::DnsName),
-            })
-            .collect::<Result<_, _>>()
-            .map_err(bad)?;
+        let mut params = ask::params(subject)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![match usage {
@@ -329,13 +318,15 @@ fn general_name(name: &x509_parser::extensions::GeneralName<'_>) -> Option<Strin
     use x509_parser::extensions::GeneralName;
     match name {
         GeneralName::DNSName(dns) => Some((*dns).to_owned()),
-        GeneralName::IPAddress(b) => match b.len() {
-            4 => <[u8; 4]>::try_from(*b).ok().map(|b| IpAddr::from(b).to_string()),
-            16 => <[u8; 16]>::try_from(*b).ok().map(|b| IpAddr::from(b).to_string()),
-            _ => None,
-        },
+        GeneralName::IPAddress(bytes) => address(bytes).map(|ip| ip.to_string()),
         _ => None,
     }
+}
+
+/// An address as certificates write it.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 fn new_key(what: &str) -> Result<KeyPair, PkiError> {

@@ -17,9 +17,11 @@ use rustls::{
 use crate::pki::KeyPairPem;
 
 mod node;
+mod shown;
 mod unverified;
 
 pub use node::{Limits, node_server};
+pub use shown::{Shown, showing_client};
 use unverified::any_server;
 pub use unverified::unverified;
 

@@ -9,6 +9,7 @@
 //! * [`in_process`]: a `kube::Client` over a tower service in this process, without a socket. Identity
 //!   travels as a request extension that the caller's service sets. Over it, an informer keeps the very
 //!   `Bytes` that the API server holds, so a second copy of an object never exists.
+//! * [`remote`]: the same over the network, for a node whose certificate is replaced now and then.
 //! * [`Informers::of`]: asking twice for the same resource and selection gives the same cache.
 
 mod backoff;
@@ -21,6 +22,7 @@ mod object;
 mod queue;
 mod queue_metrics;
 mod recorder;
+mod remote;
 mod resource;
 mod subscription;
 
@@ -32,5 +34,6 @@ pub use object::{Cached, ObjectKey, OwnerRef, ViewError};
 pub use queue::Queue;
 pub use queue_metrics::Queues;
 pub use recorder::{EventKind, ObjectRef, Recorder};
+pub use remote::{HangUp, RemoteError, get_bytes, remote};
 pub use resource::*;
 pub use subscription::{Change, ChangeKind, Subscription};

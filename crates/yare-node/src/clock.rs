@@ -1,12 +1,19 @@
 //! Wall-clock time as an argument, and its written forms.
 //!
 //! Waiting always uses tokio's clock; what is compared with or written into API objects uses this one.
-//! A test that pauses tokio's clock hands in a wall clock that moves with it.
+//! A test that pauses tokio's clock hands in a wall clock that moves with it. Who waits for a moment by the wall
+//! (a certificate's end) waits with [`Seams::sleep_until`], which learns of a clock that was set.
 
+use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 /// The seams through which time and chance reach a node.
 #[derive(Clone)]
@@ -15,6 +22,8 @@ pub struct Seams {
     pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// A number in `0.0..1.0`, for jitter.
     pub random: Arc<dyn Fn() -> f64 + Send + Sync>,
+    /// Counts how often somebody set the wall clock, forward or back.
+    pub stepped: watch::Receiver<u64>,
 }
 
 impl Default for Seams {
@@ -25,6 +34,52 @@ impl Default for Seams {
                 // Jitter needs spread, not secrecy: the low bits of a nanosecond clock are plenty.
                 f64::from(Timestamp::now().subsec_nanosecond() % 1_000_003) / 1_000_003.0
             }),
+            stepped: watch::channel(0).1,
+        }
+    }
+}
+
+/// The machine's clock, and word of when it is set. Must be called within a tokio runtime, whose end is the end of it.
+pub fn machine_seams() -> Seams {
+    let (steps, stepped) = watch::channel(0);
+    tokio::spawn(async move {
+        if let Err(error) = follow_steps(&steps).await {
+            // Then waits end when they would have without the change.
+            tracing::warn!(%error, "changes of the clock are not seen");
+        }
+    });
+    Seams { stepped, ..Seams::default() }
+}
+
+/// A timer that ends early whenever the wall clock is set: the kernel tells, nobody compares.
+struct Alarm(TimerFd);
+
+impl AsRawFd for Alarm {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+async fn follow_steps(steps: &watch::Sender<u64>) -> std::io::Result<()> {
+    let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+    // In another century: it is not there to ring.
+    let never = Expiration::OneShot(TimeSpec::new(i64::from(u32::MAX) * 2, 0));
+    let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+    timer.set(never, flags)?;
+    #[expect(
+        deprecated,
+        reason = "its successor is an unsafe function; Alarm keeps its descriptor open as it asks"
+    )]
+    let alarm = AsyncFd::new(Alarm(timer))?;
+    loop {
+        let mut ready = alarm.readable().await?;
+        match nix::unistd::read(alarm.get_ref().0.as_fd(), &mut [0; 8]) {
+            Err(Errno::ECANCELED) => steps.send_modify(|times| *times += 1),
+            Err(Errno::EAGAIN) => ready.clear_ready(),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            // It rang after all: armed again for the same moment, it would ring on.
+            Ok(_) => return Ok(()),
         }
     }
 }
@@ -38,6 +93,23 @@ impl Seams {
     /// Now, as API objects write it.
     pub(crate) fn now_text(&self) -> String {
         rfc3339(self.now())
+    }
+
+    /// Waits until the wall clock shows `at`, also where the clock is set meanwhile.
+    pub(crate) async fn sleep_until(&self, at: Timestamp) {
+        let mut stepped = self.stepped.clone();
+        loop {
+            stepped.mark_unchanged();
+            let left = self.until(at);
+            if left.is_zero() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                // Without anybody who tells, the wait is the wait.
+                Ok(()) = stepped.changed() => {}
+            }
+        }
     }
 
     /// How long until `at`; zero when it is past.

@@ -18,6 +18,7 @@
 
 mod allocation;
 mod api;
+pub mod certificates;
 mod clock;
 pub mod config;
 pub mod csi;
@@ -51,10 +52,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use yare_client::{Client, Selection};
+use yare_client::{Client, HangUp, Selection};
 use yare_runtime::{CgroupTree, Runtime};
 
-pub use clock::Seams;
+pub use clock::{Seams, machine_seams};
 pub use error::{Error, Result};
 pub use eviction::{Layout, Observation, Observations, Observer, Pressure, Signal};
 pub use http::KubeletServer;
@@ -115,6 +116,10 @@ pub struct NodeConfig {
     pub network: watch::Receiver<NetworkReadiness>,
     /// Clock and chance.
     pub seams: Seams,
+    /// Where certificates of the node's own are kept.
+    pub certificates: PathBuf,
+    /// Ends connections to an API server that does not answer; none: it is in this process.
+    pub hang_up: Option<HangUp>,
 }
 
 impl NodeConfig {
@@ -126,13 +131,16 @@ impl NodeConfig {
         node_ip: IpAddr,
         data_dir: impl Into<PathBuf>,
     ) -> Self {
+        let data_dir = data_dir.into();
         NodeConfig {
+            certificates: data_dir.join("pki"),
+            hang_up: None,
             client,
             runtime,
             node_name: node_name.into(),
             node_ips: vec![node_ip],
             labels: BTreeMap::new(),
-            data_dir: data_dir.into(),
+            data_dir,
             log_dir: "/var/log".into(),
             // Nothing listens that was not asked for.
             configuration: configuration(&[
@@ -229,7 +237,16 @@ impl Node {
         let manager = Manager::new(kubelet.clone()).await?;
         let mut tasks = JoinSet::new();
         kubelet.managers.start(&kubelet, &mut tasks)?;
-        let address = match config.server {
+        let mut server = config.server;
+        if settings.server_tls_bootstrap
+            && settings.tls_cert_file.is_empty()
+            && let Some(server) = &mut server
+        {
+            let (shown, rotation) = certificates::serving(&kubelet, client.clone(), config.certificates)?;
+            server.serving = Some(shown);
+            tasks.spawn(rotation.run());
+        }
+        let address = match server {
             Some(server) if settings.enable_server => Some(http::serve(kubelet.clone(), server, &mut tasks)?),
             _ => None,
         };
@@ -252,6 +269,7 @@ impl Node {
             labels,
             port: address.map_or(10250, |a| a.port()),
             runtime_version: format!("{}://{}", version.name, version.version),
+            hang_up: config.hang_up,
         };
         tasks.spawn(heartbeat.run());
         Ok(NodeHandle { tasks, address })

@@ -23,6 +23,7 @@ use crate::{
     containerd::{self, Containerd},
     kubectl,
     leftovers::Owned,
+    machine::{self, Machine},
     warden::Warden,
 };
 
@@ -34,12 +35,14 @@ const LOG_LINES: usize = 80;
 /// How a cluster is set up.
 #[derive(Debug, Default, Clone)]
 pub struct Options {
-    /// Further flags of `yare server`.
+    /// Further flags of `yare server`; `DIRECTORY` stands for the cluster's own.
     pub args: Vec<String>,
     /// Only the control plane.
     pub control_plane_only: bool,
     /// What runs its containers.
     pub runtime: Runtime,
+    /// Whether other machines can join ([`Cluster::machine`]).
+    pub joinable: bool,
 }
 
 /// A container runtime.
@@ -61,6 +64,11 @@ impl Options {
     /// With this runtime.
     pub fn on(runtime: Runtime) -> Self {
         Self { runtime, ..Self::default() }
+    }
+
+    /// With further flags, on a machine that others can join.
+    pub fn joinable(args: &[&str]) -> Self {
+        Self { joinable: true, ..Self::with(args) }
     }
 
     /// With further flags.
@@ -104,6 +112,9 @@ impl Cluster {
             containerd::find()?;
         }
         let namespace = Namespace::new()?;
+        if options.joinable {
+            machine::prepare(&namespace)?;
+        }
         let directory = tempfile::Builder::new().prefix("yare-test-").tempdir()?.keep();
         // Paths of sockets must be short.
         let run_directory = tempfile::Builder::new().prefix("y").rand_bytes(4).tempdir_in("/run")?.keep();
@@ -133,6 +144,11 @@ impl Cluster {
         std::fs::write(cluster.path("resolv.conf"), "")?;
         cluster.launch()?;
         Ok(cluster)
+    }
+
+    /// A machine with a link to this one, that has not joined yet; its name ends with a digit.
+    pub fn machine(&self, name: &str) -> anyhow::Result<Machine> {
+        Machine::new(self, &self.binary, name)
     }
 
     /// A path below the cluster's own directory.
@@ -180,10 +196,14 @@ impl Cluster {
             // Whether this machine's own disk is nearly full is nothing that a test should depend on.
             .arg("--kubelet-arg=eviction-hard=memory.available<100Mi")
             .arg("--kubelet-arg=image-gc-high-threshold=100")
-            .args(&self.options.args)
+            // What is in the cluster's own directory is not known before there is one.
+            .args(self.options.args.iter().map(|a| a.replace("DIRECTORY", &self.directory.to_string_lossy())))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        if self.options.joinable {
+            command.args(["--node-ip", machine::SERVER]);
+        }
         if self.options.control_plane_only {
             command.arg("--disable-agent");
         }
@@ -350,15 +370,7 @@ impl Cluster {
             containerd.ended();
         }
         problems.extend(cleanup.as_ref().err().map(|e| format!("{e:#}")));
-        // A process that was told to end takes a moment.
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let left = loop {
-            let left = owned.remaining();
-            if left.is_empty() || Instant::now() > deadline {
-                break left;
-            }
-            thread::sleep(Duration::from_millis(50));
-        };
+        let left = owned.remaining_in_time();
         if !left.is_empty() {
             problems.extend(cleanup.map(|said| format!("cleanup: {said}")));
         }

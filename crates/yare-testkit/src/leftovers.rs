@@ -7,6 +7,8 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// What belongs to a cluster.
@@ -51,8 +53,20 @@ impl Owned {
         entries.filter(inside).filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
     }
 
+    /// What stays, one line each. A process that was told to end takes a moment.
+    pub(crate) fn remaining_in_time(&self) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            let left = self.remaining();
+            if left.is_empty() || Instant::now() > deadline {
+                return left;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// What is still there, one line each.
-    pub(crate) fn remaining(&self) -> Vec<String> {
+    fn remaining(&self) -> Vec<String> {
         let mut found = Vec::new();
         // Threads of the test itself are inside for a while.
         for pid in self.processes().into_iter().filter(|pid| *pid != std::process::id()) {

@@ -16,6 +16,7 @@ mod image;
 mod kms;
 mod kubectl;
 mod leftovers;
+mod machine;
 mod namespace;
 pub mod registry;
 mod terminal;
@@ -31,6 +32,7 @@ pub use http::{Answer, Https, get};
 pub use image::busybox;
 pub use kms::{Behaviour, Kms};
 pub use kubectl::Running;
+pub use machine::Machine;
 pub use namespace::Namespace;
 pub use terminal::Terminal;
 

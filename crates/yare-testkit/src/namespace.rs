@@ -1,6 +1,10 @@
 //! A network namespace that lives as long as its owner.
 
-use std::{fs::File, os::fd::AsFd as _, thread};
+use std::{
+    fs::File,
+    os::fd::{AsFd as _, AsRawFd as _},
+    thread,
+};
 
 use anyhow::Context as _;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -48,6 +52,17 @@ impl Namespace {
             setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
             Ok(work())
         }))
+    }
+
+    /// Moves a link from this namespace to another.
+    pub fn give_link(&self, link: &str, to: &Self) -> anyhow::Result<()> {
+        // `ip` finds the other namespace by a descriptor that this process holds.
+        let path = format!("/proc/{}/fd/{}", std::process::id(), to.file.as_raw_fd());
+        let moved = self.run(|| {
+            std::process::Command::new("ip").args(["link", "set", link, "netns", &path]).status()
+        })??;
+        anyhow::ensure!(moved.success(), "ip link set {link} netns {path}: {moved}");
+        Ok(())
     }
 
     /// What names the namespace in `/proc/PID/ns/net`.

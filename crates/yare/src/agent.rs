@@ -10,31 +10,32 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
+use rustls::server::ResolvesServerCert;
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
-use yare_auth::tls::Serving;
-use yare_client::{Client, NODES, Selection};
+use yare_client::{Client, HangUp, NODES, Selection};
 use yare_net::{
     HostPort, PodNetwork, Protocol,
     cni::install::Whose,
     dns::{self, Dns},
+    ipam::Cidr,
     proxy::{self, Proxy},
 };
-use yare_node::{KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle};
+use yare_node::{KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle, config::Configuration};
 use yare_runtime::{
     CriRuntime, Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol, Runtime, SandboxState,
 };
 
 use crate::{
-    cli::ServerArgs,
+    cli::NodeArgs,
     cri::{self, Connected},
     image::{self, Images},
+    kubelet_arg,
     progress::{Progress, complain},
-    server::Plan,
 };
 
 /// The user that publishes and serves cluster DNS.
-const DNS_USER: &str = "system:yare-dns";
+pub const DNS_USER: &str = "system:yare-dns";
 /// The user in whose name the API server speaks to nodes.
 pub const KUBELET_CLIENT_USER: &str = "kube-apiserver-kubelet-client";
 /// The image of the demonstration: this very binary.
@@ -44,6 +45,78 @@ const DNS_PORT: u16 = 53;
 
 /// How long a node that was here before waits for its pod network before it says that it has none.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(2);
+/// Between attempts to tell the API server something.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a node is told of its cluster.
+pub struct ClusterPlan {
+    /// Ranges of pods.
+    pub cluster_cidrs: Vec<Cidr>,
+    /// Ranges of services.
+    pub service_cidrs: Vec<Cidr>,
+    /// Cluster DNS, if there is one.
+    pub cluster_dns: Option<IpAddr>,
+    /// The cluster's domain.
+    pub cluster_domain: String,
+}
+
+/// What is worked out from the flags before the node starts.
+pub struct Plan {
+    /// The node's name.
+    pub name: String,
+    /// Its address.
+    pub ip: IpAddr,
+    /// How it is told to behave.
+    pub kubelet: Configuration,
+    /// Labels beyond those of `--node-label`.
+    labels: BTreeMap<String, String>,
+    /// How a container runtime behind CRI is spoken to.
+    cri: cri::Told,
+    cluster: ClusterPlan,
+}
+
+impl Plan {
+    /// Reads `--kubelet-arg` and what it names. `authority`: the file with the cluster's authority; `further`:
+    /// fields with other defaults.
+    pub fn new(
+        args: &NodeArgs,
+        name: String,
+        ip: IpAddr,
+        authority: &Path,
+        cluster: ClusterPlan,
+        further: &[(&'static str, Value)],
+    ) -> anyhow::Result<Self> {
+        let given = kubelet_arg::Arguments::parse(&args.cri.kubelet_arg)?;
+        let mut base = kubelet_arg::base(args, authority, cluster.cluster_dns, &cluster.cluster_domain);
+        base.extend(further.iter().cloned());
+        let kubelet = given.load(&args.feature_gates.join(","), base)?;
+        let cri = cri::Told::new(&given, &kubelet)?;
+        Ok(Self { name, ip, kubelet, labels: given.labels, cri, cluster })
+    }
+}
+
+/// The name of the node: what the flag says, or the machine's.
+pub fn node_name(args: &NodeArgs) -> anyhow::Result<String> {
+    match &args.node_name {
+        Some(name) => Ok(name.clone()),
+        None => {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("this machine's name")?;
+            Ok(name.trim().to_ascii_lowercase())
+        }
+    }
+}
+
+/// In whose names the node's parts speak to the API server, and how.
+pub struct Clients {
+    /// The node itself.
+    pub node: Client,
+    /// The service proxy.
+    pub proxy: Client,
+    /// The DNS server.
+    pub dns: Client,
+    /// Ends the connections, where there are any.
+    pub hang_up: Option<HangUp>,
+}
 
 /// A running node.
 pub struct Agent {
@@ -61,7 +134,7 @@ struct Containers {
 }
 
 /// Says in one line what this machine lacks.
-pub fn check_machine(args: &ServerArgs) -> anyhow::Result<()> {
+pub fn check_machine(args: &NodeArgs) -> anyhow::Result<()> {
     // What containers need is another runtime's business, if there is one.
     let embedded = args.cri.container_runtime_endpoint.is_none();
     let lack = embedded.then(yare_runtime::machine::lack).flatten().map(|lack| lack.to_string());
@@ -86,7 +159,7 @@ pub fn bootstrap_objects() -> Vec<Value> {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": meta(role),
             "rules": [
-                {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": ["list", "watch"]},
+                {"apiGroups": [""], "resources": ["services", "namespaces", "nodes"], "verbs": ["list", "watch"]},
                 {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
                     "verbs": ["list", "watch"]},
                 {"apiGroups": [""], "resources": ["services"], "verbs": ["create", "get", "patch"]},
@@ -110,12 +183,12 @@ pub fn bootstrap_objects() -> Vec<Value> {
 }
 
 impl Agent {
-    /// Starts the node. `component` makes a client with the given identity.
+    /// Starts the node. `serving`: what its own API shows, unless the configuration says something else.
     pub async fn start(
-        args: &ServerArgs,
+        args: &NodeArgs,
         plan: &Plan,
-        component: &dyn Fn(&str, &[&str]) -> Client,
-        serving: Arc<Serving>,
+        clients: Clients,
+        serving: Arc<dyn ResolvesServerCert>,
         progress: &mut Progress,
     ) -> anyhow::Result<Self> {
         let network_dir = args.data.data_dir.join("network");
@@ -131,7 +204,6 @@ impl Agent {
             }
         };
 
-        let node_client = component(&format!("system:node:{}", plan.node_name), &["system:nodes"]);
         let settings = plan.kubelet.settings();
         let address = settings.address.parse().with_context(|| format!("address {:?}", settings.address))?;
         // In a configuration 0 is no port: it stands for the usual one.
@@ -142,35 +214,37 @@ impl Agent {
         let (readiness, mut network) =
             watch::channel(NetworkReadiness::NotReady("the node has no podCIDR yet".into()));
         let mut config = NodeConfig::new(
-            node_client.clone(),
+            clients.node.clone(),
             runtime.clone(),
-            plan.node_name.clone(),
-            plan.node_ip,
+            plan.name.clone(),
+            plan.ip,
             args.data.data_dir.join("agent"),
         );
         config.labels = labels(&args.node_label)?;
-        config.labels.extend(plan.node_labels.clone());
+        config.labels.extend(plan.labels.clone());
         config.log_dir.clone_from(&args.log_dir);
         config.configuration = plan.kubelet.clone();
         config.cgroups = Some(yare_runtime::CgroupTree::detect());
         config.network = network.clone();
         config.server = Some(KubeletServer { listener, serving: Some(serving) });
+        config.hang_up = clients.hang_up;
+        config.seams = yare_node::machine_seams();
         let parts = NetworkParts {
             pods,
             runtime,
             cri,
             network_of_others,
-            node_ip: plan.node_ip,
-            node_client,
-            proxy_client: (!disabled(args, "service-proxy")).then(|| component("system:kube-proxy", &[])),
-            dns_client: (!disabled(args, "dns")).then(|| component(DNS_USER, &[])),
+            node_ip: plan.ip,
+            node_client: clients.node,
+            proxy_client: (!disabled(args, "service-proxy")).then_some(clients.proxy),
+            dns_client: (!disabled(args, "dns")).then_some(clients.dns),
             proxy: proxy::Config {
-                node_name: plan.node_name.clone(),
-                cluster_cidrs: vec![plan.cluster_cidr],
-                service_cidrs: vec![plan.service_cidr],
+                node_name: plan.name.clone(),
+                cluster_cidrs: plan.cluster.cluster_cidrs.clone(),
+                service_cidrs: plan.cluster.service_cidrs.clone(),
             },
-            cluster_dns: plan.cluster_dns,
-            cluster_domain: args.cluster_domain.clone(),
+            cluster_dns: plan.cluster.cluster_dns,
+            cluster_domain: plan.cluster.cluster_domain.clone(),
             resolv_conf: args.resolv_conf.clone(),
             readiness,
         };
@@ -182,7 +256,7 @@ impl Agent {
             let _ = tokio::time::timeout(NETWORK_PATIENCE, ready).await;
         }
         let node = Node::start(config).await?;
-        progress.done("node agent", &format!("{} on port {kubelet_port}", plan.node_name));
+        progress.done("node agent", &format!("{} on port {kubelet_port}", plan.name));
 
         Ok(Self { node, network: running, helpers })
     }
@@ -197,7 +271,7 @@ impl Agent {
 
 /// The embedded runtime, or the one behind the endpoint that was given.
 async fn containers(
-    args: &ServerArgs,
+    args: &NodeArgs,
     plan: &Plan,
     pods: &Arc<PodNetwork>,
     progress: &mut Progress,
@@ -225,7 +299,7 @@ async fn containers(
     Ok(Containers { images: Images { runtime: runtime.clone(), store }, runtime, cri: None })
 }
 
-fn disabled(args: &ServerArgs, component: &str) -> bool {
+fn disabled(args: &NodeArgs, component: &str) -> bool {
     args.disable.iter().any(|d| d == component)
 }
 
@@ -252,7 +326,7 @@ struct NetworkParts {
     proxy_client: Option<Client>,
     dns_client: Option<Client>,
     proxy: proxy::Config,
-    cluster_dns: IpAddr,
+    cluster_dns: Option<IpAddr>,
     cluster_domain: String,
     resolv_conf: std::path::PathBuf,
     readiness: watch::Sender<NetworkReadiness>,
@@ -262,7 +336,14 @@ struct NetworkParts {
 #[derive(serde::Deserialize, Default)]
 #[serde(default)]
 struct NodeView {
+    metadata: NodeMetadata,
     spec: NodeSpec,
+}
+
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+struct NodeMetadata {
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(serde::Deserialize, Default)]
@@ -284,12 +365,17 @@ impl NetworkParts {
             }
             match self.start(&view.spec.pod_cidr).await {
                 // They live as long as this task.
-                Ok(parts) => {
-                    let _running = parts;
-                    if let Some(runtime) = self.cri {
-                        return cri::follow_network(runtime, self.readiness).await;
-                    }
-                    self.readiness.send_replace(NetworkReadiness::Ready);
+                Ok((_proxy, dns)) => {
+                    let address = dns.as_ref().map(Dns::address);
+                    // Before the node takes pods, which look for it.
+                    let told = self.tell_of_dns(address, &view).await;
+                    let ready = async {
+                        match self.cri.clone() {
+                            Some(runtime) => cri::follow_network(runtime, self.readiness.clone()).await,
+                            None => drop(self.readiness.send_replace(NetworkReadiness::Ready)),
+                        }
+                    };
+                    tokio::join!(ready, self.keep_told(address, told, changes));
                     return std::future::pending().await;
                 }
                 Err(error) => {
@@ -323,8 +409,8 @@ impl NetworkParts {
     }
 
     async fn start_dns(&self, client: &Client, gateway: IpAddr) -> anyhow::Result<Dns> {
-        let own = [gateway, self.cluster_dns];
-        let server = Dns::start(
+        let own: Vec<IpAddr> = [gateway].into_iter().chain(self.cluster_dns).collect();
+        Ok(Dns::start(
             client.clone(),
             dns::Config {
                 listen: SocketAddr::new(gateway, DNS_PORT),
@@ -332,9 +418,49 @@ impl NetworkParts {
                 upstreams: dns::upstreams(&self.resolv_conf, &own),
             },
         )
-        .await?;
-        dns::publish(&client.kube(), self.cluster_dns, server.address(), &self.proxy.node_name).await?;
-        Ok(server)
+        .await?)
+    }
+
+    /// Says on the node's object where its DNS server is, where it does not say so; whether it says so then.
+    async fn tell_of_dns(&self, server: Option<SocketAddr>, view: &NodeView) -> bool {
+        let Some(server) = server else { return true };
+        let told = view.metadata.annotations.get(dns::ANNOTATION);
+        if told.is_some_and(|told| *told == server.to_string()) {
+            return true;
+        }
+        match dns::tell(&self.node_client, &self.proxy.node_name, server).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "telling where this node's DNS server is, will retry");
+                false
+            }
+        }
+    }
+
+    /// Keeps it said: what the control plane publishes for pods to find.
+    async fn keep_told(
+        &self,
+        server: Option<SocketAddr>,
+        mut told: bool,
+        mut changes: yare_client::Subscription,
+    ) {
+        loop {
+            let change = if told {
+                changes.recv().await
+            } else {
+                match tokio::time::timeout(RETRY, changes.recv()).await {
+                    Ok(change) => change,
+                    Err(_) => {
+                        told = self.tell_of_dns(server, &NodeView::default()).await;
+                        continue;
+                    }
+                }
+            };
+            let Some(change) = change else { return };
+            // One that is gone is told again when it is back.
+            let Some(view) = change.new.and_then(|n| n.view::<NodeView>().ok()) else { continue };
+            told = self.tell_of_dns(server, &view).await;
+        }
     }
 }
 

@@ -49,6 +49,11 @@ pub fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
 pub enum Command {
     /// Run the control plane and, unless --disable-agent, this machine as a node.
     Server(Box<ServerArgs>),
+    /// Join this machine to a cluster as a node.
+    Agent(Box<AgentArgs>),
+    /// Manage the tokens with which machines join.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Manage the images of this node.
     #[command(subcommand)]
     Image(ImageCommand),
@@ -77,18 +82,12 @@ pub struct ServerArgs {
     /// first.
     #[arg(long, env = "YARE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where state is.
+    /// Where state is, and this machine as a node.
     #[command(flatten)]
-    pub data: DataDir,
-    /// Address to listen on.
-    #[arg(long, default_value = "0.0.0.0", env = "YARE_BIND_ADDRESS")]
-    pub bind_address: IpAddr,
+    pub node: NodeArgs,
     /// Port of the Kubernetes API; 0 takes a free one.
     #[arg(long, default_value_t = 6443, env = "YARE_HTTPS_LISTEN_PORT")]
     pub https_listen_port: u16,
-    /// Port of the node's own API; 0 takes a free one.
-    #[arg(long, default_value_t = 10250, env = "YARE_KUBELET_PORT")]
-    pub kubelet_port: u16,
     /// Addresses of pods.
     #[arg(long, default_value = "10.42.0.0/16", env = "YARE_CLUSTER_CIDR")]
     pub cluster_cidr: String,
@@ -131,16 +130,10 @@ pub struct ServerArgs {
     /// How long pods stay on a node that is not reachable, where they do not say.
     #[arg(long, default_value_t = 300, env = "YARE_DEFAULT_UNREACHABLE_TOLERATION_SECONDS")]
     pub default_unreachable_toleration_seconds: i64,
-    /// Components that do not run: scheduler, dns, service-proxy, local-storage, or a controller's name.
-    #[arg(long, env = "YARE_DISABLE", value_delimiter = ',')]
-    pub disable: Vec<String>,
     /// Directory on each node for the volumes of the StorageClass local-path; by default `storage` in the data
     /// directory.
     #[arg(long, env = "YARE_DEFAULT_LOCAL_STORAGE_PATH")]
     pub default_local_storage_path: Option<PathBuf>,
-    /// Features to switch, NAME=true or NAME=false; AllAlpha and AllBeta stand for all of a stage.
-    #[arg(long, env = "YARE_FEATURE_GATES", value_delimiter = ',')]
-    pub feature_gates: Vec<String>,
     /// Built-in API versions to serve or not: api/all, api/ga, api/beta, api/alpha, GROUP/VERSION or
     /// GROUP/VERSION/RESOURCE, each with =true or =false.
     #[arg(long, env = "YARE_RUNTIME_CONFIG", value_delimiter = ',')]
@@ -151,9 +144,42 @@ pub struct ServerArgs {
         default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set
     )]
     pub enable_aggregator_routing: bool,
+    /// File with certificates (PEM) of authorities that vouch for nodes' own APIs, beside the cluster's; without it,
+    /// nodes may show any certificate.
+    #[arg(long, env = "YARE_KUBELET_CERTIFICATE_AUTHORITY")]
+    pub kubelet_certificate_authority: Option<PathBuf>,
     /// Run the control plane only. Needs no root.
     #[arg(long, env = "YARE_DISABLE_AGENT")]
     pub disable_agent: bool,
+    /// About requests.
+    #[command(flatten)]
+    pub requests: RequestArgs,
+    /// About what is written down of them.
+    #[command(flatten)]
+    pub audit: AuditArgs,
+    /// About what rests encrypted.
+    #[command(flatten)]
+    pub encryption: EncryptionArgs,
+    /// About who may come in and what they may do.
+    #[command(flatten)]
+    pub auth: AuthArgs,
+    /// About what is signed.
+    #[command(flatten)]
+    pub signing: SigningArgs,
+}
+
+/// Flags about this machine as a node, of `yare server` and `yare agent`.
+#[derive(Args, Debug, Clone)]
+pub struct NodeArgs {
+    /// Where state is.
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Address to listen on.
+    #[arg(long, default_value = "0.0.0.0", env = "YARE_BIND_ADDRESS")]
+    pub bind_address: IpAddr,
+    /// Port of the node's own API; 0 takes a free one.
+    #[arg(long, default_value_t = 10250, env = "YARE_KUBELET_PORT")]
+    pub kubelet_port: u16,
     /// Name of this node; by default the machine's.
     #[arg(long, env = "YARE_NODE_NAME")]
     pub node_name: Option<String>,
@@ -181,21 +207,84 @@ pub struct ServerArgs {
     /// Registries (HOST:PORT) that are spoken to over plain HTTP.
     #[arg(long, env = "YARE_INSECURE_REGISTRY", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
-    /// About requests.
+    /// Components that do not run: dns, service-proxy; of a server also scheduler, local-storage, or a controller's
+    /// name.
+    #[arg(long, env = "YARE_DISABLE", value_delimiter = ',')]
+    pub disable: Vec<String>,
+    /// Features to switch, NAME=true or NAME=false; AllAlpha and AllBeta stand for all of a stage.
+    #[arg(long, env = "YARE_FEATURE_GATES", value_delimiter = ',')]
+    pub feature_gates: Vec<String>,
+}
+
+/// Flags of `yare agent`.
+#[derive(Args, Debug, Clone)]
+#[command(args_override_self = true)]
+pub struct AgentArgs {
+    /// YAML file with flags by name; by default /etc/yare/config.yaml, if it is there. Flags given here go
+    /// first.
+    #[arg(long, env = "YARE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The API server: https://HOST:PORT.
+    #[arg(long, env = "YARE_SERVER")]
+    pub server: String,
+    /// What lets this machine join: a bootstrap token, with or without the hash of the cluster's authority in front
+    /// of it (K10HASH::ID.SECRET), as `yare token create` prints it. Of no more use once the node has its
+    /// certificate.
+    #[arg(long, env = "YARE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// File with the token.
+    #[arg(long, env = "YARE_TOKEN_FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// Key of the cluster's authority, sha256:HEX as kubeadm prints it; several times for several.
+    #[arg(long, env = "YARE_DISCOVERY_TOKEN_CA_CERT_HASH", value_delimiter = ',')]
+    pub discovery_token_ca_cert_hash: Vec<String>,
+    /// This machine as a node.
     #[command(flatten)]
-    pub requests: RequestArgs,
-    /// About what is written down of them.
-    #[command(flatten)]
-    pub audit: AuditArgs,
-    /// About what rests encrypted.
-    #[command(flatten)]
-    pub encryption: EncryptionArgs,
-    /// About who may come in and what they may do.
-    #[command(flatten)]
-    pub auth: AuthArgs,
-    /// About what is signed.
-    #[command(flatten)]
-    pub signing: SigningArgs,
+    pub node: NodeArgs,
+    /// Addresses of pods; this and what follows is by default as the server says.
+    #[arg(long, env = "YARE_CLUSTER_CIDR")]
+    pub cluster_cidr: Option<String>,
+    /// Addresses of services.
+    #[arg(long, env = "YARE_SERVICE_CIDR")]
+    pub service_cidr: Option<String>,
+    /// Address of the cluster DNS.
+    #[arg(long, env = "YARE_CLUSTER_DNS")]
+    pub cluster_dns: Option<IpAddr>,
+    /// Domain of the cluster.
+    #[arg(long, env = "YARE_CLUSTER_DOMAIN")]
+    pub cluster_domain: Option<String>,
+}
+
+/// Token commands.
+#[derive(Subcommand, Debug)]
+pub enum TokenCommand {
+    /// Make a token with which machines join, and print it.
+    Create {
+        /// How long it is good; 0: for ever.
+        #[arg(long, default_value = "24h", value_parser = crate::token::ttl)]
+        ttl: std::time::Duration,
+        /// What it is for.
+        #[arg(long, default_value = "")]
+        description: String,
+        /// Where state is.
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// List tokens, without their secrets.
+    Ls {
+        /// Where state is.
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Remove tokens: nobody joins with them any more. Nodes that have joined stay.
+    Rm {
+        /// Tokens, or what is before their dot.
+        #[arg(required = true)]
+        tokens: Vec<String>,
+        /// Where state is.
+        #[command(flatten)]
+        data: DataDir,
+    },
 }
 
 /// Flags about the container runtime, and about the kubelet that speaks to it.

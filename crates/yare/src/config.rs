@@ -1,4 +1,4 @@
-//! The configuration file: every flag of `yare server`, by its name, as YAML.
+//! The configuration file: every flag of `yare server` or `yare agent`, by its name, as YAML.
 //!
 //! ```yaml
 //! cluster-cidr: 10.52.0.0/16
@@ -22,7 +22,7 @@ const ON_BY_DEFAULT: [&str; 2] = ["audit-webhook-batch-throttle-enable", "enable
 
 /// The arguments with those of the configuration file before the command line's own.
 pub fn expand(args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
-    if args.get(1).is_none_or(|command| command != "server") {
+    if args.get(1).is_none_or(|command| command != "server" && command != "agent") {
         return Ok(args);
     }
     let named = named(&args);

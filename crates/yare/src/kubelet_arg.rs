@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use yare_node::config::{self, Configuration, Sources, table::ROWS};
 
-use crate::cli::ServerArgs;
+use crate::cli::NodeArgs;
 
 /// What the arguments say.
 #[derive(Debug, Default)]
@@ -118,16 +118,20 @@ impl Arguments {
     }
 }
 
-/// What the program's own flags say of the node.
-pub fn base(args: &ServerArgs, cluster_dns: std::net::IpAddr) -> Vec<(&'static str, Value)> {
-    let authority = args.data.data_dir.join("tls/ca.crt");
-    let authority = std::path::absolute(&authority).unwrap_or(authority);
+/// What the program's own flags say of the node. `authority`: the file with the cluster's authority.
+pub fn base(
+    args: &NodeArgs,
+    authority: &std::path::Path,
+    cluster_dns: Option<std::net::IpAddr>,
+    cluster_domain: &str,
+) -> Vec<(&'static str, Value)> {
+    let authority = std::path::absolute(authority).unwrap_or_else(|_| authority.to_owned());
     vec![
         ("address", json!(args.bind_address)),
         ("port", json!(args.kubelet_port)),
         ("authentication.x509.clientCAFile", json!(authority)),
-        ("clusterDNS", json!([cluster_dns])),
-        ("clusterDomain", json!(args.cluster_domain)),
+        ("clusterDNS", json!(cluster_dns.into_iter().collect::<Vec<_>>())),
+        ("clusterDomain", json!(cluster_domain)),
         ("maxPods", json!(args.max_pods)),
         ("resolvConf", json!(args.resolv_conf)),
     ]

@@ -10,6 +10,8 @@ mod cri;
 mod encryption;
 mod hello;
 mod image;
+mod join;
+mod joining;
 mod kubeconfig;
 mod kubelet_arg;
 mod local_storage;
@@ -17,6 +19,7 @@ mod progress;
 mod requests;
 mod server;
 mod signing;
+mod token;
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -70,6 +73,8 @@ fn run(command: cli::Command, flags: BTreeMap<String, String>) -> anyhow::Result
     runtime.block_on(async {
         match command {
             cli::Command::Server(args) => Box::pin(server::run(*args, flags)).await,
+            cli::Command::Agent(args) => Box::pin(join::run(*args)).await,
+            cli::Command::Token(command) => token::run(command).await,
             cli::Command::Image(command) => image::run(command).await,
             cli::Command::Kubeconfig(args) => kubeconfig::print(&args),
             cli::Command::Cleanup(args) => cleanup::run(&args).await,

@@ -1,7 +1,6 @@
 //! `yare server`: the components in the order in which they need each other.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -24,7 +23,6 @@ use yare_auth::{
 use yare_client::Client;
 use yare_controllers::Controllers;
 use yare_net::ipam::Cidr;
-use yare_node::config::Configuration;
 use yare_scheduler::Scheduler;
 use yare_schema::features::Gates;
 use yare_store::{Options, Store};
@@ -33,7 +31,7 @@ use crate::{
     agent::{self, Agent},
     auth::FRONT_PROXY_CLIENT,
     cli::ServerArgs,
-    cri, kubeconfig, kubelet_arg, local_storage,
+    joining, kubeconfig, kubelet_arg, local_storage,
     progress::{Progress, say},
 };
 
@@ -42,25 +40,17 @@ const ADMIN: &str = "admin";
 const KUBELET_CLIENT: &str = "apiserver-kubelet-client";
 
 /// What is worked out from the flags before anything starts.
-pub struct Plan {
-    /// This node's name.
-    pub node_name: String,
-    /// Its address.
-    pub node_ip: IpAddr,
+struct Plan {
+    /// This machine as a node.
+    node: agent::Plan,
     /// Pod range.
-    pub cluster_cidr: Cidr,
+    cluster_cidr: Cidr,
     /// Service range.
-    pub service_cidr: Cidr,
+    service_cidr: Cidr,
     /// Cluster DNS.
-    pub cluster_dns: IpAddr,
+    cluster_dns: IpAddr,
     /// Where volumes of the StorageClass local-path are.
-    pub local_storage_path: String,
-    /// How this node is told to behave.
-    pub kubelet: Configuration,
-    /// Labels of this node beyond those of `--node-label`.
-    pub node_labels: BTreeMap<String, String>,
-    /// How a container runtime behind CRI is spoken to.
-    pub cri: cri::Told,
+    local_storage_path: String,
 }
 
 impl Plan {
@@ -83,7 +73,7 @@ impl Plan {
                 service_cidr.at(10).with_context(|| format!("--service-cidr {service_cidr} is too small"))?
             }
         };
-        let node_ip = match args.node_ip {
+        let node_ip = match args.node.node_ip {
             Some(ip) => ip,
             // Without a way to the outside, pods still reach the node's own address in the pod range.
             None => yare_net::pods::outside_address()
@@ -92,17 +82,24 @@ impl Plan {
                 .or_else(|| cluster_cidr.at(1))
                 .with_context(|| format!("--cluster-cidr {cluster_cidr} is too small"))?,
         };
-        let node_name = match &args.node_name {
-            Some(name) => name.clone(),
-            None => hostname()?,
-        };
-        let kubelet_args = kubelet_arg::Arguments::parse(&args.cri.kubelet_arg)?;
-        let kubelet =
-            kubelet_args.load(&args.feature_gates.join(","), kubelet_arg::base(args, cluster_dns))?;
-        let cri = cri::Told::new(&kubelet_args, &kubelet)?;
-        let node_labels = kubelet_args.labels;
-        let local_storage_path =
-            args.default_local_storage_path.clone().unwrap_or_else(|| args.data.data_dir.join("storage"));
+        let authority = args.node.data.data_dir.join("tls/ca.crt");
+        let node = agent::Plan::new(
+            &args.node,
+            agent::node_name(&args.node)?,
+            node_ip,
+            &authority,
+            agent::ClusterPlan {
+                cluster_cidrs: vec![cluster_cidr],
+                service_cidrs: vec![service_cidr],
+                cluster_dns: Some(cluster_dns),
+                cluster_domain: args.cluster_domain.clone(),
+            },
+            &[],
+        )?;
+        let local_storage_path = args
+            .default_local_storage_path
+            .clone()
+            .unwrap_or_else(|| args.node.data.data_dir.join("storage"));
         let local_storage_path = std::path::absolute(&local_storage_path)
             .ok()
             .filter(|path| !path.components().any(|c| c == std::path::Component::ParentDir))
@@ -110,17 +107,7 @@ impl Plan {
             .with_context(|| {
                 format!("--default-local-storage-path {}: not a plain path", local_storage_path.display())
             })?;
-        Ok(Self {
-            node_name,
-            node_ip,
-            cluster_cidr,
-            service_cidr,
-            cluster_dns,
-            local_storage_path,
-            kubelet,
-            node_labels,
-            cri,
-        })
+        Ok(Self { node, cluster_cidr, service_cidr, cluster_dns, local_storage_path })
     }
 }
 
@@ -151,30 +138,41 @@ fn unusable(data_dir: &Path, error: anyhow::Error) -> anyhow::Error {
     })
 }
 
-fn hostname() -> anyhow::Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("this machine's name")?;
-    Ok(name.trim().to_ascii_lowercase())
+/// Begins to write the log, as `YARE_LOG` chooses.
+pub fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("YARE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Returns at SIGTERM or SIGINT.
+pub async fn told_to_stop() -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    say("stopping; containers go on");
+    Ok(())
 }
 
 /// Runs until SIGTERM or SIGINT. Containers go on afterwards.
 pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("YARE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log_to_stderr();
     if !args.disable_agent {
-        agent::check_machine(&args)?;
+        agent::check_machine(&args.node)?;
     }
     let mut progress = Progress::new();
     let plan = Plan::new(&args)?;
     if !args.disable_agent {
-        kubelet_arg::check_machine(&plan.kubelet)?;
+        kubelet_arg::check_machine(&plan.node.kubelet)?;
     }
     let admission = admission(&args)?;
     // Taken first: a port in use should be said before anything is written.
-    let listener = ApiServer::bind(SocketAddr::new(args.bind_address, args.https_listen_port)).await?;
+    let listener = ApiServer::bind(SocketAddr::new(args.node.bind_address, args.https_listen_port)).await?;
     let port = listener.local_addr()?.port();
 
-    let data_dir = &args.data.data_dir;
-    let gates = Gates::parse(&args.feature_gates.join(",")).context("--feature-gates")?;
+    let data_dir = &args.node.data.data_dir;
+    let gates = Gates::parse(&args.node.feature_gates.join(",")).context("--feature-gates")?;
     let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(",")).context("--runtime-config")?;
     let pki = Pki::open(&data_dir.join("tls")).map_err(|error| unusable(data_dir, error.into()))?;
     let egress = args.requests.egress()?;
@@ -191,10 +189,10 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     let kubelet_client =
         pki.keep(KUBELET_CLIENT, Usage::Client, &client(agent::KUBELET_CLIENT_USER, &["kubelet-api-admin"]))?;
     let front_proxy = pki.keep_front_proxy(FRONT_PROXY_CLIENT, &client(FRONT_PROXY_CLIENT, &[]))?;
-    progress.done("certificates", &args.data.data_dir.join("tls").display().to_string());
+    progress.done("certificates", &args.node.data.data_dir.join("tls").display().to_string());
 
-    let store_dir = args.data.data_dir.join("store");
-    let encryption = args.encryption.open(&gates, &format!("apiserver-{}", plan.node_name)).await?;
+    let store_dir = args.node.data.data_dir.join("store");
+    let encryption = args.encryption.open(&gates, &format!("apiserver-{}", plan.node.name)).await?;
     let mut options = Options::new(&store_dir);
     if let Some(encryption) = &encryption {
         options.sealer = encryption.clone();
@@ -207,13 +205,15 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     let mut config = Config::new(store.clone());
     config.admission = admission;
     config.openid = auth.signer.as_ref().map(|signer| {
-        let own = || format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node_ip, port));
+        let own = || format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node.ip, port));
         let jwks = args.auth.accounts.service_account_jwks_uri.clone().unwrap_or_else(own);
         (signer.openid_configuration(&jwks), signer.jwks())
     });
     config.tls = Some(auth.authorities.load().server(Serving::new(&serving)?)?);
     config.auth = auth;
-    config.kubelet_tls = Some(tls::client(&kubelet_client, &pki.cluster.certificate, Speaks::Http1)?);
+    let vouching = nodes_authority(&args, &pki)?;
+    let trust = vouching.as_deref().map_or(tls::Trust::Anybody, tls::Trust::Authority);
+    config.kubelet_tls = Some(tls::outside_client(trust, Some(&kubelet_client), Speaks::Http1)?);
     config.front_proxy = Some(FrontProxy {
         pair: front_proxy,
         authority: front_proxy_authority,
@@ -223,7 +223,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     config.aggregator_routing =
         if args.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp };
     config.service_cidrs = vec![plan.service_cidr.to_string()];
-    config.advertise = Some((plan.node_ip, port));
+    config.advertise = Some((plan.node.ip, port));
     config.gates = gates;
     config.runtime_config = runtime_config;
     config.objects = bootstrap::objects(&config.gates);
@@ -243,6 +243,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
         }),
     ];
     config.egress = egress;
+    config.objects.extend(joining::bootstrap_objects());
     args.requests.apply(&mut config);
     config.encryption = encryption;
     config.audit = args.audit.open(&config)?;
@@ -251,10 +252,11 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
         let api = api.clone();
         async move { api.serve(listener).await }
     });
-    progress.done("api server", &format!("https://{}", SocketAddr::new(local(args.bind_address), port)));
+    progress.done("api server", &format!("https://{}", SocketAddr::new(local(args.node.bind_address), port)));
 
-    let path = args.write_kubeconfig.clone().unwrap_or_else(|| args.data.data_dir.join(kubeconfig::FILE));
-    let url = format!("https://{}", SocketAddr::new(local(args.bind_address), port));
+    let path =
+        args.write_kubeconfig.clone().unwrap_or_else(|| args.node.data.data_dir.join(kubeconfig::FILE));
+    let url = format!("https://{}", SocketAddr::new(local(args.node.bind_address), port));
     let text = kubeconfig::text(&url, &pki.cluster.certificate, &admin);
     kubeconfig::write(&path, &text, args.write_kubeconfig_mode.0)?;
 
@@ -285,18 +287,32 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
         },
     );
     progress.done("controllers", "");
-    let scheduler = (!args.disable.iter().any(|d| d == "scheduler")).then(|| {
+    let scheduler = (!args.node.disable.iter().any(|d| d == "scheduler")).then(|| {
         let client = component("system:kube-scheduler", &[]);
         let config = yare_scheduler::Config { metrics: scheduler_metrics, ..Default::default() };
         Scheduler::start(client, config)
     });
+    let dns_disabled = args.node.disable.iter().any(|d| d == "dns");
     progress.done("scheduler", if scheduler.is_some() { "" } else { "disabled" });
 
-    let no_local_storage = args.disable.iter().any(|d| d == local_storage::COMPONENT);
-    let addons = tokio::spawn(local_storage::keep(
-        yare_controllers::api::Api::new(component("system:apiserver", &["system:masters"]).kube()),
-        no_local_storage,
+    let own = yare_controllers::api::Api::new(component("system:apiserver", &["system:masters"]).kube());
+    let joining = tokio::spawn(joining::keep(
+        own.clone(),
+        joining::Published {
+            server: format!("https://{}", SocketAddr::new(plan.node.ip, port)),
+            authority: pki.cluster.certificate.clone(),
+            cluster: joining::Cluster {
+                cluster_cidr: plan.cluster_cidr.to_string(),
+                service_cidr: plan.service_cidr.to_string(),
+                cluster_dns: (!dns_disabled).then_some(plan.cluster_dns),
+                cluster_domain: args.cluster_domain.clone(),
+            },
+        },
     ));
+    let dns = (!dns_disabled)
+        .then(|| tokio::spawn(yare_net::dns::publish(component(agent::DNS_USER, &[]), plan.cluster_dns)));
+    let no_local_storage = args.node.disable.iter().any(|d| d == local_storage::COMPONENT);
+    let addons = tokio::spawn(local_storage::keep(own, no_local_storage));
 
     let agent = if args.disable_agent {
         None
@@ -305,13 +321,19 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
             "kubelet",
             Usage::Server,
             &Subject {
-                common_name: &format!("system:node:{}", plan.node_name),
+                common_name: &format!("system:node:{}", plan.node.name),
                 organizations: &["system:nodes"],
-                alternative_names: &[plan.node_name.clone(), plan.node_ip.to_string(), "127.0.0.1".into()],
+                alternative_names: &[plan.node.name.clone(), plan.node.ip.to_string(), "127.0.0.1".into()],
             },
         )?;
+        let clients = agent::Clients {
+            node: component(&format!("system:node:{}", plan.node.name), &["system:nodes"]),
+            proxy: component("system:kube-proxy", &[]),
+            dns: component(agent::DNS_USER, &[]),
+            hang_up: None,
+        };
         let serving = Serving::new(&kubelet)?;
-        Some(Agent::start(&args, &plan, &component, serving, &mut progress).await?)
+        Some(Agent::start(&args.node, &plan.node, clients, serving, &mut progress).await?)
     };
     progress.total("ready");
     say("");
@@ -319,16 +341,13 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     say("  kubectl get nodes");
     say("");
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    say("stopping; containers go on");
+    told_to_stop().await?;
     if let Some(agent) = agent {
         agent.shutdown().await;
     }
-    addons.abort();
+    for task in [addons, joining].into_iter().chain(dns) {
+        task.abort();
+    }
     drop(scheduler);
     controllers.shutdown().await;
     api.shutdown().await;
@@ -337,13 +356,22 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     Ok(())
 }
 
+/// Who vouches for nodes' own APIs; none: nobody needs to.
+fn nodes_authority(args: &ServerArgs, pki: &Pki) -> anyhow::Result<Option<String>> {
+    let Some(path) = &args.kubelet_certificate_authority else { return Ok(None) };
+    let what = || format!("--kubelet-certificate-authority {}", path.display());
+    let given = std::fs::read_to_string(path).with_context(what)?;
+    tls::check_authority(&given).map_err(anyhow::Error::msg).with_context(what)?;
+    Ok(Some(format!("{given}\n{}", pki.cluster.certificate)))
+}
+
 /// Names of controllers that do not run: what is disabled may be a component that has one.
 fn disabled_controllers(args: &ServerArgs) -> Vec<String> {
     let name = |name: &String| match name.as_str() {
         local_storage::COMPONENT => local_storage::CONTROLLER.to_owned(),
         _ => name.clone(),
     };
-    args.disable.iter().map(name).collect()
+    args.node.disable.iter().map(name).collect()
 }
 
 fn client<'a>(common_name: &'a str, organizations: &'a [&'a str]) -> Subject<'a> {
@@ -367,10 +395,10 @@ fn server_names(args: &ServerArgs, plan: &Plan) -> Vec<String> {
             .into();
     names.push(format!("kubernetes.default.svc.{}", args.cluster_domain));
     names.extend(plan.service_cidr.at(1).map(|ip| ip.to_string()));
-    names.push(plan.node_ip.to_string());
-    names.push(plan.node_name.clone());
-    if !args.bind_address.is_unspecified() {
-        names.push(args.bind_address.to_string());
+    names.push(plan.node.ip.to_string());
+    names.push(plan.node.name.clone());
+    if !args.node.bind_address.is_unspecified() {
+        names.push(args.node.bind_address.to_string());
     }
     names.extend(args.tls_san.iter().cloned());
     names.sort();

@@ -111,6 +111,11 @@ impl CertificateRequest {
         }
     }
 
+    /// The key that is to be certified, a `SubjectPublicKeyInfo` in DER.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     /// Reads the first block of a PEM file.
     pub fn from_pem(pem: &[u8]) -> Result<Self, RequestError> {
         let (_, block) = parse_x509_pem(pem).map_err(|_| RequestError::Pem)?;

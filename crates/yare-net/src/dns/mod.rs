@@ -21,7 +21,7 @@ use tokio::{
 use yare_client::{Change, Client, ENDPOINT_SLICES, NAMESPACES, SERVICES};
 
 pub use forward::upstreams;
-pub use publish::publish;
+pub use publish::{ANNOTATION, publish, tell};
 use zone::Zone;
 
 /// How the server runs.

@@ -11,13 +11,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use yare_client::{EventKind, Informer};
+use yare_client::{EventKind, HangUp, Informer};
 
 use super::conditions::{self, Observed};
 use super::object;
 use crate::api::PatchKind;
 use crate::clock;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kubelet::Kubelet;
 use crate::view::{NodeCondition, NodeView};
 
@@ -39,6 +39,8 @@ pub(crate) struct Heartbeat {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) port: u16,
     pub(crate) runtime_version: String,
+    /// Ends connections to an API server that does not answer.
+    pub(crate) hang_up: Option<HangUp>,
 }
 
 #[derive(Deserialize, Default)]
@@ -101,6 +103,8 @@ impl Heartbeat {
                 let renewed = self.renew(&uid).await;
                 if let Err(error) = &renewed {
                     tracing::warn!(%error, "renewing the node's lease");
+                    // A connection that was cut somewhere on its way looks like a slow server for long.
+                    self.hang_up.iter().for_each(HangUp::all);
                 }
                 lease_at =
                     Instant::now() + if renewed.is_ok() { LEASE_PERIOD } else { Duration::from_secs(1) };
@@ -201,6 +205,12 @@ impl Heartbeat {
     }
 
     async fn renew(&self, uid: &str) -> Result<()> {
+        tokio::time::timeout(LEASE_PERIOD, self.try_renew(uid))
+            .await
+            .unwrap_or_else(|_| Err(Error::Request(format!("no answer within {} s", LEASE_PERIOD.as_secs()))))
+    }
+
+    async fn try_renew(&self, uid: &str) -> Result<()> {
         let name = &self.kubelet.node_name;
         let now = clock::rfc3339_micro(self.kubelet.seams.now());
         let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
