@@ -89,6 +89,8 @@ pub(crate) struct Kubelet {
     pub(crate) mailboxes: Mutex<HashMap<String, Arc<Mailbox>>>,
     /// Where the loop that takes pods in is asked whether it is there.
     pub(crate) pings: Pings,
+    /// Whether the machine is going down.
+    pub(crate) shutting_down: watch::Sender<bool>,
 }
 
 /// Questions to the loop that takes pods in; each is answered when the loop is free.
@@ -177,7 +179,7 @@ impl Kubelet {
             services: parts.client.informers().of(yare_client::SERVICES),
             writer: StatusWriter::new(api.clone(), metrics.clone()),
             statics: Statics::default(),
-            rotator: Rotator::new(runtime.clone()),
+            rotator: Rotator::new(runtime.clone(), parts.config.settings()),
             metrics,
             rates: Rates::default(),
             csi: Csi::default(),
@@ -207,6 +209,7 @@ impl Kubelet {
             published: Mutex::default(),
             mailboxes: Mutex::default(),
             pings: Pings::default(),
+            shutting_down: watch::Sender::new(false),
         })
     }
 
@@ -284,6 +287,10 @@ impl Kubelet {
     /// Admits a pod and reserves what it takes, or says why not. A pod that runs already is not judged again.
     pub(crate) async fn admit(&self, pod: &Arc<Pod>, runs_already: bool) -> Result<(), Rejection> {
         if !runs_already {
+            if *self.shutting_down.borrow() {
+                let (reason, message) = crate::shutdown::REJECTED;
+                return Err(Rejection { reason: reason.to_owned(), message: message.to_owned() });
+            }
             self.managers.admit(pod).await?;
         }
         match self.admit_by_counts(pod, runs_already) {

@@ -39,6 +39,7 @@ mod pod;
 mod probe;
 pub mod quantity;
 mod resources;
+mod shutdown;
 mod streaming;
 mod usage;
 pub mod view;
@@ -66,6 +67,7 @@ pub use resources::{
     Amounts, DeadContainers, EvictionSettings, ImageGcSettings, MemoryReservation, ResourceSettings,
     SwapBehavior,
 };
+pub use shutdown::Logind;
 pub use view::Taint;
 
 use allocation::Allocations;
@@ -116,6 +118,10 @@ pub struct NodeConfig {
     pub network: watch::Receiver<NetworkReadiness>,
     /// Clock and chance.
     pub seams: Seams,
+    /// Who tells of the machine's shutdown.
+    pub logind: Logind,
+    /// Which start of the machine this is; none: the kernel says it.
+    pub boot_id: Option<String>,
     /// Where certificates of the node's own are kept.
     pub certificates: PathBuf,
     /// Ends connections to an API server that does not answer; none: it is in this process.
@@ -135,6 +141,8 @@ impl NodeConfig {
         NodeConfig {
             certificates: data_dir.join("pki"),
             hang_up: None,
+            logind: Logind::default(),
+            boot_id: None,
             client,
             runtime,
             node_name: node_name.into(),
@@ -262,6 +270,8 @@ impl Node {
         tasks.spawn(Evictor::new(kubelet.clone(), observer).run());
         tasks.spawn(resources::oom::watch(kubelet.clone()));
         tasks.spawn(gc::images::run(kubelet.clone()));
+        tasks.spawn(shutdown::run(kubelet.clone(), config.logind));
+        tasks.spawn(clock_steps(kubelet.clone()));
         tasks.spawn(gc::containers::run(kubelet.clone()));
         let heartbeat = Heartbeat {
             kubelet,
@@ -270,9 +280,19 @@ impl Node {
             port: address.map_or(10250, |a| a.port()),
             runtime_version: format!("{}://{}", version.name, version.version),
             hang_up: config.hang_up,
+            boot_id: config.boot_id.unwrap_or_else(node::capacity::boot_id),
         };
         tasks.spawn(heartbeat.run());
         Ok(NodeHandle { tasks, address })
+    }
+}
+
+/// Pods look again at what they wait for by the wall clock, whenever that is set.
+async fn clock_steps(kubelet: Arc<Kubelet>) {
+    let mut stepped = kubelet.seams.stepped.clone();
+    while stepped.changed().await.is_ok() {
+        tracing::info!("the clock was set");
+        kubelet.wake_all();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -229,6 +229,9 @@ impl Agent {
         config.server = Some(KubeletServer { listener, serving: Some(serving) });
         config.hang_up = clients.hang_up;
         config.seams = yare_node::machine_seams();
+        if let Some(bus) = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok().and_then(|a| bus_socket(&a)) {
+            config.logind.bus = bus;
+        }
         let parts = NetworkParts {
             pods,
             runtime,
@@ -299,6 +302,13 @@ async fn containers(
     Ok(Containers { images: Images { runtime: runtime.clone(), store }, runtime, cri: None })
 }
 
+/// The socket in the address of a message bus, if one of its forms is a path.
+fn bus_socket(address: &str) -> Option<PathBuf> {
+    let forms = address.split(';').filter_map(|form| form.strip_prefix("unix:"));
+    let mut values = forms.flat_map(|form| form.split(','));
+    values.find_map(|value| value.strip_prefix("path=")).map(PathBuf::from)
+}
+
 fn disabled(args: &NodeArgs, component: &str) -> bool {
     args.disable.iter().any(|d| d == component)
 }
@@ -328,7 +338,7 @@ struct NetworkParts {
     proxy: proxy::Config,
     cluster_dns: Option<IpAddr>,
     cluster_domain: String,
-    resolv_conf: std::path::PathBuf,
+    resolv_conf: PathBuf,
     readiness: watch::Sender<NetworkReadiness>,
 }
 
@@ -498,5 +508,23 @@ fn host_port(mapping: &PortMapping) -> HostPort {
         ip: mapping.host_ip,
         port: mapping.host_port,
         pod_port: mapping.container_port,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_buses() {
+        for (address, expect) in [
+            ("unix:path=/run/bus", Some("/run/bus")),
+            ("tcp:host=a,port=1;unix:path=/b,guid=12", Some("/b")),
+            ("unix:guid=12,path=/c", Some("/c")),
+            ("unix:abstract=/d", None),
+            ("", None),
+        ] {
+            assert_eq!(bus_socket(address), expect.map(PathBuf::from), "{address}");
+        }
     }
 }

@@ -154,6 +154,35 @@ pub fn check_machine(configuration: &Configuration) -> anyhow::Result<()> {
             "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release"
         );
     }
+    if settings.protect_kernel_defaults {
+        check_tunables(|name| std::fs::read_to_string(format!("/proc/sys/{name}")))?;
+    }
+    Ok(())
+}
+
+/// What upstream's kubelet sets, or with `protectKernelDefaults` finds set.
+const TUNABLES: [(&str, &str); 6] = [
+    ("vm/overcommit_memory", "1"),
+    ("vm/panic_on_oom", "0"),
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+];
+
+fn check_tunables(read: impl Fn(&str) -> std::io::Result<String>) -> anyhow::Result<()> {
+    let mut wrong = Vec::new();
+    for (name, expected) in TUNABLES {
+        match read(name) {
+            Ok(actual) if actual.trim() == expected => {}
+            Ok(actual) => wrong.push(format!(
+                "invalid kernel flag: {name}, expected value: {expected}, actual value: {}",
+                actual.trim()
+            )),
+            Err(error) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    ensure!(wrong.is_empty(), "[{}]", wrong.join(", "));
     Ok(())
 }
 
@@ -190,6 +219,16 @@ mod tests {
         assert_eq!(s.allowed_unsafe_sysctls.len(), 2);
         let labels = Arguments::parse(&["node-labels=a=b,c=".to_owned()]).unwrap().labels;
         assert_eq!((labels["a"].as_str(), labels["c"].as_str()), ("b", ""));
+    }
+
+    #[test]
+    fn tunables_must_be_as_upstream_has_them() {
+        let set = |name: &str| Ok(TUNABLES.iter().find(|t| t.0 == name).unwrap().1.to_owned() + "\n");
+        check_tunables(set).unwrap();
+        let one = |name: &str| if name == "kernel/panic" { Ok("0\n".to_owned()) } else { set(name) };
+        let error = check_tunables(one).unwrap_err().to_string();
+        assert_eq!(error, "[invalid kernel flag: kernel/panic, expected value: 10, actual value: 0]");
+        assert!(check_tunables(|_| Err(std::io::ErrorKind::NotFound.into())).is_err());
     }
 
     #[test]

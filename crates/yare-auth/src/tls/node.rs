@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::{
     ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    crypto::SupportedKxGroup,
     server::ResolvesServerCert,
     version::{TLS12, TLS13},
 };
@@ -14,13 +15,15 @@ use super::{AnyCertificate, ClientAuthority, Speaks, TlsError, bad};
 #[derive(Clone, Debug)]
 pub struct Limits {
     versions: Vec<&'static SupportedProtocolVersion>,
+    groups: Vec<&'static dyn SupportedKxGroup>,
     suites: Vec<SupportedCipherSuite>,
 }
 
 impl Limits {
-    /// From a least version (`VersionTLS12`; empty: TLS 1.2) and cipher suites by their IANA names (empty: all).
-    /// As in Go, suites of TLS 1.3 are not a matter of choice. The error says what is not known.
-    pub fn new(min_version: &str, suites: &[String]) -> Result<Self, String> {
+    /// From a least version (`VersionTLS12`; empty: TLS 1.2), cipher suites by their IANA names (empty: all) and
+    /// key exchange groups by their IANA numbers (empty: all; their order is not a matter of choice). As in Go,
+    /// neither are suites of TLS 1.3. The error says what is not known.
+    pub fn new(min_version: &str, suites: &[String], groups: &[i32]) -> Result<Self, String> {
         let versions = match min_version {
             // What is older is not spoken at all.
             "" | "VersionTLS10" | "VersionTLS11" | "VersionTLS12" => vec![&TLS13, &TLS12],
@@ -40,7 +43,16 @@ impl Limits {
             .into_iter()
             .filter(|suite| suite.tls13().is_some() || suites.is_empty() || suites.contains(&name(suite)))
             .collect();
-        Ok(Self { versions, suites })
+        let known = rustls::crypto::ring::default_provider().kx_groups;
+        let number = |group: &dyn SupportedKxGroup| i32::from(u16::from(group.name()));
+        for wanted in groups {
+            if !known.iter().any(|group| number(*group) == *wanted) {
+                return Err(format!("TLS curve preference {wanted} not supported or doesn't exist"));
+            }
+        }
+        let groups =
+            known.into_iter().filter(|g| groups.is_empty() || groups.contains(&number(*g))).collect();
+        Ok(Self { versions, groups, suites })
     }
 }
 
@@ -53,6 +65,7 @@ pub fn node_server(
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites.clone_from(&limits.suites);
+    provider.kx_groups.clone_from(&limits.groups);
     let provider = Arc::new(provider);
     let hints = authority.map(ClientAuthority::names).unwrap_or_default();
     let verifier = Arc::new(AnyCertificate { provider: provider.clone(), hints });
@@ -73,7 +86,7 @@ mod tests {
     fn versions_and_suites_by_name() {
         let limits = |version: &str, suites: &[&str]| {
             let suites: Vec<String> = suites.iter().map(|s| (*s).to_owned()).collect();
-            Limits::new(version, &suites)
+            Limits::new(version, &suites, &[])
         };
         let all = limits("", &[]).unwrap();
         let one = limits("VersionTLS12", &["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]).unwrap();
@@ -83,5 +96,8 @@ mod tests {
         assert_eq!(limits("TLS12", &[]).unwrap_err(), "unknown tls version \"TLS12\"");
         let error = limits("", &["TLS_RSA_WITH_RC4_128_SHA"]).unwrap_err();
         assert_eq!(error, "Cipher suite TLS_RSA_WITH_RC4_128_SHA not supported or doesn't exist");
+        let groups = |numbers: &[i32]| Limits::new("", &[], numbers).map(|limits| limits.groups.len());
+        assert_eq!((groups(&[]), groups(&[23]), groups(&[24, 29])), (Ok(3), Ok(1), Ok(2)));
+        assert_eq!(groups(&[25]).unwrap_err(), "TLS curve preference 25 not supported or doesn't exist");
     }
 }

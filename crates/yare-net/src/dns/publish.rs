@@ -84,10 +84,6 @@ pub async fn publish(client: Client, cluster_ip: IpAddr) {
     let params = PatchParams::apply(MANAGER).force();
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     let services: Api<Service> = Api::namespaced(kube.clone(), NAMESPACE);
-    while let Err(error) = services.patch(SERVICE, &params, &Patch::Apply(&service(cluster_ip))).await {
-        tracing::warn!(%error, "publishing cluster DNS, will retry");
-        tokio::time::sleep(backoff.next_delay()).await;
-    }
     let slices: Api<EndpointSlice> = Api::namespaced(kube, NAMESPACE);
     let mut changes = client.informers().of(NODES).subscribe();
     let mut published: HashMap<String, (String, SocketAddr)> = HashMap::new();
@@ -101,6 +97,15 @@ pub async fn publish(client: Client, cluster_ip: IpAddr) {
         let wanted = (node.uid().to_owned(), server);
         if published.get(node.name()) == Some(&wanted) {
             continue;
+        }
+        // With the first server: a control plane without nodes has no DNS.
+        if published.is_empty() {
+            backoff.reset();
+            let service = Patch::Apply(service(cluster_ip));
+            while let Err(error) = services.patch(SERVICE, &params, &service).await {
+                tracing::warn!(%error, "publishing cluster DNS, will retry");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
         }
         backoff.reset();
         let slice = slice(node.name(), node.uid(), server);

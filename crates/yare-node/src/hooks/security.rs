@@ -104,6 +104,8 @@ fn seccomp(start: &ContainerStart<'_>, profile: Option<&SeccompProfile>, privile
             let name = profile.and_then(|p| p.localhost_profile.clone()).unwrap_or_default();
             RuntimeProfile::Localhost(start.kubelet.data_dir.join("seccomp").join(name))
         }
+        // A pod that says nothing; one that says Unconfined means it.
+        None if start.kubelet.config.settings().seccomp_default => RuntimeProfile::RuntimeDefault,
         _ => RuntimeProfile::Unconfined,
     }
 }

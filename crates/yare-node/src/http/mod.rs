@@ -38,6 +38,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use yare_auth::tls::{Limits, node_server};
 
+use crate::config::Settings;
 use crate::error::{Context, Error, Result};
 use crate::kubelet::Kubelet;
 use crate::metrics::table;
@@ -87,7 +88,8 @@ pub(crate) fn serve(
     let tls = match serving {
         None => None,
         Some(serving) => {
-            let limits = Limits::new(&settings.tls_min_version, &settings.tls_cipher_suites)
+            let Settings { tls_min_version, tls_cipher_suites, tls_curve_preferences, .. } = settings;
+            let limits = Limits::new(tls_min_version, tls_cipher_suites, tls_curve_preferences)
                 .map_err(|why| Error::Request(format!("the kubelet's API: {why}")))?;
             let tls = node_server(serving, access.authority().as_ref(), &limits)
                 .map_err(|e| Error::Request(format!("the kubelet's API: {e}")))?;

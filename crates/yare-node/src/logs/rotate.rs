@@ -1,7 +1,7 @@
-//! Rotation: a log over 10 MiB is renamed, the runtime opens a new one, older ones are compressed, four are kept.
+//! Rotation: a log over its limit is renamed, the runtime opens a new one, older ones are compressed, some are kept.
 //!
 //! Nothing looks at logs that nobody writes to: each running container's log has a one-shot inotify watch; the
-//! first write after a check arms the next check, ten seconds later.
+//! first write after a check arms the next check, `containerLogMonitorInterval` later.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,19 +11,41 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use nix::sys::inotify::{AddWatchFlags, WatchDescriptor};
 use parking_lot::Mutex;
 use yare_runtime::{ContainerState, ContainerStatus, Runtime};
+use yare_schema::quantity::Quantity;
 
 use super::watch::Watch;
+use crate::config::Settings;
 
-/// A log is rotated when it is larger.
-const MAX_BYTES: u64 = 10 << 20;
-/// Files per container, the current one included.
-const MAX_FILES: usize = 5;
-/// From the first write to the check.
-const CHECK_AFTER: Duration = Duration::from_secs(10);
+/// What the configuration says of logs.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// A log is rotated when it is larger.
+    max_bytes: u64,
+    /// Files per container, the current one included.
+    max_files: usize,
+    /// Logs that are rotated at once.
+    workers: usize,
+    /// From the first write to the check.
+    check_after: Duration,
+}
+
+impl Limits {
+    fn new(settings: &Settings) -> Self {
+        // Validation has refused what does not fit.
+        let size = Quantity::parse(&settings.container_log_max_size).map_or(i64::MAX, |size| size.value());
+        Self {
+            max_bytes: u64::try_from(size).unwrap_or(u64::MAX),
+            max_files: usize::try_from(settings.container_log_max_files).unwrap_or(usize::MAX),
+            workers: usize::try_from(settings.container_log_max_workers).unwrap_or(1).max(1),
+            check_after: settings.container_log_monitor_interval.get(),
+        }
+    }
+}
 
 pub(crate) struct Rotator {
     shared: Arc<Shared>,
@@ -32,7 +54,7 @@ pub(crate) struct Rotator {
 struct Shared {
     runtime: Arc<dyn Runtime>,
     state: Mutex<State>,
-    max_bytes: u64,
+    limits: Limits,
 }
 
 #[derive(Default)]
@@ -58,12 +80,9 @@ impl Drop for Rotator {
 }
 
 impl Rotator {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self::with_limit(runtime, MAX_BYTES)
-    }
-
-    fn with_limit(runtime: Arc<dyn Runtime>, max_bytes: u64) -> Self {
-        Rotator { shared: Arc::new(Shared { runtime, state: Mutex::default(), max_bytes }) }
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, settings: &Settings) -> Self {
+        let limits = Limits::new(settings);
+        Rotator { shared: Arc::new(Shared { runtime, state: Mutex::default(), limits }) }
     }
 
     /// Watches the logs of a pod's running containers and lets go of the others.
@@ -125,7 +144,7 @@ async fn run(shared: Arc<Shared>, watch: Arc<Watch>) {
             }
         };
         // More logs are written to meanwhile; they are checked in the same round.
-        tokio::time::sleep(CHECK_AFTER).await;
+        tokio::time::sleep(shared.limits.check_after).await;
         let more = futures::FutureExt::now_or_never(watch.next()).and_then(Result::ok).unwrap_or_default();
         let fired: Vec<WatchDescriptor> = events.iter().chain(&more).map(|e| e.wd).collect();
         let due: Vec<(String, PathBuf)> = {
@@ -138,25 +157,29 @@ async fn run(shared: Arc<Shared>, watch: Arc<Watch>) {
                 .map(|(id, log)| (id.clone(), log.path.clone()))
                 .collect()
         };
-        for (id, path) in due {
-            let size = std::fs::metadata(&path).map_or(0, |m| m.len());
-            if size > shared.max_bytes
-                && let Err(error) = rotate(shared.runtime.as_ref(), &id, &path).await
-            {
-                tracing::warn!(error, path = %path.display(), "rotating a container's log");
-            }
-            if let Some(log) = shared.state.lock().logs.get_mut(&id) {
-                log.armed = arm(&watch, &path);
-            }
-        }
+        let Limits { max_bytes, max_files, workers, .. } = shared.limits;
+        let (shared, watch) = (&shared, &watch);
+        futures::stream::iter(due)
+            .for_each_concurrent(workers, |(id, path)| async move {
+                let size = std::fs::metadata(&path).map_or(0, |m| m.len());
+                if size > max_bytes
+                    && let Err(error) = rotate(shared.runtime.as_ref(), &id, &path, max_files).await
+                {
+                    tracing::warn!(error, path = %path.display(), "rotating a container's log");
+                }
+                if let Some(log) = shared.state.lock().logs.get_mut(&id) {
+                    log.armed = arm(watch, &path);
+                }
+            })
+            .await;
     }
 }
 
 /// Rotates one log.
-async fn rotate(runtime: &dyn Runtime, id: &str, path: &Path) -> Result<(), String> {
+async fn rotate(runtime: &dyn Runtime, id: &str, path: &Path, max_files: usize) -> Result<(), String> {
     let rotated = rotated_logs(path);
     // The new one will be one more; the current log counts, too.
-    let keep = MAX_FILES.saturating_sub(2);
+    let keep = max_files.saturating_sub(2);
     for old in rotated.iter().rev().skip(keep) {
         std::fs::remove_file(old).map_err(|e| format!("remove {}: {e}", old.display()))?;
     }

@@ -118,8 +118,14 @@ fn hugepages(root: &Path) -> BTreeMap<String, u64> {
         .collect()
 }
 
+/// Which start of the machine this is, by the kernel.
+pub(crate) fn boot_id() -> String {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    read.map(|t| t.trim().to_owned()).unwrap_or_default()
+}
+
 /// `status.nodeInfo`.
-pub(crate) fn node_info(runtime_version: &str) -> Value {
+pub(crate) fn node_info(runtime_version: &str, boot_id: &str) -> Value {
     let read = |path: &str| std::fs::read_to_string(path).map(|t| t.trim().to_owned()).unwrap_or_default();
     let release = read("/etc/os-release");
     let os_image = release
@@ -129,7 +135,7 @@ pub(crate) fn node_info(runtime_version: &str) -> Value {
     json!({
         "machineID": read("/etc/machine-id"),
         "systemUUID": read("/sys/class/dmi/id/product_uuid"),
-        "bootID": read("/proc/sys/kernel/random/boot_id"),
+        "bootID": boot_id,
         "kernelVersion": read("/proc/sys/kernel/osrelease"),
         "osImage": os_image,
         "containerRuntimeVersion": runtime_version,

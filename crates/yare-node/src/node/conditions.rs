@@ -20,6 +20,8 @@ pub(crate) struct Observed {
     pub(crate) network: NetworkReadiness,
     /// Why volumes cannot be served yet.
     pub(crate) storage: Result<(), String>,
+    /// The machine is going down.
+    pub(crate) shutting_down: bool,
 }
 
 /// Rows: type, event and reason and message when True, the same when False.
@@ -87,6 +89,9 @@ pub(crate) fn compute(
         ));
     }
     problems.extend(observed.storage.clone().err());
+    if observed.shutting_down {
+        problems.push("node is shutting down".to_owned());
+    }
     if problems.is_empty() {
         add("Ready", true, "NodeReady", "KubeletReady", "kubelet is posting ready status".to_owned());
     } else {
@@ -137,6 +142,7 @@ mod tests {
             runtime: Ok(()),
             network: NetworkReadiness::NotReady("cni".into()),
             storage: Ok(()),
+            shutting_down: false,
         };
         let (first, events) = compute(&[], &observed, "t1");
         assert_eq!(
@@ -151,5 +157,8 @@ mod tests {
         assert_eq!(second[0].last_heartbeat_time.as_deref(), Some("t2"));
         assert_eq!(second[3].last_transition_time.as_deref(), Some("t2"));
         assert_eq!(second[3].reason, "KubeletReady");
+        observed.shutting_down = true;
+        let (third, events) = compute(&second, &observed, "t3");
+        assert_eq!((events, third[3].message.as_str()), (vec!["NodeNotReady"], "node is shutting down"));
     }
 }

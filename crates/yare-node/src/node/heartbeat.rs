@@ -1,8 +1,9 @@
-//! The node's life signs: registration, a lease every ten seconds, its status when it changes or is five
-//! minutes old.
+//! The node's life signs: registration, a lease that is renewed when a quarter of it is over, its status when it
+//! changes or is some minutes old.
 //!
-//! In: runtime, pod network, pressures, the node's own object by watch. Out: writes to the API server. The
-//! lease's rhythm is also when the runtime is looked at; changes of network and pressures come by themselves.
+//! In: runtime, pod network, pressures, the node's own object by watch. Out: writes to the API server. The runtime
+//! is looked at every `nodeStatusUpdateFrequency`; changes of network and pressures come by themselves. Waits are by
+//! a clock that nobody sets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,13 +22,10 @@ use crate::error::{Error, Result};
 use crate::kubelet::Kubelet;
 use crate::view::{NodeCondition, NodeView};
 
-/// Between renewals of the lease, and how long one holds.
-const LEASE_PERIOD: Duration = Duration::from_secs(10);
-const LEASE_SECONDS: u32 = 40;
-/// An unchanged status is written again after this.
-const STATUS_PERIOD: Duration = Duration::from_secs(300);
 /// How long the first status waits until volumes can be served.
 const STORAGE_PATIENCE: Duration = Duration::from_secs(5);
+/// Between attempts to renew the lease.
+const RENEW_RETRY: Duration = Duration::from_secs(1);
 /// Between attempts while the API server is away.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(7);
@@ -41,13 +39,30 @@ pub(crate) struct Heartbeat {
     pub(crate) runtime_version: String,
     /// Ends connections to an API server that does not answer.
     pub(crate) hang_up: Option<HangUp>,
+    /// Which start of the machine this is.
+    pub(crate) boot_id: String,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Registered {
     metadata: crate::view::Metadata,
-    status: crate::view::NodeStatusView,
+    status: RegisteredStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RegisteredStatus {
+    #[serde(deserialize_with = "crate::view::nullable")]
+    conditions: Vec<NodeCondition>,
+    node_info: NodeInfo,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeInfo {
+    #[serde(rename = "bootID")]
+    boot_id: String,
 }
 
 impl Heartbeat {
@@ -64,7 +79,11 @@ impl Heartbeat {
         let mut in_use = self.kubelet.volumes.in_use();
         let mut devices = self.kubelet.managers.devices.changes();
         let mut pressures = self.kubelet.pressures.subscribe();
+        let mut shutting_down = self.kubelet.shutting_down.subscribe();
         let mut changes = self.node.subscribe();
+        let settings = self.kubelet.config.settings();
+        let (look_every, write_every) =
+            (settings.node_status_update_frequency.get(), settings.node_status_report_frequency.get());
         let mut reporting = true;
         let mut written: Option<Value> = None;
         let mut written_at = Instant::now();
@@ -73,18 +92,17 @@ impl Heartbeat {
             let (conditions, events) =
                 conditions::compute(&held, &self.observe().await, &self.kubelet.seams.now_text());
             let images = match self.kubelet.runtime.images().await {
-                Ok(list) => object::images(list),
+                Ok(list) => object::images(list, settings.node_status_max_images),
                 Err(_) => json!([]),
             };
             let volumes = in_use.borrow_and_update().clone();
-            let mut status =
-                object::status(&self.kubelet, self.port, &self.runtime_version, &conditions, images);
+            let mut status = self.status(&conditions, images);
             if let Ok(runtime) = self.kubelet.runtime.status().await {
                 object::abilities(&runtime, &mut status);
                 self.kubelet.offer.lock().strict_groups = runtime.supplemental_groups_policy;
             }
             let news = written.as_ref().is_none_or(|before| !same(before, &status));
-            if news || written_at.elapsed() >= STATUS_PERIOD {
+            if news || written_at.elapsed() >= write_every {
                 match self.write_status(&status, written.as_ref()).await {
                     Ok(()) => {
                         self.kubelet.volumes.was_reported(volumes);
@@ -99,20 +117,12 @@ impl Heartbeat {
                     Err(error) => tracing::warn!(%error, "writing the node's status"),
                 }
             }
-            if Instant::now() >= lease_at {
-                let renewed = self.renew(&uid).await;
-                if let Err(error) = &renewed {
-                    tracing::warn!(%error, "renewing the node's lease");
-                    // A connection that was cut somewhere on its way looks like a slow server for long.
-                    self.hang_up.iter().for_each(HangUp::all);
-                }
-                lease_at =
-                    Instant::now() + if renewed.is_ok() { LEASE_PERIOD } else { Duration::from_secs(1) };
-            }
-            // Wait for the next renewal or for news; a change of the node's own object is only taken in.
+            let look_at = Instant::now() + look_every;
+            // Wait for the next look or for news; a change of the node's own object is only taken in.
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep_until(lease_at) => break,
+                    () = tokio::time::sleep_until(look_at) => break,
+                    () = tokio::time::sleep_until(lease_at) => lease_at = self.renewal(&uid).await,
                     changed = network.changed(), if reporting => {
                         // Once nobody reports any more the last word is kept.
                         reporting = changed.is_ok();
@@ -126,6 +136,7 @@ impl Heartbeat {
                     Ok(()) = devices.changed() => break,
                     // The sender lives as long as the kubelet.
                     Ok(()) = pressures.changed() => break,
+                    Ok(()) = shutting_down.changed() => break,
                     Some(change) = changes.recv() => {
                         if let Some(node) = change.new.and_then(|c| c.view::<NodeView>().ok()) {
                             self.take_in(node);
@@ -134,6 +145,28 @@ impl Heartbeat {
                 }
             }
         }
+    }
+
+    /// How long the lease holds.
+    fn lease(&self) -> Duration {
+        let seconds = self.kubelet.config.settings().node_lease_duration_seconds;
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
+    }
+
+    /// Renews the lease; when that is to be done again.
+    async fn renewal(&self, uid: &str) -> Instant {
+        let every = self.lease() / 4;
+        let renewed = self.renew(uid, every).await;
+        if let Err(error) = &renewed {
+            tracing::warn!(%error, "renewing the node's lease");
+            // A connection that was cut somewhere on its way looks like a slow server for long.
+            self.hang_up.iter().for_each(HangUp::all);
+        }
+        Instant::now() + if renewed.is_ok() { every } else { RENEW_RETRY.min(every) }
+    }
+
+    fn status(&self, conditions: &[NodeCondition], images: Value) -> Value {
+        object::status(&self.kubelet, self.port, &self.runtime_version, &self.boot_id, conditions, images)
     }
 
     /// What pods may count on: the node's labels and taints as they are now.
@@ -154,6 +187,7 @@ impl Heartbeat {
             runtime: conditions::of_runtime(&self.kubelet.runtime.status().await),
             network: self.kubelet.network.borrow().clone(),
             storage: self.kubelet.csi.node.ready().borrow().clone(),
+            shutting_down: *self.kubelet.shutting_down.borrow(),
         }
     }
 
@@ -179,7 +213,13 @@ impl Heartbeat {
             ..self.observe().await
         };
         let (conditions, _) = conditions::compute(&[], &observed, &kubelet.seams.now_text());
-        let status = object::status(kubelet, self.port, &self.runtime_version, &conditions, json!([]));
+        if !kubelet.config.settings().register_node {
+            // Somebody else makes it.
+            let found: Registered = kubelet.api.get(&format!("/api/v1/nodes/{}", kubelet.node_name)).await?;
+            self.compare_boots(&found);
+            return Ok((found.metadata.uid, found.status.conditions));
+        }
+        let status = self.status(&conditions, json!([]));
         let node = object::registration(kubelet, &self.labels, status);
         match kubelet.api.create::<Registered>("/api/v1/nodes", &node).await {
             Ok(made) => return Ok((made.metadata.uid, made.status.conditions)),
@@ -189,7 +229,18 @@ impl Heartbeat {
         let path = format!("/api/v1/nodes/{}", kubelet.node_name);
         let patch = json!({ "metadata": { "labels": self.labels } });
         let found: Registered = kubelet.api.patch_for(&path, PatchKind::Merge, &patch).await?;
+        self.compare_boots(&found);
         Ok((found.metadata.uid, found.status.conditions))
+    }
+
+    /// Says that the machine was started anew since the node was last seen.
+    fn compare_boots(&self, found: &Registered) {
+        let before = &found.status.node_info.boot_id;
+        if !before.is_empty() && *before != self.boot_id {
+            let (name, id) = (&self.kubelet.node_name, &self.boot_id);
+            let text = format!("Node {name} has been rebooted, boot id: {id}");
+            self.kubelet.node_event(EventKind::Warning, "Rebooted", text);
+        }
     }
 
     /// Writes what differs from the last status, or everything.
@@ -204,17 +255,17 @@ impl Heartbeat {
         self.kubelet.api.patch(&path, PatchKind::Strategic, &json!({ "status": patch })).await
     }
 
-    async fn renew(&self, uid: &str) -> Result<()> {
-        tokio::time::timeout(LEASE_PERIOD, self.try_renew(uid))
+    async fn renew(&self, uid: &str, patience: Duration) -> Result<()> {
+        tokio::time::timeout(patience, self.try_renew(uid))
             .await
-            .unwrap_or_else(|_| Err(Error::Request(format!("no answer within {} s", LEASE_PERIOD.as_secs()))))
+            .unwrap_or_else(|_| Err(Error::Request(format!("no answer within {} s", patience.as_secs()))))
     }
 
     async fn try_renew(&self, uid: &str) -> Result<()> {
         let name = &self.kubelet.node_name;
         let now = clock::rfc3339_micro(self.kubelet.seams.now());
         let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-        let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now });
+        let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": self.lease().as_secs(), "renewTime": now });
         match self
             .kubelet
             .api

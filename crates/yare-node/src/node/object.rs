@@ -9,14 +9,15 @@ use crate::kubelet::Kubelet;
 use crate::node::capacity;
 use crate::view::{NodeCondition, Taint};
 
-/// Images that are listed in a node's status.
-const IMAGES_MAX: usize = 50;
 /// Names of one image that are listed.
 const NAMES_MAX: usize = 5;
 
 /// Features that a node declares where their gates are on (KEP-5328), sorted.
-const DECLARED: [&str; 2] =
-    ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"];
+const DECLARED: [&str; 3] = [
+    "ExtendWebSocketsToKubelet",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+];
 
 /// Labels every node has, and those it was given.
 pub(crate) fn labels(node_name: &str, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -62,6 +63,7 @@ pub(crate) fn status(
     kubelet: &Kubelet,
     port: u16,
     runtime_version: &str,
+    boot_id: &str,
     conditions: &[NodeCondition],
     images: Value,
 ) -> Value {
@@ -74,21 +76,25 @@ pub(crate) fn status(
         capacity.insert(resource.clone(), all.to_string());
         allocatable.insert(resource, healthy.to_string());
     }
-    let declared: Vec<&str> =
-        DECLARED.into_iter().filter(|gate| kubelet.config.gates().is_on(gate)).collect();
-    let declared =
-        if kubelet.config.gates().is_on("NodeDeclaredFeatures") { json!(declared) } else { Value::Null };
-    json!({
+    let gates = kubelet.config.gates();
+    let declared: Vec<&str> = DECLARED
+        .into_iter()
+        .filter(|name| gates.is_on("NodeDeclaredFeatures") && gates.is_on(name))
+        .collect();
+    let mut status = json!({
         "capacity": capacity,
-        "declaredFeatures": declared,
         "allocatable": allocatable,
         "conditions": conditions,
         "addresses": addresses,
         "daemonEndpoints": { "kubeletEndpoint": { "Port": port } },
-        "nodeInfo": capacity::node_info(runtime_version),
+        "nodeInfo": capacity::node_info(runtime_version, boot_id),
         "images": images,
         "volumesInUse": volumes_in_use,
-    })
+    });
+    if !declared.is_empty() {
+        status["declaredFeatures"] = json!(declared);
+    }
+    status
 }
 
 /// `status.runtimeHandlers` and `status.features`: what the runtime can do. One that does not tell says nothing.
@@ -109,8 +115,8 @@ pub(crate) fn abilities(runtime: &RuntimeStatus, status: &mut Value) {
     }
 }
 
-/// `status.images`, the largest first.
-pub(crate) fn images(mut list: Vec<ImageStatus>) -> Value {
+/// `status.images`, the largest first; `most` of them, all where it is negative.
+pub(crate) fn images(mut list: Vec<ImageStatus>, most: i32) -> Value {
     list.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.id.cmp(&b.id)));
     let images: Vec<Value> = list
         .into_iter()
@@ -120,7 +126,7 @@ pub(crate) fn images(mut list: Vec<ImageStatus>) -> Value {
             (names, image.size_bytes)
         })
         .filter(|(names, _)| !names.is_empty())
-        .take(IMAGES_MAX)
+        .take(usize::try_from(most).unwrap_or(usize::MAX))
         .map(|(names, size)| json!({ "names": names, "sizeBytes": size }))
         .collect();
     Value::Array(images)

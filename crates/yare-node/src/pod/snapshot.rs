@@ -14,8 +14,9 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn new(mut sandboxes: Vec<SandboxStatus>, mut containers: Vec<ContainerStatus>) -> Self {
-        sandboxes.sort_by_key(|s| std::cmp::Reverse((s.created_at_ns, s.attempt)));
-        containers.sort_by_key(|c| std::cmp::Reverse((c.created_at_ns, c.attempt)));
+        // The newest first, by their numbers: of a clock that was set back, later ones look older.
+        sandboxes.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.created_at_ns)));
+        containers.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created_at_ns)));
         Snapshot { sandboxes, containers }
     }
 

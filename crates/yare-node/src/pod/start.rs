@@ -294,6 +294,7 @@ impl Worker {
             .find(|c| c.name == container.name && c.state == ContainerState::Exited)?;
         let ended = clock::from_ns(last.finished_at_ns).or_else(|| clock::from_ns(last.created_at_ns))?;
         let now = self.kubelet.seams.now();
+        self.restarts.saw(&container.name, ended, now);
         if !self.restarts.knows(&container.name) && last.attempt > 0 {
             // After a restart of the agent the count of restarts tells how long the waits had become.
             for _ in 0..last.attempt.min(6) {

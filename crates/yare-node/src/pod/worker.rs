@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use yare_client::EventKind;
 use yare_runtime::{ContainerState, ContainerStatus, SandboxStatus};
 
-use super::backoff::Backoffs;
+use super::backoff::{Backoffs, Waits};
 use super::dirs::PodDirs;
 use super::fields::Facts;
 use super::mailbox::Mailbox;
@@ -106,7 +106,7 @@ impl Worker {
             container_ids: containers.iter().map(|c| c.id.clone()).collect(),
             snapshot: Snapshot::new(sandboxes, containers),
             waiting: HashMap::new(),
-            restarts: Backoffs::default(),
+            restarts: Backoffs::new(Waits::of_restarts(kubelet.config.settings(), kubelet.config.gates())),
             pulls: Pulls::default(),
             probes: ProbeSet::default(),
             volumes: Volumes::default(),

@@ -224,8 +224,10 @@ impl Task {
     async fn run(self) {
         let period = Duration::from_secs(u64::from(self.probe.period_seconds.unwrap_or(10).max(1)));
         let delay = Duration::from_secs(u64::from(self.probe.initial_delay_seconds));
-        let first = clock::from_ns(self.started_at_ns)
-            .map_or(Duration::ZERO, |started| self.kubelet.seams.until(clock::after(started, delay)));
+        // A start that is to come is of a clock that was set back since.
+        let first = clock::from_ns(self.started_at_ns).map_or(Duration::ZERO, |started| {
+            self.kubelet.seams.until(clock::after(started, delay)).min(delay)
+        });
         if !first.is_zero() {
             tokio::time::sleep(first).await;
         }

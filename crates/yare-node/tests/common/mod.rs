@@ -1,6 +1,7 @@
 //! A node over a scripted runtime and a real API server in this process.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses its part")]
 
+pub mod logind;
 pub mod runtime;
 
 use std::path::PathBuf;

@@ -1,0 +1,73 @@
+//! The node's own object: who makes it, what its configuration changes of it, and a machine that was started anew.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Cluster, NODE, condition, configuration};
+use serde_json::{Value, json};
+
+const PATH: &str = "/api/v1/nodes/node-1";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/node-1";
+
+async fn ready(cluster: &Cluster) -> Value {
+    cluster.wait(PATH, "Ready", |n| condition(n, "Ready") == "True").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_somebody_else_registers() {
+    let mut cluster = Cluster::without_node().await;
+    cluster.runtime.set_images(&[("large", 2000), ("small", 10)], 1 << 40, 1 << 40);
+    let yaml = "registerNode: false\nnodeLeaseDurationSeconds: 8\nnodeStatusMaxImages: 1";
+    cluster.start_node(|config| config.configuration = configuration(yaml)).await;
+    let node =
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"by": "hand"}}});
+    // A node that registers itself would have taken the name.
+    let made = cluster.post("/api/v1/nodes", &node).await;
+    let node = ready(&cluster).await;
+    assert_eq!(node["metadata"]["uid"], made["metadata"]["uid"]);
+    let labels = node["metadata"]["labels"].as_object().unwrap();
+    assert!(labels.contains_key("by") && !labels.contains_key("kubernetes.io/hostname"), "{labels:?}");
+    assert_eq!(node["status"]["images"].as_array().unwrap().len(), 1);
+    assert_eq!(node["status"]["images"][0]["names"][0], "large:1");
+    assert_eq!(node["status"]["declaredFeatures"], json!(["ExtendWebSocketsToKubelet"]));
+    let lease = cluster.wait(LEASE, "lease", |l| l["spec"]["holderIdentity"] == NODE).await;
+    assert_eq!(lease["spec"]["leaseDurationSeconds"], 8);
+    let first = lease["spec"]["renewTime"].clone();
+    cluster.wait(LEASE, "another renewal", |l| l["spec"]["renewTime"] != first).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_was_started_anew() {
+    let mut cluster = Cluster::without_node().await;
+    let boot =
+        |id: &'static str| move |config: &mut yare_node::NodeConfig| config.boot_id = Some(id.to_owned());
+    cluster.start_node(boot("first")).await;
+    ready(&cluster).await;
+    let spec = json!({"containers": [{"name": "web", "image": "present:1", "command": ["run"]}]});
+    cluster.pod("web", spec).await;
+    let pod = cluster.wait_ready("web").await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    cluster.stop_node().await;
+
+    // The same start of the machine: nothing is said.
+    cluster.start_node(boot("first")).await;
+    cluster.wait_event(NODE, "NodeReady").await;
+    let events = cluster.get("/api/v1/namespaces/default/events").await;
+    let rebooted = |event: &&Value| event["reason"] == "Rebooted";
+    assert!(events["items"].as_array().unwrap().iter().find(rebooted).is_none(), "{events:#}");
+    cluster.stop_node().await;
+
+    // Another one: whatever ran has ended, and nobody was there to see it.
+    cluster.runtime.kill_sandbox();
+    cluster.start_node(boot("second")).await;
+    let event = cluster.wait_event(NODE, "Rebooted").await;
+    assert_eq!(event["message"], "Node node-1 has been rebooted, boot id: second");
+    assert_eq!(event["type"], "Warning");
+    cluster.wait(PATH, "the boot id", |n| n["status"]["nodeInfo"]["bootID"] == "second").await;
+    let again = cluster
+        .wait_pod("web", "restarted", |p| p["status"]["containerStatuses"][0]["restartCount"] == 1)
+        .await;
+    let last = &again["status"]["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!(last["exitCode"], 137, "{again:#}");
+    cluster.wait_ready("web").await;
+}
