@@ -40,8 +40,7 @@ struct Args {
     parts: Vec<String>,
 }
 
-const PARTS: [&str; 8] =
-    ["start", "api", "clients", "kinds", "definitions", "overload", "node", "crowd"];
+const PARTS: [&str; 8] = ["start", "api", "clients", "kinds", "definitions", "overload", "node", "crowd"];
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]

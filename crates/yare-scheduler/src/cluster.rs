@@ -9,6 +9,8 @@ use std::{
 use yare_client::{Cached, ObjectKey, ViewError};
 
 use crate::{
+    devices::state::Devices,
+    plugins,
     pod::{Amounts, HostPort, PodInfo},
     selector::Labels,
     storage::Storage,
@@ -152,11 +154,18 @@ pub struct Cluster {
     nodes_with_affinity: usize,
     /// Claims and volumes.
     pub storage: Storage,
+    /// Claims for devices, and devices.
+    pub devices: Devices,
     /// How many placed pods use a claim.
     claim_users: HashMap<ObjectKey, usize>,
 }
 
 impl Cluster {
+    /// An empty cluster with these devices.
+    pub fn new(devices: Devices) -> Self {
+        Self { devices, ..Self::default() }
+    }
+
     /// How many pods are assumed, and how many have a node.
     pub fn counts(&self) -> (usize, usize) {
         (self.assumed.len(), self.placed.len())
@@ -175,6 +184,11 @@ impl Cluster {
     /// How many placed pods use a claim.
     pub fn claim_users(&self, claim: &ObjectKey) -> usize {
         self.claim_users.get(claim).copied().unwrap_or_default()
+    }
+
+    /// Why the pod need not be tried yet: claims for devices are missing.
+    pub fn lacks_claims(&self, pod: &PodInfo) -> Option<String> {
+        if pod.resource_claims.is_empty() { None } else { plugins::claims(pod, &self.devices).err() }
     }
 
     /// The labels of a namespace.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
+use yare_client::ObjectKey;
+
 use crate::{
     cluster::{Cluster, NodeInfo},
     metrics::Taken,
@@ -29,6 +31,10 @@ pub struct Unschedulable {
     pub refusal: Option<String>,
     /// Plugins that turned nodes down, or the pod as a whole.
     pub plugins: Vec<&'static str>,
+    /// Nothing speaks against the pod: something is wrong, and `refusal` says what.
+    pub error: bool,
+    /// Claims for devices whose allocation keeps the pod off some node.
+    pub unavailable: Vec<ObjectKey>,
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods.`
@@ -41,6 +47,9 @@ pub fn message(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
 impl Unschedulable {
     /// The message of the `FailedScheduling` event and the `PodScheduled` condition.
     pub fn message(&self) -> String {
+        if let Some(error) = self.refusal.as_ref().filter(|_| self.error) {
+            return error.clone();
+        }
         if self.nodes == 0 {
             return "no nodes available to schedule pods".to_owned();
         }
@@ -81,8 +90,10 @@ pub fn schedule_measured(
             reasons: BTreeMap::new(),
             events: Events::NODE_ADDED.and(refusal.events),
             helpable: Vec::new(),
+            error: refusal.error,
             refusal: Some(refusal.reason),
             plugins: vec![refusal.plugin],
+            unavailable: Vec::new(),
         });
     }
     taken.asked[0] = plugins::places(|row| !row.volumes || state.has_volumes());
@@ -109,6 +120,12 @@ pub fn schedule_measured(
                     break;
                 }
             }
+            Err((row, Rejection { error: true, reasons, .. })) => {
+                let why = reasons.first().map_or("", |r| r);
+                let error = format!("running \"{}\" filter plugin: {why}", plugins::PLUGINS[row].name);
+                let none = unschedulable(nodes.len(), rejections);
+                return Err(Unschedulable { error: true, refusal: Some(error), ..none });
+            }
             Err(rejection) => rejections.push((place, rejection)),
         }
     }
@@ -118,7 +135,11 @@ pub fn schedule_measured(
     let filtered = Instant::now();
     taken.filter = filtered - prepared;
     match feasible.as_slice() {
-        [] => Err(unschedulable(nodes.len(), rejections)),
+        [] => {
+            let unavailable =
+                state.unavailable_claims().iter().map(|claim| claim.object.key().clone()).collect();
+            Err(Unschedulable { unavailable, ..unschedulable(nodes.len(), rejections) })
+        }
         [only] => Ok(only.name().to_owned()),
         _ => {
             let node = best(pod, &state, cluster, &feasible, tie).name().to_owned();
@@ -157,7 +178,16 @@ fn unschedulable(nodes: usize, rejections: Vec<(usize, (usize, Rejection))>) -> 
             *reasons.entry(reason.into_owned()).or_default() += 1;
         }
     }
-    Unschedulable { nodes, reasons, events, helpable, refusal: None, plugins: by }
+    Unschedulable {
+        nodes,
+        reasons,
+        events,
+        helpable,
+        refusal: None,
+        plugins: by,
+        error: false,
+        unavailable: Vec::new(),
+    }
 }
 
 fn best<'a>(

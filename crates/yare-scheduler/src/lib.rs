@@ -7,6 +7,7 @@
 
 pub mod cluster;
 pub mod cycle;
+mod device_events;
 pub mod devices;
 pub mod metrics;
 pub mod plugins;

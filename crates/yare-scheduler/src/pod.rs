@@ -151,6 +151,48 @@ pub struct PodClaim {
     pub ephemeral: bool,
 }
 
+/// A claim for devices that a pod names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodResourceClaim {
+    /// The entry's name.
+    pub name: Box<str>,
+    /// The claim, in the pod's namespace.
+    pub claim: ClaimName,
+}
+
+/// Which claim it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimName {
+    /// The pod says it.
+    Given(Box<str>),
+    /// It was made for the pod, and belongs to it.
+    Made(Box<str>),
+    /// None was made, on purpose.
+    NotNeeded,
+    /// None was made yet.
+    NotYet,
+    /// The entry says nothing that is known here.
+    Unknown,
+}
+
+/// Claims for devices of a pod.
+fn resource_claims(pod: &view::Pod) -> Box<[PodResourceClaim]> {
+    let read = |entry: &view::PodResourceClaim| {
+        let made = pod.status.resource_claim_statuses.iter().find(|s| s.name == entry.name);
+        let claim = match (&entry.resource_claim_name, &entry.resource_claim_template_name, made) {
+            (Some(name), ..) => ClaimName::Given(name.as_str().into()),
+            (None, None, _) => ClaimName::Unknown,
+            (None, Some(_), None) => ClaimName::NotYet,
+            (None, Some(_), Some(made)) => made
+                .resource_claim_name
+                .as_ref()
+                .map_or(ClaimName::NotNeeded, |n| ClaimName::Made(n.as_str().into())),
+        };
+        PodResourceClaim { name: entry.name.as_str().into(), claim }
+    };
+    pod.spec.resource_claims.iter().map(read).collect()
+}
+
 /// A disk that a pod names itself and that cannot be shared as one likes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disk {
@@ -324,6 +366,8 @@ pub struct PodInfo {
     pub claims: Box<[PodClaim]>,
     /// Disks that it names itself.
     pub disks: Box<[Disk]>,
+    /// Claims for devices that it names.
+    pub resource_claims: Box<[PodResourceClaim]>,
 }
 
 impl PodInfo {
@@ -370,6 +414,7 @@ impl PodInfo {
         Ok(Arc::new(Self {
             claims,
             disks,
+            resource_claims: resource_claims(&pod),
             node: spec.node_name.as_str().into(),
             scheduler: spec.scheduler_name.as_str().into(),
             finished: matches!(pod.status.phase.as_str(), "Succeeded" | "Failed"),
@@ -423,6 +468,20 @@ impl PodInfo {
     /// Whether it uses the claim.
     pub fn uses_claim(&self, claim: &ObjectKey) -> bool {
         *claim.namespace == *self.object.namespace() && self.claims.iter().any(|c| c.name == claim.name)
+    }
+
+    /// Whether it wants devices.
+    pub fn needs_devices(&self) -> bool {
+        !self.resource_claims.is_empty()
+    }
+
+    /// Whether it uses the claim for devices.
+    pub fn uses_resource_claim(&self, claim: &ObjectKey) -> bool {
+        *claim.namespace == *self.object.namespace()
+            && self.resource_claims.iter().any(|entry| match &entry.claim {
+                ClaimName::Given(name) | ClaimName::Made(name) => *name == claim.name,
+                _ => false,
+            })
     }
 
     /// Whether some toleration covers `taint`.

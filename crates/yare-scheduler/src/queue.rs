@@ -136,8 +136,27 @@ impl Queue {
 
     /// Takes in a pod without a node, new or changed. A change of a waiting pod is worth a retry.
     pub fn set(&mut self, pod: Arc<PodInfo>, now: Instant) {
-        let key = pod.key().clone();
         let gated = pod.gated;
+        self.put(pod, gated, now);
+    }
+
+    /// The same with a pod that need not be tried before [`Self::release`] lets it go.
+    pub fn hold(&mut self, pod: Arc<PodInfo>, now: Instant) {
+        self.put(pod, true, now);
+    }
+
+    /// Lets go of pods that were held, and are ready now.
+    pub fn release(&mut self, now: Instant, ready: impl Fn(&PodInfo) -> bool) {
+        let held = |e: &Entry| e.place == Place::Gated && !e.pod.gated && ready(&e.pod);
+        let free = self.entries.iter().filter(|(_, e)| held(e));
+        let free: Vec<(ObjectKey, bool)> = free.map(|(key, e)| (key.clone(), e.tried.is_none())).collect();
+        for (key, new) in free {
+            if new { self.activate(&key) } else { self.wake(&key, now) }
+        }
+    }
+
+    fn put(&mut self, pod: Arc<PodInfo>, gated: bool, now: Instant) {
+        let key = pod.key().clone();
         match self.entries.get_mut(&key) {
             None => {
                 let sequence = self.next_sequence;
@@ -318,8 +337,11 @@ impl Queue {
     }
 }
 
-/// `metadata.generation` is not among the hot fields; what matters is whether anything but status changed,
-/// and labels, gates and requests are all that can.
-fn generation(pod: &PodInfo) -> (bool, &crate::pod::Amounts, &crate::selector::Labels, usize) {
-    (pod.gated, &pod.requests, pod.object.labels(), pod.tolerations.len())
+/// What may change of a pod that waits: labels, gates, requests, tolerations, and which claims were made for it.
+type Changeable<'p> =
+    (bool, &'p crate::pod::Amounts, &'p crate::selector::Labels, usize, &'p [crate::pod::PodResourceClaim]);
+
+/// `metadata.generation` is not among the hot fields; what matters is whether anything but status changed.
+fn generation(pod: &PodInfo) -> Changeable<'_> {
+    (pod.gated, &pod.requests, pod.object.labels(), pod.tolerations.len(), &pod.resource_claims)
 }

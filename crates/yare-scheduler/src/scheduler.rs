@@ -17,18 +17,27 @@ use tokio::{
 };
 use yare_client::{
     Cached, Change, Client, EventKind, Informer, NAMESPACES, NODES, ObjectKey, ObjectRef,
-    POD_DISRUPTION_BUDGETS, PODS, Recorder,
+    POD_DISRUPTION_BUDGETS, PODS, RESOURCE_CLAIMS, Recorder,
 };
+use yare_schema::features::Gates;
 
 use crate::{
     cluster::Cluster,
     cycle::{self, Unschedulable},
+    device_events::DeviceEvents,
+    devices::{
+        bind::{self as claims, Work},
+        state::Devices,
+    },
     metrics::{Metrics, Outcome, Taken},
     plugins::{Events, State as PodState},
     pod::PodInfo,
     preemption::{self, Budget, Choice},
     queue::{Attempts, Queue},
-    storage::bind::{self, Sources, Waiting},
+    storage::{
+        Decision,
+        bind::{self, Sources, Waiting},
+    },
     storage_events::StorageEvents,
 };
 
@@ -46,6 +55,8 @@ pub struct Config {
     pub seed: u64,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// Features.
+    pub gates: Gates,
 }
 
 impl Default for Config {
@@ -54,6 +65,7 @@ impl Default for Config {
             scheduler_name: "default-scheduler".into(),
             seed: RandomState::new().hash_one(0_u8),
             metrics: Arc::default(),
+            gates: Gates::default(),
         }
     }
 }
@@ -78,6 +90,10 @@ struct Bound {
     placed: bool,
     /// Its volumes are bound, where there was something to bind.
     volumes: bool,
+    /// Claims for devices that were written, with their versions.
+    written: Vec<(ObjectKey, u64)>,
+    /// It waited for others, and does not count as a binding.
+    long: bool,
 }
 
 pub(crate) struct State {
@@ -93,7 +109,10 @@ pub(crate) struct State {
     binding: usize,
     /// Pods whose volumes are being bound first. That may take minutes, so they do not count as bindings.
     pub(crate) waiting: HashMap<ObjectKey, Waiting>,
+    /// Pods whose claims for devices are being written.
+    pub(crate) reserving: HashMap<ObjectKey, Work>,
     sources: Arc<Sources>,
+    resource_claims: Informer,
     /// Looked at only when somebody is to be preempted.
     budgets: Informer,
 }
@@ -110,7 +129,15 @@ async fn run(client: Client, config: Config) {
     let (nodes, pods, namespaces) = (informers.of(NODES), informers.of(PODS), informers.of(NAMESPACES));
     let budgets = informers.of(POD_DISRUPTION_BUDGETS);
     let mut storage = StorageEvents::new(&client);
-    tokio::join!(nodes.synced(), pods.synced(), namespaces.synced(), budgets.synced(), storage.synced());
+    let mut devices = DeviceEvents::new(&client);
+    tokio::join!(
+        nodes.synced(),
+        pods.synced(),
+        namespaces.synced(),
+        budgets.synced(),
+        storage.synced(),
+        devices.synced()
+    );
     let mut node_changes = nodes.subscribe();
     let mut pod_changes = pods.subscribe();
     let mut namespace_changes = namespaces.subscribe();
@@ -118,11 +145,13 @@ async fn run(client: Client, config: Config) {
     let recorder = Recorder::new(client.kube(), &config.scheduler_name, None);
     let mut state = State {
         waiting: HashMap::new(),
+        reserving: HashMap::new(),
+        resource_claims: client.informers().of(RESOURCE_CLAIMS),
         sources: Arc::new(Sources::of(&client)),
         tie: config.seed,
         client,
         recorder,
-        cluster: Cluster::default(),
+        cluster: Cluster::new(Devices::new(&config.gates)),
         queue: Queue::new(config.metrics.clone()),
         config,
         start: 0,
@@ -140,6 +169,9 @@ async fn run(client: Client, config: Config) {
         }
         while let Some((kind, change)) = storage.try_recv() {
             state.storage_changed(kind, change);
+        }
+        while let Some((kind, change)) = devices.try_recv() {
+            state.devices_changed(kind, &change);
         }
         while let Some(change) = pod_changes.try_recv() {
             state.pod_changed(change);
@@ -162,6 +194,7 @@ async fn run(client: Client, config: Config) {
             Some(change) = node_changes.recv() => state.node_changed(change),
             Some(change) = pod_changes.recv() => state.pod_changed(change),
             Some((kind, change)) = storage.recv() => state.storage_changed(kind, change),
+            Some((kind, change)) = devices.recv() => state.devices_changed(kind, &change),
             Some((done, attempts)) = bound.recv() => state.binding_done(done, attempts),
             () = sleep_until(timer) => {}
             else => return,
@@ -251,7 +284,10 @@ impl State {
             let said = !pod.nominated.is_empty() || was_nominated;
             let node = if said { &*pod.nominated } else { self.cluster.nomination(&key).unwrap_or_default() };
             self.cluster.nominate(&pod, &Box::<str>::from(node));
-            self.queue.set(pod, Instant::now());
+            match self.cluster.lacks_claims(&pod) {
+                Some(_) => self.queue.hold(pod, Instant::now()),
+                None => self.queue.set(pod, Instant::now()),
+            }
         }
     }
 
@@ -283,9 +319,8 @@ impl State {
             }
         }
         let waited = self.waiting.remove(&done.key);
-        if waited.is_none() {
-            self.binding -= 1;
-        }
+        self.binding -= usize::from(!done.long);
+        self.claims_written(&done);
         if let Some(waited) = waited.filter(|_| !done.volumes) {
             self.cluster.storage.restore(&waited.decision);
         }
@@ -309,15 +344,27 @@ impl State {
         let attempts = self.queue.attempts(pod.key());
         match self.schedule(&pod) {
             Ok(node) => {
-                let volumes = self.reserve_volumes(&pod, &node);
+                let Some((volumes, claims)) = self.reserve(&pod, &node) else {
+                    self.queue.retry(pod.key(), Instant::now());
+                    return true;
+                };
                 self.cluster.assume(pod.clone(), &node);
-                self.binding += usize::from(volumes.is_none());
-                let bind =
-                    bind(self.client.kube(), self.recorder.clone(), self.sources.clone(), pod, node, volumes);
-                let (sender, attempts) = (self.bound.clone(), attempts);
+                // What may take minutes does not count as a binding.
+                let long = volumes.is_some() || claims.as_ref().is_some_and(Work::may_wait);
+                self.binding += usize::from(!long);
+                let binding = Binding {
+                    client: self.client.kube(),
+                    recorder: self.recorder.clone(),
+                    sources: self.sources.clone(),
+                    resource_claims: self.resource_claims.clone(),
+                    pod,
+                    node,
+                };
+                let sender = self.bound.clone();
                 tokio::spawn(async move {
+                    let done = binding.run(volumes, claims).await;
                     // The receiver is gone only when the scheduler stops.
-                    let _ = sender.send((bind.await, attempts));
+                    let _ = sender.send((Bound { long, ..done }, attempts));
                 });
             }
             Err(why) => {
@@ -331,14 +378,37 @@ impl State {
         true
     }
 
-    /// Takes what the pod's claims need on its node; `None` where there is nothing to write.
-    fn reserve_volumes(&mut self, pod: &PodInfo, node: &str) -> Option<Waiting> {
-        if pod.claims.is_empty() {
-            return None;
+    /// Takes what the pod's claims need on its node; without any, there is nothing to write. `None`: what the node
+    /// was chosen for is not there any more.
+    fn reserve(&mut self, pod: &Arc<PodInfo>, node: &str) -> Option<(Option<Waiting>, Option<Work>)> {
+        if pod.claims.is_empty() && !pod.needs_devices() {
+            return Some((None, None));
         }
         // The same question got an answer a moment ago, from the same state.
-        let decision = PodState::new(pod, &self.cluster).decide(&self.cluster, node);
-        let decision = decision.filter(|d| !d.is_empty())?;
+        let state = PodState::new(pod, &self.cluster);
+        let devices = state.decide_devices(&self.cluster, node)?;
+        let volumes = state.decide(&self.cluster, node).filter(|d| !d.is_empty());
+        let volumes = volumes.map(|decision| self.reserve_volumes(pod, node, decision));
+        let told = Arc::new(Notify::new());
+        let work = (!devices.is_empty()).then(|| {
+            let mut claims = Vec::with_capacity(devices.len());
+            for (claim, allocation) in devices {
+                let new = allocation.map(|allocation| {
+                    self.cluster.devices.assume(claim.object.key(), allocation.holdings.clone());
+                    allocation.to_json(share_id)
+                });
+                claims.push((claim, new));
+            }
+            let dated = self.cluster.devices.features().bindings;
+            Work { node: node.to_owned(), claims, dated, told }
+        });
+        if let Some(work) = &work {
+            self.reserving.insert(pod.key().clone(), work.clone());
+        }
+        Some((volumes, work))
+    }
+
+    fn reserve_volumes(&mut self, pod: &PodInfo, node: &str, decision: Decision) -> Waiting {
         self.cluster.storage.assume(&decision, node);
         let waiting = Waiting {
             pod: pod.key().clone(),
@@ -347,7 +417,26 @@ impl State {
             told: Arc::new(Notify::new()),
         };
         self.waiting.insert(pod.key().clone(), waiting.clone());
-        Some(waiting)
+        waiting
+    }
+
+    /// What was decided for claims is written, or is not to be.
+    fn claims_written(&mut self, done: &Bound) {
+        let Some(work) = self.reserving.remove(&done.key) else { return };
+        let devices = &mut self.cluster.devices;
+        let mut freed = false;
+        for (claim, _) in work.claims.iter().filter(|(_, new)| new.is_some()) {
+            let key = claim.object.key();
+            match done.written.iter().find(|(written, _)| written == key) {
+                Some((_, version)) => devices.settle(key, *version),
+                None => freed |= devices.restore(key),
+            }
+        }
+        if freed {
+            // Who shares one of the claims waits for what becomes of it.
+            let events = Events::DEVICES_FREED.and(Events::RESOURCE_CLAIM);
+            self.queue.event_for(events, Instant::now(), PodInfo::needs_devices);
+        }
     }
 
     /// The node for a pod, with room left for those it was made for.
@@ -368,10 +457,16 @@ impl State {
     /// Nothing fits: others go, or the pod waits.
     fn no_node(&mut self, pod: Arc<PodInfo>, why: Unschedulable) {
         let mut message = why.message();
+        if why.error {
+            self.queue.retry(pod.key(), Instant::now());
+            tokio::spawn(fail(self.client.kube(), self.recorder.clone(), pod.object.clone(), message));
+            return;
+        }
         let mut nominate = None;
         // Somebody left meanwhile: there is room without a victim, and nobody's end to wait for.
         let mut freed = false;
         if why.nodes > 0 {
+            let deallocation = self.deallocate(&pod, &why);
             let budgets = self.budgets.list();
             let budgets: Vec<Budget> = budgets.iter().filter_map(|b| Budget::new(b).ok().flatten()).collect();
             let start = self.tie as usize;
@@ -396,7 +491,7 @@ impl State {
                     tokio::spawn(evict);
                 }
                 Err(refusal) => {
-                    message = format!("{message} {}", refusal.message());
+                    message = format!("{message} {deallocation}, {}", refusal.message());
                     let had = self.cluster.nomination(pod.key()).is_some();
                     if had && matches!(refusal, preemption::Refusal::NotHelpful(_)) {
                         self.cluster.forget_nomination(pod.key());
@@ -412,6 +507,23 @@ impl State {
         }
         let object = pod.object.clone();
         tokio::spawn(report(self.client.kube(), self.recorder.clone(), object, message, nominate));
+    }
+
+    /// Gives a claim's devices back that keep the pod from all nodes, so that others are tried; what is to be said of
+    /// it.
+    fn deallocate(&self, pod: &PodInfo, why: &Unschedulable) -> &'static str {
+        if !pod.needs_devices() || why.refusal.is_some() {
+            return "no new claims to deallocate";
+        }
+        let own = pod.object.uid();
+        let claims = why.unavailable.iter().filter_map(|key| self.cluster.devices.claim(key));
+        for claim in claims {
+            if claim.reserved_for.iter().all(|uid| **uid == *own) {
+                tokio::spawn(claims::deallocate(self.client.kube(), claim.clone()));
+                return "deallocation of ResourceClaim completed";
+            }
+        }
+        "still not schedulable"
     }
 
     /// Less important pods that were to get room on the chosen node look for another.
@@ -484,64 +596,118 @@ async fn patch_status(client: kube::Client, pod: &Cached, patch: &serde_json::Va
     }
 }
 
-/// Binds the pod's volumes, writes the binding and says so in an event.
-async fn bind(
+/// An id for a share of a device (UUID v4), from the keys that the process has hashed with from its start.
+fn share_id() -> String {
+    let half = |n: u8| u128::from(RandomState::new().hash_one(n));
+    let bits = half(0) << 64 | half(1);
+    let bits = bits & !(0xf << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
+    let text = format!("{bits:032x}");
+    let part = |from: usize, to: usize| &text[from..to];
+    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
+}
+
+/// A pod on its way to its node.
+struct Binding {
     client: kube::Client,
     recorder: Recorder,
     sources: Arc<Sources>,
+    resource_claims: Informer,
     pod: Arc<PodInfo>,
     node: String,
-    volumes: Option<Waiting>,
-) -> Bound {
-    let object = &pod.object;
-    let (namespace, name) = (object.namespace(), object.name());
-    if let Some(work) = volumes
-        && let Err(why) = bind::volumes(client.clone(), &sources, &work).await
-    {
-        let message = format!("running PreBind plugin \"VolumeBinding\": {why}");
-        let key = pod.key().clone();
-        // A pod that is gone needs no words.
-        if let Some(now) = sources.pod(&key).filter(|p| p.uid() == object.uid()) {
-            fail(client, recorder, &now, message).await;
-            return Bound { key, settled: false, placed: false, volumes: false };
-        }
-        return Bound { key, settled: true, placed: false, volumes: false };
+}
+
+impl Binding {
+    fn done(&self, settled: bool, volumes: bool) -> Bound {
+        let key = self.pod.key().clone();
+        Bound { key, settled, placed: false, volumes, written: Vec::new(), long: false }
     }
-    let binding = json!({
-        "apiVersion": "v1",
-        "kind": "Binding",
-        "metadata": {"name": name, "namespace": namespace, "uid": object.uid()},
-        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-    });
-    let pods: Api<Pod> = Api::namespaced(client, namespace);
-    let result = pods
-        .create_subresource::<_, serde_json::Value>("binding", name, &PostParams::default(), &binding)
-        .await;
-    let key = pod.key().clone();
-    match result {
-        Ok(_) => {
-            let message = format!("Successfully assigned {namespace}/{name} to {node}");
-            recorder.event(ObjectRef::of(&PODS, object), EventKind::Normal, "Scheduled", message);
-            Bound { key, settled: true, placed: true, volumes: true }
+
+    /// Binds the pod's volumes, writes its claims, then the binding, and says so in an event.
+    async fn run(self, volumes: Option<Waiting>, claims: Option<Work>) -> Bound {
+        if let Some(work) = volumes
+            && let Err(why) = bind::volumes(self.client.clone(), &self.sources, &work).await
+        {
+            return self.failed("VolumeBinding", &why, false).await;
         }
-        // Gone, or bound by somebody else: the watch tells.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-            Bound { key, settled: status.code == 404, placed: false, volumes: true }
+        let mut written = Vec::new();
+        let mut done = match self.claims(claims.as_ref(), &mut written).await {
+            Ok(()) => self.bind().await,
+            Err(why) => self.failed("DynamicResources", &why, true).await,
+        };
+        if let Some(work) = claims.filter(|_| !done.settled) {
+            let own = self.pod.object.uid();
+            let reserved = work.claims.iter().map(|(claim, _)| claim).filter(|claim| {
+                claim.is_reserved_for(own) || written.iter().any(|(key, _)| key == claim.object.key())
+            });
+            let reserved = reserved.map(|claim| (claim.object.key(), &claim.object));
+            claims::unreserve(&self.client, &self.pod, reserved).await;
         }
-        Err(error) => {
-            let message = format!("binding rejected: {error}");
-            recorder.event(ObjectRef::of(&PODS, object), EventKind::Warning, "FailedScheduling", message);
-            Bound { key, settled: false, placed: false, volumes: true }
+        done.written = written;
+        done
+    }
+
+    /// A pod that is gone needs no words.
+    async fn failed(&self, plugin: &str, why: &str, volumes: bool) -> Bound {
+        let message = format!("running PreBind plugin \"{plugin}\": {why}");
+        let Some(now) = self.sources.pod(self.pod.key()).filter(|p| p.uid() == self.pod.object.uid()) else {
+            return self.done(true, volumes);
+        };
+        fail(self.client.clone(), self.recorder.clone(), now, message).await;
+        self.done(false, volumes)
+    }
+
+    async fn claims(&self, work: Option<&Work>, written: &mut Vec<(ObjectKey, u64)>) -> Result<(), String> {
+        let Some(work) = work else { return Ok(()) };
+        claims::reserve(&self.client, &self.pod, work, written).await?;
+        if work.dated && work.may_wait() {
+            let about = ObjectRef::of(&PODS, &self.pod.object);
+            let message = format!("waiting for binding conditions for device on node {}", work.node);
+            self.recorder.event(about, EventKind::Normal, "BindingConditionsPending", message);
+            claims::attached(&self.resource_claims, work).await?;
+        }
+        Ok(())
+    }
+
+    async fn bind(&self) -> Bound {
+        let (object, node) = (&self.pod.object, &self.node);
+        let (namespace, name) = (object.namespace(), object.name());
+        let binding = json!({
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": name, "namespace": namespace, "uid": object.uid()},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let result = pods
+            .create_subresource::<_, serde_json::Value>("binding", name, &PostParams::default(), &binding)
+            .await;
+        let event = |kind, reason: &str, message: String| {
+            self.recorder.event(ObjectRef::of(&PODS, object), kind, reason, message);
+        };
+        match result {
+            Ok(_) => {
+                let message = format!("Successfully assigned {namespace}/{name} to {node}");
+                event(EventKind::Normal, "Scheduled", message);
+                Bound { placed: true, ..self.done(true, true) }
+            }
+            // Gone, or bound by somebody else: the watch tells.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                self.done(status.code == 404, true)
+            }
+            Err(error) => {
+                event(EventKind::Warning, "FailedScheduling", format!("binding rejected: {error}"));
+                self.done(false, true)
+            }
         }
     }
 }
 
 /// Says in an event and in the pod's condition that something went wrong that is not the pod's fault.
-async fn fail(client: kube::Client, recorder: Recorder, pod: &Cached, message: String) {
-    recorder.event(ObjectRef::of(&PODS, pod), EventKind::Warning, "FailedScheduling", message.clone());
+async fn fail(client: kube::Client, recorder: Recorder, pod: Cached, message: String) {
+    recorder.event(ObjectRef::of(&PODS, &pod), EventKind::Warning, "FailedScheduling", message.clone());
     let condition = json!({
         "type": "PodScheduled",
-        "observedGeneration": generation(pod),
+        "observedGeneration": generation(&pod),
         "status": "False",
         "reason": "SchedulerError",
         "message": message,
@@ -549,7 +715,7 @@ async fn fail(client: kube::Client, recorder: Recorder, pod: &Cached, message: S
         "lastTransitionTime": now(),
     });
     let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
-    patch_status(client, pod, &patch).await;
+    patch_status(client, &pod, &patch).await;
 }
 
 /// Says in an event and in the pod's condition why it has no node, and where room is made for it.

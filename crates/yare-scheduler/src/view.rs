@@ -46,6 +46,30 @@ pub struct PodStatus {
     pub nominated_node_name: String,
     /// When the kubelet took it, RFC 3339.
     pub start_time: String,
+    /// Claims that were made for its entries.
+    pub resource_claim_statuses: Vec<PodResourceClaimStatus>,
+}
+
+/// `PodResourceClaimStatus`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodResourceClaimStatus {
+    /// The entry.
+    pub name: String,
+    /// The claim; absent: none is needed.
+    pub resource_claim_name: Option<String>,
+}
+
+/// `PodResourceClaim`
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodResourceClaim {
+    /// Its name in the pod.
+    pub name: String,
+    /// The claim.
+    pub resource_claim_name: Option<String>,
+    /// What a claim is made from.
+    pub resource_claim_template_name: Option<String>,
 }
 
 /// `PodSpec`
@@ -83,6 +107,8 @@ pub struct PodSpec {
     /// Volumes that matter to where the pod may run; most pods have none.
     #[serde(deserialize_with = "volumes_that_matter")]
     pub volumes: Vec<Volume>,
+    /// Claims for devices.
+    pub resource_claims: Vec<PodResourceClaim>,
 }
 
 /// A volume of a pod that matters to where it may run.

@@ -30,8 +30,10 @@ pub struct ClaimedDevice {
 /// How the driver behaves. Tests change it while it runs.
 #[derive(Debug, Clone, Default)]
 pub struct DraBehaviour {
-    /// What it gives for claims, by the claim's name; what is not here gets nothing.
+    /// What it gives for claims, by the claim's name.
     pub devices: BTreeMap<String, Vec<ClaimedDevice>>,
+    /// What it gives for all others.
+    pub others: Vec<ClaimedDevice>,
     /// It refuses claims, in these words.
     pub refuses: Option<String>,
     /// It cannot take claims back, in these words.
@@ -193,7 +195,7 @@ fn give(behaviour: &DraBehaviour, claim: &str) -> Given {
         name: d.name.clone(),
         cdi: d.cdi.clone(),
     };
-    let devices = behaviour.devices.get(claim).into_iter().flatten().map(device).collect();
+    let devices = behaviour.devices.get(claim).unwrap_or(&behaviour.others).iter().map(device).collect();
     Given { devices, error: String::new() }
 }
 

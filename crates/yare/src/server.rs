@@ -289,7 +289,11 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     progress.done("controllers", "");
     let scheduler = (!args.node.disable.iter().any(|d| d == "scheduler")).then(|| {
         let client = component("system:kube-scheduler", &[]);
-        let config = yare_scheduler::Config { metrics: scheduler_metrics, ..Default::default() };
+        let config = yare_scheduler::Config {
+            gates: api.core().config.gates.clone(),
+            metrics: scheduler_metrics,
+            ..Default::default()
+        };
         Scheduler::start(client, config)
     });
     let dns_disabled = args.node.disable.iter().any(|d| d == "dns");

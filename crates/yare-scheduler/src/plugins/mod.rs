@@ -4,6 +4,7 @@
 //! rejections worth a retry.
 
 mod balanced_allocation;
+mod dynamic_resources;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -18,20 +19,23 @@ mod volume_binding;
 mod volume_restrictions;
 mod volume_zone;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     cluster::{Cluster, NodeInfo},
+    devices::claim::Claim,
     pod::PodInfo,
     storage::Decision,
 };
+
+pub use dynamic_resources::claims;
 
 /// The best score of a node.
 pub const MAX_SCORE: i64 = 100;
 
 /// What happened in the cluster: a set of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Events(u16);
+pub struct Events(u32);
 
 impl Events {
     /// No event.
@@ -62,9 +66,17 @@ impl Events {
     pub const CSI_CAPACITY: Self = Self(1 << 11);
     /// A volume was detached from a node.
     pub const DETACHED: Self = Self(1 << 12);
+    /// A claim for devices came or changed; matters to pods that use it.
+    pub const RESOURCE_CLAIM: Self = Self(1 << 13);
+    /// Devices have become free.
+    pub const DEVICES_FREED: Self = Self(1 << 14);
+    /// A class of devices came or changed.
+    pub const DEVICE_CLASS: Self = Self(1 << 15);
+    /// Devices came or changed.
+    pub const RESOURCE_SLICE: Self = Self(1 << 16);
 
     /// A pod holds less of its node than before.
-    pub const POD_SHRANK: Self = Self(1 << 15);
+    pub const POD_SHRANK: Self = Self(1 << 17);
 
     /// Both sets.
     pub const fn and(self, other: Self) -> Self {
@@ -84,6 +96,8 @@ pub struct Rejection {
     pub reasons: Vec<Cow<'static, str>>,
     /// It would stay so whichever pods left the node: preemption cannot help.
     pub lasting: bool,
+    /// Something is wrong that no other node would make right: the attempt ends.
+    pub error: bool,
 }
 
 impl Rejection {
@@ -91,17 +105,22 @@ impl Rejection {
     fn lasting(reason: &'static str) -> Self {
         Self { lasting: true, ..reason.into() }
     }
+
+    /// The end of the attempt.
+    fn error(reason: String) -> Self {
+        Self { error: true, ..reason.into() }
+    }
 }
 
 impl From<&'static str> for Rejection {
     fn from(reason: &'static str) -> Self {
-        Self { reasons: vec![Cow::Borrowed(reason)], lasting: false }
+        Self { reasons: vec![Cow::Borrowed(reason)], lasting: false, error: false }
     }
 }
 
 impl From<String> for Rejection {
     fn from(reason: String) -> Self {
-        Self { reasons: vec![Cow::Owned(reason)], lasting: false }
+        Self { reasons: vec![Cow::Owned(reason)], lasting: false, error: false }
     }
 }
 
@@ -114,6 +133,8 @@ pub struct Refusal {
     pub reason: String,
     /// Events that may lift it.
     pub events: Events,
+    /// Something is wrong, and it is tried again anyway.
+    pub error: bool,
 }
 
 /// What is worked out once for a pod, before any node is looked at.
@@ -127,6 +148,8 @@ pub struct State {
     zones: volume_zone::Prepared,
     /// What becomes of the pod's claims.
     binding: volume_binding::Prepared,
+    /// What becomes of its claims for devices.
+    devices: dynamic_resources::Prepared,
     /// Set where no node needs to be looked at.
     pub refusal: Option<Refusal>,
 }
@@ -138,8 +161,20 @@ impl State {
         if out.volumes
             && let Err((plugin, reason)) = out.look_at_volumes(pod, cluster)
         {
-            let events = PLUGINS.iter().find(|row| row.name == plugin).map_or(Events::NONE, |row| row.events);
-            out.refusal = Some(Refusal { plugin, reason, events });
+            out.refusal = Some(Refusal { plugin, reason, events: events_of(plugin), error: false });
+            return out;
+        }
+        if pod.needs_devices()
+            && let Err(obstacle) = out.look_at_devices(pod, cluster)
+        {
+            let (plugin, events) = (DYNAMIC_RESOURCES, events_of(DYNAMIC_RESOURCES));
+            out.refusal = Some(match obstacle {
+                dynamic_resources::Obstacle::Wait(reason) => Refusal { plugin, reason, events, error: false },
+                dynamic_resources::Obstacle::Error(why) => {
+                    let reason = format!("running PreFilter plugin \"{DYNAMIC_RESOURCES}\": {why}");
+                    Refusal { plugin, reason, events, error: true }
+                }
+            });
             return out;
         }
         out.spread = pod_topology_spread::Prepared::new(pod, cluster);
@@ -158,6 +193,26 @@ impl State {
         self.binding.decide(&cluster.storage, place).ok()
     }
 
+    /// What a node would mean for the pod's claims for devices; each with an allocation where that is new.
+    pub fn decide_devices(&self, cluster: &Cluster, node: &str) -> Option<dynamic_resources::Decision> {
+        let place = cluster.nodes().iter().find(|n| n.name() == node)?;
+        self.devices.decide(&cluster.devices, dynamic_resources::node_of(place)).ok()
+    }
+
+    /// Claims for devices whose allocation kept the pod off some node that was looked at.
+    pub fn unavailable_claims(&self) -> Vec<Arc<Claim>> {
+        self.devices.unavailable()
+    }
+
+    fn look_at_devices(
+        &mut self,
+        pod: &PodInfo,
+        cluster: &Cluster,
+    ) -> Result<(), dynamic_resources::Obstacle> {
+        self.devices = dynamic_resources::Prepared::new(pod, &cluster.devices)?;
+        Ok(())
+    }
+
     /// `Err`: who refuses the pod, and why.
     fn look_at_volumes(&mut self, pod: &PodInfo, cluster: &Cluster) -> Result<(), (&'static str, String)> {
         let by = |plugin| move |reason| (plugin, reason);
@@ -167,6 +222,13 @@ impl State {
         self.zones = volume_zone::Prepared::new(pod, cluster).map_err(by("VolumeZone"))?;
         Ok(())
     }
+}
+
+const DYNAMIC_RESOURCES: &str = "DynamicResources";
+
+/// What may lift a plugin's refusal.
+fn events_of(plugin: &str) -> Events {
+    PLUGINS.iter().find(|row| row.name == plugin).map_or(Events::NONE, |row| row.events)
 }
 
 /// What makes a node fit or good.
@@ -200,16 +262,27 @@ pub struct Row {
     pub weight: i64,
     /// Events that may turn a rejection into a fit.
     pub events: Events,
-    /// It looks at volumes only: it is not asked about pods without any.
-    pub volumes: bool,
+    /// Whom it is asked about.
+    pub only: Only,
+}
+
+/// Which pods a plugin has something to say of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// All.
+    Every,
+    /// Those with volumes.
+    Volumes,
+    /// Those with claims for devices.
+    Devices,
 }
 
 const fn row(name: &'static str, plugin: &'static dyn Plugin, weight: i64, events: Events) -> Row {
-    Row { name, plugin, weight, events, volumes: false }
+    Row { name, plugin, weight, events, only: Only::Every }
 }
 
 const fn volumes(name: &'static str, plugin: &'static dyn Plugin, events: Events) -> Row {
-    Row { name, plugin, weight: 0, events, volumes: true }
+    Row { name, plugin, weight: 0, events, only: Only::Volumes }
 }
 
 /// All plugins.
@@ -263,6 +336,18 @@ pub static PLUGINS: &[Row] = &[
         2,
         Events::POD_REMOVED.and(Events::POD_ADDED).and(Events::NODE_LABELS),
     ),
+    Row {
+        name: DYNAMIC_RESOURCES,
+        plugin: &dynamic_resources::DynamicResources,
+        weight: 2,
+        events: Events::NODE_LABELS
+            .and(Events::NODE_ALLOCATABLE)
+            .and(Events::RESOURCE_CLAIM)
+            .and(Events::DEVICES_FREED)
+            .and(Events::DEVICE_CLASS)
+            .and(Events::RESOURCE_SLICE),
+        only: Only::Devices,
+    },
     row("NodeResourcesBalancedAllocation", &balanced_allocation::BalancedAllocation, 1, Events::NONE),
     row("ImageLocality", &image_locality::ImageLocality, 1, Events::NONE),
 ];
@@ -280,7 +365,12 @@ pub fn filter(
     node: &NodeInfo,
 ) -> Result<(), (usize, Rejection)> {
     for (index, row) in PLUGINS.iter().enumerate() {
-        if row.volumes && !state.volumes {
+        let concerned = match row.only {
+            Only::Every => true,
+            Only::Volumes => state.volumes,
+            Only::Devices => !state.devices.is_empty(),
+        };
+        if !concerned {
             continue;
         }
         row.plugin.filter(pod, state, cluster, node).map_err(|rejection| (index, rejection))?;

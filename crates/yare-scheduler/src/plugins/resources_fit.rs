@@ -40,7 +40,7 @@ impl Plugin for ResourcesFit {
             || want.memory_bytes > have.memory_bytes
             || want.ephemeral_bytes > have.ephemeral_bytes
             || want.other.iter().any(|(name, amount)| *amount > have.other(name));
-        Err(Rejection { reasons, lasting })
+        Err(Rejection { reasons, lasting, error: false })
     }
 
     fn score(&self, pod: &PodInfo, _: &State, _: &Cluster, node: &NodeInfo) -> i64 {

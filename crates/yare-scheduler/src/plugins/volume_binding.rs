@@ -104,7 +104,7 @@ impl Prepared {
                 Some(selected) if **selected == *name => to_make.push(waiting),
                 Some(_) => {
                     reasons.push(NONE_TO_BIND.into());
-                    return Err(Rejection { reasons, lasting: true });
+                    return Err(Rejection { reasons, lasting: true, error: false });
                 }
                 None => match waiting.find(node, &out) {
                     Some(volume) => out.bind.push((waiting.claim.clone(), volume)),
@@ -119,7 +119,7 @@ impl Prepared {
             }
             out.provision.push(waiting.claim.clone());
         }
-        if reasons.is_empty() { Ok(out) } else { Err(Rejection { reasons, lasting: true }) }
+        if reasons.is_empty() { Ok(out) } else { Err(Rejection { reasons, lasting: true, error: false }) }
     }
 }
 

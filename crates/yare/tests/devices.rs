@@ -1,0 +1,183 @@
+//! Claims for devices, from the template to the container: a real driver of the testkit, whose devices are CDI's.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use yare_testkit::{ClaimedDevice, Cluster, DraBehaviour, DraDriver, Options};
+
+const YARE: &str = env!("CARGO_BIN_EXE_yare");
+const IMAGE: &str = "yare.local/busybox:1";
+const DRIVER: &str = "gpu.yare.example";
+
+/// What the runtime reads of the driver's devices: the environment says which one a container has.
+struct Cdi {
+    file: PathBuf,
+    kind: String,
+}
+
+impl Cdi {
+    fn new() -> anyhow::Result<Self> {
+        let directory = PathBuf::from("/var/run/cdi");
+        std::fs::create_dir_all(&directory)?;
+        // The directory is the machine's own: nobody else has this vendor.
+        let kind = format!("test{}.yare.example/gpu", std::process::id());
+        let file = directory.join(format!("{}.json", kind.replace('/', "-")));
+        let device = |name: &str| {
+            format!(r#"{{"name": "{name}", "containerEdits": {{"env": ["DEVICE_{name}=here"]}}}}"#)
+        };
+        let spec = format!(
+            r#"{{"cdiVersion": "0.6.0", "kind": "{kind}", "devices": [{}, {}]}}"#,
+            device("gpu0"),
+            device("gpu1")
+        );
+        let made = Self { file, kind };
+        std::fs::write(&made.file, spec)?;
+        Ok(made)
+    }
+
+    fn gives(&self, name: &str) -> Vec<ClaimedDevice> {
+        vec![ClaimedDevice {
+            pool: "node-1".into(),
+            name: name.into(),
+            cdi: vec![format!("{}={name}", self.kind)],
+            ..ClaimedDevice::default()
+        }]
+    }
+}
+
+impl Drop for Cdi {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+        // Stays where others use it.
+        let _ = self.file.parent().map(std::fs::remove_dir);
+    }
+}
+
+/// Devices of the node, of which the driver tells by this.
+fn slice(devices: &str) -> String {
+    format!(
+        "apiVersion: resource.k8s.io/v1\nkind: ResourceSlice\nmetadata: {{name: gpus}}\nspec: {{driver: {DRIVER}, \
+         nodeName: node-1, devices: [{devices}], pool: {{name: node-1, generation: 1, resourceSliceCount: 1}}}}\n"
+    )
+}
+
+const OBJECTS: &str = r#"apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {name: gpu}
+spec: {selectors: [{cel: {expression: "device.driver == 'gpu.yare.example'"}}]}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: one}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: gpu
+        exactly:
+          deviceClassName: gpu
+          selectors: [{cel: {expression: "device.attributes['gpu.yare.example'].index < 1"}}]
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {name: shared}
+spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: gpu}}]}}
+"#;
+
+/// A pod of two containers that both use the claim; `claim` is the rest of the entry.
+fn pod(name: &str, claim: &str) -> String {
+    let container = |name: &str| {
+        format!(
+            "  - {{name: {name}, image: {IMAGE}, command: [sh, -c, exec sleep 1000], resources: {{claims: [{{name: g}}]}}}}\n"
+        )
+    };
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+         resourceClaims: [{{name: g, {claim}}}]\n  containers:\n{}{}",
+        container("a"),
+        container("b")
+    )
+}
+
+/// Which of the devices both containers of a pod see.
+fn sees(cluster: &Cluster, pod: &str) -> anyhow::Result<Vec<&'static str>> {
+    let look = "env | grep ^DEVICE_ | sort";
+    let text = |container: &str| cluster.kubectl(&["exec", pod, "-c", container, "--", "sh", "-c", look]);
+    let (a, b) = (text("a")?, text("b")?);
+    ensure!(a == b, "{a:?} {b:?}");
+    Ok(["gpu0", "gpu1"].into_iter().filter(|name| a.contains(&format!("DEVICE_{name}=here"))).collect())
+}
+
+/// The claim that was made for the pod.
+fn made(cluster: &Cluster, pod: &str) -> anyhow::Result<String> {
+    cluster.soon(|| {
+        let name =
+            cluster.field(&format!("pod/{pod}"), ".status.resourceClaimStatuses[0].resourceClaimName")?;
+        ensure!(!name.is_empty(), "{pod} has no claim yet");
+        Ok(name)
+    })
+}
+
+fn goes(cluster: &Cluster, object: &str) -> anyhow::Result<()> {
+    let wait = ["wait", "--for=delete", "--timeout=30s", object];
+    cluster.kubectl(&wait).map(drop).with_context(|| format!("{object} stays"))
+}
+
+#[test]
+fn pods_get_the_devices_that_they_claim() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        let cdi = Cdi::new()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let _inside = runtime.enter();
+        let devices = [("shared".to_owned(), cdi.gives("gpu1"))].into();
+        let behaviour = DraBehaviour { devices, others: cdi.gives("gpu0"), ..DraBehaviour::default() };
+        let driver = DraDriver::start(&cluster.path("data/agent"), DRIVER, behaviour)?;
+        cluster.apply(OBJECTS)?;
+
+        // There are no devices yet: the pod says so, and runs when there are.
+        cluster.apply(&pod("web", "resourceClaimTemplateName: one"))?;
+        let claim = made(cluster, "web")?;
+        ensure!(claim.starts_with("web-g-"), "{claim}");
+        let none = "0/1 nodes are available: 1 cannot allocate all claims. still not schedulable, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+        cluster.event("web", "FailedScheduling", none)?;
+        let device =
+            |name: &str, index: u8| format!("{{name: {name}, attributes: {{index: {{int: {index}}}}}}}");
+        cluster.apply(&slice(&format!("{}, {}", device("gpu0", 0), device("gpu1", 1))))?;
+        cluster.ready(&["web"])?;
+        ensure!(sees(cluster, "web")? == ["gpu0"]);
+        let object = format!("resourceclaim/{claim}");
+        ensure!(cluster.field(&object, ".status.allocation.devices.results[0].device")? == "gpu0");
+        ensure!(cluster.field(&object, ".status.reservedFor[*].name")? == "web");
+        let nodes = ".status.allocation.nodeSelector.nodeSelectorTerms[0].matchFields[0].values[0]";
+        ensure!(cluster.field(&object, nodes)? == "node-1");
+
+        // The only device of its kind is in use, until the first pod goes, and its claim with it.
+        cluster.apply(&pod("next", "resourceClaimTemplateName: one"))?;
+        cluster.event("next", "FailedScheduling", none)?;
+        cluster.kubectl(&["delete", "pod", "web", "--wait=false"])?;
+        goes(cluster, &object)?;
+        cluster.ready(&["next"])?;
+        ensure!(sees(cluster, "next")? == ["gpu0"]);
+
+        // Pods that share a claim share its device; it stays allocated while one of them is there.
+        let own = "resourceClaimName: shared";
+        cluster.apply(&format!("{}---\n{}", pod("left", own), pod("right", own)))?;
+        cluster.ready(&["left", "right"])?;
+        ensure!(sees(cluster, "left")? == ["gpu1"] && sees(cluster, "right")? == ["gpu1"]);
+        cluster.kubectl(&["delete", "pod", "left"])?;
+        cluster.becomes("resourceclaim/shared", ".status.reservedFor[*].name", "right")?;
+        ensure!(
+            cluster.field("resourceclaim/shared", ".status.allocation.devices.results[0].device")? == "gpu1"
+        );
+        cluster.kubectl(&["delete", "pod", "right", "next"])?;
+        cluster.becomes("resourceclaim/shared", ".status", "{}")?;
+        ensure!(cluster.field("resourceclaim/shared", ".metadata.finalizers")?.is_empty());
+        cluster.soon(|| {
+            let calls = driver.calls();
+            let times = |call: &str| calls.iter().filter(|c| *c == call).count();
+            ensure!(times("prepare shared") == 1 && times("unprepare shared") == 1, "{calls:?}");
+            Ok(())
+        })
+    });
+}
