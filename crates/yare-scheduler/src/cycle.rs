@@ -96,7 +96,7 @@ pub fn schedule_measured(
             unavailable: Vec::new(),
         });
     }
-    taken.asked[0] = plugins::places(|row| !row.volumes || state.has_volumes());
+    taken.asked[0] = plugins::places(|row| state.concerns(row));
     let wanted = feasible_wanted(nodes.len());
     let mut feasible: Vec<&NodeInfo> = Vec::with_capacity(wanted.min(nodes.len()));
     let mut rejections: Vec<(usize, (usize, Rejection))> = Vec::new();

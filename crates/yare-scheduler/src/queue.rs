@@ -151,7 +151,7 @@ impl Queue {
         let free = self.entries.iter().filter(|(_, e)| held(e));
         let free: Vec<(ObjectKey, bool)> = free.map(|(key, e)| (key.clone(), e.tried.is_none())).collect();
         for (key, new) in free {
-            if new { self.activate(&key) } else { self.wake(&key, now) }
+            if new { self.activate(&key, POD_CHANGED) } else { self.wake(&key, now, POD_CHANGED) }
         }
     }
 

@@ -1,6 +1,7 @@
 //! `yare server`: the components in the order in which they need each other.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,

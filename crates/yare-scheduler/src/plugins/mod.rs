@@ -182,9 +182,13 @@ impl State {
         out
     }
 
-    /// Whether the plugins for volumes have anything to look at.
-    pub fn has_volumes(&self) -> bool {
-        self.volumes
+    /// Whether a plugin has anything to look at.
+    pub fn concerns(&self, row: &Row) -> bool {
+        match row.only {
+            Only::Every => true,
+            Only::Volumes => self.volumes,
+            Only::Devices => !self.devices.is_empty(),
+        }
     }
 
     /// What a node would mean for the pod's claims.
@@ -365,12 +369,7 @@ pub fn filter(
     node: &NodeInfo,
 ) -> Result<(), (usize, Rejection)> {
     for (index, row) in PLUGINS.iter().enumerate() {
-        let concerned = match row.only {
-            Only::Every => true,
-            Only::Volumes => state.volumes,
-            Only::Devices => !state.devices.is_empty(),
-        };
-        if !concerned {
+        if !state.concerns(row) {
             continue;
         }
         row.plugin.filter(pod, state, cluster, node).map_err(|rejection| (index, rejection))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use yare_metrics::text::Page;
 
 use crate::managers::machine::Machine;
-use crate::node::capacity::{Capacity, node_info};
+use crate::node::capacity::{Capacity, boot_id, node_info};
 
 struct Row {
     name: &'static str,
@@ -52,7 +52,7 @@ const ROWS: &[Row] = &[
 ];
 
 pub(super) fn expose(capacity: &Capacity, page: &mut Page) {
-    let info = node_info("");
+    let info = node_info("", &boot_id());
     let text = |field: &str| info[field].as_str().unwrap_or_default().to_owned();
     let (boot, machine, system) = (text("bootID"), text("machineID"), text("systemUUID"));
     let labels =

@@ -18,7 +18,7 @@ use yare_runtime::GroupUsage;
 
 use super::Body;
 use crate::kubelet::Kubelet;
-use crate::node::capacity::node_info;
+use crate::node::capacity::{boot_id, node_info};
 use crate::usage::network::Interface;
 use crate::usage::processes::Processes;
 use crate::usage::{Depth, NodeUse, collect};
@@ -82,7 +82,7 @@ pub(super) async fn serve(kubelet: &Arc<Kubelet>) -> Response<Body> {
 }
 
 fn version(page: &mut Page) {
-    let info = node_info("");
+    let info = node_info("", &boot_id());
     let text = |field: &str| info[field].as_str().unwrap_or_default().to_owned();
     let (kernel, system) = (text("kernelVersion"), text("osImage"));
     let name = "cadvisor_version_info";
