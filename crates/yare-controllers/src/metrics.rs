@@ -127,16 +127,11 @@ pub(crate) fn queue(controller: &'static str) -> &'static str {
 }
 
 /// Counts of all controllers of a process.
+#[derive(Default)]
 pub struct Metrics {
     /// Their work queues.
     pub queues: Queues,
     pub(crate) table: Counts,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self { queues: Queues::default(), table: Counts::default() }
-    }
 }
 
 impl Metrics {

@@ -144,22 +144,12 @@ pub struct Taken {
 }
 
 /// Counts of a scheduler.
+#[derive(Default)]
 pub struct Metrics {
     table: Counts,
     waiting: [AtomicI64; WAITING.len()],
     cached: [AtomicI64; CACHED.len()],
     bindings: AtomicI64,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            table: Counts::default(),
-            waiting: Default::default(),
-            cached: Default::default(),
-            bindings: AtomicI64::new(0),
-        }
-    }
 }
 
 impl std::fmt::Debug for Metrics {

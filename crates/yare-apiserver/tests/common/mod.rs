@@ -66,7 +66,7 @@ impl Server {
         let mut config = Config::new(open(&dir.path().join("store")).await);
         config.advertise = Some(("127.0.0.1".parse().unwrap(), 6443));
         change(&mut config);
-        let api = ApiServer::start(config).await.unwrap();
+        let api = Box::pin(ApiServer::start(config)).await.unwrap();
         let server = Self { api, dir };
         // The service account controller is not here: pods need this one.
         for namespace in ["default", "kube-system"] {

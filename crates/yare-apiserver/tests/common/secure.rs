@@ -64,7 +64,7 @@ pub async fn cluster_with(change: impl FnOnce(&mut Config, &std::path::Path)) ->
     config.objects = yare_auth::bootstrap::objects(&config.gates);
     config.kubelet_tls = Some(tls::client(&client, &ca.certificate, Speaks::Http1).unwrap());
     change(&mut config, dir.path());
-    let api = ApiServer::start(config).await.unwrap();
+    let api = Box::pin(ApiServer::start(config)).await.unwrap();
     let listener = ApiServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = api.clone();

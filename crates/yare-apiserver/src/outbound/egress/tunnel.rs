@@ -155,10 +155,8 @@ async fn pump(
         while let Ok(Some(packet)) = answers.message().await {
             match (packet.kind, packet.data) {
                 (DATA, Some(data)) if data.connection == connection => {
-                    if to.write_all(&data.data).await.is_err() {
-                        // Nobody reads any more; the other half says so to the proxy.
-                        continue;
-                    }
+                    // Where nobody reads any more, the other half says so to the proxy.
+                    let _ = to.write_all(&data.data).await;
                 }
                 (CLOSE_RESPONSE, _) => break,
                 _ => {}
