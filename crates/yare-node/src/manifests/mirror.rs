@@ -88,7 +88,9 @@ async fn reconcile(kubelet: &Kubelet, node: &Informer) -> Result<(), String> {
             failed = Some(error);
         }
     }
-    for pod in kubelet.pods.list() {
+    // A mirror whose pod's source has not spoken yet may be as good as new.
+    let pods = if kubelet.statics.is_complete() { kubelet.pods.list() } else { Vec::new() };
+    for pod in pods {
         if digest(&pod).is_some()
             && !kubelet.statics.is_known(pod.key())
             && let Err(error) = delete(kubelet, &pod).await

@@ -123,12 +123,24 @@ struct State {
     wanted: BTreeMap<ObjectKey, Cached>,
     /// Names whose earlier pods still end.
     ending: BTreeMap<ObjectKey, usize>,
+    /// Every source has said what should run.
+    complete: bool,
 }
 
 impl Statics {
     pub(crate) fn want(&self, wanted: BTreeMap<ObjectKey, Cached>) {
         self.state.lock().wanted = wanted;
         self.changed.notify_one();
+    }
+
+    /// Every source has spoken: what is not wanted by now is not wanted.
+    pub(crate) fn heard_all(&self) {
+        self.state.lock().complete = true;
+        self.changed.notify_one();
+    }
+
+    fn is_complete(&self) -> bool {
+        self.state.lock().complete
     }
 
     pub(crate) fn list(&self) -> Vec<Cached> {

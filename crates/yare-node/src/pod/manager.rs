@@ -78,6 +78,7 @@ impl Manager {
             // Until every source has spoken nobody is an orphan.
             if !adopted && changes.is_some() && unheard.is_empty() {
                 adopted = true;
+                self.kubelet.statics.heard_all();
                 self.retain_resources(&[]);
                 self.adopt_orphans();
             }
