@@ -143,7 +143,7 @@ fn open_inside(volume: &Path, path: &Path, flags: OFlag) -> Result<OwnedFd> {
 /// who may write to the one may write to the other.
 fn make_below(volume: &Path, sub_path: &str) -> Result<()> {
     let context = || format!("make {sub_path:?} in {}", volume.display());
-    let mode = std::fs::metadata(volume).context(context)?.mode() & 0o777;
+    let mode = std::fs::metadata(volume).context(context)?.mode() & 0o7777;
     let mode = Mode::from_bits_truncate(mode);
     let mut at = volume.to_owned();
     let mut made = false;
@@ -157,10 +157,9 @@ fn make_below(volume: &Path, sub_path: &str) -> Result<()> {
         at.push(part);
     }
     if made {
-        // Past the umask; bits like setgid are inherited and stay.
+        // Past the umask, which also leaves bits like setgid away.
         let last = open_inside(volume, &at, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        let inherited = nix::sys::stat::fstat(&last).context(context)?.st_mode & 0o7000;
-        nix::sys::stat::fchmod(&last, mode | Mode::from_bits_truncate(inherited)).context(context)?;
+        nix::sys::stat::fchmod(&last, mode).context(context)?;
     }
     Ok(())
 }
@@ -278,11 +277,11 @@ mod tests {
             assert!(open(path).is_err(), "{path}");
         }
         // What is made is made inside, too, and may be used as the volume may.
-        std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o3777)).unwrap();
         make_below(&volume, "new/er").unwrap();
         make_below(&volume, "fine/new").unwrap();
-        let mode = |path: &str| std::fs::metadata(volume.join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode("new/er"), mode("inside/new")), (0o777, 0o777));
+        let mode = |path: &str| std::fs::metadata(volume.join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode("new/er"), mode("inside/new")), (0o3777, 0o3777));
         for path in ["escape/x", "up/x", "lost/x", "loop/x"] {
             assert!(make_below(&volume, path).is_err(), "{path}");
         }

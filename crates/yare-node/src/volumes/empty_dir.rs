@@ -40,13 +40,15 @@ impl VolumeKind for EmptyDirVolume {
                 // The smallest of what the node has for all, the pod may use and the volume may hold.
                 let bytes =
                     [node, memory_limit(context), wanted].into_iter().flatten().filter(|b| *b > 0).min();
-                let mode = "mode=0777".to_owned();
+                let mode = "mode=1777".to_owned();
                 mount_tmpfs(&dir, &bytes.map_or(mode.clone(), |bytes| format!("{mode},size={bytes}")))?;
             }
             medium => mount_huge_pages(&dir, medium, context.pod)?,
         }
         if fresh {
-            ownership::set_mode(&dir, 0o777)?;
+            // In memory as on every tmpfs: files are removed by who owns them alone.
+            let sticky = if source.medium == "Memory" { 0o1000 } else { 0 };
+            ownership::set_mode(&dir, 0o777 | sticky)?;
             ownership::apply(&dir, ownership::fs_group(context.pod), false)?;
         }
         Ok(Mounted { path: dir, ..Mounted::default() })
