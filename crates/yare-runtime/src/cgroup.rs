@@ -474,8 +474,8 @@ impl Cgroups {
 
     /// Usage of a group.
     pub fn stats(&self, group: &Path, stats: &mut ContainerStats) {
-        if let Some(dir) = self.v2_dir(group) {
-            let text = fs::read_to_string(dir.join("cpu.stat")).unwrap_or_default();
+        let unified = self.v2_dir(group).and_then(|dir| fs::read_to_string(dir.join("cpu.stat")).ok());
+        if let Some(text) = unified {
             stats.cpu_usage_ns = keyed(&text, "usage_usec").unwrap_or(0) * 1000;
         } else if let Some(dir) = self.v1_dir("cpuacct", group) {
             stats.cpu_usage_ns = read_u64(&dir.join("cpuacct.usage")).unwrap_or(0);

@@ -75,6 +75,9 @@ fn a_node_is_measured(runtime: Runtime) {
     let options =
         Options { args: vec!["--kubelet-arg=enableSystemLogQuery: true".into()], ..Options::on(runtime) };
     Cluster::test(YARE, options, |cluster| {
+        // What only who may do everything with nodes may ask.
+        let to = ["--clusterrole=cluster-admin", "--user=kube-apiserver-kubelet-client"];
+        cluster.kubectl(&["create", "clusterrolebinding", "monitoring", to[0], to[1]])?;
         cluster.import_busybox("yare.local/busybox:1")?;
         cluster.apply(PODS)?;
         cluster.ready(&["busy"])?;
@@ -93,7 +96,7 @@ fn a_node_is_measured(runtime: Runtime) {
             .iter()
             .find(|(n, l, _)| n == "container_memory_rss" && l.get("container").is_some_and(|c| c == "main"));
         let image = image.and_then(|(_, l, _)| l.get("image")).context("no image")?;
-        ensure!(image.contains("busybox"), "{image}");
+        ensure!(image == "yare.local/busybox:1", "{image}");
         let network = [("pod", "busy"), ("interface", "eth0")];
         page.get("container_network_receive_bytes_total", &network)?;
         let machine = [("id", "/"), ("cpu", "total")];

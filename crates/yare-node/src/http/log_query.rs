@@ -332,7 +332,11 @@ fn open(root: &Path, service: &str) -> Result<std::fs::File, String> {
         match files::open(root, &name) {
             Ok(Some(file)) => return Ok(file),
             Ok(None) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) => {}
             Err(error) => return Err(format!("\nerror getting log for {service}: {error}\n")),
         }
     }

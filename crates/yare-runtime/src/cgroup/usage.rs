@@ -180,14 +180,17 @@ impl CgroupTree {
 
     /// Processes of a group and of those below it.
     pub fn processes(&self, group: &str) -> Vec<i32> {
-        self.cgroups.pids(Path::new(group.trim_start_matches('/')))
+        let mut pids = Vec::new();
+        if let Some(dir) = self.cgroups.dir_of_processes(Path::new(group.trim_start_matches('/'))) {
+            collect_pids(&dir, &mut pids, 0);
+        }
+        pids
     }
 
     /// Processes of a group itself.
     pub fn own_processes(&self, group: &str) -> Vec<i32> {
-        let group = Path::new(group.trim_start_matches('/'));
         let mut pids = Vec::new();
-        if let Some(dir) = self.cgroups.v2_dir(group).or_else(|| self.cgroups.v1_dir("cpu", group)) {
+        if let Some(dir) = self.cgroups.dir_of_processes(Path::new(group.trim_start_matches('/'))) {
             // Deep enough that nothing below is read.
             collect_pids(&dir, &mut pids, u32::MAX);
         }
@@ -196,6 +199,12 @@ impl CgroupTree {
 }
 
 impl Cgroups {
+    /// Where a group's processes are listed. Other runtimes leave v2 alone in a hybrid setup.
+    fn dir_of_processes(&self, group: &Path) -> Option<PathBuf> {
+        let v1 = ["pids", "memory", "cpu"].into_iter().filter_map(|c| self.v1_dir(c, group));
+        self.v2_dir(group).into_iter().chain(v1).find(|dir| dir.is_dir())
+    }
+
     fn usage(&self, group: &Path) -> GroupUsage {
         let is_root = group.as_os_str().is_empty();
         let stall = |file: &str, machine: &str| match is_root {
@@ -229,7 +238,8 @@ impl Cgroups {
         let mut cpu = GroupCpu::default();
         let unified = text(self.v2_dir(group), "cpu.stat");
         let field = |name: &str| keyed(&unified, name).unwrap_or(0);
-        if self.v2.is_some() {
+        // Other runtimes leave v2 alone in a hybrid setup.
+        if !unified.is_empty() {
             cpu.usage_ns = field("usage_usec") * 1000;
             cpu.user_ns = field("user_usec") * 1000;
             cpu.system_ns = field("system_usec") * 1000;

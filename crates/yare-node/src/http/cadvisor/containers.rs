@@ -202,7 +202,7 @@ pub(super) fn expose(subjects: &[Subject<'_>], disks: &Disks, page: &mut Page) {
                 let mut labels = vec![
                     ("container", subject.container),
                     ("id", &subject.id),
-                    ("image", subject.image),
+                    ("image", &subject.image),
                     ("name", subject.name),
                     ("namespace", subject.namespace),
                     ("pod", subject.pod),
@@ -251,7 +251,7 @@ mod tests {
         let subject = Subject {
             id: "/kubepods/podx/y".into(),
             name: "y",
-            image: "i:1",
+            image: "i:1".into(),
             container: "main",
             pod: "p",
             namespace: "n",

@@ -21,7 +21,7 @@ use crate::kubelet::Kubelet;
 use crate::node::capacity::{boot_id, node_info};
 use crate::usage::network::Interface;
 use crate::usage::processes::Processes;
-use crate::usage::{Depth, NodeUse, collect};
+use crate::usage::{Depth, NodeUse, PodUse, collect};
 use filesystems::FileSystem;
 
 /// What a row of the table is about: the machine, a group, a pod or a container.
@@ -31,7 +31,7 @@ struct Subject<'a> {
     id: String,
     /// Its name at the runtime: of a container its id.
     name: &'a str,
-    image: &'a str,
+    image: String,
     container: &'a str,
     pod: &'a str,
     namespace: &'a str,
@@ -101,6 +101,12 @@ fn seconds(ns: i64) -> f64 {
     ns as f64 / 1e9
 }
 
+/// A container's image by its full name. What the runtime was told is the image's id.
+fn image(pod: &PodUse, container: &str) -> String {
+    let asked = pod.state.pod.container(container).map(|c| c.image.as_str()).unwrap_or_default();
+    yare_runtime::Reference::parse(asked).map_or_else(|_| asked.to_owned(), |reference| reference.to_string())
+}
+
 /// All that there is to tell of: the machine, the groups above pods, pods, containers.
 fn subjects<'a>(measured: &'a NodeUse, data_dir: &std::path::Path) -> Vec<Subject<'a>> {
     let at_ms = measured.at_ns / 1_000_000;
@@ -140,7 +146,7 @@ fn subjects<'a>(measured: &'a NodeUse, data_dir: &std::path::Path) -> Vec<Subjec
             all.push(Subject {
                 id: if path.is_empty() { String::new() } else { format!("/{path}") },
                 name: &container.status.id,
-                image: &container.status.image,
+                image: image(pod, &container.status.name),
                 container: &container.status.name,
                 usage: Usage(Some(&container.usage)),
                 filesystems: filesystems.collect(),
