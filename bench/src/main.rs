@@ -10,6 +10,7 @@ mod clients;
 mod crowd;
 mod definitions;
 mod encoding;
+mod images;
 mod kinds;
 mod load;
 mod node;
@@ -35,12 +36,16 @@ struct Args {
     /// A tenth of the work and less: shows that it runs, not how fast.
     #[arg(long)]
     quick: bool,
+    /// A Debian root file system as a tar, to be unpacked.
+    #[arg(long)]
+    rootfs: Option<PathBuf>,
     /// Which parts to run.
     #[arg(long, value_delimiter = ',', default_values_t = PARTS.map(str::to_owned))]
     parts: Vec<String>,
 }
 
-const PARTS: [&str; 8] = ["start", "api", "clients", "kinds", "definitions", "overload", "node", "crowd"];
+const PARTS: [&str; 9] =
+    ["start", "api", "clients", "kinds", "definitions", "overload", "node", "images", "crowd"];
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +78,8 @@ pub struct Scale {
     execs: usize,
     /// How long a server is overloaded.
     overload_s: u64,
+    /// How often an image is unpacked.
+    imports: usize,
 }
 
 const FULL: Scale = Scale {
@@ -90,6 +97,7 @@ const FULL: Scale = Scale {
     crowd: 500,
     execs: 50,
     overload_s: 20,
+    imports: 5,
 };
 
 const QUICK: Scale = Scale {
@@ -107,6 +115,7 @@ const QUICK: Scale = Scale {
     crowd: 20,
     execs: 5,
     overload_s: 3,
+    imports: 1,
 };
 
 fn main() -> ExitCode {
@@ -124,6 +133,7 @@ fn main() -> ExitCode {
                     "clients" => clients::measure(&args.binary, scale, &mut table).await,
                     "kinds" => kinds::measure(&args.binary, scale, &mut table).await,
                     "overload" => overload::measure(&args.binary, scale, &mut table).await,
+                    "images" => images::measure(args.rootfs.as_deref(), scale, &mut table).await,
                     "definitions" => definitions::measure(&args.binary, scale, &mut table).await,
                     "node" => match node::measure(&args.binary, scale, &mut table).await {
                         Ok(()) => runtime::measure(&args.binary, scale, &mut table).await,

@@ -20,6 +20,8 @@ use crate::config::Configuration;
 use crate::csi::Csi;
 use crate::eviction::Pressure;
 use crate::gc::images::ImageGc;
+use crate::images::Images;
+use crate::images::providers::Providers;
 use crate::logs::rotate::Rotator;
 use crate::managers::Managers;
 use crate::manifests::Statics;
@@ -62,6 +64,8 @@ pub(crate) struct Kubelet {
     /// What the node lacks, as last looked at.
     pub(crate) pressures: watch::Sender<BTreeSet<Pressure>>,
     pub(crate) image_gc: ImageGc,
+    /// Pulls, and who may use what was pulled.
+    pub(crate) images: Images,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
     pub(crate) managers: Managers,
     /// What pods are given.
@@ -131,6 +135,7 @@ pub(crate) struct Parts {
     pub(crate) client: Client,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) runtime_name: String,
+    pub(crate) credential_providers: Providers,
     pub(crate) capacity: Capacity,
     pub(crate) resources: NodeResources,
     pub(crate) network: watch::Receiver<NetworkReadiness>,
@@ -185,6 +190,7 @@ impl Kubelet {
             csi: Csi::default(),
             volumes: NodeVolumes::restore(&parts.data_dir),
             pods: parts.pods,
+            images: Images::new(&parts.config, &parts.data_dir, parts.credential_providers),
             node_name: parts.node_name,
             node_ips: parts.node_ips,
             data_dir: parts.data_dir,

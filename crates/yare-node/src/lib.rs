@@ -27,6 +27,7 @@ mod eviction;
 mod gc;
 mod hooks;
 mod http;
+pub mod images;
 mod kubelet;
 mod logs;
 pub mod managers;
@@ -90,6 +91,8 @@ pub struct NodeConfig {
     pub client: Client,
     /// The container runtime.
     pub runtime: Arc<dyn Runtime>,
+    /// Programs that know logins for registries.
+    pub credential_providers: images::providers::Providers,
     /// The node's name; lower case, a DNS subdomain.
     pub node_name: String,
     /// The node's addresses, the primary first; at most one of each family.
@@ -145,6 +148,7 @@ impl NodeConfig {
             boot_id: None,
             client,
             runtime,
+            credential_providers: images::providers::Providers::default(),
             node_name: node_name.into(),
             node_ips: vec![node_ip],
             labels: BTreeMap::new(),
@@ -231,6 +235,7 @@ impl Node {
             client: client.clone(),
             runtime: config.runtime,
             runtime_name: version.name.clone(),
+            credential_providers: config.credential_providers,
             capacity,
             resources,
             network: config.network,
@@ -242,6 +247,10 @@ impl Node {
         // `/logs/` lists it from the first moment on.
         let pod_logs = kubelet.log_dir.join("pods");
         std::fs::create_dir_all(&pod_logs).context(|| format!("make {}", pod_logs.display()))?;
+        match kubelet.runtime.images().await {
+            Ok(found) => kubelet.images.restore(&found, kubelet.seams.now()),
+            Err(error) => tracing::warn!(%error, "which images there are is not known yet"),
+        }
         let manager = Manager::new(kubelet.clone()).await?;
         let mut tasks = JoinSet::new();
         kubelet.managers.start(&kubelet, &mut tasks)?;

@@ -659,6 +659,9 @@ pub struct ImageStatus {
     pub labels: BTreeMap<String, String>,
     /// Never collected as garbage.
     pub pinned: bool,
+    /// It is the running program itself: no registry has it.
+    #[serde(default)]
+    pub built_in: bool,
 }
 
 /// Space used by a filesystem's images.

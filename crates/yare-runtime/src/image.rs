@@ -135,6 +135,7 @@ impl Image {
             volumes: self.config.volumes.keys().cloned().collect(),
             labels: self.config.labels.clone(),
             pinned: self.pinned,
+            built_in: !self.binds.is_empty(),
         }
     }
 
@@ -172,8 +173,8 @@ pub struct ImageStore {
     images: RwLock<BTreeMap<ImageId, Arc<Image>>>,
     /// Layers that something unfinished needs: not garbage although no image has them yet.
     held: Mutex<BTreeMap<String, usize>>,
-    /// One unpacking at a time per layer.
-    unpacking: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
+    /// One pull at a time per reference: the next one finds its layers there.
+    pulling: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// Keeps layers from being collected until their image is recorded.
@@ -240,7 +241,7 @@ impl ImageStore {
             dir: dir.to_path_buf(),
             images: RwLock::default(),
             held: Mutex::default(),
-            unpacking: Mutex::default(),
+            pulling: Mutex::default(),
         };
         let ingest = dir.join("ingest");
         for entry in fs::read_dir(&ingest).ctx(|| format!("read {}", ingest.display()))?.flatten() {

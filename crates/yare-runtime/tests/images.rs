@@ -335,3 +335,150 @@ async fn images_are_pulled() {
     server.abort();
     rig.finish().await;
 }
+
+/// What hides something does so without what is below, and nothing else is seen of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_that_say_all_hide_what_they_should() {
+    let rig = Rig::new().await;
+    let below = layer(&[
+        Entry::Dir("data", 0o755),
+        Entry::File("data/gone", 0o644, b"gone\n"),
+        Entry::File("data/kept", 0o644, b"kept\n"),
+        Entry::Dir("data/old", 0o755),
+        Entry::File("data/old/a", 0o644, b"a\n"),
+        Entry::Dir("data/anew", 0o755),
+        Entry::File("data/anew/a", 0o644, b"a\n"),
+        Entry::File("data/file", 0o644, b"file\n"),
+    ]);
+    let above = layer(&[
+        Entry::Dir("data", 0o755),
+        Entry::File("data/.wh.gone", 0o644, b""),
+        Entry::Dir("data/old", 0o755),
+        Entry::File("data/old/.wh..wh..opq", 0o644, b""),
+        Entry::File("data/old/b", 0o644, b"b\n"),
+        // Hidden, and made again.
+        Entry::File("data/.wh.anew", 0o644, b""),
+        Entry::Dir("data/anew", 0o755),
+        Entry::File("data/anew/b", 0o644, b"b\n"),
+        Entry::Dir("data/file", 0o755),
+        // These hide nothing.
+        Entry::File("data/.wh.never", 0o644, b""),
+        Entry::Dir("own", 0o755),
+        Entry::File("own/.wh.never", 0o644, b""),
+        Entry::File("own/x", 0o644, b"x\n"),
+        Entry::Hard("own/y", "own/x"),
+    ]);
+    let archive = rig.dir.path().join("hiding.tar");
+    docker_archive(&archive, "test/hiding:1", &[busybox_layer(), below, above], json!({"Cmd": ["sh"]}));
+    rig.engine().images().import(&archive, None).unwrap();
+    let script = "ls -A /data /data/old /data/anew /data/file /own; cat /data/kept /own/y";
+    let (_, log) = rig.script(script, |c| c.image = "test/hiding:1".into()).await;
+    assert_eq!(
+        log,
+        "/data:\nanew\nfile\nkept\nold\n\n/data/anew:\nb\n\n/data/file:\n\n/data/old:\nb\n\n/own:\nx\ny\nkept\nx\n"
+    );
+    rig.finish().await;
+}
+
+/// Answers every request from a table of paths; what is not in it is not there.
+async fn serve(answers: BTreeMap<String, (StatusCode, Vec<u8>)>) -> (String, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let answers = Arc::new(answers);
+    let server = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answers = Arc::clone(&answers);
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let path = request.uri().path().to_owned();
+                    let (status, body) =
+                        answers.get(&path).cloned().unwrap_or((StatusCode::NOT_FOUND, Vec::new()));
+                    let mut response = Response::builder().status(status);
+                    if status.is_redirection() {
+                        // To itself.
+                        response = response.header("location", &path);
+                    }
+                    let response = response.body(Full::<Bytes>::from(body)).unwrap();
+                    async move { Ok::<_, std::convert::Infallible>(response) }
+                });
+                let io = hyper_util::rt::TokioIo::new(stream);
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+            });
+        }
+    });
+    (address, server)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_lies_is_found_out() {
+    let rig = Rig::new().await;
+    // Not one that is there already.
+    let own = layer(&[Entry::Dir("own", 0o755), Entry::File("own/file", 0o644, &[7; 100_000])]);
+    let blobs = oci_blobs(&[own], gzip, json!({"Cmd": ["sh"]}));
+    let [packed, config, manifest] = blobs.as_slice() else { panic!("three blobs") };
+    let document: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+    let ok = |body: &[u8]| (StatusCode::OK, body.to_vec());
+    let mut answers = BTreeMap::new();
+    let mut image =
+        |name: &str, manifest: &[u8], config: (StatusCode, Vec<u8>), layer: (StatusCode, Vec<u8>)| {
+            let at = |what: &str| format!("/v2/{name}/{what}");
+            answers.insert(at("manifests/1"), ok(manifest));
+            answers.insert(at(&format!("manifests/{}", digest(b"another"))), ok(manifest));
+            answers.insert(at(&format!("blobs/{}", digest(&blobs[1]))), config);
+            answers.insert(at(&format!("blobs/{}", digest(packed))), layer);
+        };
+    let mut flipped = packed.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let longer = [packed.as_slice(), b"x"].concat();
+    let with_size = |size: serde_json::Value| {
+        let mut document = document.clone();
+        document["layers"][0]["size"] = size;
+        document.to_string().into_bytes()
+    };
+    let index = |digest: String| {
+        let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+        json!({"manifests": [{"digest": digest, "platform": {"os": "linux", "architecture": arch}}]})
+            .to_string()
+            .into_bytes()
+    };
+    let nested = index(digest(b"nothing"));
+    image("whole", manifest, ok(config), ok(packed));
+    image("flipped", manifest, ok(config), ok(&flipped));
+    image("longer", manifest, ok(config), ok(&longer));
+    image("sizeless", &with_size(json!(0)), ok(config), ok(packed));
+    image("huge", &with_size(json!(u64::MAX)), ok(config), ok(packed));
+    image("config", manifest, ok(b"{}"), ok(packed));
+    image("loop", manifest, (StatusCode::TEMPORARY_REDIRECT, Vec::new()), ok(packed));
+    image("endless", &vec![b' '; 9 << 20], ok(config), ok(packed));
+    image("nonsense", b"<html>", ok(config), ok(packed));
+    image("empty", b"{}", ok(config), ok(packed));
+    image("nested", &index(digest(&nested)), ok(config), ok(packed));
+    answers.insert(format!("/v2/nested/manifests/{}", digest(&nested)), ok(&nested));
+    let (address, server) = serve(answers).await;
+    let pull = async |name: &str| rig.engine().pull_image(&format!("{address}/{name}"), None, None).await;
+    for (name, part) in [
+        ("flipped:1", "has the digest sha256:"),
+        ("longer:1", "is larger than the"),
+        ("sizeless:1", "says no size of layer"),
+        ("huge:1", "and the disk has room for"),
+        ("config:1", "configuration sha256:"),
+        ("loop:1", "more than 8 redirects"),
+        ("endless:1", "is larger than 8388608 bytes"),
+        ("nonsense:1", "is corrupt: manifest"),
+        ("empty:1", "is not an image manifest"),
+        ("nested:1", "an index inside an index"),
+        (&format!("whole@{}", digest(b"another")), "has the digest sha256:"),
+    ] {
+        let error = pull(name).await.unwrap_err().to_string();
+        assert!(error.contains(part), "{name}: {error}");
+        assert!(rig.engine().image(&format!("{address}/{name}")).await.unwrap().is_none(), "{name}");
+    }
+    let ingest = rig.dir.path().join("data/images/ingest");
+    assert_eq!(std::fs::read_dir(&ingest).unwrap().count(), 0, "something is left of what was refused");
+    // At once, several pulls of one image are one.
+    let (a, b, c) = tokio::join!(pull("whole:1"), pull("whole:1"), pull("whole:1"));
+    assert_eq!((a.as_ref().unwrap(), b.unwrap()), (&c.unwrap(), a.as_ref().unwrap().clone()));
+    server.abort();
+    rig.finish().await;
+}

@@ -23,6 +23,26 @@ pub fn busybox(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// Writes a docker archive of an image `name` with one layer: the file `layer`, which is the root file system `rootfs`,
+/// perhaps compressed.
+pub fn of_layer(directory: &Path, name: &str, rootfs: &Path, layer: &Path) -> anyhow::Result<PathBuf> {
+    let digest = sha256(&std::fs::read(rootfs)?)?;
+    let config = json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "os": "linux",
+        "config": {"Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
+    });
+    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
+    let path = directory.join("layer-image.tar");
+    let mut archive = tar::Builder::new(File::create(&path)?);
+    append(&mut archive, "config.json", config.to_string().as_bytes())?;
+    append(&mut archive, "manifest.json", manifest.to_string().as_bytes())?;
+    archive.append_path_with_name(layer, "layer.tar")?;
+    archive.finish()?;
+    Ok(path)
+}
+
 /// The one layer of that image as a file below `directory`, and its configuration.
 pub(crate) fn busybox_parts(directory: &Path) -> anyhow::Result<(PathBuf, String)> {
     let binary = ["/bin/busybox", "/usr/bin/busybox"]

@@ -12,7 +12,7 @@ mod device_plugin;
 mod dra_driver;
 mod extension;
 mod http;
-mod image;
+pub mod image;
 mod kms;
 mod kubectl;
 mod leftovers;

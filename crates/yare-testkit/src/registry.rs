@@ -43,15 +43,26 @@ struct Answer {
 /// Serves an image with busybox as `127.0.0.1:PORT/NAME:1` in the namespace, one name for each kind of damage,
 /// for as long as the test's process lives.
 pub fn serve(namespace: &Namespace, port: u16, images: &[(&str, Layer)]) -> anyhow::Result<()> {
-    answer_at(namespace.run(|| TcpListener::bind(("127.0.0.1", port)))??, images)
+    answer_at(namespace.run(|| TcpListener::bind(("127.0.0.1", port)))??, images, None)
 }
 
 /// The same in this process's own network.
 pub fn serve_here(port: u16, images: &[(&str, Layer)]) -> anyhow::Result<()> {
-    answer_at(TcpListener::bind(("127.0.0.1", port))?, images)
+    answer_at(TcpListener::bind(("127.0.0.1", port))?, images, None)
 }
 
-fn answer_at(listener: TcpListener, images: &[(&str, Layer)]) -> anyhow::Result<()> {
+/// Serves images in the namespace to those who log in; `login` is what follows `Basic ` in their requests.
+pub fn serve_private(
+    namespace: &Namespace,
+    port: u16,
+    login: &str,
+    images: &[(&str, Layer)],
+) -> anyhow::Result<()> {
+    let listener = namespace.run(|| TcpListener::bind(("127.0.0.1", port)))??;
+    answer_at(listener, images, Some(format!("basic {login}")))
+}
+
+fn answer_at(listener: TcpListener, images: &[(&str, Layer)], login: Option<String>) -> anyhow::Result<()> {
     const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     const BLOB: &str = "application/octet-stream";
     let directory = tempfile::tempdir()?;
@@ -102,22 +113,39 @@ fn answer_at(listener: TcpListener, images: &[(&str, Layer)]) -> anyhow::Result<
     let answers = Arc::new(answers);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let answers = answers.clone();
+            let (answers, login) = (answers.clone(), login.clone());
             // A client that breaks off is no event.
-            thread::spawn(move || drop(answer(&stream, &answers)));
+            thread::spawn(move || drop(answer(&stream, &answers, login.as_deref())));
         }
     });
     Ok(())
 }
 
-fn answer(mut stream: &TcpStream, answers: &BTreeMap<String, Answer>) -> anyhow::Result<()> {
+fn answer(
+    mut stream: &TcpStream,
+    answers: &BTreeMap<String, Answer>,
+    login: Option<&str>,
+) -> anyhow::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut lines = BufReader::new(stream).lines();
     let request = lines.next().context("no request")??;
+    let mut said = None;
     for line in lines {
-        if line?.is_empty() {
+        let line = line?;
+        if line.is_empty() {
             break;
         }
+        if let Some((name, value)) = line.split_once(": ")
+            && name.eq_ignore_ascii_case("authorization")
+        {
+            // Of the scheme's name no letter is large or small.
+            said = value.split_once(' ').map(|(scheme, rest)| format!("{} {rest}", scheme.to_lowercase()));
+        }
+    }
+    if login.is_some() && said.as_deref() != login {
+        let refusal = "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic realm=\"test\"\r\n\
+            content-length: 0\r\nconnection: close\r\n\r\n";
+        return Ok(stream.write_all(refusal.as_bytes())?);
     }
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

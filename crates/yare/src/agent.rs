@@ -21,7 +21,10 @@ use yare_net::{
     ipam::Cidr,
     proxy::{self, Proxy},
 };
-use yare_node::{KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle, config::Configuration};
+use yare_node::{
+    KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle, config::Configuration,
+    images::providers::Providers,
+};
 use yare_runtime::{
     CriRuntime, Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol, Runtime, SandboxState,
 };
@@ -72,6 +75,8 @@ pub struct Plan {
     labels: BTreeMap<String, String>,
     /// How a container runtime behind CRI is spoken to.
     cri: cri::Told,
+    /// The configuration of providers of logins for registries, and where their programs are.
+    credential_providers: Option<(PathBuf, PathBuf)>,
     cluster: ClusterPlan,
 }
 
@@ -91,7 +96,8 @@ impl Plan {
         base.extend(further.iter().cloned());
         let kubelet = given.load(&args.feature_gates.join(","), base)?;
         let cri = cri::Told::new(&given, &kubelet)?;
-        Ok(Self { name, ip, kubelet, labels: given.labels, cri, cluster })
+        let credential_providers = given.credential_providers()?;
+        Ok(Self { name, ip, kubelet, labels: given.labels, cri, credential_providers, cluster })
     }
 }
 
@@ -224,6 +230,9 @@ impl Agent {
         config.labels.extend(plan.labels.clone());
         config.log_dir.clone_from(&args.log_dir);
         config.configuration = plan.kubelet.clone();
+        if let Some((file, bin_dir)) = &plan.credential_providers {
+            config.credential_providers = Providers::load(file, bin_dir)?;
+        }
         config.cgroups = Some(yare_runtime::CgroupTree::detect());
         config.network = network.clone();
         config.server = Some(KubeletServer { listener, serving: Some(serving) });

@@ -15,17 +15,21 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
+    sync::watch,
     task::JoinHandle,
 };
-use yare_runtime::{ImageStatus, ImageStore, Runtime};
+use yare_runtime::{ImageStatus, ImageStore, ProgressFn, PullProgress, Runtime};
 
 use crate::{
+    bar::Bar,
     cli::{DataDir, ImageCommand},
     progress::say,
 };
 
 /// The longest request or answer, bytes.
 const MAX_LINE_BYTES: u64 = 4 * 1024 * 1024;
+/// Progress is told this often at most.
+const PROGRESS_PERIOD: std::time::Duration = std::time::Duration::from_millis(50);
 /// The socket below the data directory.
 const SOCKET: &str = "images.sock";
 
@@ -53,6 +57,13 @@ enum Answer {
     Done(Vec<String>),
     Rows(Vec<Row>),
     Failed(String),
+    /// How far it has come; the answer is still to come.
+    Progress {
+        layers: u32,
+        layers_done: u32,
+        bytes: u64,
+        total_bytes: u64,
+    },
 }
 
 /// Runs an image command.
@@ -69,10 +80,13 @@ pub async fn run(command: ImageCommand) -> anyhow::Result<()> {
             (data, insecure_registry, Ask::Pull { image })
         }
     };
+    let bar = Bar::new();
+    let progress = bar.as_ref().map(Bar::callback);
     let answer = match UnixStream::connect(data.data_dir.join(SOCKET)).await {
-        Ok(server) => send(server, &ask).await?,
-        Err(_) => alone(&data, &insecure, ask).await?,
+        Ok(server) => send(server, &ask, progress).await?,
+        Err(_) => alone(&data, &insecure, ask, progress).await?,
     };
+    drop(bar);
     show(answer)
 }
 
@@ -89,29 +103,53 @@ fn show(answer: Answer) -> anyhow::Result<()> {
             }
         }
         Answer::Failed(why) => bail!(why),
+        // Told on the way.
+        Answer::Progress { .. } => {}
     }
     Ok(())
 }
 
-async fn send(mut server: UnixStream, ask: &Ask) -> anyhow::Result<Answer> {
-    let mut line = serde_json::to_vec(ask)?;
+async fn send(mut server: UnixStream, ask: &Ask, progress: Option<ProgressFn>) -> anyhow::Result<Answer> {
+    server.write_all(&line(ask)?).await?;
+    let mut answers = BufReader::new(server);
+    loop {
+        let mut answer = String::new();
+        (&mut answers).take(MAX_LINE_BYTES).read_line(&mut answer).await?;
+        match serde_json::from_str(&answer).context("the server broke off; see its log")? {
+            Answer::Progress { layers, layers_done, bytes, total_bytes } => {
+                if let Some(progress) = &progress {
+                    progress(PullProgress { layers, layers_done, bytes, total_bytes });
+                }
+            }
+            answer => return Ok(answer),
+        }
+    }
+}
+
+/// A question or an answer, as it goes over the socket.
+fn line(value: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
-    server.write_all(&line).await?;
-    let mut answer = Vec::new();
-    server.take(MAX_LINE_BYTES).read_to_end(&mut answer).await?;
-    serde_json::from_slice(&answer).context("the server broke off; see its log")
+    Ok(line)
 }
 
 /// Does what is asked without a server.
-async fn alone(data: &DataDir, insecure: &[String], ask: Ask) -> anyhow::Result<Answer> {
+async fn alone(
+    data: &DataDir,
+    insecure: &[String],
+    ask: Ask,
+    progress: Option<ProgressFn>,
+) -> anyhow::Result<Answer> {
     let path = data.data_dir.join("images");
     let store = Arc::new(ImageStore::open(&path).with_context(|| format!("image store {}", path.display()))?);
     Ok(match ask {
-        Ask::Import { path, name } => import(&store, path, name).await?,
+        Ask::Import { path, name } => import(&store, path, name, progress).await?,
         Ask::List => rows(store.list()),
         Ask::Pull { image } => {
-            let id =
-                store.pull(&image, None, None, insecure).await.with_context(|| format!("pull {image}"))?;
+            let id = store
+                .pull(&image, None, progress, insecure)
+                .await
+                .with_context(|| format!("pull {image}"))?;
             Answer::Done(vec![id])
         }
         Ask::Remove { image } => {
@@ -120,11 +158,16 @@ async fn alone(data: &DataDir, insecure: &[String], ask: Ask) -> anyhow::Result<
     })
 }
 
-async fn import(store: &Arc<ImageStore>, path: PathBuf, name: Option<String>) -> anyhow::Result<Answer> {
+async fn import(
+    store: &Arc<ImageStore>,
+    path: PathBuf,
+    name: Option<String>,
+    progress: Option<ProgressFn>,
+) -> anyhow::Result<Answer> {
     let store = store.clone();
     let shown = path.display().to_string();
-    let imported =
-        tokio::task::spawn_blocking(move || store.import(&path, name.as_deref())).await?.context(shown)?;
+    let import = move || store.import_told(&path, name.as_deref(), progress);
+    let imported = tokio::task::spawn_blocking(import).await?.context(shown)?;
     Ok(Answer::Done(imported))
 }
 
@@ -174,19 +217,42 @@ pub fn serve(data_dir: &Path, images: Images) -> anyhow::Result<JoinHandle<()>> 
 
 async fn answer(mut stream: UnixStream, images: &Images) -> anyhow::Result<()> {
     let (reader, mut writer) = stream.split();
-    let mut line = String::new();
-    BufReader::new(reader.take(MAX_LINE_BYTES)).read_line(&mut line).await?;
-    let ask = serde_json::from_str(&line)?;
-    let answer = act(images, ask).await.unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
-    writer.write_all(&serde_json::to_vec(&answer)?).await?;
+    let mut text = String::new();
+    BufReader::new(reader.take(MAX_LINE_BYTES)).read_line(&mut text).await?;
+    let ask = serde_json::from_str(&text)?;
+    // Only the newest state of things is of interest.
+    let (sender, mut told) = watch::channel(None);
+    let progress: ProgressFn = Arc::new(move |progress| {
+        sender.send_replace(Some(progress));
+    });
+    let mut last = std::time::Instant::now();
+    let mut work = std::pin::pin!(act(images, ask, progress));
+    let answer = loop {
+        tokio::select! {
+            answer = &mut work => break answer,
+            Ok(()) = told.changed() => {
+                let state = *told.borrow_and_update();
+                let Some(PullProgress { layers, layers_done, bytes, total_bytes }) =
+                    state.filter(|_| last.elapsed() >= PROGRESS_PERIOD)
+                else {
+                    continue;
+                };
+                last = std::time::Instant::now();
+                let told = line(&Answer::Progress { layers, layers_done, bytes, total_bytes })?;
+                writer.write_all(&told).await?;
+            }
+        }
+    };
+    let answer = answer.unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
+    writer.write_all(&line(&answer)?).await?;
     Ok(())
 }
 
-async fn act(images: &Images, ask: Ask) -> anyhow::Result<Answer> {
+async fn act(images: &Images, ask: Ask, progress: ProgressFn) -> anyhow::Result<Answer> {
     let runtime = &images.runtime;
     Ok(match ask {
         Ask::Import { path, name } => match &images.store {
-            Some(store) => import(store, path, name).await?,
+            Some(store) => import(store, path, name, Some(progress)).await?,
             None => bail!(
                 "this node's images are another container runtime's: import with its own tools (containerd: ctr -n \
                  k8s.io images import {})",
@@ -199,13 +265,15 @@ async fn act(images: &Images, ask: Ask) -> anyhow::Result<Answer> {
             Answer::Done(vec![image])
         }
         Ask::Pull { image } => {
-            let id = runtime.pull_image(&image, None, None).await.with_context(|| format!("pull {image}"))?;
+            let pulled = runtime.pull_image(&image, None, Some(progress)).await;
+            let id = pulled.with_context(|| format!("pull {image}"))?;
             Answer::Done(vec![id])
         }
     })
 }
 
-fn human(bytes: u64) -> String {
+/// Bytes, for people.
+pub fn human(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB"] {
         if value < 1024.0 {

@@ -22,6 +22,10 @@ pub struct Arguments {
     pub cni_bin_dir: Option<PathBuf>,
     /// And for network configurations.
     pub cni_conf_dir: Option<PathBuf>,
+    /// `CredentialProviderConfig`: a file, or a directory of them.
+    pub credential_provider_config: Option<PathBuf>,
+    /// Where those providers' programs are.
+    pub credential_provider_bin_dir: Option<PathBuf>,
 }
 
 /// A flag that is no field: its name, and what its value changes.
@@ -66,6 +70,20 @@ const TABLE: &[Row] = &[
         },
     },
     Row { name: "hostname-override", set: |_, _| bail!("use --node-name") },
+    Row {
+        name: "image-credential-provider-bin-dir",
+        set: |arguments, value| {
+            arguments.credential_provider_bin_dir = Some(std::path::absolute(value)?);
+            Ok(())
+        },
+    },
+    Row {
+        name: "image-credential-provider-config",
+        set: |arguments, value| {
+            arguments.credential_provider_config = Some(std::path::absolute(value)?);
+            Ok(())
+        },
+    },
     Row { name: "node-ip", set: |_, _| bail!("use --node-ip") },
     Row {
         name: "node-labels",
@@ -109,6 +127,17 @@ impl Arguments {
             }
         }
         Ok(out)
+    }
+
+    /// The configuration of providers of logins, and where their programs are.
+    pub fn credential_providers(&self) -> anyhow::Result<Option<(PathBuf, PathBuf)>> {
+        match (&self.credential_provider_config, &self.credential_provider_bin_dir) {
+            (Some(config), Some(bin_dir)) => Ok(Some((config.clone(), bin_dir.clone()))),
+            (None, None) => Ok(None),
+            _ => bail!(
+                "--kubelet-arg image-credential-provider-config and image-credential-provider-bin-dir go together"
+            ),
+        }
     }
 
     /// The node's configuration: what `base` says, then files and flags on top.

@@ -3,6 +3,7 @@
 mod agent;
 mod audit;
 mod auth;
+mod bar;
 mod cleanup;
 mod cli;
 mod config;

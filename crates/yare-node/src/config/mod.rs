@@ -38,6 +38,13 @@ const DEPTH_MAX: usize = 16;
 #[error("{0}")]
 pub struct ConfigError(String);
 
+impl ConfigError {
+    /// What is wrong, in one line.
+    pub(crate) fn new(message: String) -> Self {
+        Self(message)
+    }
+}
+
 /// Where a configuration comes from.
 #[derive(Debug, Default, Clone)]
 pub struct Sources {

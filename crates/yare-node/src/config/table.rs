@@ -42,7 +42,6 @@ const fn row(field: &'static str, form: Form, default: &'static str, flag: &'sta
     Row { field, form, default, flag, role }
 }
 
-const PULLS: &str = "images are pulled in parallel, without a limit of this node's own";
 const CGROUPS: &str = "Yare lays out its control groups itself";
 const PACKETS: &str = "services and pods are connected by nftables and routes, without iptables";
 const RUST: &str = "there is no Go runtime to profile";
@@ -77,10 +76,10 @@ pub const ROWS: &[Row] = &[
     row("authorization.mode", Text, "Webhook", "authorization-mode", Acts),
     row("authorization.webhook.cacheAuthorizedTTL", Duration, "5m", "authorization-webhook-cache-authorized-ttl", Acts),
     row("authorization.webhook.cacheUnauthorizedTTL", Duration, "30s", "authorization-webhook-cache-unauthorized-ttl", Acts),
-    row("registryPullQPS", OptInt32, "5", "registry-qps", Moot(PULLS)),
-    row("registryBurst", Int32, "10", "registry-burst", Moot(PULLS)),
-    row("imagePullCredentialsVerificationPolicy", Text, "NeverVerifyPreloadedImages", "", Refused("images on this node are open to all its pods")),
-    row("preloadedImagesVerificationAllowlist", Texts, "", "", Refused("images on this node are open to all its pods")),
+    row("registryPullQPS", OptInt32, "5", "registry-qps", Acts),
+    row("registryBurst", Int32, "10", "registry-burst", Acts),
+    row("imagePullCredentialsVerificationPolicy", Text, "NeverVerifyPreloadedImages", "", Acts),
+    row("preloadedImagesVerificationAllowlist", Texts, "", "", Acts),
     row("eventRecordQPS", OptInt32, "50", "event-qps", Moot("events are limited per object")),
     row("eventBurst", Int32, "100", "event-burst", Moot("events are limited per object")),
     row("enableDebuggingHandlers", Bool, "true", "enable-debugging-handlers", Acts),
@@ -129,8 +128,8 @@ pub const ROWS: &[Row] = &[
     row("kubeAPIQPS", OptInt32, "50", "kube-api-qps", Moot(UNLIMITED)),
     row("kubeAPIBurst", Int32, "100", "kube-api-burst", Moot(UNLIMITED)),
     // false where maxParallelImagePulls is more than 1.
-    row("serializeImagePulls", Bool, "true", "serialize-image-pulls", Moot(PULLS)),
-    row("maxParallelImagePulls", OptInt32, "", "", Moot(PULLS)),
+    row("serializeImagePulls", Bool, "true", "serialize-image-pulls", Acts),
+    row("maxParallelImagePulls", OptInt32, "", "", Acts),
     row("evictionHard", TextMap, "", "eviction-hard", Acts),
     row("evictionSoft", TextMap, "", "eviction-soft", Acts),
     row("evictionSoftGracePeriod", TextMap, "", "eviction-soft-grace-period", Acts),

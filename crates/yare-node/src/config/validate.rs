@@ -164,6 +164,11 @@ pub(super) fn check(s: &Settings, gates: &Gates) -> Vec<String> {
         {
             refuse("can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVertificationPolicy` is not \"NeverVerifyAllowlistedImages\"".into());
         }
+        for pattern in &s.preloaded_images_verification_allowlist {
+            if let Err(why) = crate::images::verification::check_pattern(pattern) {
+                refuse(format!("preloadedImagesVerificationAllowlist: {why}"));
+            }
+        }
     }
     let own_groups = [&s.system_reserved_cgroup, &s.kube_reserved_cgroup].iter().any(|g| !g.is_empty());
     if own_groups && !s.reserved_system_cpus.is_empty() {

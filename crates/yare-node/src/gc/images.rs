@@ -99,8 +99,10 @@ impl ImageGc {
 
     /// Looks at what there is. Answers what may go, in order.
     async fn look(&self, kubelet: &Kubelet) -> Result<Vec<(String, Record)>, String> {
+        let began = kubelet.seams.now();
         let images = kubelet.runtime.images().await.map_err(|e| e.to_string())?;
         let containers = kubelet.runtime.containers().await.map_err(|e| e.to_string())?;
+        kubelet.images.prune(&images, began);
         let mut records = self.records.lock();
         records.take_in(&images, &used(&images, &containers), Instant::now());
         Ok(records.in_order())

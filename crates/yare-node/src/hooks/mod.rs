@@ -28,16 +28,15 @@ mod volumes;
 pub(crate) use labels::{GRACE_PERIOD_ANNOTATION, MESSAGE_POLICY_ANNOTATION as MESSAGE_POLICY};
 pub(crate) use mounts::release_subpaths;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use yare_runtime::{ContainerConfig, ImageStatus, RegistryAuth, SandboxConfig};
+use yare_runtime::{ContainerConfig, ImageStatus, SandboxConfig};
 
+use crate::images::keyring::Login;
 use crate::kubelet::Kubelet;
-use crate::pod::backoff::Backoffs;
 use crate::pod::dirs::PodDirs;
 use crate::pod::fields::Facts;
 use crate::pod::mailbox::Mailbox;
@@ -82,15 +81,9 @@ pub(crate) struct PodStart<'a> {
     /// A sandbox is about to be made; otherwise the pod runs and only what can change is looked at.
     pub(crate) fresh: bool,
     pub(crate) volumes: &'a mut Volumes,
-    pub(crate) credentials: &'a mut Vec<Credential>,
+    /// Logins of the pod's secrets.
+    pub(crate) logins: &'a mut Vec<Login>,
     pub(crate) sandbox: &'a mut SandboxConfig,
-}
-
-/// A registry login from a pull secret: for which images, and what to say.
-#[derive(Clone)]
-pub(crate) struct Credential {
-    pub(crate) registry: String,
-    pub(crate) auth: RegistryAuth,
 }
 
 /// Why a pod cannot start now: an event's reason and message.
@@ -124,23 +117,14 @@ pub(crate) struct ContainerStart<'a> {
     pub(crate) dirs: &'a PodDirs,
     pub(crate) facts: &'a Facts,
     pub(crate) volumes: &'a Volumes,
-    pub(crate) credentials: &'a [Credential],
-    pub(crate) pulls: &'a mut Pulls,
+    /// Logins of the pod's secrets.
+    pub(crate) logins: &'a [Login],
     /// Filled in by the image hook.
     pub(crate) image: Option<ImageStatus>,
     /// Filled in by the environment hook; by name, for expansion.
     pub(crate) env: BTreeMap<String, String>,
     /// What is being built.
     pub(crate) config: ContainerConfig,
-}
-
-/// Image pulls of one pod: when to try those again that failed, and what was said.
-#[derive(Default)]
-pub(crate) struct Pulls {
-    pub(crate) backoffs: Backoffs,
-    pub(crate) errors: HashMap<String, String>,
-    /// Time that went into those that succeeded.
-    pub(crate) spent: Duration,
 }
 
 /// Why a container cannot start now.

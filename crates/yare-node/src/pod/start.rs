@@ -130,7 +130,7 @@ impl Worker {
             facts: &facts,
             fresh: actions.create_sandbox.is_some(),
             volumes: &mut self.volumes,
-            credentials: &mut self.credentials,
+            logins: &mut self.logins,
             sandbox: &mut config,
         };
         for hook in POD_HOOKS {
@@ -210,8 +210,7 @@ impl Worker {
             dirs: &self.dirs,
             facts: &facts,
             volumes: &self.volumes,
-            credentials: &self.credentials,
-            pulls: &mut self.pulls,
+            logins: &self.logins,
             image: None,
             env: std::collections::BTreeMap::new(),
             config: ContainerConfig::default(),

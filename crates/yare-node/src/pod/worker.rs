@@ -26,7 +26,7 @@ use super::snapshot::Snapshot;
 use super::status::{self, Verdict, WaitReason};
 use crate::allocation;
 use crate::clock;
-use crate::hooks::{Credential, Pulls};
+use crate::images::keyring::Login;
 use crate::kubelet::{Kubelet, PodState, Published};
 use crate::metrics::table;
 use crate::probe::ProbeSet;
@@ -63,10 +63,9 @@ pub(crate) struct Worker {
     pub(crate) snapshot: Snapshot,
     pub(crate) waiting: HashMap<String, WaitReason>,
     pub(crate) restarts: Backoffs,
-    pub(crate) pulls: Pulls,
     pub(crate) probes: ProbeSet,
     pub(crate) volumes: Volumes,
-    pub(crate) credentials: Vec<Credential>,
+    pub(crate) logins: Vec<Login>,
     pub(crate) status: PodStatus,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) finished: bool,
@@ -107,10 +106,9 @@ impl Worker {
             snapshot: Snapshot::new(sandboxes, containers),
             waiting: HashMap::new(),
             restarts: Backoffs::new(Waits::of_restarts(kubelet.config.settings(), kubelet.config.gates())),
-            pulls: Pulls::default(),
             probes: ProbeSet::default(),
             volumes: Volumes::default(),
-            credentials: Vec::new(),
+            logins: Vec::new(),
             status: pod.status.clone(),
             verdict: None,
             finished: false,
@@ -177,6 +175,7 @@ impl Worker {
             self.kubelet.unroute(sandbox);
         }
         metrics.forget(&self.mailbox.pod());
+        self.kubelet.images.forget(uid);
         self.kubelet.objects.release(uid);
         self.kubelet.writer.forget(uid);
         self.kubelet.allocations.forget(uid);
@@ -373,7 +372,8 @@ impl Worker {
             pod.spec.init_containers.iter().any(|i| i.name == c.name) && c.finished_at_ns > c.started_at_ns
         });
         let init_ns: i64 = init.map(|c| c.finished_at_ns - c.started_at_ns).sum();
-        let others = Duration::from_nanos(u64::try_from(init_ns).unwrap_or(0)) + self.pulls.spent;
+        let others = Duration::from_nanos(u64::try_from(init_ns).unwrap_or(0))
+            + self.kubelet.images.spent(&pod.metadata.uid);
         metrics.took(&table::POD_START_SLI_DURATION, &[], total.saturating_sub(others));
     }
 

@@ -22,6 +22,7 @@ pub struct ConfigMap {
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "Kubernetes' own field names")]
 pub struct Secret {
+    pub metadata: Metadata,
     #[serde(deserialize_with = "nullable")]
     pub data: BTreeMap<String, String>,
     #[serde(rename = "type")]

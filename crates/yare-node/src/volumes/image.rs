@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 
 use super::{Failure, Mounted, Source, VolumeKind, Work};
+use crate::images::{self, Wish};
 
 pub(super) struct ImageVolume;
 
@@ -28,20 +29,20 @@ impl VolumeKind for ImageVolume {
         let context = work.context;
         let source = work.source.volume.other.get("image").cloned().unwrap_or_default();
         let source: ImageSource = serde_json::from_value(source).map_err(|e| e.to_string())?;
-        let runtime = &context.kubelet.runtime;
-        let present = runtime.image(&source.reference).await.map_err(|e| e.to_string())?;
-        match (source.pull_policy.as_str(), present) {
-            ("Never", None) => {
-                return Err(Failure::from(format!(
-                    "Container image {:?} is not present with pull policy of Never",
-                    source.reference
-                )));
-            }
-            ("Always", _) | (_, None) => {
-                runtime.pull_image(&source.reference, None, None).await.map_err(|e| e.to_string())?;
-            }
-            (_, Some(_)) => {}
-        }
+        let policy = match source.pull_policy.as_str() {
+            "" => "IfNotPresent",
+            policy => policy,
+        };
+        let wish = Wish {
+            kubelet: context.kubelet,
+            mailbox: context.mailbox,
+            pod: context.pod,
+            container: None,
+            image: &source.reference,
+            policy,
+            logins: context.logins,
+        };
+        images::ensure(&wish).await.map_err(|lacking| lacking.message)?;
         Ok(Mounted { read_only: true, image: Some(source.reference), ..Mounted::default() })
     }
 }

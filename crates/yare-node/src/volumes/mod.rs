@@ -90,6 +90,8 @@ pub(crate) struct VolumeContext<'a> {
     pub(crate) pod: &'a Arc<Pod>,
     pub(crate) dirs: &'a PodDirs,
     pub(crate) facts: &'a Facts,
+    /// Logins of the pod's secrets, for images.
+    pub(crate) logins: &'a [crate::images::keyring::Login],
 }
 
 /// Where the files of a volume are kept.

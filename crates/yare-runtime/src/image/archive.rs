@@ -6,13 +6,15 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use serde::Deserialize;
 
 use super::manifest::{Descriptor, Document, MAX_DOCUMENT, Plan, check_digest, choose, parse};
+use super::registry::Progress;
 use super::unpack::{Hashing, decompress};
 use super::{ImageStore, Reference};
-use crate::api::ImageId;
+use crate::api::{ImageId, ProgressFn};
 use crate::error::{IoContext, Result, RuntimeError};
 
 /// Where an archive's members are.
@@ -55,6 +57,21 @@ impl Read for Part {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is truncated"));
         }
         self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// A layer's stream whose bytes count as progress.
+struct Counted {
+    inner: Box<dyn Read + Send>,
+    progress: Arc<Progress>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.progress.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        self.progress.tell();
         Ok(n)
     }
 }
@@ -168,6 +185,16 @@ impl ImageStore {
     /// Imports every image of an OCI layout or docker archive. `name` names the image (there must then be one);
     /// otherwise the archive's own names count. Answers the images' ids.
     pub fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<ImageId>> {
+        self.import_told(path, name, None)
+    }
+
+    /// The same; how far each image has come is told on the way.
+    pub fn import_told(
+        &self,
+        path: &Path,
+        name: Option<&str>,
+        call: Option<ProgressFn>,
+    ) -> Result<Vec<ImageId>> {
         let shown = path.display().to_string();
         let name = name.map(Reference::parse).transpose()?;
         let source = if path.is_dir() {
@@ -180,9 +207,9 @@ impl ImageStore {
             })?
         };
         if source.has("index.json") {
-            self.import_layout(&shown, &source, name)
+            self.import_layout(&shown, &source, name, call.as_ref())
         } else if source.has("manifest.json") {
-            self.import_docker(&shown, &source, name)
+            self.import_docker(&shown, &source, name, call.as_ref())
         } else {
             Err(RuntimeError::CorruptImage {
                 reference: shown,
@@ -205,7 +232,13 @@ impl ImageStore {
         index_tar(plain)
     }
 
-    fn import_layout(&self, shown: &str, source: &Source, name: Option<Reference>) -> Result<Vec<ImageId>> {
+    fn import_layout(
+        &self,
+        shown: &str,
+        source: &Source,
+        name: Option<Reference>,
+        call: Option<&ProgressFn>,
+    ) -> Result<Vec<ImageId>> {
         let index: Document = parse(shown, "index.json", &source.document(shown, "index.json")?)?;
         // Several manifests with platforms and no names are one image for several machines.
         let named = |d: &Descriptor| annotation_name(d).is_some();
@@ -223,7 +256,7 @@ impl ImageStore {
         let mut ids = Vec::new();
         for descriptor in wanted {
             let own = annotation_name(descriptor).and_then(|n| Reference::parse(&n).ok());
-            ids.push(self.import_manifest(shown, source, descriptor, name.clone().or(own))?);
+            ids.push(self.import_manifest(shown, source, descriptor, name.clone().or(own), call)?);
         }
         Ok(ids)
     }
@@ -234,6 +267,7 @@ impl ImageStore {
         source: &Source,
         descriptor: &Descriptor,
         name: Option<Reference>,
+        call: Option<&ProgressFn>,
     ) -> Result<ImageId> {
         let bytes = source.blob(shown, "manifest", &descriptor.digest)?;
         let document: Document = parse(shown, "manifest", &bytes)?;
@@ -248,16 +282,15 @@ impl ImageStore {
                     message: "it contains itself".into(),
                 });
             }
-            return self.import_manifest(shown, source, inner, name);
+            return self.import_manifest(shown, source, inner, name, call);
         }
         let config = document.config.unwrap_or_default();
         let plan =
             Plan::new(shown, source.blob(shown, "configuration", &config.digest)?, document.layers.len())?;
         let _held = plan.hold(self);
-        for (i, layer) in document.layers.iter().enumerate() {
-            let open = || open_layer(shown, source, &blob_name(&layer.digest), Some(layer.digest.clone()));
-            self.unpack_layer(shown, &plan.chain[..=i], &plan.config.rootfs.diff_ids[i], open)?;
-        }
+        let layers: Vec<_> =
+            document.layers.iter().map(|l| (blob_name(&l.digest), Some(l.digest.as_str()))).collect();
+        self.import_layers(shown, source, &plan, &layers, call)?;
         let digests = name.iter().map(|n| n.with_digest(&descriptor.digest)).collect();
         if !bytes.is_empty() {
             self.put_blob(&bytes)?;
@@ -265,7 +298,13 @@ impl ImageStore {
         plan.record(self, name.into_iter().collect(), digests)
     }
 
-    fn import_docker(&self, shown: &str, source: &Source, name: Option<Reference>) -> Result<Vec<ImageId>> {
+    fn import_docker(
+        &self,
+        shown: &str,
+        source: &Source,
+        name: Option<Reference>,
+        call: Option<&ProgressFn>,
+    ) -> Result<Vec<ImageId>> {
         let images: Vec<DockerImage> =
             parse(shown, "manifest.json", &source.document(shown, "manifest.json")?)?;
         if images.is_empty() || (name.is_some() && images.len() > 1) {
@@ -278,10 +317,8 @@ impl ImageStore {
         for image in images {
             let plan = Plan::new(shown, source.document(shown, &image.config)?, image.layers.len())?;
             let _held = plan.hold(self);
-            for (i, layer) in image.layers.iter().enumerate() {
-                let open = || open_layer(shown, source, layer, None);
-                self.unpack_layer(shown, &plan.chain[..=i], &plan.config.rootfs.diff_ids[i], open)?;
-            }
+            let layers: Vec<_> = image.layers.iter().map(|name| (name.clone(), None)).collect();
+            self.import_layers(shown, source, &plan, &layers, call)?;
             let tags = match &name {
                 Some(name) => vec![name.clone()],
                 None => image
@@ -294,6 +331,57 @@ impl ImageStore {
             ids.push(plan.record(self, tags, Vec::new())?);
         }
         Ok(ids)
+    }
+
+    /// Unpacks the layers that are missing, as many at a time as there are processors, and puts them into their places
+    /// in order. Each has its name in the archive and, where that says one, its digest there.
+    fn import_layers(
+        &self,
+        shown: &str,
+        source: &Source,
+        plan: &Plan,
+        layers: &[(String, Option<&str>)],
+        call: Option<&ProgressFn>,
+    ) -> Result<()> {
+        let missing = |i: usize| !self.layer_dir(&plan.chain[i]).is_dir();
+        let size = |i: usize| source.open(&layers[i].0).map_or(0, |(_, size)| size);
+        let progress = Arc::new(Progress {
+            call: call.cloned(),
+            layers: u32::try_from(layers.len()).unwrap_or(u32::MAX),
+            total: (0..layers.len()).filter(|i| missing(*i)).map(size).sum(),
+            done: AtomicU32::new(0),
+            bytes: AtomicU64::new(0),
+        });
+        let open = |i: usize| {
+            let (name, digest) = &layers[i];
+            let inner = open_layer(shown, source, name, digest.map(str::to_owned))?;
+            Ok(Box::new(Counted { inner, progress: Arc::clone(&progress) }) as Box<dyn Read + Send>)
+        };
+        let diff_id = |i: usize| plan.config.rootfs.diff_ids[i].as_str();
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+        let all: Vec<usize> = (0..layers.len()).collect();
+        for some in all.chunks(at_once) {
+            let prepare = |i: usize| match missing(i) {
+                true => self.prepare_layer(shown, &plan.chain[i], diff_id(i), open(i)?).map(Some),
+                false => Ok(None),
+            };
+            let prepared: Vec<Result<_>> = std::thread::scope(|scope| {
+                let threads: Vec<_> = some.iter().map(|i| scope.spawn(move || prepare(*i))).collect();
+                let failed = |_| {
+                    Err(RuntimeError::CorruptImage {
+                        reference: shown.to_owned(),
+                        message: "unpacking a layer failed badly".into(),
+                    })
+                };
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
+            });
+            for (i, prepared) in some.iter().zip(prepared) {
+                self.settle_layer(shown, &plan.chain[..=*i], diff_id(*i), prepared?, || open(*i))?;
+                progress.done.fetch_add(1, Ordering::Relaxed);
+                progress.tell();
+            }
+        }
+        Ok(())
     }
 }
 

@@ -98,7 +98,8 @@ pub(super) async fn send(
             _ => return Ok(response),
         }
     }
-    Err(io::Error::other(format!("more than {MAX_REDIRECTS} redirects")))
+    // It will not lead anywhere else the next time.
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {MAX_REDIRECTS} redirects")))
 }
 
 /// A redirect's target, which may be relative.

@@ -5,7 +5,7 @@
 //! a broken transfer going on where it stopped, and unpacked in their order.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -65,16 +65,16 @@ impl<T> Drop for Task<T> {
 }
 
 /// Counts for the progress callback.
-struct Progress {
-    call: Option<ProgressFn>,
-    layers: u32,
-    total: u64,
-    done: AtomicU32,
-    bytes: AtomicU64,
+pub(super) struct Progress {
+    pub(super) call: Option<ProgressFn>,
+    pub(super) layers: u32,
+    pub(super) total: u64,
+    pub(super) done: AtomicU32,
+    pub(super) bytes: AtomicU64,
 }
 
 impl Progress {
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         if let Some(call) = &self.call {
             call(PullProgress {
                 layers: self.layers,
@@ -82,6 +82,22 @@ impl Progress {
                 bytes: self.bytes.load(Ordering::Relaxed),
                 total_bytes: self.total,
             });
+        }
+    }
+}
+
+/// Takes a pull out of the list of those under way, unless somebody waits for it.
+struct Turn<'a> {
+    store: &'a ImageStore,
+    reference: &'a str,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut pulling = self.store.pulling.lock();
+        // One is the list's own, one is ours.
+        if pulling.get(self.reference).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
+            pulling.remove(self.reference);
         }
     }
 }
@@ -109,6 +125,9 @@ impl ImageStore {
         if let Some(image) = self.get(&shown).filter(|i| !i.binds.is_empty()) {
             return Ok(image.id.clone());
         }
+        let turn = self.pulling.lock().entry(shown.clone()).or_default().clone();
+        let _turn = turn.lock_owned().await;
+        let _done = Turn { store: self, reference: &shown };
         let plain = loopback(&reference.registry) || insecure.contains(&reference.registry);
         let host =
             if reference.registry == "docker.io" { "registry-1.docker.io" } else { &reference.registry };
@@ -152,26 +171,45 @@ impl ImageStore {
         let mut tasks = Vec::new();
         for (i, layer) in layers.iter().enumerate() {
             let (repository, layer, slots) = (Arc::clone(repository), layer.clone(), Arc::clone(&slots));
-            let (ingest, progress) = (self.ingest_dir(), Arc::clone(&progress));
+            let (store, progress) = (Arc::clone(self), Arc::clone(&progress));
+            let (shown, name) = (shown.to_owned(), plan.chain[i].clone());
+            let diff_id = plan.config.rootfs.diff_ids[i].clone();
             tasks.push(missing(i).then(|| {
                 Task(tokio::spawn(async move {
                     // The semaphore is never closed.
                     let _slot = slots.acquire().await;
-                    let file = tempfile_in(&ingest).map_err(Failure::from)?;
-                    repository.blob(&layer, file, &progress).await
+                    let pull = |message: String| RuntimeError::Pull { reference: shown.clone(), message };
+                    let fetched = async {
+                        let file = tempfile_in(&store.ingest_dir()).map_err(Failure::from)?;
+                        let room =
+                            store.room().map_err(|e| Failure { message: e.to_string(), again: false })?;
+                        repository.blob(&layer, file, room, &progress).await
+                    };
+                    let file = fetched.await.map_err(|f| pull(f.message))?;
+                    // Whatever is below it may still be on its way.
+                    let again = file.try_clone().map_err(|e| pull(e.to_string()))?;
+                    let image = shown.clone();
+                    let prepared =
+                        spawn(move || store.prepare_layer(&image, &name, &diff_id, Box::new(file))).await?;
+                    Ok::<_, RuntimeError>((prepared, again))
                 }))
             }));
         }
         for (i, task) in tasks.into_iter().enumerate() {
             if let Some(mut task) = task {
-                let fetched = (&mut task.0).await.unwrap_or_else(|e| {
-                    Err(Failure { message: format!("fetching was abandoned: {e}"), again: false })
-                });
-                let file = fetched
-                    .map_err(|f| RuntimeError::Pull { reference: shown.to_owned(), message: f.message })?;
+                let abandoned = |e| RuntimeError::Pull {
+                    reference: shown.to_owned(),
+                    message: format!("fetching was abandoned: {e}"),
+                };
+                let (prepared, mut file) = (&mut task.0).await.map_err(abandoned)??;
                 let (store, shown) = (Arc::clone(self), shown.to_owned());
                 let (chain, diff_id) = (plan.chain[..=i].to_vec(), plan.config.rootfs.diff_ids[i].clone());
-                spawn(move || store.unpack_layer(&shown, &chain, &diff_id, || Ok(Box::new(file)))).await?;
+                let open = move || {
+                    let rewound = file.seek(SeekFrom::Start(0));
+                    rewound.map_err(|e| RuntimeError::io("read a layer again", e))?;
+                    Ok(Box::new(file) as Box<dyn Read + Send>)
+                };
+                spawn(move || store.settle_layer(&shown, &chain, &diff_id, Some(prepared), open)).await?;
             }
             progress.done.fetch_add(1, Ordering::Relaxed);
             progress.tell();
@@ -242,8 +280,17 @@ impl Repository {
         &self,
         layer: &Descriptor,
         mut file: File,
+        room: u64,
         progress: &Progress,
     ) -> std::result::Result<File, Failure> {
+        let (digest, size) = (&layer.digest, layer.size);
+        if size == 0 || size > room {
+            let message = match size {
+                0 => format!("the manifest says no size of layer {digest}"),
+                _ => format!("layer {digest} has {size} bytes, and the disk has room for {room}"),
+            };
+            return Err(Failure { message, again: false });
+        }
         let url = format!("{}/blobs/{}", self.base, layer.digest);
         let mut hash = Sha256::new();
         let mut have = 0u64;
@@ -285,7 +332,7 @@ impl Repository {
         }
         while let Some(chunk) = response.chunk().await? {
             *have += chunk.len() as u64;
-            if layer.size > 0 && *have > layer.size {
+            if *have > layer.size {
                 let message =
                     format!("layer {} is larger than the {} bytes in the manifest", layer.digest, layer.size);
                 return Err(Failure { message, again: false });
@@ -295,7 +342,7 @@ impl Repository {
             progress.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             progress.tell();
         }
-        if layer.size > 0 && *have < layer.size {
+        if *have < layer.size {
             let message = format!("layer {} ended after {have} of {} bytes", layer.digest, layer.size);
             return Err(Failure { message, again: true });
         }
