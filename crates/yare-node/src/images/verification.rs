@@ -503,9 +503,12 @@ mod tests {
         let (a, b) = (login("a", "secret"), login("b", "other"));
         pulled(&v, "r.io/own:1", "sha256:own", Some(&a));
         assert!(ask("r.io/own:1", "sha256:own", &[b.clone(), a.clone()]));
-        assert!(!ask("r.io/own:1", "sha256:own", &[b.clone()]));
+        assert!(!ask("r.io/own:1", "sha256:own", std::slice::from_ref(&b)));
         assert!(!ask("r.io/own:1", "sha256:own", &[]));
-        assert!(!ask("mirror.io/own:1", "sha256:own", &[a.clone()]), "under another name it is another's");
+        assert!(
+            !ask("mirror.io/own:1", "sha256:own", std::slice::from_ref(&a)),
+            "under another name it is another's"
+        );
         // The same login in another secret is seen to fit, and remembered; so is the secret's new content.
         let copy = login("copy", "secret");
         assert!(ask("r.io/own:1", "sha256:own", &[copy]));
