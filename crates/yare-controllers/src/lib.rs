@@ -17,6 +17,7 @@ mod context;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod device_taint_eviction;
 mod discovery;
 mod disruption;
 mod endpoints;

@@ -41,9 +41,10 @@ struct ResourceClaims {
 
 type PodUid = Box<str>;
 
+/// The claims of a pod.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct PodClaims {
+pub(crate) struct PodClaims {
     spec: PodSpec,
     status: PodStatus,
 }
@@ -58,7 +59,7 @@ struct PodSpec {
 /// An entry of a pod's `resourceClaims`.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Entry {
+pub(crate) struct Entry {
     name: String,
     resource_claim_name: Option<String>,
     resource_claim_template_name: Option<String>,
@@ -88,7 +89,7 @@ struct ExtendedStatus {
 
 /// Which claim an entry means.
 #[derive(Debug, PartialEq, Eq)]
-enum Named<'a> {
+pub(crate) enum Named<'a> {
     /// This one; `made`: it was made for the pod, and must belong to it.
     Claim { name: &'a str, made: bool },
     /// It was found that none is needed.
@@ -98,11 +99,18 @@ enum Named<'a> {
 }
 
 impl PodClaims {
-    fn has_none(&self) -> bool {
+    /// Whether there are none.
+    pub(crate) fn has_none(&self) -> bool {
         self.spec.resource_claims.is_empty() && self.status.extended_resource_claim_status.is_none()
     }
 
-    fn named<'a>(&'a self, entry: &'a Entry) -> Named<'a> {
+    /// The entries of its spec.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.spec.resource_claims
+    }
+
+    /// Which claim an entry means.
+    pub(crate) fn named<'a>(&'a self, entry: &'a Entry) -> Named<'a> {
         if let Some(name) = &entry.resource_claim_name {
             return Named::Claim { name, made: false };
         }
@@ -148,12 +156,21 @@ struct ClaimStatus {
 /// Who has a claim.
 #[derive(Clone, Deserialize, Serialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Consumer {
+pub(crate) struct Consumer {
     #[serde(skip_serializing_if = "String::is_empty")]
     api_group: String,
     resource: String,
-    name: String,
-    uid: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its uid.
+    pub(crate) uid: String,
+}
+
+impl Consumer {
+    /// Whether it is a pod. Others are not known here.
+    pub(crate) fn is_pod(&self) -> bool {
+        self.api_group.is_empty() && self.resource == "pods"
+    }
 }
 
 impl ClaimStatus {
@@ -442,7 +459,7 @@ impl ResourceClaims {
 
     /// Whether who has reserved a claim may still use it. Others than pods are not known here, and keep it.
     async fn still_has(&self, claim: &ObjectKey, consumer: &Consumer) -> Result<bool, Error> {
-        if !consumer.api_group.is_empty() || consumer.resource != "pods" {
+        if !consumer.is_pod() {
             return Ok(true);
         }
         let key = ObjectKey::new(&claim.namespace, &consumer.name);

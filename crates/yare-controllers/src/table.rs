@@ -6,16 +6,16 @@ use yare_client::{
     CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, CSI_DRIVERS,
     DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
-    REPLICATION_CONTROLLERS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_QUOTAS, SECRETS,
-    SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS,
+    REPLICATION_CONTROLLERS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_QUOTAS, RESOURCE_SLICES,
+    SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS,
     VALIDATING_ADMISSION_POLICIES, VOLUME_ATTACHMENTS, VOLUME_ATTRIBUTES_CLASSES,
 };
 
 use crate::{
     attach_detach, attributes_class_protection, bootstrap_signer, certificates, clusterrole_aggregation,
     context::Context,
-    cronjob, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring,
-    ephemeral_volume, garbage,
+    cronjob, daemonset, deployment, device_taint_eviction, disruption, endpoints, endpointslice,
+    endpointslice_mirroring, ephemeral_volume, garbage,
     harness::{
         Keys::{Controller, ControllerOrSelector, Own, With},
         Reconcile, Watch,
@@ -52,6 +52,7 @@ fn none(_: &Context, _: &yare_client::Change, _: &mut dyn FnMut(yare_client::Obj
 
 /// Controllers that run only where a feature is on, and its gate.
 pub const GATED: &[(&str, &str)] = &[
+    ("device-taint-eviction-controller", "DRADeviceTaints"),
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "ClusterTrustBundle"),
     ("podcertificaterequest-cleaner-controller", "PodCertificateRequest"),
     ("storage-version-migrator-controller", "StorageVersionMigrator"),
@@ -134,6 +135,18 @@ pub const CONTROLLERS: &[Row] = &[
         ],
         make: deployment::new,
         workers: 5,
+    },
+    Row {
+        name: "device-taint-eviction-controller",
+        account: "device-taint-eviction-controller",
+        description: "Evicts pods that do not tolerate a NoExecute taint of one of their devices.",
+        watches: &[
+            watch(PODS, With(device_taint_eviction::changed_pod)),
+            watch(RESOURCE_CLAIMS, With(device_taint_eviction::changed_claim)),
+            watch(RESOURCE_SLICES, With(device_taint_eviction::changed_slice)),
+        ],
+        make: device_taint_eviction::new,
+        workers: 4,
     },
     Row {
         name: "disruption-controller",

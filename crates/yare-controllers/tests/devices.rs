@@ -5,7 +5,7 @@ mod common;
 
 use common::Cluster;
 use serde_json::{Value, json};
-use yare_client::{EVENTS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS};
+use yare_client::{EVENTS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_SLICES};
 use yare_controllers::{Config, api::Propagation};
 
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
@@ -144,4 +144,29 @@ async fn pods_that_have_ended_give_their_claims_back() {
             reserved(c) == 0 && c["status"]["allocation"].is_null() && c["metadata"]["finalizers"].is_null()
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_leave_devices_that_break() {
+    let cluster = start().await;
+    let slice = json!({"metadata": {"name": "s"}, "spec": {
+        "driver": "gpu.example.com", "nodeName": "n1", "devices": [{"name": "d"}],
+        "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}}});
+    cluster.create(&RESOURCE_SLICES, "", slice).await;
+    cluster.create(&RESOURCE_CLAIMS, "default", json!({"metadata": {"name": "c"}, "spec": asked()})).await;
+    let uid = pod(&cluster, "web", "runs", json!({"name": "g", "resourceClaimName": "c"})).await;
+    allocate(&cluster, "c", &[("web", &uid)]).await;
+    cluster.until_is(&PODS, "default", "web", |p| p["status"]["phase"] == "Running").await;
+    let taint = |effect: &str| json!({"spec": {"devices": [{"name": "d", "taints": [{"key": "broken", "effect": effect}]}]}});
+    cluster.merge(&RESOURCE_SLICES, "", "s", taint("NoSchedule")).await;
+    cluster.merge(&RESOURCE_SLICES, "", "s", taint("NoExecute")).await;
+    cluster.until_gone(&PODS, "default", "web").await;
+    cluster
+        .until("the event", || async {
+            let events = cluster.list(&EVENTS, "default").await;
+            events.iter().any(|e| e["reason"] == "DeviceTaintManagerEviction").then_some(())
+        })
+        .await;
+    // Nobody is left to use the claim.
+    cluster.until_is(&RESOURCE_CLAIMS, "default", "c", |c| c["status"]["allocation"].is_null()).await;
 }
