@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 # What the commands need from Debian; one list.
-PACKAGES := ca-certificates gcc iproute2 lld make nftables pkg-config busybox-static containerd python3-venv runc
+PACKAGES := ca-certificates e2fsprogs gcc iproute2 lld make nftables pkg-config busybox-static containerd python3-venv runc
 
 .PHONY: help
 help: ## this list
