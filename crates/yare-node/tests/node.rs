@@ -29,7 +29,12 @@ async fn a_node_that_somebody_else_registers() {
     assert!(labels.contains_key("by") && !labels.contains_key("kubernetes.io/hostname"), "{labels:?}");
     assert_eq!(node["status"]["images"].as_array().unwrap().len(), 1);
     assert_eq!(node["status"]["images"][0]["names"][0], "large:1");
-    assert_eq!(node["status"]["declaredFeatures"], json!(["ExtendWebSocketsToKubelet"]));
+    let declared = [
+        "ExtendWebSocketsToKubelet",
+        "InPlacePodLevelResourcesVerticalScaling",
+        "InPlacePodVerticalScalingInitContainers",
+    ];
+    assert_eq!(node["status"]["declaredFeatures"], json!(declared));
     let lease = cluster.wait(LEASE, "lease", |l| l["spec"]["holderIdentity"] == NODE).await;
     assert_eq!(lease["spec"]["leaseDurationSeconds"], 8);
     let first = lease["spec"]["renewTime"].clone();

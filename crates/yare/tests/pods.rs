@@ -100,7 +100,7 @@ const ENDS: &[(&str, &str, &str, &str, &str, &str)] = &[
     ),
     (
         "greedy",
-        "exec tail /dev/zero",
+        "sleep 1; exec tail /dev/zero",
         "resources: {limits: {memory: 24Mi}}",
         "restartPolicy: Never",
         ".status.containerStatuses[0].state.terminated.reason",

@@ -32,7 +32,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 const CHUNKS_AHEAD: usize = 16;
 /// Behind an archive's end there may be so much more, which is hashed and thrown away.
 const BEHIND_BYTES_MAX: u64 = 64 << 20;
-/// Of a disk so much is left: a layer that would take it is refused before it can.
+/// Of a disk so much is left, or a sixteenth of a small one: a layer that would take it is refused before it can.
 const ROOM_BYTES_MIN: u64 = 64 << 20;
 
 /// A layer that is unpacked but not in its place.
@@ -146,7 +146,7 @@ fn pump(
         if total > budget {
             return Err(io::Error::new(
                 io::ErrorKind::StorageFull,
-                format!("it unpacks to more than the {budget} bytes that the disk has room for"),
+                format!("No space left on device: there is room for {budget} bytes, and it unpacks to more"),
             ));
         }
         let is_last = have < chunk.len();
@@ -181,9 +181,9 @@ impl ImageStore {
     pub(super) fn room(&self) -> Result<u64> {
         let dir = self.ingest_dir();
         let stat = nix::sys::statvfs::statvfs(&dir).ctx(|| format!("statvfs {}", dir.display()))?;
-        let (free, size) = (stat.blocks_available(), stat.blocks());
-        let reserve = ROOM_BYTES_MIN.max(size * stat.fragment_size() / 100);
-        Ok((free * stat.fragment_size()).saturating_sub(reserve))
+        let block = stat.fragment_size();
+        let (free, size) = (stat.blocks_available() * block, stat.blocks() * block);
+        Ok(free.saturating_sub(ROOM_BYTES_MIN.min(size / 16).max(size / 100)))
     }
 
     /// Unpacks a layer without those below it, as far as that can be. `diff_id` is the digest that the uncompressed
@@ -270,7 +270,10 @@ impl ImageStore {
         }
         drop(sender);
         let written = writer.join().map_err(|_| corrupt("unpacking a layer failed badly".into()))?;
-        let failed = |e: io::Error| corrupt(format!("layer {diff_id}: {e}"));
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::StorageFull => RuntimeError::io(format!("unpack layer {diff_id} of {image:?}"), e),
+            _ => corrupt(format!("layer {diff_id}: {e}")),
+        };
         // What went wrong first is what the other one only heard of.
         let digest = pumped.map_err(failed)?;
         match written {
