@@ -26,7 +26,7 @@ pub struct Unschedulable {
     /// Events after which a retry is worth it.
     pub events: Events,
     /// Nodes (their places in [`Cluster::nodes`]) where it would help if pods went.
-    pub helpable: Vec<usize>,
+    pub helpable: Box<[usize]>,
     /// Why no node needed to be looked at; instead of `reasons`.
     pub refusal: Option<String>,
     /// Plugins that turned nodes down, or the pod as a whole.
@@ -34,7 +34,7 @@ pub struct Unschedulable {
     /// Nothing speaks against the pod: something is wrong, and `refusal` says what.
     pub error: bool,
     /// Claims for devices whose allocation keeps the pod off some node.
-    pub unavailable: Vec<ObjectKey>,
+    pub unavailable: Box<[ObjectKey]>,
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods.`
@@ -89,11 +89,11 @@ pub fn schedule_measured(
             nodes: nodes.len(),
             reasons: BTreeMap::new(),
             events: Events::NODE_ADDED.and(refusal.events),
-            helpable: Vec::new(),
+            helpable: Box::default(),
             error: refusal.error,
             refusal: Some(refusal.reason),
             plugins: vec![refusal.plugin],
-            unavailable: Vec::new(),
+            unavailable: Box::default(),
         });
     }
     taken.asked[0] = plugins::places(|row| state.concerns(row));
@@ -182,11 +182,11 @@ fn unschedulable(nodes: usize, rejections: Vec<(usize, (usize, Rejection))>) -> 
         nodes,
         reasons,
         events,
-        helpable,
+        helpable: helpable.into(),
         refusal: None,
         plugins: by,
         error: false,
-        unavailable: Vec::new(),
+        unavailable: Box::default(),
     }
 }
 

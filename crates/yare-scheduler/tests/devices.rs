@@ -262,7 +262,7 @@ fn claims_that_are_in_the_way_are_named() {
     take_in(&mut cluster, &[allocated("c", "z", "x", json!({})), allocated("d", "a", "x", json!({}))]);
     let new = PodInfo::new(cached(&pod("new", uses(&["c", "d"])))).unwrap();
     let why = cycle::schedule(&new, &cluster, &mut 0, 7).unwrap_err();
-    assert_eq!(why.unavailable, [ObjectKey::new("default", "c"), ObjectKey::new("default", "d")]);
+    assert_eq!(*why.unavailable, [ObjectKey::new("default", "c"), ObjectKey::new("default", "d")]);
     assert!(why.helpable.is_empty(), "nobody's end would help");
     assert!(why.events.any_of(Events::DEVICES_FREED) && why.events.any_of(Events::RESOURCE_SLICE));
 }
