@@ -7,6 +7,7 @@ use std::{
 };
 
 use yare_client::{Cached, ObjectKey, ViewError};
+use yare_schema::quantity::Quantity;
 
 use crate::{
     devices::state::Devices,
@@ -64,8 +65,9 @@ impl NodeInfo {
     fn update(&mut self, object: Cached) -> Result<(), ViewError> {
         let node: view::Node = object.view()?;
         self.allocatable = Amounts::read(&node.status.allocatable);
-        let pods = node.status.allocatable.get("pods").and_then(|p| p.parse().ok());
-        self.max_pods = pods.unwrap_or(0);
+        // A quantity like the others: a thousand is `1k`.
+        let pods = node.status.allocatable.get("pods").and_then(|pods| Quantity::parse(pods).ok());
+        self.max_pods = pods.map_or(0, Quantity::value);
         self.images = node
             .status
             .images

@@ -113,6 +113,13 @@ fn filters() {
             "0/1 nodes are available: 1 Too many pods.",
         ),
         (
+            "a thousand pods, as quantities write it",
+            vec![node("n", json!({"status": {"allocatable": {"pods": "1k"}}}))],
+            vec![on("p", "n", json!({}))],
+            json!({}),
+            "n",
+        ),
+        (
             "extended resource",
             vec![node("n", json!({}))],
             vec![],
