@@ -2,11 +2,9 @@
 //! placed because of them.
 
 use tokio::time::Instant;
-use yare_client::{
-    Change, Client, DEVICE_CLASSES, Informer, RESOURCE_CLAIMS, RESOURCE_SLICES, Subscription, ViewError,
-};
+use yare_client::{Change, Client, DEVICE_CLASSES, RESOURCE_CLAIMS, RESOURCE_SLICES, ViewError};
 
-use crate::{devices::state::ClaimChange, plugins::Events, scheduler::State};
+use crate::{devices::state::ClaimChange, plugins::Events, scheduler::State, watched::Watched};
 
 /// What changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,41 +15,10 @@ pub(crate) enum Kind {
 }
 
 /// All that is watched for devices.
-pub(crate) struct DeviceEvents {
-    informers: Vec<Informer>,
-    changes: [(Kind, Subscription); 3],
-}
-
-impl DeviceEvents {
-    /// Begins to watch.
-    pub(crate) fn new(client: &Client) -> Self {
-        let informers =
-            [(Kind::Claim, RESOURCE_CLAIMS), (Kind::Class, DEVICE_CLASSES), (Kind::Slice, RESOURCE_SLICES)]
-                .map(|(kind, resource)| (kind, client.informers().of(resource)));
-        Self {
-            changes: informers.each_ref().map(|(kind, informer)| (*kind, informer.subscribe())),
-            informers: informers.map(|(_, informer)| informer).into(),
-        }
-    }
-
-    /// Returns when all of it is known.
-    pub(crate) async fn synced(&self) {
-        futures::future::join_all(self.informers.iter().map(Informer::synced)).await;
-    }
-
-    /// The next change if there is one now.
-    pub(crate) fn try_recv(&mut self) -> Option<(Kind, Change)> {
-        self.changes.iter_mut().find_map(|(kind, changes)| Some((*kind, changes.try_recv()?)))
-    }
-
-    /// The next change. Cancel safe.
-    pub(crate) async fn recv(&mut self) -> Option<(Kind, Change)> {
-        let next = self.changes.iter_mut().map(|(kind, changes)| {
-            let kind = *kind;
-            Box::pin(async move { changes.recv().await.map(|change| (kind, change)) })
-        });
-        futures::future::select_all(next).await.0
-    }
+pub(crate) fn watched(client: &Client) -> Watched<Kind> {
+    let kinds =
+        [(Kind::Claim, RESOURCE_CLAIMS), (Kind::Class, DEVICE_CLASSES), (Kind::Slice, RESOURCE_SLICES)];
+    Watched::new(client, kinds)
 }
 
 impl State {

@@ -20,6 +20,8 @@ pub mod selector;
 pub mod storage;
 mod storage_events;
 pub mod view;
+mod watched;
+mod writes;
 
 pub use metrics::Metrics;
 pub use scheduler::{Config, Scheduler};

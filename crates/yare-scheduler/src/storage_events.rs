@@ -3,11 +3,11 @@
 
 use tokio::time::Instant;
 use yare_client::{
-    CSI_DRIVERS, CSI_NODES, CSI_STORAGE_CAPACITIES, Change, Client, Informer, PERSISTENT_VOLUME_CLAIMS,
-    PERSISTENT_VOLUMES, STORAGE_CLASSES, Subscription, VOLUME_ATTACHMENTS, ViewError,
+    CSI_DRIVERS, CSI_NODES, CSI_STORAGE_CAPACITIES, Change, Client, PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES, STORAGE_CLASSES, VOLUME_ATTACHMENTS, ViewError,
 };
 
-use crate::{plugins::Events, scheduler::State};
+use crate::{plugins::Events, scheduler::State, watched::Watched};
 
 /// What changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,15 +22,10 @@ pub(crate) enum Kind {
 }
 
 /// All that is watched for volumes.
-pub(crate) struct StorageEvents {
-    informers: Vec<Informer>,
-    changes: [(Kind, Subscription); 7],
-}
-
-impl StorageEvents {
-    /// Begins to watch.
-    pub(crate) fn new(client: &Client) -> Self {
-        let informers = [
+pub(crate) fn watched(client: &Client) -> Watched<Kind> {
+    Watched::new(
+        client,
+        [
             (Kind::Claim, PERSISTENT_VOLUME_CLAIMS),
             (Kind::Volume, PERSISTENT_VOLUMES),
             (Kind::Class, STORAGE_CLASSES),
@@ -38,32 +33,8 @@ impl StorageEvents {
             (Kind::Driver, CSI_DRIVERS),
             (Kind::Capacity, CSI_STORAGE_CAPACITIES),
             (Kind::Attachment, VOLUME_ATTACHMENTS),
-        ]
-        .map(|(kind, resource)| (kind, client.informers().of(resource)));
-        Self {
-            changes: informers.each_ref().map(|(kind, informer)| (*kind, informer.subscribe())),
-            informers: informers.map(|(_, informer)| informer).into(),
-        }
-    }
-
-    /// Returns when all of it is known.
-    pub(crate) async fn synced(&self) {
-        futures::future::join_all(self.informers.iter().map(Informer::synced)).await;
-    }
-
-    /// The next change if there is one now.
-    pub(crate) fn try_recv(&mut self) -> Option<(Kind, Change)> {
-        self.changes.iter_mut().find_map(|(kind, changes)| Some((*kind, changes.try_recv()?)))
-    }
-
-    /// The next change. Cancel safe.
-    pub(crate) async fn recv(&mut self) -> Option<(Kind, Change)> {
-        let next = self.changes.iter_mut().map(|(kind, changes)| {
-            let kind = *kind;
-            Box::pin(async move { changes.recv().await.map(|change| (kind, change)) })
-        });
-        futures::future::select_all(next).await.0
-    }
+        ],
+    )
 }
 
 impl State {
