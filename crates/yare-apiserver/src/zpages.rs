@@ -1,12 +1,10 @@
-//! `/statusz` and `/flagz` (KEP-4827, KEP-4828): what this server is and how it was started, as a page for people
-//! or as an object of `config.k8s.io`.
+//! `/statusz` and `/flagz` of this server: whether they are on, what the client wants, and what is on them.
 
 use std::collections::BTreeSet;
 
 use http::{HeaderMap, StatusCode, header};
-use jiff::Timestamp;
-use serde_json::json;
-use yare_metrics::process::Process;
+pub use yare_metrics::zpages::{FLAGZ, Page, STATUSZ};
+use yare_metrics::zpages::{GROUP, Shown, Status, TEXT};
 use yare_schema::features::Gates;
 
 use crate::{
@@ -18,27 +16,10 @@ use crate::{
     status::{ApiError, ApiResult},
 };
 
-/// One of the pages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Page {
-    name: &'static str,
-    kind: &'static str,
-    gate: &'static str,
-}
-
-/// What this server is.
-pub const STATUSZ: Page = Page { name: "statusz", kind: "Statusz", gate: "ComponentStatusz" };
-/// Its flags.
-pub const FLAGZ: Page = Page { name: "flagz", kind: "Flagz", gate: "ComponentFlagz" };
-
 /// What stands for values that nobody should see.
 pub const CLASSIFIED: &str = "CLASSIFIED";
 
 const COMPONENT: &str = "apiserver";
-const GROUP: &str = "config.k8s.io";
-const TEXT: &str = "text/plain";
-/// What stands between a name and its value: another one each time, so that nobody parses the page.
-const DELIMITERS: [&str; 4] = [":", ": ", "=", " "];
 /// Folders that are not for debugging.
 const NOT_LISTED: [&str; 5] = ["/.well-known", "/api", "/apis", "/openapi", "/openid"];
 
@@ -68,11 +49,8 @@ fn negotiate(page: Page, headers: &HeaderMap, gates: &Gates) -> Option<Wanted> {
             }
             continue;
         }
-        let version = match named.map(Option::unwrap_or_default) {
-            [kind, GROUP, "v1beta1"] if kind == page.kind => "v1beta1",
-            [kind, GROUP, "v1alpha1"] if kind == page.kind => "v1alpha1",
-            _ => continue,
-        };
+        let [kind, group, version] = named.map(Option::unwrap_or_default);
+        let Some(version) = page.version(kind, group, version) else { continue };
         if let Some(format) = objects().find(|f| clause.covers(f.media_type)) {
             return Some(Wanted::Object(version, format.encoding));
         }
@@ -89,98 +67,29 @@ pub fn handle(call: &Call, page: Page, listed: &[String]) -> Option<ApiResult<Re
             known.extend(gates.is_on("CBORServingAndStorage").then_some("application/cbor"));
             ApiError::not_acceptable(&known)
         })?;
-        match wanted {
-            Wanted::Text => Ok(body::text_reply(StatusCode::OK, text(call, page, listed))),
-            Wanted::Object(version, encoding) => object(call, page, listed, version, encoding),
-        }
+        let shown = if page == FLAGZ {
+            Shown::Flags(call.core.config.flags.iter().map(|(name, value)| (&**name, &**value)).collect())
+        } else {
+            let version = health::version();
+            let part = |name: &str| version[name].as_str().unwrap_or_default();
+            let minor = format!("{}.{}", part("major"), part("minor"));
+            Shown::Status(Status::now(call.core.now(), part("goVersion"), &minor, folders(listed)))
+        };
+        let (version, encoding) = match wanted {
+            Wanted::Text => {
+                let mut draw = [0];
+                call.core.config.random.fill(&mut draw);
+                return Ok(body::text_reply(StatusCode::OK, page.text(COMPONENT, &shown, draw[0])));
+            }
+            Wanted::Object(version, encoding) => (version, encoding),
+        };
+        page.warning(version).into_iter().for_each(|warning| call.warn(warning));
+        let object = page.object(COMPONENT, version, &shown);
+        let format = encoding.format();
+        let named = Named { ty: None, api_version: &format!("{GROUP}/{version}"), kind: page.kind };
+        let bytes = (format.document)(&named, Form::Made(&object), false)?;
+        Ok(body::reply(StatusCode::OK, format.media_type, bytes))
     })
-}
-
-fn object(call: &Call, page: Page, listed: &[String], version: &str, encoding: Encoding) -> ApiResult<Reply> {
-    if version == "v1alpha1" {
-        call.warn(format!(
-            "This version of the {} endpoint is deprecated. Please use a newer version.",
-            page.name
-        ));
-    }
-    let api_version = format!("{GROUP}/{version}");
-    let mut object = json!({
-        "kind": page.kind,
-        "apiVersion": api_version,
-        "metadata": {"name": COMPONENT},
-    });
-    if page == FLAGZ {
-        object["flags"] = json!(call.core.config.flags);
-    } else {
-        let status = Status::now(call, listed);
-        object["startTime"] = status.started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
-        object["uptimeSeconds"] = status.up_s.into();
-        object["goVersion"] = status.go_version.into();
-        object["binaryVersion"] = status.version.clone().into();
-        object["emulationVersion"] = status.version.into();
-        object["paths"] = json!(status.folders);
-    }
-    let format = encoding.format();
-    let named = Named { ty: None, api_version: &api_version, kind: page.kind };
-    let bytes = (format.document)(&named, Form::Made(&object), false)?;
-    Ok(body::reply(StatusCode::OK, format.media_type, bytes))
-}
-
-fn text(call: &Call, page: Page, listed: &[String]) -> String {
-    let mut draw = [0];
-    call.core.config.random.fill(&mut draw);
-    let between = DELIMITERS[usize::from(draw[0]) % DELIMITERS.len()];
-    let mut out = format!(
-        "\n{COMPONENT} {}\nWarning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.\n",
-        page.name
-    );
-    if page == FLAGZ {
-        for (name, value) in &call.core.config.flags {
-            out.push_str(&format!("{name}{between}{value}\n"));
-        }
-        return out;
-    }
-    let status = Status::now(call, listed);
-    let up =
-        format!("{} hr {:02} min {:02} sec", status.up_s / 3600, status.up_s / 60 % 60, status.up_s % 60);
-    out.push('\n');
-    for (name, value) in [
-        ("Started", status.started.strftime("%a %b %e %H:%M:%S UTC %Y").to_string()),
-        ("Up", up),
-        ("Go version", status.go_version),
-        ("Binary version", status.version.clone()),
-        ("Emulation version", status.version),
-        ("Paths", status.folders.join(" ")),
-    ] {
-        out.push_str(&format!("{name}{between} {value}\n"));
-    }
-    out
-}
-
-struct Status {
-    started: Timestamp,
-    up_s: i64,
-    go_version: String,
-    /// `1.36`
-    version: String,
-    /// First parts of paths that help to debug.
-    folders: Vec<String>,
-}
-
-impl Status {
-    fn now(call: &Call, listed: &[String]) -> Self {
-        let version = health::version();
-        let part = |name: &str| version[name].as_str().unwrap_or_default().to_owned();
-        let started = Timestamp::from_second(Process::read().start_s() as i64).unwrap_or_default();
-        let up_s = (call.core.now().as_second() - started.as_second()).max(0);
-        Self {
-            started,
-            up_s,
-            go_version: part("goVersion"),
-            version: format!("{}.{}", part("major"), part("minor")),
-            folders: folders(listed),
-        }
-    }
 }
 
 fn folders(listed: &[String]) -> Vec<String> {

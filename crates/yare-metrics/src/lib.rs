@@ -1,4 +1,5 @@
-//! Counters, gauges and histograms, and Prometheus' text format: what every component shows at `/metrics`.
+//! What every component shows of itself: counters, gauges and histograms in Prometheus' text format at `/metrics`,
+//! and the pages of [`zpages`].
 //!
 //! Two ways lead onto a [`Page`](text::Page). Who counts on the path of each request keeps numbers of its own
 //! ([`Histogram`], [`timing::Timing`]) and writes them onto the page. Who counts things that happen a few times a
@@ -10,5 +11,6 @@ pub mod process;
 pub mod table;
 pub mod text;
 pub mod timing;
+pub mod zpages;
 
 pub use histogram::Histogram;

@@ -51,7 +51,7 @@ impl Page {
         let mut below = 0;
         for (bound, bucket) in bounds.iter().zip(buckets) {
             below += bucket;
-            self.line(name, "_bucket", labels, Some(&bound.to_string()), below);
+            self.line(name, "_bucket", labels, Some(&bound_text(*bound)), below);
         }
         self.line(name, "_bucket", labels, Some("+Inf"), count);
         self.line(name, "_sum", labels, None, sum);
@@ -99,9 +99,39 @@ impl Page {
     }
 }
 
+/// A bound as Go's client writes it, and as queries name it: `0.5`, `262144`, `1e+06`, `1e-08`.
+fn bound_text(bound: f64) -> String {
+    let scientific = format!("{bound:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return bound.to_string() };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..6).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => bound.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_are_written_as_gos() {
+        for (bound, text) in [
+            (0.0, "0"),
+            (0.5, "0.5"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (1.5e-8, "1.5e-08"),
+            (60.0, "60"),
+            (262_144.0, "262144"),
+            (1_000_000.0, "1e+06"),
+            (1_048_576.0, "1.048576e+06"),
+        ] {
+            assert_eq!(bound_text(bound), text);
+        }
+    }
 
     #[test]
     fn samples_and_histograms() {

@@ -256,7 +256,7 @@ pub(super) async fn serve(kubelet: &Arc<Kubelet>, page: Page, request: Request<I
             let mut paths: Vec<String> = firsts.map(|first| format!("/{first}")).collect();
             paths.sort();
             paths.dedup();
-            zpages::statusz(kubelet, request.headers(), &paths)
+            zpages::statusz(kubelet, request.headers(), paths)
         }
     }
 }

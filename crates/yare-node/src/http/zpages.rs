@@ -4,16 +4,14 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use serde_json::{Value, json};
-use yare_metrics::process::Process;
+use serde_json::Value;
+use yare_metrics::zpages::{FLAGZ, Page, STATUSZ, Shown, Status};
 
 use super::{Body, respond, text};
-use crate::clock;
 use crate::config::table::ROWS;
 use crate::kubelet::Kubelet;
 
 const COMPONENT: &str = "kubelet";
-const GROUP: &str = "config.k8s.io";
 
 /// How a page is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +23,7 @@ enum Wanted {
 
 /// Reads `Accept`: media types in order of preference, of which the first that can be served is taken. A kind is
 /// named by the parameters `g`, `v` and `as`.
-fn wanted(accept: &str, kind: &str) -> Option<Wanted> {
+fn wanted(accept: &str, page: Page) -> Option<Wanted> {
     if accept.trim().is_empty() {
         return Some(Wanted::Text);
     }
@@ -35,13 +33,9 @@ fn wanted(accept: &str, kind: &str) -> Option<Wanted> {
         let media = words.next().unwrap_or_default();
         let parameters: BTreeMap<&str, &str> = words.filter_map(|w| w.split_once('=')).collect();
         let quality = parameters.get("q").and_then(|q| q.parse().ok()).unwrap_or(1.0);
-        let is_kind = parameters.get("g") == Some(&GROUP) && parameters.get("as") == Some(&kind);
-        let version = match parameters.get("v") {
-            Some(&"v1beta1") => Some("v1beta1"),
-            Some(&"v1alpha1") => Some("v1alpha1"),
-            _ => None,
-        };
-        match (media, version.filter(|_| is_kind)) {
+        let named = ["as", "g", "v"].map(|name| parameters.get(name).copied().unwrap_or_default());
+        let version = page.version(named[0], named[1], named[2]);
+        match (media, version) {
             // JSON is YAML, too.
             ("application/json" | "application/yaml" | "*/*" | "application/*", Some(version)) => {
                 types.push((quality, Wanted::Kind(version)));
@@ -56,43 +50,27 @@ fn wanted(accept: &str, kind: &str) -> Option<Wanted> {
     types.into_iter().filter(|(q, _)| *q > 0.0).reduce(|a, b| if b.0 > a.0 { b } else { a }).map(|(_, w)| w)
 }
 
-fn answer(headers: &HeaderMap, kind: &str, text_page: impl Fn() -> String, fields: Value) -> Response<Body> {
+fn answer(kubelet: &Kubelet, headers: &HeaderMap, page: Page, shown: &Shown<'_>) -> Response<Body> {
     let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
-    let accept = accept.join(",");
-    match wanted(&accept, kind) {
+    match wanted(&accept.join(","), page) {
         None => text(
             StatusCode::NOT_ACCEPTABLE,
             "only the following media types are accepted: text/plain, application/json, application/yaml\n",
         ),
-        Some(Wanted::Text) => text(StatusCode::OK, text_page()),
+        Some(Wanted::Text) => {
+            let draw = ((kubelet.seams.random)() * 256.0) as u8;
+            text(StatusCode::OK, page.text(COMPONENT, shown, draw))
+        }
         Some(Wanted::Kind(version)) => {
-            let mut value = json!({
-                "kind": kind,
-                "apiVersion": format!("{GROUP}/{version}"),
-                "metadata": { "name": COMPONENT },
-            });
-            if let (Value::Object(all), Value::Object(fields)) = (&mut value, fields) {
-                all.extend(fields);
-            }
-            let mut response = respond(StatusCode::OK, "application/json", value.to_string().into());
-            if version == "v1alpha1" {
-                let page = kind.to_lowercase();
-                let warning = format!(
-                    "299 - \"This version of the {page} endpoint is deprecated. Please use a newer version.\""
-                );
-                if let Ok(warning) = HeaderValue::from_str(&warning) {
-                    response.headers_mut().insert(header::WARNING, warning);
-                }
+            let object = page.object(COMPONENT, version, shown);
+            let mut response = respond(StatusCode::OK, "application/json", object.to_string().into());
+            let warning = page.warning(version).map(|text| HeaderValue::from_str(&format!("299 - {text:?}")));
+            if let Some(Ok(warning)) = warning {
+                response.headers_mut().insert(header::WARNING, warning);
             }
             response
         }
     }
-}
-
-fn heading(page: &str) -> String {
-    format!(
-        "\n{COMPONENT} {page}\nWarning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.\n"
-    )
 }
 
 /// The value of each flag, as the configuration has it.
@@ -121,45 +99,22 @@ fn flags(document: &Value) -> BTreeMap<&'static str, String> {
 
 pub(super) fn flagz(kubelet: &Kubelet, headers: &HeaderMap) -> Response<Body> {
     let flags = flags(kubelet.config.document());
-    let page = || {
-        let lines: String = flags.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        format!("{}{lines}", heading("flagz"))
-    };
-    answer(headers, "Flagz", page, json!({ "flags": flags }))
+    let shown = Shown::Flags(flags.iter().map(|(name, value)| (*name, value.as_str())).collect());
+    answer(kubelet, headers, FLAGZ, &shown)
 }
 
-pub(super) fn statusz(kubelet: &Kubelet, headers: &HeaderMap, paths: &[String]) -> Response<Body> {
-    let now = kubelet.seams.now();
-    let started = jiff::Timestamp::from_second(Process::read().start_s() as i64).unwrap_or(now);
-    let uptime_s = now.duration_since(started).as_secs().max(0);
+pub(super) fn statusz(kubelet: &Kubelet, headers: &HeaderMap, paths: Vec<String>) -> Response<Body> {
     let version = crate::KUBERNETES_VERSION.trim_start_matches('v');
     let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
     let build = concat!("yare ", env!("CARGO_PKG_VERSION"));
-    let page = || {
-        format!(
-            "{}\nStarted: {}\nUp: {} hr {:02} min {:02} sec\nGo version: {build}\nBinary version: {minor}\nEmulation version: {minor}\nPaths: {}\n",
-            heading("statusz"),
-            started.strftime("%a %b %e %H:%M:%S UTC %Y"),
-            uptime_s / 3600,
-            uptime_s / 60 % 60,
-            uptime_s % 60,
-            paths.join(" ")
-        )
-    };
-    let fields = json!({
-        "startTime": clock::rfc3339(started),
-        "uptimeSeconds": uptime_s,
-        // There is no Go here; clients want the field.
-        "goVersion": build,
-        "binaryVersion": minor,
-        "emulationVersion": minor,
-        "paths": paths,
-    });
-    answer(headers, "Statusz", page, fields)
+    let shown = Shown::Status(Status::now(kubelet.seams.now(), build, minor, paths));
+    answer(kubelet, headers, STATUSZ, &shown)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -180,7 +135,7 @@ mod tests {
             ("application/json;as=Flagz;v=v2;g=config.k8s.io", None),
             ("application/vnd.kubernetes.protobuf", None),
         ] {
-            assert_eq!(wanted(accept, "Flagz"), want, "{accept}");
+            assert_eq!(wanted(accept, FLAGZ), want, "{accept}");
         }
     }
 
