@@ -157,6 +157,14 @@ impl Connection {
             .header(header::CONTENT_TYPE, content_type)
             .header(header::USER_AGENT, "yare-bench")
             .body(Full::new(body.into()))?;
+        self.transmit(path, request).await
+    }
+
+    async fn transmit(
+        &mut self,
+        path: &str,
+        request: Request<Full<Bytes>>,
+    ) -> anyhow::Result<(StatusCode, Incoming)> {
         self.sender.ready().await?;
         let response = timeout(ANSWER_TIMEOUT, self.sender.send_request(request))
             .await
@@ -180,12 +188,7 @@ impl Connection {
         if !user.is_empty() {
             request = request.header("impersonate-user", user).header("impersonate-group", group);
         }
-        let request = request.body(Full::new(Bytes::new()))?;
-        self.sender.ready().await?;
-        let response = timeout(ANSWER_TIMEOUT, self.sender.send_request(request))
-            .await
-            .with_context(|| format!("{path}: no answer in {ANSWER_TIMEOUT:?}"))??;
-        Ok((response.status(), response.into_body()))
+        self.transmit(path, request.body(Full::new(Bytes::new()))?).await
     }
 
     /// Sends a request in one encoding and takes the answer in another.

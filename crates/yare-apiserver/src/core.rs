@@ -157,9 +157,7 @@ impl Config {
             flags: BTreeMap::new(),
         }
     }
-}
 
-impl Config {
     /// The way to a network; none: directly.
     pub fn route(&self, network: Network) -> Option<Arc<Route>> {
         self.egress.as_ref()?.route(network)

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    fmt::Write as _,
     fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -22,7 +21,7 @@ use crate::{
     Https, Namespace,
     containerd::{self, Containerd},
     kubectl,
-    leftovers::Owned,
+    leftovers::{self, Owned},
     machine::{self, Machine},
     warden::Warden,
 };
@@ -383,19 +382,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let log = self.log();
         let problems = self.take_away();
-        let mut text = String::new();
-        if thread::panicking() || !problems.is_empty() {
-            for line in log.lines() {
-                let _ = writeln!(text, "server: {line}");
-            }
-        }
-        for problem in &problems {
-            let _ = writeln!(text, "{problem}");
-        }
-        // Where the test's output is closed, nobody wants to know.
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
-        if !problems.is_empty() && !thread::panicking() {
-            panic!("the cluster could not be taken away whole");
-        }
+        leftovers::tell("server", &log, &problems);
     }
 }

@@ -5,11 +5,27 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::Write as _,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
+
+/// Says what was wrong while a server was taken away, with what it wrote itself where its test failed.
+///
+/// # Panics
+/// Something was wrong, and the test does not panic already.
+pub(crate) fn tell(name: &str, log: &str, problems: &[String]) {
+    let shown = if thread::panicking() || !problems.is_empty() { log } else { "" };
+    let lines = shown.lines().chain(problems.iter().map(String::as_str));
+    let text: String = lines.map(|line| format!("{name}: {line}\n")).collect();
+    // Where the test's output is closed, nobody wants to know.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    if !problems.is_empty() && !thread::panicking() {
+        panic!("{name} could not be taken away whole");
+    }
+}
 
 /// What belongs to a cluster.
 #[derive(Debug, Default)]

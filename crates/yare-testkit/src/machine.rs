@@ -1,7 +1,6 @@
 //! Further machines of a cluster: `yare agent` in a network namespace of its own, with a link to the server's.
 
 use std::{
-    fmt::Write as _,
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,7 +14,11 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Cluster, Namespace, leftovers::Owned, warden::Warden};
+use crate::{
+    Cluster, Namespace,
+    leftovers::{self, Owned},
+    warden::Warden,
+};
 
 /// The address of a server that machines join.
 pub(crate) const SERVER: &str = "192.168.77.1";
@@ -213,19 +216,6 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let log = self.log();
         let problems = self.take_away();
-        let mut text = String::new();
-        if thread::panicking() || !problems.is_empty() {
-            for line in log.lines() {
-                let _ = writeln!(text, "{}: {line}", self.name);
-            }
-        }
-        for problem in &problems {
-            let _ = writeln!(text, "{}: {problem}", self.name);
-        }
-        // Where the test's output is closed, nobody wants to know.
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
-        if !problems.is_empty() && !thread::panicking() {
-            panic!("{} could not be taken away whole", self.name);
-        }
+        leftovers::tell(&self.name, &log, &problems);
     }
 }

@@ -55,14 +55,14 @@ impl Dialer {
     /// Connects. An IPv6 address may stand in brackets.
     pub async fn connect(&self, host: &str, port: u16) -> Result<Stream, String> {
         let connecting = async {
-            let stream = match &self.out {
+            let stream: Wire = match &self.out {
                 None => {
                     let stream = tcp(host, port).await?;
                     // A request is one write; its answer should not wait for an acknowledgement.
                     let _ = stream.set_nodelay(true);
-                    Wire::Tcp(stream)
+                    Box::new(stream)
                 }
-                Some(route) => Wire::Proxied(route.open(host, port).await?),
+                Some(route) => route.open(host, port).await?,
             };
             match &self.tls {
                 None => Ok(Stream::Plain(stream)),
@@ -151,49 +151,8 @@ pub fn is_reset(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// What a connection rests on.
-pub enum Wire {
-    /// The network.
-    Tcp(TcpStream),
-    /// A proxy.
-    Proxied(Box<dyn Pipe>),
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Proxied(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Proxied(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Proxied(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Proxied(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
+/// What a connection rests on: the network, or a proxy.
+pub type Wire = Box<dyn Pipe>;
 
 /// A connection.
 pub enum Stream {

@@ -31,7 +31,7 @@ impl VolumeKind for EmptyDirVolume {
         let source = volume.empty_dir.as_ref().ok_or("no emptyDir source")?;
         let dir = context.dirs.volume(self.plugin(), &volume.name);
         let fresh = !dir.exists();
-        ownership::make_directory(&dir)?;
+        ownership::make_directory(&dir, 0o755)?;
         match source.medium.as_str() {
             "" => {}
             "Memory" => {

@@ -3,7 +3,7 @@
 //! A directory is given to containers as it is. A device that is to be a file system gets one if it is empty, is mounted
 //! once below `plugins/kubernetes.io/local-volume/mounts`, and from there a second time for each pod.
 
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,14 +57,6 @@ fn is_device(path: &Path) -> Result<bool, String> {
     }
 }
 
-fn make_dir(path: &Path) -> Result<(), String> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(path)
-        .map_err(|e| format!("make {}: {e}", path.display()))
-}
-
 /// Mounts the device, and leaves nothing where that fails.
 async fn mount(work: &Work<'_>, device: &Path, dir: &Path) -> Result<(), String> {
     let local = work.source.bound.as_ref().and_then(|b| b.volume.spec.local.as_ref());
@@ -73,7 +65,7 @@ async fn mount(work: &Work<'_>, device: &Path, dir: &Path) -> Result<(), String>
     if work.source.read_only() {
         options.push("ro".to_owned());
     }
-    make_dir(dir)?;
+    ownership::make_directory(dir, 0o750)?;
     let mounted = disk::format_and_mount(device, dir, kind, &options).await;
     mounted.map_err(|error| {
         let _ = remove_dir(dir);
@@ -141,7 +133,7 @@ impl VolumeKind for LocalVolume {
         let global = mounts(&kubelet.data_dir).join(work.source.name());
         let dir = work.context.dirs.volume(PLUGIN, work.source.name());
         if !is_mount_point(&dir)? {
-            make_dir(&dir)?;
+            ownership::make_directory(&dir, 0o750)?;
             if let Err(error) = bind(&global, &dir) {
                 let _ = remove_dir(&dir);
                 return Err(error.into());

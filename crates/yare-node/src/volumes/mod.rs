@@ -126,7 +126,7 @@ impl VolumeContext<'_> {
         keep: Keep,
     ) -> std::result::Result<Mounted, String> {
         let dir = self.dirs.volume(plugin, &volume.name);
-        ownership::make_directory(&dir)?;
+        ownership::make_directory(&dir, 0o755)?;
         if keep == Keep::InMemory {
             secret_directory(&dir)?;
         }

@@ -34,7 +34,7 @@ impl VolumeKind for NfsVolume {
         if is_mount_point(&dir)? {
             return Ok(mounted);
         }
-        ownership::make_directory(&dir)?;
+        ownership::make_directory(&dir, 0o755)?;
         // An address of IPv6 is told from the path by its brackets.
         let server = match nfs.server.parse::<std::net::Ipv6Addr>() {
             Ok(_) => format!("[{}]", nfs.server),

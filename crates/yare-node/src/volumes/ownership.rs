@@ -20,10 +20,10 @@ pub(super) fn common_user(pod: &Pod) -> Option<u32> {
 }
 
 /// A volume's directory, with its parents.
-pub(super) fn make_directory(dir: &Path) -> Result<(), String> {
+pub(super) fn make_directory(dir: &Path, mode: u32) -> Result<(), String> {
     std::fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o755)
+        .mode(mode)
         .create(dir)
         .map_err(|e| format!("make {}: {e}", dir.display()))
 }

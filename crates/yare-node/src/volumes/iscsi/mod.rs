@@ -8,7 +8,7 @@
 mod session;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -126,14 +126,6 @@ fn all(data_dir: &Path) -> Vec<(PathBuf, bool)> {
     found
 }
 
-fn make_dir(path: &Path) -> Result<(), String> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(path)
-        .map_err(|e| format!("make {}: {e}", path.display()))
-}
-
 /// The names and passwords with which node and target prove who they are.
 async fn chap(work: &Work<'_>, source: &Iscsi) -> Result<Chap, String> {
     if !source.chap_auth_discovery && !source.chap_auth_session {
@@ -184,7 +176,7 @@ impl VolumeKind for IscsiVolume {
         let disk = disk_of(&iscsi, work.source.name());
         let dir = directory(&work.context.kubelet.data_dir, &disk, block);
         let chap = chap(work, &iscsi).await.map_err(fail)?;
-        make_dir(&dir).map_err(fail)?;
+        ownership::make_directory(&dir, 0o750).map_err(fail)?;
         // First the record: from now on there may be a session.
         let before = Record::read(&dir).map_err(fail)?;
         let mut record = before.clone().unwrap_or_default();
@@ -245,7 +237,7 @@ impl VolumeKind for IscsiVolume {
         }
         let dir = work.context.dirs.volume(PLUGIN, work.source.name());
         if !is_mount_point(&dir)? {
-            make_dir(&dir)?;
+            ownership::make_directory(&dir, 0o750)?;
             if let Err(error) = bind(&global, &dir) {
                 let _ = remove_dir(&dir);
                 return Err(error.into());
@@ -318,7 +310,7 @@ async fn map(work: &Work<'_>, global: &Path, read_only: bool) -> Result<Mounted,
     let kept = global.join(&work.context.pod.metadata.uid);
     let links = work.context.dirs.root.join("volumeDevices").join(PLUGIN.replace('/', "~"));
     let link = links.join(work.source.name());
-    make_dir(&links)?;
+    ownership::make_directory(&links, 0o750)?;
     if std::fs::read_link(&link).is_ok_and(|to| to != kept) {
         remove_file(&link)?;
     }
@@ -361,12 +353,12 @@ mod tests {
         let record = Record { disk: disk.clone(), device: "/dev/sdz".into() };
         for block in [false, true] {
             let dir = directory(root.path(), &disk, block);
-            make_dir(&dir).unwrap();
+            ownership::make_directory(&dir, 0o750).unwrap();
             record.write(&dir).unwrap();
             assert_eq!(Record::read(&dir).unwrap(), Some(record.clone()));
         }
         let pod = root.path().join("pods/u/volumeDevices/kubernetes.io~iscsi");
-        make_dir(&pod).unwrap();
+        ownership::make_directory(&pod, 0o750).unwrap();
         symlink(directory(root.path(), &disk, true).join("u"), pod.join("pv")).unwrap();
         let restored = IscsiVolume.restore(root.path());
         assert_eq!(restored.len(), 3);
