@@ -189,7 +189,7 @@ mod tests {
             "workqueue_queue_duration_seconds_bucket{name=\"work\",le=\"1\"} 0",
             "workqueue_queue_duration_seconds_bucket{name=\"work\",le=\"10\"} 2",
             "workqueue_queue_duration_seconds_sum{name=\"work\"} 7",
-            "workqueue_work_duration_seconds_bucket{name=\"work\",le=\"0.00000001\"} 1",
+            "workqueue_work_duration_seconds_bucket{name=\"work\",le=\"1e-08\"} 1",
             "workqueue_work_duration_seconds_count{name=\"work\"} 1",
         ] {
             assert!(page.lines().any(|l| l == line), "{line}\n{page}");
