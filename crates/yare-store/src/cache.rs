@@ -236,8 +236,9 @@ impl Cache {
         Batch { cache: self.clone(), revision: base.revision, base, touched: HashMap::new() }
     }
 
-    /// Makes a batch visible to readers, then tells watchers. Only the engine calls this, one batch at a time.
-    pub fn publish(&self, batch: Batch) {
+    /// Makes a batch visible to readers. Watchers are told by [`Cache::tell`], so that who wrote it can have the
+    /// answer before them. Only the engine calls this, one batch at a time.
+    pub fn publish(&self, batch: Batch) -> Published {
         let Batch { base, touched, revision, .. } = batch;
         let mut next = State { revision, kinds: base.kinds.clone() };
         drop(base);
@@ -282,11 +283,16 @@ impl Cache {
             // After the state: who starts over finds the objects open.
             self.cut(channel, revision);
         }
-        for channel in &channels {
+        self.trim(&channels, at);
+        Published(channels)
+    }
+
+    /// Wakes those that wait for what was published.
+    pub fn tell(&self, Published(channels): Published) {
+        for channel in channels {
             channel.notify.notify_waiters();
         }
         self.published.notify_waiters();
-        self.trim(&channels, at);
     }
 
     /// Applies the bounds of history.
@@ -384,6 +390,10 @@ impl Cache {
         ledger.entries.retain(|entry| entry.position >= entry.channel.ring.read().base());
     }
 }
+
+/// Kinds with new events, of which their watchers have not been told.
+#[must_use = "watchers wait"]
+pub(crate) struct Published(Vec<Arc<Channel>>);
 
 /// Changes that are not visible yet: what an engine builds while it makes them durable. Dropping it undoes
 /// everything.

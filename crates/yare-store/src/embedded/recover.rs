@@ -286,7 +286,7 @@ fn replay(
                 }
             }
         }
-        cache.publish(batch);
+        cache.tell(cache.publish(batch));
         Ok(())
     })?;
     Ok((at, next))

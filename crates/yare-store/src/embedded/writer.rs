@@ -1,6 +1,6 @@
 //! The one thread that writes. It takes all transactions that are waiting, checks their preconditions in
-//! order, gives out revisions, appends them as one frame with one sync, publishes them, and answers. While it
-//! waits for the disk the next batch gathers: that is the group commit, without any timer.
+//! order, gives out revisions, appends them as one frame with one sync, publishes them, answers, and wakes the
+//! watchers. While it waits for the disk the next batch gathers: that is the group commit, without any timer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -177,6 +177,7 @@ impl Writer {
             0 => Ok(()),
             _ => self.log.append(self.frame.finish(), first),
         };
+        let mut published = None;
         let failure = match appended {
             Ok(()) => {
                 if self.frame.count() > 0 {
@@ -188,7 +189,7 @@ impl Writer {
                     self.log_bytes += bytes as u64;
                 }
                 if !batch.is_empty() {
-                    self.cache.publish(batch);
+                    published = Some(self.cache.publish(batch));
                 }
                 None
             }
@@ -209,6 +210,10 @@ impl Writer {
                 Some(failure) if tentative => Err(failure.clone()),
                 _ => outcome,
             });
+        }
+        // After the answers: there may be thousands of watchers, and who writes one after the other waits.
+        if let Some(published) = published {
+            self.cache.tell(published);
         }
     }
 
