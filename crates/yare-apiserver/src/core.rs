@@ -102,8 +102,9 @@ pub struct Config {
     pub audit: Option<Arc<Audit>>,
     /// How long requests are still taken after `/readyz` has begun to fail.
     pub shutdown_delay: Duration,
-    /// Documents of `/.well-known/openid-configuration` and `/openid/v1/jwks`.
-    pub openid: Option<(Value, Value)>,
+    /// Where `/.well-known/openid-configuration` says that the keys of service-account tokens are; absent: there
+    /// is no such document here.
+    pub openid: Option<String>,
     /// How admission is set up.
     pub admission: Settings,
     /// Which features are on.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, StatusCode, header};
 
+use yare_auth::token::Signer;
+
 use crate::{
     aggregation,
     body::{self, Reply, RequestBody},
@@ -136,21 +138,31 @@ async fn other(call: &Call) -> ApiResult<Reply> {
         ["apis", group] => discovery::group(call, group),
         ["apis", group, version] => discovery::version(call, group, version),
         ["openapi", rest @ ..] => crate::openapi::handle(call, rest),
-        [".well-known", "openid-configuration"] => openid(call, "application/json", |docs| &docs.0),
-        ["openid", "v1", "jwks"] => openid(call, "application/jwk-set+json", |docs| &docs.1),
+        [".well-known", "openid-configuration"] => {
+            openid(call, "application/json", Signer::openid_configuration)
+        }
+        ["openid", "v1", "jwks"] => openid(call, "application/jwk-set+json", |signer, _| signer.jwks()),
         _ => Err(ApiError::unknown_resource()),
     }
 }
 
-/// A document of the issuer of service-account tokens. Others may keep it for an hour.
+/// A document of the issuer of service-account tokens. Others may keep it for an hour, or until the keys of a
+/// signer elsewhere are fetched again.
 fn openid(
     call: &Call,
     media: &'static str,
-    pick: fn(&(serde_json::Value, serde_json::Value)) -> &serde_json::Value,
+    document: fn(&Signer, &str) -> serde_json::Value,
 ) -> ApiResult<Reply> {
-    let documents = call.core.config.openid.as_ref().ok_or_else(ApiError::unknown_resource)?;
-    let mut reply = body::reply(StatusCode::OK, media, pick(documents).to_string());
-    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    let config = &call.core.config;
+    let signer = config.auth.signer.as_ref().filter(|signer| signer.publishes());
+    let (Some(signer), Some(keys_at)) = (signer, &config.openid) else {
+        return Err(ApiError::unknown_resource());
+    };
+    let mut reply = body::reply(StatusCode::OK, media, document(signer, keys_at).to_string());
+    let max_age_s = config.auth.external.as_ref().map_or(3600, |external| external.keys_last_s());
+    let control =
+        HeaderValue::try_from(format!("public, max-age={max_age_s}")).map_err(ApiError::internal)?;
+    reply.headers_mut().insert(header::CACHE_CONTROL, control);
     Ok(reply)
 }
 

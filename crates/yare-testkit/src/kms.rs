@@ -3,17 +3,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
-    thread::JoinHandle,
 };
 
-use anyhow::Context as _;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::net::UnixListener;
-use tokio_util::sync::CancellationToken;
 use yare_grpc::{Server, Status};
+
+use crate::socket::Socket;
 
 /// How the plugin behaves. Tests change it while it runs.
 #[derive(Clone, Debug)]
@@ -53,15 +51,14 @@ struct Shared {
 
 /// A KMS plugin, version 2. It stops when it is dropped.
 pub struct Kms {
-    socket: PathBuf,
+    socket: Socket,
     shared: Arc<Shared>,
-    running: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
 impl Kms {
     /// A plugin that does not run yet.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), shared: Arc::default(), running: None }
+        Self { socket: Socket::at(socket), shared: Arc::default() }
     }
 
     /// A plugin that runs.
@@ -73,7 +70,7 @@ impl Kms {
 
     /// What `endpoint` of a configuration says of it.
     pub fn endpoint(&self) -> String {
-        format!("unix://{}", self.socket.display())
+        format!("unix://{}", self.socket.path().display())
     }
 
     /// Changes its behaviour.
@@ -96,34 +93,12 @@ impl Kms {
 
     /// Listens.
     pub fn start(&mut self) -> anyhow::Result<()> {
-        let _ = std::fs::remove_file(&self.socket);
-        let listener = std::os::unix::net::UnixListener::bind(&self.socket)
-            .with_context(|| format!("listen on {}", self.socket.display()))?;
-        listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (stop, shared) = (CancellationToken::new(), self.shared.clone());
-        let stopped = stop.clone();
-        let thread = std::thread::spawn(move || {
-            // Whatever is under way ends with the runtime.
-            runtime.block_on(serve(listener, shared, stopped));
-        });
-        self.running = Some((stop, thread));
-        Ok(())
+        self.socket.serve(server(&self.shared))
     }
 
     /// Breaks all connections, and listens no more.
     pub fn stop(&mut self) {
-        if let Some((stop, thread)) = self.running.take() {
-            stop.cancel();
-            let _ = thread.join();
-            let _ = std::fs::remove_file(&self.socket);
-        }
-    }
-}
-
-impl Drop for Kms {
-    fn drop(&mut self) {
-        self.stop();
+        self.socket.close();
     }
 }
 
@@ -178,10 +153,9 @@ impl Shared {
     }
 }
 
-async fn serve(listener: std::os::unix::net::UnixListener, shared: Arc<Shared>, stop: CancellationToken) {
-    let Ok(listener) = UnixListener::from_std(listener) else { return };
-    let (status, encrypt, decrypt) = (shared.clone(), shared.clone(), shared);
-    let server = Server::new()
+fn server(shared: &Arc<Shared>) -> Server {
+    let [status, encrypt, decrypt] = [(); 3].map(|()| shared.clone());
+    Server::new()
         .unary("/v2.KeyManagementService/Status", move |_: Nothing| {
             let shared = status.clone();
             async move { Ok(shared.called("Status").await.health()) }
@@ -193,8 +167,7 @@ async fn serve(listener: std::os::unix::net::UnixListener, shared: Arc<Shared>, 
         .unary("/v2.KeyManagementService/Decrypt", move |asked: ToDecrypt| {
             let shared = decrypt.clone();
             async move { shared.called("Decrypt").await.decrypt(&asked) }
-        });
-    server.serve(listener, stop.cancelled()).await;
+        })
 }
 
 impl Behaviour {

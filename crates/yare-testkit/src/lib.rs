@@ -19,7 +19,9 @@ mod leftovers;
 mod machine;
 mod namespace;
 pub mod registry;
+mod socket;
 mod terminal;
+mod token_signer;
 mod warden;
 
 pub use calls::{Calls, Report};
@@ -35,6 +37,7 @@ pub use kubectl::Running;
 pub use machine::Machine;
 pub use namespace::Namespace;
 pub use terminal::Terminal;
+pub use token_signer::{SignerBehaviour, SignerKey, TokenSigner};
 
 /// Tests that must be the same on every runtime: each is a function of the [`Runtime`].
 #[macro_export]

@@ -177,7 +177,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(",")).context("--runtime-config")?;
     let pki = Pki::open(&data_dir.join("tls")).map_err(|error| unusable(data_dir, error.into()))?;
     let egress = args.requests.egress()?;
-    let auth = args.auth.open(&pki, args.token.as_deref(), egress.as_deref())?;
+    let auth = args.auth.open(&pki, args.token.as_deref(), egress.as_deref()).await?;
     let signing = args.signing.config(&pki)?;
     let (front_proxy_authority, front_proxy_names) = args.auth.front_proxy(&pki)?;
     let names = server_names(&args, &plan);
@@ -205,11 +205,8 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
 
     let mut config = Config::new(store.clone());
     config.admission = admission;
-    config.openid = auth.signer.as_ref().map(|signer| {
-        let own = || format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node.ip, port));
-        let jwks = args.auth.accounts.service_account_jwks_uri.clone().unwrap_or_else(own);
-        (signer.openid_configuration(&jwks), signer.jwks())
-    });
+    let own = || format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node.ip, port));
+    config.openid = Some(args.auth.accounts.service_account_jwks_uri.clone().unwrap_or_else(own));
     config.tls = Some(auth.authorities.load().server(Serving::new(&serving)?)?);
     config.auth = auth;
     let vouching = nodes_authority(&args, &pki)?;
@@ -271,7 +268,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
             disabled: disabled_controllers(&args),
             local_storage_path: plan.local_storage_path.clone(),
             root_ca: pki.cluster.certificate.clone(),
-            token_signer: api.core().config.auth.signer.clone(),
+            token_signer: api.core().config.auth.own_signer().cloned(),
             gates: api.core().config.gates.clone(),
             metrics: controller_metrics,
             cluster_cidrs: vec![plan.cluster_cidr.to_string()],

@@ -9,9 +9,9 @@ use crate::{
 
 /// How long a token lives that asks for [`WARN_ONLY_S`] and is only used here: its holder is warned after the
 /// time it asked for, and may be late.
-const EXTENDED_S: i64 = 365 * 24 * 3600;
+pub const EXTENDED_S: i64 = 365 * 24 * 3600;
 /// What the node agent asks for in the tokens that it projects by default.
-const WARN_ONLY_S: i64 = 3607;
+pub const WARN_ONLY_S: i64 = 3607;
 
 /// How service-account tokens are issued and checked.
 #[derive(Clone, Debug)]
@@ -22,11 +22,13 @@ pub struct ServiceAccounts {
     pub max_expiration_s: Option<i64>,
     /// Whether projected tokens live longer than they ask for.
     pub extend: bool,
+    /// How long those live then, in seconds.
+    pub extended_s: i64,
 }
 
 impl Default for ServiceAccounts {
     fn default() -> Self {
-        Self { lookup: true, max_expiration_s: None, extend: true }
+        Self { lookup: true, max_expiration_s: None, extend: true, extended_s: EXTENDED_S }
     }
 }
 
@@ -60,7 +62,7 @@ pub struct Issued {
 }
 
 /// Issues a token.
-pub fn issue(core: &Core, spec: TokenSpec) -> ApiResult<Issued> {
+pub async fn issue(core: &Core, spec: TokenSpec) -> ApiResult<Issued> {
     let auth = &core.config.auth;
     let Some(signer) = &auth.signer else {
         return Err(ApiError::internal("this server issues no service account tokens"));
@@ -82,7 +84,7 @@ pub fn issue(core: &Core, spec: TokenSpec) -> ApiResult<Issued> {
     let only_here = audiences.iter().all(|a| signer.audiences().contains(a));
     if auth.service_accounts.extend && bound.pod.is_some() && lives_s == WARN_ONLY_S && only_here {
         bound.warnafter = Some(now_s + lives_s);
-        lives_s = EXTENDED_S;
+        lives_s = auth.service_accounts.extended_s;
     }
     let claims = Claims {
         aud: audiences.clone(),
@@ -94,6 +96,10 @@ pub fn issue(core: &Core, spec: TokenSpec) -> ApiResult<Issued> {
         bound,
         nbf: Some(now_s),
     };
-    let token = signer.sign(&claims).map_err(ApiError::internal)?;
+    let token = match &auth.external {
+        Some(external) => external.sign(&claims).await.map_err(|error| error.to_string()),
+        None => signer.sign(&claims).map_err(|error| error.to_string()),
+    };
+    let token = token.map_err(|why| ApiError::internal(format_args!("failed to generate token: {why}")))?;
     Ok(Issued { token, audiences, expires_s: now_s + spec.expiration_s, jti: claims.jti })
 }

@@ -322,6 +322,9 @@ impl Auth {
         ] {
             page.single(name, "counter", help, count.load(Ordering::Relaxed));
         }
+        if let Some(external) = &self.external {
+            external.expose(page);
+        }
         self.oidc.expose(page);
         self.chain.load().expose(page);
     }

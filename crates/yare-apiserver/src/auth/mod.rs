@@ -7,6 +7,7 @@
 
 pub mod authenticators;
 pub mod authorizers;
+mod external;
 mod feed;
 pub mod impersonate;
 mod issue;
@@ -36,7 +37,8 @@ pub use authenticators::{
     webhook::TokenWebhook,
 };
 pub use authorizers::{Chain, Outcome, Rules, rules};
-pub use issue::{Issued, ServiceAccounts, TokenSpec, issue};
+pub use external::{ExternalError, ExternalSigner, SignerTimings};
+pub use issue::{EXTENDED_S, Issued, ServiceAccounts, TokenSpec, WARN_ONLY_S, issue};
 pub use peer::{Authorities, Peer};
 pub use reload::Files;
 
@@ -58,6 +60,8 @@ pub struct Auth {
     pub tokens: StaticTokens,
     /// Service-account tokens.
     pub signer: Option<Arc<Signer>>,
+    /// Who signs them, where the signer holds no key that does.
+    pub external: Option<Arc<ExternalSigner>>,
     /// How they are issued and checked.
     pub service_accounts: ServiceAccounts,
     /// What says since when the use of the old ones is noted has changed.
@@ -94,6 +98,7 @@ impl Auth {
             authorities: ArcSwap::from_pointee(Authorities::default()),
             tokens: StaticTokens::new(),
             signer,
+            external: None,
             service_accounts: ServiceAccounts::default(),
             tracking: tokio::sync::Notify::new(),
             bootstrap_tokens: true,
@@ -120,6 +125,11 @@ impl Auth {
         self.authorities.store(Arc::new(Authorities { clients, front_proxy }));
     }
 
+    /// What signs service-account tokens with a key of this server's; absent where it has none.
+    pub fn own_signer(&self) -> Option<&Arc<Signer>> {
+        self.signer.as_ref().filter(|_| self.external.is_none())
+    }
+
     /// The audiences that the API server itself answers to.
     pub fn audiences(&self) -> &[String] {
         self.signer.as_ref().map_or(&[], |signer| signer.audiences())
@@ -131,6 +141,7 @@ pub fn start(core: &Arc<Core>) {
     feed::start(core);
     reload::start(core);
     tracking::start(core);
+    external::start(core);
 }
 
 /// How the caller of a request is known.

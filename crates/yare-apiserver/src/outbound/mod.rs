@@ -23,6 +23,9 @@ mod identity;
 pub mod kubeconfig;
 mod stream;
 
+/// What this server calls itself to services that it speaks gRPC with.
+pub(crate) const USER_AGENT: &str = "kube-apiserver/v1.36.0";
+
 pub use again::Backoff;
 pub use client::{Client, Failure, bundle};
 pub use dial::{Dialer, authority};

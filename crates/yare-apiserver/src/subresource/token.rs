@@ -104,7 +104,7 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         spec.expiration_s = max;
     }
     let seconds = spec.expiration_s;
-    let issued = auth::issue(&call.core, spec)?;
+    let issued = auth::issue(&call.core, spec).await?;
     let expires = jiff::Timestamp::from_second(issued.expires_s).map_err(ApiError::internal)?;
     call.annotate("authentication.kubernetes.io/issued-credential-id", credential_id(&issued.jti));
     request.set("spec.audiences", issued.audiences);

@@ -168,14 +168,19 @@ impl PublicKey {
 
     /// As a JSON Web Key (RFC 7517).
     pub fn to_jwk(&self) -> Value {
+        self.to_jwk_called(&self.id())
+    }
+
+    /// As a JSON Web Key that tokens call `id`.
+    pub fn to_jwk_called(&self, id: &str) -> Value {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match &self.0 {
             Kind::Rsa { n, e } => json!({
-                "use": "sig", "kty": "RSA", "kid": self.id(), "alg": self.algorithm().name(),
+                "use": "sig", "kty": "RSA", "kid": id, "alg": self.algorithm().name(),
                 "n": encode(n), "e": encode(e),
             }),
             Kind::Ec { curve, point } => json!({
-                "use": "sig", "kty": "EC", "kid": self.id(), "crv": curve.name(),
+                "use": "sig", "kty": "EC", "kid": id, "crv": curve.name(),
                 "alg": self.algorithm().name(),
                 "x": encode(&point[1..=curve.size()]), "y": encode(&point[1 + curve.size()..]),
             }),
@@ -287,8 +292,8 @@ impl PrivateKey {
         self.public.algorithm()
     }
 
-    /// Its signature over `message`.
-    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+    /// Its signature over `message`, as it stands in a token.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         let failed = |e: ring::error::Unspecified| KeyError::Sign(e.to_string());
         match &self.pair {
             Pair::Rsa(pair) => {

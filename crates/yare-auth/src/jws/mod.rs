@@ -10,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
 pub use key::{PrivateKey, PublicKey};
-pub use pem::{private_key, public_keys};
+pub use pem::{private_key, public_key_of_info, public_keys};
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;

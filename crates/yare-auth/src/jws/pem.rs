@@ -48,6 +48,16 @@ pub fn public_keys(text: &str) -> Result<Vec<PublicKey>, KeyError> {
     if out.is_empty() { Err(KeyError::Empty) } else { Ok(out) }
 }
 
+/// The key of a SubjectPublicKeyInfo (RFC 5280, section 4.1), DER.
+pub fn public_key_of_info(der: &[u8]) -> Result<PublicKey, KeyError> {
+    let bad = |why: String| KeyError::Malformed { label: "SubjectPublicKeyInfo".into(), why };
+    let (rest, info) = SubjectPublicKeyInfo::from_der(der).map_err(|e| bad(e.to_string()))?;
+    if !rest.is_empty() {
+        return Err(bad("bytes behind the key".into()));
+    }
+    of_info(&info).ok_or(KeyError::Unsupported)
+}
+
 /// The first private key in `text`.
 pub fn private_key(text: &str) -> Result<PrivateKey, KeyError> {
     for block in Pem::iter_from_buffer(text.as_bytes()).take(MAX_BLOCKS) {
@@ -168,6 +178,20 @@ mod tests {
         let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(matches!(public_keys(certificate), Err(KeyError::Malformed { .. })));
         assert_eq!(private_key(certificate).err(), Some(KeyError::Empty));
+    }
+
+    #[test]
+    fn keys_as_others_send_them() {
+        for (pem, _) in crate::jws::testing::KEYS {
+            let key = private_key(pem).unwrap().public().clone();
+            let mut der = key.to_spki();
+            assert_eq!(public_key_of_info(&der), Ok(key));
+            der.push(0);
+            assert!(matches!(public_key_of_info(&der), Err(KeyError::Malformed { .. })));
+            assert!(matches!(public_key_of_info(&der[..20]), Err(KeyError::Malformed { .. })));
+        }
+        let ed25519 = [&sequence(&[&oid(&[0x2b, 0x65, 0x70])])[..], &bit_string(&[1; 32])];
+        assert_eq!(public_key_of_info(&sequence(&ed25519)), Err(KeyError::Unsupported));
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! `kubernetes.io` bind a token to a service account and, optionally, to a pod, secret or node. Tokens of the
 //! old kind ([`legacy`]) rest in Secrets and do not expire.
 
+mod keys;
 pub mod legacy;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
@@ -17,6 +19,9 @@ use crate::{
     jws::{self, KeyError, PrivateKey, PublicKey},
     user::{CREDENTIAL_ID, User},
 };
+
+pub use self::keys::Key;
+use self::keys::Keys;
 
 /// How far clocks may be apart.
 pub const LEEWAY_S: i64 = 60;
@@ -32,6 +37,9 @@ pub enum TokenError {
     /// Its signature or form is wrong.
     #[error("{0}")]
     Invalid(&'static str),
+    /// Its signature names a key that is not known.
+    #[error("invalid signature, no keys found")]
+    UnknownKey,
     /// Its time is over.
     #[error("service account token has expired")]
     Expired,
@@ -205,7 +213,7 @@ pub struct Signer {
     issuers: Vec<String>,
     audiences: Vec<String>,
     key: Option<PrivateKey>,
-    keys: Vec<(String, PublicKey)>,
+    keys: ArcSwap<Keys>,
     /// Tokens whose signature was good, by digest.
     seen: Cache<Arc<Verified>>,
 }
@@ -224,25 +232,38 @@ impl Signer {
     /// A signer of several keys and issuers.
     pub fn with(options: &Options<'_>) -> Result<Self, TokenError> {
         let key = options.signing_key.map(jws::private_key).transpose()?;
-        let mut keys: Vec<(String, PublicKey)> = Vec::new();
         let own = key.as_ref().map(|k| k.public().clone());
         let mut all: Vec<PublicKey> = own.into_iter().collect();
         for pem in options.verification_keys {
             all.extend(jws::public_keys(pem)?);
         }
+        let mut keys: Vec<Key> = Vec::new();
         for public in all {
-            let id = public.id();
-            if !keys.iter().any(|(known, _)| *known == id) {
-                keys.push((id, public));
+            let key = Key::new(public);
+            if !keys.contains(&key) {
+                keys.push(key);
             }
         }
         Ok(Self {
             issuers: options.issuers.to_vec(),
             audiences: options.audiences.to_vec(),
             key,
-            keys,
+            keys: ArcSwap::from_pointee(Keys::default().followed_by(keys)),
             seen: Cache::new(REMEMBERED),
         })
+    }
+
+    /// Puts other keys in the place of those that verify. What the ones before had verified is looked at again.
+    pub fn replace_keys(&self, keys: Vec<Key>) {
+        let before = self.keys.load();
+        if before.all() != keys {
+            self.keys.store(Arc::new(before.followed_by(keys)));
+        }
+    }
+
+    /// Whether the key that tokens name so is kept out of what the issuer publishes; `None`: no key is named so.
+    pub fn is_unpublished(&self, id: &str) -> Option<bool> {
+        self.keys.load().named(id).map(|key| key.unpublished).reduce(|one, other| one || other)
     }
 
     /// How tokens were found that had been seen before.
@@ -280,12 +301,13 @@ impl Signer {
     /// meant for one of `audiences` (empty: for the API server). Whether the objects it is bound to still
     /// exist is the caller's to check.
     pub fn verify(&self, token: &str, audiences: &[String], now_s: i64) -> Result<Arc<Verified>, TokenError> {
-        let id = cache::key(&[token.as_bytes()]);
+        let keys = self.keys.load();
+        let id = cache::key(&[token.as_bytes(), &keys.generation().to_le_bytes()]);
         let verified = match self.seen.get(&id, 0) {
             Some(known) => known,
             None => {
-                let verified = Arc::new(self.check_signature(token)?);
-                // A signature stays good; the time is looked at each time.
+                let verified = Arc::new(self.check_signature(token, &keys)?);
+                // A signature stays good while the keys are the same; the time is looked at each time.
                 self.seen.put(id, verified.clone(), i64::MAX);
                 verified
             }
@@ -310,7 +332,7 @@ impl Signer {
         has.iter().filter(|a| wanted.contains(a)).cloned().collect()
     }
 
-    fn check_signature(&self, text: &str) -> Result<Verified, TokenError> {
+    fn check_signature(&self, text: &str, keys: &Keys) -> Result<Verified, TokenError> {
         // The issuer is read before the signature is checked only to tell foreign tokens from forged ones.
         let issuer = jws::claimed_issuer(text).ok_or(TokenError::Foreign)?;
         let legacy = issuer == legacy::ISSUER;
@@ -318,13 +340,11 @@ impl Signer {
             return Err(TokenError::Foreign);
         }
         let token = jws::Token::parse(text).ok_or(TokenError::Foreign)?;
-        let kid = &token.header.kid;
-        let mut keys =
-            self.keys.iter().filter(|(id, _)| kid.is_empty() || id == kid).map(|(_, k)| k).peekable();
-        if keys.peek().is_none() {
-            return Err(TokenError::Invalid("invalid signature, no keys found"));
+        let mut candidates = keys.named(&token.header.kid).peekable();
+        if candidates.peek().is_none() {
+            return Err(TokenError::UnknownKey);
         }
-        if !keys.any(|key| token.verify(key)) {
+        if !candidates.any(|candidate| token.verify(&candidate.key)) {
             return Err(TokenError::Invalid("go-jose/go-jose: error in cryptographic primitive"));
         }
         let malformed = |_| TokenError::Invalid("go-jose/go-jose/jwt: validation failed, invalid claims");
@@ -340,9 +360,19 @@ impl Signer {
         Ok(Verified { claims, legacy, user })
     }
 
+    /// Whether there is something to publish for others who verify tokens: the issuer is the URL of an OpenID
+    /// provider (OpenID Connect Discovery 1.0, section 3), and there are keys that are not kept out.
+    pub fn publishes(&self) -> bool {
+        let scheme = self.issuer().split_once("://").map_or("", |(scheme, _)| scheme);
+        scheme.eq_ignore_ascii_case("https")
+            && !self.issuer().contains(['?', '#'])
+            && !self.keys.load().published().is_empty()
+    }
+
     /// `/.well-known/openid-configuration`; `jwks_uri` is where [`Signer::jwks`] is served.
     pub fn openid_configuration(&self, jwks_uri: &str) -> Value {
-        let mut algorithms: Vec<&str> = self.keys.iter().map(|(_, k)| k.algorithm().name()).collect();
+        let keys = self.keys.load();
+        let mut algorithms: Vec<&str> = keys.published().iter().map(|k| k.key.algorithm().name()).collect();
         algorithms.sort_unstable();
         algorithms.dedup();
         json!({
@@ -356,12 +386,8 @@ impl Signer {
 
     /// `/openid/v1/jwks` (RFC 7517).
     pub fn jwks(&self) -> Value {
-        json!({"keys": self.keys.iter().map(|(_, key)| key.to_jwk()).collect::<Vec<_>>()})
-    }
-
-    /// Public keys by identifier, for tests of what is served.
-    pub fn keys(&self) -> HashMap<&str, &PublicKey> {
-        self.keys.iter().map(|(id, key)| (id.as_str(), key)).collect()
+        let keys = self.keys.load();
+        json!({"keys": keys.published().iter().map(|k| k.key.to_jwk_called(&k.id)).collect::<Vec<_>>()})
     }
 }
 
@@ -430,7 +456,7 @@ mod tests {
         }
         parts[0] = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","kid":"unknown"}"#);
         let error = verify(&parts.join("."), 1500).unwrap_err();
-        assert_eq!(error, TokenError::Invalid("invalid signature, no keys found"));
+        assert_eq!(error, TokenError::UnknownKey);
         for foreign in ["", "abc", "a.b.c", "a.b.c.d", &"x".repeat(100_000)] {
             assert_eq!(verify(foreign, 1500), Err(TokenError::Foreign));
         }
@@ -465,6 +491,54 @@ mod tests {
         assert_eq!(document["id_token_signing_alg_values_supported"], json!(["ES256", "ES512", "RS256"]));
         let verifier = Signer::with(&Options { verification_keys: &keys, ..Options::default() }).unwrap();
         assert_eq!(verifier.sign(&Claims::default()), Err(TokenError::NoKey));
+    }
+
+    #[test]
+    fn keys_of_another_signer_come_and_go() {
+        let key = |at: usize, id: &str, unpublished| {
+            let key = jws::private_key(KEYS[at].0).unwrap().public().clone();
+            Key { id: id.into(), key, unpublished }
+        };
+        let issuers = ["https://issuer".to_owned()];
+        let options = Options { issuers: &issuers, ..Options::default() };
+        let signer = Signer::with(&options).unwrap();
+        let others = Signer::new(KEYS[1].0, "https://issuer", &[]).unwrap();
+        let token = others.sign(&claims(&others)).unwrap();
+        let verify = || signer.verify(&token, &[], 1500).map(|_| ());
+        let ids = || {
+            let jwks = signer.jwks();
+            let ids = jwks["keys"].as_array().unwrap().iter().map(|k| k["kid"].as_str().unwrap().to_owned());
+            ids.collect::<Vec<_>>()
+        };
+        assert!(!signer.publishes());
+        assert_eq!(verify(), Err(TokenError::UnknownKey));
+        let id = key(1, "", false).key.id();
+        signer.replace_keys(vec![key(1, &id, true), key(0, "a", false)]);
+        assert_eq!(verify(), Ok(()));
+        assert!(signer.publishes());
+        assert_eq!(ids(), ["a"]);
+        for (asked, found) in [("a", Some(false)), (id.as_str(), Some(true)), ("b", None)] {
+            assert_eq!(signer.is_unpublished(asked), found, "{asked}");
+        }
+        // Where all are kept out, what was published stays.
+        signer.replace_keys(vec![key(1, &id, true)]);
+        assert_eq!(ids(), ["a"]);
+        assert_eq!(verify(), Ok(()));
+        // A key of that name which did not sign it; a set without one.
+        signer.replace_keys(vec![key(2, &id, false)]);
+        assert!(matches!(verify(), Err(TokenError::Invalid(_))));
+        signer.replace_keys(vec![key(2, "c", false)]);
+        assert_eq!(verify(), Err(TokenError::UnknownKey));
+        assert_eq!(ids(), ["c"]);
+        for (issuer, publishes) in [
+            ("https://issuer/path", true),
+            ("http://issuer", false),
+            ("issuer", false),
+            ("https://issuer?a=b", false),
+            ("https://issuer#a", false),
+        ] {
+            assert_eq!(Signer::new(KEYS[1].0, issuer, &[]).unwrap().publishes(), publishes, "{issuer}");
+        }
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub struct ServiceAccountArgs {
     /// File with the key that signs them; by default the cluster's own.
     #[arg(long, env = "YARE_SERVICE_ACCOUNT_SIGNING_KEY_FILE")]
     pub service_account_signing_key_file: Option<PathBuf>,
+    /// Socket of an external signer (a path, or @NAME), which holds the keys that sign and says those that verify.
+    #[arg(long, env = "YARE_SERVICE_ACCOUNT_SIGNING_ENDPOINT")]
+    pub service_account_signing_endpoint: Option<String>,
     /// Issuers of tokens that are accepted; the first stands in new ones.
     #[arg(long, default_value = ISSUER, env = "YARE_SERVICE_ACCOUNT_ISSUER", value_delimiter = ',')]
     pub service_account_issuer: Vec<String>,

@@ -1,5 +1,6 @@
 //! Flags about who may come in and who decides what they may do, under kube-apiserver's names.
 
+mod accounts;
 mod flags;
 mod oidc;
 
@@ -22,7 +23,6 @@ use yare_auth::{
     pki::Pki,
     static_tokens::StaticTokens,
     tls::ClientAuthority,
-    token::{self, Signer},
 };
 
 pub use self::flags::AuthArgs;
@@ -37,34 +37,18 @@ fn read(path: &Path, flag: &str) -> anyhow::Result<String> {
 }
 
 impl AuthArgs {
-    /// Signs and verifies service-account tokens.
-    pub fn signer(&self, pki: &Pki) -> anyhow::Result<Signer> {
-        let flags = &self.accounts;
-        let own = match &flags.service_account_signing_key_file {
-            Some(path) => read(path, "service-account-signing-key-file")?,
-            None => pki.service_account_key.clone(),
-        };
-        let mut keys = Vec::new();
-        for path in &flags.service_account_key_file {
-            keys.push(read(path, "service-account-key-file")?);
-        }
-        let audiences = match flags.api_audiences.as_slice() {
-            [] => &flags.service_account_issuer,
-            given => given,
-        };
-        let signer = Signer::with(&token::Options {
-            signing_key: Some(&own),
-            verification_keys: &keys,
-            issuers: &flags.service_account_issuer,
-            audiences,
-        });
-        signer.context("--service-account-key-file, --service-account-signing-key-file")
-    }
-
     /// Authenticators and authorizers. `admin`: a token of the administrator.
     /// `egress`: the ways to issuers of tokens.
-    pub fn open(&self, pki: &Pki, admin: Option<&str>, egress: Option<&Egress>) -> anyhow::Result<Auth> {
-        let mut auth = Auth::new(Some(Arc::new(self.signer(pki)?)));
+    pub async fn open(
+        &self,
+        pki: &Pki,
+        admin: Option<&str>,
+        egress: Option<&Egress>,
+    ) -> anyhow::Result<Auth> {
+        let signer = Arc::new(self.accounts.signer(pki)?);
+        let mut auth = Auth::new(Some(signer.clone()));
+        auth.service_accounts = self.accounts.rules()?;
+        auth.external = self.accounts.external(signer, &mut auth.service_accounts).await?;
         if let Some(path) = &self.token_auth_file {
             auth.tokens = StaticTokens::parse(&read(path, "token-auth-file")?)
                 .with_context(|| format!("--token-auth-file {}", path.display()))?;
@@ -73,14 +57,6 @@ impl AuthArgs {
             auth.tokens.add(token, User::new("kubernetes-admin", &["system:masters"]));
         }
         auth.bootstrap_tokens = self.enable_bootstrap_token_auth;
-        auth.service_accounts.lookup = self.accounts.service_account_lookup;
-        auth.service_accounts.extend = self.accounts.service_account_extend_token_expiration;
-        if let Some(max) = self.accounts.service_account_max_token_expiration.filter(|max| !max.is_zero()) {
-            if max < Duration::from_secs(3600) || max.as_secs() > 1 << 32 {
-                bail!("--service-account-max-token-expiration must be between 1 hour and 2^32 seconds");
-            }
-            auth.service_accounts.max_expiration_s = i64::try_from(max.as_secs()).ok();
-        }
         auth.authorities = arc_swap(self.authorities(pki)?);
         self.authenticators(&mut auth, egress)?;
         self.authorizers(&mut auth)?;
@@ -290,16 +266,16 @@ mod tests {
         auth: AuthArgs,
     }
 
-    fn open(args: &[&str]) -> Result<Auth, String> {
+    async fn open(args: &[&str]) -> Result<Auth, String> {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path()).unwrap();
         let flags = Flags::try_parse_from([&["x"], args].concat()).map_err(|e| e.to_string())?;
-        flags.auth.open(&pki, Some("secret"), None).map_err(|e| format!("{e:#}"))
+        flags.auth.open(&pki, Some("secret"), None).await.map_err(|e| format!("{e:#}"))
     }
 
     #[tokio::test]
     async fn what_flags_mean() {
-        let auth = open(&[]).unwrap();
+        let auth = open(&[]).await.unwrap();
         assert!(auth.anonymous.enabled && auth.bootstrap_tokens);
         assert_eq!(auth.audiences(), [ISSUER]);
         assert_eq!(auth.tokens.find("secret").unwrap().name, "kubernetes-admin");
@@ -312,6 +288,7 @@ mod tests {
             "--service-account-max-token-expiration=2h",
             "--authorization-mode=AlwaysAllow",
         ])
+        .await
         .unwrap();
         assert!(!auth.anonymous.enabled);
         assert_eq!(auth.audiences(), ["a", "b"]);
@@ -322,13 +299,13 @@ mod tests {
         let flag = format!("--authorization-policy-file={}", file.display());
         let abac = ["--authorization-mode=ABAC,RBAC", flag.as_str()];
         std::fs::write(&file, "# nothing\n{\"user\": \"jane\"}\n").unwrap();
-        let auth = open(&abac).unwrap();
+        let auth = open(&abac).await.unwrap();
         assert_eq!(
             (auth.abac.unwrap().unversioned, auth.files.required),
             (1, vec!["ABAC".into(), "RBAC".into()])
         );
         std::fs::write(&file, "# nothing\nkind: Policy\napiVersion: v1\n").unwrap();
-        let error = open(&abac).err().unwrap();
+        let error = open(&abac).await.err().unwrap();
         let start = format!("error reading policy file {}, line 3: apiVersion: v1: ", file.display());
         assert!(error.starts_with(&start), "{error}");
         for (args, part) in [
@@ -357,9 +334,22 @@ mod tests {
             (&["--client-ca-file=/no/such"], "/no/such"),
             (&["--service-account-key-file=/no/such"], "/no/such"),
             (&["--service-account-max-token-expiration=1m"], "between 1 hour"),
+            (&["--service-account-jwks-uri=http://x/keys"], "requires https scheme"),
+            (
+                &["--service-account-signing-endpoint=/x", "--service-account-key-file=/y"],
+                "can't set `--service-account-signing-key-file` and/or `--service-account-key-file` with `--service-account-signing-endpoint`",
+            ),
+            (
+                &["--service-account-signing-endpoint=/x", "--service-account-signing-key-file=/y"],
+                "They are mutually exclusive",
+            ),
+            (
+                &["--service-account-signing-endpoint=@a/b"],
+                "invalid value \"@a/b\" passed for `--service-account-signing-endpoint`, when prefixed with @ must be a valid abstract socket name",
+            ),
             (&["--authentication-token-webhook-config-file=/no/such"], "/no/such"),
         ] {
-            let error = open(args).err().unwrap();
+            let error = open(args).await.err().unwrap();
             assert!(error.contains(part), "{args:?}: {error}");
         }
     }

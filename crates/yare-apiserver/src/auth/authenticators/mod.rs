@@ -110,6 +110,10 @@ const TABLE: &[Row] = &[
     Row { name: "x509", reads: Reads::Request(certificate::authenticate) },
     Row { name: "tokenfile", reads: Reads::Token(static_token::authenticate) },
     Row { name: "serviceaccount", reads: Reads::Token(service_account::authenticate) },
+    Row {
+        name: "serviceaccount",
+        reads: Reads::Network(service_account::is_external, service_account::authenticate_afresh),
+    },
     Row { name: "bootstraptoken", reads: Reads::Token(bootstrap_token::authenticate) },
     Row { name: "oidc", reads: Reads::Network(oidc::is_on, oidc::authenticate) },
     Row { name: "webhook", reads: Reads::Network(webhook::is_on, webhook::authenticate) },

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, header};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 use yare_auth::token::{
-    Claims, LEEWAY_S, Reference, TokenError, Verified,
+    Claims, LEEWAY_S, Reference, Signer, TokenError, Verified,
     legacy::{self, INVALID_SINCE_LABEL, LAST_USED_LABEL},
     secrets_equal,
 };
@@ -15,15 +16,49 @@ use yare_kinds::view::View;
 
 use super::{Bearer, Identified, Verdict};
 use crate::{
+    auth::Auth,
     bootstrap,
     core::{Call, Core},
     verbs::{patch, write},
 };
 
 pub(super) fn authenticate(core: &Arc<Core>, bearer: &Bearer<'_>) -> Verdict {
-    let Some(signer) = &core.config.auth.signer else { return Verdict::Unknown };
+    let auth = &core.config.auth;
+    let Some(signer) = &auth.signer else { return Verdict::Unknown };
+    match signer.verify(bearer.token, bearer.wanted(), core.now().as_second()) {
+        // Whoever signs elsewhere may know the key: the next row asks.
+        Err(TokenError::UnknownKey) if auth.external.is_some() => Verdict::Unknown,
+        verified => judge(core, signer, bearer, verified),
+    }
+}
+
+/// Whether keys can be asked for that are not known.
+pub(super) fn is_external(auth: &Auth) -> bool {
+    auth.external.is_some()
+}
+
+/// A token whose key was not known, with the keys as they are now.
+pub(super) fn authenticate_afresh<'a>(core: &'a Arc<Core>, bearer: Bearer<'a>) -> BoxFuture<'a, Verdict> {
+    Box::pin(async move {
+        let auth = &core.config.auth;
+        let (Some(signer), Some(external)) = (&auth.signer, &auth.external) else { return Verdict::Unknown };
+        let verify = || signer.verify(bearer.token, bearer.wanted(), core.now().as_second());
+        if !matches!(verify(), Err(TokenError::UnknownKey)) {
+            return Verdict::Unknown;
+        }
+        external.refresh().await;
+        judge(core, signer, &bearer, verify())
+    })
+}
+
+fn judge(
+    core: &Arc<Core>,
+    signer: &Signer,
+    bearer: &Bearer<'_>,
+    verified: Result<Arc<Verified>, TokenError>,
+) -> Verdict {
     let now = core.now();
-    let verified = match signer.verify(bearer.token, bearer.wanted(), now.as_second()) {
+    let verified = match verified {
         Ok(verified) => verified,
         Err(TokenError::Foreign) => return Verdict::Unknown,
         Err(error) => return Verdict::Wrong(error.to_string()),

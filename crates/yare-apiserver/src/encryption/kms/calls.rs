@@ -8,9 +8,10 @@ use std::{
 use prost::Message;
 use yare_grpc::{Client, Code, code_name, describe};
 
-use crate::encryption::{chain::Failure, metrics::Metrics};
-
-const USER_AGENT: &str = "kube-apiserver/v1.36.0";
+use crate::{
+    encryption::{chain::Failure, metrics::Metrics},
+    outbound::USER_AGENT,
+};
 
 pub(super) struct Calls {
     provider: String,
