@@ -36,6 +36,20 @@ pub async fn claim(
     child: &Resource,
     candidates: Vec<Cached>,
 ) -> Result<Vec<Cached>, Error> {
+    claim_with(context, resource, owner, selector, child, candidates, None).await
+}
+
+/// The same for an owner that holds what it controls by a finalizer: it comes with adoption and goes with
+/// release, in the same write.
+pub async fn claim_with(
+    context: &Context,
+    resource: &Resource,
+    owner: &Cached,
+    selector: &LabelSelector,
+    child: &Resource,
+    candidates: Vec<Cached>,
+    finalizer: Option<&str>,
+) -> Result<Vec<Cached>, Error> {
     let mut claimed = Vec::with_capacity(candidates.len());
     let mut may_adopt = None;
     for object in candidates {
@@ -44,7 +58,7 @@ pub async fn claim(
             Some(controller) if &*controller.uid != owner.uid() => {}
             Some(_) if matches => claimed.push(object),
             Some(_) if owner.deletion_timestamp().is_some() => {}
-            Some(_) => release(context, owner, child, &object).await?,
+            Some(_) => release(context, owner, child, &object, finalizer).await?,
             None if !matches || owner.deletion_timestamp().is_some() => {}
             None if object.deletion_timestamp().is_some() => {}
             None => {
@@ -52,7 +66,7 @@ pub async fn claim(
                     may_adopt = Some(is_alive(context, resource, owner).await?);
                 }
                 if may_adopt == Some(true)
-                    && let Some(adopted) = adopt(context, resource, owner, child, &object).await?
+                    && let Some(adopted) = adopt(context, resource, owner, child, &object, finalizer).await?
                 {
                     claimed.push(adopted);
                 }
@@ -74,11 +88,15 @@ async fn adopt(
     owner: &Cached,
     child: &Resource,
     object: &Cached,
+    finalizer: Option<&str>,
 ) -> Result<Option<Cached>, Error> {
-    let patch = json!({"metadata": {
+    let mut patch = json!({"metadata": {
         "ownerReferences": [controller_ref(resource, owner)],
         "uid": object.uid(),
     }});
+    if let Some(finalizer) = finalizer {
+        patch["metadata"]["finalizers"] = json!([finalizer]);
+    }
     match context.api.patch(child, object.key(), "", Patch::Strategic, &patch).await {
         Ok(adopted) => Ok(Some(adopted)),
         Err(error) if error.is_not_found() => Ok(None),
@@ -86,11 +104,20 @@ async fn adopt(
     }
 }
 
-async fn release(context: &Context, owner: &Cached, child: &Resource, object: &Cached) -> Result<(), Error> {
-    let patch = json!({"metadata": {
+async fn release(
+    context: &Context,
+    owner: &Cached,
+    child: &Resource,
+    object: &Cached,
+    finalizer: Option<&str>,
+) -> Result<(), Error> {
+    let mut patch = json!({"metadata": {
         "ownerReferences": [{"$patch": "delete", "uid": owner.uid()}],
         "uid": object.uid(),
     }});
+    if let Some(finalizer) = finalizer {
+        patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+    }
     match context.api.patch(child, object.key(), "", Patch::Strategic, &patch).await {
         Ok(_) => Ok(()),
         // Gone, or replaced by another of the same name: nothing to release.

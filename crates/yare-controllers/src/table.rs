@@ -223,7 +223,11 @@ pub const CONTROLLERS: &[Row] = &[
         name: "job-controller",
         account: "job-controller",
         description: "Runs the pods of Jobs to completion.",
-        watches: &[watch(JOBS, Own), watch(PODS, ControllerOrSelector(JOBS))],
+        watches: &[
+            watch(JOBS, Own),
+            watch(PODS, ControllerOrSelector(JOBS)),
+            watch(PODS, With(job::stray_pod)),
+        ],
         make: job::new,
         workers: 5,
     },

@@ -154,6 +154,35 @@ fn job(name: &str, fate: &str, spec: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn jobs_hold_their_pods_only_as_long_as_they_are_theirs() {
+    const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
+    let cluster = Cluster::start().await;
+    let mut orphan = template("job", "one", "runs");
+    orphan["metadata"]["name"] = "orphan".into();
+    orphan["spec"]["restartPolicy"] = "Never".into();
+    cluster.create(&PODS, "default", orphan.clone()).await;
+    let spec = json!({"manualSelector": true, "selector": {"matchLabels": {"app": "job"}}});
+    cluster.create(&JOBS, "default", job("job", "runs", spec)).await;
+    let adopted = cluster
+        .until_is(&PODS, "default", "orphan", |p| p["metadata"]["ownerReferences"][0]["name"] == "job")
+        .await;
+    assert_eq!(adopted["metadata"]["finalizers"], json!([FINALIZER]));
+    cluster.merge(&PODS, "default", "orphan", json!({"metadata": {"labels": {"app": "else"}}})).await;
+    let released =
+        cluster.until_is(&PODS, "default", "orphan", |p| p["metadata"]["ownerReferences"].is_null()).await;
+    assert_eq!(released["metadata"]["finalizers"], json!(null));
+
+    // Nobody's, as what is left of a Job that was deleted without its pods.
+    let mut stray = orphan;
+    stray["metadata"] = json!({"name": "stray", "finalizers": [FINALIZER, "example.com/hold"]});
+    cluster.create(&PODS, "default", stray).await;
+    cluster
+        .until_is(&PODS, "default", "stray", |p| p["metadata"]["finalizers"] == json!(["example.com/hold"]))
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_complete_and_count_every_pod_once() {
     let metrics = Arc::<yare_controllers::Metrics>::default();
     let cluster = Cluster::with(Config { metrics: metrics.clone(), ..Config::default() }).await;

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use yare_client::{Cached, Informer, JOBS, ObjectKey, PODS};
+use yare_client::{Cached, Change, Informer, JOBS, ObjectKey, PODS};
 
 use self::{
     indexes::Indexes,
@@ -217,6 +217,9 @@ pub fn new(context: &Context) -> Arc<dyn Reconcile> {
 #[async_trait]
 impl Reconcile for Jobs {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
+        if key.name.is_empty() {
+            return self.release_strays(&key.namespace).await;
+        }
         let job = self.jobs.get(key);
         self.release_orphans(key, job.as_ref()).await?;
         let Some(job) = job else {
@@ -244,7 +247,37 @@ impl Reconcile for Jobs {
     }
 }
 
+/// Pods that a Job tracked and nobody controls any more, as those of a Job deleted without them: the key of
+/// their namespace, with an empty name.
+pub fn stray_pod(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
+    if let Some(pod) = change.new.as_ref().filter(|p| is_stray(p)) {
+        add(ObjectKey::new(pod.namespace(), ""));
+    }
+}
+
+fn is_stray(pod: &Cached) -> bool {
+    let held = |v: PodView| v.metadata.finalizers.iter().any(|f| f == FINALIZER);
+    pod.controller().is_none() && pod.view().is_ok_and(held)
+}
+
 impl Jobs {
+    /// Lets strays go. One that a Job has adopted since then is another version, which stays as it is.
+    async fn release_strays(&self, namespace: &str) -> Result<Next, Error> {
+        for pod in self.pods.in_namespace(namespace).into_iter().filter(is_stray) {
+            let patch = json!({"metadata": {
+                "uid": pod.uid(),
+                "resourceVersion": pod.resource_version().to_string(),
+                "$deleteFromPrimitiveList/finalizers": [FINALIZER],
+            }});
+            match self.context.api.patch(&PODS, pod.key(), "", Patch::Strategic, &patch).await {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                Err(error) => return Err(Error::from(error)),
+            }
+        }
+        Ok(Next::Done)
+    }
+
     /// Pods of a Job that is gone have nobody left to count them.
     async fn release_orphans(&self, key: &ObjectKey, job: Option<&Cached>) -> Result<(), Error> {
         let mut orphans = Vec::new();
@@ -284,7 +317,9 @@ impl Jobs {
             let orphans = self.pods.in_namespace(job.namespace()).into_iter();
             candidates.extend(orphans.filter(|p| p.controller().is_none() && selector.matches(p.labels())));
         }
-        let claimed = ownership::claim(&self.context, &JOBS, job, selector, &PODS, candidates).await?;
+        let finalizer = Some(FINALIZER);
+        let claimed =
+            ownership::claim_with(&self.context, &JOBS, job, selector, &PODS, candidates, finalizer).await?;
         let mut pods = Vec::with_capacity(claimed.len());
         let mut shown: HashSet<Box<str>> = HashSet::new();
         for cached in claimed {
