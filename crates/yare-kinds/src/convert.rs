@@ -93,8 +93,10 @@ const EXACTLY: &[&str] =
 
 fn devices_from_beta(object: &mut Value) {
     for request in requests(object) {
-        let exactly = take(request, |field| EXACTLY.contains(&field));
-        if !exactly.is_empty() {
+        let mut exactly = take(request, |field| EXACTLY.contains(&field));
+        // Protobuf writes fields that were never set, too; a request with alternatives has none of these.
+        if !exactly.values().all(is_unset) {
+            exactly.retain(|_, value| !value.is_null());
             request.set("exactly", exactly);
         }
     }
@@ -119,6 +121,10 @@ fn devices_to_beta(object: &mut Value) {
         let basic = take(device, |field| field != "name");
         device.set("basic", basic);
     }
+}
+
+fn is_unset(value: &Value) -> bool {
+    value.is_null() || value == "" || value == 0
 }
 
 /// The device requests of a claim, or of the claim in a template.
@@ -173,6 +179,14 @@ mod tests {
             json!({"apiVersion": "resource.k8s.io/v1beta1", "spec": {"devices": {"requests": [{"name": "a", "deviceClassName": "c", "count": 1}]}}}),
             json!({"apiVersion": "resource.k8s.io/v1", "spec": {"devices": {"requests": [{"name": "a", "exactly": {"deviceClassName": "c", "count": 1}}]}}}),
         );
+        // As protobuf brings it.
+        let alternatives = json!([{"name": "b", "deviceClassName": "c"}]);
+        let mut unset = json!({"apiVersion": "resource.k8s.io/v1beta1", "spec": {"devices": {"requests": [
+            {"name": "a", "deviceClassName": "", "allocationMode": "", "count": 0, "firstAvailable": alternatives},
+        ]}}});
+        to_storage(find("resource.k8s.io", "resourceclaims").expect("a built-in resource"), &mut unset);
+        let stored = json!([{"name": "a", "firstAvailable": alternatives}]);
+        assert_eq!(unset["spec"]["devices"]["requests"], stored);
         round_trip(
             "resource.k8s.io",
             "resourceslices",
