@@ -81,6 +81,10 @@ const CHECKS: &[Check] = &[
     hook("poststarthook/start-cluster-authentication-info-controller"),
     hook("poststarthook/start-kube-apiserver-identity-lease-controller"),
     hook("poststarthook/start-kube-apiserver-identity-lease-garbage-collector"),
+    Check {
+        is_there: |core| core.config.gates.is_on("WatchCacheInitializationPostStartHook"),
+        ..hook("poststarthook/storage-readiness")
+    },
     hook("poststarthook/start-legacy-token-tracking-controller"),
     hook("poststarthook/start-service-ip-repair-controllers"),
     hook("poststarthook/rbac/bootstrap-roles"),

@@ -370,6 +370,7 @@ async fn probes_can_be_asked_in_detail() {
         "[+]ping ok\n",
         "[+]etcd excluded: ok\n",
         "[+]poststarthook/priority-and-fairness-config-producer ok\n",
+        "[+]poststarthook/storage-readiness ok\n",
         "[+]shutdown ok\n",
         "warn: some health checks cannot be excluded: no matches for \"nonsense\"\n",
         "readyz check passed\n",
