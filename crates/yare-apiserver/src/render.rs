@@ -245,6 +245,16 @@ impl Renderer {
         }
     }
 
+    /// How the items of a list in JSON begin that need not say what they are, as the list does: those of built-in
+    /// kinds. Custom resources say it each, as upstream's do; so does other than whole objects.
+    pub fn item_identity(&self) -> String {
+        if self.served.stored.custom.is_some() || !matches!(self.accepted.shape, Shape::Full) {
+            return String::new();
+        }
+        let (kind, api_version) = (&self.served.kind, &self.served.api_version);
+        format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",")
+    }
+
     /// One table row.
     fn row(&self, raw: &Bytes) -> ApiResult<Bytes> {
         let object: Value = if self.served.stored.custom.is_some() {

@@ -106,6 +106,47 @@ async fn who_may_what() {
 /// What it is, the certificate, the headers, and who the server says it is (empty: 401).
 type Case<'a> = (&'a str, Option<&'a KeyPairPem>, &'a [(&'a str, &'a str)], &'a str);
 
+/// Items of built-in kinds do not say what they are, as their list does; those of custom resources do.
+#[tokio::test]
+async fn what_items_say_of_themselves() {
+    let cluster = cluster().await;
+    let admin = issue(&cluster.pki.cluster, Usage::Client, "root", &["system:masters"]);
+    let send = async |method: Method, path: &str, body: Value| {
+        let (code, value) = cluster.json(Some(&admin), method, path, &[], &body).await;
+        assert!(code < 300, "{path}: {value}");
+        value
+    };
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = send(Method::POST, maps, json!({"metadata": {"name": "a"}})).await;
+    assert_eq!((&map["kind"], &map["apiVersion"]), (&json!("ConfigMap"), &json!("v1")));
+    for query in ["", "?pretty=true"] {
+        let list = send(Method::GET, &format!("{maps}{query}"), Value::Null).await;
+        assert_eq!(list["kind"], "ConfigMapList");
+        let item = &list["items"][0];
+        assert!(item["kind"].is_null() && item["apiVersion"].is_null(), "{query}: {item}");
+        assert_eq!(item["metadata"], map["metadata"], "{query}");
+    }
+    let definition = json!({
+        "metadata": {"name": "things.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Cluster", "names": {"plural": "things", "kind": "Thing"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+        },
+    });
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    send(Method::POST, definitions, definition).await;
+    let things = "/apis/example.com/v1/things";
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while cluster.json(Some(&admin), Method::GET, things, &[], &Value::Null).await.0 != 200 {
+        assert!(std::time::Instant::now() < deadline, "{things} is not served");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let thing = json!({"kind": "Thing", "apiVersion": "example.com/v1", "metadata": {"name": "a"}});
+    send(Method::POST, things, thing).await;
+    let list = send(Method::GET, things, Value::Null).await;
+    assert_eq!(list["items"][0]["kind"], "Thing");
+}
+
 #[tokio::test]
 async fn who_is_known() {
     let cluster = cluster_with(|config, _| {

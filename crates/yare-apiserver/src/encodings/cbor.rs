@@ -53,7 +53,8 @@ fn list(listing: Listing) -> ApiResult<Body> {
     append(None, listing.metadata.to_string().as_bytes(), &mut head)?;
     cbor::string("items", &mut head);
     cbor::array_head(listing.items.len(), &mut head);
-    Ok(Framing { head: head.into(), between: b"", end: b"", broken: b"\xf6", item }.body(listing))
+    let identity = String::new();
+    Ok(Framing { head: head.into(), between: b"", end: b"", broken: b"\xf6", identity, item }.body(listing))
 }
 
 fn item(renderer: &Renderer, raw: &Bytes) -> ApiResult<Bytes> {

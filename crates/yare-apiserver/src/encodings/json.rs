@@ -34,20 +34,34 @@ fn list(listing: Listing) -> ApiResult<Body> {
         return Ok(Body::full(indented(&whole(&listing)?)));
     }
     let head = Bytes::from(listing.renderer.list_head(&listing.metadata));
-    Ok(Framing { head, between: b",", end: b"]}", broken: b"null", item: Renderer::item }.body(listing))
+    let identity = listing.renderer.item_identity();
+    let item = Renderer::item;
+    Ok(Framing { head, between: b",", end: b"]}", broken: b"null", identity, item }.body(listing))
 }
 
 /// A list in one piece.
 pub(super) fn whole(listing: &Listing) -> ApiResult<Bytes> {
     let mut json = BytesMut::from(listing.renderer.list_head(&listing.metadata).as_bytes());
+    let identity = listing.renderer.item_identity();
     for (i, raw) in listing.items.iter().enumerate() {
         if i > 0 {
             json.extend_from_slice(b",");
         }
-        json.extend_from_slice(&listing.renderer.item(raw)?);
+        append(&listing.renderer.item(raw)?, &identity, &mut json);
     }
     json.extend_from_slice(b"]}");
     Ok(json.freeze())
+}
+
+/// Appends an item without `identity`, if it begins with that.
+fn append(item: &[u8], identity: &str, out: &mut BytesMut) {
+    match item.strip_prefix(identity.as_bytes()) {
+        Some(rest) if !identity.is_empty() => {
+            out.extend_from_slice(b"{");
+            out.extend_from_slice(rest);
+        }
+        _ => out.extend_from_slice(item),
+    }
 }
 
 fn event(kind: &'static str, object: Bytes, batch: &mut Batch) -> usize {
@@ -81,6 +95,8 @@ pub(super) struct Framing {
     /// What stands for an item that cannot be rendered. What the store holds was written by this server and parses;
     /// should it not, the list shows this there rather than breaking off.
     pub(super) broken: &'static [u8],
+    /// What is left out where items begin with it, when they are copied ([`Renderer::item_identity`]).
+    pub(super) identity: String,
     /// One item.
     pub(super) item: fn(&Renderer, &Bytes) -> ApiResult<Bytes>,
 }
@@ -147,7 +163,7 @@ impl Pieces {
                 chunk.extend_from_slice(between);
             }
             let item = self.item();
-            chunk.extend_from_slice(&item);
+            append(&item, &self.framing.identity, &mut chunk);
         }
         if self.at == self.items.len() {
             chunk.extend_from_slice(end);
@@ -171,6 +187,21 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn items_leave_out_what_their_list_says() {
+        let identity = r#"{"kind":"A","apiVersion":"v1","#;
+        for (item, identity, want) in [
+            (r#"{"kind":"A","apiVersion":"v1","a":1}"#, identity, r#"{"a":1}"#),
+            (r#"{"kind":"A","apiVersion":"v1"}"#, identity, r#"{"kind":"A","apiVersion":"v1"}"#),
+            (r#"{"kind":"B","apiVersion":"v1","a":1}"#, identity, r#"{"kind":"B","apiVersion":"v1","a":1}"#),
+            (r#"{"kind":"A","apiVersion":"v1","a":1}"#, "", r#"{"kind":"A","apiVersion":"v1","a":1}"#),
+        ] {
+            let mut out = BytesMut::new();
+            append(item.as_bytes(), identity, &mut out);
+            assert_eq!(out, want, "{item}");
+        }
+    }
 
     #[test]
     fn indents() {
