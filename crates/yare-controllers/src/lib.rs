@@ -12,6 +12,7 @@ mod attach_detach;
 mod attributes_class_protection;
 mod bootstrap_signer;
 pub mod certificates;
+mod claim_owners;
 mod clusterrole_aggregation;
 mod context;
 mod cronjob;

@@ -16,6 +16,7 @@ use yare_client::{
 
 use crate::{
     api::{Deletion, Patch},
+    claim_owners::{Claimants, Party},
     context::{Context, Error},
     expectations::Expectations,
     harness::{Next, Reconcile},
@@ -347,6 +348,14 @@ impl Round<'_> {
         if !volumes.is_empty() {
             pod["spec"]["volumes"] = volumes.into();
         }
+        let absent = Party { api_version: "v1", kind: "Pod", name: &pod_name, uid: "" };
+        let claimants = self.claimants(absent, false);
+        for (_, name) in &claims {
+            let key = ObjectKey::new(self.set.namespace(), name);
+            if self.this.claims.get(&key).is_some_and(|c| claimants.is_of_earlier_pod(c.owners())) {
+                return Err(Error::Other(format!("PersistentVolumeClaim {key} goes with an earlier pod")));
+            }
+        }
         self.create_claims(ordinal).await?;
         let context = &self.this.context;
         let set = self.set.name();
@@ -491,8 +500,10 @@ impl Round<'_> {
             if let Some(annotations) = template["metadata"].get("annotations") {
                 claim["metadata"]["annotations"] = annotations.clone();
             }
-            if self.deletes_claims() {
-                claim["metadata"]["ownerReferences"] = json!([set_reference(&self.set)]);
+            let policy = self.view.spec.persistent_volume_claim_retention_policy.as_ref();
+            if policy.is_some_and(|p| p.when_deleted == "Delete") {
+                let set = ownership::controller_ref(&STATEFUL_SETS, &self.set);
+                claim["metadata"]["ownerReferences"] = json!([set]);
             }
             match context.api.create(&PERSISTENT_VOLUME_CLAIMS, self.set.namespace(), &claim).await {
                 Ok(_) => {
@@ -514,9 +525,15 @@ impl Round<'_> {
         Ok(())
     }
 
-    fn deletes_claims(&self) -> bool {
+    fn claimants<'a>(&'a self, pod: Party<'a>, surplus: bool) -> Claimants<'a> {
         let policy = self.view.spec.persistent_volume_claim_retention_policy.as_ref();
-        policy.is_some_and(|p| p.when_deleted == "Delete")
+        Claimants {
+            set: Party::of("apps/v1", "StatefulSet", &self.set),
+            pod,
+            when_scaled: policy.is_some_and(|p| p.when_scaled == "Delete"),
+            when_deleted: policy.is_some_and(|p| p.when_deleted == "Delete"),
+            surplus,
+        }
     }
 
     /// Makes sure that a pod's claims exist, and that they go when the retention policy wants it.
@@ -528,37 +545,30 @@ impl Round<'_> {
         if !surplus {
             self.create_claims(ordinal).await?;
         }
-        let policy = self.view.spec.persistent_volume_claim_retention_policy.as_ref();
-        let with_pod = surplus && policy.is_some_and(|p| p.when_scaled == "Delete");
-        let with_set = self.deletes_claims() && !with_pod;
+        let context = &self.this.context;
+        let claimants = self.claimants(Party::of("v1", "Pod", pod), surplus);
         for (_, name) in names {
             let key = ObjectKey::new(self.set.namespace(), &name);
             let Some(claim) = self.this.claims.get(&key) else { continue };
-            let owned = |uid: &str| claim.owners().iter().any(|o| &*o.uid == uid);
-            if owned(self.set.uid()) == with_set && owned(pod.uid()) == with_pod {
+            let owners = claim.owners();
+            if claimants.conflict(owners) {
+                let message = format!(
+                    "PersistentVolumeClaim {name} has a conflicting OwnerReference that acts as a manging controller, the retention policy is ignored for this claim"
+                );
+                context.warning(&STATEFUL_SETS, &self.set, "ConflictingController", message);
+            }
+            if claimants.is_right(owners) {
                 continue;
             }
-            let mut owners = Vec::new();
-            for (object, wanted, reference) in [
-                (&self.set, with_set, set_reference(&self.set)),
-                (
-                    pod,
-                    with_pod,
-                    json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name(), "uid": pod.uid()}),
-                ),
-            ] {
-                if wanted {
-                    owners.push(reference);
-                } else if owned(object.uid()) {
-                    owners.push(json!({"$patch": "delete", "uid": object.uid()}));
-                }
+            // The controller may update claims, not patch them.
+            let references =
+                [ownership::controller_ref(&STATEFUL_SETS, &self.set), ownership::controller_ref(&PODS, pod)];
+            let write = |c: &mut Value| claimants.write(owners, c, references);
+            match context.api.put(&PERSISTENT_VOLUME_CLAIMS, &claim, "", write).await {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
             }
-            let patch = json!({"metadata": {"uid": claim.uid(), "ownerReferences": owners}});
-            self.this
-                .context
-                .api
-                .patch(&PERSISTENT_VOLUME_CLAIMS, &key, "", Patch::Strategic, &patch)
-                .await?;
         }
         Ok(())
     }
@@ -611,10 +621,6 @@ impl Round<'_> {
         }
         Ok(())
     }
-}
-
-fn set_reference(set: &Cached) -> Value {
-    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": set.name(), "uid": set.uid()})
 }
 
 #[cfg(test)]

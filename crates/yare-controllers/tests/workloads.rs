@@ -344,3 +344,34 @@ async fn stateful_sets_keep_names_order_and_claims() {
     );
     cluster.stop().await;
 }
+
+/// With RBAC, since the controller's role allows less than it might use.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_stateful_sets_go_when_the_policy_says_so() {
+    let cluster =
+        Cluster::secure(Config { root_ca: "CERTIFICATE".into(), ..Config::default() }, |_| {}).await;
+    let set = json!({"metadata": {"name": "db"}, "spec": {"serviceName": "db", "replicas": 2,
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
+        "selector": {"matchLabels": {"app": "db"}}, "template": template("db", "one", "runs"),
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}}}]}});
+    cluster.create(&STATEFUL_SETS, "default", set).await;
+    cluster.until_is(&STATEFUL_SETS, "default", "db", |s| s["status"]["readyReplicas"] == 2).await;
+    let claim = cluster.get(&PERSISTENT_VOLUME_CLAIMS, "default", "data-db-0").await;
+    assert!(claim["metadata"]["ownerReferences"].is_null());
+
+    let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Delete"}}});
+    cluster.merge(&STATEFUL_SETS, "default", "db", policy).await;
+    for name in ["data-db-0", "data-db-1"] {
+        let owner = |c: &Value| c["metadata"]["ownerReferences"][0].clone();
+        let claim = cluster
+            .until_is(&PERSISTENT_VOLUME_CLAIMS, "default", name, |c| owner(c)["kind"] == "StatefulSet")
+            .await;
+        assert_eq!(owner(&claim)["controller"], true);
+    }
+    cluster.merge(&STATEFUL_SETS, "default", "db", json!({"spec": {"replicas": 1}})).await;
+    cluster.until_list(&PERSISTENT_VOLUME_CLAIMS, "default", |c| common::names(c) == ["data-db-0"]).await;
+    cluster.delete(&STATEFUL_SETS, "default", "db", Propagation::Background).await;
+    cluster.until_list(&PERSISTENT_VOLUME_CLAIMS, "default", |c| c.is_empty()).await;
+    cluster.stop().await;
+}
