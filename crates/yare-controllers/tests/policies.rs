@@ -6,8 +6,8 @@ mod common;
 use common::{Cluster, condition, template};
 use serde_json::{Value, json};
 use yare_client::{
-    CLUSTER_ROLES, CONFIG_MAPS, CRON_JOBS, CUSTOM_RESOURCE_DEFINITIONS, ENDPOINT_SLICES, ENDPOINTS, JOBS,
-    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
+    CLUSTER_ROLES, CONFIG_MAPS, CRON_JOBS, CUSTOM_RESOURCE_DEFINITIONS, ENDPOINT_SLICES, ENDPOINTS, EVENTS,
+    JOBS, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
     RESOURCE_QUOTAS, SERVICES, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTRIBUTES_CLASSES,
 };
 use yare_controllers::{Config, api::Propagation};
@@ -84,6 +84,29 @@ async fn schedules_make_jobs_that_go_when_their_time_is_up() {
     }
     cluster.until_list(&JOBS, "default", <[Value]>::is_empty).await;
     cluster.until_list(&PODS, "default", <[Value]>::is_empty).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schedules_know_their_own_jobs() {
+    let now = jiff::Timestamp::now();
+    let later: yare_controllers::Clock =
+        std::sync::Arc::new(|| jiff::Timestamp::now() + jiff::SignedDuration::from_secs(600));
+    let cluster = Cluster::with(Config { clock: later, ..Config::default() }).await;
+    let mut pod = template("once", "one", "runs");
+    pod["spec"]["restartPolicy"] = "Never".into();
+    // Due once: five minutes from here, which by the controllers' clock is over.
+    let due = (now + jiff::SignedDuration::from_secs(300)).to_zoned(jiff::tz::TimeZone::UTC);
+    let schedule = format!("{} {} * * *", due.minute(), due.hour());
+    let cron = json!({"metadata": {"name": "once"}, "spec": {"schedule": schedule, "timeZone": "Etc/UTC",
+        "jobTemplate": {"spec": {"template": pod}}}});
+    cluster.create(&CRON_JOBS, "default", cron).await;
+    cluster.until_list(&JOBS, "default", |j| j.len() == 1 && j[0]["status"]["active"] == 1).await;
+    let count = |c: &Value| c["status"]["active"].as_array().map_or(0, Vec::len);
+    cluster.until_is(&CRON_JOBS, "default", "once", |c| count(c) == 1).await;
+    let events =
+        cluster.until_list(&EVENTS, "default", |e| e.iter().any(|e| e["reason"] == "SuccessfulCreate")).await;
+    assert!(events.iter().all(|e| e["reason"] != "UnexpectedJob"), "{events:#?}");
     cluster.stop().await;
 }
 

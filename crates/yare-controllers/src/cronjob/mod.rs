@@ -103,15 +103,23 @@ fn reference(job: &Cached) -> Value {
 #[async_trait]
 impl Reconcile for CronJobs {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
-        let Some(cron) = self.own.get(key) else { return Ok(Next::Done) };
-        let view: View = cron.view()?;
-        let mut status = view.status.clone();
+        let Some(mut cron) = self.own.get(key) else { return Ok(Next::Done) };
+        let mut view: View = cron.view()?;
         let mut jobs = Vec::new();
         for job in self.jobs.by_owner(cron.uid()) {
             if is_controlled_by(&job, &cron) {
                 jobs.push((job.view::<JobView>()?, job));
             }
         }
+        let listed = |job: &Cached| view.status.active.iter().any(|r| r["uid"] == job.uid());
+        if jobs.iter().any(|(v, job)| v.end().is_none() && !listed(job)) {
+            // The cache may show the Job before it shows the status that lists it.
+            let fresh = self.context.api.get(&CRON_JOBS, key).await?;
+            let Some(fresh) = fresh.filter(|f| f.uid() == cron.uid()) else { return Ok(Next::Done) };
+            view = fresh.view()?;
+            cron = fresh;
+        }
+        let mut status = view.status.clone();
         self.note_jobs(&cron, &jobs, &mut status).await?;
         self.clean_up(&cron, &view, &jobs).await?;
         let next = self.schedule(&cron, &view, &jobs, &mut status).await;
