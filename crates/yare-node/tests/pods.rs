@@ -333,6 +333,41 @@ async fn probes_decide_readiness_and_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_cannot_be_carried_out_says_nothing() {
+    let cluster = Cluster::start().await;
+    let mut spec = one(json!(["run"]));
+    spec["containers"][0]["env"] = json!([{"name": "WHAT", "value": "ready"}]);
+    let probe =
+        |command: &str| json!({"exec": {"command": [command]}, "periodSeconds": 1, "failureThreshold": 1});
+    spec["containers"][0]["readinessProbe"] = probe("$(WHAT)");
+    spec["containers"][0]["livenessProbe"] = probe("alive");
+    cluster.pod("probed", spec).await;
+    cluster.wait_ready("probed").await;
+
+    // Three attempts each time, and more than one time: neither readiness nor liveness changes.
+    let (ready, alive) = (cluster.runtime.times("exec ready"), cluster.runtime.times("exec alive"));
+    for command in ["ready", "alive"] {
+        cluster.runtime.set_broken(command, Some("the shim is away"));
+    }
+    let event = cluster.wait_event("probed", "Unhealthy").await;
+    let message = event["message"].as_str().unwrap();
+    let (kind, rest) = message.split_once(' ').unwrap();
+    assert!(["Readiness", "Liveness"].contains(&kind), "{message}");
+    assert_eq!(rest, "probe errored and resulted in unknown state: the shim is away");
+    let asked = || {
+        (cluster.runtime.times("exec ready") >= ready + 7, cluster.runtime.times("exec alive") >= alive + 7)
+    };
+    let pod = cluster.wait_pod("probed", "more attempts", |_| asked() == (true, true)).await;
+    assert_eq!(condition(&pod, "Ready"), "True");
+
+    // It is asked again afterwards.
+    cluster.runtime.set_exec("ready", 1);
+    cluster.runtime.set_broken("ready", None);
+    let pod = cluster.wait_pod("probed", "unready", |p| condition(p, "Ready") == "False").await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hooks_run_and_grace_periods_end() {
     let cluster = Cluster::start().await;
     let mut spec = one(json!(["ignore"]));

@@ -435,7 +435,11 @@ fn init_containers_probes_and_hooks(runtime: Runtime) {
         if own_images {
             cluster.ready(&["serves"])?;
             cluster.event("absent", "Unhealthy", "Readiness probe failed: error: health rpc probe failed")?;
-            cluster.event("absent", "Unhealthy", "Liveness probe failed: error: connection error")?;
+            cluster.event(
+                "absent",
+                "Unhealthy",
+                "Liveness probe failed: timeout: failed to connect service",
+            )?;
             cluster.event("absent", "Killing", "Container main failed liveness probe, will be restarted")?;
             ensure!(cluster.field("pod/absent", ".status.containerStatuses[0].ready")? == "false");
             ensure!(cluster.field("pod/serves", ".status.containerStatuses[0].restartCount")? == "0");
@@ -489,6 +493,9 @@ const SECURITY: &[(&str, &str, &str)] = &[
         "unshare: unshare(0x20000): Operation not permitted",
     ),
     ("{seccompProfile: {type: Unconfined}}", "grep Seccomp: /proc/self/status", "Seccomp:\t0"),
+    // The node's configuration says what a pod gets that does not.
+    ("{}", "grep Seccomp: /proc/self/status", "Seccomp:\t2"),
+    ("{privileged: true}", "grep Seccomp: /proc/self/status", "Seccomp:\t0"),
     ("{}", "cat /proc/1/comm; ls /proc | grep -c '^[0-9]'", "sh\n"),
     (
         "{}",
@@ -516,7 +523,12 @@ spec:
 "#;
 
 fn security_and_limits(runtime: Runtime) {
-    let args = ["--kubelet-arg", "pod-max-pids=30", "--kubelet-arg=max-pods=50"];
+    let args = [
+        "--kubelet-arg",
+        "pod-max-pids=30",
+        "--kubelet-arg=max-pods=50",
+        "--kubelet-arg=seccomp-default=true",
+    ];
     let limited = Options { runtime, ..Options::with(&args) };
     Cluster::test(YARE, limited, |cluster| {
         cluster.import_busybox(IMAGE)?;

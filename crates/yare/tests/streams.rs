@@ -1,6 +1,6 @@
 //! What goes through a container's streams: logs, exec, attach, cp, port-forward.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io::Write as _, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use yare_testkit::{Cluster, Options, Runtime};
@@ -8,7 +8,7 @@ use yare_testkit::{Cluster, Options, Runtime};
 const YARE: &str = env!("CARGO_BIN_EXE_yare");
 const IMAGE: &str = "yare.local/busybox:1";
 
-yare_testkit::on_both! { logs exec_and_attach copies_and_forwards }
+yare_testkit::on_both! { logs exec_and_attach copies_and_forwards debuggers_and_full_logs }
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -217,5 +217,79 @@ fn copies_and_forwards(runtime: Runtime) {
             }
         }
         Ok(())
+    });
+}
+
+/// Counts aloud; a hundred lines at a time.
+const COUNTS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: counts}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sh, -c, "n=0; while [ $n -lt 20000 ]; do n=$((n+100)); seq $((n-99)) $n | sed 's/^/this is line number /'; sleep 0.02; done; exec sleep 1000"]
+"#;
+
+/// A debugger sees the processes of its target, and a log takes no more room than the configuration says.
+fn debuggers_and_full_logs(runtime: Runtime) {
+    let limits = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+                  containerLogMaxSize: 16Ki\ncontainerLogMaxFiles: 3\ncontainerLogMonitorInterval: 3s\n";
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(limits.as_bytes()).expect("a file");
+    let argument = format!("--kubelet-arg=config={}", file.path().display());
+    let options = Options { runtime, ..Options::with(&[&argument]) };
+    Cluster::test(YARE, options, |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        cluster.apply(COUNTS)?;
+        cluster.ready(&["counts"])?;
+
+        let ps = "tr '\\0' ' ' </proc/1/cmdline; echo; echo I am not $$ but the target is 1";
+        for (name, target) in [("sees", Some("main")), ("alone", None)] {
+            let target = target.map(|t| format!("--target={t}"));
+            let mut args = vec!["debug", "counts", "--profile=general", "--image", IMAGE, "-c", name];
+            args.extend(target.as_deref());
+            args.extend(["--", "sh", "-c", ps]);
+            cluster.kubectl(&args)?;
+            let end = format!(
+                ".status.ephemeralContainerStatuses[?(@.name==\"{name}\")].state.terminated.exitCode"
+            );
+            cluster.becomes("pod/counts", &end, "0")?;
+            let said = cluster.kubectl(&["logs", "counts", "-c", name])?;
+            let own = said.starts_with("sh -c tr ");
+            ensure!(own == target.is_none() && (own || said.starts_with("sh -c n=0;")), "{name}: {said}");
+        }
+        let error =
+            cluster.kubectl_fails(&["debug", "counts", "--image", IMAGE, "--target=nobody", "--", "true"])?;
+        ensure!(error.contains("nobody"), "{error}");
+
+        // The files of the log: one that is written to, at most two before it, of which all but the last are compressed.
+        let uid = cluster.field("pod/counts", ".metadata.uid")?;
+        let directory = cluster.path("log").join(format!("pods/default_counts_{uid}/main"));
+        let files = || -> anyhow::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in std::fs::read_dir(&directory)? {
+                names.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+            names.sort();
+            Ok(names)
+        };
+        let mut follow = cluster.kubectl_spawn(&["logs", "-f", "counts"])?;
+        cluster.soon(|| {
+            let names = files()?;
+            ensure!(names.iter().any(|n| n.ends_with(".gz")), "{names:?}");
+            Ok(())
+        })?;
+        // It is read on to its end across rotations.
+        follow.says("this is line number 20000\n")?;
+        drop(follow);
+        cluster.soon(|| {
+            let names = files()?;
+            let zipped = names.iter().filter(|n| n.ends_with(".gz")).count();
+            ensure!(names.len() == 3 && zipped == 1 && names[0] == "0.log", "{names:?}");
+            Ok(())
+        })
     });
 }

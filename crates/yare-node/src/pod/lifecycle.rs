@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::kubelet::Kubelet;
 use crate::probe::http;
 use crate::view::{Container, Handler, Pod};
@@ -39,11 +41,12 @@ pub(crate) async fn run(
     if let Some(get) = &handler.http_get {
         let failed = |error: String| format!("HTTP lifecycle hook ({}) {}: {error}", get.path, place());
         let request = http::Request::for_action(get, container, ip, "kube-lifecycle/1.36").map_err(failed)?;
-        return match http::get(&request, HTTP_TIMEOUT).await {
+        return match http::get(&request, Instant::now() + HTTP_TIMEOUT).await {
             Ok(_) => Ok(()),
             Err(error) if request.tls && error.plain_http => {
                 let plain = http::Request { tls: false, ..request };
-                http::get(&plain, HTTP_TIMEOUT).await.map(drop).map_err(|e| failed(e.message))
+                let deadline = Instant::now() + HTTP_TIMEOUT;
+                http::get(&plain, deadline).await.map(drop).map_err(|e| failed(e.message))
             }
             Err(error) => Err(failed(error.message)),
         };

@@ -5,13 +5,21 @@ use std::time::Duration;
 use super::Attempt;
 use crate::clock::go_duration;
 use crate::kubelet::Kubelet;
-use crate::view::ExecAction;
+use crate::pod::expand::expand;
+use crate::view::{Container, EnvVar, ExecAction};
 
 /// Output that goes into an event.
 const OUTPUT_MAX_BYTES: usize = 10 << 10;
 
-pub(crate) async fn probe(kubelet: &Kubelet, id: &str, action: &ExecAction, timeout: Duration) -> Attempt {
-    let run = kubelet.runtime.exec_sync(id, action.command.clone(), Some(timeout));
+pub(crate) async fn probe(
+    kubelet: &Kubelet,
+    id: &str,
+    container: &Container,
+    action: &ExecAction,
+    timeout: Duration,
+) -> Attempt {
+    let command: Vec<String> = action.command.iter().map(|word| with_values(word, &container.env)).collect();
+    let run = kubelet.runtime.exec_sync(id, command.clone(), Some(timeout));
     // The runtime enforces the timeout; a little later so do we.
     match tokio::time::timeout(timeout + Duration::from_secs(1), run).await {
         Ok(Ok(output)) => {
@@ -20,12 +28,20 @@ pub(crate) async fn probe(kubelet: &Kubelet, id: &str, action: &ExecAction, time
             let text = String::from_utf8_lossy(&text).into_owned();
             if output.exit_code == 0 { Attempt::Success } else { Attempt::Failure(text) }
         }
-        Ok(Err(error)) if error.code() == "DeadlineExceeded" => Attempt::Failure(timed_out(action, timeout)),
-        Ok(Err(error)) => Attempt::Error(error.to_string()),
-        Err(_) => Attempt::Failure(timed_out(action, timeout)),
+        Ok(Err(error)) if error.code() == "DeadlineExceeded" => {
+            Attempt::Failure(timed_out(&command, timeout))
+        }
+        Ok(Err(error)) => Attempt::Error("unknown", error.to_string()),
+        Err(_) => Attempt::Failure(timed_out(&command, timeout)),
     }
 }
 
-fn timed_out(action: &ExecAction, timeout: Duration) -> String {
-    format!("command timed out: {:?} timed out after {}", action.command.join(" "), go_duration(timeout))
+/// A word with the container's variables, as far as their values stand in the pod: a probe sees nothing else.
+fn with_values(word: &str, env: &[EnvVar]) -> String {
+    // Of a name that is there twice the last counts.
+    expand(word, |name| env.iter().rev().find(|e| e.name == name).map(|e| e.value.clone()))
+}
+
+fn timed_out(command: &[String], timeout: Duration) -> String {
+    format!("command timed out: {:?} timed out after {}", command.join(" "), go_duration(timeout))
 }

@@ -3,6 +3,7 @@
 //! Certificates are not verified (a probe asks whether something answers, not who), redirects are followed
 //! on the same host only, bodies are read up to 10 KiB.
 
+use std::error::Error as _;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,9 +11,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::{Attempt, tcp};
@@ -40,8 +44,8 @@ pub(crate) struct Request {
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) location: Option<String>,
-    /// As much of it as is read.
-    pub(crate) body: Bytes,
+    /// As much of it as is read; or why it did not come.
+    pub(crate) body: Result<Bytes, String>,
 }
 
 /// Why nothing came back.
@@ -95,38 +99,37 @@ pub(crate) async fn probe(
 ) -> Attempt {
     let mut request = match Request::for_action(action, container, ip, USER_AGENT) {
         Ok(request) => request,
-        Err(error) => return Attempt::Error(error),
+        Err(error) => return Attempt::Error("unknown", error),
     };
     let first = request.url();
-    let ask = async {
-        for _ in 0..REDIRECTS_MAX {
-            let response = match get(&request, timeout).await {
-                Ok(response) => response,
-                Err(failed) => return Attempt::Failure(failed.message),
-            };
-            match response.status {
-                200..300 => return Attempt::Success,
-                300..400 => match redirect(&request, &response) {
-                    Some(next) if next.host == request.host => request = next,
-                    // To another host, or nowhere: somebody answers there, which is what was asked.
-                    _ => {
-                        let body = String::from_utf8_lossy(&response.body);
-                        return Attempt::Warning(format!(
-                            "Probe terminated redirects, Response body: {body}"
-                        ));
-                    }
-                },
-                status => return Attempt::Failure(format!("HTTP probe failed with statuscode: {status}")),
-            }
+    // One deadline for all of it.
+    let deadline = Instant::now() + timeout;
+    for _ in 0..REDIRECTS_MAX {
+        let response = match get(&request, deadline).await {
+            Ok(response) => response,
+            Err(failed) => return Attempt::Failure(failed.message),
+        };
+        let next = redirect(&request, &response).filter(|next| next.host == request.host);
+        if let Some(next) = next {
+            request = next;
+            continue;
         }
-        Attempt::Failure(format!("Get {first:?}: stopped after {REDIRECTS_MAX} redirects"))
-    };
-    match tokio::time::timeout(timeout, ask).await {
-        Ok(attempt) => attempt,
-        Err(_) => Attempt::Failure(format!(
-            "Get {first:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
-        )),
+        let body = match response.body {
+            Ok(body) => body,
+            // Half an answer is none: upstream throws it away.
+            Err(error) => return Attempt::Error("failure", error),
+        };
+        return match response.status {
+            200..300 => Attempt::Success,
+            // To another host, or nowhere: somebody answers there, which is what was asked.
+            300..400 => {
+                let body = String::from_utf8_lossy(&body);
+                Attempt::Warning(format!("Probe terminated redirects, Response body: {body}"))
+            }
+            status => Attempt::Failure(format!("HTTP probe failed with statuscode: {status}")),
+        };
     }
+    Attempt::Failure(format!("Get {first:?}: stopped after {REDIRECTS_MAX} redirects"))
 }
 
 /// The request that an answer leads to, if it leads anywhere.
@@ -145,14 +148,14 @@ fn redirect(from: &Request, answer: &Response) -> Option<Request> {
     Some(next)
 }
 
-/// Makes one request.
-pub(crate) async fn get(request: &Request, timeout: Duration) -> Result<Response, Failed> {
+/// Makes one request. A body that does not come is no failure of it.
+pub(crate) async fn get(request: &Request, deadline: Instant) -> Result<Response, Failed> {
     let failed = |message: String| Failed {
         message: format!("Get {:?}: {message}", request.url()),
         plain_http: false,
     };
     let run = async {
-        let stream = tcp::connect(&request.host, request.port, timeout).await.map_err(failed)?;
+        let stream = tcp::dial(&request.host, request.port).await.map_err(failed)?;
         if !request.tls {
             return exchange(request, stream).await.map_err(failed);
         }
@@ -167,21 +170,34 @@ pub(crate) async fn get(request: &Request, timeout: Duration) -> Result<Response
             Err(error) => Err(failed(error.to_string())),
         }
     };
-    match tokio::time::timeout(timeout, run).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(failed(
-            "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned(),
-        )),
+    let late = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
+    let (_connection, response) =
+        tokio::time::timeout_at(deadline, run).await.unwrap_or_else(|_| Err(failed(late.to_owned())))?;
+    let location = response.headers().get(http::header::LOCATION);
+    let location = location.and_then(|l| l.to_str().ok()).map(str::to_owned);
+    let status = response.status().as_u16();
+    let late = "context deadline exceeded (Client.Timeout or context cancellation while reading body)";
+    // Some of it is read, so that the server sees its answer taken.
+    let body = tokio::time::timeout_at(deadline, beginning(response.into_body())).await;
+    Ok(Response { status, location, body: body.unwrap_or_else(|_| Err(late.to_owned())) })
+}
+
+/// What carries a connection's bytes; ends with it.
+struct Connection(AbortHandle);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     request: &Request,
     stream: S,
-) -> Result<Response, String> {
+) -> Result<(Connection, http::Response<Incoming>), String> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    let connection = tokio::spawn(connection);
+    let connection = Connection(tokio::spawn(connection).abort_handle());
     let mut builder = http::Request::builder().method(Method::GET).uri(request.path.as_str());
     let mut host = tcp::authority(&request.host, request.port);
     let mut agent_given = false;
@@ -213,34 +229,27 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
     headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     let get = builder.body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
-    let response = sender.send_request(get).await.map_err(|e| e.to_string());
-    let outcome = match response {
-        Ok(response) => {
-            let location = response.headers().get(http::header::LOCATION);
-            let location = location.and_then(|l| l.to_str().ok()).map(str::to_owned);
-            let status = response.status().as_u16();
-            // Read some of it, so that the server sees its answer taken.
-            let body = beginning(response.into_body()).await;
-            Ok(Response { status, location, body })
-        }
-        Err(error) => Err(error),
-    };
-    connection.abort();
-    outcome
+    let response = sender.send_request(get).await.map_err(|e| e.to_string())?;
+    Ok((connection, response))
 }
 
-/// The beginning of a body, as far as it came.
-async fn beginning(mut body: hyper::body::Incoming) -> Bytes {
+/// The beginning of a body.
+async fn beginning(mut body: Incoming) -> Result<Bytes, String> {
     let mut read = BytesMut::new();
     while read.len() < BODY_MAX_BYTES
-        && let Some(Ok(frame)) = body.frame().await
+        && let Some(frame) = body.frame().await
     {
-        if let Ok(data) = frame.into_data() {
+        let whole = |e: hyper::Error| {
+            let cause = e.source().and_then(|c| c.downcast_ref::<std::io::Error>());
+            let ended = cause.is_some_and(|c| c.kind() == std::io::ErrorKind::UnexpectedEof);
+            if ended || e.is_incomplete_message() { "unexpected EOF".to_owned() } else { e.to_string() }
+        };
+        if let Ok(data) = frame.map_err(whole)?.into_data() {
             read.extend_from_slice(&data);
         }
     }
     read.truncate(BODY_MAX_BYTES);
-    read.freeze()
+    Ok(read.freeze())
 }
 
 /// Probes do not authenticate their target.
@@ -267,9 +276,14 @@ mod tests {
                 let text = String::from_utf8(request).unwrap();
                 let path = text.split(' ').nth(1).unwrap();
                 let (_, head, body) = answers.iter().find(|(at, ..)| *at == path).unwrap();
+                // A body that ends with an ellipsis has a rest that does not come.
                 let length = body.len();
-                let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {length}\r\n\r\n{body}");
-                stream.write_all(answer.as_bytes()).await.unwrap();
+                let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {length}\r\n\r\n");
+                let body = body.split('…').next().unwrap();
+                stream.write_all((answer + body).as_bytes()).await.unwrap();
+                if body.contains("slow") {
+                    tokio::spawn(async move { stream.read_buf(&mut Vec::new()).await });
+                }
             }
         });
         port
@@ -286,6 +300,10 @@ mod tests {
             ("/nowhere", "301 Moved Permanently", "gone"),
             ("/same", "304 Not Modified\r\nlocation: /none", ""),
             ("/round", "302 Found\r\nlocation: /round", ""),
+            ("/half", "200 OK", "begun …"),
+            ("/half-ill", "500 Internal Server Error", "begun …"),
+            ("/slow", "200 OK", "slow …"),
+            ("/led", "302 Found\r\nlocation: /fine", "begun …"),
         ])
         .await;
         let ended =
@@ -298,6 +316,17 @@ mod tests {
             ("/away", ended("<a>Found</a>")),
             ("/nowhere", ended("gone")),
             ("/same", ended("")),
+            ("/half", Attempt::Error("failure", "unexpected EOF".into())),
+            ("/half-ill", Attempt::Error("failure", "unexpected EOF".into())),
+            ("/led", Attempt::Success),
+            (
+                "/slow",
+                Attempt::Error(
+                    "failure",
+                    "context deadline exceeded (Client.Timeout or context cancellation while reading body)"
+                        .into(),
+                ),
+            ),
             (
                 "/round",
                 Attempt::Failure(format!(
@@ -307,7 +336,8 @@ mod tests {
         ] {
             let action = serde_json::json!({"path": path, "port": port, "host": "127.0.0.1"});
             let action = serde_json::from_value(action).unwrap();
-            let got = probe(&action, &Container::default(), None, Duration::from_secs(15)).await;
+            let patience = Duration::from_secs(if path == "/slow" { 2 } else { 15 });
+            let got = probe(&action, &Container::default(), None, patience).await;
             assert_eq!(got, want, "{path}");
         }
     }

@@ -67,8 +67,8 @@ pub(crate) enum Attempt {
     /// It worked, with something to tell.
     Warning(String),
     Failure(String),
-    /// The probe itself could not be carried out.
-    Error(String),
+    /// The probe itself could not be carried out: which state it came to (`unknown`, `failure`), and why.
+    Error(&'static str, String),
 }
 
 type Outcomes = Arc<Mutex<HashMap<(String, ProbeKind), Outcome>>>;
@@ -235,7 +235,12 @@ impl Task {
         let mut same: u32 = 0;
         let mut next = Instant::now();
         loop {
-            let outcome = self.ask().await;
+            // What could not be asked says nothing, neither good nor bad.
+            let Some(outcome) = self.ask().await else {
+                next = (next + period).max(Instant::now());
+                tokio::time::sleep_until(next).await;
+                continue;
+            };
             same = if last == Some(outcome) { same.saturating_add(1) } else { 1 };
             last = Some(outcome);
             let threshold = match outcome {
@@ -262,37 +267,34 @@ impl Task {
         }
     }
 
-    async fn ask(&self) -> Outcome {
+    /// `None`: it could not be asked.
+    async fn ask(&self) -> Option<Outcome> {
         let began = std::time::Instant::now();
         let mut attempt = self.attempt().await;
-        // A probe that could not be carried out is tried twice more before it counts.
+        // A probe that could not be carried out is tried twice more.
         for _ in 0..2 {
-            if !matches!(attempt, Attempt::Error(_)) {
+            if !matches!(attempt, Attempt::Error(..)) {
                 break;
             }
             attempt = self.attempt().await;
         }
         let word = self.kind.word();
-        let result = match &attempt {
-            Attempt::Success | Attempt::Warning(_) => Some(true),
-            Attempt::Failure(_) => Some(false),
-            // Upstream counts what could not be asked as nothing.
-            Attempt::Error(_) => None,
+        let outcome = match &attempt {
+            Attempt::Success | Attempt::Warning(_) => Some(Outcome::Success),
+            Attempt::Failure(_) => Some(Outcome::Failure),
+            Attempt::Error(..) => None,
         };
-        if let Some(is_good) = result {
+        if let Some(outcome) = outcome {
+            let is_good = outcome == Outcome::Success;
             self.kubelet.metrics.probed(&self.pod, &self.container.name, word, is_good, began.elapsed());
         }
-        let (reason, text, outcome) = match attempt {
-            Attempt::Success => return Outcome::Success,
-            Attempt::Warning(text) => {
-                ("ProbeWarning", format!("{word} probe warning: {text}"), Outcome::Success)
+        let (reason, text) = match attempt {
+            Attempt::Success => return outcome,
+            Attempt::Warning(text) => ("ProbeWarning", format!("{word} probe warning: {text}")),
+            Attempt::Failure(text) => ("Unhealthy", format!("{word} probe failed: {text}")),
+            Attempt::Error(state, text) => {
+                ("Unhealthy", format!("{word} probe errored and resulted in {state} state: {text}"))
             }
-            Attempt::Failure(text) => ("Unhealthy", format!("{word} probe failed: {text}"), Outcome::Failure),
-            Attempt::Error(text) => (
-                "Unhealthy",
-                format!("{word} probe errored and resulted in unknown state: {text}"),
-                Outcome::Failure,
-            ),
         };
         self.kubelet.pod_event(&self.pod, Some(&self.container.name), EventKind::Warning, reason, text);
         outcome
@@ -303,7 +305,7 @@ impl Task {
         let handler = &self.probe.handler;
         let host = || self.ip.map(|ip| ip.to_string()).unwrap_or_default();
         if let Some(action) = &handler.exec {
-            return exec::probe(&self.kubelet, &self.id, action, timeout).await;
+            return exec::probe(&self.kubelet, &self.id, &self.container, action, timeout).await;
         }
         if let Some(action) = &handler.http_get {
             return http::probe(action, &self.container, self.ip, timeout).await;
@@ -312,12 +314,13 @@ impl Task {
             let host = if action.host.is_empty() { host() } else { action.host.clone() };
             return match self.container.resolve_port(&action.port) {
                 Ok(port) => tcp::probe(&host, port, timeout).await,
-                Err(error) => Attempt::Error(error),
+                Err(error) => Attempt::Error("unknown", error),
             };
         }
         if let Some(action) = &handler.grpc {
             return grpc::probe(&host(), action, timeout).await;
         }
-        Attempt::Error("missing probe handler".to_owned())
+        let place = format!("{}:{}", self.pod.full_name(), self.container.name);
+        Attempt::Error("unknown", format!("missing probe handler for {place}"))
     }
 }

@@ -20,18 +20,21 @@ pub(crate) fn authority(host: &str, port: u16) -> String {
 
 /// Connects; the error is worded as Go's dialer words it.
 pub(crate) async fn connect(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, String> {
-    let address = authority(host, port);
-    match tokio::time::timeout(timeout, TcpStream::connect((host, port))).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => {
-            let why = match error.kind() {
-                std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
-                std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
-                std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
-                _ => error.to_string(),
-            };
-            Err(format!("dial tcp {address}: {why}"))
-        }
-        Err(_) => Err(format!("dial tcp {address}: i/o timeout")),
+    match tokio::time::timeout(timeout, dial(host, port)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("dial tcp {}: i/o timeout", authority(host, port))),
     }
+}
+
+/// The same, however long it takes.
+pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
+    TcpStream::connect((host, port)).await.map_err(|error| {
+        let why = match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+            std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+            std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+            _ => error.to_string(),
+        };
+        format!("dial tcp {}: {why}", authority(host, port))
+    })
 }

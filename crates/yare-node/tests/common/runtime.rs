@@ -27,6 +27,8 @@ struct State {
     containers: BTreeMap<String, (ContainerStatus, ContainerConfig)>,
     /// Exit codes of exec commands, by the command's words.
     execs: HashMap<String, i32>,
+    /// Commands that cannot be run, and why.
+    broken: HashMap<String, String>,
     /// What containers use, by name.
     uses: HashMap<String, ContainerStats>,
     /// Images beside the one that is always there: name and size.
@@ -63,6 +65,20 @@ impl FakeRuntime {
 
     pub fn set_exec(&self, command: &str, code: i32) {
         self.state.lock().execs.insert(command.to_owned(), code);
+    }
+
+    /// Whether a command can be run: `Some`, why not.
+    pub fn set_broken(&self, command: &str, why: Option<&str>) {
+        let broken = &mut self.state.lock().broken;
+        match why {
+            Some(why) => broken.insert(command.to_owned(), why.to_owned()),
+            None => broken.remove(command),
+        };
+    }
+
+    /// How often this was asked of it.
+    pub fn times(&self, call: &str) -> usize {
+        self.state.lock().calls.iter().filter(|c| *c == call).count()
     }
 
     /// What a container uses from now on.
@@ -328,7 +344,11 @@ impl Runtime for FakeRuntime {
     async fn exec_sync(&self, _: &str, argv: Vec<String>, _: Option<Duration>) -> Result<ExecOutput> {
         let words = argv.join(" ");
         self.note(format!("exec {words}"));
-        let exit_code = self.state.lock().execs.get(&words).copied().unwrap_or(0);
+        let state = self.state.lock();
+        if let Some(why) = state.broken.get(&words) {
+            return Err(RuntimeError::CannotRun(why.clone()));
+        }
+        let exit_code = state.execs.get(&words).copied().unwrap_or(0);
         Ok(ExecOutput { stdout: format!("ran {words}").into_bytes(), stderr: vec![], exit_code })
     }
 
