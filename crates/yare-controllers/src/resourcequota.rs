@@ -77,6 +77,9 @@ fn counted_resources(hard: &Amounts) -> Vec<(String, String)> {
             None if name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/") => {
                 (String::new(), "persistentvolumeclaims".into())
             }
+            None if name.ends_with(".deviceclass.resource.k8s.io/devices") => {
+                ("resource.k8s.io".into(), "resourceclaims".into())
+            }
             None if [
                 "configmaps",
                 "persistentvolumeclaims",
@@ -266,6 +269,7 @@ mod tests {
             "requests.cpu",
             "services.nodeports",
             "gold.storageclass.storage.k8s.io/requests.storage",
+            "gpu.deviceclass.resource.k8s.io/devices",
             "count/jobs.batch",
             "count/configmaps",
             "secrets",
@@ -275,7 +279,15 @@ mod tests {
         let shown: Vec<_> = found.iter().map(|(g, p)| format!("{g}/{p}")).collect();
         assert_eq!(
             shown,
-            ["/configmaps", "/persistentvolumeclaims", "/pods", "/secrets", "/services", "batch/jobs"]
+            [
+                "/configmaps",
+                "/persistentvolumeclaims",
+                "/pods",
+                "/secrets",
+                "/services",
+                "batch/jobs",
+                "resource.k8s.io/resourceclaims"
+            ]
         );
     }
 }

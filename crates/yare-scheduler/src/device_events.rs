@@ -4,7 +4,12 @@
 use tokio::time::Instant;
 use yare_client::{Change, Client, DEVICE_CLASSES, RESOURCE_CLAIMS, RESOURCE_SLICES, ViewError};
 
-use crate::{devices::state::ClaimChange, plugins::Events, scheduler::State, watched::Watched};
+use crate::{
+    devices::{bind::Work, state::ClaimChange},
+    plugins::Events,
+    scheduler::State,
+    watched::Watched,
+};
 
 /// What changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +49,10 @@ impl State {
         };
         let key = new.key().clone();
         let ClaimChange { freed, itself } = devices.set_claim(new.clone())?;
-        for work in self.reserving.values().filter(|work| work.uses(&key)) {
+        let made_for = devices.claim(&key).and_then(|claim| claim.extended_for.clone());
+        let concerns =
+            |work: &&Work| work.uses(&key) || made_for.as_deref().is_some_and(|p| work.makes_for(p));
+        for work in self.reserving.values().filter(concerns) {
             work.told.notify_one();
         }
         if itself {

@@ -88,6 +88,12 @@ static EVALUATIONS: Family = Family::labelled(
     &["extension_point", "plugin", "profile"],
     "[BETA] Number of attempts to schedule pods by each plugin and the extension point (available only in PreFilter, Filter, PreScore, and Score).",
 );
+static CLAIMS_MADE: Family = Family::labelled(
+    "scheduler_resourceclaim_creates_total",
+    Kind::Counter,
+    &["status"],
+    "[ALPHA] Number of ResourceClaims creation requests within scheduler",
+);
 
 static FAMILIES: &[&Family] = &[
     &ATTEMPTS,
@@ -101,6 +107,7 @@ static FAMILIES: &[&Family] = &[
     &VICTIMS,
     &UNSCHEDULABLE,
     &EVALUATIONS,
+    &CLAIMS_MADE,
 ];
 
 /// Where pods wait, in the order of the gauge's samples.
@@ -230,6 +237,11 @@ impl Metrics {
         if let Some(victims) = victims {
             self.table.observe(&VICTIMS, &[], victims as f64);
         }
+    }
+
+    /// A claim for extended resources was made, or could not be.
+    pub(crate) fn made_claim(&self, ok: bool) {
+        self.table.count(&CLAIMS_MADE, &[if ok { "success" } else { "failure" }]);
     }
 
     /// What is known, and how many bindings are under way.

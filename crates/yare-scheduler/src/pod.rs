@@ -6,6 +6,7 @@ use yare_client::{Cached, ObjectKey, ViewError};
 use yare_schema::quantity::Quantity;
 
 use crate::{
+    devices::extended::{self, Asking},
     resize,
     selector::{Labels, NodeTerm, Requirement, Selector, label},
     view,
@@ -368,6 +369,8 @@ pub struct PodInfo {
     pub disks: Box<[Disk]>,
     /// Claims for devices that it names.
     pub resource_claims: Box<[PodResourceClaim]>,
+    /// What its containers ask for that devices may stand behind.
+    pub extended: Option<Arc<[Asking]>>,
 }
 
 impl PodInfo {
@@ -415,6 +418,7 @@ impl PodInfo {
             claims,
             disks,
             resource_claims: resource_claims(&pod),
+            extended: extended::asked(&object, spec)?,
             node: spec.node_name.as_str().into(),
             scheduler: spec.scheduler_name.as_str().into(),
             finished: matches!(pod.status.phase.as_str(), "Succeeded" | "Failed"),
@@ -470,9 +474,9 @@ impl PodInfo {
         *claim.namespace == *self.object.namespace() && self.claims.iter().any(|c| c.name == claim.name)
     }
 
-    /// Whether it wants devices.
+    /// Whether it wants devices, or what devices may stand behind.
     pub fn needs_devices(&self) -> bool {
-        !self.resource_claims.is_empty()
+        !self.resource_claims.is_empty() || self.extended.is_some()
     }
 
     /// Whether it uses the claim for devices.

@@ -232,6 +232,7 @@ impl State {
     fn pod_changed(&mut self, change: Change) {
         let Some(new) = change.new else {
             if let Some(old) = change.old {
+                self.cluster.devices.restore_extended(old.uid());
                 self.pod_gone(old.key());
             }
             return;
@@ -376,16 +377,21 @@ impl State {
         let volumes = volumes.map(|decision| self.reserve_volumes(pod, node, decision));
         let told = Arc::new(Notify::new());
         let work = (!devices.is_empty()).then(|| {
-            let mut claims = Vec::with_capacity(devices.len());
-            for (claim, allocation) in devices {
+            let mut claims = Vec::with_capacity(devices.claims.len());
+            for (claim, allocation) in devices.claims {
                 let new = allocation.map(|allocation| {
                     self.cluster.devices.assume(claim.object.key(), allocation.holdings.clone());
                     allocation.to_json(share_id)
                 });
                 claims.push((claim, new));
             }
+            let extended = devices.extended.map(|(wish, allocation)| {
+                let uid = pod.object.uid();
+                self.cluster.devices.assume_extended(uid, allocation.holdings.clone());
+                claims::ToMake { pod: uid.into(), wish, allocation: allocation.to_json(share_id) }
+            });
             let dated = self.cluster.devices.features().bindings;
-            Work { node: node.to_owned(), claims, dated, told }
+            Work { node: node.to_owned(), claims, extended, dated, told }
         });
         if let Some(work) = &work {
             self.reserving.insert(pod.key().clone(), work.clone());
@@ -412,10 +418,17 @@ impl State {
         let mut freed = false;
         for (claim, _) in work.claims.iter().filter(|(_, new)| new.is_some()) {
             let key = claim.object.key();
-            match done.written.iter().find(|(written, _)| written == key) {
+            match done.written.claims.iter().find(|(written, _)| written == key) {
                 Some((_, version)) => devices.settle(key, *version),
                 None => freed |= devices.restore(key),
             }
+        }
+        // Once it is made, the watch tells what becomes of it.
+        if let Some(to_make) = work.extended.filter(|_| !done.placed) {
+            freed |= devices.restore_extended(&to_make.pod);
+        }
+        if let Some(made) = done.written.creation {
+            self.config.metrics.made_claim(made);
         }
         if freed {
             // Who shares one of the claims waits for what becomes of it.
@@ -508,6 +521,11 @@ impl State {
         let own = pod.object.uid();
         let claims = why.unavailable.iter().filter_map(|key| self.cluster.devices.claim(key));
         for claim in claims {
+            // One that was made for this pod, and led nowhere.
+            if claim.extended_for.as_deref() == Some(own) {
+                tokio::spawn(claims::unmake(self.client.kube(), claim.object.key().clone()));
+                return "deletion of ResourceClaim completed";
+            }
             if claim.reserved_for.iter().all(|uid| **uid == *own) {
                 tokio::spawn(claims::deallocate(self.client.kube(), claim.clone()));
                 return "deallocation of ResourceClaim completed";

@@ -8,7 +8,7 @@ use serde_json::json;
 use yare_client::{Cached, EventKind, Informer, ObjectKey, ObjectRef, PODS, Recorder};
 
 use crate::{
-    devices::bind::{self as claims, Work},
+    devices::bind::{self as claims, Work, Written},
     pod::PodInfo,
     preemption::Choice,
     storage::bind::{self, Sources, Waiting},
@@ -23,8 +23,8 @@ pub(crate) struct Bound {
     pub(crate) placed: bool,
     /// Its volumes are bound, where there was something to bind.
     pub(crate) volumes: bool,
-    /// Claims for devices that were written, with their versions.
-    pub(crate) written: Vec<(ObjectKey, u64)>,
+    /// Claims for devices that were written.
+    pub(crate) written: Written,
     /// It waited for others, and does not count as a binding.
     pub(crate) long: bool,
 }
@@ -97,7 +97,7 @@ pub(crate) struct Binding {
 impl Binding {
     fn done(&self, settled: bool, volumes: bool) -> Bound {
         let key = self.pod.key().clone();
-        Bound { key, settled, placed: false, volumes, written: Vec::new(), long: false }
+        Bound { key, settled, placed: false, volumes, written: Written::default(), long: false }
     }
 
     /// Binds the pod's volumes, writes its claims, then the binding, and says so in an event.
@@ -107,7 +107,7 @@ impl Binding {
         {
             return self.failed("VolumeBinding", &why, false).await;
         }
-        let mut written = Vec::new();
+        let mut written = Written::default();
         let mut done = match self.claims(claims.as_ref(), &mut written).await {
             Ok(()) => self.bind().await,
             Err(why) => self.failed("DynamicResources", &why, true).await,
@@ -115,10 +115,15 @@ impl Binding {
         if let Some(work) = claims.filter(|_| !done.settled) {
             let own = self.pod.object.uid();
             let reserved = work.claims.iter().map(|(claim, _)| claim).filter(|claim| {
-                claim.is_reserved_for(own) || written.iter().any(|(key, _)| key == claim.object.key())
+                claim.is_reserved_for(own) || written.claims.iter().any(|(key, _)| key == claim.object.key())
             });
             let reserved = reserved.map(|claim| (claim.object.key(), &claim.object));
             claims::unreserve(&self.client, &self.pod, reserved).await;
+        }
+        if !done.placed
+            && let Some(key) = written.made.clone()
+        {
+            claims::unmake(self.client.clone(), key).await;
         }
         done.written = written;
         done
@@ -134,14 +139,14 @@ impl Binding {
         self.done(false, volumes)
     }
 
-    async fn claims(&self, work: Option<&Work>, written: &mut Vec<(ObjectKey, u64)>) -> Result<(), String> {
+    async fn claims(&self, work: Option<&Work>, written: &mut Written) -> Result<(), String> {
         let Some(work) = work else { return Ok(()) };
         claims::reserve(&self.client, &self.pod, work, written).await?;
         if work.dated && work.may_wait() {
             let about = ObjectRef::of(&PODS, &self.pod.object);
             let message = format!("waiting for binding conditions for device on node {}", work.node);
             self.recorder.event(about, EventKind::Normal, "BindingConditionsPending", message);
-            claims::attached(&self.resource_claims, work).await?;
+            claims::attached(&self.resource_claims, work, written.made.as_ref()).await?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use yare_client::ObjectKey;
 use yare_scheduler::{
     cluster::Cluster,
     cycle,
-    devices::state::Devices,
+    devices::{allocator::Allocation, state::Devices},
     plugins::{Events, State},
     pod::PodInfo,
     queue::Queue,
@@ -92,15 +92,17 @@ fn place(cluster: &Cluster, pod: &PodInfo) -> String {
     match cycle::schedule(pod, cluster, &mut 0, 7) {
         Ok(name) => {
             let decided = State::new(pod, cluster).decide_devices(cluster, &name).unwrap();
-            decided.iter().fold(format!("{name}:"), |text, (claim, allocation)| {
-                let device = allocation.as_ref().map_or("there".into(), |allocation| {
-                    let results = allocation.to_json(String::new)["devices"]["results"].clone();
-                    let names =
-                        results.as_array().unwrap().iter().map(|r| r["device"].as_str().unwrap().to_owned());
-                    names.collect::<Vec<_>>().join("+")
-                });
+            let devices_of = |allocation: &Allocation| {
+                let results = allocation.to_json(String::new)["devices"]["results"].clone();
+                let names =
+                    results.as_array().unwrap().iter().map(|r| r["device"].as_str().unwrap().to_owned());
+                names.collect::<Vec<_>>().join("+")
+            };
+            let made = decided.extended.iter().map(|(_, a)| format!(" made={}", devices_of(a)));
+            decided.claims.iter().fold(format!("{name}:"), |text, (claim, allocation)| {
+                let device = allocation.as_ref().map_or("there".into(), devices_of);
                 format!("{text} {}={device}", claim.object.name())
-            })
+            }) + &made.collect::<String>()
         }
         Err(why) => why.message(),
     }
@@ -256,6 +258,88 @@ fn places() {
     }
 }
 
+/// A pod whose container asks for so much of a resource.
+fn asks(resource: &str, amount: &str) -> Value {
+    json!({"spec": {"containers": [
+        {"name": "c", "image": "i", "resources": {"requests": {resource: amount, "cpu": "1"}}}]}})
+}
+
+#[test]
+fn devices_stand_behind_extended_resources() {
+    let named = || class(json!({"spec": {"extendedResourceName": "example.com/gpu"}}));
+    let of_plugin = json!({"status": {"allocatable": {"example.com/gpu": "1"}}});
+    let stale = json!({"metadata": {
+        "annotations": {"resource.kubernetes.io/extended-resource-claim": "true"},
+        "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Pod", "name": "new", "uid": "new", "controller": true}]}});
+    let mut with_claim = asks("example.com/gpu", "1");
+    merge(&mut with_claim, &uses(&["c"]));
+    let one = || asks("example.com/gpu", "1");
+    let cases: Vec<Case> = vec![
+        ("where the device is", vec![named(), slice("b", &["x"])], one(), "b: made=x"),
+        (
+            "as many as are asked for",
+            vec![named(), slice("b", &["x", "y"])],
+            asks("example.com/gpu", "2"),
+            "b: made=x+y",
+        ),
+        (
+            "by the class's name",
+            vec![class(json!({})), slice("b", &["x"])],
+            asks("deviceclass.resource.kubernetes.io/gpu", "1"),
+            "b: made=x",
+        ),
+        (
+            "beside a claim",
+            vec![named(), slice("b", &["x", "y"]), claim("c", json!({}))],
+            with_claim,
+            "b: c=x made=y",
+        ),
+        (
+            "no device is free",
+            vec![named(), slice("b", &["x"]), allocated("d", "b", "x", json!({}))],
+            one(),
+            "0/2 nodes are available: 2 cannot allocate all claims.",
+        ),
+        (
+            "no class stands for it",
+            vec![class(json!({})), slice("b", &["x"])],
+            one(),
+            "0/2 nodes are available: 2 Insufficient example.com/gpu.",
+        ),
+        (
+            "a claim of an attempt that led nowhere",
+            vec![named(), slice("b", &["x"]), claim("old", stale)],
+            one(),
+            "0/2 nodes are available: 2 cannot schedule extended resource claim.",
+        ),
+    ];
+    for (what, objects, extra, expected) in cases {
+        let mut cluster = cluster(&[node("a", json!({})), node("b", json!({}))], &[]);
+        take_in(&mut cluster, &objects);
+        let new = PodInfo::new(cached(&pod("new", extra))).unwrap();
+        assert!(new.needs_devices());
+        assert_eq!(place(&cluster, &new), expected, "{what}");
+    }
+
+    // Where a plugin counts it, nothing is claimed; when that is used up, devices elsewhere serve.
+    let mut cluster = cluster(&[node("a", of_plugin), node("b", json!({}))], &[]);
+    take_in(&mut cluster, &[named()]);
+    let read = |name: &str| PodInfo::new(cached(&pod(name, one()))).unwrap();
+    assert_eq!(place(&cluster, &read("new")), "a:");
+    let mut there = pod("there", one());
+    there["spec"]["nodeName"] = "a".into();
+    cluster.set_pod(PodInfo::new(cached(&there)).unwrap());
+    let none = "0/2 nodes are available: 1 Insufficient example.com/gpu, 1 cannot allocate all claims.";
+    assert_eq!(place(&cluster, &read("new")), none);
+    take_in(&mut cluster, &[slice("b", &["x"])]);
+    assert_eq!(place(&cluster, &read("new")), "b: made=x");
+    // What is decided counts before the claim is there.
+    let decided = State::new(&read("new"), &cluster).decide_devices(&cluster, "b").unwrap();
+    cluster.devices.assume_extended("new", decided.extended.unwrap().1.holdings);
+    assert_eq!(place(&cluster, &read("next")), none);
+}
+
 #[test]
 fn claims_that_are_in_the_way_are_named() {
     let mut cluster = cluster(&[node("a", json!({})), node("b", json!({}))], &[]);
@@ -278,7 +362,7 @@ fn what_is_decided_counts_at_once() {
     let one = read("one", &["c"]);
     assert_eq!(place(&cluster, &one), "a: c=x");
     let decided = State::new(&one, &cluster).decide_devices(&cluster, "a").unwrap();
-    let (claim, allocation) = &decided[0];
+    let (claim, allocation) = &decided.claims[0];
     cluster.devices.assume(claim.object.key(), allocation.as_ref().unwrap().holdings.clone());
     assert_eq!(
         place(&cluster, &read("two", &["d"])),

@@ -123,6 +123,103 @@ fn goes(cluster: &Cluster, object: &str) -> anyhow::Result<()> {
     cluster.kubectl(&wait).map(drop).with_context(|| format!("{object} stays"))
 }
 
+/// A class that stands for a resource, and for one by its own name.
+const RESOURCES: &str = r#"apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {name: gpu}
+spec:
+  extendedResourceName: yare.example/gpu
+  selectors: [{cel: {expression: "device.driver == 'gpu.yare.example'"}}]
+---
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: all}
+spec: {hard: {requests.yare.example/gpu: 3, gpu.deviceclass.resource.k8s.io/devices: 10}}
+---
+"#;
+
+/// A pod that asks for devices as for any other resource.
+fn asks(name: &str, resource: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+         containers:\n  - {{name: a, image: {IMAGE}, command: [sh, -c, exec sleep 1000], \
+         resources: {{limits: {{{resource}: 1}}}}}}\n  \
+         - {{name: b, image: {IMAGE}, command: [sh, -c, exec sleep 1000]}}\n---\n"
+    )
+}
+
+#[test]
+fn devices_stand_behind_resources() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        let cdi = Cdi::new()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let _inside = runtime.enter();
+        let behaviour = DraBehaviour { others: cdi.gives("gpu0"), ..DraBehaviour::default() };
+        let driver = DraDriver::start(&cluster.path("data/agent"), DRIVER, behaviour)?;
+
+        // Nothing stands behind the resource, until a class does; then there is one device.
+        cluster.apply(&asks("web", "yare.example/gpu"))?;
+        cluster.event("web", "FailedScheduling", "1 Insufficient yare.example/gpu")?;
+        cluster.apply(RESOURCES)?;
+        cluster.event("web", "FailedScheduling", "1 cannot allocate all claims")?;
+        cluster.apply(&slice("{name: gpu0}"))?;
+        cluster.ready(&["web"])?;
+        let look = |pod: &str, container: &str| {
+            cluster.kubectl(&["exec", pod, "-c", container, "--", "sh", "-c", "env | grep ^DEVICE_; true"])
+        };
+        // Only who asked for it has it.
+        ensure!(look("web", "a")? == "DEVICE_gpu0=here\n" && look("web", "b")?.is_empty());
+        let status = ".status.extendedResourceClaimStatus";
+        let claim = cluster.field("pod/web", &format!("{status}.resourceClaimName"))?;
+        ensure!(claim.starts_with("web-extended-resources-"), "{claim}");
+        let mapping = cluster.field("pod/web", &format!("{status}.requestMappings[0]"))?;
+        ensure!(
+            mapping
+                == r#"{"containerName":"a","requestName":"container-0-request-0","resourceName":"yare.example/gpu"}"#,
+            "{mapping}"
+        );
+        let object = format!("resourceclaim/{claim}");
+        for (path, want) in [
+            (".spec.devices.requests[0].exactly.deviceClassName", "gpu"),
+            (".status.allocation.devices.results[0].device", "gpu0"),
+            (".status.reservedFor[0].name", "web"),
+        ] {
+            let got = cluster.field(&object, path)?;
+            ensure!(got == want, "{path}: {got}");
+        }
+        // The pod counts by the resource, its claim by the class.
+        for name in [r"requests\.yare\.example/gpu", r"gpu\.deviceclass\.resource\.k8s\.io/devices"] {
+            cluster.becomes("resourcequota/all", &format!(".status.used.{name}"), "1")?;
+        }
+
+        // The next waits for the device, whichever name it asks by; the claim goes with its pod.
+        cluster.apply(&asks("next", "deviceclass.resource.kubernetes.io/gpu"))?;
+        cluster.event("next", "FailedScheduling", "1 cannot allocate all claims")?;
+        cluster.kubectl(&["delete", "pod", "web", "--wait=false"])?;
+        goes(cluster, &object)?;
+        cluster.ready(&["next"])?;
+        ensure!(look("next", "a")? == "DEVICE_gpu0=here\n");
+
+        // A pod that has ended keeps no device.
+        let once = asks("once", "yare.example/gpu").replace("exec sleep 1000", "exit 0");
+        cluster.apply(&once.replace("  containers:", "  restartPolicy: Never\n  containers:"))?;
+        cluster.kubectl(&["delete", "pod", "next"])?;
+        cluster.becomes("pod/once", ".status.phase", "Succeeded")?;
+        cluster.apply(&asks("last", "yare.example/gpu"))?;
+        cluster.ready(&["last"])?;
+        cluster.kubectl(&["delete", "pod", "last", "once"])?;
+        cluster.soon(|| {
+            let left = cluster.kubectl(&["get", "resourceclaims", "-o", "name"])?;
+            ensure!(left.is_empty(), "{left}");
+            let calls = driver.calls();
+            let times = |call: &str| calls.iter().filter(|c| c.starts_with(call)).count();
+            ensure!(times("prepare ") == 4 && times("unprepare ") == 4, "{calls:?}");
+            Ok(())
+        })
+    });
+}
+
 #[test]
 fn pods_get_the_devices_that_they_claim() {
     Cluster::test(YARE, Options::default(), |cluster| {

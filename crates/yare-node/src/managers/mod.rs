@@ -155,7 +155,7 @@ impl Managers {
         self.topology.policy != Policy::None
             || self.cpu.active()
             || self.memory.active()
-            || containers(pod).any(|c| self.devices.concerns(c))
+            || containers(pod).any(|c| self.devices.concerns(pod, c))
     }
 
     /// Admits a pod: its containers get what they ask for, or none does.

@@ -102,7 +102,7 @@ impl Share {
             protocol: if p.protocol.is_empty() { "TCP".into() } else { p.protocol.clone() },
             port: p.host_port,
         });
-        Self { requests: qos::requests(pod), ports: ports.collect(), class: qos::class(pod) }
+        Self { requests: requests(pod), ports: ports.collect(), class: qos::class(pod) }
     }
 }
 
@@ -274,6 +274,13 @@ pub(crate) fn shortages(pod: &Pod, used: &Used, offer: &Offer) -> Vec<Shortage> 
     lacks(pod, used, offer).map(of).collect()
 }
 
+/// What a pod asks for, less what a claim stands behind: of that the node's figures say nothing.
+fn requests(pod: &Pod) -> BTreeMap<String, i128> {
+    let mut requests = qos::requests(pod);
+    requests.retain(|name, _| !pod.status.is_claimed(None, name));
+    requests
+}
+
 /// A resource of which there is not enough: CPU in thousandths, anything else in whole units.
 struct Lack {
     name: String,
@@ -288,7 +295,7 @@ fn lacks<'a>(pod: &'a Pod, used: &'a Used, offer: &'a Offer) -> impl Iterator<It
     let pods = i128::from(used.pods);
     let too_many =
         (pods + 1 > capacity).then(|| Lack { name: "pods".to_owned(), want: 1, used: pods, capacity });
-    let requests = qos::requests(pod);
+    let requests = requests(pod);
     // cpu, memory, ephemeral-storage first, as upstream reports them.
     let first = ["cpu", "memory", "ephemeral-storage"].map(str::to_owned);
     let others: Vec<String> = requests.keys().filter(|name| !first.contains(name)).cloned().collect();

@@ -46,6 +46,29 @@ pub struct PodStatus {
     /// Others write it.
     #[serde(skip_serializing, deserialize_with = "nullable")]
     pub resource_claim_statuses: Vec<PodResourceClaimStatus>,
+    /// The scheduler writes it.
+    #[serde(skip_serializing)]
+    pub extended_resource_claim_status: Option<PodExtendedResourceClaimStatus>,
+}
+
+/// `v1.PodExtendedResourceClaimStatus`: the claim behind extended resources of the pod (KEP-5004).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct PodExtendedResourceClaimStatus {
+    #[serde(deserialize_with = "nullable")]
+    pub request_mappings: Vec<ContainerExtendedResourceRequest>,
+    pub resource_claim_name: String,
+}
+
+/// `v1.ContainerExtendedResourceRequest`: the request of that claim which serves a container's resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ContainerExtendedResourceRequest {
+    pub container_name: String,
+    pub resource_name: String,
+    pub request_name: String,
 }
 
 /// `v1.PodResourceClaimStatus`.
@@ -217,6 +240,14 @@ impl PodStatus {
             .chain(&self.init_container_statuses)
             .chain(&self.ephemeral_container_statuses)
             .find(|s| s.name == name)
+    }
+
+    /// Whether a claim stands behind a resource, of one container or of any.
+    pub fn is_claimed(&self, container: Option<&str>, resource: &str) -> bool {
+        self.extended_resource_claim_status
+            .iter()
+            .flat_map(|s| &s.request_mappings)
+            .any(|m| m.resource_name == resource && container.is_none_or(|name| m.container_name == name))
     }
 
     /// The condition of this type.

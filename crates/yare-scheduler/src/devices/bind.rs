@@ -3,12 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use yare_client::{Cached, Informer, ObjectKey, RESOURCE_CLAIMS};
 
 use super::claim::{Claim, Readiness};
+use super::extended::{ANNOTATION, Mapping};
+use crate::plugins::Wish;
 use crate::pod::PodInfo;
 
 /// Keeps a claim that is allocated from going.
@@ -25,22 +28,53 @@ pub struct Work {
     pub node: String,
     /// Its claims, each with `status.allocation` where that is new.
     pub claims: Vec<(Arc<Claim>, Option<Value>)>,
+    /// The claim to be made for its extended resources.
+    pub extended: Option<ToMake>,
     /// Allocations are dated, since their devices may have to be attached.
     pub dated: bool,
     /// To be notified when one of the claims changed.
     pub told: Arc<Notify>,
 }
 
+/// A claim for extended resources that does not exist yet.
+#[derive(Clone, Debug)]
+pub struct ToMake {
+    /// The pod's uid.
+    pub pod: Box<str>,
+    /// What it asks for, and for whom.
+    pub wish: Arc<Wish>,
+    /// `status.allocation`.
+    pub allocation: Value,
+}
+
+/// What was written, also where it fails in the end.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Claims, and their versions.
+    pub claims: Vec<(ObjectKey, u64)>,
+    /// The claim that was made for extended resources.
+    pub made: Option<ObjectKey>,
+    /// Whether making it succeeded, where it was tried.
+    pub creation: Option<bool>,
+}
+
 impl Work {
     /// Whether devices may have to be attached, which takes time.
     pub fn may_wait(&self) -> bool {
-        self.claims.iter().any(|(claim, new)| {
-            claim.allocation.as_ref().is_some_and(|a| a.must_be_attached())
-                || new.as_ref().is_some_and(|allocation| {
-                    let results = allocation["devices"]["results"].as_array();
-                    results.into_iter().flatten().any(|r| r.get("bindingConditions").is_some())
-                })
-        })
+        let waits = |allocation: &Value| {
+            let results = allocation["devices"]["results"].as_array();
+            results.into_iter().flatten().any(|r| r.get("bindingConditions").is_some())
+        };
+        self.extended.as_ref().is_some_and(|to_make| waits(&to_make.allocation))
+            || self.claims.iter().any(|(claim, new)| {
+                claim.allocation.as_ref().is_some_and(|a| a.must_be_attached())
+                    || new.as_ref().is_some_and(waits)
+            })
+    }
+
+    /// Whether a claim is made for this pod's extended resources.
+    pub fn makes_for(&self, pod_uid: &str) -> bool {
+        self.extended.as_ref().is_some_and(|to_make| *to_make.pod == *pod_uid)
     }
 
     /// Whether the pod uses the claim.
@@ -75,40 +109,109 @@ enum Refused {
     Final(String),
 }
 
-/// Allocates and reserves all claims for the pod. `written`: which have been, and their versions, also where it
-/// fails in the end.
+/// Allocates and reserves all claims for the pod, and makes the one for its extended resources.
 pub async fn reserve(
     kube: &kube::Client,
     pod: &PodInfo,
     work: &Work,
-    written: &mut Vec<(ObjectKey, u64)>,
+    written: &mut Written,
 ) -> Result<(), Failure> {
     for (claim, allocation) in &work.claims {
         if claim.is_reserved_for(pod.object.uid()) {
             continue;
         }
-        let version = one(kube, pod, claim, allocation.as_ref(), work.dated).await?;
-        written.push((claim.object.key().clone(), version));
+        let object = serde_json::from_slice(claim.object.bytes()).map_err(|e| e.to_string())?;
+        let version = one(kube, pod, object, claim.object.key(), allocation.as_ref(), work.dated).await?;
+        written.claims.push((claim.object.key().clone(), version));
     }
-    Ok(())
+    match &work.extended {
+        Some(to_make) => make(kube, pod, to_make, work.dated, written).await,
+        None => Ok(()),
+    }
+}
+
+/// Makes the claim for a pod's extended resources, and tells the pod's node which request serves whom.
+async fn make(
+    kube: &kube::Client,
+    pod: &PodInfo,
+    to_make: &ToMake,
+    dated: bool,
+    written: &mut Written,
+) -> Result<(), Failure> {
+    let (namespace, name, uid) = (pod.object.namespace(), pod.object.name(), pod.object.uid());
+    let demand = &to_make.wish.demand;
+    let body = json!({
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {
+            "namespace": namespace,
+            "generateName": format!("{name}-extended-resources-"),
+            "annotations": {ANNOTATION: "true"},
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid, "controller": true}],
+        },
+        "spec": {"devices": {"requests": demand.to_json()}},
+    });
+    let body: DynamicObject = serde_json::from_value(body).map_err(|e| e.to_string())?;
+    let created = claims_of(kube, namespace).create(&PostParams::default(), &body).await;
+    written.creation = Some(created.is_ok());
+    let created = created.map_err(|e| {
+        format!("create claim for extended resources {namespace}/<extended-resources>: {}", text(e))
+    })?;
+    let claim = created.metadata.name.clone().unwrap_or_default();
+    let key = ObjectKey::new(namespace, &claim);
+    written.made = Some(key.clone());
+    let object = serde_json::to_value(created).map_err(|e| e.to_string())?;
+    one(kube, pod, object, &key, Some(&to_make.allocation), dated).await?;
+    let mapping = |m: &Mapping| json!({"containerName": m.container, "resourceName": m.resource, "requestName": m.request});
+    let mappings: Vec<Value> = demand.mappings.iter().map(mapping).collect();
+    let status = json!({"metadata": {"uid": uid}, "status": {"extendedResourceClaimStatus": {
+        "requestMappings": mappings, "resourceClaimName": claim}}});
+    let pods: Api<Pod> = Api::namespaced(kube.clone(), namespace);
+    let told = pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await;
+    told.map(drop)
+        .map_err(|e| format!("update pod {namespace}/{name} ExtendedResourceClaimStatus: {}", text(e)))
+}
+
+/// Takes away a claim that was made for a pod's extended resources.
+pub async fn unmake(kube: kube::Client, key: ObjectKey) {
+    let api = claims_of(&kube, &key.namespace);
+    for attempt in 0..TRIES {
+        tokio::time::sleep(Duration::from_millis(if attempt == 0 { 0 } else { 10 << attempt })).await;
+        let gone = async {
+            let now = api.get(&key.name).await?;
+            let mut finalizers = now.metadata.finalizers.clone().unwrap_or_default();
+            finalizers.retain(|f| f != FINALIZER);
+            let body = json!({"metadata": {"uid": now.metadata.uid, "finalizers": finalizers,
+                "resourceVersion": now.metadata.resource_version}});
+            api.patch(&key.name, &parameters(), &Patch::Merge(&body)).await?;
+            let preconditions = Preconditions { uid: now.metadata.uid, resource_version: None };
+            let only_it = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            api.delete(&key.name, &only_it).await
+        };
+        match gone.await {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) if status.code == 404 => return,
+            Err(error) => tracing::debug!(%error, claim = %key, "claim for extended resources not deleted"),
+        }
+    }
 }
 
 /// The version of the claim that is reserved.
 async fn one(
     kube: &kube::Client,
     pod: &PodInfo,
-    claim: &Claim,
+    mut object: Value,
+    key: &ObjectKey,
     allocation: Option<&Value>,
     dated: bool,
 ) -> Result<u64, Failure> {
-    let api = claims_of(kube, claim.object.namespace());
-    let key = claim.object.key();
-    let mut object: Value = serde_json::from_slice(claim.object.bytes()).map_err(|e| e.to_string())?;
+    let api = claims_of(kube, &key.namespace);
     let mut last = String::new();
     for attempt in 0..TRIES {
         if attempt > 0 {
             tokio::time::sleep(Duration::from_millis(10 << attempt)).await;
-            let fresh = api.get(claim.object.name()).await;
+            let fresh = api.get(&key.name).await;
             let fresh = fresh.map_err(|e| format!("get updated claim {key} after conflict: {}", text(e)))?;
             object = serde_json::to_value(fresh).map_err(|e| e.to_string())?;
         }
@@ -175,14 +278,20 @@ async fn write(
 }
 
 /// Waits until the devices of all claims are attached.
-pub async fn attached(claims: &Informer, work: &Work) -> Result<(), Failure> {
+pub async fn attached(claims: &Informer, work: &Work, made: Option<&ObjectKey>) -> Result<(), Failure> {
     loop {
         let mut until: Option<Timestamp> = None;
         let mut ready = true;
-        for (claim, _) in &work.claims {
-            let key = claim.object.key();
-            let missing = || format!("could not find claim \"{key}\"");
-            let now = claims.get(key).ok_or_else(missing)?;
+        for key in work.claims.iter().map(|(claim, _)| claim.object.key()).chain(made) {
+            let now = match claims.get(key) {
+                Some(now) => now,
+                // The cache has yet to hear of it.
+                None if made == Some(key) => {
+                    ready = false;
+                    continue;
+                }
+                None => return Err(format!("could not find claim \"{key}\"")),
+            };
             let now = Claim::new(now).map_err(|e| e.to_string())?;
             // The cache may not show our own write yet.
             let Some(allocation) = &now.allocation else {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use yare_client::{Cached, ViewError};
 
 use super::{
+    extended::ANNOTATION,
     taken::Holding,
     types::{Amounts, DeviceId, Node, NodeSelector, PoolId},
 };
@@ -22,6 +23,8 @@ pub struct Claim {
     pub allocation: Option<Allocated>,
     /// Uids of those for whom it is reserved.
     pub reserved_for: Vec<Box<str>>,
+    /// The pod for whose extended resources it was made, by uid.
+    pub extended_for: Option<Box<str>>,
 }
 
 /// The allocation of a claim.
@@ -62,7 +65,15 @@ pub enum Readiness {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct View {
+    metadata: Metadata,
     status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Metadata {
+    #[serde(deserialize_with = "nullable")]
+    annotations: BTreeMap<Box<str>, Box<str>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -138,11 +149,13 @@ struct Condition {
 impl Claim {
     /// Reads a ResourceClaim.
     pub fn new(object: Cached) -> Result<Self, ViewError> {
-        let View { status } = object.view()?;
+        let View { metadata, status } = object.view()?;
+        let is_extended = metadata.annotations.get(ANNOTATION).is_some_and(|v| **v == *"true");
         let devices = &status.devices;
         Ok(Self {
             allocation: status.allocation.map(|a| Allocated::new(a, devices)),
             reserved_for: status.reserved_for.into_iter().map(|c| c.uid).collect(),
+            extended_for: object.controller().filter(|_| is_extended).map(|owner| (*owner.uid).into()),
             object,
         })
     }

@@ -3,6 +3,7 @@
 pub mod allocator;
 pub mod bind;
 pub mod claim;
+pub mod extended;
 pub mod programs;
 pub mod slices;
 pub mod state;

@@ -9,6 +9,7 @@ use yare_schema::features::Gates;
 use super::{
     allocator::{Features, World},
     claim::Claim,
+    extended::Resources,
     programs::Programs,
     slices::Slices,
     taken::{Holding, Taken},
@@ -50,6 +51,12 @@ pub struct Devices {
     classes: HashMap<Box<str>, Arc<Class>>,
     slices: Slices,
     taken: Taken,
+    /// Which class stands for which extended resource.
+    resources: Resources,
+    /// Claims that were made for extended resources, by the pod's uid.
+    extended: HashMap<Box<str>, ObjectKey>,
+    /// What was decided for such claims that are not known yet, by the pod's uid.
+    coming: HashMap<Box<str>, Vec<Holding>>,
 }
 
 impl Default for Devices {
@@ -68,6 +75,9 @@ impl Devices {
             classes: HashMap::new(),
             slices: Slices::default(),
             taken: Taken::default(),
+            resources: Resources::default(),
+            extended: HashMap::new(),
+            coming: HashMap::new(),
         }
     }
 
@@ -111,11 +121,44 @@ impl Devices {
         self.classes.values()
     }
 
+    /// The class that stands for an extended resource.
+    pub fn class_of_resource(&self, resource: &str) -> Option<&str> {
+        self.resources.class(resource).filter(|_| self.features.extended)
+    }
+
+    /// The claim that was made for a pod's extended resources.
+    pub fn extended_claim(&self, pod_uid: &str) -> Option<&Arc<Claim>> {
+        self.claim(self.extended.get(pod_uid)?)
+    }
+
+    /// Counts what a pod's claim for extended resources will hold, once it is made.
+    pub fn assume_extended(&mut self, pod_uid: &str, holdings: Vec<Holding>) {
+        self.taken.add(&holdings);
+        if let Some(before) = self.coming.insert(pod_uid.into(), holdings) {
+            self.taken.remove(&before);
+        }
+    }
+
+    /// Takes back what [`Self::assume_extended`] did, or it is told otherwise now; whether there was something.
+    pub fn restore_extended(&mut self, pod_uid: &str) -> bool {
+        let coming = self.coming.remove(pod_uid);
+        if let Some(holdings) = &coming {
+            self.taken.remove(holdings);
+        }
+        coming.is_some()
+    }
+
     /// Takes in a claim.
     pub fn set_claim(&mut self, object: Cached) -> Result<ClaimChange, ViewError> {
         let claim = Arc::new(Claim::new(object)?);
         let key = claim.object.key().clone();
         self.taken.add(claim.holdings());
+        if let Some(pod) = &claim.extended_for {
+            self.extended.insert(pod.clone(), key.clone());
+            if claim.allocation.is_some() {
+                self.restore_extended(pod);
+            }
+        }
         let before = self.claims.remove(&key);
         let mut change = ClaimChange { freed: false, itself: true };
         let mut spec = Arc::default();
@@ -149,7 +192,16 @@ impl Devices {
         if let Some(assumed) = &known.assumed {
             self.taken.remove(&assumed.holdings);
         }
-        known.said.allocation.is_some() || known.assumed.is_some()
+        let mut freed = known.said.allocation.is_some() || known.assumed.is_some();
+        if let Some(pod) = &known.said.extended_for
+            && self.extended.get(pod) == Some(key)
+        {
+            self.extended.remove(pod);
+            self.restore_extended(pod);
+            // Its pod may be waiting for it to go.
+            freed = true;
+        }
+        freed
     }
 
     /// Counts an allocation as if it were written already.
@@ -187,12 +239,14 @@ impl Devices {
     pub fn set_class(&mut self, object: &Cached) -> Result<(), ViewError> {
         let class = Class::new(object, self.programs.get_mut())?;
         self.classes.insert(class.name.clone(), Arc::new(class));
+        self.resources = Resources::new(self.classes.values());
         Ok(())
     }
 
     /// Forgets a class.
     pub fn remove_class(&mut self, name: &str) {
         self.classes.remove(name);
+        self.resources = Resources::new(self.classes.values());
     }
 
     /// Takes in a slice.
@@ -223,7 +277,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::devices::types::{DeviceId, PoolId};
+    use crate::devices::{
+        extended::ANNOTATION,
+        types::{DeviceId, PoolId},
+    };
 
     fn claim(version: u64, device: Option<&str>) -> Cached {
         let mut out = json!({"metadata": {"name": "c", "namespace": "default", "uid": "u",
@@ -243,6 +300,37 @@ mod tests {
         let key = ObjectKey::new("default", "c");
         devices.assume(&key, vec![Holding { device: id("x"), share: None }]);
         assert!(devices.world().taken.has(&id("x")) && devices.is_in_flight(&key));
+    }
+
+    #[test]
+    fn extended_resources_count_from_the_decision_on() {
+        let holdings = || vec![Holding { device: id("x"), share: None }];
+        let mut devices = Devices::default();
+        let taken = |devices: &Devices| devices.world().taken.has(&id("x"));
+        let own = |version: u64, device: Option<&str>| {
+            let mut object: Value = serde_json::from_slice(claim(version, device).bytes()).unwrap();
+            object["metadata"]["annotations"] = json!({ANNOTATION: "true"});
+            object["metadata"]["ownerReferences"] =
+                json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pod", "controller": true}]);
+            Cached::new(Bytes::from(object.to_string())).unwrap()
+        };
+        devices.assume_extended("pod", holdings());
+        assert!(taken(&devices) && devices.extended_claim("pod").is_none());
+        // Made, then allocated: it counts once.
+        devices.set_claim(own(1, None)).unwrap();
+        assert!(taken(&devices) && devices.extended_claim("pod").is_some());
+        devices.set_claim(own(2, Some("x"))).unwrap();
+        assert!(taken(&devices) && !devices.restore_extended("pod"));
+        assert!(devices.remove_claim(&ObjectKey::new("default", "c")));
+        assert!(!taken(&devices) && devices.extended_claim("pod").is_none());
+
+        // It could not be made, or went before it was allocated.
+        devices.assume_extended("pod", holdings());
+        assert!(devices.restore_extended("pod") && !taken(&devices));
+        devices.assume_extended("pod", holdings());
+        devices.set_claim(own(3, None)).unwrap();
+        assert!(devices.remove_claim(&ObjectKey::new("default", "c")));
+        assert!(!taken(&devices));
     }
 
     #[test]

@@ -2,7 +2,11 @@
 //! allocated yet gets devices there; which, is decided here, and written by [`crate::devices::bind`] before the pod
 //! is bound.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use yare_client::ObjectKey;
@@ -14,6 +18,7 @@ use crate::{
         allocator::{self, Allocation, Failure},
         bind,
         claim::{Claim, Readiness},
+        extended::{self, Asking, Demand},
         state::Devices,
         types::{ClaimSpec, Node},
     },
@@ -34,8 +39,79 @@ pub enum Obstacle {
     Error(String),
 }
 
-/// What the claims of a pod get on a node: all of them, with an allocation where that is new.
-pub type Decision = Vec<(Arc<Claim>, Option<Allocation>)>;
+/// What a pod gets on a node.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// All its claims, each with an allocation where that is new.
+    pub claims: Vec<(Arc<Claim>, Option<Allocation>)>,
+    /// The claim that is to be made for its extended resources.
+    pub extended: Option<(Arc<Wish>, Allocation)>,
+}
+
+impl Decision {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.extended.is_none()
+    }
+}
+
+/// What a pod's extended resources come to on nodes where the same of them are devices.
+#[derive(Debug)]
+pub struct Wish {
+    /// Requests, and whom they serve.
+    pub demand: Demand,
+    spec: Arc<ClaimSpec>,
+}
+
+/// What a pod asks for that devices stand behind.
+struct Extended {
+    containers: Arc<[Asking]>,
+    pod: ObjectKey,
+    /// Resources and their classes.
+    resources: Vec<(Box<str>, Box<str>)>,
+    /// The claim of an attempt that led nowhere, which must go first.
+    stale: Option<Arc<Claim>>,
+    /// By which of the resources are devices.
+    wishes: RefCell<HashMap<Vec<bool>, Arc<Wish>>>,
+}
+
+impl Extended {
+    /// `None`: no devices stand behind anything that the pod asks for.
+    fn new(pod: &PodInfo, devices: &Devices) -> Option<Self> {
+        let containers = pod.extended.clone()?;
+        let of = |(name, amount): &(Box<str>, i64)| {
+            let asked = *amount > 0 && extended::may_stand_behind(name);
+            asked.then(|| devices.class_of_resource(name)).flatten().map(|class| (name.clone(), class.into()))
+        };
+        let resources: Vec<_> = pod.requests.other.iter().filter_map(of).collect();
+        (!resources.is_empty()).then(|| Self {
+            containers,
+            pod: pod.key().clone(),
+            resources,
+            stale: devices.extended_claim(pod.object.uid()).cloned(),
+            wishes: RefCell::default(),
+        })
+    }
+
+    /// What the pod needs devices for on a node; `None`: plugins count all of it there.
+    fn wish(&self, node: &NodeInfo) -> Option<Arc<Wish>> {
+        let are: Vec<bool> =
+            self.resources.iter().map(|(name, _)| node.allocatable.other(name) == 0).collect();
+        if !are.contains(&true) {
+            return None;
+        }
+        if let Some(wish) = self.wishes.borrow().get(&are) {
+            return Some(wish.clone());
+        }
+        let chosen = self.resources.iter().zip(&are).filter(|(_, is)| **is);
+        let classes: BTreeMap<&str, &str> = chosen.map(|((name, class), _)| (&**name, &**class)).collect();
+        let demand = Demand::new(&self.containers, &classes);
+        let spec = Arc::new(demand.spec(&self.pod));
+        let wish = Arc::new(Wish { demand, spec });
+        self.wishes.borrow_mut().insert(are, wish.clone());
+        Some(wish)
+    }
+}
 
 /// The pod's claims.
 #[derive(Default)]
@@ -47,6 +123,8 @@ pub struct Prepared {
     decided: RefCell<HashMap<Box<str>, Arc<Vec<Allocation>>>>,
     /// Claims (by place) whose allocation keeps the pod off some node.
     unavailable: RefCell<Vec<usize>>,
+    /// Its extended resources, where devices stand behind some.
+    extended: Option<Extended>,
 }
 
 struct Wanted {
@@ -95,7 +173,7 @@ pub fn claims<'c>(pod: &PodInfo, devices: &'c Devices) -> Result<Vec<&'c Arc<Cla
 impl Prepared {
     /// `Err`: why no node will do.
     pub fn new(pod: &PodInfo, devices: &Devices) -> Result<Self, Obstacle> {
-        let mut out = Self::default();
+        let mut out = Self { extended: Extended::new(pod, devices), ..Self::default() };
         for claim in claims(pod, devices).map_err(Obstacle::Wait)? {
             let key = claim.object.key();
             let spec = devices.spec(key).map_err(|e| Obstacle::Error(e.to_string()))?;
@@ -114,28 +192,40 @@ impl Prepared {
         Ok(out)
     }
 
-    /// Whether the pod has no claims.
+    /// Whether the pod wants no devices.
     pub fn is_empty(&self) -> bool {
-        self.claims.is_empty()
+        self.claims.is_empty() && self.extended.is_none()
     }
 
     /// Claims whose allocation keeps the pod off some node.
     pub fn unavailable(&self) -> Vec<Arc<Claim>> {
-        self.unavailable.borrow().iter().map(|at| self.claims[*at].claim.clone()).collect()
+        let stale = self.extended.as_ref().and_then(|e| e.stale.clone());
+        self.unavailable.borrow().iter().map(|at| self.claims[*at].claim.clone()).chain(stale).collect()
     }
 
-    /// What the pod's claims get on the node: all of them, with an allocation where that is new.
-    pub fn decide(&self, devices: &Devices, node: Node<'_>) -> Result<Decision, Rejection> {
-        let made = self.look(devices, node)?;
+    /// What the pod gets on the node.
+    pub fn decide(&self, devices: &Devices, node: &NodeInfo) -> Result<Decision, Rejection> {
+        let (made, wish) = self.look(devices, node)?;
         let mut made = made.iter();
         let with = |w: &Wanted| {
             let allocation = if w.allocate { made.next().cloned() } else { None };
             (w.claim.clone(), allocation)
         };
-        Ok(self.claims.iter().map(with).collect())
+        let claims = self.claims.iter().map(with).collect();
+        let extended = wish.and_then(|wish| Some((wish, made.next().cloned()?)));
+        Ok(Decision { claims, extended })
     }
 
-    fn look(&self, devices: &Devices, node: Node<'_>) -> Result<Arc<Vec<Allocation>>, Rejection> {
+    /// Allocations of the claims that have none, in their order, then one for what extended resources wish.
+    fn look(&self, devices: &Devices, place: &NodeInfo) -> Result<Looked, Rejection> {
+        let node = node_of(place);
+        let wish = match &self.extended {
+            Some(Extended { stale: Some(_), .. }) => {
+                return Err(Rejection::lasting("cannot schedule extended resource claim"));
+            }
+            Some(extended) => extended.wish(place),
+            None => None,
+        };
         let unavailable = |w: &Wanted| {
             if !w.claim.is_available_on(node) {
                 return true;
@@ -153,8 +243,16 @@ impl Prepared {
         };
         let away: Vec<usize> = (0..self.claims.len()).filter(|at| unavailable(&self.claims[*at])).collect();
         let mut made = Arc::default();
-        if !self.specs.is_empty() {
-            match allocator::allocate(&devices.world(), node, &self.specs) {
+        let with_wish: Vec<Arc<ClaimSpec>>;
+        let specs = match &wish {
+            Some(wish) => {
+                with_wish = self.specs.iter().chain([&wish.spec]).cloned().collect();
+                &with_wish
+            }
+            None => &self.specs,
+        };
+        if !specs.is_empty() {
+            match allocator::allocate(&devices.world(), node, specs) {
                 Ok(Some(allocations)) => made = Arc::new(allocations),
                 Ok(None) => return Err(Rejection::lasting("cannot allocate all claims")),
                 Err(Failure::Node(why)) => return Err(Rejection { lasting: true, ..why.into() }),
@@ -172,9 +270,12 @@ impl Prepared {
             all.dedup();
             return Err(Rejection::lasting("resourceclaim not available on the node"));
         }
-        Ok(made)
+        Ok((made, wish))
     }
 }
+
+/// See [`Prepared::look`].
+type Looked = (Arc<Vec<Allocation>>, Option<Arc<Wish>>);
 
 /// Classes must be there, whatever the node.
 fn check(spec: &ClaimSpec, devices: &Devices) -> Result<(), Obstacle> {
@@ -201,7 +302,7 @@ fn check(spec: &ClaimSpec, devices: &Devices) -> Result<(), Obstacle> {
 }
 
 /// A node as the allocator sees it.
-pub fn node_of(node: &NodeInfo) -> Node<'_> {
+fn node_of(node: &NodeInfo) -> Node<'_> {
     Node { name: node.name(), labels: node.labels() }
 }
 
@@ -214,7 +315,7 @@ impl Plugin for DynamicResources {
         node: &NodeInfo,
     ) -> Result<(), Rejection> {
         let prepared = &state.devices;
-        let made = prepared.look(&cluster.devices, node_of(node))?;
+        let (made, _) = prepared.look(&cluster.devices, node)?;
         if !prepared.specs.is_empty() {
             prepared.decided.borrow_mut().insert(node.name().into(), made);
         }

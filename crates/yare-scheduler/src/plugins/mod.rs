@@ -28,7 +28,7 @@ use crate::{
     storage::Decision,
 };
 
-pub use dynamic_resources::claims;
+pub use dynamic_resources::{Decision as DevicesDecision, Wish, claims};
 
 /// The best score of a node.
 pub const MAX_SCORE: i64 = 100;
@@ -197,10 +197,10 @@ impl State {
         self.binding.decide(&cluster.storage, place).ok()
     }
 
-    /// What a node would mean for the pod's claims for devices; each with an allocation where that is new.
+    /// What a node would mean for the pod's claims for devices.
     pub fn decide_devices(&self, cluster: &Cluster, node: &str) -> Option<dynamic_resources::Decision> {
         let place = cluster.nodes().iter().find(|n| n.name() == node)?;
-        self.devices.decide(&cluster.devices, dynamic_resources::node_of(place)).ok()
+        self.devices.decide(&cluster.devices, place).ok()
     }
 
     /// Claims for devices whose allocation kept the pod off some node that was looked at.
@@ -300,7 +300,7 @@ pub static PLUGINS: &[Row] = &[
         "NodeResourcesFit",
         &resources_fit::ResourcesFit,
         1,
-        Events::POD_REMOVED.and(Events::POD_SHRANK).and(Events::NODE_ALLOCATABLE),
+        Events::POD_REMOVED.and(Events::POD_SHRANK).and(Events::NODE_ALLOCATABLE).and(Events::DEVICE_CLASS),
     ),
     volumes(
         "VolumeRestrictions",

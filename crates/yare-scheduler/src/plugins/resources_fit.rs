@@ -11,7 +11,7 @@ use crate::{
 pub struct ResourcesFit;
 
 impl Plugin for ResourcesFit {
-    fn filter(&self, pod: &PodInfo, _: &State, _: &Cluster, node: &NodeInfo) -> Result<(), Rejection> {
+    fn filter(&self, pod: &PodInfo, _: &State, cluster: &Cluster, node: &NodeInfo) -> Result<(), Rejection> {
         let (want, have, used) = (&pod.requests, &node.allocatable, &node.requested);
         let short = |want: i64, have: i64, used: i64| want > 0 && want > have - used;
         let mut reasons: Vec<Cow<'static, str>> = Vec::new();
@@ -27,7 +27,9 @@ impl Plugin for ResourcesFit {
         if short(want.ephemeral_bytes, have.ephemeral_bytes, used.ephemeral_bytes) {
             reasons.push("Insufficient ephemeral-storage".into());
         }
-        for (name, amount) in &want.other {
+        // What no plugin counts on this node may be there as devices: that is another plugin's question.
+        let counted = |name: &str| have.other(name) > 0 || cluster.devices.class_of_resource(name).is_none();
+        for (name, amount) in want.other.iter().filter(|(name, _)| counted(name)) {
             if short(*amount, have.other(name), used.other(name)) {
                 reasons.push(format!("Insufficient {name}").into());
             }
@@ -39,7 +41,7 @@ impl Plugin for ResourcesFit {
         let lasting = want.cpu_milli > have.cpu_milli
             || want.memory_bytes > have.memory_bytes
             || want.ephemeral_bytes > have.ephemeral_bytes
-            || want.other.iter().any(|(name, amount)| *amount > have.other(name));
+            || want.other.iter().any(|(name, amount)| *amount > have.other(name) && counted(name));
         Err(Rejection { reasons, lasting, error: false })
     }
 

@@ -260,19 +260,20 @@ impl DeviceManager {
         if state.is_empty() { BTreeMap::new() } else { state.offered(uid) }
     }
 
-    /// A container's requests for devices.
-    fn requests(&self, container: &Container) -> Vec<(String, usize)> {
+    /// A container's requests for devices of plugins.
+    fn requests(&self, pod: &Pod, container: &Container) -> Vec<(String, usize)> {
         let state = self.state.lock();
         if state.is_empty() {
             return Vec::new();
         }
-        let limits = container.resources.limits.iter().filter(|(name, _)| state.knows(name));
+        let of_plugin = |name: &str| state.knows(name) && !pod.status.is_claimed(Some(&container.name), name);
+        let limits = container.resources.limits.iter().filter(|(name, _)| of_plugin(name));
         limits.map(|(name, amount)| (name.clone(), count(amount))).collect()
     }
 
     /// Whether a container asks for devices of plugins.
-    pub(crate) fn concerns(&self, container: &Container) -> bool {
-        !self.requests(container).is_empty()
+    pub(crate) fn concerns(&self, pod: &Pod, container: &Container) -> bool {
+        !self.requests(pod, container).is_empty()
     }
 
     /// Gives a container its devices, when its pod is admitted.
@@ -280,7 +281,7 @@ impl DeviceManager {
         let uid = &pod.metadata.uid;
         let mut given = false;
         let mut outcome = Ok(());
-        for (resource, required) in self.requests(container) {
+        for (resource, required) in self.requests(pod, container) {
             let request = Request { uid, container: &container.name, resource: &resource, required };
             match self.allocate_one(request, hint).await {
                 Ok(new) => given |= new,
@@ -350,11 +351,12 @@ impl DeviceManager {
     pub(crate) fn hints(&self, pod: &Pod, container: Option<&Container>) -> Hints {
         let uid = &pod.metadata.uid;
         let requests: Vec<(String, usize)> = match container {
-            Some(container) => self.requests(container),
+            Some(container) => self.requests(pod, container),
             None => {
                 let totals = crate::pod::qos::totals(pod, |r| &r.limits);
                 let state = self.state.lock();
-                let known = totals.into_iter().filter(|(name, _)| state.knows(name));
+                let of_plugin = |name: &str| state.knows(name) && !pod.status.is_claimed(None, name);
+                let known = totals.into_iter().filter(|(name, _)| of_plugin(name));
                 known
                     .map(|(name, nanos)| (name, usize::try_from(nanos / 1_000_000_000).unwrap_or(0)))
                     .collect()
@@ -377,7 +379,7 @@ impl DeviceManager {
     pub(crate) async fn pre_start(&self, pod: &Pod, container: &Container) -> Result<bool, String> {
         let uid = &pod.metadata.uid;
         let mut missing = false;
-        for (resource, required) in self.requests(container) {
+        for (resource, required) in self.requests(pod, container) {
             if required == 0 {
                 continue;
             }

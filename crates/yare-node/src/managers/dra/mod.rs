@@ -205,7 +205,7 @@ impl DraManager {
 
     /// Makes a pod's claims ready.
     pub(crate) async fn prepare(&self, kubelet: &Kubelet, pod: &Pod) -> Result<(), String> {
-        if pod.spec.resource_claims.is_empty() {
+        if pod.spec.resource_claims.is_empty() && pod.status.extended_resource_claim_status.is_none() {
             return Ok(());
         }
         let _turn = self.turn.lock().await;
@@ -219,6 +219,9 @@ impl DraManager {
         for claim in &pod.spec.resource_claims {
             let Some((name, owned)) = claim_name(pod, &claim.name)? else { continue };
             wanted.push(look_at(kubelet, pod, &name, owned).await?);
+        }
+        if let Some(extended) = &pod.status.extended_resource_claim_status {
+            wanted.push(look_at(kubelet, pod, &extended.resource_claim_name, false).await?);
         }
         for claim in &wanted {
             for driver in claim.driver_state.keys() {
@@ -366,9 +369,15 @@ impl DraManager {
 
     /// The CDI names of what a container claims.
     pub(crate) fn cdi(&self, pod: &Pod, container: &Container) -> Result<Vec<String>, String> {
+        let mut wanted: Vec<(String, &str)> = Vec::new();
+        for claim in &container.resources.claims {
+            if let Some((name, _)) = claim_name(pod, &claim.name)? {
+                wanted.push((name, &claim.request));
+            }
+        }
+        wanted.extend(extended(pod, container));
         let mut names: Vec<String> = Vec::new();
-        for wanted in &container.resources.claims {
-            let Some((name, _)) = claim_name(pod, &wanted.name)? else { continue };
+        for (name, request) in wanted {
             let claims = self.claims.lock();
             let Some(info) = claims.get(&pod.metadata.namespace, &name) else {
                 return Err(format!(
@@ -376,7 +385,7 @@ impl DraManager {
                     pod.metadata.namespace
                 ));
             };
-            for (_, device) in info.devices().filter(|(_, d)| d.serves(&wanted.request)) {
+            for (_, device) in info.devices().filter(|(_, d)| d.serves(request)) {
                 names.extend(device.cdi().iter().filter(|n| !names.contains(n)).cloned().collect::<Vec<_>>());
             }
         }
@@ -388,7 +397,11 @@ impl DraManager {
         let claims = self.claims.lock();
         let wanted: BTreeSet<&str> = container.resources.claims.iter().map(|c| c.name.as_str()).collect();
         let names = wanted.into_iter().filter_map(|name| claim_name(pod, name).ok().flatten());
-        names.filter_map(|(name, _)| claims.get(&pod.metadata.namespace, &name).cloned()).collect()
+        let extended = extended(pod, container).next().map(|(name, _)| (name, true));
+        names
+            .chain(extended)
+            .filter_map(|(name, _)| claims.get(&pod.metadata.namespace, &name).cloned())
+            .collect()
     }
 
     /// Adds to a status how the claimed devices are.
@@ -430,6 +443,20 @@ impl DraManager {
             }
         }
     }
+}
+
+/// The claim behind a container's extended resources, with each request of it that serves the container.
+fn extended<'p>(pod: &'p Pod, container: &'p Container) -> impl Iterator<Item = (String, &'p str)> {
+    let status = pod.status.extended_resource_claim_status.iter();
+    let asks = |resource: &str| {
+        let amount = container.resources.requests.get(resource);
+        amount.is_some_and(|a| crate::quantity::value(a) > 0)
+    };
+    status.flat_map(move |status| {
+        let own = status.request_mappings.iter().filter(move |m| m.container_name == container.name);
+        own.filter(move |m| asks(&m.resource_name))
+            .map(|m| (status.resource_claim_name.clone(), m.request_name.as_str()))
+    })
 }
 
 fn call_claim(info: &ClaimInfo) -> Claim {

@@ -50,6 +50,8 @@ pub struct Features {
     pub shared: bool,
     /// Taints count.
     pub taints: bool,
+    /// Devices may stand behind extended resources.
+    pub extended: bool,
 }
 
 impl Features {
@@ -62,6 +64,7 @@ impl Features {
             lists: gates.is_on("DRAPrioritizedList"),
             shared: gates.is_on("DRAConsumableCapacity"),
             taints: gates.is_on("DRADeviceTaints"),
+            extended: gates.is_on("DRAExtendedResource"),
         }
     }
 }
