@@ -11,6 +11,7 @@ use yare_client::{Cached, Change, Informer, ObjectKey, PODS, RESOURCE_CLAIMS, RE
 use crate::{
     context::{Context, Error},
     harness::{Next, Reconcile},
+    metrics::{DEVICE_EVICTION_S, DEVICE_EVICTIONS},
     ownership::is_controlled_by,
     pod_end,
     resource_claim::{Consumer, Named, PodClaims},
@@ -196,6 +197,11 @@ impl Reconcile for DeviceTaintEviction {
                 let condition = pod_end::disruption("DeletionByDeviceTaintManager", why, now);
                 pod_end::mark(&self.context, &pod, &state, false, Some(&condition)).await?;
                 pod_end::delete(&self.context, &pod).await?;
+                let table = &self.context.config.metrics.table;
+                table.count(&DEVICE_EVICTIONS, &[]);
+                if let Some(due) = due_at(&given, &taints, now) {
+                    table.observe(&DEVICE_EVICTION_S, &[], since(self.context.now(), due).as_secs_f64());
+                }
                 Ok(Next::Done)
             }
         }
@@ -241,6 +247,11 @@ impl DeviceTaintEviction {
 
 /// How long until the pod has to go; `None`: it may stay for ever.
 fn evict_in(given: &[Given], taints: &[Vec<Taint>], now: Timestamp) -> Option<Duration> {
+    due_at(given, taints, now).map(|due| since(due, now))
+}
+
+/// When the pod has to go; `None`: it may stay for ever.
+fn due_at(given: &[Given], taints: &[Vec<Taint>], now: Timestamp) -> Option<Timestamp> {
     let left = |given: &Given, taint: &Taint| {
         let matching: Vec<&Toleration> = given.tolerations.iter().filter(|t| t.tolerates(taint)).collect();
         if matching.iter().any(|t| t.toleration_seconds.is_none()) {
@@ -248,7 +259,7 @@ fn evict_in(given: &[Given], taints: &[Vec<Taint>], now: Timestamp) -> Option<Du
         }
         let seconds = matching.iter().filter_map(|t| t.toleration_seconds).min().unwrap_or(0);
         let seconds = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        Some(since(after(taint.time_added.unwrap_or(now), seconds), now))
+        Some(after(taint.time_added.unwrap_or(now), seconds))
     };
     let each = given.iter().zip(taints).flat_map(|(given, taints)| {
         let evicting = taints.iter().filter(|t| t.effect == "NoExecute");

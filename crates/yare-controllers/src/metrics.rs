@@ -72,6 +72,30 @@ pub(crate) static ZONE_UNHEALTHY: Family = Family::labelled(
     &["zone"],
     "[ALPHA] Gauge measuring number of not Ready Nodes per zones.",
 );
+pub(crate) static CLAIM_CREATES: Family = Family::labelled(
+    "resourceclaim_controller_creates_total",
+    Kind::Counter,
+    &["admin_access", "status"],
+    "[ALPHA] Number of ResourceClaims creation requests, categorized by creation status and admin access",
+);
+pub(crate) static CLAIMS: Family = Family::labelled(
+    "resourceclaim_controller_resource_claims",
+    Kind::Gauge,
+    &["admin_access", "allocated", "source"],
+    "[ALPHA] Number of ResourceClaims, categorized by allocation status, admin access, and source. Source can be 'resource_claim_template' (created from a template), 'extended_resource' (extended resources), or empty (manually created by a user).",
+);
+pub(crate) static DEVICE_EVICTIONS: Family = Family::labelled(
+    "device_taint_eviction_controller_pod_deletions_total",
+    Kind::Counter,
+    &[],
+    "[ALPHA] Total number of Pods deleted by DeviceTaintEvictionController since its start.",
+);
+pub(crate) static DEVICE_EVICTION_S: Family = Family::labelled(
+    "device_taint_eviction_controller_pod_deletion_duration_seconds",
+    Kind::Histogram(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]),
+    &[],
+    "[ALPHA] Latency, in seconds, between the time when a device taint effect has been activated and a Pod's deletion via DeviceTaintEvictionController.",
+);
 
 static FAMILIES: &[&Family] = &[
     &RUNNING,
@@ -84,6 +108,10 @@ static FAMILIES: &[&Family] = &[
     &ZONE_SIZE,
     &ZONE_HEALTH,
     &ZONE_UNHEALTHY,
+    &CLAIM_CREATES,
+    &CLAIMS,
+    &DEVICE_EVICTIONS,
+    &DEVICE_EVICTION_S,
 ];
 
 /// Upstream's names of work queues that are not the controller's without `-controller`. Where upstream has

@@ -16,6 +16,7 @@ use crate::{
     api::Deletion,
     context::{Context, Error},
     harness::{Next, Reconcile},
+    metrics,
     ownership::is_controlled_by,
     views::{Meta, nullable},
 };
@@ -24,6 +25,8 @@ use crate::{
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// Which entry of its pod's `resourceClaims` a claim was made for.
 const POD_CLAIM: &str = "resource.kubernetes.io/pod-claim-name";
+/// Tells a claim that the scheduler made for extended resources.
+const EXTENDED: &str = "resource.kubernetes.io/extended-resource-claim";
 /// What may stand before the random end of a name of 63 characters.
 const MAX_BASE: usize = 57;
 /// Before the name in the keys of claims; other keys are pods. No name has a colon.
@@ -179,6 +182,61 @@ impl ClaimStatus {
     }
 }
 
+/// A claim as it is counted.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CountedClaim {
+    metadata: Meta,
+    spec: CountedSpec,
+    status: ClaimStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CountedSpec {
+    devices: CountedDevices,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CountedDevices {
+    #[serde(deserialize_with = "nullable")]
+    requests: Vec<CountedRequest>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CountedRequest {
+    exactly: Option<CountedExact>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct CountedExact {
+    #[serde(deserialize_with = "nullable")]
+    admin_access: bool,
+}
+
+impl CountedClaim {
+    /// `admin_access`, `allocated`, `source`.
+    fn labels(&self) -> [&'static str; 3] {
+        let word = |is: bool| if is { "true" } else { "false" };
+        let annotation = |name: &str| self.metadata.annotations.get(name).map(String::as_str);
+        let source = match (annotation(EXTENDED), annotation(POD_CLAIM)) {
+            (Some("true"), _) => "extended_resource",
+            (_, Some(entry)) if !entry.is_empty() => "resource_claim_template",
+            _ => "",
+        };
+        [word(self.spec.has_admin_access()), word(self.status.allocation.is_some()), source]
+    }
+}
+
+impl CountedSpec {
+    fn has_admin_access(&self) -> bool {
+        self.devices.requests.iter().any(|r| r.exactly.as_ref().is_some_and(|e| e.admin_access))
+    }
+}
+
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Template {
@@ -234,6 +292,12 @@ pub fn changed_pod(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey))
 
 /// Claims, the pods that they were made for, and pods that were placed before a claim was allocated.
 pub fn changed_claim(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
+    for (claim, by) in [(&change.new, 1.0), (&change.old, -1.0)] {
+        let counted = claim.as_ref().and_then(|claim| claim.view::<CountedClaim>().ok());
+        if let Some(labels) = counted.map(|claim| claim.labels()) {
+            context.config.metrics.table.add(&metrics::CLAIMS, &labels, by);
+        }
+    }
     let Some(claim) = change.object() else { return };
     if let Some(owner) = claim.controller().filter(|o| &*o.kind == "Pod" && &*o.api_version == "v1") {
         add(ObjectKey::new(claim.namespace(), &owner.name));
@@ -373,6 +437,10 @@ impl ResourceClaims {
             "spec": spec.spec,
         });
         let created = self.context.api.create(&RESOURCE_CLAIMS, pod.namespace(), &claim).await;
+        let asks: CountedSpec = serde_json::from_value(claim["spec"].clone()).unwrap_or_default();
+        let admin = if asks.has_admin_access() { "true" } else { "false" };
+        let status = if created.is_ok() { "success" } else { "failure" };
+        self.context.config.metrics.table.count(&metrics::CLAIM_CREATES, &[admin, status]);
         let created = match created {
             Err(error) if error.is_namespace_terminating() => return Ok(None),
             Err(error) => return Err(Error::Other(format!("create ResourceClaim : {error}"))),

@@ -402,7 +402,7 @@ impl Kubelet {
             *share = Share::of(&self.allocations.held(pod));
         }
         self.claims_changed();
-        self.allocations.freed();
+        self.allocations.freed("pod_resized");
     }
 
     /// Gives back what a pod took, its ids too.
@@ -412,7 +412,7 @@ impl Kubelet {
         self.managers.release(uid);
         self.allocations.end(uid);
         self.claims_changed();
-        self.allocations.freed();
+        self.allocations.freed("pod_terminated");
     }
 
     fn claims_changed(&self) {
@@ -434,7 +434,7 @@ impl Kubelet {
             *before = pressures;
             news
         });
-        self.allocations.freed();
+        self.allocations.freed("periodic_retry");
     }
 
     /// Something of each pod that uses this node: all but those that have ended.

@@ -188,6 +188,30 @@ fn devices_stand_behind_resources() {
             let got = cluster.field(&object, path)?;
             ensure!(got == want, "{path}: {got}");
         }
+        let counts = |path: &str, wanted: &[&str]| {
+            cluster.soon(|| {
+                let page = cluster.kubectl(&["get", "--raw", path])?;
+                for series in wanted {
+                    ensure!(page.lines().any(|line| line.starts_with(series)), "no {series}");
+                }
+                Ok(())
+            })
+        };
+        counts(
+            "/metrics",
+            &[
+                "scheduler_resourceclaim_creates_total{status=\"success\"} 1",
+                "resourceclaim_controller_resource_claims{admin_access=\"false\",allocated=\"true\",source=\"extended_resource\"} 1",
+            ],
+        )?;
+        counts(
+            "/api/v1/nodes/node-1/proxy/metrics",
+            &[
+                "dra_resource_claims_in_use{driver_name=\"<any>\"} 1",
+                "dra_operations_duration_seconds_count{is_error=\"false\",operation_name=\"PrepareResources\"} 1",
+                "dra_grpc_operations_duration_seconds_count{driver_name=\"gpu.yare.example\",grpc_status_code=\"OK\",method_name=\"/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/NodePrepareResources\"} 1",
+            ],
+        )?;
         // The pod counts by the resource, its claim by the class.
         for name in [r"requests\.yare\.example/gpu", r"gpu\.deviceclass\.resource\.k8s\.io/devices"] {
             cluster.becomes("resourcequota/all", &format!(".status.used.{name}"), "1")?;

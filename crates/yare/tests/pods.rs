@@ -669,9 +669,26 @@ fn resized_in_place(runtime: Runtime) {
         let pending = ".status.conditions[?(@.type==\"PodResizePending\")].reason";
         cluster.becomes("pod/sized", pending, "Deferred")?;
         cluster.event("sized", "ResizeDeferred", "Node didn't have enough resource: cpu")?;
+        let counts = |wanted: &[&str]| {
+            cluster.soon(|| {
+                let page = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/node-1/proxy/metrics"])?;
+                for series in wanted {
+                    ensure!(page.lines().any(|line| line.starts_with(series)), "no {series}");
+                }
+                Ok(())
+            })
+        };
+        counts(&[
+            "kubelet_pod_pending_resizes{reason=\"deferred\"} 1",
+            "kubelet_pod_in_progress_resizes 0",
+            // The first; both containers' later ones; and the one that waits.
+            "kubelet_container_requested_resizes_total{operation=\"increase\",requirement=\"limits\",resource=\"memory\"} 2",
+            "kubelet_container_requested_resizes_total{operation=\"decrease\",requirement=\"requests\",resource=\"cpu\"} 1",
+            "kubelet_pod_resize_duration_milliseconds_count{success=\"true\"}",
+        ])?;
         cluster.kubectl(&["delete", "pod", "full"])?;
         holds("main", &format!("{}", (milli - 300) * 100), 64)?;
         cluster.becomes("pod/sized", pending, "")?;
-        Ok(())
+        counts(&["kubelet_pod_deferred_accepted_resizes_total{retry_trigger=\""])
     });
 }

@@ -20,11 +20,17 @@ pub(crate) struct Case<'a> {
 
 type Rule = fn(&Case<'_>) -> Option<String>;
 
-const RULES: &[Rule] = &[swap, pod_level, own_cpus, own_memory];
+/// Rules, each with upstream's word for its metric.
+const RULES: &[(&str, Rule)] = &[
+    ("swap_limitation", swap),
+    ("plr_feature_gate_off", pod_level),
+    ("guaranteed_pod_cpu_manager_static_policy", own_cpus),
+    ("guaranteed_pod_memory_manager_static_policy", own_memory),
+];
 
-/// Why this can never be; `None` where it is a question of room.
-pub(crate) fn obstacle(case: &Case<'_>) -> Option<String> {
-    RULES.iter().find_map(|rule| rule(case))
+/// Why this can never be, in a word and in a sentence; `None` where it is a question of room.
+pub(crate) fn obstacle(case: &Case<'_>) -> Option<(&'static str, String)> {
+    RULES.iter().find_map(|(word, rule)| rule(case).map(|text| (*word, text)))
 }
 
 fn amount<'a>(container: &'a Container, name: &str) -> Option<&'a String> {

@@ -19,7 +19,7 @@ mod queue;
 mod sizes;
 mod store;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +39,16 @@ use store::Store;
 
 use crate::error::Result;
 use crate::kubelet::Kubelet;
+use crate::metrics::{Metrics, table};
+use crate::quantity;
 use crate::view::{Container, Pod, PodCondition, ResourceRequirements};
 
 const ALLOCATED_FILE: &str = "allocated_pods_state";
 const IN_FORCE_FILE: &str = "actuated_pods_state";
 /// First sizes of pods are written together.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Upstream's word for looking again without a cause.
+const PERIODIC: &str = "periodic_retry";
 /// After a file could not be written.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -58,6 +62,8 @@ pub(crate) struct Allocations {
     turn: Mutex<()>,
     dirty: Notify,
     freed: Notify,
+    /// What last gave hope.
+    freed_by: Mutex<&'static str>,
 }
 
 struct State {
@@ -91,6 +97,7 @@ impl Allocations {
             turn: Mutex::new(()),
             dirty: Notify::new(),
             freed: Notify::new(),
+            freed_by: Mutex::new(""),
         })
     }
 
@@ -235,9 +242,10 @@ impl Allocations {
         self.dirty.notify_one();
     }
 
-    /// There may be room: pods that wait for it are looked at again.
-    pub(crate) fn freed(&self) {
+    /// There may be room: pods that wait for it are looked at again. `why`: upstream's word for it.
+    pub(crate) fn freed(&self, why: &'static str) {
         if self.state.lock().resizes.values().any(|r| r.waits) {
+            *self.freed_by.lock() = why;
             self.freed.notify_one();
         }
     }
@@ -253,21 +261,28 @@ impl Allocations {
     }
 
     /// Takes up what a pod wants: whether that is to be judged now.
-    fn take_up(&self, wants: &Pod) -> bool {
-        let mut state = self.state.lock();
+    fn take_up(&self, metrics: &Metrics, wants: &Pod) -> bool {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let uid = &wants.metadata.uid;
         let Some(allocated) = state.allocated.get(uid) else { return false };
         if !allocated.differs(wants, self.switches) {
             if let Some(resize) = state.resizes.get_mut(uid) {
                 resize.conditions.pending = None;
-                resize.judged = None;
+                if let Some(before) = resize.judged.take() {
+                    count_requested(metrics, &before, allocated);
+                }
                 resize.waits = false;
             }
             return false;
         }
         let sizes = Sizes::of(wants, self.switches);
         let resize = state.resizes.entry(uid.clone()).or_default();
+        let before = resize.judged.as_ref().unwrap_or(allocated);
         let news = resize.judged.as_ref() != Some(&sizes);
+        if news {
+            count_requested(metrics, before, &sizes);
+        }
         resize.waits |= news;
         news
     }
@@ -316,6 +331,20 @@ impl Allocations {
         self.state.lock().resizes.get_mut(uid)?.conditions.clear_in_progress()
     }
 
+    /// How many pods wait for their node's word, by reason, and how many are being resized.
+    pub(crate) fn unfinished(&self) -> (BTreeMap<String, u32>, u32) {
+        let state = self.state.lock();
+        let mut pending: BTreeMap<String, u32> = BTreeMap::new();
+        let mut in_progress = 0;
+        for resize in state.resizes.values() {
+            if let Some(reason) = resize.conditions.pending.as_ref().and_then(|c| c.reason.clone()) {
+                *pending.entry(reason).or_default() += 1;
+            }
+            in_progress += u32::from(resize.conditions.in_progress.is_some());
+        }
+        (pending, in_progress)
+    }
+
     fn waiting(&self) -> Vec<String> {
         self.state.lock().resizes.iter().filter(|(_, r)| r.waits).map(|(uid, _)| uid.clone()).collect()
     }
@@ -327,15 +356,40 @@ impl Allocations {
     }
 }
 
+/// Counts what is to change of containers.
+fn count_requested(metrics: &Metrics, before: &Sizes, after: &Sizes) {
+    let none = ResourceRequirements::default();
+    for (name, new) in &after.containers {
+        let old = before.containers.get(name).unwrap_or(&none);
+        for resource in ["memory", "cpu"] {
+            for (requirement, old, new) in
+                [("requests", &old.requests, &new.requests), ("limits", &old.limits, &new.limits)]
+            {
+                let nanos = |list: &BTreeMap<String, String>| {
+                    list.get(resource).and_then(|t| quantity::nanos(t)).unwrap_or(0)
+                };
+                let operation = match (nanos(old), nanos(new)) {
+                    (old, new) if old == new => continue,
+                    (_, 0) => "remove",
+                    (0, _) => "add",
+                    (old, new) if old < new => "increase",
+                    _ => "decrease",
+                };
+                metrics.count(&table::REQUESTED_RESIZES, &[operation, requirement, resource]);
+            }
+        }
+    }
+}
+
 /// Takes up what a pod wants; conditions and allocation are as they should be afterwards.
 pub(crate) fn consider(kubelet: &Kubelet, wants: &Arc<Pod>) {
-    if kubelet.allocations.take_up(wants) {
-        judge_all(kubelet);
+    if kubelet.allocations.take_up(&kubelet.metrics, wants) {
+        judge_all(kubelet, "pod_updated");
     }
 }
 
 /// Judges every pod that waits, the most urgent first.
-fn judge_all(kubelet: &Kubelet) {
+fn judge_all(kubelet: &Kubelet, trigger: &str) {
     let allocations = &kubelet.allocations;
     let _turn = allocations.turn.lock();
     let mut waiting = Vec::new();
@@ -348,15 +402,16 @@ fn judge_all(kubelet: &Kubelet) {
     }
     queue::sort(&mut waiting);
     for entry in waiting {
-        if judge(kubelet, &entry.has, &entry.wants) {
+        if judge(kubelet, &entry.has, &entry.wants, trigger) {
             entry.mailbox.wake();
         }
     }
 }
 
 /// Judges one pod; whether anything is different now.
-fn judge(kubelet: &Kubelet, has: &Arc<Pod>, wants: &Arc<Pod>) -> bool {
+fn judge(kubelet: &Kubelet, has: &Arc<Pod>, wants: &Arc<Pod>, trigger: &str) -> bool {
     let allocations = &kubelet.allocations;
+    let was_deferred = allocations.deferred_since(&wants.metadata.uid).is_some();
     let now = kubelet.seams.now();
     let event = |kind, reason: &str, text: String| kubelet.pod_event(wants, None, kind, reason, text);
     let generation = wants.metadata.generation;
@@ -369,7 +424,10 @@ fn judge(kubelet: &Kubelet, has: &Arc<Pod>, wants: &Arc<Pod>) -> bool {
         exclusive_memory: kubelet.managers.memory.active(),
     };
     let declined = match feasible::obstacle(&case) {
-        Some(obstacle) => Some((INFEASIBLE, "ResizeInfeasible", obstacle)),
+        Some((word, obstacle)) => {
+            kubelet.metrics.count(&table::INFEASIBLE_RESIZES, &[word]);
+            Some((INFEASIBLE, "ResizeInfeasible", obstacle))
+        }
         None => kubelet.admit_resize(wants).err().map(|r| (DEFERRED, "ResizeDeferred", r.message)),
     };
     if let Some((reason, name, text)) = declined {
@@ -387,6 +445,9 @@ fn judge(kubelet: &Kubelet, has: &Arc<Pod>, wants: &Arc<Pod>) -> bool {
         allocations.dirty.notify_one();
         return false;
     }
+    if was_deferred {
+        kubelet.metrics.count(&table::DEFERRED_RESIZES, &[trigger]);
+    }
     event(EventKind::Normal, "ResizeStarted", message("Pod resize started", wants, generation, ""));
     true
 }
@@ -398,7 +459,8 @@ pub(crate) async fn tend(kubelet: Arc<Kubelet>) {
         async {
             loop {
                 allocations.freed.notified().await;
-                judge_all(&kubelet);
+                let trigger = std::mem::take(&mut *allocations.freed_by.lock());
+                judge_all(&kubelet, trigger);
             }
         },
         async {
@@ -414,7 +476,7 @@ pub(crate) async fn tend(kubelet: Arc<Kubelet>) {
                     continue;
                 }
                 // What could not be agreed to because nothing could be written.
-                allocations.freed();
+                allocations.freed(PERIODIC);
             }
         }
     );

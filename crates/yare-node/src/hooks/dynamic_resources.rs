@@ -30,6 +30,6 @@ impl PodHook for DynamicResources {
     async fn tear_down(&self, kubelet: &Arc<Kubelet>, dirs: &PodDirs) -> Result<()> {
         // The directory of a pod is named by its uid.
         let uid = dirs.root.file_name().unwrap_or_default().to_string_lossy();
-        kubelet.managers.dra.unprepare(&uid).await.map_err(Error::Request)
+        kubelet.managers.dra.unprepare(&kubelet.metrics, &uid).await.map_err(Error::Request)
     }
 }

@@ -24,7 +24,11 @@ impl PluginHandler for DraPlugins {
     }
 
     async fn register(&self, kubelet: &Arc<Kubelet>, plugin: &Plugin) -> Result<(), String> {
-        kubelet.managers.dra.register(&plugin.name, &plugin.endpoint, &plugin.versions).await
+        kubelet
+            .managers
+            .dra
+            .register(&kubelet.metrics, &plugin.name, &plugin.endpoint, &plugin.versions)
+            .await
     }
 
     async fn deregister(&self, kubelet: &Arc<Kubelet>, plugin: &Plugin) {

@@ -24,6 +24,7 @@ pub(crate) async fn page(kubelet: &Arc<Kubelet>) -> Page {
         now.set(&table::CGROUP_VERSION, &[], if unified { 2.0 } else { 1.0 });
     }
     pods(kubelet, &states, &now);
+    resizes(kubelet, &now);
     logs(&states, &now);
     volumes(kubelet, &states, &now).await;
     let mut page = Page::new();
@@ -76,6 +77,18 @@ fn pods(kubelet: &Kubelet, states: &[PodState], now: &Counts) {
     }
     for (state, count) in by_state {
         now.set(&table::RUNNING_CONTAINERS, &[state], f64::from(count));
+    }
+}
+
+/// Resizes that are not done, and claims for devices.
+fn resizes(kubelet: &Kubelet, now: &Counts) {
+    let (pending, in_progress) = kubelet.allocations.unfinished();
+    for (reason, count) in pending {
+        now.set(&table::RESIZES_PENDING, &[&reason.to_lowercase()], f64::from(count));
+    }
+    now.set(&table::RESIZES_IN_PROGRESS, &[], f64::from(in_progress));
+    for (driver, count) in kubelet.managers.dra.claims_in_use() {
+        now.set(&table::DRA_CLAIMS, &[&driver], f64::from(count));
     }
 }
 

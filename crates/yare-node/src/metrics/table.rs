@@ -37,6 +37,29 @@ const OPERATIONS_S: &[f64] = &[
     298.023_223_876_953_1,
     745.058_059_692_382_8,
 ];
+/// How long drivers of devices take, seconds: from 0.1 to 40 in equal ratios.
+const DRIVERS_S: &[f64] = &[
+    0.1,
+    0.153_412_740_463_439_1,
+    0.235_354_689_365_024_96,
+    0.361_064_078_764_099_5,
+    0.553_918_298_061_075_2,
+    0.849_781_240_983_936_3,
+    1.303_672_689_737_678,
+    2.0,
+    3.068_254_809_268_781,
+    4.707_093_787_300_503,
+    7.221_281_575_281_985,
+    11.078_365_961_221_5,
+    16.995_624_819_678_717,
+    26.073_453_794_753_55,
+    40.0,
+];
+/// How long resizes take, milliseconds.
+const RESIZES_MS: &[f64] = &[
+    10.0, 50.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0, 30000.0, 60000.0, 120_000.0,
+    300_000.0, 600_000.0,
+];
 const HTTP: &[&str] = &["long_running", "method", "path", "server_type"];
 const CLAIM: &[&str] = &["namespace", "persistentvolumeclaim"];
 
@@ -50,10 +73,14 @@ macro_rules! table {
 
 #[rustfmt::skip]
 table! {
+    DRA_GRPC_DURATION: "dra_grpc_operations_duration_seconds", Histogram(DRIVERS_S), &["driver_name", "grpc_status_code", "method_name"], "[ALPHA] Duration in seconds of the DRA gRPC operations";
+    DRA_DURATION: "dra_operations_duration_seconds", Histogram(DRIVERS_S), &["is_error", "operation_name"], "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops. Identified by the name of the operation (PrepareResources or UnprepareResources) and separated by the success of the operation. The number of failed operations is provided through the histogram's overall count.";
+    DRA_CLAIMS: "dra_resource_claims_in_use", Gauge, &["driver_name"], "[ALPHA] The number of ResourceClaims that are currently in use on the node, by driver name (driver_name label value) and across all drivers (special value <any> for driver_name). Note that the sum of all by-driver counts is not the total number of in-use ResourceClaims because the same ResourceClaim might use devices from different drivers. Instead, use the count for the <any> driver_name.";
     ACTIVE_PODS: "kubelet_active_pods", Gauge, &["static"], "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.";
     ADMISSION_REJECTIONS: "kubelet_admission_rejections_total", Counter, &["reason"], "[ALPHA] Cumulative number pod admission rejections by the Kubelet.";
     CGROUP_VERSION: "kubelet_cgroup_version", Gauge, &[], "[ALPHA] cgroup version on the hosts.";
     LOG_BYTES: "kubelet_container_log_filesystem_used_bytes", Gauge, &["container", "namespace", "pod", "uid"], "[ALPHA] Bytes used by the container's logs on the filesystem.";
+    REQUESTED_RESIZES: "kubelet_container_requested_resizes_total", Counter, &["operation", "requirement", "resource"], "[ALPHA] Number of requested resizes, counted at the container level. Different resources on the same container are counted separately. The 'requirement' label refers to 'memory' or 'limits'; the 'operation' label can be one of 'add', 'remove', 'increase' or 'decrease'.";
     CONTAINERS_PER_POD: "kubelet_containers_per_pod_count", Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0]), &[], "[ALPHA] The number of containers per pod.";
     DESIRED_PODS: "kubelet_desired_pods", Gauge, &["static"], "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.";
     EVICTIONS: "kubelet_evictions", Counter, &["eviction_signal"], "[ALPHA] Cumulative number of pod evictions by eviction signal";
@@ -67,6 +94,11 @@ table! {
     MIRROR_PODS: "kubelet_mirror_pods", Gauge, &[], "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
     NODE_NAME: "kubelet_node_name", Gauge, &["node"], "[ALPHA] The node's name. The count is always 1.";
     POD_RELIST_DURATION: "kubelet_pleg_pod_relist_duration_seconds", Histogram(USUAL_S), &[], "[ALPHA] Duration in seconds for relisting a single pod in PLEG.";
+    DEFERRED_RESIZES: "kubelet_pod_deferred_accepted_resizes_total", Counter, &["retry_trigger"], "[ALPHA] Cumulative number of resizes that were accepted after being deferred.";
+    RESIZES_IN_PROGRESS: "kubelet_pod_in_progress_resizes", Gauge, &[], "[ALPHA] Number of in-progress resizes for pods.";
+    INFEASIBLE_RESIZES: "kubelet_pod_infeasible_resizes_total", Counter, &["reason_detail"], "[ALPHA] Number of infeasible resizes for pods.";
+    RESIZES_PENDING: "kubelet_pod_pending_resizes", Gauge, &["reason"], "[ALPHA] Number of pending resizes for pods.";
+    RESIZE_DURATION: "kubelet_pod_resize_duration_milliseconds", Histogram(RESIZES_MS), &["success"], "[ALPHA] Duration in milliseconds to actuate a pod resize";
     POD_START_DURATION: "kubelet_pod_start_duration_seconds", Histogram(STARTS_S), &[], "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run";
     POD_START_SLI_DURATION: "kubelet_pod_start_sli_duration_seconds", Histogram(STARTS_S), &[], "[ALPHA] Duration in seconds to start a pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch";
     POD_START_TOTAL_DURATION: "kubelet_pod_start_total_duration_seconds", Histogram(STARTS_S), &[], "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch";

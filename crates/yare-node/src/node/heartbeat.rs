@@ -177,7 +177,7 @@ impl Heartbeat {
         offer.labels = node.metadata.labels;
         offer.taints = node.spec.taints;
         drop(offer);
-        self.kubelet.allocations.freed();
+        self.kubelet.allocations.freed("periodic_retry");
     }
 
     async fn observe(&self) -> Observed {

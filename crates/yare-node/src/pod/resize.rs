@@ -16,6 +16,7 @@ use super::qos;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
 use crate::allocation::{self, Sizes, Switches};
+use crate::metrics::table;
 use crate::quantity;
 use crate::view::{Container, Pod, ResourceRequirements};
 
@@ -276,7 +277,11 @@ impl Worker {
         if plan.is_empty() {
             return true;
         }
+        let began = std::time::Instant::now();
         let outcome = self.put_in_force(pod, plan).await;
+        let success = if outcome.is_ok() { "true" } else { "false" };
+        let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+        self.kubelet.metrics.observe(&table::RESIZE_DURATION, &[success], took_ms);
         if let Err(error) = &outcome {
             let kubelet = &self.kubelet;
             if kubelet.allocations.in_progress(pod, Some(error), kubelet.seams.now()) {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::mpsc;
-use yare_grpc::describe;
+use yare_grpc::{Client, Status, code_name, describe};
 
 pub(crate) use self::drivers::service;
 pub(crate) use self::state::ClaimInfo;
@@ -32,6 +32,7 @@ use self::state::{Claims, Device, DriverState, Empty};
 use super::ManagerSettings;
 use crate::clock::Seams;
 use crate::kubelet::Kubelet;
+use crate::metrics::{Metrics, table};
 use crate::view::{Container, Pod, PodStatus, ResourceHealth, ResourceStatus};
 
 /// Where claims are written down; upstream's name.
@@ -157,6 +158,7 @@ impl DraManager {
     /// Takes a driver into use, and catches up with what it was not there for.
     pub(crate) async fn register(
         self: &Arc<Self>,
+        metrics: &Metrics,
         name: &str,
         endpoint: &str,
         versions: &[String],
@@ -168,7 +170,7 @@ impl DraManager {
             }
         };
         self.drivers.add(name, endpoint, versions, self.seams.now.clone(), changed)?;
-        self.take_back_left().await;
+        self.take_back_left(metrics).await;
         Ok(())
     }
 
@@ -209,7 +211,21 @@ impl DraManager {
             return Ok(());
         }
         let _turn = self.turn.lock().await;
-        self.prepare_all(kubelet, pod).await.map_err(|e| format!("prepare dynamic resources: {e}"))
+        let began = std::time::Instant::now();
+        let outcome = self.prepare_all(kubelet, pod).await;
+        handled(&kubelet.metrics, "PrepareResources", outcome.is_err(), began);
+        outcome.map_err(|e| format!("prepare dynamic resources: {e}"))
+    }
+
+    /// How many claims are in use, by driver; `<any>`: all together.
+    pub(crate) fn claims_in_use(&self) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::from([("<any>".to_owned(), 0)]);
+        for claim in self.claims.lock().0.values() {
+            for driver in claim.driver_state.keys().map(String::as_str).chain(["<any>"]) {
+                *counts.entry(driver.to_owned()).or_default() += 1;
+            }
+        }
+        counts
     }
 
     async fn prepare_all(&self, kubelet: &Kubelet, pod: &Pod) -> Result<(), String> {
@@ -254,11 +270,10 @@ impl DraManager {
         for (name, list) in batches {
             let driver = self.drivers.get(&name)?;
             let ask = ClaimList { claims: list.clone() };
-            let answer: NodePrepareResourcesResponse = driver
-                .client
-                .call(driver.prepare, ask, CALL_TIMEOUT)
-                .await
-                .map_err(|s| format!("NodePrepareResources: {}", describe(&s)))?;
+            let answer: NodePrepareResourcesResponse =
+                ask_driver(&kubelet.metrics, &name, &driver.client, driver.prepare, ask)
+                    .await
+                    .map_err(|s| format!("NodePrepareResources: {}", describe(&s)))?;
             for (uid, result) in &answer.claims {
                 let Some(claim) = list.iter().find(|c| c.uid == *uid) else {
                     return Err(format!("NodePrepareResources returned result for unknown claim UID {uid}"));
@@ -291,15 +306,18 @@ impl DraManager {
     }
 
     /// Takes back what a pod's claims were given, where no other pod uses them. May run again and again.
-    pub(crate) async fn unprepare(&self, uid: &str) -> Result<(), String> {
+    pub(crate) async fn unprepare(&self, metrics: &Metrics, uid: &str) -> Result<(), String> {
         if self.claims.lock().of_pod(uid).is_empty() {
             return Ok(());
         }
         let _turn = self.turn.lock().await;
-        self.unprepare_all(uid).await.map_err(|e| format!("unprepare dynamic resources: {e}"))
+        let began = std::time::Instant::now();
+        let outcome = self.unprepare_all(metrics, uid).await;
+        handled(metrics, "UnprepareResources", outcome.is_err(), began);
+        outcome.map_err(|e| format!("unprepare dynamic resources: {e}"))
     }
 
-    async fn unprepare_all(&self, uid: &str) -> Result<(), String> {
+    async fn unprepare_all(&self, metrics: &Metrics, uid: &str) -> Result<(), String> {
         let mut batches: BTreeMap<String, Vec<Claim>> = BTreeMap::new();
         let mut last = Vec::new();
         {
@@ -319,11 +337,10 @@ impl DraManager {
         for (name, list) in batches {
             let driver = self.drivers.get(&name)?;
             let ask = ClaimList { claims: list.clone() };
-            let answer: NodeUnprepareResourcesResponse = driver
-                .client
-                .call(driver.unprepare, ask, CALL_TIMEOUT)
-                .await
-                .map_err(|s| format!("NodeUnprepareResources: {}", describe(&s)))?;
+            let answer: NodeUnprepareResourcesResponse =
+                ask_driver(metrics, &name, &driver.client, driver.unprepare, ask)
+                    .await
+                    .map_err(|s| format!("NodeUnprepareResources: {}", describe(&s)))?;
             for (uid, result) in &answer.claims {
                 let Some(claim) = list.iter().find(|c| c.uid == *uid) else {
                     return Err(format!(
@@ -355,10 +372,10 @@ impl DraManager {
         self.left.lock().extend(gone);
     }
 
-    async fn take_back_left(&self) {
+    async fn take_back_left(&self, metrics: &Metrics) {
         let left: Vec<String> = self.left.lock().iter().cloned().collect();
         for uid in left {
-            match self.unprepare(&uid).await {
+            match self.unprepare(metrics, &uid).await {
                 Ok(()) => {
                     self.left.lock().remove(&uid);
                 }
@@ -457,6 +474,31 @@ fn extended<'p>(pod: &'p Pod, container: &'p Container) -> impl Iterator<Item = 
         own.filter(move |m| asks(&m.resource_name))
             .map(|m| (status.resource_claim_name.clone(), m.request_name.as_str()))
     })
+}
+
+/// The claims of a pod were handled.
+fn handled(metrics: &Metrics, operation: &str, is_error: bool, began: std::time::Instant) {
+    let is_error = if is_error { "true" } else { "false" };
+    metrics.took(&table::DRA_DURATION, &[is_error, operation], began.elapsed());
+}
+
+/// Asks a driver.
+async fn ask_driver<Q, R>(
+    metrics: &Metrics,
+    name: &str,
+    client: &Client,
+    method: &'static str,
+    ask: Q,
+) -> Result<R, Status>
+where
+    Q: prost::Message + Clone + 'static,
+    R: prost::Message + Default + 'static,
+{
+    let began = std::time::Instant::now();
+    let answer = client.call(method, ask, CALL_TIMEOUT).await;
+    let code = answer.as_ref().map_or_else(|s: &Status| code_name(s.code()), |_| "OK");
+    metrics.took(&table::DRA_GRPC_DURATION, &[name, code, method], began.elapsed());
+    answer
 }
 
 fn call_claim(info: &ClaimInfo) -> Claim {
