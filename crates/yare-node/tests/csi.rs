@@ -5,10 +5,12 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use common::Cluster;
+use common::{Cluster, NODE};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tower::{Service as _, service_fn};
 use yare_apiserver::User;
 use yare_client::{Client, in_process};
@@ -17,9 +19,8 @@ use yare_testkit::{CsiDriver, CsiFault, csi::Code};
 const DRIVER: &str = "csi.yare.example";
 const CLAIM: &str = "/api/v1/namespaces/default/persistentvolumeclaims/c";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn volumes_in_use_are_published_again_and_grow() {
-    let clock = Arc::new(AtomicI64::new(0));
+/// A cluster whose node's clock is ahead by so many seconds.
+async fn ahead_by(clock: &Arc<AtomicI64>) -> Cluster {
     let mut cluster = Cluster::without_node().await;
     let ahead = clock.clone();
     cluster
@@ -29,6 +30,63 @@ async fn volumes_in_use_are_published_again_and_grow() {
             config.seams.random = Arc::new(|| 0.0);
         })
         .await;
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_rejected_where_no_more_volumes_can_be_attached() {
+    let clock = Arc::new(AtomicI64::new(0));
+    let cluster = ahead_by(&clock).await;
+    let object =
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER}});
+    cluster.post("/apis/storage.k8s.io/v1/csidrivers", &object).await;
+    let size = json!({"storage": "1Mi"});
+    chosen(&cluster, &size, json!({"csi": {"driver": DRIVER, "volumeHandle": "far"}})).await;
+    bind(&cluster, &size).await;
+    let hash = Sha256::digest(format!("far{DRIVER}{NODE}"));
+    let name = hash.iter().fold("csi-".to_owned(), |text, byte| format!("{text}{byte:02x}"));
+    let attachment = json!({"metadata": {"name": name}, "spec": {
+        "attacher": DRIVER, "nodeName": NODE, "source": {"persistentVolumeName": "pv"}}});
+    let attachments = "/apis/storage.k8s.io/v1/volumeattachments";
+    cluster.post(attachments, &attachment).await;
+    cluster.pod("p", user_of_the_claim()).await;
+    let path = format!("/api/v1/nodes/{NODE}");
+    cluster.wait(&path, "a volume in use", |n| n["status"]["volumesInUse"][0].is_string()).await;
+
+    // Each time as if the pod had waited long enough to be told why.
+    let mut at = 0;
+    let mut look = async || {
+        at += 130;
+        clock.store(at, Ordering::Relaxed);
+        let note = json!({"metadata": {"annotations": {"look": at.to_string()}}});
+        cluster.patch("/api/v1/namespaces/default/pods/p", &note).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cluster.get("/api/v1/namespaces/default/pods/p").await
+    };
+    for _ in 0..5 {
+        assert_eq!(look().await["status"]["phase"], "Pending");
+    }
+    let full = json!({"status": {"attached": false, "attachError": {
+        "time": "2026-11-29T00:00:00Z", "message": "rpc error: code = ResourceExhausted", "errorCode": 8}}});
+    cluster.patch(&format!("{attachments}/{name}/status"), &full).await;
+    let mut pod = Value::Null;
+    for _ in 0..300 {
+        pod = look().await;
+        if pod["status"]["phase"] == "Failed" {
+            break;
+        }
+    }
+    assert_eq!(pod["status"]["reason"], "VolumeAttachmentLimitExceeded", "{pod}");
+    let want = "Pod was rejected: Node has reached its volume attachment limit, rejecting pod. ";
+    let message = pod["status"]["message"].as_str().unwrap();
+    assert!(message.starts_with(want), "{message}");
+    cluster.wait_event("p", "VolumeAttachmentLimitExceeded").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_in_use_are_published_again_and_grow() {
+    let clock = Arc::new(AtomicI64::new(0));
+    let cluster = ahead_by(&clock).await;
     let driver = CsiDriver::started(DRIVER, &cluster.data()).unwrap();
     let spec = json!({"attachRequired": false, "requiresRepublish": true, "podInfoOnMount": true});
     let object = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER}, "spec": spec});

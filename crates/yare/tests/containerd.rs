@@ -31,6 +31,22 @@ spec:
   containers: [{name: main, image: "yare.local/busybox:1", command: [sleep, "1000"]}]
 ---
 apiVersion: v1
+kind: Pod
+metadata: {name: deep}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: yare.local/busybox:1
+    command: [sleep, "1000"]
+    volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: IfPossible}]
+  - name: must
+    image: yare.local/busybox:1
+    command: [sleep, "1000"]
+    volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled}]
+  volumes: [{name: v, emptyDir: {}}]
+---
+apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec:
@@ -50,6 +66,11 @@ fn a_node_on_containerd() {
         ensure!(format!("{error:#}").contains("ctr -n k8s.io images import"), "{error:#}");
         cluster.apply(PODS)?;
         cluster.ready(&["web"])?;
+        // This version does not say that it can make mounts read-only to the bottom.
+        let deep = ".status.containerStatuses[?(@.name==\"main\")].volumeMounts[0].recursiveReadOnly";
+        cluster.becomes("pod/deep", deep, "Disabled")?;
+        let must = "volume \"v\" requested recursive read-only mode, but it is not supported by the runtime";
+        cluster.event("deep", "Failed", must)?;
         let uses = cluster.yare(&["image", "rm", IMAGE]).expect_err("the image is in use");
         ensure!(format!("{uses:#}").contains("in use by container"), "{uses:#}");
 

@@ -436,6 +436,12 @@ fn devices_grow_and_are_counted() {
         cluster.event("files", "VolumeConditionAbnormal", "Volume v: it rattles")?;
         cluster.kubectl(&["delete", "pod", "files"])?;
 
+        // Its object goes before its volume.
+        cluster.soon(|| {
+            let calls = driver.calls_of("NodeUnstageVolume").len();
+            ensure!(calls == 1, "{calls}");
+            Ok(())
+        })?;
         // The controller has made the volumes larger; mounted anew they are expanded.
         driver.forget_calls();
         let larger = r#"{"spec": {"capacity": {"storage": "2Mi"}}}"#;

@@ -1,6 +1,7 @@
 //! The StorageClass of a new cluster: a claim just works, its content lasts as long as it should, and what the
 //! user does to the class stays done.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,12 +52,13 @@ fn a_claim_just_works() {
         cluster.apply(&claim("data", once))?;
         cluster.event("data", "WaitForFirstConsumer", "waiting for first consumer")?;
         // Whatever user the pod runs as.
-        cluster.apply(&pod("one", "data", "securityContext: {runAsUser: 4321}"))?;
+        cluster.apply(&pod("one", "data", "securityContext: {runAsUser: 4321, fsGroup: 777}"))?;
         cluster.ready(&["one"])?;
         cluster.shell("one", "echo kept >/data/file; ln -s /etc/passwd /data/link")?;
         let path = directory(cluster, "data")?;
         ensure!(path.starts_with(cluster.path("data/storage")), "{}", path.display());
         ensure!(std::fs::read_to_string(path.join("file"))? == "kept\n");
+        ensure!(std::fs::metadata(&path)?.gid() == 777);
         cluster.event("data", "ProvisioningSucceeded", "Successfully provisioned volume pvc-")?;
         let annotations = cluster.field("pv", ".items[0].metadata.annotations")?;
         ensure!(!annotations.contains("pending"), "{annotations}");
@@ -71,6 +73,16 @@ fn a_claim_just_works() {
         cluster.shell("three", "echo changed >/data/file")?;
         ensure!(cluster.shell("two", "cat /data/file")? == "kept\n");
         cluster.becomes("pvc/data", ".metadata.finalizers", "[\"kubernetes.io/pvc-protection\"]")?;
+
+        // Who comes later with another group is told so, and changes nothing.
+        cluster.apply(&pod("four", "data", "securityContext: {fsGroup: 778}"))?;
+        cluster.ready(&["four"])?;
+        let told = format!(
+            "The requested fsGroup is 778, but the volume {} has GID 777. The volume may not be shareable.",
+            cluster.field("pvc/data", ".spec.volumeName")?
+        );
+        cluster.event("four", "AlreadyMountedVolume", &told)?;
+        ensure!(std::fs::metadata(&path)?.gid() == 777);
 
         // It grows by being asked to.
         let grow = r#"{"spec": {"resources": {"requests": {"storage": "1Gi"}}}}"#;
@@ -91,7 +103,7 @@ fn a_claim_just_works() {
         )?;
         cluster.kubectl(&["delete", "pvc", "data", "copy", "--wait=false"])?;
         ensure!(path.exists());
-        cluster.kubectl(&["delete", "pod", "two", "three"])?;
+        cluster.kubectl(&["delete", "pod", "two", "three", "four"])?;
         gone(cluster, "pvc")?;
         cluster.becomes(&format!("pv/{kept}"), ".status.phase", "Released")?;
         cluster.eventually(Duration::from_secs(30), || {

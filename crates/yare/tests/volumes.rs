@@ -93,6 +93,7 @@ spec:
     - {name: file, mountPath: /file}
     - {name: down, mountPath: /down}
     - {name: all, mountPath: /all}
+    - {name: host, mountPath: /deep, readOnly: true, recursiveReadOnly: Enabled}
   - name: other
     image: yare.local/busybox:1
     command: [sh, -c, "echo shared >/empty/from-other; exec sleep 1000"]
@@ -176,6 +177,9 @@ fn environment_and_volumes() {
         }
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         ensure!(std::fs::read_to_string(cluster.path("host/out"))? == "written\n");
+
+        let deep = ".status.containerStatuses[?(@.name==\"main\")].volumeMounts[?(@.mountPath==\"/deep\")]";
+        ensure!(cluster.field("pod/volumes", &format!("{deep}.recursiveReadOnly"))? == "Enabled");
 
         // Mounted objects are kept up to date; a sub path is not.
         cluster.kubectl(&["patch", "configmap", "config", "-p", r#"{"data": {"color": "green"}}"#])?;

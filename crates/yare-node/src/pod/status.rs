@@ -165,7 +165,7 @@ fn container_status(
         },
     };
     status.name.clone_from(&container.name);
-    status.volume_mounts = volume_mounts(container);
+    status.volume_mounts = volume_mounts(container, newest);
     if newest.is_none() && !status.last_state.terminated.as_ref().is_some_and(restart_all::was_removed) {
         lost_container(pod, snapshot, container, kind, old, &mut status);
     }
@@ -307,7 +307,14 @@ fn state_of(container: &RuntimeContainer, inputs: &Inputs<'_>) -> ContainerState
     }
 }
 
-fn volume_mounts(container: &Container) -> Vec<VolumeMountStatus> {
+/// What of mounts users are told. What a container was made with says whether the runtime could make it read-only to
+/// the bottom; before that its wish does.
+fn volume_mounts(container: &Container, made: Option<&RuntimeContainer>) -> Vec<VolumeMountStatus> {
+    let is_so = |at: &str| {
+        let mounts = made.map(|made| &made.mounts).filter(|mounts| !mounts.is_empty())?;
+        let path = std::path::Path::new("/").join(at);
+        mounts.iter().find(|m| m.container_path == path).map(|m| m.recursive_readonly)
+    };
     container
         .volume_mounts
         .iter()
@@ -316,8 +323,12 @@ fn volume_mounts(container: &Container) -> Vec<VolumeMountStatus> {
             mount_path: m.mount_path.clone(),
             read_only: m.read_only,
             recursive_read_only: m.read_only.then(|| {
-                let enabled = matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
-                if enabled { "Enabled".to_owned() } else { "Disabled".to_owned() }
+                let wished = matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+                if wished && is_so(&m.mount_path).unwrap_or(true) {
+                    "Enabled".to_owned()
+                } else {
+                    "Disabled".to_owned()
+                }
             }),
         })
         .collect()

@@ -3,12 +3,13 @@
 //! A directory is given to containers as it is. A device that is to be a file system gets one if it is empty, is mounted
 //! once below `plugins/kubernetes.io/local-volume/mounts`, and from there a second time for each pod.
 
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use yare_client::EventKind;
 
 use super::mounts::{bind, is_mount_point, remove_dir, unmount};
 use super::stats::{Measured, VolumeStats, file_system};
@@ -74,6 +75,26 @@ async fn mount(work: &Work<'_>, device: &Path, dir: &Path) -> Result<(), String>
     })
 }
 
+/// Gives the volume to the pod's group. The first pod's group it is; another that comes while the first is there is
+/// only told.
+async fn give_to_group(work: &Work<'_>, global: &Path, dir: &Path) -> Result<(), String> {
+    let (pod, kubelet, name) = (work.context.pod, work.context.kubelet, work.source.name());
+    let Some(group) = ownership::fs_group(pod) else { return Ok(()) };
+    if !kubelet.volumes.is_elsewhere(&name_of(name), &pod.metadata.uid) {
+        return if work.source.read_only() { Ok(()) } else { ownership::apply_for(pod, dir).await };
+    }
+    let owned = std::fs::metadata(global)
+        .map_err(|e| format!("failed to check fsGroup for {}: {e}", global.display()));
+    let before = owned?.gid();
+    if before != group && !work.again {
+        let text = format!(
+            "The requested fsGroup is {group}, but the volume {name} has GID {before}. The volume may not be shareable."
+        );
+        kubelet.pod_event(pod, None, EventKind::Warning, "AlreadyMountedVolume", text);
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl VolumeKind for LocalVolume {
     fn plugin(&self) -> &'static str {
@@ -124,9 +145,7 @@ impl VolumeKind for LocalVolume {
             return Ok(Mounted { device: Some(path), ..Mounted::default() });
         }
         if !is_device(&path)? {
-            if !work.source.read_only() {
-                ownership::apply_for(work.context.pod, &path).await?;
-            }
+            give_to_group(work, &path, &path).await?;
             return Ok(Mounted { path, ..Mounted::default() });
         }
         let kubelet = work.context.kubelet;
@@ -138,9 +157,7 @@ impl VolumeKind for LocalVolume {
                 let _ = remove_dir(&dir);
                 return Err(error.into());
             }
-            if !work.source.read_only() {
-                ownership::apply_for(work.context.pod, &dir).await?;
-            }
+            give_to_group(work, &global, &dir).await?;
         }
         let spread = Duration::from_secs_f64((kubelet.seams.random)() * REFRESH_SPREAD_S);
         let refresh_at = Some(clock::after(kubelet.seams.now(), REFRESH + spread));

@@ -150,6 +150,12 @@ impl NodeVolumes {
         shared
     }
 
+    /// Whether another pod has the volume mounted.
+    pub(crate) fn is_elsewhere(&self, name: &str, uid: &str) -> bool {
+        let shared = self.shared.lock().get(name).cloned();
+        shared.is_some_and(|shared| shared.is_elsewhere(uid))
+    }
+
     /// Whether a volume is attached, as far as the node's object tells; otherwise the pod has to wait.
     pub(crate) fn check_attached(&self, name: &str) -> Result<(), Failure> {
         if !self.reported.lock().contains(name) {
