@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("yare-kinds", 1),
     ("yare-runtime", 1),
     ("yare-store", 1),
+    ("yare-trace", 1),
     ("yare-apiserver", 2),
     ("yare-client", 2),
     ("yare-controllers", 3),

@@ -119,6 +119,8 @@ pub struct Config {
     pub metrics: Vec<Expose>,
     /// Proxies that connections to others go through; absent: none does.
     pub egress: Option<Arc<Egress>>,
+    /// Where traces of requests go; absent: there are none.
+    pub tracer: Option<crate::trace::Tracer>,
     /// The flags that the process was started with, those that hold secrets without their values.
     pub flags: BTreeMap<String, String>,
 }
@@ -155,6 +157,7 @@ impl Config {
             aggregator_routing: Default::default(),
             metrics: Vec::new(),
             egress: None,
+            tracer: None,
             flags: BTreeMap::new(),
         }
     }
@@ -330,6 +333,8 @@ pub struct Call {
     pub core: Arc<Core>,
     /// HTTP method.
     pub method: Method,
+    /// The protocol's version.
+    pub version: http::Version,
     /// What is asked for.
     pub info: Arc<RequestInfo>,
     /// Query parameters.
@@ -378,6 +383,7 @@ impl Call {
         Self {
             core,
             method,
+            version: http::Version::HTTP_11,
             info: info.into(),
             query,
             raw_query: None,

@@ -14,6 +14,7 @@ use std::{
 use futures::FutureExt;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use tokio::{sync::oneshot, time::Instant};
+use yare_trace::{Span, scoped};
 
 use crate::{
     audit::{self, Layer, Record, Stage},
@@ -31,7 +32,7 @@ use crate::{
     path::{Query, RequestInfo},
     render,
     status::{ApiError, ApiResult},
-    warnings,
+    trace, warnings,
 };
 
 /// Answers a request, whatever happens in it. `peer`: the address it came from.
@@ -48,7 +49,8 @@ pub async fn handle(
     let in_process = matches!(identity, Identity::Local(_));
     let id = request_id(&core, request.headers());
     let method = request.method().clone();
-    let counted = Counted {
+    let mut counted = Counted {
+        span: None,
         core: core.clone(),
         apply: request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == APPLY_PATCH),
         known: info.is_resource
@@ -62,7 +64,7 @@ pub async fn handle(
     let gzip = !long_running
         && compress::wanted(request.headers())
         && core.config.gates.is_on("APIResponseCompression");
-    let record = OnceLock::new();
+    let (record, span) = (OnceLock::new(), OnceLock::new());
     let way = Way {
         core: core.clone(),
         info: info.clone(),
@@ -72,6 +74,7 @@ pub async fn handle(
         peer,
         id: &id,
         record: &record,
+        span: &span,
     };
     let outcome = if core.closed.load(Ordering::Relaxed) && !in_process && !is_probe(&info) {
         Outcome::of(late())
@@ -82,6 +85,7 @@ pub async fn handle(
             Err(panic) => panicked(&info, reason(&*panic), record.get()).await,
         }
     };
+    counted.span = span.into_inner();
     let mut reply = outcome.reply;
     let mut complete = None;
     if let Some(record) = record.into_inner().filter(|_| !outcome.recorded) {
@@ -235,6 +239,8 @@ impl Drop for AbortOnDrop {
 
 /// What a request is counted under.
 struct Counted {
+    /// What traces say of it; absent: nothing.
+    span: Option<Box<Span>>,
     core: Arc<Core>,
     method: Method,
     info: Arc<RequestInfo>,
@@ -252,7 +258,10 @@ impl Counted {
         Labels::new(&self.method, &self.info, query, self.apply, self.known)
     }
 
-    fn ended(&self, code: u16, excluded: Duration, sent: Sent) {
+    fn ended(mut self, code: u16, excluded: Duration, sent: Sent) {
+        if let Some(span) = &mut self.span {
+            trace::answered(span, code, sent.bytes);
+        }
         let requests = &self.core.metrics.requests;
         requests
             .ended(self.labels(), Ended { code, took: self.received.elapsed(), excluded, bytes: sent.bytes });
@@ -329,6 +338,8 @@ struct Way<'a> {
     id: &'a HeaderValue,
     /// What audit writes down, once it does.
     record: &'a OnceLock<Arc<Record>>,
+    /// What traces say of it, where there are any.
+    span: &'a OnceLock<Box<Span>>,
 }
 
 impl Way<'_> {
@@ -390,11 +401,24 @@ impl Way<'_> {
                 return Outcome { recorded: true, ..Outcome::of(render::error(&error)) };
             }
         }
+        // After authentication: who it is decides whether its trace goes on here.
+        let active = self.core.config.tracer.as_ref().map(|tracer| {
+            let seen = trace::Seen {
+                core: &self.core,
+                parts: &parts,
+                info: &self.info,
+                received: self.received,
+                peer: self.peer,
+                id: self.id,
+            };
+            self.span.get_or_init(|| Box::new(trace::request(tracer, &seen, &user))).active()
+        });
         if auth::impersonate::is_wanted(&parts.headers) {
             let selectors = auth::Selectors::of(&self.info, &self.query);
             let action = selectors.action(&self.info);
             let began = Instant::now();
-            match Box::pin(auth::impersonate::run(&self.core, &user, &mut parts.headers, &action)).await {
+            let other = Box::pin(auth::impersonate::run(&self.core, &user, &mut parts.headers, &action));
+            match scoped(active.clone(), other).await {
                 Ok(None) => {}
                 Ok(Some(other)) => {
                     if let Some(record) = self.record.get() {
@@ -406,10 +430,11 @@ impl Way<'_> {
                 Err(error) => return Outcome::of(render::error(&error)),
             }
         }
-        let Self { core, info, query, received, long_running, peer, record, .. } = self;
+        let Self { core, info, query, received, long_running, peer, record, id, .. } = self;
         let mut call = Call::new(core, parts.method, info, query, parts.headers, user, in_process);
         call.raw_query = parts.uri.query().map(str::to_owned);
         call.authority = parts.uri.authority().cloned();
+        call.version = parts.version;
         call.received = received;
         call.until = deadline;
         call.peer = peer;
@@ -417,7 +442,7 @@ impl Way<'_> {
         known.warnings.into_iter().for_each(|text| call.warn(text));
         let call = Arc::new(call);
         let long = long_running.then(|| Long::new(&call.core, &call.method, &call.info));
-        let (mut reply, uids) = admitted(&call, body, &mut upgrade, deadline).await;
+        let (mut reply, uids) = scoped(active, admitted(&call, body, &mut upgrade, deadline, id)).await;
         for text in call.take_warnings() {
             if let Ok(value) = HeaderValue::from_bytes(warnings::header(&text).as_bytes()) {
                 reply.headers_mut().append(header::WARNING, value);
@@ -467,6 +492,7 @@ async fn admitted(
     body: RequestBody,
     upgrade: &mut http::Extensions,
     deadline: Option<Instant>,
+    id: &HeaderValue,
 ) -> (Reply, Option<[HeaderValue; 2]>) {
     let core = &call.core;
     // What lasts as long as the client wants is bounded by connections; of a watch only the beginning counts.
@@ -503,17 +529,20 @@ async fn admitted(
         let offer = negotiate::Offer { gates: None, ..render::offer(call) };
         return (render::failure(call, &error, offer), uids);
     }
+    let verb = trace::verb(call, id);
+    let active = verb.as_ref().map(Span::active);
     let result = match deadline {
-        None => dispatch(call, body, upgrade).await,
+        None => scoped(active, dispatch(call, body, upgrade)).await,
         Some(at) if flow::inflight::Kind::of(call.info.verb) == flow::inflight::Kind::ReadOnly => {
-            let dispatched = tokio::time::timeout_at(at, dispatch(call, body, upgrade)).await;
+            let dispatched = tokio::time::timeout_at(at, scoped(active, dispatch(call, body, upgrade))).await;
             dispatched.unwrap_or_else(|_| Err(too_slow()))
         }
         Some(at) => {
             // A write that began comes to its end, also when nobody waits for it any more: what it reserved
             // and what it stored belong together.
             let (call, mut upgrade) = (call.clone(), std::mem::take(upgrade));
-            let work = ToTheEnd(Some(Box::pin(async move { dispatch(&call, body, &mut upgrade).await })));
+            let work = async move { dispatch(&call, body, &mut upgrade).await };
+            let work = ToTheEnd(Some(Box::pin(scoped(active, work))));
             tokio::time::timeout_at(at, work).await.unwrap_or_else(|_| Err(too_slow()))
         }
     };

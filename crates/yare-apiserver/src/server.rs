@@ -155,6 +155,9 @@ impl ApiServer {
         if let Some(audit) = &self.core.config.audit {
             audit.close(AUDIT_TIMEOUT).await;
         }
+        if let Some(tracer) = &self.core.config.tracer {
+            tracer.close(crate::trace::PATIENCE).await;
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::UnixStream,
+    net::{TcpStream, UnixStream},
 };
 use tonic::{Status, Streaming, body::Body, client::Grpc};
 use tower::Service;
@@ -36,13 +36,31 @@ const RETRY: Duration = Duration::from_millis(100);
 /// What calls say of whom they are for; a socket has no name.
 const AUTHORITY: &str = "http://localhost";
 
+/// Bytes both ways.
+trait Pipe: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Pipe for T {}
+
+/// Makes connections to one place, or says why there is none.
+type Dial =
+    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Box<dyn Pipe>, String>> + Send>> + Send + Sync>;
+
+/// Where a server is.
+#[derive(Clone)]
+enum Place {
+    /// A path, or a name in the abstract namespace after `@`.
+    Socket(String),
+    /// Wherever that leads.
+    Dialed(Arc<Dial>),
+}
+
 /// A client of one server. Clones share its connection.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
 struct Inner {
-    /// A path, or a name in the abstract namespace after `@`; none: the connection was given, and there is no other.
-    socket: Option<String>,
+    /// None: the connection was given, and there is no other.
+    place: Option<Place>,
     waits: bool,
     answer_max_bytes: usize,
     user_agent: Option<http::HeaderValue>,
@@ -52,7 +70,33 @@ struct Inner {
 impl Client {
     /// A client of a unix socket: a path, or a name in the abstract namespace after `@`. Nothing is opened yet.
     pub fn unix(socket: impl AsRef<Path>) -> Self {
-        Self::new(Some(socket.as_ref().to_string_lossy().into_owned()))
+        Self::new(Some(Place::Socket(socket.as_ref().to_string_lossy().into_owned())))
+    }
+
+    /// A client of what `dial` connects to; it is asked whenever there is no connection, and says in one line why
+    /// there is none: `dial tcp 10.0.0.1:4317: connect: connection refused`.
+    pub fn dialing<F, P>(dial: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<P, String>> + Send + 'static,
+        P: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let dial: Dial = Box::new(move || {
+            let pipe = dial();
+            Box::pin(async move { Ok(Box::new(pipe.await?) as Box<dyn Pipe>) })
+        });
+        Self::new(Some(Place::Dialed(Arc::new(dial))))
+    }
+
+    /// A client of a host and port, `localhost:4317`.
+    pub fn tcp(authority: &str) -> Self {
+        let authority = authority.to_owned();
+        Self::dialing(move || {
+            let authority = authority.clone();
+            async move {
+                let stream = TcpStream::connect(&authority).await;
+                stream.map_err(|error| format!("dial tcp {authority}: connect: {}", reason(&error)))
+            }
+        })
     }
 
     /// A client of the server at the other end of a stream. When it closes, calls end with `Unavailable`.
@@ -62,9 +106,9 @@ impl Client {
         Ok(client)
     }
 
-    fn new(socket: Option<String>) -> Self {
+    fn new(place: Option<Place>) -> Self {
         Client(Arc::new(Inner {
-            socket,
+            place,
             waits: false,
             answer_max_bytes: ANSWER_MAX_BYTES,
             user_agent: None,
@@ -73,9 +117,9 @@ impl Client {
     }
 
     fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
-        let Inner { socket, waits, answer_max_bytes, user_agent, connection } = &*self.0;
+        let Inner { place, waits, answer_max_bytes, user_agent, connection } = &*self.0;
         let mut inner = Inner {
-            socket: socket.clone(),
+            place: place.clone(),
             waits: *waits,
             answer_max_bytes: *answer_max_bytes,
             user_agent: user_agent.clone(),
@@ -178,7 +222,7 @@ impl Client {
         if never_sent {
             self.0.connection.lock().take();
         }
-        never_sent && self.0.socket.is_some()
+        never_sent && self.0.place.is_some()
     }
 
     async fn grpc(&self, dialing: &Mutex<Option<String>>) -> Result<Grpc<Connection>, Status> {
@@ -193,14 +237,14 @@ impl Client {
         if let Some(sender) = self.0.connection.lock().as_ref().filter(|s| !s.is_closed()) {
             return Ok(sender.clone());
         }
-        let Some(socket) = &self.0.socket else {
+        let Some(place) = &self.0.place else {
             return Err(Status::unavailable("the connection is closed"));
         };
         let stream = loop {
-            match connect(socket).await {
+            match place.connect().await {
                 Ok(stream) => break stream,
-                Err(error) => {
-                    let why = not_dialed(format_args!("dial unix {socket}: connect: {}", reason(&error)));
+                Err(why) => {
+                    let why = not_dialed(why);
                     if !self.0.waits {
                         return Err(Status::unavailable(why));
                     }
@@ -218,6 +262,18 @@ impl Client {
 
 fn not_dialed(why: impl Display) -> String {
     format!("connection error: desc = \"transport: Error while dialing: {why}\"")
+}
+
+impl Place {
+    async fn connect(&self) -> Result<Box<dyn Pipe>, String> {
+        match self {
+            Self::Socket(socket) => match connect(socket).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => Err(format!("dial unix {socket}: connect: {}", reason(&error))),
+            },
+            Self::Dialed(dial) => dial().await,
+        }
+    }
 }
 
 async fn connect(socket: &str) -> std::io::Result<UnixStream> {

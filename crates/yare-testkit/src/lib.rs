@@ -22,6 +22,7 @@ pub mod registry;
 mod socket;
 mod terminal;
 mod token_signer;
+mod trace_collector;
 mod warden;
 
 pub use calls::{Calls, Report};
@@ -38,6 +39,7 @@ pub use machine::Machine;
 pub use namespace::Namespace;
 pub use terminal::Terminal;
 pub use token_signer::{SignerBehaviour, SignerKey, TokenSigner};
+pub use trace_collector::{SentSpan, TraceCollector};
 
 /// Tests that must be the same on every runtime: each is a function of the [`Runtime`].
 #[macro_export]

@@ -4,7 +4,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::{ArgAction, Args};
-use yare_apiserver::{Config, Egress};
+use yare_apiserver::{
+    Config, Egress, SystemClock, SystemRandom,
+    trace::{self, Tracer},
+};
+use yare_auth::config::tracing::TracingConfiguration;
 
 /// Flags of `yare server` under kube-apiserver's names.
 #[derive(Args, Debug, Clone)]
@@ -32,6 +36,9 @@ pub struct RequestArgs {
     /// File with an EgressSelectorConfiguration: proxies on the way to the cluster and to the control plane's servers.
     #[arg(long, env = "YARE_EGRESS_SELECTOR_CONFIG_FILE")]
     pub egress_selector_config_file: Option<PathBuf>,
+    /// File with a TracingConfiguration: where traces of requests go, and how many there are.
+    #[arg(long, env = "YARE_TRACING_CONFIG_FILE")]
+    pub tracing_config_file: Option<PathBuf>,
 }
 
 impl RequestArgs {
@@ -41,6 +48,16 @@ impl RequestArgs {
         let named = || format!("--egress-selector-config-file {}", path.display());
         let text = std::fs::read(path).with_context(named)?;
         Ok(Some(Arc::new(Egress::parse(&text).map_err(anyhow::Error::msg).with_context(named)?)))
+    }
+
+    /// Begins to send traces where a file says so. `server`: which server this is.
+    pub fn tracer(&self, server: &str, egress: Option<&Egress>) -> anyhow::Result<Option<Tracer>> {
+        let Some(path) = &self.tracing_config_file else { return Ok(None) };
+        let named = || format!("--tracing-config-file {}", path.display());
+        let text = std::fs::read(path).with_context(named)?;
+        let configuration = TracingConfiguration::parse(&text).with_context(named)?;
+        let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        Ok(Some(trace::start(&configuration, server, egress, clock, random, None)))
     }
 
     /// Sets up the API server.

@@ -193,7 +193,8 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     progress.done("certificates", &args.node.data.data_dir.join("tls").display().to_string());
 
     let store_dir = args.node.data.data_dir.join("store");
-    let encryption = args.encryption.open(&gates, &format!("apiserver-{}", plan.node.name)).await?;
+    let identity = format!("apiserver-{}", plan.node.name);
+    let encryption = args.encryption.open(&gates, &identity).await?;
     let mut options = Options::new(&store_dir);
     if let Some(encryption) = &encryption {
         options.sealer = encryption.clone();
@@ -240,6 +241,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
             move |page| metrics.expose(page)
         }),
     ];
+    config.tracer = args.requests.tracer(&identity, egress.as_deref())?;
     config.egress = egress;
     config.objects.extend(joining::bootstrap_objects());
     args.requests.apply(&mut config);

@@ -120,6 +120,7 @@ pub async fn forward(
     let upgrading = wants_upgrade(&call.headers) && upgrade.get::<OnUpgrade>().is_some();
     copy_headers(&call.headers, request.headers_mut(), upgrading);
     identify(request.headers_mut(), &call.user);
+    yare_trace::inject(request.headers_mut());
 
     let sent = async {
         if upgrading {

@@ -44,6 +44,16 @@ pub struct Labels<'a> {
 }
 
 impl<'a> Labels<'a> {
+    /// The verb, in capitals.
+    pub fn verb(&self) -> &'static str {
+        self.verb
+    }
+
+    /// `resource`, `namespace` or `cluster`; empty where it is none of them.
+    pub fn scope(&self) -> &'static str {
+        self.scope
+    }
+
     /// Of this request. `known`: it is for something that is served; other names must not fill the memory.
     pub fn new(method: &Method, info: &'a RequestInfo, query: &Query, apply: bool, known: bool) -> Self {
         let scope = if !info.name.is_empty() || info.verb == "create" {

@@ -330,6 +330,9 @@ impl Client {
         for (name, value) in self.identity.headers() {
             request = request.header(name, value);
         }
+        if let Some(headers) = request.headers_mut() {
+            yare_trace::inject(headers);
+        }
         request.body(Full::new(call.body.clone())).map_err(|e| Failure::new(e.to_string()))
     }
 

@@ -55,14 +55,16 @@ pub async fn outside(answers: impl Fn(&str, &Value) -> Option<Value> + Send + Sy
                     let (log, answers) = (log.clone(), answers.clone());
                     async move {
                         let path = request.uri().path().to_owned();
-                        let authorization = request
-                            .headers()
-                            .get("authorization")
-                            .and_then(|v| v.to_str().ok())
-                            .map(str::to_owned);
+                        let header = |name: &str| {
+                            request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
+                        };
+                        let (authorization, traceparent) = (header("authorization"), header("traceparent"));
                         let body = request.into_body().collect().await?.to_bytes();
                         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-                        log.lock().push(json!({"path": path, "body": body, "authorization": authorization}));
+                        log.lock().push(json!({
+                            "path": path, "body": body, "authorization": authorization,
+                            "traceparent": traceparent,
+                        }));
                         let mut response = Response::new(Full::new(Bytes::new()));
                         match answers(&path, &body) {
                             Some(Value::String(text)) => *response.body_mut() = Full::new(Bytes::from(text)),

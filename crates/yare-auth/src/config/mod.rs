@@ -1,11 +1,12 @@
 //! Configuration files of `apiserver.config.k8s.io`: who may come in ([`authentication`]), who decides what they
-//! may do ([`authorization`]), which ways lead out ([`egress`]), what of it rests encrypted ([`encryption`]). Read strictly: an unknown field is an
-//! error, as upstream has it.
+//! may do ([`authorization`]), which ways lead out ([`egress`]), what of it rests encrypted ([`encryption`]), where traces go
+//! ([`tracing`]). Read strictly: an unknown field is an error, as upstream has it.
 
 pub mod authentication;
 pub mod authorization;
 pub mod egress;
 pub mod encryption;
+pub mod tracing;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;

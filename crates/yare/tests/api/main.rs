@@ -3,6 +3,7 @@
 
 mod access;
 mod apply;
+mod beside;
 mod certificates;
 mod custom;
 mod disk;

@@ -85,9 +85,19 @@ pub async fn run(
     }
     let timeout = hook.timeout.min(left);
     let query = format!("timeout={}s", whole_seconds(timeout));
-    let answer = hook
-        .client
-        .ask(Some(core), &query, Bytes::from(review.to_string()), timeout)
+    let ask = hook.client.ask(Some(core), &query, Bytes::from(review.to_string()), timeout);
+    let span = if hook.is_mutating { "Call mutating webhook" } else { "Call validating webhook" };
+    let describe = |span: &mut yare_trace::Span| {
+        let info = &attributes.call.info;
+        let (group, version, resource) = (&info.group, &info.version, &info.resource);
+        span.set("configuration", hook.configuration.as_str());
+        span.set("webhook", hook.name.as_str());
+        span.set("resource", format!("{group}/{version}, Resource={resource}"));
+        span.set("subresource", info.subresource.as_str());
+        span.set("operation", attributes.operation.name());
+        span.set("UID", uid.as_str());
+    };
+    let answer = yare_trace::within(span, describe, ask)
         .await
         .map_err(|f| failed(format!("failed to call webhook: {}", f.message), f.code.unwrap_or(503)))?;
     let response = Response::read(&answer, version, &uid, hook.is_mutating)

@@ -93,7 +93,7 @@ impl Route {
     /// A connection to the host and port, on the other side of the proxy.
     ///
     /// Boxed with its type, since the way to a proxy is a connection too.
-    pub(super) fn open<'a>(
+    pub(crate) fn open<'a>(
         &'a self,
         host: &'a str,
         port: u16,
