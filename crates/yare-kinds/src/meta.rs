@@ -391,7 +391,8 @@ pub fn validate_label_selector_form(selector: &Value, path: &Path<'_>) -> Vec<Fi
 /// How the selectors of one object are judged.
 pub type JudgeSelector = fn(&Value, &Path<'_>) -> Vec<FieldError>;
 
-fn judge(was_wrong: bool) -> JudgeSelector {
+/// How selectors are judged where one `was_wrong` before.
+pub fn judge(was_wrong: bool) -> JudgeSelector {
     if was_wrong { validate_label_selector_form } else { validate_label_selector }
 }
 
@@ -400,12 +401,6 @@ fn judge(was_wrong: bool) -> JudgeSelector {
 pub fn judge_selectors_after<'a>(before: impl IntoIterator<Item = &'a Value>) -> JudgeSelector {
     let root = Path::ROOT;
     judge(before.into_iter().any(|selector| !validate_label_selector(selector, &root).is_empty()))
-}
-
-/// [`judge_selectors_after`] of the kinds that ask whether `before` had such a value, not whether it was wrong.
-pub fn judge_selectors_after_values(before: &Value) -> JudgeSelector {
-    let values = before.items("matchExpressions").iter().flat_map(|r| r.strings("values"));
-    judge(values.into_iter().any(|value| !names::label_value(value).is_empty()))
 }
 
 fn selector_errors(selector: &Value, path: &Path<'_>, values_too: bool) -> Vec<FieldError> {

@@ -13,6 +13,8 @@ pub enum Form {
     Text,
     /// `0`
     Number,
+    /// `false`
+    Truth,
     /// `null`; shown as in the API.
     Plain,
     /// `null`; shown as upstream's type.
@@ -21,7 +23,7 @@ pub enum Form {
     ListOf(&'static Shape),
 }
 
-use Form::{ListOf, Number, Of, Plain, Text};
+use Form::{ListOf, Number, Of, Plain, Text, Truth};
 
 /// The fields of one of upstream's types: its name, the API's, and what it is.
 pub type Shape = [(&'static str, &'static str, Form)];
@@ -43,6 +45,7 @@ fn one(value: &Value, shape: &Shape) -> String {
         let text = match (form, member) {
             (Text, Value::Null) => "\"\"".to_owned(),
             (Number, Value::Null) => "0".to_owned(),
+            (Truth, Value::Null) => "false".to_owned(),
             (Of(shape) | ListOf(shape), _) => show(member, shape),
             _ => html_safe(&member.to_string()),
         };
@@ -56,6 +59,89 @@ pub const POD_CLAIM: &Shape = &[
     ("Name", "name", Text),
     ("ResourceClaimName", "resourceClaimName", Plain),
     ("ResourceClaimTemplateName", "resourceClaimTemplateName", Plain),
+];
+
+const NAMED: &Shape = &[("Name", "name", Text)];
+
+/// `FlowSchemaSpec`
+pub const FLOW_SCHEMA: &Shape = &[
+    ("PriorityLevelConfiguration", "priorityLevelConfiguration", Of(NAMED)),
+    ("MatchingPrecedence", "matchingPrecedence", Number),
+    ("DistinguisherMethod", "distinguisherMethod", Of(&[("Type", "type", Text)])),
+    (
+        "Rules",
+        "rules",
+        ListOf(&[
+            (
+                "Subjects",
+                "subjects",
+                ListOf(&[
+                    ("Kind", "kind", Text),
+                    ("User", "user", Of(NAMED)),
+                    ("Group", "group", Of(NAMED)),
+                    (
+                        "ServiceAccount",
+                        "serviceAccount",
+                        Of(&[("Namespace", "namespace", Text), ("Name", "name", Text)]),
+                    ),
+                ]),
+            ),
+            (
+                "ResourceRules",
+                "resourceRules",
+                ListOf(&[
+                    ("Verbs", "verbs", Plain),
+                    ("APIGroups", "apiGroups", Plain),
+                    ("Resources", "resources", Plain),
+                    ("ClusterScope", "clusterScope", Truth),
+                    ("Namespaces", "namespaces", Plain),
+                ]),
+            ),
+            (
+                "NonResourceRules",
+                "nonResourceRules",
+                ListOf(&[("Verbs", "verbs", Plain), ("NonResourceURLs", "nonResourceURLs", Plain)]),
+            ),
+        ]),
+    ),
+];
+
+/// `PriorityLevelConfigurationSpec`
+pub const PRIORITY_LEVEL: &Shape = &[
+    ("Type", "type", Text),
+    (
+        "Limited",
+        "limited",
+        Of(&[
+            ("NominalConcurrencyShares", "nominalConcurrencyShares", Number),
+            (
+                "LimitResponse",
+                "limitResponse",
+                Of(&[
+                    ("Type", "type", Text),
+                    (
+                        "Queuing",
+                        "queuing",
+                        Of(&[
+                            ("Queues", "queues", Number),
+                            ("HandSize", "handSize", Number),
+                            ("QueueLengthLimit", "queueLengthLimit", Number),
+                        ]),
+                    ),
+                ]),
+            ),
+            ("LendablePercent", "lendablePercent", Plain),
+            ("BorrowingLimitPercent", "borrowingLimitPercent", Plain),
+        ]),
+    ),
+    (
+        "Exempt",
+        "exempt",
+        Of(&[
+            ("NominalConcurrencyShares", "nominalConcurrencyShares", Plain),
+            ("LendablePercent", "lendablePercent", Plain),
+        ]),
+    ),
 ];
 
 /// `ClusterTrustBundleProjection`

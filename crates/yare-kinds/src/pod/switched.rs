@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod kept;
+pub use kept::has_odd_selectors;
 #[cfg(test)]
 mod tests;
 
@@ -26,8 +27,16 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 const COMPARISONS: [&str; 2] = ["Lt", "Gt"];
 const RESTART_ALL: &str = "RestartAllContainers";
 
-/// Errors in what stands at `at` in `new` (a pod's or template's `spec`), given what stood there in `old`.
-pub fn check(errs: &mut Errors, at: &str, new: &Value, old: Option<&Value>, gates: &Gates) {
+/// Errors in what stands at `at` in `new` (a pod's or template's `spec`), given what stood there in `old`. `selector`:
+/// one that was there before, whose odd values spare those of the pods' affinity.
+pub fn check(
+    errs: &mut Errors,
+    at: &str,
+    new: &Value,
+    old: Option<&Value>,
+    selector: Option<&Value>,
+    gates: &Gates,
+) {
     let spec = new.at(at);
     let before = old.map_or(&Value::Null, |old| old.at(at));
     let path = Path::new(at);
@@ -39,7 +48,8 @@ pub fn check(errs: &mut Errors, at: &str, new: &Value, old: Option<&Value>, gate
     if gates.is_on("StrictIPCIDRValidation") {
         check_addresses(errs, &path, spec);
     }
-    kept::check(errs, &path, spec, before, gates);
+    let odd = selector.is_some_and(kept::has_odd_values);
+    kept::check(errs, &path, spec, before, odd, gates);
 }
 
 /// Addresses in forms that different programs read differently (KEP-4858).

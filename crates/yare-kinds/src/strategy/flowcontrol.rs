@@ -11,7 +11,7 @@ use yare_schema::{
 use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors, annotation},
-    names,
+    names, shown,
     view::{View, ViewMut, same},
 };
 
@@ -71,7 +71,8 @@ impl Strategy for FlowSchema {
         }
         let name = object.str_at("metadata.name");
         if mandatory_schema(name).is_some_and(|fixed| !same(&fixed, spec)) {
-            errs.invalid(&path, spec.clone(), format!("spec of '{name}' must equal the fixed value"));
+            let detail = format!("spec of '{name}' must equal the fixed value");
+            errs.invalid_shown(&path, spec, shown::FLOW_SCHEMA, &detail);
         }
         check_conditions(&mut errs, object);
         errs
@@ -345,7 +346,8 @@ fn check_mandatory_level(errs: &mut Errors, path: &Path<'_>, name: &str, spec: &
         _ => return,
     };
     if !same(&fixed, spec) {
-        errs.invalid(path, spec.clone(), format!("spec of '{name}'{but} must equal the fixed value"));
+        let detail = format!("spec of '{name}'{but} must equal the fixed value");
+        errs.invalid_shown(path, spec, shown::PRIORITY_LEVEL, &detail);
     }
 }
 

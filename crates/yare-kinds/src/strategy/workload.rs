@@ -6,11 +6,19 @@ use yare_schema::{field::Path, selector::LabelSelector};
 
 use crate::{
     check::{Check, Errors},
-    meta::validate_label_selector,
+    meta::{JudgeSelector, judge, validate_label_selector},
     names,
-    pod::{defaults, spec, warnings},
+    pod::{defaults, spec, switched::has_odd_selectors, warnings},
     view::{View, ViewMut},
 };
+
+/// How the selector of an `old` object is judged that judges the values in it and those in its pods' affinity as one:
+/// values that no label can have are spared where either had some.
+pub fn judge_selector_after(old: &Value) -> JudgeSelector {
+    let values = old.items("spec.selector.matchExpressions").iter().flat_map(|r| r.strings("values"));
+    let had_odd = values.into_iter().any(|value| !names::label_value(value).is_empty());
+    judge(had_odd || has_odd_selectors(old.at("spec.template.spec")))
+}
 
 /// Sets the defaults of the template at `path`; a template that is missing becomes an empty one, which
 /// validation then finds wanting as upstream does.

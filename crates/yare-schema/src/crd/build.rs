@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{AdditionalProperties, Compiled, Kept, Keywords};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         Additional, Field, List, ListKind, Map, Scalar, Schema, Shape, Slot, Struct, Type, TypeId, TypeRef,
     },
     prune::prune_value,
-    validate::{formats, validate},
+    validate::{formats, resource_errors, validate},
 };
 
 /// Most properties of one object.
@@ -32,6 +32,18 @@ pub(super) fn check_defaults(schema: &Value, path: &Path<'_>, kept: Kept) -> Vec
     let mut builder = Builder { checks: Some(kept), ..Builder::default() };
     builder.slot(Keywords(schema), path, true);
     builder.errors
+}
+
+/// What all objects have beside metadata.
+const TYPE_META: [&str; 2] = ["apiVersion", "kind"];
+
+/// An error in a value that stands at `at`.
+fn moved(mut error: FieldError, at: &str) -> FieldError {
+    error.field = match error.field.as_str() {
+        "<nil>" => at.to_owned(),
+        rest => format!("{at}.{rest}"),
+    };
+    error
 }
 
 #[derive(Default)]
@@ -79,13 +91,7 @@ impl Builder {
             self.errors.push(FieldError::invalid(&at, default.clone(), "must not have unknown fields"));
         }
         let at = at.to_string();
-        for mut error in validate(ty, default) {
-            error.field = match error.field.as_str() {
-                "<nil>" => at.clone(),
-                rest => format!("{at}.{rest}"),
-            };
-            self.errors.push(error);
-        }
+        self.errors.extend(validate(ty, default).into_iter().map(|error| moved(error, &at)));
     }
 
     fn ty(&mut self, s: Keywords<'_>, path: &Path<'_>, root: bool) -> TypeId {
@@ -175,9 +181,21 @@ impl Builder {
                 if !clause.is_empty() {
                     constraints.rules.push(Rule::Properties(Box::new([("metadata".into(), clause)])));
                 }
-                Slot::new(self.object_meta())
+                if root {
+                    // No default may stand there.
+                    Slot::new(self.object_meta())
+                } else {
+                    self.embedded_meta(Keywords(property), &properties_path.key(name))
+                }
             } else {
-                self.slot(Keywords(property), &properties_path.key(name), false)
+                let slot = self.slot(Keywords(property), &properties_path.key(name), false);
+                if let (true, Some(default)) =
+                    (embedded && !root && TYPE_META.contains(&name.as_str()), &slot.default)
+                {
+                    let path = properties_path.key(name);
+                    self.check_meta_default(json!({ name: **default }), default, &path);
+                }
+                slot
             };
             fields.push(Field {
                 required: required.contains(&name.as_str()),
@@ -198,6 +216,73 @@ impl Builder {
         }
         fields.shrink_to_fit();
         Shape::Struct(Struct { fields, atomic, additional, embedded, ..Struct::default() }.index())
+    }
+
+    /// Metadata of an object within an object: its own type, with the defaults that the schema gives it and its
+    /// fields.
+    fn embedded_meta(&mut self, s: Keywords<'_>, path: &Path<'_>) -> Slot {
+        let default_of = |s: Keywords<'_>| s.get("default").cloned().map(Arc::new);
+        let defaults: HashMap<&str, Arc<Value>> =
+            s.properties().filter_map(|(n, p)| Some((n.as_str(), default_of(Keywords(p))?))).collect();
+        let default = default_of(s);
+        if self.checks.is_some() {
+            if let Some(default) = &default {
+                self.check_meta_default(json!({ "metadata": **default }), default, path);
+                self.check_meta_type(s, default, path);
+            }
+            let properties = path.child("properties");
+            for (name, property) in s.properties() {
+                if let Some(default) = defaults.get(name.as_str()) {
+                    let path = properties.key(name);
+                    self.check_meta_default(json!({ "metadata": { name: **default } }), default, &path);
+                    self.check_meta_type(Keywords(property), default, &path);
+                }
+            }
+        }
+        if defaults.is_empty() {
+            return Slot { default, ..Slot::new(self.object_meta()) };
+        }
+        let ty = copy(builtin().object_meta(), &mut self.schema, &mut HashMap::new());
+        if let Shape::Struct(meta) = &mut self.schema.types[ty.0 as usize].shape {
+            for field in &mut meta.fields {
+                if let Some(default) = defaults.get(&*field.name) {
+                    field.slot.default = Some(default.clone());
+                }
+            }
+        }
+        Slot { default, ..Slot::new(ty) }
+    }
+
+    /// A default in what all objects have must leave an object that can be. `members`: what it makes of one.
+    fn check_meta_default(&mut self, members: Value, default: &Value, path: &Path<'_>) {
+        if self.checks.is_none() {
+            return;
+        }
+        let mut object = json!({ "apiVersion": "validation/v1", "kind": "Validation" });
+        if let (Some(object), Value::Object(members)) = (object.as_object_mut(), members) {
+            object.extend(members);
+        }
+        let errors: Vec<String> = resource_errors(&object).iter().map(ToString::to_string).collect();
+        let why = match errors.as_slice() {
+            [] => return,
+            [one] => one.clone(),
+            several => format!("[{}]", several.join(", ")),
+        };
+        let detail = format!("must result in valid metadata: {why}");
+        self.errors.push(FieldError::invalid(&path.child("default"), default.clone(), detail));
+    }
+
+    /// The same default must be a value of the type that the schema gives the field.
+    fn check_meta_type(&mut self, s: Keywords<'_>, default: &Value, path: &Path<'_>) {
+        let at = path.child("default").to_string();
+        if self.errors.last().is_some_and(|error| error.field == at) {
+            return;
+        }
+        let checks = self.checks.take();
+        let ty = self.ty(s, path, false);
+        self.checks = checks;
+        let found = validate(self.schema.at(ty), default);
+        self.errors.extend(found.into_iter().map(|error| moved(error, &at)));
     }
 
     fn object_meta(&mut self) -> TypeId {

@@ -233,6 +233,94 @@ fn pruning_keeps_what_is_known() {
     );
 }
 
+fn with_metadata(metadata: Value) -> Value {
+    at_root(json!({
+        "type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"metadata": metadata},
+    }))
+}
+
+#[test]
+fn metadata_of_objects_within_objects_has_defaults() {
+    let labels = json!({"type": "object", "additionalProperties": {"type": "string"}, "default": {"a": "b"}});
+    let properties = json!({"name": {"type": "string", "default": "n"}, "labels": labels});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod"});
+    for (default, mut object, metadata) in [
+        (Value::Null, pod.clone(), Value::Null),
+        (json!({}), pod.clone(), json!({"name": "n", "labels": {"a": "b"}})),
+        (json!({"name": "m"}), pod, json!({"name": "m", "labels": {"a": "b"}})),
+        (
+            Value::Null,
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {}}}),
+            json!({"name": "n", "labels": {}}),
+        ),
+    ] {
+        let mut schema = json!({"type": "object", "properties": properties});
+        if !default.is_null() {
+            schema["default"] = default;
+        }
+        let compiled = compile(&with_metadata(schema), &Path::new("schema")).unwrap();
+        object = json!({ "spec": object });
+        defaults::apply(compiled.ty(), &mut object);
+        assert_eq!(object["spec"]["metadata"], metadata);
+        // It is metadata all the same.
+        object["spec"]["metadata"]["odd"] = json!(1);
+        prune::prune(compiled.ty(), &mut object);
+        assert!(object["spec"]["metadata"].get("odd").is_none());
+    }
+    let text = |default: Value| json!({"type": "string", "default": default});
+    let at = "schema.properties[spec].properties[metadata]";
+    let name = |default: Value| json!({"type": "object", "properties": {"name": text(default)}});
+    for (metadata, place, value, why) in [
+        (
+            name(json!("a/b")),
+            ".properties[name]",
+            r#""a/b""#,
+            r#"must result in valid metadata: metadata.name: Invalid value: "a/b": may not contain '/'"#,
+        ),
+        (
+            name(json!(5)),
+            ".properties[name]",
+            "5",
+            "must result in valid metadata: metadata.name: Invalid value: 5: must be a string",
+        ),
+        (json!({"type": "object", "default": {"generateName": ".."}}), "", r#"{"generateName":".."}"#, ""),
+        (
+            json!({"type": "object", "default": {"labels": {"a": "not this"}}}),
+            "",
+            r#"{"labels":{"a":"not this"}}"#,
+            r#"must result in valid metadata: metadata.labels: Invalid value: "not this": a valid label must be"#,
+        ),
+        (
+            json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": 1, "default": "long"}}}),
+            ".properties[name]",
+            r#""long""#,
+            "",
+        ),
+    ] {
+        let found = compile(&with_metadata(metadata.clone()), &Path::new("schema"));
+        if why.is_empty() && place.is_empty() {
+            // A prefix may be what no whole name is.
+            assert!(found.is_ok(), "{metadata}");
+            continue;
+        }
+        let errors = texts(&found.expect_err("must be refused"));
+        let start = if why.is_empty() {
+            format!("{at}{place}.default: ")
+        } else {
+            format!("{at}{place}.default: Invalid value: {value}: {why}")
+        };
+        assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?}\n{start}");
+    }
+    let kind = at_root(json!({
+        "type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"kind": text(json!("not a kind"))},
+    }));
+    let errors = texts(&compile(&kind, &Path::new("schema")).expect_err("must be refused"));
+    let start = r#"schema.properties[spec].properties[kind].default: Invalid value: "not a kind": must result in valid metadata: kind: Invalid value: "#;
+    assert!(errors.len() == 1 && errors[0].starts_with(start), "{errors:?}");
+}
+
 #[test]
 fn defaults_fill_in() {
     let compiled = compiled(json!({

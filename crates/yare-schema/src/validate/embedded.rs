@@ -47,6 +47,29 @@ pub(super) fn check(
     }
 }
 
+/// What is wrong with what every object has: what it is, and its metadata.
+pub(crate) fn resource_errors(object: &Value) -> Vec<FieldError> {
+    let (mut errors, path) = (Vec::new(), Path::new("metadata"));
+    let metadata = object.get("metadata").unwrap_or(&Value::Null);
+    for name in ["name", "generateName", "namespace"] {
+        if let Some(other) = metadata.get(name).filter(|value| !value.is_string() && !value.is_null()) {
+            errors.push(FieldError::invalid(&path.child(name), other.clone(), "must be a string"));
+        }
+    }
+    for name in ["labels", "annotations"] {
+        let is_map = |value: &Value| {
+            value.is_null() || value.as_object().is_some_and(|map| map.values().all(Value::is_string))
+        };
+        if let Some(other) = metadata.get(name).filter(|value| !is_map(value)) {
+            errors.push(FieldError::invalid(&path.child(name), other.clone(), "must be a map of strings"));
+        }
+    }
+    if let (Value::Object(map), true) = (object, errors.is_empty()) {
+        resource(map, &Path::ROOT, &mut errors);
+    }
+    errors
+}
+
 fn resource(map: &serde_json::Map<String, Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     for name in ["apiVersion", "kind"] {
         let path = path.child(name);

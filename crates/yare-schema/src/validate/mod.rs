@@ -10,6 +10,8 @@ use std::collections::HashSet;
 
 use serde_json::{Number, Value};
 
+pub(crate) use embedded::resource_errors;
+
 use crate::{
     constraints::{Constraints, JsonType, Rule},
     field::{ErrorKind, FieldError, Path},

@@ -19,19 +19,30 @@ use crate::{
     view::View,
 };
 
-/// Errors in the specification `spec`, given what it was before.
-pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, before: &Value, gates: &Gates) {
-    let rules: [fn(&mut Errors, &Path<'_>, &Value); 8] = [
-        check_token_paths,
-        check_huge_pages,
-        check_resize_restarts,
-        check_sysctls,
-        check_selector_values,
-        check_node_values,
-        check_spread_selectors,
-        check_user_devices,
+/// Errors in the specification `spec`, given what it was before. `odd_selectors`: what selects other pods may hold
+/// values that no label can have.
+pub fn check(
+    errs: &mut Errors,
+    path: &Path<'_>,
+    spec: &Value,
+    before: &Value,
+    odd_selectors: bool,
+    gates: &Gates,
+) {
+    let rules: [(Rule, bool); 8] = [
+        (check_token_paths, false),
+        (check_huge_pages, false),
+        (check_resize_restarts, false),
+        (check_sysctls, false),
+        (check_selector_values, odd_selectors),
+        (check_node_values, false),
+        (check_spread_selectors, false),
+        (check_user_devices, false),
     ];
-    for rule in rules {
+    for (rule, is_spared) in rules {
+        if is_spared {
+            continue;
+        }
         let found = errs.len();
         rule(errs, path, spec);
         if errs.len() > found
@@ -42,6 +53,18 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, before: &Value, g
         }
     }
     check_spread_keys(errs, path, spec, before, gates);
+}
+
+type Rule = fn(&mut Errors, &Path<'_>, &Value);
+
+/// Whether the affinity in `spec` selects pods by values that no label can have.
+pub fn has_odd_selectors(spec: &Value) -> bool {
+    !errors_of(|errs| check_selector_values(errs, &Path::ROOT, spec)).is_empty()
+}
+
+/// The same of one selector.
+pub fn has_odd_values(selector: &Value) -> bool {
+    !errors_of(|errs| check_values(errs, &Path::ROOT, selector)).is_empty()
 }
 
 fn errors_of(check: impl FnOnce(&mut Errors)) -> Errors {
@@ -190,7 +213,6 @@ fn check_user_devices(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
 /// stand there once; before, they might not stand there at all. An object that one of the rules would refuse goes on
 /// under the other.
 fn check_spread_keys(errs: &mut Errors, path: &Path<'_>, spec: &Value, before: &Value, gates: &Gates) {
-    type Rule = fn(&mut Errors, &Path<'_>, &Value);
     let all = |errs: &mut Errors, path: &Path<'_>, spec: &Value, rule: Rule| {
         let list = path.child("topologySpreadConstraints");
         for (i, constraint) in spec.items("topologySpreadConstraints").iter().enumerate() {

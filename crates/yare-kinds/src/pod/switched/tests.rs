@@ -162,3 +162,43 @@ fn suspended_jobs() {
     assert!(!immutable("", &started, &directives));
     assert!(immutable("MutableSchedulingDirectivesForSuspendedJobs=false", &started, &directives));
 }
+
+#[test]
+fn odd_selectors_spare_odd_affinities() {
+    let container = json!({"name": "c", "image": "i"});
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container]}});
+    let base = named(json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}}));
+    let odd = json!({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["-"]}]});
+    let term = json!({"topologyKey": "t", "labelSelector": odd});
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let affinity = json!({"spec": {"template": {"spec": {"affinity": {"podAffinity": {required: [term]}}}}}});
+    let selector = json!({"spec": {"selector": odd}});
+    let both = patched(&selector, affinity.clone());
+    let detail = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+    let error = format!(
+        "spec.template.spec.affinity.podAffinity.{required}[0].labelSelector.matchExpressions[0].values[0]: Invalid value: \"-\": {detail}"
+    );
+    let refused: &[&str] = &[&error];
+    check(
+        "apps",
+        "DaemonSet",
+        &base,
+        &[
+            ("", Value::Null, affinity.clone(), refused),
+            ("", json!({}), affinity.clone(), refused),
+            ("", affinity.clone(), affinity.clone(), &[]),
+            ("", selector.clone(), both.clone(), &[]),
+            // And the other way round.
+            ("", both.clone(), both.clone(), &[]),
+        ],
+    );
+    let others = patched(&base, json!({"spec": {"replicas": 1}}));
+    let errs = gated_errors(
+        "apps",
+        "Deployment",
+        &gates(""),
+        Some(&patched(&others, selector)),
+        &patched(&others, both),
+    );
+    assert!(errs.contains(&error), "{errs:?}");
+}

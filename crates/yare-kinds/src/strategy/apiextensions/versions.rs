@@ -213,8 +213,10 @@ fn check_schema(errs: &mut Errors, path: &Path<'_>, version: &Value, status: boo
     let before = terms.before(version);
     let is_unchanged = before.is_some_and(|b| b.at("schema") == version.at("schema"));
     // A schema that was once accepted stays so.
-    let was_accepted =
-        is_unchanged && before.is_some_and(|b| b.at("subresources") == version.at("subresources"));
+    let around = |spec: &Value| spec.bool_at("preserveUnknownFields");
+    let was_accepted = is_unchanged
+        && before.is_some_and(|b| b.at("subresources") == version.at("subresources"))
+        && terms.old.is_some_and(|old| around(old) == around(terms.spec));
     if schema.is_null() || was_accepted {
         return;
     }

@@ -8,13 +8,13 @@ use yare_schema::{
 
 use crate::{
     check::{Check, Errors, annotation},
-    meta::{self, JudgeSelector, judge_selectors_after_values, validate_label_selector},
+    meta::{self, JudgeSelector, validate_label_selector},
     strategy::{
         Context, Strategy,
         workload::{
             check_at_most_all, check_collision_count, check_count_or_percent, check_counts,
             check_endless_template, check_match, check_selector_not_empty, count_or_percent,
-            default_template, template_warnings,
+            default_template, judge_selector_after, template_warnings,
         },
     },
     view::{View, ViewMut, same},
@@ -69,7 +69,7 @@ impl Strategy for DaemonSet {
         let mut errs = Errors::new();
         let (path, before) = (Path::new("spec"), old.at("spec.selector"));
         errs.immutable(&path.child("selector"), new.at("spec.selector"), before);
-        check_spec(&mut errs, &path, new.at("spec"), judge_selectors_after_values(before));
+        check_spec(&mut errs, &path, new.at("spec"), judge_selector_after(old));
         errs
     }
 

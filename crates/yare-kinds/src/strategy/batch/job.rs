@@ -18,11 +18,11 @@ use super::{
 };
 use crate::{
     check::{Check, Errors},
-    meta::{JudgeSelector, judge_selectors_after_values, validate_label_selector},
+    meta::{JudgeSelector, validate_label_selector},
     names,
     strategy::{
         Context, Strategy,
-        workload::{check_match, default_template, is_other_generation, name_warning},
+        workload::{check_match, default_template, is_other_generation, judge_selector_after, name_warning},
     },
     view::{View, ViewMut, same},
 };
@@ -80,7 +80,7 @@ impl Strategy for Job {
         let mut errs = Errors::new();
         let labels = old.at("spec.template.metadata.labels");
         let prefixed = labels.get(NAME).is_some() && labels.get(UID).is_some();
-        let judge = judge_selectors_after_values(old.at("spec.selector"));
+        let judge = judge_selector_after(old);
         let twice = check(&mut errs, new, prefixed, judge);
         // Upstream judges the specification as a part of the job and as a part of the update.
         errs.extend_from_within(twice);
