@@ -99,6 +99,9 @@ fn split(text: &str) -> Result<Parts<'_>, QuantityError> {
     Ok(Parts { negative, whole, fraction, suffix: rest })
 }
 
+/// The largest power of ten that a suffix may name: far beyond sense, so that arithmetic on scales cannot overflow.
+const EXPONENT_MAX: i32 = 1_000_000;
+
 /// `(power of ten, power of two, format)` of a suffix.
 fn interpret(suffix: &str) -> Option<(i32, u32, Format)> {
     if let Some(&(_, exponent)) = DECIMAL.iter().find(|(s, _)| *s == suffix) {
@@ -108,8 +111,7 @@ fn interpret(suffix: &str) -> Option<(i32, u32, Format)> {
         return Some((0, 10 * (i as u32 + 1), Format::BinarySi));
     }
     let exponent = suffix.strip_prefix(['e', 'E'])?;
-    // Bounded far beyond sense, so that arithmetic on scales cannot overflow.
-    let exponent = exponent.parse::<i32>().ok().filter(|e| e.unsigned_abs() <= 1_000_000)?;
+    let exponent = exponent.parse::<i32>().ok().filter(|e| (-EXPONENT_MAX..=EXPONENT_MAX).contains(e))?;
     Some((exponent, 0, Format::DecimalExponent))
 }
 
@@ -144,7 +146,7 @@ impl Quantity {
 
     /// An amount in units of `10^scale`. Below nano it is rounded up.
     pub fn from_scaled(value: i64, scale: i32, format: Format) -> Self {
-        Self { mantissa: i128::from(value), scale: scale.clamp(-1_000_000, 1_000_000), format }
+        Self { mantissa: i128::from(value), scale: scale.clamp(-EXPONENT_MAX, EXPONENT_MAX), format }
             .round_up(NANO)
             .0
     }
@@ -226,7 +228,12 @@ impl Quantity {
         if negative {
             mantissa = -mantissa;
         }
-        Ok((Self { mantissa, scale, format }, written))
+        let parsed = Self { mantissa, scale, format };
+        // What is read must be readable as it is written then: zeros move into the suffix, as many as digits fit.
+        if exponent > EXPONENT_MAX - 64 && parsed.canonical_decimal().1 > EXPONENT_MAX {
+            return Err(QuantityError::Suffix);
+        }
+        Ok((parsed, written))
     }
 
     /// The form in which the API server writes what a client sent as `text`.
@@ -524,6 +531,7 @@ mod tests {
             ("0.0000000001Ki", "103n"), ("9223372036854775807", "9223372036854775807"),
             ("9223372036854775808", "9223372036854775808"), ("-1.5Gi", "-1536Mi"), ("0.000000000000000000001", "1n"),
             ("1.0000000000000000000000000000000000000000000001", "1000000001n"), ("999999999999999999Ki", "9223372036854775807"),
+            ("10E1000000", "100e999999"),
         ];
         for (text, expect) in cases {
             assert_eq!(Quantity::canonicalize(text).unwrap(), expect, "{text}");
@@ -543,6 +551,9 @@ mod tests {
             ("1ki", Suffix),
             ("1K", Suffix),
             ("1e", Suffix),
+            ("1e1000001", Suffix),
+            // Its zeros would move into the suffix.
+            ("100000E1000000", Suffix),
             ("1Kii", Suffix),
             ("1e99999999999", Suffix),
             ("1e-2147483648", Suffix),

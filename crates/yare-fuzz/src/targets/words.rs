@@ -140,6 +140,7 @@ pub fn quantity_seeds() -> Vec<Vec<u8>> {
         ["+.5", "-1."],
         ["1e-30", "1e30"],
         ["0Ki", "00012.3400M"],
+        ["100000E1000000", "10E1000000"],
     ]
     .map(|pair| joined(&pair))
     .into()
