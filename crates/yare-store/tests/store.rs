@@ -226,19 +226,19 @@ async fn a_watcher_sleeps_through_other_kinds_and_its_bookmark_moves_on() {
     let store = open(simulated()).await;
     let mut watcher = store.watch("pods", 1).unwrap();
     {
-        let next = watcher.next();
-        tokio::pin!(next);
-        // Polled once, so that it is registered; then only its own kind may wake it.
-        let counter = Arc::new(Wakes::default());
-        let waker = std::task::Waker::from(counter.clone());
-        let mut context = std::task::Context::from_waker(&waker);
-        assert!(std::future::Future::poll(next.as_mut(), &mut context).is_pending());
+        let mut others = store.watch("leases", 1).unwrap();
+        let (next, other) = (watcher.next(), others.next());
+        tokio::pin!(next, other);
+        // Polled once, so that they are registered; then only its own kind may wake each.
+        let (pods, leases) = (Wakes::register(next.as_mut()), Wakes::register(other.as_mut()));
         for i in 0..20 {
             one(&store, put("leases", "x", i)).await.unwrap();
         }
-        assert_eq!(counter.count(), 0);
+        // Who wrote has the answer first; then the watchers are told.
+        leases.wait().await;
+        assert_eq!(pods.count(), 0);
         one(&store, put("pods", "a", 7)).await.unwrap();
-        assert_eq!(counter.count(), 1);
+        pods.wait().await;
         let events = next.await.unwrap();
         assert_eq!((events.len(), events[0].revision), (1, 22));
     }
@@ -264,8 +264,25 @@ async fn a_watcher_sleeps_through_other_kinds_and_its_bookmark_moves_on() {
 struct Wakes(std::sync::atomic::AtomicUsize);
 
 impl Wakes {
+    /// Polls once, and counts from then on.
+    fn register<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Arc<Self> {
+        let wakes = Arc::new(Self::default());
+        let waker = std::task::Waker::from(wakes.clone());
+        assert!(future.poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        wakes
+    }
+
     fn count(&self) -> usize {
         self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    async fn wait(&self) {
+        let woken = async {
+            while self.count() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(15), woken).await.expect("nobody was woken");
     }
 }
 
