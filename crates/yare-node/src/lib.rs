@@ -209,6 +209,8 @@ impl Node {
             pressures: BTreeSet::new(),
             allowed_sysctls: settings.allowed_unsafe_sysctls.clone(),
             strict_groups: config.runtime.status().await.is_ok_and(|s| s.supplemental_groups_policy),
+            restarts_all: !configuration.gates().is_on("NodeDeclaredFeatures")
+                || configuration.gates().is_on(node::object::RESTART_ALL),
         };
         let kept = resources.reservations.kept(&capacity);
         let configured = || ManagerSettings::configured(settings, configuration.gates());

@@ -33,6 +33,7 @@ async fn a_node_that_somebody_else_registers() {
         "ExtendWebSocketsToKubelet",
         "InPlacePodLevelResourcesVerticalScaling",
         "InPlacePodVerticalScalingInitContainers",
+        "RestartAllContainersOnContainerExits",
     ];
     assert_eq!(node["status"]["declaredFeatures"], json!(declared));
     let lease = cluster.wait(LEASE, "lease", |l| l["spec"]["holderIdentity"] == NODE).await;

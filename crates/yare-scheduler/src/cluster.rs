@@ -12,6 +12,7 @@ use yare_schema::quantity::Quantity;
 use crate::{
     devices::state::Devices,
     plugins,
+    plugins::NodeFeatures,
     pod::{Amounts, HostPort, PodInfo},
     selector::Labels,
     storage::Storage,
@@ -41,6 +42,8 @@ pub struct NodeInfo {
     pub pods: HashMap<ObjectKey, Arc<PodInfo>>,
     /// How many of its pods have required anti-affinity or any preferred affinity to pods.
     pub pods_with_affinity: usize,
+    /// What its agent declares that it can do.
+    pub features: NodeFeatures,
 }
 
 impl NodeInfo {
@@ -56,6 +59,7 @@ impl NodeInfo {
             ports: Vec::new(),
             pods: HashMap::new(),
             pods_with_affinity: 0,
+            features: NodeFeatures::default(),
         };
         let object = out.object.clone();
         out.update(object)?;
@@ -74,6 +78,7 @@ impl NodeInfo {
             .into_iter()
             .flat_map(|image| image.names.into_iter().map(move |n| (n.into(), image.size_bytes)))
             .collect();
+        self.features = NodeFeatures::declared(&node.status.declared_features);
         self.spec = node.spec;
         self.object = object;
         Ok(())
@@ -133,6 +138,8 @@ pub struct NodeChange {
     pub taints: bool,
     /// Allocatable resources differ.
     pub allocatable: bool,
+    /// Declared features differ.
+    pub features: bool,
 }
 
 /// Nodes and pods.
@@ -158,6 +165,8 @@ pub struct Cluster {
     pub storage: Storage,
     /// Claims for devices, and devices.
     pub devices: Devices,
+    /// Whether nodes must declare what pods need.
+    asks_for_features: bool,
     /// How many placed pods use a claim.
     claim_users: HashMap<ObjectKey, usize>,
 }
@@ -168,9 +177,20 @@ impl Cluster {
         Self { devices, ..Self::default() }
     }
 
+    /// Nodes must declare what pods need, or need not.
+    pub fn asking_for_features(mut self, is_so: bool) -> Self {
+        self.asks_for_features = is_so;
+        self
+    }
+
     /// How many pods are assumed, and how many have a node.
     pub fn counts(&self) -> (usize, usize) {
         (self.assumed.len(), self.placed.len())
+    }
+
+    /// Whether nodes must declare what pods need.
+    pub fn asks_for_features(&self) -> bool {
+        self.asks_for_features
     }
 
     /// All nodes.
@@ -213,13 +233,14 @@ impl Cluster {
         if let Some(&at) = self.index.get(object.name()) {
             let node = &mut self.nodes[at];
             let (labels, spec) = (node.object.clone(), std::mem::take(&mut node.spec));
-            let (allocatable, max_pods) = (node.allocatable.clone(), node.max_pods);
+            let (allocatable, max_pods, features) = (node.allocatable.clone(), node.max_pods, node.features);
             node.update(object)?;
             return Ok(NodeChange {
                 added: false,
                 labels: labels.labels() != node.labels(),
                 taints: spec != node.spec,
                 allocatable: allocatable != node.allocatable || max_pods != node.max_pods,
+                features: features != node.features,
             });
         }
         let name: Box<str> = object.name().into();
@@ -230,7 +251,7 @@ impl Cluster {
         self.nodes_with_affinity += usize::from(node.pods_with_affinity > 0);
         self.index.insert(name, self.nodes.len());
         self.nodes.push(node);
-        Ok(NodeChange { added: true, labels: true, taints: true, allocatable: true })
+        Ok(NodeChange { added: true, labels: true, taints: true, allocatable: true, features: true })
     }
 
     /// Forgets a node. Its pods stay known until they are deleted.

@@ -290,11 +290,12 @@ impl Metrics {
 
 /// What upstream calls an event that makes pods worth another try; of several the first.
 pub(crate) fn label(events: Events) -> &'static str {
-    const LABELS: [(Events, &str); 13] = [
+    const LABELS: [(Events, &str); 14] = [
         (Events::NODE_ADDED, "NodeAdd"),
         (Events::NODE_LABELS, "NodeUpdateNodeLabel"),
         (Events::NODE_TAINTS, "NodeUpdateNodeTaint"),
         (Events::NODE_ALLOCATABLE, "NodeUpdateNodeAllocatable"),
+        (Events::NODE_FEATURES, "NodeUpdateNodeDeclaredFeature"),
         (Events::POD_ADDED, "AssignedPodAdd"),
         (Events::POD_REMOVED, "AssignedPodDelete"),
         (Events::CLAIM, "PersistentVolumeClaimUpdate"),

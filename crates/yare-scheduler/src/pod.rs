@@ -7,6 +7,7 @@ use yare_schema::quantity::Quantity;
 
 use crate::{
     devices::extended::{self, Asking},
+    plugins::NodeFeatures,
     resize,
     selector::{Labels, NodeTerm, Requirement, Selector, label},
     view,
@@ -369,6 +370,8 @@ pub struct PodInfo {
     pub disks: Box<[Disk]>,
     /// Claims for devices that it names.
     pub resource_claims: Box<[PodResourceClaim]>,
+    /// What it needs of its node's agent.
+    pub features: NodeFeatures,
     /// What its containers ask for that devices may stand behind.
     pub extended: Option<Arc<[Asking]>>,
 }
@@ -419,6 +422,7 @@ impl PodInfo {
             disks,
             resource_claims: resource_claims(&pod),
             extended: extended::asked(&object, spec)?,
+            features: NodeFeatures::needed(spec),
             node: spec.node_name.as_str().into(),
             scheduler: spec.scheduler_name.as_str().into(),
             finished: matches!(pod.status.phase.as_str(), "Succeeded" | "Failed"),

@@ -134,7 +134,8 @@ async fn run(client: Client, config: Config) {
         tie: config.seed,
         client,
         recorder,
-        cluster: Cluster::new(Devices::new(&config.gates)),
+        cluster: Cluster::new(Devices::new(&config.gates))
+            .asking_for_features(config.gates.is_on("NodeDeclaredFeatures")),
         queue: Queue::new(config.metrics.clone()),
         config,
         start: 0,
@@ -216,6 +217,7 @@ impl State {
                     (change.labels, Events::NODE_LABELS),
                     (change.taints, Events::NODE_TAINTS),
                     (change.allocatable, Events::NODE_ALLOCATABLE),
+                    (change.features, Events::NODE_FEATURES),
                 ] {
                     if happened {
                         events = events.and(event);

@@ -104,6 +104,8 @@ pub struct PodSpec {
     pub resources: Option<Resources>,
     /// Uses the node's network: container ports are host ports.
     pub host_network: bool,
+    /// `false`: its users are not the node's.
+    pub host_users: Option<bool>,
     /// Volumes that matter to where the pod may run; most pods have none.
     #[serde(deserialize_with = "volumes_that_matter")]
     pub volumes: Vec<Volume>,
@@ -218,10 +220,20 @@ pub struct Container {
     pub image: String,
     /// `Always` makes an init container a sidecar.
     pub restart_policy: String,
+    /// What follows from how it ends.
+    pub restart_policy_rules: Vec<RestartRule>,
     /// Requests.
     pub resources: Resources,
     /// Ports.
     pub ports: Vec<Port>,
+}
+
+/// A rule for a container's end.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RestartRule {
+    /// `Restart`, `RestartAllContainers`
+    pub action: String,
 }
 
 /// Resource requests.
@@ -429,12 +441,14 @@ pub struct Taint {
 
 /// `NodeStatus`
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
     /// What pods may use.
     pub allocatable: BTreeMap<String, String>,
     /// Images that are there.
     pub images: Vec<Image>,
+    /// What its agent can do.
+    pub declared_features: Vec<String>,
 }
 
 /// `ContainerImage`

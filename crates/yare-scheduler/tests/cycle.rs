@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{cached, cluster, node, pod};
-use yare_scheduler::{cluster::Cluster, cycle, pod::PodInfo};
+use yare_scheduler::{cluster::Cluster, cycle, plugins::Events, pod::PodInfo};
 
 /// The node, or the message.
 fn place(cluster: &Cluster, pod: Value) -> String {
@@ -242,4 +242,30 @@ fn a_pod_that_gives_back_is_news() {
     for (cpu, news) in [("2", false), ("2", false), ("3", false), ("1", true)] {
         assert_eq!(cluster.set_pod(held(cpu)), news, "{cpu}");
     }
+}
+
+#[test]
+fn nodes_declare_what_pods_need() {
+    let able = json!({"status": {"declaredFeatures": ["A", "RestartAllContainersOnContainerExits"]}});
+    let needy = || {
+        json!({"spec": {"containers": [{"name": "c", "image": "i", "restartPolicyRules": [
+            {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [1]}}]}]}})
+    };
+    let read = |extra: Value| PodInfo::new(cached(&pod("new", extra))).unwrap();
+    let place = |nodes: &[Value], asks: bool, extra: Value| {
+        let cluster = cluster(nodes, &[]).asking_for_features(asks);
+        cycle::schedule(&read(extra), &cluster, &mut 0, 7).map_err(|why| why.message())
+    };
+    let nodes = [node("a", json!({})), node("b", able)];
+    assert_eq!(place(&nodes, true, needy()).unwrap(), "b");
+    let none = "0/1 nodes are available: 1 node(s) didn't match Pod's required features.";
+    assert_eq!(place(&nodes[..1], true, needy()).unwrap_err(), none);
+    assert_eq!(place(&nodes[..1], false, needy()).unwrap(), "a");
+    assert_eq!(place(&nodes[..1], true, json!({})).unwrap(), "a");
+    let apart = json!({"spec": {"hostNetwork": true, "hostUsers": false}});
+    assert_eq!(place(&nodes[..1], true, apart).unwrap_err(), none);
+    // Nobody's end would help; a node that declares it would.
+    let cluster = cluster(&nodes[..1], &[]).asking_for_features(true);
+    let why = cycle::schedule(&read(needy()), &cluster, &mut 0, 7).unwrap_err();
+    assert!(why.helpable.is_empty() && why.events.any_of(Events::NODE_FEATURES));
 }

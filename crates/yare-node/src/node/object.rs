@@ -13,11 +13,14 @@ use crate::view::{NodeCondition, Taint};
 const NAMES_MAX: usize = 5;
 
 /// Features that a node declares where their gates are on (KEP-5328), sorted.
-const DECLARED: [&str; 3] = [
+const DECLARED: [&str; 4] = [
     "ExtendWebSocketsToKubelet",
     "InPlacePodLevelResourcesVerticalScaling",
     "InPlacePodVerticalScalingInitContainers",
+    RESTART_ALL,
 ];
+/// The one that pods can need from their start.
+pub(crate) const RESTART_ALL: &str = "RestartAllContainersOnContainerExits";
 
 /// Labels every node has, and those it was given.
 pub(crate) fn labels(node_name: &str, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {

@@ -31,6 +31,8 @@ pub(crate) struct Offer {
     pub(crate) allowed_sysctls: Vec<String>,
     /// Whether the runtime can leave the image's own groups out.
     pub(crate) strict_groups: bool,
+    /// Whether it restarts all containers of a pod where one's end asks for it.
+    pub(crate) restarts_all: bool,
 }
 
 /// What a pod takes from its node.
@@ -137,6 +139,7 @@ const CHECKS: &[Check] = &[
     os_label,
     os_field,
     groups,
+    features,
     sysctls,
     resources,
     node_affinity,
@@ -216,6 +219,17 @@ fn groups(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
     reject(
         "SupplementalGroupsPolicyNotSupported",
         "SupplementalGroupsPolicy=Strict is not supported in this node",
+    )
+}
+
+/// What the pod needs, the node has to declare (KEP-5328).
+fn features(pod: &Pod, _: &Used, offer: &Offer) -> Option<Rejection> {
+    if offer.restarts_all || !super::restart_all::is_possible(pod) {
+        return None;
+    }
+    reject(
+        "PodFeatureUnsupported",
+        format!("Pod requires node features that are not available: {}", crate::node::object::RESTART_ALL),
     )
 }
 
@@ -433,6 +447,7 @@ mod tests {
             pressures: BTreeSet::new(),
             allowed_sysctls: vec!["net.core.*".into()],
             strict_groups: false,
+            restarts_all: false,
         };
         let tolerant = serde_json::json!([{"operator": "Exists"}]);
         let request = |cpu: &str| serde_json::json!([{"name": "a", "resources": {"requests": {"cpu": cpu}}}]);
@@ -459,6 +474,18 @@ mod tests {
                     "securityContext": {"supplementalGroupsPolicy": "Strict"}}),
                 0,
                 "SupplementalGroupsPolicyNotSupported",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": [
+                    {"name": "a", "restartPolicyRules": [{"action": "RestartAllContainers"}]}]}),
+                0,
+                "PodFeatureUnsupported",
+            ),
+            (
+                serde_json::json!({"tolerations": tolerant, "containers": [
+                    {"name": "a", "restartPolicyRules": [{"action": "Restart"}]}]}),
+                0,
+                "",
             ),
             (serde_json::json!({"tolerations": tolerant, "containers": request("1")}), 3, "OutOfpods"),
             (

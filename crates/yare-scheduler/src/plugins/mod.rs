@@ -8,6 +8,7 @@ mod dynamic_resources;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
+mod node_declared_features;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
@@ -29,6 +30,7 @@ use crate::{
 };
 
 pub use dynamic_resources::{Decision as DevicesDecision, Wish, claims};
+pub use node_declared_features::Features as NodeFeatures;
 
 /// The best score of a node.
 pub const MAX_SCORE: i64 = 100;
@@ -77,6 +79,8 @@ impl Events {
 
     /// A pod holds less of its node than before.
     pub const POD_SHRANK: Self = Self(1 << 17);
+    /// A node declares other features.
+    pub const NODE_FEATURES: Self = Self(1 << 18);
 
     /// Both sets.
     pub const fn and(self, other: Self) -> Self {
@@ -144,6 +148,8 @@ pub struct State {
     affinity: inter_pod_affinity::Prepared,
     /// Whether the plugins for volumes have anything to look at.
     volumes: bool,
+    /// Whether the pod needs features of its node.
+    features: bool,
     restrictions: volume_restrictions::Prepared,
     zones: volume_zone::Prepared,
     /// What becomes of the pod's claims.
@@ -157,7 +163,11 @@ pub struct State {
 impl State {
     /// Looks at the whole cluster, where the pod has rules that need it.
     pub fn new(pod: &PodInfo, cluster: &Cluster) -> Self {
-        let mut out = Self { volumes: !(pod.claims.is_empty() && pod.disks.is_empty()), ..Self::default() };
+        let mut out = Self {
+            volumes: !(pod.claims.is_empty() && pod.disks.is_empty()),
+            features: cluster.asks_for_features() && !pod.features.is_empty(),
+            ..Self::default()
+        };
         if out.volumes
             && let Err((plugin, reason)) = out.look_at_volumes(pod, cluster)
         {
@@ -187,6 +197,7 @@ impl State {
         match row.only {
             Only::Every => true,
             Only::Volumes => self.volumes,
+            Only::Features => self.features,
             Only::Devices => !self.devices.is_empty(),
         }
     }
@@ -279,6 +290,8 @@ pub enum Only {
     Volumes,
     /// Those with claims for devices.
     Devices,
+    /// Those that need features of their nodes.
+    Features,
 }
 
 const fn row(name: &'static str, plugin: &'static dyn Plugin, weight: i64, events: Events) -> Row {
@@ -340,6 +353,13 @@ pub static PLUGINS: &[Row] = &[
         2,
         Events::POD_REMOVED.and(Events::POD_ADDED).and(Events::NODE_LABELS),
     ),
+    Row {
+        name: "NodeDeclaredFeatures",
+        plugin: &node_declared_features::NodeDeclaredFeatures,
+        weight: 0,
+        events: Events::NODE_FEATURES,
+        only: Only::Features,
+    },
     Row {
         name: DYNAMIC_RESOURCES,
         plugin: &dynamic_resources::DynamicResources,
