@@ -1,7 +1,7 @@
 //! What the kubelet's API tells monitoring of a node: metrics of containers, pods, probes and volumes, the summary,
 //! flags and state; and what it answers that concerns the node's logs and checkpoints.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -28,6 +28,26 @@ spec:
     resources: {limits: {cpu: 500m, memory: 64Mi}}
     volumeMounts: [{name: data, mountPath: /data}]
     readinessProbe: {exec: {command: ["true"]}, periodSeconds: 1}
+"#;
+
+const ENDS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: ends}
+spec:
+  restartPolicy: Never
+  containers: [{name: main, image: "yare.local/busybox:1", command: [sh, -c, exit 139]}]
+"#;
+
+/// It does not start.
+const USERS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: users}
+spec:
+  hostUsers: false
+  terminationGracePeriodSeconds: 0
+  containers: [{name: main, image: "yare.local/busybox:1", command: [bogus]}]
 "#;
 
 on_both! { a_node_is_measured }
@@ -167,6 +187,21 @@ fn a_node_is_measured(runtime: Runtime) {
         ensure!(refused.contains("CheckpointContainer"), "{refused}");
         let log = get(cluster, "logs/?query=no-such-service-of-yare")?;
         ensure!(log.contains("log not found for no-such-service-of-yare"), "{log}");
+
+        cluster.apply(ENDS)?;
+        let end = [("container_type", "container"), ("exit_code", "139"), ("reason", "Error")];
+        cluster.eventually(Duration::from_secs(60), || {
+            Page::read(cluster, "metrics")?.get("kubelet_terminated_containers_total", &end)
+        })?;
+        // The containerd of these tests knows no pods with users of their own.
+        if runtime == Runtime::Embedded {
+            cluster.apply(USERS)?;
+            cluster.eventually(Duration::from_secs(60), || {
+                let page = Page::read(cluster, "metrics")?;
+                page.get("kubelet_started_user_namespaced_pods_total", &[])?;
+                page.get("kubelet_started_user_namespaced_pods_errors_total", &[])
+            })?;
+        }
         Ok(())
     });
 }

@@ -118,6 +118,7 @@ table! {
     STARTED_PODS: "kubelet_started_pods_total", Counter, &[], "[ALPHA] Cumulative number of pods started";
     STARTED_USERNS_PODS: "kubelet_started_user_namespaced_pods_total", Counter, &[], "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.";
     STARTED_USERNS_PODS_ERRORS: "kubelet_started_user_namespaced_pods_errors_total", Counter, &[], "[ALPHA] Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.";
+    TERMINATED_CONTAINERS: "kubelet_terminated_containers_total", Counter, &["container_type", "exit_code", "reason"], "[ALPHA] Cumulative number of container terminations.";
     VOLUME_AVAILABLE: "kubelet_volume_stats_available_bytes", Gauge, CLAIM, "[ALPHA] Number of available bytes in the volume";
     VOLUME_CAPACITY: "kubelet_volume_stats_capacity_bytes", Gauge, CLAIM, "[ALPHA] Capacity in bytes of the volume";
     VOLUME_ABNORMAL: "kubelet_volume_stats_health_status_abnormal", Gauge, CLAIM, "[ALPHA] Abnormal volume health status. The count is either 1 or 0. 1 indicates the volume is unhealthy, 0 indicates volume is healthy";

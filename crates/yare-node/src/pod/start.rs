@@ -38,6 +38,7 @@ impl Worker {
         if !self.resize(pod, &plan).await {
             next = earlier(next, Next::At(clock::after(self.kubelet.seams.now(), CONFIG_RETRY)));
         }
+        let mut failed = false;
         let mut changed = actions.create_sandbox.is_some() || !actions.kill.is_empty() || !plan.is_empty();
         let ephemeral = actions.ephemeral.iter().map(|i| &pod.spec.ephemeral_containers[*i].common);
         let init = actions.init.iter().filter_map(|i| pod.spec.init_containers.get(*i));
@@ -64,6 +65,7 @@ impl Worker {
                     self.refresh(false).await;
                 }
                 Err(failure) => {
+                    failed = true;
                     let labels = [failure.reason.as_str(), kind];
                     self.kubelet.metrics.count(&table::STARTED_CONTAINERS_ERRORS, &labels);
                     let at = failure
@@ -75,6 +77,10 @@ impl Worker {
                     self.waiting.insert(container.name.clone(), wait);
                 }
             }
+        }
+        if failed && actions.create_sandbox.is_some() && pod.spec.host_users == Some(false) {
+            // What is wrong with a user namespace mostly shows when containers are made.
+            self.kubelet.metrics.count(&table::STARTED_USERNS_PODS_ERRORS, &[]);
         }
         if !plan.is_empty() {
             self.tell_resize(pod);

@@ -352,9 +352,29 @@ impl Worker {
         {
             self.measure_start(pod, seen);
         }
+        self.count_ends(&status);
         self.status = status.clone();
         if !self.mailbox.removed() {
             self.kubelet.writer.submit(pod, status);
+        }
+    }
+
+    /// Counts the containers that the new status shows as terminated, and the one before did not.
+    fn count_ends(&self, new: &PodStatus) {
+        let old = &self.status;
+        for (kind, old, new) in [
+            ("init_container", &old.init_container_statuses, &new.init_container_statuses),
+            ("container", &old.container_statuses, &new.container_statuses),
+            ("ephemeral_container", &old.ephemeral_container_statuses, &new.ephemeral_container_statuses),
+        ] {
+            for container in new {
+                let Some(end) = &container.state.terminated else { continue };
+                if old.iter().any(|o| o.name == container.name && o.state.terminated.is_some()) {
+                    continue;
+                }
+                let labels = [kind, &end.exit_code.to_string(), &end.reason];
+                self.kubelet.metrics.count(&table::TERMINATED_CONTAINERS, &labels);
+            }
         }
     }
 
