@@ -166,5 +166,12 @@ pub fn apply_seeds() -> Vec<Vec<u8>> {
 pub fn set_seeds() -> Vec<Vec<u8>> {
     let a = r#"{"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"a\"}":{".":{},"f:image":{}},"k:{\"name\":\"b\",\"port\":1}":{}},"f:list":{"v:\"x\"":{},"v:1.5":{},"i:3":{}}}}"#;
     let b = r#"{"f:metadata":{"f:labels":{}},"f:spec":{"f:containers":{"k:{\"name\":\"a\"}":{"f:image":{}}},"f:other":{}}}"#;
-    vec![joined(&[a, b]), joined(&[b, a]), joined(&[r#"{".":{},"f:a":{"f:b":{".":{}}}}"#, r#"{"f:a":{}}"#])]
+    // Read inexactly, this number is another one each time.
+    let float = r#"{"f:a":{"v:8888888888888888888888888888888888888888888881.5":{}}}"#;
+    vec![
+        joined(&[a, b]),
+        joined(&[b, a]),
+        joined(&[float, b]),
+        joined(&[r#"{".":{},"f:a":{"f:b":{".":{}}}}"#, r#"{"f:a":{}}"#]),
+    ]
 }
