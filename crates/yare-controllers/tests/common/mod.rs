@@ -107,7 +107,7 @@ impl Cluster {
         server.advertise = Some(("127.0.0.1".parse().unwrap(), 6443));
         change(&mut server);
         let secure = !server.auth.permissive;
-        let server = ApiServer::start(server).await.unwrap();
+        let server = Box::pin(ApiServer::start(server)).await.unwrap();
         let client = Client::new(in_process(server.service(User::admin())));
         let api = Api::new(client.kube());
         let mut manager = client.clone();

@@ -77,7 +77,7 @@ impl Cluster {
         let mut config = Config::new(store);
         config.advertise = Some(("127.0.0.1".parse().unwrap(), 6443));
         change(&mut config);
-        let api = ApiServer::start(config).await.unwrap();
+        let api = Box::pin(ApiServer::start(config)).await.unwrap();
         let runtime = FakeRuntime::new(dir.path().join("runtime"));
         let cluster = Cluster { api, runtime, node: None, dir };
         let account = json!({"metadata": {"name": "default"}});
