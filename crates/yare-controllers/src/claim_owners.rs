@@ -131,8 +131,9 @@ mod tests {
         let set = || owner("StatefulSet", "db", "set", true);
         let pod = || owner("Pod", "db-0", "pod", true);
         let other = |controller| owner("Deployment", "x", "other", controller);
-        // scaled, deleted, surplus; owners that are there; whether they are right, conflict; uids afterwards.
-        let cases: &[((bool, bool, bool), Vec<OwnerRef>, (bool, bool), &[&str])] = &[
+        /// Scaled, deleted, surplus; owners that are there; whether they are right, conflict; uids afterwards.
+        type Case<'a> = ((bool, bool, bool), Vec<OwnerRef>, (bool, bool), &'a [&'a str]);
+        let cases: &[Case<'_>] = &[
             ((false, false, false), vec![], (true, false), &[]),
             ((false, false, false), vec![other(true)], (true, false), &["other"]),
             ((false, false, false), vec![set(), other(false)], (false, false), &["other"]),
