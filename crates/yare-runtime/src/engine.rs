@@ -363,8 +363,8 @@ impl Runtime for Engine {
         self.inner.exec(id, argv, tty, stdin).await
     }
 
-    async fn attach(&self, id: &str, _tty: bool, _stdin: bool) -> Result<ExecSession> {
-        self.inner.attach(id).await
+    async fn attach(&self, id: &str, _tty: bool, stdin: bool) -> Result<ExecSession> {
+        self.inner.attach(id, stdin).await
     }
 
     async fn port_forward(&self, sandbox: &str, port: u16) -> Result<Box<dyn Duplex>> {

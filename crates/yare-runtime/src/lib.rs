@@ -96,8 +96,11 @@ pub trait Runtime: Send + Sync {
     async fn exec_sync(&self, id: &str, argv: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutput>;
     /// Runs a command in a container with its streams connected.
     async fn exec(&self, id: &str, argv: Vec<String>, tty: bool, stdin: bool) -> Result<ExecSession>;
-    /// Connects to the streams of a container's first process. A runtime that does not know any more whether it was
-    /// made with a terminal and an input is told here.
+    /// Connects to the streams of a container's first process, to its input only if asked for (and if it has one). A
+    /// runtime that does not know any more whether it was made with a terminal is told here.
+    ///
+    /// A container whose input ends with the first client (`stdinOnce`, without a terminal) has it closed with the
+    /// session's, and the session goes on until the container ends. With any other the session ends with its input.
     async fn attach(&self, id: &str, tty: bool, stdin: bool) -> Result<ExecSession>;
     /// A TCP connection to `localhost:port` inside the pod's network namespace.
     async fn port_forward(&self, sandbox: &str, port: u16) -> Result<Box<dyn Duplex>>;

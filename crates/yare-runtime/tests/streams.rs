@@ -108,6 +108,45 @@ async fn attach_sees_output_and_gives_input() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_input_that_is_kept_open_outlives_its_clients() {
+    let rig = Rig::new().await;
+    let e = rig.engine();
+    let mut config = sh("while read l; do echo got $l; done; echo over; sleep 1000");
+    config.stdin = true;
+    let (_, id) = rig.run(rig.pod("a"), config).await;
+    for line in ["one", "two"] {
+        let s = e.attach(&id, false, true).await.unwrap();
+        let (mut stdin, mut stdout) = (s.stdin.unwrap(), s.stdout.unwrap());
+        stdin.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        let mut text = vec![0; "got one\n".len()];
+        stdout.read_exact(&mut text).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&text), format!("got {line}\n"));
+        // The client is done: its session ends, and nothing else does.
+        stdin.shutdown().await.unwrap();
+        assert_eq!(read_all(Some(stdout)).await, "");
+        assert_eq!(s.exit.await.unwrap(), 0);
+    }
+    let mut config = sh("while read l; do echo got $l; done; echo over");
+    config.stdin = true;
+    config.stdin_once = true;
+    let (_, once) = rig.run(rig.pod("b"), config).await;
+    // Who wants no input does not take the only one.
+    let watches = e.attach(&once, false, false).await.unwrap();
+    assert!(watches.stdin.is_none());
+    let s = e.attach(&once, false, true).await.unwrap();
+    let mut stdin = s.stdin.unwrap();
+    stdin.write_all(b"one\n").await.unwrap();
+    stdin.shutdown().await.unwrap();
+    drop(stdin);
+    assert_eq!(read_all(s.stdout).await, "got one\nover\n");
+    assert_eq!(read_all(watches.stdout).await, "got one\nover\n");
+    assert_eq!(watches.exit.await.unwrap(), 0);
+    assert_eq!(e.container(&id).await.unwrap().state, ContainerState::Running);
+    e.stop_container(&id, Duration::ZERO).await.unwrap();
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_loses_nothing() {
     let rig = Rig::new().await;
     let e = rig.engine();

@@ -169,6 +169,14 @@ fn exec_and_attach(runtime: Runtime) {
         again.says("got again\n")?;
         drop(again);
         ensure!(cluster.kubectl(&["logs", "echoer"])? == "got hello\ngot again\n");
+        // A client without more to say is let go, and the container's input stays open.
+        let (status, out, err) = cluster.kubectl_with(&["attach", "-i", "echoer"], "piped\n")?;
+        ensure!(status.success(), "{status} {out:?} {err:?}");
+        cluster.eventually(SOON, || {
+            let log = cluster.kubectl(&["logs", "echoer"])?;
+            ensure!(log.ends_with("got piped\n"), "{log}");
+            Ok(())
+        })?;
 
         let ran = cluster.kubectl(&[
             "run",

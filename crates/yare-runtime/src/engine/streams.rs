@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Inner, not_running};
 use crate::api::*;
@@ -68,6 +69,46 @@ impl AsyncWrite for Terminal {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+/// The input of a container that others may write to later: when this client is done with it, only its session ends.
+struct Shared {
+    input: BoxWrite,
+    done: CancellationToken,
+}
+
+impl AsyncWrite for Shared {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.input).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.input).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.done.cancel();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Output until the session ends: what has come by then is still read.
+struct Until {
+    output: BoxRead,
+    done: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl AsyncRead for Until {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.output).poll_read(cx, buf) {
+            Poll::Pending => self.done.as_mut().poll(cx).map(Ok),
+            ready => ready,
+        }
     }
 }
 
@@ -235,18 +276,24 @@ impl Inner {
         }
     }
 
-    pub(super) async fn attach(&self, id: &str) -> Result<ExecSession> {
+    pub(super) async fn attach(&self, id: &str, stdin: bool) -> Result<ExecSession> {
         let c = self.container_entry(id)?;
         if c.current() != ContainerState::Running {
             return Err(not_running(&c));
         }
-        let (tty, stdin) = (c.record.config.tty, c.record.config.stdin);
+        let config = &c.record.config;
+        let (tty, stdin) = (config.tty, stdin && config.stdin);
+        let done = CancellationToken::new();
+        let until = |output: pipe::Receiver| -> Option<BoxRead> {
+            let done = Box::pin(done.clone().cancelled_owned());
+            Some(Box::new(Until { output: Box::new(output), done }))
+        };
         let (out, out_w) = reader()?;
         let mut fds = vec![out_w];
-        let mut errors: Option<BoxRead> = None;
+        let mut errors = None;
         if !tty {
             let (err, err_w) = reader()?;
-            errors = Some(Box::new(err));
+            errors = until(err);
             fds.push(err_w);
         }
         let reply = self.ask_shim(&c, Ask::Attach { id: id.to_owned(), stdin }, fds).await?;
@@ -255,23 +302,28 @@ impl Inner {
         if let Some(fd) = reply.fds.into_iter().next() {
             if tty {
                 let shared = terminal(fd)?;
-                if stdin {
-                    input = Some(Box::new(Terminal(Arc::clone(&shared))));
-                }
+                input = stdin.then(|| Box::new(Terminal(Arc::clone(&shared))) as BoxWrite);
                 side = Some(shared);
             } else {
                 input = Some(Box::new(pipe::Sender::from_owned_fd(fd).ctx(|| "attach".into())?));
             }
         }
+        if tty || !config.stdin_once {
+            input = input.map(|input| Box::new(Shared { input, done: done.clone() }) as BoxWrite);
+        }
         let entry = Arc::clone(&c);
         Ok(ExecSession {
             stdin: input,
-            stdout: Some(Box::new(out)),
+            stdout: until(out),
             stderr: errors,
             resize: resizer(side),
             exit: Box::pin(async move {
-                entry.ended().await;
-                Ok(entry.exit_code())
+                tokio::select! {
+                    biased;
+                    () = entry.ended() => Ok(entry.exit_code()),
+                    // The container goes on; nothing is wrong.
+                    () = done.cancelled() => Ok(0),
+                }
             }),
         })
     }
