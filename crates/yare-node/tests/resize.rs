@@ -282,7 +282,11 @@ async fn what_was_agreed_upon_outlives_the_agent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_has_a_size_of_its_own() {
     let cluster = cluster().await;
-    let declared = |n: &Value| n["status"]["declaredFeatures"].as_array().is_some_and(|f| f.len() == 3);
+    let declared = |n: &Value| {
+        let features = n["status"]["declaredFeatures"].as_array();
+        let wanted = ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"];
+        features.is_some_and(|f| wanted.iter().all(|name| f.contains(&json!(name))))
+    };
     cluster.wait("/api/v1/nodes/node-1", "declared features", declared).await;
     let mut web = spec(&[container("a", requests("100m"))]);
     web["resources"] = json!({"requests": {"cpu": "500m"}, "limits": {"cpu": "1", "memory": "256Mi"}});
