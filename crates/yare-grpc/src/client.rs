@@ -43,16 +43,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Pipe for T {}
 
 /// Makes connections to one place, or says why there is none.
 type Dial =
-    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Box<dyn Pipe>, String>> + Send>> + Send + Sync>;
-
-/// Where a server is.
-#[derive(Clone)]
-enum Place {
-    /// A path, or a name in the abstract namespace after `@`.
-    Socket(String),
-    /// Wherever that leads.
-    Dialed(Arc<Dial>),
-}
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Box<dyn Pipe>, String>> + Send>> + Send + Sync>;
 
 /// A client of one server. Clones share its connection.
 #[derive(Clone)]
@@ -60,7 +51,7 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     /// None: the connection was given, and there is no other.
-    place: Option<Place>,
+    dial: Option<Dial>,
     waits: bool,
     answer_max_bytes: usize,
     user_agent: Option<http::HeaderValue>,
@@ -70,7 +61,14 @@ struct Inner {
 impl Client {
     /// A client of a unix socket: a path, or a name in the abstract namespace after `@`. Nothing is opened yet.
     pub fn unix(socket: impl AsRef<Path>) -> Self {
-        Self::new(Some(Place::Socket(socket.as_ref().to_string_lossy().into_owned())))
+        let socket = socket.as_ref().to_string_lossy().into_owned();
+        Self::dialing(move || {
+            let socket = socket.clone();
+            async move {
+                let stream = connect(&socket).await;
+                stream.map_err(|error| format!("dial unix {socket}: connect: {}", reason(&error)))
+            }
+        })
     }
 
     /// A client of what `dial` connects to; it is asked whenever there is no connection, and says in one line why
@@ -80,11 +78,10 @@ impl Client {
         F: Future<Output = Result<P, String>> + Send + 'static,
         P: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let dial: Dial = Box::new(move || {
+        Self::new(Some(Arc::new(move || {
             let pipe = dial();
             Box::pin(async move { Ok(Box::new(pipe.await?) as Box<dyn Pipe>) })
-        });
-        Self::new(Some(Place::Dialed(Arc::new(dial))))
+        })))
     }
 
     /// A client of a host and port, `localhost:4317`.
@@ -106,9 +103,9 @@ impl Client {
         Ok(client)
     }
 
-    fn new(place: Option<Place>) -> Self {
+    fn new(dial: Option<Dial>) -> Self {
         Client(Arc::new(Inner {
-            place,
+            dial,
             waits: false,
             answer_max_bytes: ANSWER_MAX_BYTES,
             user_agent: None,
@@ -117,9 +114,9 @@ impl Client {
     }
 
     fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
-        let Inner { place, waits, answer_max_bytes, user_agent, connection } = &*self.0;
+        let Inner { dial, waits, answer_max_bytes, user_agent, connection } = &*self.0;
         let mut inner = Inner {
-            place: place.clone(),
+            dial: dial.clone(),
             waits: *waits,
             answer_max_bytes: *answer_max_bytes,
             user_agent: user_agent.clone(),
@@ -222,7 +219,7 @@ impl Client {
         if never_sent {
             self.0.connection.lock().take();
         }
-        never_sent && self.0.place.is_some()
+        never_sent && self.0.dial.is_some()
     }
 
     async fn grpc(&self, dialing: &Mutex<Option<String>>) -> Result<Grpc<Connection>, Status> {
@@ -237,11 +234,11 @@ impl Client {
         if let Some(sender) = self.0.connection.lock().as_ref().filter(|s| !s.is_closed()) {
             return Ok(sender.clone());
         }
-        let Some(place) = &self.0.place else {
+        let Some(dial) = &self.0.dial else {
             return Err(Status::unavailable("the connection is closed"));
         };
         let stream = loop {
-            match place.connect().await {
+            match dial().await {
                 Ok(stream) => break stream,
                 Err(why) => {
                     let why = not_dialed(why);
@@ -262,18 +259,6 @@ impl Client {
 
 fn not_dialed(why: impl Display) -> String {
     format!("connection error: desc = \"transport: Error while dialing: {why}\"")
-}
-
-impl Place {
-    async fn connect(&self) -> Result<Box<dyn Pipe>, String> {
-        match self {
-            Self::Socket(socket) => match connect(socket).await {
-                Ok(stream) => Ok(Box::new(stream)),
-                Err(error) => Err(format!("dial unix {socket}: connect: {}", reason(&error))),
-            },
-            Self::Dialed(dial) => dial().await,
-        }
-    }
 }
 
 async fn connect(socket: &str) -> std::io::Result<UnixStream> {
