@@ -141,6 +141,12 @@ pub trait Strategy: Sync + Send {
         }
     }
 
+    /// Whether the values of the object's own selector and of its pods' affinity are judged as one: where one of
+    /// them was wrong before, an update may keep the others wrong too.
+    fn judges_selectors_as_one(&self) -> bool {
+        false
+    }
+
     /// Warnings for the client (`Warning: 299`), for example of deprecated fields.
     fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()

@@ -198,8 +198,7 @@ impl Resource {
     pub fn check_switched(&self, new: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Vec::new();
         if let Some(at) = gated::pod_spec_of(self) {
-            // These two judge the values of their own selector and those of their pods' affinity as one.
-            let as_one = matches!((self.group, self.kind), ("apps", "DaemonSet") | ("batch", "Job"));
+            let as_one = self.strategy.judges_selectors_as_one();
             let selector = old.filter(|_| as_one).map(|old| old.at("spec.selector"));
             pod::switched::check(&mut errs, at, new, old, selector, ctx.gates);
         }

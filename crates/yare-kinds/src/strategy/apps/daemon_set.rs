@@ -99,6 +99,10 @@ impl Strategy for DaemonSet {
         template_warnings(new, old)
     }
 
+    fn judges_selectors_as_one(&self) -> bool {
+        true
+    }
+
     fn has_status(&self) -> bool {
         true
     }

@@ -109,6 +109,10 @@ impl Strategy for Job {
         out
     }
 
+    fn judges_selectors_as_one(&self) -> bool {
+        true
+    }
+
     fn has_status(&self) -> bool {
         true
     }
