@@ -282,7 +282,8 @@ impl DaemonSets {
         let mut candidates = self.pods.by_owner(set.uid());
         let orphans = self.pods.in_namespace(set.namespace()).into_iter();
         candidates.extend(orphans.filter(|p| p.controller().is_none() && selector.matches(p.labels())));
-        let claimed = ownership::claim(&self.context, &DAEMON_SETS, set, selector, &PODS, candidates).await?;
+        let claimed =
+            ownership::claim(&self.context, &DAEMON_SETS, set, selector, &PODS, candidates, None).await?;
         let mut by_node: BTreeMap<String, Vec<Pod>> = BTreeMap::new();
         for cached in claimed {
             let view: PodView = cached.view()?;

@@ -91,6 +91,7 @@ impl Owner<'_> {
             self.selector,
             &CONTROLLER_REVISIONS,
             candidates,
+            None,
         )
         .await?;
         let mut revisions = claimed.into_iter().map(Revision::new).collect::<Result<Vec<_>, _>>()?;

@@ -27,21 +27,9 @@ pub fn is_controlled_by(object: &Cached, owner: &Cached) -> bool {
 }
 
 /// Of `candidates` (objects of the resource `child` in the owner's namespace), returns those that `owner`
-/// controls. Matching orphans are adopted; what is controlled but no longer matches is released.
+/// controls. Matching orphans are adopted; what is controlled but no longer matches is released. A `finalizer` by
+/// which the owner holds what it controls comes with adoption and goes with release, in the same write.
 pub async fn claim(
-    context: &Context,
-    resource: &Resource,
-    owner: &Cached,
-    selector: &LabelSelector,
-    child: &Resource,
-    candidates: Vec<Cached>,
-) -> Result<Vec<Cached>, Error> {
-    claim_with(context, resource, owner, selector, child, candidates, None).await
-}
-
-/// The same for an owner that holds what it controls by a finalizer: it comes with adoption and goes with
-/// release, in the same write.
-pub async fn claim_with(
     context: &Context,
     resource: &Resource,
     owner: &Cached,

@@ -159,7 +159,8 @@ impl ReplicaSets {
                 terminating.push((pod, view));
             }
         }
-        let claimed = ownership::claim(&self.context, &self.resource, set, selector, &PODS, active).await?;
+        let claimed =
+            ownership::claim(&self.context, &self.resource, set, selector, &PODS, active, None).await?;
         let active = claimed
             .into_iter()
             .filter_map(|pod| {

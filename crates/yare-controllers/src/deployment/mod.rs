@@ -248,9 +248,16 @@ impl Reconcile for Deployments {
             .into_iter()
             .filter(|s| s.controller().is_none_or(|c| &*c.uid == cached.uid()))
             .collect();
-        let sets =
-            ownership::claim(context, &DEPLOYMENTS, &cached, &view.spec.selector, &REPLICA_SETS, candidates)
-                .await?;
+        let sets = ownership::claim(
+            context,
+            &DEPLOYMENTS,
+            &cached,
+            &view.spec.selector,
+            &REPLICA_SETS,
+            candidates,
+            None,
+        )
+        .await?;
         let mut old = sets.into_iter().map(ReplicaSet::new).collect::<Result<Vec<_>, _>>()?;
         old.sort_by(ReplicaSet::by_age);
         // Should several fit, the oldest is the one.

@@ -319,7 +319,7 @@ impl Jobs {
         }
         let finalizer = Some(FINALIZER);
         let claimed =
-            ownership::claim_with(&self.context, &JOBS, job, selector, &PODS, candidates, finalizer).await?;
+            ownership::claim(&self.context, &JOBS, job, selector, &PODS, candidates, finalizer).await?;
         let mut pods = Vec::with_capacity(claimed.len());
         let mut shown: HashSet<Box<str>> = HashSet::new();
         for cached in claimed {
