@@ -218,7 +218,7 @@ impl StatefulSets {
                 && ordinal(p.name(), set.name()).is_some()
         }));
         let claimed =
-            ownership::claim(&self.context, &STATEFUL_SETS, set, selector, &PODS, candidates).await?;
+            ownership::claim(&self.context, &STATEFUL_SETS, set, selector, &PODS, candidates, None).await?;
         let mut pods = Vec::with_capacity(claimed.len());
         for cached in claimed {
             if let Some(ordinal) = ordinal(cached.name(), set.name()) {
@@ -500,8 +500,7 @@ impl Round<'_> {
             if let Some(annotations) = template["metadata"].get("annotations") {
                 claim["metadata"]["annotations"] = annotations.clone();
             }
-            let policy = self.view.spec.persistent_volume_claim_retention_policy.as_ref();
-            if policy.is_some_and(|p| p.when_deleted == "Delete") {
+            if self.retention().is_some_and(|p| p.when_deleted == "Delete") {
                 let set = ownership::controller_ref(&STATEFUL_SETS, &self.set);
                 claim["metadata"]["ownerReferences"] = json!([set]);
             }
@@ -525,13 +524,16 @@ impl Round<'_> {
         Ok(())
     }
 
+    fn retention(&self) -> Option<&Retention> {
+        self.view.spec.persistent_volume_claim_retention_policy.as_ref()
+    }
+
     fn claimants<'a>(&'a self, pod: Party<'a>, surplus: bool) -> Claimants<'a> {
-        let policy = self.view.spec.persistent_volume_claim_retention_policy.as_ref();
         Claimants {
             set: Party::of("apps/v1", "StatefulSet", &self.set),
             pod,
-            when_scaled: policy.is_some_and(|p| p.when_scaled == "Delete"),
-            when_deleted: policy.is_some_and(|p| p.when_deleted == "Delete"),
+            when_scaled: self.retention().is_some_and(|p| p.when_scaled == "Delete"),
+            when_deleted: self.retention().is_some_and(|p| p.when_deleted == "Delete"),
             surplus,
         }
     }
