@@ -1,5 +1,8 @@
 //! What controllers count, under upstream's names.
 
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
 use yare_client::Queues;
 use yare_metrics::{
     table::{Counts, Family, Kind},
@@ -109,7 +112,6 @@ static FAMILIES: &[&Family] = &[
     &ZONE_HEALTH,
     &ZONE_UNHEALTHY,
     &CLAIM_CREATES,
-    &CLAIMS,
     &DEVICE_EVICTIONS,
     &DEVICE_EVICTION_S,
 ];
@@ -154,26 +156,39 @@ pub(crate) fn queue(controller: &'static str) -> &'static str {
     named.map_or_else(|| controller.strip_suffix("-controller").unwrap_or(controller), |(_, queue)| queue)
 }
 
+/// Counts a gauge's series anew, each time somebody asks.
+type Teller = Box<dyn Fn(&Counts) + Send + Sync>;
+
 /// Counts of all controllers of a process.
 #[derive(Default)]
 pub struct Metrics {
     /// Their work queues.
     pub queues: Queues,
     pub(crate) table: Counts,
+    /// By the family's name: a controller that starts again tells in place of the one before.
+    tellers: Mutex<BTreeMap<&'static str, (&'static Family, Teller)>>,
 }
 
 impl Metrics {
+    /// What a gauge is at is for `tell` to count, from nothing, when somebody asks.
+    pub(crate) fn tells(&self, family: &'static Family, tell: impl Fn(&Counts) + Send + Sync + 'static) {
+        self.tellers.lock().insert(family.name, (family, Box::new(tell)));
+    }
+
     /// A controller begins or ends.
     pub(crate) fn running(&self, controller: &str, is_so: bool) {
         self.table.set(&RUNNING, &["kube-controller-manager", controller], if is_so { 1.0 } else { 0.0 });
     }
-}
 
-impl Metrics {
     /// Adds everything.
     pub fn expose(&self, page: &mut Page) {
         self.queues.expose(page);
         self.table.expose(FAMILIES, page);
+        for (family, tell) in self.tellers.lock().values() {
+            let now = Counts::default();
+            tell(&now);
+            now.expose(&[family], page);
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //!
 //! Allocating and reserving is the scheduler's; only for pods that it did not place is it done here.
 
+mod counts;
+
 use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
@@ -182,61 +184,6 @@ impl ClaimStatus {
     }
 }
 
-/// A claim as it is counted.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct CountedClaim {
-    metadata: Meta,
-    spec: CountedSpec,
-    status: ClaimStatus,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct CountedSpec {
-    devices: CountedDevices,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct CountedDevices {
-    #[serde(deserialize_with = "nullable")]
-    requests: Vec<CountedRequest>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct CountedRequest {
-    exactly: Option<CountedExact>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct CountedExact {
-    #[serde(deserialize_with = "nullable")]
-    admin_access: bool,
-}
-
-impl CountedClaim {
-    /// `admin_access`, `allocated`, `source`.
-    fn labels(&self) -> [&'static str; 3] {
-        let word = |is: bool| if is { "true" } else { "false" };
-        let annotation = |name: &str| self.metadata.annotations.get(name).map(String::as_str);
-        let source = match (annotation(EXTENDED), annotation(POD_CLAIM)) {
-            (Some("true"), _) => "extended_resource",
-            (_, Some(entry)) if !entry.is_empty() => "resource_claim_template",
-            _ => "",
-        };
-        [word(self.spec.has_admin_access()), word(self.status.allocation.is_some()), source]
-    }
-}
-
-impl CountedSpec {
-    fn has_admin_access(&self) -> bool {
-        self.devices.requests.iter().any(|r| r.exactly.as_ref().is_some_and(|e| e.admin_access))
-    }
-}
-
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Template {
@@ -262,6 +209,8 @@ struct TemplateMeta {
 
 /// The controller; keys are pods and, with [`CLAIM`] before their names, claims.
 pub fn new(context: &Context) -> Arc<dyn Reconcile> {
+    let claims = context.informer(RESOURCE_CLAIMS);
+    context.config.metrics.tells(&metrics::CLAIMS, move |counts| counts::tell(&claims, counts));
     Arc::new(ResourceClaims {
         pods: context.informer(PODS),
         claims: context.informer(RESOURCE_CLAIMS),
@@ -292,12 +241,6 @@ pub fn changed_pod(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey))
 
 /// Claims, the pods that they were made for, and pods that were placed before a claim was allocated.
 pub fn changed_claim(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
-    for (claim, by) in [(&change.new, 1.0), (&change.old, -1.0)] {
-        let counted = claim.as_ref().and_then(|claim| claim.view::<CountedClaim>().ok());
-        if let Some(labels) = counted.map(|claim| claim.labels()) {
-            context.config.metrics.table.add(&metrics::CLAIMS, &labels, by);
-        }
-    }
     let Some(claim) = change.object() else { return };
     if let Some(owner) = claim.controller().filter(|o| &*o.kind == "Pod" && &*o.api_version == "v1") {
         add(ObjectKey::new(claim.namespace(), &owner.name));
@@ -437,7 +380,7 @@ impl ResourceClaims {
             "spec": spec.spec,
         });
         let created = self.context.api.create(&RESOURCE_CLAIMS, pod.namespace(), &claim).await;
-        let asks: CountedSpec = serde_json::from_value(claim["spec"].clone()).unwrap_or_default();
+        let asks: counts::Spec = serde_json::from_value(claim["spec"].clone()).unwrap_or_default();
         let admin = if asks.has_admin_access() { "true" } else { "false" };
         let status = if created.is_ok() { "success" } else { "failure" };
         self.context.config.metrics.table.count(&metrics::CLAIM_CREATES, &[admin, status]);
