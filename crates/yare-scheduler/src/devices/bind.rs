@@ -10,8 +10,7 @@ use tokio::sync::Notify;
 use yare_client::{Cached, Informer, ObjectKey, RESOURCE_CLAIMS};
 
 use super::claim::{Claim, Readiness};
-use super::extended::{ANNOTATION, Mapping};
-use crate::plugins::Wish;
+use super::extended::{ANNOTATION, Mapping, Wish};
 use crate::pod::PodInfo;
 
 /// Keeps a claim that is allocated from going.

@@ -201,6 +201,24 @@ impl Demand {
     }
 }
 
+/// What a pod's extended resources come to on nodes where the same of them are devices.
+#[derive(Debug)]
+pub struct Wish {
+    /// Requests, and whom they serve.
+    pub demand: Demand,
+    /// The same for the allocator.
+    pub spec: Arc<ClaimSpec>,
+}
+
+impl Wish {
+    /// What the containers of `pod` ask for of the resources for which classes stand.
+    pub fn new(pod: &ObjectKey, containers: &[Asking], classes: &BTreeMap<&str, &str>) -> Self {
+        let demand = Demand::new(containers, classes);
+        let spec = Arc::new(demand.spec(pod));
+        Self { demand, spec }
+    }
+}
+
 /// Which class stands for which resource.
 #[derive(Debug, Default)]
 pub struct Resources(HashMap<Box<str>, Box<str>>);

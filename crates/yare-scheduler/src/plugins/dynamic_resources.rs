@@ -18,7 +18,7 @@ use crate::{
         allocator::{self, Allocation, Failure},
         bind,
         claim::{Claim, Readiness},
-        extended::{self, Asking, Demand},
+        extended::{self, Asking, Wish},
         state::Devices,
         types::{ClaimSpec, Node},
     },
@@ -53,14 +53,6 @@ impl Decision {
     pub fn is_empty(&self) -> bool {
         self.claims.is_empty() && self.extended.is_none()
     }
-}
-
-/// What a pod's extended resources come to on nodes where the same of them are devices.
-#[derive(Debug)]
-pub struct Wish {
-    /// Requests, and whom they serve.
-    pub demand: Demand,
-    spec: Arc<ClaimSpec>,
 }
 
 /// What a pod asks for that devices stand behind.
@@ -105,9 +97,7 @@ impl Extended {
         }
         let chosen = self.resources.iter().zip(&are).filter(|(_, is)| **is);
         let classes: BTreeMap<&str, &str> = chosen.map(|((name, class), _)| (&**name, &**class)).collect();
-        let demand = Demand::new(&self.containers, &classes);
-        let spec = Arc::new(demand.spec(&self.pod));
-        let wish = Arc::new(Wish { demand, spec });
+        let wish = Arc::new(Wish::new(&self.pod, &self.containers, &classes));
         self.wishes.borrow_mut().insert(are, wish.clone());
         Some(wish)
     }

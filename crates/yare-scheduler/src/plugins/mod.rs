@@ -29,7 +29,7 @@ use crate::{
     storage::Decision,
 };
 
-pub use dynamic_resources::{Decision as DevicesDecision, Wish, claims};
+pub use dynamic_resources::{Decision as DevicesDecision, claims};
 pub use node_declared_features::Features as NodeFeatures;
 
 /// The best score of a node.
