@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use yare_client::{Client, EventKind, Informer, ObjectRef, Recorder};
 use yare_runtime::Runtime;
 
-use crate::allocation::Allocations;
+use crate::allocation::{Allocations, PERIODIC};
 use crate::api::Api;
 use crate::clock::Seams;
 use crate::config::Configuration;
@@ -434,7 +434,7 @@ impl Kubelet {
             *before = pressures;
             news
         });
-        self.allocations.freed("periodic_retry");
+        self.allocations.freed(PERIODIC);
     }
 
     /// Something of each pod that uses this node: all but those that have ended.

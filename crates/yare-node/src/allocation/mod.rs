@@ -48,7 +48,7 @@ const IN_FORCE_FILE: &str = "actuated_pods_state";
 /// First sizes of pods are written together.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Upstream's word for looking again without a cause.
-const PERIODIC: &str = "periodic_retry";
+pub(crate) const PERIODIC: &str = "periodic_retry";
 /// After a file could not be written.
 const RETRY: Duration = Duration::from_secs(10);
 

@@ -16,6 +16,7 @@ use yare_client::{EventKind, HangUp, Informer};
 
 use super::conditions::{self, Observed};
 use super::object;
+use crate::allocation;
 use crate::api::PatchKind;
 use crate::clock;
 use crate::error::{Error, Result};
@@ -177,7 +178,7 @@ impl Heartbeat {
         offer.labels = node.metadata.labels;
         offer.taints = node.spec.taints;
         drop(offer);
-        self.kubelet.allocations.freed("periodic_retry");
+        self.kubelet.allocations.freed(allocation::PERIODIC);
     }
 
     async fn observe(&self) -> Observed {
