@@ -207,6 +207,21 @@ impl ProbeSet {
     }
 }
 
+/// How often attempts came out the same, without a break.
+#[derive(Default)]
+struct Streak {
+    of: Option<Outcome>,
+    length: u32,
+}
+
+impl Streak {
+    fn lengthened_by(&mut self, outcome: Outcome) -> u32 {
+        self.length = if self.of == Some(outcome) { self.length.saturating_add(1) } else { 1 };
+        self.of = Some(outcome);
+        self.length
+    }
+}
+
 struct Task {
     kubelet: Arc<Kubelet>,
     mailbox: Arc<Mailbox>,
@@ -231,39 +246,38 @@ impl Task {
         if !first.is_zero() {
             tokio::time::sleep(first).await;
         }
-        let mut last = None;
-        let mut same: u32 = 0;
+        let mut streak = Streak::default();
         let mut next = Instant::now();
         loop {
             // What could not be asked says nothing, neither good nor bad.
-            let Some(outcome) = self.ask().await else {
-                next = (next + period).max(Instant::now());
-                tokio::time::sleep_until(next).await;
-                continue;
-            };
-            same = if last == Some(outcome) { same.saturating_add(1) } else { 1 };
-            last = Some(outcome);
-            let threshold = match outcome {
-                Outcome::Success => self.probe.success_threshold.unwrap_or(1),
-                Outcome::Failure => self.probe.failure_threshold.unwrap_or(3),
-            };
-            if same >= threshold.max(1) {
-                let before = self.outcomes.lock().insert((self.id.clone(), self.kind), outcome);
-                if before != Some(outcome) {
-                    self.mailbox.wake();
-                }
-                let over = match self.kind {
-                    // A failure restarts the container; a success of startup is final.
-                    ProbeKind::Startup => true,
-                    ProbeKind::Liveness => outcome == Outcome::Failure,
-                    ProbeKind::Readiness => false,
-                };
-                if over {
-                    return;
-                }
+            if let Some(outcome) = self.ask().await
+                && self.is_over(outcome, &mut streak)
+            {
+                return;
             }
             next = (next + period).max(Instant::now());
             tokio::time::sleep_until(next).await;
+        }
+    }
+
+    /// Takes in what an attempt said; tells whether the probe has nothing more to find out.
+    fn is_over(&self, outcome: Outcome, streak: &mut Streak) -> bool {
+        let threshold = match outcome {
+            Outcome::Success => self.probe.success_threshold.unwrap_or(1),
+            Outcome::Failure => self.probe.failure_threshold.unwrap_or(3),
+        };
+        if streak.lengthened_by(outcome) < threshold.max(1) {
+            return false;
+        }
+        let before = self.outcomes.lock().insert((self.id.clone(), self.kind), outcome);
+        if before != Some(outcome) {
+            self.mailbox.wake();
+        }
+        match self.kind {
+            // A failure restarts the container; a success of startup is final.
+            ProbeKind::Startup => true,
+            ProbeKind::Liveness => outcome == Outcome::Failure,
+            ProbeKind::Readiness => false,
         }
     }
 
