@@ -29,12 +29,9 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// Runs the pods on one node.
 pub async fn measure(binary: &Path, scale: Scale, table: &mut Table) -> anyhow::Result<()> {
-    // Room for all of them, places and addresses; and an address of the node at which it listens.
-    let mut server = Server::start_with(
-        binary,
-        true,
-        &["--kubelet-arg=max-pods=1000", "--node-cidr-mask-size=22", "--node-ip=127.0.0.1"],
-    )?;
+    // Room for all of them: places and addresses.
+    let mut server =
+        Server::start_with(binary, true, &["--kubelet-arg=max-pods=1000", "--node-cidr-mask-size=22"])?;
     let (mut connection, _) = server.ready().await?;
     server.node_ready(&mut connection, "").await?;
     prepare(&mut connection, NAMESPACE).await?;

@@ -112,6 +112,13 @@ pub fn node_name(args: &NodeArgs) -> anyhow::Result<String> {
     }
 }
 
+/// The address of the node: what the flag says, or the one address that it listens on; where it listens on all,
+/// the usual one.
+pub fn node_ip(args: &NodeArgs, usual: impl FnOnce() -> Option<IpAddr>) -> Option<IpAddr> {
+    let bound = || Some(args.bind_address).filter(|address| !address.is_unspecified());
+    args.node_ip.or_else(bound).or_else(usual)
+}
+
 /// In whose names the node's parts speak to the API server, and how.
 pub struct Clients {
     /// The node itself.

@@ -183,7 +183,8 @@ pub struct NodeArgs {
     /// Name of this node; by default the machine's.
     #[arg(long, env = "YARE_NODE_NAME")]
     pub node_name: Option<String>,
-    /// Address of this node; by default the one towards the default route.
+    /// Address of this node; by default the one it listens on, and where that is all of them, the one towards the
+    /// default route.
     #[arg(long, env = "YARE_NODE_IP")]
     pub node_ip: Option<IpAddr>,
     /// Labels of this node, KEY=VALUE.

@@ -74,15 +74,10 @@ impl Plan {
                 service_cidr.at(10).with_context(|| format!("--service-cidr {service_cidr} is too small"))?
             }
         };
-        let node_ip = match args.node.node_ip {
-            Some(ip) => ip,
-            // Without a way to the outside, pods still reach the node's own address in the pod range.
-            None => yare_net::pods::outside_address()
-                .ok()
-                .flatten()
-                .or_else(|| cluster_cidr.at(1))
-                .with_context(|| format!("--cluster-cidr {cluster_cidr} is too small"))?,
-        };
+        // Without a way to the outside, pods still reach the node's own address in the pod range.
+        let outside = || yare_net::pods::outside_address().ok().flatten().or_else(|| cluster_cidr.at(1));
+        let node_ip = agent::node_ip(&args.node, outside)
+            .with_context(|| format!("--cluster-cidr {cluster_cidr} is too small"))?;
         let authority = args.node.data.data_dir.join("tls/ca.crt");
         let node = agent::Plan::new(
             &args.node,

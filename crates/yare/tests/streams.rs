@@ -197,6 +197,19 @@ fn exec_and_attach(runtime: Runtime) {
     });
 }
 
+/// The address of a node is one at which it listens, though nobody gave it.
+#[test]
+fn a_server_for_its_own_machine_reaches_its_containers() {
+    Cluster::test(YARE, Options::with(&["--bind-address", "127.0.0.1"]), |cluster| {
+        start(cluster)?;
+        let address = cluster.field("node/node-1", ".status.addresses[?(@.type=='InternalIP')].address")?;
+        ensure!(address == "127.0.0.1", "{address}");
+        ensure!(cluster.kubectl(&["exec", "talker", "-c", "second", "--", "echo", "out"])? == "out\n");
+        ensure!(cluster.kubectl(&["logs", "talker", "-c", "second"])? == "I am second\n");
+        Ok(())
+    });
+}
+
 fn copies_and_forwards(runtime: Runtime) {
     Cluster::test(YARE, Options::on(runtime), |cluster| {
         start(cluster)?;

@@ -220,12 +220,9 @@ async fn plan(args: &AgentArgs, name: String, files: &Files, client: &Client) ->
         cluster_dns: args.cluster_dns.or(shared.cluster_dns),
         cluster_domain: args.cluster_domain.clone().unwrap_or(shared.cluster_domain),
     };
-    let ip = match args.node.node_ip {
-        Some(ip) => ip,
-        None => towards(&args.server).with_context(|| {
-            format!("this machine has no address towards {}; give it one with --node-ip", args.server)
-        })?,
-    };
+    let ip = agent::node_ip(&args.node, || towards(&args.server)).with_context(|| {
+        format!("this machine has no address towards {}; give it one with --node-ip", args.server)
+    })?;
     // As kubeadm has it: nobody renews certificates by hand.
     let further = [("rotateCertificates", json!(true))];
     Plan::new(&args.node, name, ip, &files.authority(), cluster, &further)
