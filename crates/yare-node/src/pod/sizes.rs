@@ -37,11 +37,16 @@ pub(crate) fn of_container(
     out
 }
 
+/// An amount in the largest unit that says it exactly; what none says within 64 bits is rounded up to a whole one.
 fn text(nanos: i128, name: &str) -> String {
-    match name {
-        "cpu" => milli(i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX)),
-        _ => bytes(i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX)),
-    }
+    const UNITS: [(i128, i32); 4] = [(1_000_000_000, 0), (1_000_000, -3), (1_000, -6), (1, -9)];
+    let exact = UNITS.into_iter().find_map(|(unit, scale)| {
+        (nanos % unit == 0).then(|| i64::try_from(nanos / unit).ok())?.map(|value| (value, scale))
+    });
+    let (value, scale) =
+        exact.unwrap_or_else(|| (i64::try_from(nanos / UNITS[0].0 + 1).unwrap_or(i64::MAX), 0));
+    let format = if name == "cpu" || scale < 0 { Format::DecimalSi } else { Format::BinarySi };
+    Quantity::from_scaled(value, scale, format).to_string()
 }
 
 fn milli(milli: i64) -> String {
@@ -160,5 +165,23 @@ mod tests {
             assert_eq!(of_pod(&pod(spec.clone()), limits, None), set(want), "{spec}");
         }
         assert_eq!(requests(&pod(both))["cpu"], "200m");
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_is_not_rounded() {
+        for (asked, want) in [
+            ("10m", "10m"),
+            ("1500u", "1500u"),
+            ("0.5", "500m"),
+            ("64Mi", "64Mi"),
+            // A billionth of it would not fit into 64 bits.
+            ("20000000000000000000n", "19531250Ki"),
+            ("20000000000000000001n", "20000000001"),
+        ] {
+            let spec = serde_json::json!({"resources": {"requests": {"memory": asked}}, "containers": []});
+            assert_eq!(requests(&pod(spec))["memory"], want, "{asked}");
+        }
+        let spec = serde_json::json!({"resources": {"requests": {"cpu": "1500u"}}, "containers": []});
+        assert_eq!(requests(&pod(spec))["cpu"], "1500u");
     }
 }
