@@ -16,7 +16,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use serde_json::Value;
 
-use crate::status::{ApiError, ApiResult};
+use crate::{
+    status::{ApiError, ApiResult},
+    trace,
+};
 
 /// Any error of a transport.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -252,7 +255,19 @@ where
 }
 
 /// The whole body of a request, bounded.
-pub async fn read(headers: &HeaderMap, mut body: RequestBody) -> ApiResult<Bytes> {
+pub async fn read(headers: &HeaderMap, body: RequestBody) -> ApiResult<Bytes> {
+    let read = limited(headers, body).await;
+    match &read {
+        Ok(bytes) => yare_trace::event("limitedReadBody succeeded", &[trace::number("len", bytes.len())]),
+        Err(error) => {
+            let said = [trace::number("len", 0), ("err", error.message.as_str().into())];
+            yare_trace::event("limitedReadBody failed", &said);
+        }
+    }
+    read
+}
+
+async fn limited(headers: &HeaderMap, mut body: RequestBody) -> ApiResult<Bytes> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())

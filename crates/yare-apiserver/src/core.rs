@@ -357,6 +357,8 @@ pub struct Call {
     pub peer: Option<IpAddr>,
     /// What audit writes down of it, where it does.
     pub audit: Option<Arc<Record>>,
+    /// What it is called in audit events and traces.
+    pub id: http::HeaderValue,
     warnings: Mutex<Warnings>,
     ticket: Mutex<Option<Ticket>>,
     /// Told when the connection ends that the request took over.
@@ -395,6 +397,7 @@ impl Call {
             until: None,
             peer: None,
             audit: None,
+            id: http::HeaderValue::from_static(""),
             warnings: Mutex::default(),
             ticket: Mutex::default(),
             stream: Mutex::default(),
@@ -497,6 +500,11 @@ impl Call {
     pub fn host(&self) -> Option<&str> {
         let authority = self.authority.as_ref().map(http::uri::Authority::as_str);
         authority.or_else(|| self.headers.get(header::HOST).and_then(|h| h.to_str().ok()))
+    }
+
+    /// The request's ID, cut off where it is long.
+    pub fn audit_id(&self) -> &str {
+        crate::trace::audit_id(&self.id)
     }
 
     /// The `User-Agent`.

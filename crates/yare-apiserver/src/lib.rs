@@ -50,6 +50,7 @@ pub mod span;
 pub mod status;
 pub mod subresource;
 pub mod tables;
+mod to_the_end;
 pub mod trace;
 pub mod verbs;
 mod warnings;

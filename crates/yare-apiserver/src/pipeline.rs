@@ -2,19 +2,16 @@
 
 use std::{
     any::Any,
-    future::Future,
     net::{IpAddr, Ipv6Addr},
     panic::AssertUnwindSafe,
-    pin::Pin,
     sync::{Arc, OnceLock, atomic::Ordering},
-    task::{Context, Poll},
     time::Duration,
 };
 
 use futures::FutureExt;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use tokio::{sync::oneshot, time::Instant};
-use yare_trace::{Span, scoped};
+use yare_trace::scoped;
 
 use crate::{
     audit::{self, Layer, Record, Stage},
@@ -31,7 +28,8 @@ use crate::{
     options::APPLY_PATCH,
     path::{Query, RequestInfo},
     render,
-    status::{ApiError, ApiResult},
+    status::ApiError,
+    to_the_end::ToTheEnd,
     trace, warnings,
 };
 
@@ -50,7 +48,7 @@ pub async fn handle(
     let id = request_id(&core, request.headers());
     let method = request.method().clone();
     let mut counted = Counted {
-        span: None,
+        spans: None,
         core: core.clone(),
         apply: request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == APPLY_PATCH),
         known: info.is_resource
@@ -64,7 +62,7 @@ pub async fn handle(
     let gzip = !long_running
         && compress::wanted(request.headers())
         && core.config.gates.is_on("APIResponseCompression");
-    let (record, span) = (OnceLock::new(), OnceLock::new());
+    let (record, spans) = (OnceLock::new(), trace::Spans::default());
     let way = Way {
         core: core.clone(),
         info: info.clone(),
@@ -74,7 +72,7 @@ pub async fn handle(
         peer,
         id: &id,
         record: &record,
-        span: &span,
+        spans: &spans,
     };
     let outcome = if core.closed.load(Ordering::Relaxed) && !in_process && !is_probe(&info) {
         Outcome::of(late())
@@ -85,7 +83,7 @@ pub async fn handle(
             Err(panic) => panicked(&info, reason(&*panic), record.get()).await,
         }
     };
-    counted.span = span.into_inner();
+    counted.spans = Some(spans);
     let mut reply = outcome.reply;
     let mut complete = None;
     if let Some(record) = record.into_inner().filter(|_| !outcome.recorded) {
@@ -239,8 +237,8 @@ impl Drop for AbortOnDrop {
 
 /// What a request is counted under.
 struct Counted {
-    /// What traces say of it; absent: nothing.
-    span: Option<Box<Span>>,
+    /// What traces say of it; absent: nothing yet.
+    spans: Option<trace::Spans>,
     core: Arc<Core>,
     method: Method,
     info: Arc<RequestInfo>,
@@ -258,9 +256,9 @@ impl Counted {
         Labels::new(&self.method, &self.info, query, self.apply, self.known)
     }
 
-    fn ended(mut self, code: u16, excluded: Duration, sent: Sent) {
-        if let Some(span) = &mut self.span {
-            trace::answered(span, code, sent.bytes);
+    fn ended(self, code: u16, excluded: Duration, sent: Sent) {
+        if let Some(spans) = &self.spans {
+            spans.answered(code, sent.bytes);
         }
         let requests = &self.core.metrics.requests;
         requests
@@ -339,10 +337,19 @@ struct Way<'a> {
     /// What audit writes down, once it does.
     record: &'a OnceLock<Arc<Record>>,
     /// What traces say of it, where there are any.
-    span: &'a OnceLock<Box<Span>>,
+    spans: &'a trace::Spans,
 }
 
 impl Way<'_> {
+    /// What upstream calls the step in which a request may be made in another's name.
+    fn impersonation(&self) -> &'static str {
+        if self.core.config.gates.is_on("ConstrainedImpersonation") {
+            "constrainedimpersonation"
+        } else {
+            "impersonation"
+        }
+    }
+
     /// What audit writes down of this request, where it does.
     fn record(&self, parts: &http::request::Parts, user: Option<&User>) -> Option<Arc<Record>> {
         let audit = self.core.config.audit.as_ref()?;
@@ -384,11 +391,24 @@ impl Way<'_> {
         let tried =
             self.core.config.audit.is_some().then(|| attempted(&parts.headers, &self.query, certificate));
         let began = Instant::now();
-        let known = match auth::caller(&self.core, identity, &mut parts.headers, &self.info.path).await {
+        let active = self.spans.authenticate(&self.core, self.received);
+        let caller = auth::caller(&self.core, identity, &mut parts.headers, &self.info.path);
+        let known = match scoped(active, caller).await {
             Ok(known) => known,
             Err(error) => return self.refuse(&parts, &error, &tried.unwrap_or_default()).await,
         };
         let mut user = known.user;
+        // After authentication: who it is decides whether its trace goes on here.
+        let seen = trace::Seen {
+            core: &self.core,
+            parts: &parts,
+            info: &self.info,
+            received: self.received,
+            peer: self.peer,
+            id: self.id,
+        };
+        let active = self.spans.request(&seen, &user);
+        let active = self.spans.layer("audit").or(active);
         if let Some(record) = self.record(&parts, Some(&user)) {
             // Set once.
             let record = self.record.get_or_init(|| record);
@@ -401,18 +421,7 @@ impl Way<'_> {
                 return Outcome { recorded: true, ..Outcome::of(render::error(&error)) };
             }
         }
-        // After authentication: who it is decides whether its trace goes on here.
-        let active = self.core.config.tracer.as_ref().map(|tracer| {
-            let seen = trace::Seen {
-                core: &self.core,
-                parts: &parts,
-                info: &self.info,
-                received: self.received,
-                peer: self.peer,
-                id: self.id,
-            };
-            self.span.get_or_init(|| Box::new(trace::request(tracer, &seen, &user))).active()
-        });
+        let active = self.spans.layer(self.impersonation()).or(active);
         if auth::impersonate::is_wanted(&parts.headers) {
             let selectors = auth::Selectors::of(&self.info, &self.query);
             let action = selectors.action(&self.info);
@@ -430,7 +439,7 @@ impl Way<'_> {
                 Err(error) => return Outcome::of(render::error(&error)),
             }
         }
-        let Self { core, info, query, received, long_running, peer, record, id, .. } = self;
+        let Self { core, info, query, received, long_running, peer, record, id, spans } = self;
         let mut call = Call::new(core, parts.method, info, query, parts.headers, user, in_process);
         call.raw_query = parts.uri.query().map(str::to_owned);
         call.authority = parts.uri.authority().cloned();
@@ -439,10 +448,11 @@ impl Way<'_> {
         call.until = deadline;
         call.peer = peer;
         call.audit = record.get().cloned();
+        call.id = id.clone();
         known.warnings.into_iter().for_each(|text| call.warn(text));
         let call = Arc::new(call);
         let long = long_running.then(|| Long::new(&call.core, &call.method, &call.info));
-        let (mut reply, uids) = scoped(active, admitted(&call, body, &mut upgrade, deadline, id)).await;
+        let (mut reply, uids) = scoped(active, admitted(&call, body, &mut upgrade, deadline, spans)).await;
         for text in call.take_warnings() {
             if let Ok(value) = HeaderValue::from_bytes(warnings::header(&text).as_bytes()) {
                 reply.headers_mut().append(header::WARNING, value);
@@ -492,13 +502,14 @@ async fn admitted(
     body: RequestBody,
     upgrade: &mut http::Extensions,
     deadline: Option<Instant>,
-    id: &HeaderValue,
+    spans: &trace::Spans,
 ) -> (Reply, Option<[HeaderValue; 2]>) {
     let core = &call.core;
     // What lasts as long as the client wants is bounded by connections; of a watch only the beginning counts.
     let mut uids = None;
+    let mut active = core.flow.settings().fair.then(|| spans.layer("priorityandfairness")).flatten();
     if call.info.verb == "watch" || !is_long_running(&call.info) {
-        match core.flow.admit(call, deadline).await {
+        match scoped(active.clone(), core.flow.admit(call, deadline)).await {
             Ok(pass) => {
                 uids = pass.uids;
                 call.exclude(pass.waited);
@@ -511,7 +522,8 @@ async fn admitted(
     let selectors = auth::Selectors::of(&call.info, &call.query);
     let action = selectors.action(&call.info);
     let began = Instant::now();
-    let outcome = authorizers::decide(core, &call.user, &action).await;
+    active = spans.layer("authorization").or(active);
+    let outcome = scoped(active.clone(), authorizers::decide(core, &call.user, &action)).await;
     let took = began.elapsed();
     core.config.auth.metrics.decided(&outcome, took);
     call.took(Layer::Authorization, took);
@@ -529,8 +541,9 @@ async fn admitted(
         let offer = negotiate::Offer { gates: None, ..render::offer(call) };
         return (render::failure(call, &error, offer), uids);
     }
-    let verb = trace::verb(call, id);
-    let active = verb.as_ref().map(Span::active);
+    if let Some(verb) = active.as_ref().and_then(|inside| trace::verb(call, inside)) {
+        active = Some(spans.enter(verb));
+    }
     let result = match deadline {
         None => scoped(active, dispatch(call, body, upgrade)).await,
         Some(at) if flow::inflight::Kind::of(call.info.verb) == flow::inflight::Kind::ReadOnly => {
@@ -542,11 +555,14 @@ async fn admitted(
             // and what it stored belong together.
             let (call, mut upgrade) = (call.clone(), std::mem::take(upgrade));
             let work = async move { dispatch(&call, body, &mut upgrade).await };
-            let work = ToTheEnd(Some(Box::pin(scoped(active, work))));
+            let work = ToTheEnd::new(scoped(active, work));
             tokio::time::timeout_at(at, work).await.unwrap_or_else(|_| Err(too_slow()))
         }
     };
-    (result.unwrap_or_else(|error| render::failure(call, &error, render::offer(call))), uids)
+    let failed = |error: ApiError| {
+        yare_trace::inside(spans.innermost(), || render::failure(call, &error, render::offer(call)))
+    };
+    (result.unwrap_or_else(failed), uids)
 }
 
 fn too_slow() -> ApiError {
@@ -559,34 +575,4 @@ fn too_many(retry_after_s: u64) -> Reply {
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
     reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply
-}
-
-type Work = Pin<Box<dyn Future<Output = ApiResult<Reply>> + Send>>;
-
-/// Work that goes on by itself where it is dropped before its end.
-struct ToTheEnd(Option<Work>);
-
-impl Future for ToTheEnd {
-    type Output = ApiResult<Reply>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(work) = &mut self.0 else { return Poll::Pending };
-        // Taken out meanwhile, so that one that panics is not polled again.
-        let polled = work.as_mut().poll(cx);
-        if polled.is_ready() {
-            self.0 = None;
-        }
-        polled
-    }
-}
-
-impl Drop for ToTheEnd {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
-        if let (Some(work), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(work);
-        }
-    }
 }

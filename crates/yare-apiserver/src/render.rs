@@ -13,10 +13,10 @@ use crate::{
     core::Call,
     encodings::{Form, Items, Listing, Named},
     negotiate::{Accepted, Asked, Offer, Shape},
-    registry::{Served, TypeHandle},
+    registry::{Served, Stored, TypeHandle},
     span,
     status::{ApiError, ApiResult, quote},
-    tables,
+    tables, trace,
 };
 
 /// How much of an object a table row carries.
@@ -57,7 +57,7 @@ impl Renderer {
                     "NotAcceptable",
                     format!(
                         "you requested PartialObjectMetadata, but the requested object is a list ({})",
-                        go_type(served, &served.list_kind)
+                        go_type(&served.stored, &served.list_kind)
                     ),
                 ));
             }
@@ -67,7 +67,7 @@ impl Renderer {
                     "NotAcceptable",
                     format!(
                         "you requested PartialObjectMetadataList, but the requested object is not a list ({})",
-                        go_type(served, &served.kind)
+                        go_type(&served.stored, &served.kind)
                     ),
                 ));
             }
@@ -342,7 +342,12 @@ pub fn encoded(code: StatusCode, value: &Value, accepted: Accepted) -> ApiResult
 
 /// The answer to a failed request, in the client's encoding; in JSON where it takes none that is offered.
 pub fn failure(call: &Call, error: &ApiError, offer: Offer<'_>) -> Reply {
-    match document_of(call, body::status_code(error.code), &error.to_json(), offer) {
+    let code = body::status_code(error.code);
+    let answer = crate::negotiate::accept(&call.headers, &call.query, offer).and_then(|accepted| {
+        let media_type = accepted.encoding.format().media_type;
+        trace::serialize(call, media_type, || encoded(code, &error.to_json(), accepted))
+    });
+    match answer {
         Ok(reply) => retry_after(reply, error),
         Err(_) => self::error(error),
     }
@@ -375,12 +380,12 @@ pub fn partial(raw: &Bytes, version: &str) -> Bytes {
 }
 
 /// How upstream's messages call the type of a resource's object or list.
-fn go_type(served: &Served, kind: &str) -> String {
-    if served.stored.custom.is_some() {
+pub fn go_type(stored: &Stored, kind: &str) -> String {
+    if stored.custom.is_some() {
         let list = if kind.ends_with("List") { "List" } else { "" };
         return format!("*unstructured.Unstructured{list}");
     }
-    let package = match &*served.stored.group {
+    let package = match &*stored.group {
         "" | "events.k8s.io" => "core",
         "internal.apiserver.k8s.io" => "apiserverinternal",
         group => group.split('.').next().unwrap_or_default(),

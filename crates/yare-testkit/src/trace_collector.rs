@@ -32,6 +32,8 @@ pub struct SentSpan {
     pub links: Vec<String>,
     /// Attributes; numbers as text.
     pub attributes: BTreeMap<String, String>,
+    /// What happened in it, by name.
+    pub events: Vec<String>,
     /// Whether it says that it failed.
     pub failed: bool,
     /// Attributes of the process.
@@ -144,10 +146,18 @@ struct Span {
     end_time_unix_nano: u64,
     #[prost(message, repeated, tag = "9")]
     attributes: Vec<KeyValue>,
+    #[prost(message, repeated, tag = "11")]
+    events: Vec<Event>,
     #[prost(message, repeated, tag = "13")]
     links: Vec<Link>,
     #[prost(message, optional, tag = "15")]
     status: Option<Status>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    #[prost(string, tag = "2")]
+    name: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -213,6 +223,7 @@ impl Request {
                 parent: hex(&span.parent_span_id),
                 links: span.links.iter().map(|link| hex(&link.span_id)).collect(),
                 attributes: attributes(&span.attributes),
+                events: span.events.iter().map(|event| event.name.clone()).collect(),
                 failed: span.status.as_ref().is_some_and(|status| status.code == 2),
                 resource: resource.clone(),
                 took_ns: span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano),

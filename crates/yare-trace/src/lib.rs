@@ -17,7 +17,10 @@ use std::{sync::Arc, time::Duration};
 
 pub use context::Context;
 use parking_lot::Mutex;
-pub use span::{Active, Kind, Scoped, Span, Value, child, inject, scoped, within};
+pub use span::{
+    Active, Kind, Scoped, Span, Value, child, current, described, during, event, inject, inside, scoped,
+    within,
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use yare_grpc::Client;
@@ -36,12 +39,14 @@ pub trait Source: Send + Sync {
 }
 
 /// What a span that begins a server's work comes from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Parent<'a> {
     /// Nothing that is known.
     None,
     /// A span elsewhere, whose trace it belongs to.
     Of(&'a Context),
+    /// A span of this server.
+    In(&'a Active),
     /// A span elsewhere that may not decide for this server: it is only mentioned.
     Linked(&'a Context),
 }
@@ -83,23 +88,19 @@ impl Tracer {
         }))
     }
 
-    /// A span of what came in from elsewhere, which began at `start_ns` (nanoseconds since 1970).
-    pub fn server(&self, name: &str, parent: Parent<'_>, start_ns: u64) -> Span {
-        let mut trace = [0; 16];
-        let (mut state, mut links) = (String::new(), Vec::new());
-        let (parent_span, sampled) = match parent {
-            Parent::Of(context) => {
-                trace = context.trace;
-                state.clone_from(&context.state);
-                (context.span.to_vec(), context.sampled)
-            }
-            Parent::None | Parent::Linked(_) => {
-                self.0.source.fill(&mut trace);
-                // Zero is no name.
-                trace[15] |= u8::from(trace == [0; 16]);
-                (Vec::new(), self.0.below.is_none_or(|below| number(&trace) < below))
-            }
+    /// A span that no other of this task contains, which began at `start_ns` (nanoseconds since 1970).
+    pub fn begin(&self, name: &str, kind: Kind, parent: Parent<'_>, start_ns: u64) -> Span {
+        let above = match parent {
+            Parent::In(active) => Some(active.context()),
+            Parent::Of(context) => Some(context),
+            Parent::None | Parent::Linked(_) => None,
         };
+        let mut links = Vec::new();
+        let (mut context, parent_span) = match above {
+            Some(above) => (above.clone(), above.span.to_vec()),
+            None => (self.root(), Vec::new()),
+        };
+        context.span = self.span_id();
         if let Parent::Linked(context) = parent {
             links.push(wire::Link {
                 trace_id: context.trace.to_vec(),
@@ -108,15 +109,23 @@ impl Tracer {
                 flags: context.flags(true),
             });
         }
-        let context = Context { trace, span: self.span_id(), sampled, state };
-        let remote = !parent_span.is_empty();
-        let recorded = sampled.then(|| {
-            let mut span = begun(name, Kind::Server, &context, parent_span, start_ns);
+        let recorded = context.sampled.then(|| {
+            let mut span = begun(name, kind, &context, parent_span, start_ns);
             span.links = links;
-            span.flags = context.flags(remote);
+            span.flags = context.flags(matches!(parent, Parent::Of(_)));
             span
         });
         Span::new(self.clone(), context, recorded)
+    }
+
+    /// A new trace, in which there is no span yet.
+    fn root(&self) -> Context {
+        let mut trace = [0; 16];
+        self.0.source.fill(&mut trace);
+        // Zero is no name.
+        trace[15] |= u8::from(trace == [0; 16]);
+        let sampled = self.0.below.is_none_or(|below| number(&trace) < below);
+        Context { trace, span: [0; 8], sampled, state: String::new() }
     }
 
     fn child(&self, name: &str, kind: Kind, parent: &Context) -> Span {
@@ -265,7 +274,7 @@ mod tests {
         let socket = dir.path().join("collector.sock");
         let tracer = tracer(&socket, 1_000_000);
         let collector = Collector::default();
-        let mut root = tracer.server("GET", Parent::None, 7);
+        let mut root = tracer.begin("GET", Kind::Server, Parent::None, 7);
         root.set("http.request.method", "GET");
         root.set("long", "ä".repeat(2000));
         let mut headers = HeaderMap::new();
@@ -310,7 +319,7 @@ mod tests {
         let socket = dir.path().join("collector.sock");
         let elsewhere = |sampled| Context { trace: [1; 16], span: [2; 8], sampled, state: "a=b".into() };
         let (yes, no) = (elsewhere(true), elsewhere(false));
-        for (rate, parent, recorded) in [
+        let cases = [
             (0, Parent::None, false),
             (0, Parent::Of(&yes), true),
             (0, Parent::Of(&no), false),
@@ -318,10 +327,11 @@ mod tests {
             (1_000_000, Parent::None, true),
             (1_000_000, Parent::Of(&no), false),
             (1_000_000, Parent::Linked(&no), true),
-        ] {
+        ];
+        for (at, (rate, parent, recorded)) in cases.into_iter().enumerate() {
             let tracer = tracer(&socket, rate);
-            let span = tracer.server("a", parent, 1);
-            assert_eq!(span.is_recorded(), recorded, "{rate} {parent:?}");
+            let span = tracer.begin("a", Kind::Server, parent, 1);
+            assert_eq!(span.is_recorded(), recorded, "{rate} {at}");
             let mut headers = HeaderMap::new();
             // Also what is not recorded says so to others.
             scoped(Some(span.active()), async { inject(&mut headers) }).await;
@@ -330,8 +340,61 @@ mod tests {
             assert_eq!(context.trace == [1; 16], matches!(parent, Parent::Of(_)));
         }
         let tracer = tracer(&socket, 250_000);
-        let recorded = (0..4000).filter(|_| tracer.server("a", Parent::None, 1).is_recorded()).count();
+        let recorded =
+            (0..4000).filter(|_| tracer.begin("a", Kind::Server, Parent::None, 1).is_recorded()).count();
         assert!((900..1100).contains(&recorded), "{recorded}");
+    }
+
+    #[tokio::test]
+    async fn spans_tell_of_events() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("collector.sock");
+        let tracer = tracer(&socket, 1_000_000);
+        let collector = Collector::default();
+        let server = collector.listen(&socket);
+        let outer = tracer.begin("outer", Kind::Internal, Parent::None, 1);
+        let inner = tracer.begin("inner", Kind::Server, Parent::In(&outer.active()), 2);
+        let active = inner.active();
+        scoped(Some(active.clone()), async {
+            event("first", &[("n", Value::from(1))]);
+            during("below", |span| span.set("a", "b"), || event("second", &[]));
+            inner.event("third", &[("why", "x".into())]);
+        })
+        .await;
+        event("outside", &[]);
+        drop(inner);
+        active.event("late", &[]);
+        for _ in 0..200 {
+            outer.event("again", &[]);
+        }
+        drop(outer);
+        tracer.close(PATIENCE).await;
+        server.abort();
+        let spans = collector.spans();
+        let told = |span: &wire::Span| {
+            (span.name.clone(), span.events.iter().map(|e| e.name.clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(told(&spans[0]), ("below".into(), vec!["second".into()]));
+        assert_eq!(told(&spans[1]), ("inner".into(), vec!["first".into(), "third".into()]));
+        assert_eq!(spans[1].events[0].attributes, [span::attribute("n", Value::from(1))]);
+        assert_eq!(spans[1].parent_span_id, spans[2].span_id);
+        // The parent is this server's own.
+        assert_eq!(spans[1].flags, 0x101);
+        assert!(spans[1].events[0].time_unix_nano < spans[1].events[1].time_unix_nano);
+        assert_eq!((spans[2].events.len(), spans[2].dropped_events_count), (128, 72));
+    }
+
+    #[tokio::test]
+    async fn what_is_only_handed_on() {
+        let context = Context { trace: [1; 16], span: [2; 8], sampled: true, state: String::new() };
+        let mut headers = HeaderMap::new();
+        scoped(Some(Active::passing(context.clone())), async {
+            assert!(child("a", Kind::Internal).is_none());
+            event("nothing", &[]);
+            within("b", |_| panic!("nobody sees that"), async { inject(&mut headers) }).await;
+        })
+        .await;
+        assert_eq!(Context::of(&headers).unwrap(), context);
     }
 
     #[tokio::test]
@@ -344,7 +407,7 @@ mod tests {
         let tracer = tracer(&socket, 1_000_000);
         // Nothing yields in between: the exporter takes none of them.
         for _ in 0..3 * QUEUE_MAX {
-            drop(tracer.server("a", Parent::None, 1));
+            drop(tracer.begin("a", Kind::Server, Parent::None, 1));
         }
         *collector.holds.lock() = false;
         collector.told.notify_waiters();

@@ -19,6 +19,7 @@ use crate::{
     core::Call,
     status::{ApiError, ApiResult},
     subresource::proxy::{copy_headers, splice},
+    trace,
 };
 
 /// How long a server may take over its list of resources, for which clients ask at every turn.
@@ -120,7 +121,11 @@ pub async fn forward(
     let upgrading = wants_upgrade(&call.headers) && upgrade.get::<OnUpgrade>().is_some();
     copy_headers(&call.headers, request.headers_mut(), upgrading);
     identify(request.headers_mut(), &call.user);
-    yare_trace::inject(request.headers_mut());
+    let place = targets.first().map(resolve::Target::authority).unwrap_or_default();
+    let mut span = trace::calls(&call.method, &format!("https://{place}{target}"));
+    yare_trace::inside(span.as_ref().map(yare_trace::Span::active), || {
+        yare_trace::inject(request.headers_mut())
+    });
 
     let sent = async {
         if upgrading {
@@ -137,6 +142,12 @@ pub async fn forward(
     } else {
         sent.await
     };
+    if let Some(span) = &mut span {
+        trace::called(
+            span,
+            answer.as_ref().map(|response| response.status().as_u16()).map_err(|e| e.as_str()),
+        );
+    }
     let mut response = match answer {
         Ok(response) => response,
         Err(error) => {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use yare_kinds::view::{View, ViewMut};
+use yare_trace::{Kind, Span};
 
 use crate::{
     core::Core,
@@ -30,6 +31,8 @@ type Key = [u8; 32];
 /// The conversion webhook of one definition.
 pub struct Conversion {
     core: Weak<Core>,
+    /// The definition's name.
+    definition: String,
     /// `apiextensions.k8s.io/v1`, or an older version that the webhook speaks.
     review_version: String,
     client: Client,
@@ -47,6 +50,7 @@ impl Conversion {
         let version = versions.into_iter().find(|v| matches!(*v, "v1" | "v1beta1")).unwrap_or("v1");
         Some(Self {
             core,
+            definition: definition.str_at("metadata.name").to_owned(),
             review_version: format!("apiextensions.k8s.io/{version}"),
             client: Client::of_webhook(conversion.at("webhook.clientConfig"), None),
             known: Mutex::default(),
@@ -116,7 +120,19 @@ impl Conversion {
             "request": { "uid": uid, "desiredAPIVersion": api_version, "objects": objects },
         });
         let document = review.to_string().into();
-        let answer = wait(self.client.ask(Some(&core), "timeout=30s", document, TIMEOUT));
+        let span = yare_trace::described("Call conversion webhook", Kind::Internal, |span| {
+            span.set("custom-resource-definition", self.definition.as_str());
+            span.set("desired-api-version", api_version);
+            span.set("object-count", i64::try_from(objects.len()).unwrap_or(i64::MAX));
+            span.set("UID", uid.as_str());
+        });
+        // Also where another thread waits for the answer.
+        let active = span.as_ref().map(Span::active).or_else(yare_trace::current);
+        let asked = self.client.ask(Some(&core), "timeout=30s", document, TIMEOUT);
+        let answer = wait(yare_trace::scoped(active, asked));
+        if let (Some(span), Ok(Ok(_))) = (&span, &answer) {
+            span.event("Request completed", &[]);
+        }
         let answer = answer.and_then(|answer| answer.map_err(|f| f.message)).map_err(&failed)?;
         let response = answer.at("response");
         if response.str_at("uid") != uid {

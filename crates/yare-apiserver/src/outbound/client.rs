@@ -25,7 +25,7 @@ use super::{
     identity::{Believed, Identity, Peer, Shown, secret},
     kubeconfig::Users,
 };
-use crate::{core::Core, subresource::proxy};
+use crate::{core::Core, subresource::proxy, trace};
 
 /// Largest answer that is read.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -262,7 +262,21 @@ impl Client {
                 format!("{verb} \"{}\": {}", with_query(&target.url, call.query), failure.message);
             failure
         };
-        match tokio::time::timeout(timeout, self.exchange(core, target, call)).await {
+        let mut span = trace::calls(&call.method, &with_query(&target.url, call.query));
+        let exchange = self.exchange(core, target, call);
+        let exchange = yare_trace::scoped(span.as_ref().map(yare_trace::Span::active), exchange);
+        let done = tokio::time::timeout(timeout, exchange).await;
+        if let Some(span) = &mut span {
+            trace::called(
+                span,
+                match &done {
+                    Ok(Ok(answer)) => Ok(answer.status.as_u16()),
+                    Ok(Err(failure)) => Err(&failure.message),
+                    Err(_) => Err("context deadline exceeded"),
+                },
+            );
+        }
+        match done {
             Ok(Ok(answer)) if answer.status.is_success() => Ok(answer.body),
             Ok(Ok(answer)) => Err(answer.refused()),
             Ok(Err(failure)) => Err(named(failure)),

@@ -24,6 +24,7 @@ use crate::{
     registry::Served,
     render::Renderer,
     status::{ApiError, ApiResult},
+    trace::{self, Storing},
     verbs::write::{self, Written},
 };
 
@@ -38,7 +39,9 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult
     let renderer = Renderer::new(call, served, Asked::One)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
     let object = write::decode(call, served, &body, options.field_validation)?;
-    let written = object_of(call, served, object, &options, false).await?;
+    let len = body.len();
+    yare_trace::event("About to store object in database", &[]);
+    let written = trace::written(len, object_of(call, served, object, &options, false).await)?;
     write::answer(call, &renderer, &written)
 }
 
@@ -175,7 +178,8 @@ async fn commit(
             call.warn(warning);
         }
         let key = stored.key(&call.info.namespace, &name);
-        let mut draft = Some(codec::draft(&stored.ty, &mut new)?);
+        let storing = Storing::creates(call, stored, &key, options.dry_run);
+        let mut draft = Some(storing.encode(|| codec::draft(&stored.ty, &mut new))?);
         // Last of all, so that nothing is charged for what is refused; again while others write to the quotas.
         for _ in 0..MAX_ATTEMPTS {
             let _turn = admission::resource_quota::turn(&attributes).await;
@@ -204,7 +208,9 @@ async fn commit(
                     op: Op::Check,
                 });
             }
-            match call.timed(Layer::Storage, store.commit(writes)).await {
+            let done = call.timed(Layer::Storage, store.commit(writes)).await;
+            storing.answered(&done);
+            match done {
                 Ok(objects) => {
                     reserved.keep();
                     let bytes = objects.first().map(|o| o.bytes.clone()).unwrap_or_default();

@@ -24,6 +24,7 @@ use crate::{
     render::Renderer,
     selection::Selection,
     status::{ApiError, ApiResult, GroupResource, success},
+    trace::{self, Storing},
     verbs::{list::page, write},
 };
 
@@ -73,14 +74,18 @@ pub async fn delete(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         locked::guard(call, served).await?;
     }
     warn_of_orphans(call, served, &options);
+    yare_trace::event("About to delete object from database", &[]);
     let deleted = object(call, served, &call.info.namespace, &call.info.name, &options).await?;
+    yare_trace::event("Object deleted from database", &[]);
     let returns = RETURN_OBJECT.contains(&(&*served.stored.group, &*served.stored.plural));
     if deleted.gone && !returns {
         let status = success(served.group_resource(), &call.info.name, &deleted.uid);
         // A Status is no table: it comes as it is in the encoding that was found.
-        return crate::render::encoded(StatusCode::OK, &status, renderer.accepted);
+        return trace::answer(call, renderer.media_type(), || {
+            crate::render::encoded(StatusCode::OK, &status, renderer.accepted)
+        });
     }
-    call.timed_now(Layer::Serialization, || renderer.reply(StatusCode::OK, &deleted.bytes))
+    trace::answer(call, renderer.media_type(), || renderer.reply(StatusCode::OK, &deleted.bytes))
 }
 
 /// A service's endpoints go with it at once: the next of its name does not send traffic to them.
@@ -107,9 +112,11 @@ fn options(call: &Call, body: &[u8]) -> ApiResult<DeleteOptions> {
         DeleteOptions::parse(&call.query, None)?
     } else {
         let value = codec::decode_loose(call, "", "v1", "DeleteOptions", body)?;
+        yare_trace::event("Decoded delete options", &[]);
         if let Some(record) = &call.audit {
             record.request(&value);
         }
+        yare_trace::event("Recorded the audit event", &[]);
         DeleteOptions::parse(&call.query, Some(&value))?
     };
     options.settle_ignore_read_error(locked::may_delete(&call.core))?;
@@ -200,11 +207,15 @@ async fn run(
         }
         let uid = old.str_at("metadata.uid").to_owned();
         let plan = plan(served, &old, options, call.core.now());
+        // What goes at once is no update.
+        let goes = options.dry_run || !matches!(plan, Plan::Mark(_));
+        let storing = Storing::updates(call, stored, &key, goes);
         let (op, new) = match plan {
             Plan::Pending => return Ok(Deleted { bytes: current.bytes.clone(), gone: false, uid }),
             Plan::Mark(new) => {
                 let mut new = *new;
-                let draft = codec::draft(&stored.ty, &mut new)?;
+                storing.step("initial value restored");
+                let draft = storing.encode(|| codec::draft(&stored.ty, &mut new))?;
                 if options.dry_run {
                     return Ok(Deleted {
                         bytes: write::dry(draft, Some(current.revision)),
@@ -228,7 +239,10 @@ async fn run(
             expect: Expect::Revision(current.revision),
             op,
         };
-        match call.timed(Layer::Storage, store.commit(vec![write])).await {
+        storing.step("Transaction prepared");
+        let done = call.timed(Layer::Storage, store.commit(vec![write])).await;
+        storing.answered(&done);
+        match done {
             Ok(objects) => {
                 let bytes = objects.first().map_or_else(|| current.bytes.clone(), |o| o.bytes.clone());
                 match &new {

@@ -21,6 +21,7 @@ use crate::{
     render::Renderer,
     selection::Selection,
     status::{ApiError, ApiResult},
+    trace,
 };
 
 /// How long a read waits for a revision that is not there yet.
@@ -29,18 +30,20 @@ const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Reads one object.
 pub async fn get(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     let renderer = Renderer::new(call, served, Asked::One)?;
+    yare_trace::event("About to Get from storage", &[]);
     let object = find(call, served).await?;
-    call.timed_now(Layer::Serialization, || renderer.reply(StatusCode::OK, &object.bytes))
+    trace::answer(call, renderer.media_type(), || renderer.reply(StatusCode::OK, &object.bytes))
 }
 
 /// The object that the request names.
 pub async fn find(call: &Call, served: &Served) -> ApiResult<Arc<Object>> {
+    let key = served.stored.key(&call.info.namespace, &call.info.name);
+    let _reading = trace::reads(call, &served.stored, &key);
     if let Some(text) = call.query.get("resourceVersion") {
         // Upstream gives no reason here, and 500.
         let wanted = revision(text).map_err(|e| ApiError::new(500, "", e.to_string()))?;
         call.timed(Layer::Storage, fresh(&call.core, wanted.unwrap_or(0))).await?;
     }
-    let key = served.stored.key(&call.info.namespace, &call.info.name);
     let stored = || {
         let found = call.core.store().get(&served.stored.kind_key, &key);
         found.ok_or_else(|| ApiError::not_found(served.group_resource(), &call.info.name))
@@ -164,7 +167,11 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     let mut options = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
     let selection = Selection::new(served, &call.info, &options)?;
     let state = state(&call.core, &served.stored.kind_key, &options);
+    let listing = trace::caches(call, &served.stored, "cacher.GetList");
     let (snapshot, after) = call.timed(Layer::Storage, state).await?;
+    if let Some(listing) = &listing {
+        listing.event("Ready", &[]);
+    }
     if call.core.store().is_locked() {
         // A state of the past may have what the present has no more.
         locked::guard_list(call, served, &snapshot).await?;
@@ -178,6 +185,10 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         options.limit = 0;
     }
     let page = page(&snapshot, &selection, after.as_deref(), options.limit);
+    if let Some(listing) = listing {
+        listing.event("Listed items from cache", &[trace::number("count", page.fetched)]);
+        listing.event("Filtered items", &[trace::number("count", page.objects.len())]);
+    }
     call.core.metrics.lists.listed(&served.stored.kind_key, page.fetched, page.objects.len());
     call.timed_now(Layer::Transform, || renderer.prepare(page.objects.iter().map(|o| &o.bytes)))?;
     let mut metadata = Map::new();
@@ -194,7 +205,9 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         metadata.insert("shardInfo".into(), json!({ "selector": shard.to_string() }));
     }
     let items = Items::Stored(page.objects);
-    call.timed_now(Layer::Serialization, || renderer.list(Value::Object(metadata), items, call.in_process))
+    let media_type = renderer.media_type();
+    let list = || renderer.list(Value::Object(metadata), items, call.in_process);
+    call.timed_now(Layer::Serialization, || trace::serialize(call, media_type, list))
 }
 
 /// One page.

@@ -84,6 +84,7 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
     let renderer = Renderer::new(call, served, Asked::One)?;
     let options = WriteOptions::parse(&call.query, "PatchOptions", Some(media), call.user_agent())?;
     record(call, media, &body);
+    yare_trace::event("Recorded the audit event", &[]);
     let name = call.info.name.as_str();
     let run = async |make: &write::Make<'_>, apply: bool| {
         let update =
@@ -93,6 +94,7 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
     if is_apply(media) {
         let config = applied(call, served, media, &body)?;
         let make = |current: &Value| {
+            yare_trace::event("About to apply patch", &[]);
             let new = apply(call, served, target, Some(current), &config, &options)?;
             check_duplicates(call, media, &body, &options)?;
             Ok(new)
@@ -121,12 +123,17 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
                 done => break done?,
             }
         };
+        yare_trace::event("Object stored in database", &[]);
         return write::answer(call, &renderer, &written);
     }
     let patch = Patch::read(media, &body, options.field_validation)?;
     let subject = Subject { ty: &served.ty, api_version: &served.api_version, kind: &served.kind, custom };
-    let make = |current: &Value| patch.apply(call, &subject, options.field_validation, current.clone());
+    let make = |current: &Value| {
+        yare_trace::event("About to apply patch", &[]);
+        patch.apply(call, &subject, options.field_validation, current.clone())
+    };
     let written = run(&make, false).await?;
+    yare_trace::event("Object stored in database", &[]);
     write::answer(call, &renderer, &written)
 }
 

@@ -12,6 +12,7 @@ use crate::{
     registry::Served,
     render::Renderer,
     status::ApiResult,
+    trace,
     verbs::{
         create,
         write::{self, Target, Update},
@@ -37,6 +38,7 @@ pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: By
         retry: true,
         view: None,
     };
+    yare_trace::event("About to store object in database", &[]);
     let written = match write::update(&update).await {
         Err(error)
             if error.reason == "NotFound"
@@ -45,9 +47,10 @@ pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: By
         {
             write::check_name(&object, name)?;
             create::authorize(call).await?;
-            create::object_of(call, served, object.clone(), &options, false).await?
+            create::object_of(call, served, object.clone(), &options, false).await
         }
-        done => done?,
+        done => done,
     };
+    let written = trace::written(body.len(), written)?;
     write::answer(call, &renderer, &written)
 }

@@ -24,6 +24,7 @@ use crate::{
     selection::Selection,
     span,
     status::{ApiError, ApiResult},
+    trace,
     verbs::list::{fresh, page},
 };
 
@@ -71,7 +72,13 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         ticket: call.take_ticket(),
         _watching: call.core.flow.watches.open(&call.info, &call.query),
         after: 0,
+        spans: Vec::new(),
     };
+    if initial && options.send_initial_events == Some(true) && options.bookmarks {
+        stream.spans = trace::watch_list(call, framing.content_type);
+    }
+    let inside = stream.spans.last().map(yare_trace::Span::active);
+    let watching = yare_trace::inside(inside, || trace::caches(call, &served.stored, "cacher.Watch"));
     match stream.start(&options, initial, wanted).await {
         Ok(from) => match store.watch(kind, from) {
             Ok(watcher) => stream.watcher = Some(watcher),
@@ -80,6 +87,7 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         // The request itself was fine: what is wrong comes as an event.
         Err(error) => stream.fail(&error),
     }
+    drop(watching);
     let body =
         stream::unfold(Box::new(stream), |mut watch| async move { watch.next().await.map(|b| (b, watch)) });
     let mut response = Response::new(Body::stream(body));
@@ -125,6 +133,8 @@ struct Watch {
     ticket: Option<Ticket>,
     /// Counts this watch among those that a write costs.
     _watching: Option<Watching>,
+    /// What traces say of the state at the start, until it is sent.
+    spans: Vec<yare_trace::Span>,
     /// Events up to this revision are not sent: the client asked for what comes after.
     after: u64,
 }
@@ -186,6 +196,10 @@ impl Watch {
             if let Some(revision) = self.initial_end.take() {
                 self.bookmark(revision, true);
                 self.encoder.watched.listed(self.began.0, self.began.1.elapsed());
+                if let Some(server) = self.spans.first() {
+                    server.event("Writing initial events done", &[]);
+                }
+                self.spans.clear();
                 continue;
             }
             if self.ended {

@@ -28,6 +28,7 @@ use crate::{
     render::Renderer,
     span,
     status::{ApiError, ApiResult},
+    trace::{self, Storing},
 };
 
 /// What of an object a write is about.
@@ -206,10 +207,12 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
     let what = served.group_resource();
     let key = stored.key(&call.info.namespace, name);
     let store = call.core.store();
-    for _ in 0..MAX_ATTEMPTS {
+    let storing = Storing::updates(call, stored, &key, options.dry_run);
+    for attempt in 0..MAX_ATTEMPTS {
         let Some(current) = store.get(&stored.kind_key, &key) else {
             return Err(ApiError::not_found(what, name));
         };
+        storing.step(if attempt == 0 { "initial value restored" } else { "Retry value restored" });
         let mut old: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
         stored.freshen(&mut old)?;
         let old = old;
@@ -255,6 +258,9 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             dry_run: options.dry_run,
             deletion: None,
         };
+        if call.info.verb == "patch" {
+            yare_trace::event("About to check admission control", &[]);
+        }
         let shown = match view {
             Some(view) => {
                 let mut seen = (shown_by(view, served, &new)?, shown_by(view, served, &old)?);
@@ -311,7 +317,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         let charges = admission::resource_quota::charge(&attributes, &new, Some(&old))?;
         managed::settle(&old, &mut new);
         let finished = is_finished(&new, &old, served);
-        let draft = codec::draft(&stored.ty, &mut new)?;
+        let draft = storing.encode(|| codec::draft(&stored.ty, &mut new))?;
         if !finished && is_same(&draft, &current) && !is_stale(call, &current).await? {
             return Ok(Written { bytes: current.bytes.clone(), created: false });
         }
@@ -327,7 +333,10 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         };
         let mut writes = vec![write];
         writes.extend(charges);
-        match call.timed(Layer::Storage, store.commit(writes)).await {
+        storing.step("Transaction prepared");
+        let done = call.timed(Layer::Storage, store.commit(writes)).await;
+        storing.answered(&done);
+        match done {
             Ok(objects) => {
                 let revision = objects.first().map_or(current.revision, |o| o.revision);
                 let bytes = match objects.into_iter().next() {
@@ -385,16 +394,18 @@ pub async fn modify(
     let stored = &served.stored;
     let key = stored.key(namespace, name);
     let store = call.core.store();
-    for _ in 0..MAX_ATTEMPTS {
+    let storing = Storing::updates(call, stored, &key, dry_run);
+    for attempt in 0..MAX_ATTEMPTS {
         let Some(current) = store.get(&stored.kind_key, &key) else {
             return Err(ApiError::not_found(served.group_resource(), name));
         };
+        storing.step(if attempt == 0 { "initial value restored" } else { "Retry value restored" });
         let mut object: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
         change(&mut object)?;
         if dry_run {
             return Ok(());
         }
-        let draft = codec::draft(&stored.ty, &mut object)?;
+        let draft = storing.encode(|| codec::draft(&stored.ty, &mut object))?;
         if is_same(&draft, &current) && !is_stale(call, &current).await? {
             return Ok(());
         }
@@ -404,7 +415,10 @@ pub async fn modify(
             expect: Expect::Revision(current.revision),
             op: Op::Put(draft),
         };
-        match call.timed(Layer::Storage, store.commit(vec![write])).await {
+        storing.step("Transaction prepared");
+        let done = call.timed(Layer::Storage, store.commit(vec![write])).await;
+        storing.answered(&done);
+        match done {
             Ok(_) => return Ok(()),
             Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) => {}
             Err(error) => return Err(ApiError::from_commit(error, served.group_resource(), name)),
@@ -416,7 +430,7 @@ pub async fn modify(
 /// The answer to a write.
 pub fn answer(call: &Call, renderer: &Renderer, written: &Written) -> ApiResult<Reply> {
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-    call.timed_now(Layer::Serialization, || renderer.reply(code, &written.bytes))
+    trace::answer(call, renderer.media_type(), || renderer.reply(code, &written.bytes))
 }
 
 /// `metadata.resourceVersion` of an object at rest.

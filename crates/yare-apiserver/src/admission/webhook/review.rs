@@ -97,9 +97,13 @@ pub async fn run(
         span.set("operation", attributes.operation.name());
         span.set("UID", uid.as_str());
     };
-    let answer = yare_trace::within(span, describe, ask)
+    let span = yare_trace::described(span, yare_trace::Kind::Internal, describe);
+    let answer = yare_trace::scoped(span.as_ref().map(yare_trace::Span::active), ask)
         .await
         .map_err(|f| failed(format!("failed to call webhook: {}", f.message), f.code.unwrap_or(503)))?;
+    if let Some(span) = &span {
+        span.event("Request completed", &[]);
+    }
     let response = Response::read(&answer, version, &uid, hook.is_mutating)
         .map_err(|why| failed(format!("received invalid webhook response: {why}"), 503))?;
     for (key, value) in response.at.entries("auditAnnotations") {
@@ -131,6 +135,9 @@ pub async fn run(
     }
     let patched = patch::json::apply(shown, &document).map_err(ApiError::internal)?;
     let changed = request::settle(attributes, served, object, patched)?;
+    if let Some(span) = &span {
+        span.event("Patch applied", &[]);
+    }
     attributes.call.annotate(
         format!("patch.webhook.admission.k8s.io/{at}"),
         json!({
