@@ -127,6 +127,9 @@ async fn other(call: &Call) -> ApiResult<Reply> {
         ["metrics", "slis"] => {
             Ok(body::reply(StatusCode::OK, METRICS, call.core.metrics.checks.lock().render()))
         }
+        ["metrics", "resources"] => {
+            Ok(body::reply(StatusCode::OK, METRICS, crate::metrics::pods::render(&call.core)))
+        }
         ["debug", "api_priority_and_fairness", what] => {
             flow::debug::handle(call, what).ok_or_else(ApiError::unknown_resource)
         }

@@ -3,6 +3,7 @@
 
 mod cel;
 mod deprecated;
+pub mod pods;
 mod requests;
 pub mod slis;
 mod stored;
@@ -144,5 +145,8 @@ fn registered(out: &mut String) {
     for (stability, count) in counts {
         page.sample(name, &[("deprecated_version", ""), ("stability_level", stability)], count);
     }
+    // None can be switched off here, and none is old enough to be hidden.
+    page.single("disabled_metrics_total", "counter", "[BETA] The count of disabled metrics.", 0);
+    page.single("hidden_metrics_total", "counter", "[BETA] The count of hidden metrics.", 0);
     out.push_str(&page.finish());
 }

@@ -71,6 +71,38 @@ async fn lists_watches_and_versions_on_their_way_out() {
 }
 
 #[tokio::test]
+async fn what_pods_ask_for() {
+    let server = Server::start().await;
+    let empty = server.get("/metrics/resources").await;
+    assert_eq!(empty.text(), "");
+    let resources = json!({"requests": {"cpu": "250m", "memory": "16Mi"}, "limits": {"memory": "32Mi"}});
+    let pod = |name: &str, node: &str| {
+        let containers = json!([{"name": "a", "image": "b", "resources": resources}]);
+        json!({"metadata": {"name": name}, "spec": {"nodeName": node, "containers": containers}})
+    };
+    let pods = "/api/v1/namespaces/default/pods";
+    server.post(pods, &pod("runs", "n")).await.expect(201);
+    server.post(pods, &pod("ended", "n")).await.expect(201);
+    let ended = json!({"status": {"phase": "Succeeded"}});
+    server.patch("merge", &format!("{pods}/ended/status"), &ended).await.expect(200);
+    let page = server.get("/metrics/resources").await.text();
+    let labels = |resource: &str, unit: &str| {
+        format!(
+            r#"{{namespace="default",node="n",pod="runs",priority="0",resource="{resource}",scheduler="default-scheduler",unit="{unit}"}}"#
+        )
+    };
+    let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(
+        samples,
+        [
+            format!("kube_pod_resource_limit{} 33554432", labels("memory", "bytes")),
+            format!("kube_pod_resource_request{} 0.25", labels("cpu", "cores")),
+            format!("kube_pod_resource_request{} 16777216", labels("memory", "bytes")),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn certificates_tokens_and_the_graph_of_nodes() {
     let cluster = cluster().await;
     let admin = issue(&cluster.pki.cluster, Usage::Client, "admin", &["system:masters"]);

@@ -4,21 +4,29 @@
 //! as possible: existing endpoints stay where they are, new ones fill slices that change anyway, then the
 //! fullest slice that has room for all, then new slices.
 
+mod counts;
+mod endpoint;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use yare_client::{Cached, Change, ENDPOINT_SLICES, Informer, NODES, ObjectKey, PODS, SERVICES};
 
+use self::{
+    counts::{Share, Totals},
+    endpoint::{Conditions, Endpoint, TargetRef, hints},
+};
 use crate::{
     api::Deletion,
     context::{Context, Error},
     expectations::Expectations,
     harness::{Next, Reconcile},
+    metrics,
     ownership::{controller_ref, is_controlled_by},
     service_pods::{EndpointPod, EndpointPort, HEADLESS_LABEL, ServiceView, ZONE_LABEL},
     views::nullable,
@@ -35,69 +43,12 @@ const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 struct EndpointSlices {
     context: Context,
+    totals: Totals,
     services: Informer,
     pods: Informer,
     nodes: Informer,
     slices: Informer,
     expectations: Expectations,
-}
-
-/// One endpoint.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Endpoint {
-    addresses: Vec<String>,
-    conditions: Conditions,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hostname: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target_ref: Option<TargetRef>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    node_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    zone: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hints: Option<Hints>,
-}
-
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Conditions {
-    ready: Option<bool>,
-    serving: Option<bool>,
-    terminating: Option<bool>,
-}
-
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct TargetRef {
-    kind: String,
-    namespace: String,
-    name: String,
-    uid: String,
-}
-
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Hints {
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
-    for_zones: Vec<ForName>,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
-    for_nodes: Vec<ForName>,
-}
-
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct ForName {
-    name: String,
-}
-
-impl Endpoint {
-    /// What makes it the same endpoint in another state.
-    fn identity(&self) -> (Vec<&str>, &str, &str) {
-        let target = self.target_ref.as_ref().map_or("", |t| &t.name);
-        (self.addresses.iter().map(String::as_str).collect(), self.node_name.as_deref().unwrap_or(""), target)
-    }
 }
 
 /// An existing slice.
@@ -134,6 +85,9 @@ struct Changes {
     create: Vec<Target>,
     update: Vec<(usize, Target)>,
     delete: Vec<usize>,
+    /// Endpoints that were not there, and those that are not wanted any more.
+    added: usize,
+    removed: usize,
 }
 
 /// The controller; keys are services.
@@ -144,6 +98,7 @@ pub fn new(context: &Context) -> Arc<dyn Reconcile> {
         nodes: context.informer(NODES),
         slices: context.informer(ENDPOINT_SLICES),
         expectations: Expectations::default(),
+        totals: Totals::default(),
         context: context.clone(),
     })
 }
@@ -161,9 +116,19 @@ pub fn service_of_slice(_: &Context, change: &Change, add: &mut dyn FnMut(Object
 #[async_trait]
 impl Reconcile for EndpointSlices {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
+        let done = self.sync(key).await;
+        let result = if done.is_ok() { "success" } else { "error" };
+        self.context.config.metrics.table.count(&metrics::SLICE_SYNCS, &[result]);
+        done
+    }
+}
+
+impl EndpointSlices {
+    async fn sync(&self, key: &ObjectKey) -> Result<Next, Error> {
         let Some(service) = self.services.get(key) else {
             // The slices go with it: it owns them.
             self.expectations.forget(key);
+            self.totals.set(key, None, &self.context.config.metrics.table);
             return Ok(Next::Done);
         };
         let view: ServiceView = service.view()?;
@@ -191,6 +156,8 @@ impl Reconcile for EndpointSlices {
         let labels = labels(&service, view.spec.is_headless());
         let families = families(&view);
         let mut changes = Changes::default();
+        let mut share = Share::of(view.spec.traffic_distribution.as_deref());
+        let table = &self.context.config.metrics.table;
         for (address_type, ipv6) in [("IPv4", false), ("IPv6", true)] {
             let indexes: Vec<usize> =
                 (0..existing.len()).filter(|&i| existing[i].view.address_type == address_type).collect();
@@ -199,14 +166,20 @@ impl Reconcile for EndpointSlices {
                 continue;
             }
             let wanted = self.wanted(&service, &view, &pods, ipv6);
+            share.family(wanted.values().map(Vec::len));
+            (changes.added, changes.removed) = (0, 0);
             plan(address_type, &service, &labels, wanted, &existing, &indexes, &mut changes);
+            table.observe(&metrics::ENDPOINTS_ADDED, &[], changes.added as f64);
+            table.observe(&metrics::ENDPOINTS_REMOVED, &[], changes.removed as f64);
         }
-        self.apply(&service, &labels, &existing, changes).await?;
+        share.slices = (existing.len() + changes.create.len()).saturating_sub(changes.delete.len());
+        let distribution = share.distribution().to_owned();
+        self.totals.set(key, Some(share), table);
+        let changed = self.apply(&service, &labels, &existing, changes).await?;
+        table.observe(&metrics::SLICES_CHANGED, &["Disabled", &distribution], changed as f64);
         Ok(Next::Done)
     }
-}
 
-impl EndpointSlices {
     fn wanted(
         &self,
         service: &Cached,
@@ -257,7 +230,9 @@ impl EndpointSlices {
         labels: &BTreeMap<String, String>,
         existing: &[Slice],
         mut changes: Changes,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
+        let table = &self.context.config.metrics.table;
+        let count = |operation: &str| table.count(&metrics::SLICE_CHANGES, &[operation]);
         // A slice that would go can as well become one that would come.
         let mut delete = Vec::new();
         for i in changes.delete {
@@ -268,6 +243,7 @@ impl EndpointSlices {
                 None => delete.push(i),
             }
         }
+        let changed = changes.create.len() + changes.update.len() + delete.len();
         let api = &self.context.api;
         let prefix = format!("{}-", service.name());
         for target in changes.create {
@@ -287,9 +263,10 @@ impl EndpointSlices {
             });
             match api.create(&ENDPOINT_SLICES, service.namespace(), &body).await {
                 Ok(created) => self.expectations.created(service.key(), &created),
-                Err(error) if error.is_namespace_terminating() => return Ok(()),
+                Err(error) if error.is_namespace_terminating() => return Ok(changed),
                 Err(error) => return Err(error.into()),
             }
+            count("create");
         }
         for (i, target) in changes.update {
             let write = |body: &mut Value| {
@@ -299,13 +276,15 @@ impl EndpointSlices {
                 body["endpoints"] = json!(target.endpoints);
             };
             api.update(&ENDPOINT_SLICES, &existing[i].cached, write).await?;
+            count("update");
         }
         for i in delete {
             let slice = &existing[i].cached;
             api.delete(&ENDPOINT_SLICES, slice.key(), Deletion::of(slice)).await?;
             self.expectations.deleted(service.key(), slice);
+            count("delete");
         }
-        Ok(())
+        Ok(changed)
     }
 }
 
@@ -337,18 +316,6 @@ fn families(service: &ServiceView) -> BTreeSet<&'static str> {
     } else {
         BTreeSet::from([if spec.cluster_ip.contains(':') { "IPv6" } else { "IPv4" }])
     }
-}
-
-/// Whom an endpoint should serve first.
-fn hints(distribution: Option<&str>, ready: bool, zone: Option<&str>, node: Option<&str>) -> Option<Hints> {
-    let names = |name: Option<&str>| name.map(|n| ForName { name: n.into() }).into_iter().collect::<Vec<_>>();
-    let hints = match distribution {
-        _ if !ready => return None,
-        Some("PreferClose" | "PreferSameZone") => Hints { for_zones: names(zone), for_nodes: Vec::new() },
-        Some("PreferSameNode") => Hints { for_zones: names(zone), for_nodes: names(node) },
-        _ => return None,
-    };
-    (hints != Hints::default()).then_some(hints)
 }
 
 /// Plans the slices of one address family.
@@ -418,6 +385,7 @@ fn spread(
         }
         let same_labels = slice.cached.labels().len() == labels.len()
             && labels.iter().all(|(k, v)| slice.cached.label(k) == Some(v));
+        changes.removed += slice.view.endpoints.len() - stay.len();
         let emptied = stay.is_empty() && (!slice.view.endpoints.is_empty() || !placeholder);
         if emptied || (placeholder && !(unchanged.is_empty() && update.is_empty())) {
             delete.push(i);
@@ -428,6 +396,7 @@ fn spread(
         }
     }
     let mut missing: Vec<Endpoint> = missing.into_values().cloned().collect();
+    changes.added += missing.len();
     update.sort_by_key(|(_, e)| std::cmp::Reverse(e.len()));
     for (_, endpoints) in &mut update {
         let room = MAX_ENDPOINTS.saturating_sub(endpoints.len()).min(missing.len());
@@ -513,6 +482,14 @@ mod tests {
         assert_eq!(first.create.len(), 1);
         assert!(first.create[0].endpoints.is_empty());
         assert_eq!(changes(vec![], &[slice("a", vec![], vec![])]), Changes::default());
+    }
+
+    #[test]
+    fn endpoints_that_come_and_go_are_counted() {
+        let found = changes(vec![(ports(80), range(2..5))], &[slice("a", ports(80), range(0..3))]);
+        assert_eq!((found.added, found.removed), (2, 2));
+        let gone = changes(vec![], &[slice("a", ports(80), range(0..3))]);
+        assert_eq!((gone.added, gone.removed), (0, 0));
     }
 
     #[test]

@@ -15,6 +15,13 @@ const SYNC_S: &[f64] = &[
     65.536,
 ];
 
+/// From 2 to 32768, for numbers of endpoints.
+const POWERS: &[f64] = &[
+    2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16_384.0, 32_768.0,
+];
+/// Prometheus' own, where upstream says nothing.
+const DEFAULT_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
 pub(crate) static RUNNING: Family = Family::labelled(
     "running_managed_controllers",
     Kind::Gauge,
@@ -45,10 +52,87 @@ pub(crate) static JOB_PODS_FINISHED: Family = Family::labelled(
     &["completion_mode", "result"],
     "[STABLE] The number of finished Pods that are fully tracked",
 );
-pub(crate) static CRON_JOB_SKEW_S: Family = Family::labelled(
+pub(crate) static JOB_PODS_BY_POLICY: Family = Family::labelled(
+    "job_controller_pod_failures_handled_by_failure_policy_total",
+    Kind::Counter,
+    &["action"],
+    "[BETA] The number of failed Pods handled by failure policy with\n\t\t\trespect to the failure policy action applied based on the matched\n\t\t\trule. Possible values of the action label correspond to the\n\t\t\tpossible values for the failure policy rule action, which are:\n\t\t\t\"FailJob\", \"Ignore\" and \"Count\".",
+);
+pub(crate) static JOB_PODS_HELD: Family = Family::labelled(
+    "job_controller_terminated_pods_tracking_finalizer_total",
+    Kind::Counter,
+    &["event"],
+    "[BETA] The number of terminated pods (phase=Failed|Succeeded)\nthat have the finalizer batch.kubernetes.io/job-tracking\nThe event label can be \"add\" or \"delete\".",
+);
+pub(crate) static ENDPOINTS_ADDED: Family = Family::labelled(
+    "endpoint_slice_controller_endpoints_added_per_sync",
+    Kind::Histogram(POWERS),
+    &[],
+    "[BETA] Number of endpoints added on each Service sync",
+);
+pub(crate) static ENDPOINTS_REMOVED: Family = Family::labelled(
+    "endpoint_slice_controller_endpoints_removed_per_sync",
+    Kind::Histogram(POWERS),
+    &[],
+    "[BETA] Number of endpoints removed on each Service sync",
+);
+pub(crate) static ENDPOINTS_DESIRED: Family = Family::labelled(
+    "endpoint_slice_controller_endpoints_desired",
+    Kind::Gauge,
+    &[],
+    "[BETA] Number of endpoints desired",
+);
+pub(crate) static SLICES: Family = Family::labelled(
+    "endpoint_slice_controller_num_endpoint_slices",
+    Kind::Gauge,
+    &[],
+    "[BETA] Number of EndpointSlices",
+);
+pub(crate) static SLICES_DESIRED: Family = Family::labelled(
+    "endpoint_slice_controller_desired_endpoint_slices",
+    Kind::Gauge,
+    &[],
+    "[BETA] Number of EndpointSlices that would exist with perfect endpoint allocation",
+);
+pub(crate) static SLICE_CHANGES: Family = Family::labelled(
+    "endpoint_slice_controller_changes",
+    Kind::Counter,
+    &["operation"],
+    "[ALPHA] Number of EndpointSlice changes",
+);
+pub(crate) static SLICES_CHANGED: Family = Family::labelled(
+    "endpoint_slice_controller_endpointslices_changed_per_sync",
+    Kind::Histogram(&DEFAULT_S),
+    &["topology", "traffic_distribution"],
+    "[ALPHA] Number of EndpointSlices changed on each Service sync",
+);
+pub(crate) static SLICE_SYNCS: Family = Family::labelled(
+    "endpoint_slice_controller_syncs",
+    Kind::Counter,
+    &["result"],
+    "[ALPHA] Number of EndpointSlice syncs",
+);
+pub(crate) static SERVICES_BY_DISTRIBUTION: Family = Family::labelled(
+    "endpoint_slice_controller_services_count_by_traffic_distribution",
+    Kind::Gauge,
+    &["traffic_distribution"],
+    "[BETA] Number of Services using some specific trafficDistribution",
+);
+pub(crate) static SET_MAX_UNAVAILABLE: Family = Family::labelled(
+    "statefulset_controller_statefulset_max_unavailable",
+    Kind::Gauge,
+    &["pod_management_policy", "statefulset_name", "statefulset_namespace"],
+    "[ALPHA] Maximum number of unavailable pods allowed during StatefulSet rolling updates",
+);
+pub(crate) static SET_UNAVAILABLE: Family = Family::labelled(
+    "statefulset_controller_statefulset_unavailable_replicas",
+    Kind::Gauge,
+    &["pod_management_policy", "statefulset_name", "statefulset_namespace"],
+    "[ALPHA] Current number of unavailable pods in StatefulSet",
+);
+pub(crate) static CRON_JOB_SKEW_S: Family = Family::plain(
     "cronjob_controller_job_creation_skew_duration_seconds",
     Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
-    &[],
     "[STABLE] Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
 );
 pub(crate) static EVICTIONS: Family = Family::labelled(
@@ -87,16 +171,14 @@ pub(crate) static CLAIMS: Family = Family::labelled(
     &["admin_access", "allocated", "source"],
     "[ALPHA] Number of ResourceClaims, categorized by allocation status, admin access, and source. Source can be 'resource_claim_template' (created from a template), 'extended_resource' (extended resources), or empty (manually created by a user).",
 );
-pub(crate) static DEVICE_EVICTIONS: Family = Family::labelled(
+pub(crate) static DEVICE_EVICTIONS: Family = Family::plain(
     "device_taint_eviction_controller_pod_deletions_total",
     Kind::Counter,
-    &[],
     "[ALPHA] Total number of Pods deleted by DeviceTaintEvictionController since its start.",
 );
-pub(crate) static DEVICE_EVICTION_S: Family = Family::labelled(
+pub(crate) static DEVICE_EVICTION_S: Family = Family::plain(
     "device_taint_eviction_controller_pod_deletion_duration_seconds",
     Kind::Histogram(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]),
-    &[],
     "[ALPHA] Latency, in seconds, between the time when a device taint effect has been activated and a Pod's deletion via DeviceTaintEvictionController.",
 );
 
@@ -106,6 +188,19 @@ static FAMILIES: &[&Family] = &[
     &JOB_SYNC_S,
     &JOBS_FINISHED,
     &JOB_PODS_FINISHED,
+    &JOB_PODS_BY_POLICY,
+    &JOB_PODS_HELD,
+    &ENDPOINTS_ADDED,
+    &ENDPOINTS_REMOVED,
+    &ENDPOINTS_DESIRED,
+    &SLICES,
+    &SLICES_DESIRED,
+    &SLICE_CHANGES,
+    &SLICES_CHANGED,
+    &SLICE_SYNCS,
+    &SERVICES_BY_DISTRIBUTION,
+    &SET_MAX_UNAVAILABLE,
+    &SET_UNAVAILABLE,
     &CRON_JOB_SKEW_S,
     &EVICTIONS,
     &ZONE_SIZE,

@@ -14,6 +14,8 @@ use yare_client::{
     CONTROLLER_REVISIONS, Cached, Informer, ObjectKey, PERSISTENT_VOLUME_CLAIMS, PODS, STATEFUL_SETS,
 };
 
+use yare_metrics::table::Family;
+
 use crate::{
     api::{Deletion, Patch},
     claim_owners::{Claimants, Party},
@@ -21,7 +23,7 @@ use crate::{
     expectations::Expectations,
     harness::{Next, Reconcile},
     history::{self, Current, REVISION_HASH, Revision},
-    ownership,
+    metrics, ownership,
     selector::LabelSelector,
     template,
     views::{Condition, IntOrString, Meta, PodView, nullable},
@@ -164,6 +166,10 @@ impl Reconcile for StatefulSets {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
         let Some(set) = self.own.get(key) else {
             self.expectations.forget(key);
+            let others = |labels: &[Box<str>]| (&*labels[1], &*labels[2]) != (&*key.name, &*key.namespace);
+            for family in [&metrics::SET_UNAVAILABLE, &metrics::SET_MAX_UNAVAILABLE] {
+                self.context.config.metrics.table.retain(family, others);
+            }
             return Ok(Next::Done);
         };
         let view: View = set.view()?;
@@ -448,6 +454,9 @@ impl Round<'_> {
         let end = self.end();
         let pod = |ordinal: i32| self.pods.iter().find(|p| p.ordinal == ordinal);
         let outdated = |p: &Pod| p.revision() != self.update.cached.name() && !p.is_terminating();
+        let unavailable =
+            (self.start()..end).filter(|i| pod(*i).is_none_or(|p| self.is_unavailable(p))).count();
+        self.tell(&metrics::SET_UNAVAILABLE, unavailable as f64);
         let max =
             rolling.and_then(|r| r.max_unavailable.as_ref()).and_then(|m| m.scaled(self.replicas(), true));
         let Some(max) = max else {
@@ -460,13 +469,20 @@ impl Round<'_> {
             }
             return Ok(());
         };
-        let unavailable =
-            (self.start()..end).filter(|i| pod(*i).is_none_or(|p| self.is_unavailable(p))).count();
         let left = usize::try_from(max.max(1)).unwrap_or(1).saturating_sub(unavailable);
         for pod in (lowest..end).rev().filter_map(pod).filter(|p| outdated(p)).take(left) {
             self.delete(pod).await?;
         }
         Ok(())
+    }
+
+    /// Sets one of the gauges that there are for each set where several of its pods may be unavailable at once.
+    fn tell(&self, family: &'static Family, value: f64) {
+        let config = &self.this.context.config;
+        if config.gates.is_on("MaxUnavailableStatefulSet") {
+            let labels = [&*self.view.spec.pod_management_policy, self.set.name(), self.set.namespace()];
+            config.metrics.table.set(family, &labels, value);
+        }
     }
 
     /// Template and claim names of a pod.
@@ -618,6 +634,10 @@ impl Round<'_> {
             status.current_replicas = status.updated_replicas;
             status.current_revision.clone_from(&status.update_revision);
         }
+        let max =
+            self.view.spec.update_strategy.rolling_update.as_ref().and_then(|r| r.max_unavailable.as_ref());
+        let max = max.and_then(|m| m.scaled(self.replicas(), true)).unwrap_or(1);
+        self.tell(&metrics::SET_MAX_UNAVAILABLE, f64::from(max.max(1)));
         if status != self.view.status {
             self.this.context.api.update_status(&STATEFUL_SETS, &self.set, &status).await?;
         }

@@ -229,6 +229,10 @@ async fn jobs_complete_and_count_every_pod_once() {
     }
     let made = "job_controller_job_syncs_total{action=\"pods_created\",completion_mode=\"NonIndexed\",result=\"success\"}";
     assert!(page.contains(made), "{page}");
+    for event in ["add", "delete"] {
+        let held = format!("job_controller_terminated_pods_tracking_finalizer_total{{event={event:?}}} ");
+        assert!(page.contains(&held), "{page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,12 +44,14 @@ pub struct Family {
     pub labels: &'static [&'static str],
     /// What it says, its stability first.
     pub help: &'static str,
+    /// Whether it is there before there is anything to count, as upstream's families without labels are.
+    pub always: bool,
 }
 
 impl Family {
-    /// A row without labels.
+    /// A row without labels, which begins at zero.
     pub const fn plain(name: &'static str, kind: Kind, help: &'static str) -> Self {
-        Family { name, kind, labels: &[], help }
+        Family { name, kind, labels: &[], help, always: true }
     }
 
     /// A row with labels.
@@ -59,7 +61,17 @@ impl Family {
         labels: &'static [&'static str],
         help: &'static str,
     ) -> Self {
-        Family { name, kind, labels, help }
+        Family { name, kind, labels, help, always: false }
+    }
+
+    /// A row of a table in which those without labels begin at zero.
+    pub const fn row(
+        name: &'static str,
+        kind: Kind,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Self {
+        Family { name, kind, labels, help, always: labels.is_empty() }
     }
 
     /// Begins the family on a page.
@@ -145,11 +157,22 @@ impl Counts {
         }
     }
 
-    /// Writes the families of a table that have numbers, in the table's order.
+    /// Writes the families of a table that have numbers or are always there, in the table's order.
     pub fn expose(&self, table: &[&'static Family], page: &mut Page) {
         let families = self.families.lock();
         for family in table {
-            let Some(series) = families.get(family.name).filter(|s| !s.is_empty()) else { continue };
+            let Some(series) = families.get(family.name).filter(|s| !s.is_empty()) else {
+                if family.always {
+                    family.begin(page);
+                    match family.kind {
+                        Kind::Histogram(bounds) => {
+                            Histogram::<BOUNDS_MAX>::default().expose(page, family.name, &[], bounds);
+                        }
+                        _ => page.sample(family.name, &[], 0.0),
+                    }
+                }
+                continue;
+            };
             family.begin(page);
             for (values, cell) in series {
                 let labels: Vec<(&str, &str)> =
@@ -173,7 +196,8 @@ mod tests {
 
     static STARTED: Family = Family::labelled("started_total", Kind::Counter, &["kind"], "[ALPHA] Starts.");
     static TOOK: Family = Family::plain("took_seconds", Kind::Histogram(&[0.5, 1.0]), "[ALPHA] Times.");
-    static NEVER: Family = Family::plain("never", Kind::Gauge, "[ALPHA] Nothing.");
+    static NEVER: Family = Family::labelled("never", Kind::Gauge, &["a"], "[ALPHA] Nothing.");
+    static ZERO: Family = Family::plain("zero_total", Kind::Counter, "[ALPHA] Nothing yet.");
 
     #[test]
     fn rows_with_numbers_are_written() {
@@ -184,12 +208,13 @@ mod tests {
         counts.observe(&TOOK, &[], 0.75);
         assert_eq!(counts.value(&STARTED, &["a"]), Some(2.0));
         let mut page = Page::new();
-        counts.expose(&[&TOOK, &NEVER, &STARTED], &mut page);
+        counts.expose(&[&TOOK, &NEVER, &ZERO, &STARTED], &mut page);
         assert_eq!(
             page.finish(),
             "# HELP took_seconds [ALPHA] Times.\n# TYPE took_seconds histogram\n\
              took_seconds_bucket{le=\"0.5\"} 0\ntook_seconds_bucket{le=\"1\"} 1\ntook_seconds_bucket{le=\"+Inf\"} 1\n\
              took_seconds_sum 0.75\ntook_seconds_count 1\n\
+             # HELP zero_total [ALPHA] Nothing yet.\n# TYPE zero_total counter\nzero_total 0\n\
              # HELP started_total [ALPHA] Starts.\n# TYPE started_total counter\n\
              started_total{kind=\"a\"} 2\nstarted_total{kind=\"b\"} 1\n"
         );

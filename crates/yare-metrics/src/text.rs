@@ -19,6 +19,8 @@ impl Page {
 
     /// Begins a family: `kind` is `counter`, `gauge` or `histogram`. Stability stands first in the help.
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // A help text is one line.
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 

@@ -34,10 +34,9 @@ static ATTEMPT_S: Family = Family::labelled(
     &["profile", "result"],
     "[STABLE] Scheduling attempt latency in seconds (scheduling algorithm + binding)",
 );
-static ALGORITHM_S: Family = Family::labelled(
+static ALGORITHM_S: Family = Family::plain(
     "scheduler_scheduling_algorithm_duration_seconds",
     Kind::Histogram(&DOUBLING_S),
-    &[],
     "[ALPHA] Scheduling algorithm latency in seconds",
 );
 static POINT: Family = Family::labelled(
@@ -46,10 +45,9 @@ static POINT: Family = Family::labelled(
     &["extension_point", "profile", "status"],
     "[STABLE] Latency for running all plugins of a specific extension point.",
 );
-static TRIES: Family = Family::labelled(
+static TRIES: Family = Family::plain(
     "scheduler_pod_scheduling_attempts",
     Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0]),
-    &[],
     "[STABLE] Number of attempts to successfully schedule a pod.",
 );
 static SLI: Family = Family::labelled(
@@ -64,16 +62,14 @@ static INCOMING: Family = Family::labelled(
     &["event", "queue"],
     "[STABLE] Number of pods added to scheduling queues by event and queue type.",
 );
-static PREEMPTIONS: Family = Family::labelled(
+static PREEMPTIONS: Family = Family::plain(
     "scheduler_preemption_attempts_total",
     Kind::Counter,
-    &[],
     "[STABLE] Total preemption attempts in the cluster till now",
 );
-static VICTIMS: Family = Family::labelled(
+static VICTIMS: Family = Family::plain(
     "scheduler_preemption_victims",
     Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]),
-    &[],
     "[STABLE] Number of selected preemption victims",
 );
 static UNSCHEDULABLE: Family = Family::labelled(

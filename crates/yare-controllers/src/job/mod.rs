@@ -249,9 +249,29 @@ impl Reconcile for Jobs {
 
 /// Pods that a Job tracked and nobody controls any more, as those of a Job deleted without them: the key of
 /// their namespace, with an empty name.
-pub fn stray_pod(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
+pub fn stray_pod(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
+    // Only changes say so; upstream counts them as they come in, too.
+    if let Some(event) = held_event(change) {
+        context.config.metrics.table.count(&metrics::JOB_PODS_HELD, &[event]);
+    }
     if let Some(pod) = change.new.as_ref().filter(|p| is_stray(p)) {
         add(ObjectKey::new(pod.namespace(), ""));
+    }
+}
+
+/// Whether with a change there is one more pod that has ended and is still held, or one less.
+fn held_event(change: &Change) -> Option<&'static str> {
+    let is_held = |pod: &Option<Cached>| {
+        let view = pod.as_ref().and_then(|pod| pod.view::<PodView>().ok());
+        view.is_some_and(|v| {
+            matches!(&*v.status.phase, "Succeeded" | "Failed")
+                && v.metadata.finalizers.iter().any(|f| f == FINALIZER)
+        })
+    };
+    match (is_held(&change.old), is_held(&change.new)) {
+        (false, true) => Some("add"),
+        (true, false) => Some("delete"),
+        _ => None,
     }
 }
 

@@ -52,9 +52,26 @@ pub enum Verdict {
     FailJob(String),
 }
 
+impl Verdict {
+    /// The action of rules that come to it.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Count => "Count",
+            Self::Ignore => "Ignore",
+            Self::FailIndex => "FailIndex",
+            Self::FailJob(_) => "FailJob",
+        }
+    }
+}
+
 impl FailurePolicy {
     /// The first matching rule decides; without one the pod counts.
     pub fn judge(&self, pod: &Cached, view: &PodView) -> Verdict {
+        self.matching(pod, view).unwrap_or(Verdict::Count)
+    }
+
+    /// What the first matching rule says of a failed pod.
+    pub fn matching(&self, pod: &Cached, view: &PodView) -> Option<Verdict> {
         for (i, rule) in self.rules.iter().enumerate() {
             let message = if let Some(on) = &rule.on_exit_codes {
                 let status = &view.status;
@@ -81,14 +98,14 @@ impl FailurePolicy {
                 )
             };
             match &*rule.action {
-                "Ignore" => return Verdict::Ignore,
-                "FailIndex" => return Verdict::FailIndex,
-                "Count" => return Verdict::Count,
-                "FailJob" => return Verdict::FailJob(message),
+                "Ignore" => return Some(Verdict::Ignore),
+                "FailIndex" => return Some(Verdict::FailIndex),
+                "Count" => return Some(Verdict::Count),
+                "FailJob" => return Some(Verdict::FailJob(message)),
                 _ => {}
             }
         }
-        Verdict::Count
+        None
     }
 }
 

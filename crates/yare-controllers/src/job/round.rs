@@ -457,7 +457,7 @@ impl<'a> Round<'a> {
         let mut tracked: HashSet<String> =
             self.pods.iter().filter(|p| p.tracked).map(|p| p.cached.uid().to_owned()).collect();
         self.status.settle(&tracked);
-        let (releasable, complete) = self.note_finished();
+        let (releasable, complete, by_policy) = self.note_finished();
         if self.spec().is_indexed() {
             self.status.succeeded = count(self.succeeded_indexes.len());
             self.status.completed_indexes = self.succeeded_indexes.to_string();
@@ -469,6 +469,9 @@ impl<'a> Round<'a> {
             self.status.conditions.push(end.clone());
         }
         self.flush().await?;
+        for action in by_policy {
+            self.this.context.config.metrics.table.count(&metrics::JOB_PODS_BY_POLICY, &[action]);
+        }
         let released = self.this.release(self.job.key(), releasable.iter().collect()).await;
         if released.is_ok() {
             for pod in &releasable {
@@ -496,14 +499,16 @@ impl<'a> Round<'a> {
         released
     }
 
-    /// Adds finished pods to the uncounted ones; the pods that may be released, and whether all fitted.
-    fn note_finished(&mut self) -> (Vec<Cached>, bool) {
+    /// Adds finished pods to the uncounted ones; the pods that may be released, whether all fitted, and the actions
+    /// of the policy for those that failed.
+    fn note_finished(&mut self) -> (Vec<Cached>, bool, Vec<&'static str>) {
         let failing = self.end.as_ref().is_some_and(|e| e.kind == "FailureTarget");
         let must_release = self.job.deletion_timestamp().is_some() || self.end.is_some();
         let indexed = self.spec().is_indexed();
         let mut uncounted = self.status.uncounted().clone();
         let mut releasable = Vec::new();
         let mut complete = true;
+        let mut by_policy = Vec::new();
         for pod in self.pods.iter().filter(|p| p.tracked) {
             let failed = pod.has_failed(self.spec());
             let held = pod
@@ -525,16 +530,17 @@ impl<'a> Round<'a> {
                 if !indexed && !known(&uncounted.succeeded) {
                     uncounted.succeeded.push(uid.to_owned());
                 }
-            } else if (failed || failing)
-                && !known(&uncounted.failed)
-                && self.is_valid(pod)
-                && self.spec().verdict(pod) != Verdict::Ignore
-            {
-                uncounted.failed.push(uid.to_owned());
+            } else if (failed || failing) && !known(&uncounted.failed) && self.is_valid(pod) {
+                let policy = self.spec().pod_failure_policy.as_ref();
+                let matching = policy.and_then(|p| p.matching(&pod.cached, &pod.view));
+                by_policy.extend(matching.as_ref().map(Verdict::action));
+                if matching != Some(Verdict::Ignore) {
+                    uncounted.failed.push(uid.to_owned());
+                }
             }
         }
         *self.status.uncounted() = uncounted;
-        (releasable, complete)
+        (releasable, complete, by_policy)
     }
 
     /// Makes the end final when nothing is left; whether it did.

@@ -14,7 +14,9 @@ mod pods;
 #[cfg(test)]
 mod tests;
 
-pub use pods::{is_best_effort, pod_requests_of_spec, pod_resources, pod_resources_of_spec};
+pub use pods::{
+    is_best_effort, pod_limits_of_spec, pod_requests_of_spec, pod_resources, pod_resources_of_spec,
+};
 
 /// Amounts by resource: `pods`, `requests.cpu`, `count/deployments.apps`.
 pub type Usage = BTreeMap<String, Quantity>;

@@ -22,6 +22,11 @@ pub fn pod_requests_of_spec(pod: &Value) -> Usage {
     total(pod, "requests", false, true)
 }
 
+/// What a pod's specification is limited to, with overhead.
+pub fn pod_limits_of_spec(pod: &Value) -> Usage {
+    total(pod, "limits", false, true)
+}
+
 fn total(pod: &Value, field: &str, with_status: bool, with_overhead: bool) -> Usage {
     let infeasible = pod
         .items("status.conditions")

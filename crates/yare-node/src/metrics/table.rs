@@ -65,7 +65,7 @@ const CLAIM: &[&str] = &["namespace", "persistentvolumeclaim"];
 
 macro_rules! table {
     ($($id:ident: $name:literal, $kind:expr, $labels:expr, $help:literal;)*) => {
-        $(#[doc = $help] pub(crate) static $id: Family = Family::labelled($name, $kind, $labels, $help);)*
+        $(#[doc = $help] pub(crate) static $id: Family = Family::row($name, $kind, $labels, $help);)*
         /// All rows.
         pub(crate) const TABLE: &[&Family] = &[$(&$id),*];
     };
@@ -89,6 +89,9 @@ table! {
     HTTP_REQUESTS: "kubelet_http_requests_total", Counter, HTTP, "[ALPHA] Number of the http requests received since the server started";
     IMAGES_COLLECTED: "kubelet_image_garbage_collected_total", Counter, &["reason"], "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.";
     IMAGE_PULL_DURATION: "kubelet_image_pull_duration_seconds", Histogram(PULLS_S), &["image_size_in_bytes"], "[ALPHA] Duration in seconds to pull an image.";
+    IMAGE_VOLUME_ERRORS: "kubelet_image_volume_mounted_errors_total", Counter, &[], "[BETA] Number of failed image volume mounts.";
+    IMAGE_VOLUMES_MOUNTED: "kubelet_image_volume_mounted_succeed_total", Counter, &[], "[BETA] Number of successful image volume mounts.";
+    IMAGE_VOLUMES: "kubelet_image_volume_requested_total", Counter, &[], "[BETA] Number of requested image volumes.";
     EPHEMERAL_CONTAINERS: "kubelet_managed_ephemeral_containers", Gauge, &[], "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.";
     METRICS_PROVIDER: "kubelet_metrics_provider", Gauge, &["provider"], "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'";
     MIRROR_PODS: "kubelet_mirror_pods", Gauge, &[], "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
