@@ -26,6 +26,9 @@ pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
                 if let Some(field) = s.field(name) {
                     apply(ty.to(&field.slot), member);
                 }
+                if let Some(metadata) = s.metadata.filter(|_| name == "metadata") {
+                    apply(ty.to(&Slot::new(metadata)), member);
+                }
             }
         }
         (Shape::Map(m), Value::Object(map)) => {

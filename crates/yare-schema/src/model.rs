@@ -132,6 +132,9 @@ pub struct Struct {
     pub additional: Additional,
     /// `x-kubernetes-embedded-resource`: has apiVersion, kind and metadata of its own.
     pub embedded: bool,
+    /// What the schema of such an object says of its metadata, for the defaults in it: metadata has its own type
+    /// otherwise.
+    pub metadata: Option<TypeId>,
 }
 
 /// What becomes of fields that a [`Struct`] does not list.

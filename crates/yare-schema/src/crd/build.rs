@@ -34,8 +34,15 @@ pub(super) fn check_defaults(schema: &Value, path: &Path<'_>, kept: Kept) -> Vec
     builder.errors
 }
 
-/// What all objects have beside metadata.
-const TYPE_META: [&str; 2] = ["apiVersion", "kind"];
+/// What all objects have.
+const OBJECT_META: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+/// A step from a value to one in it.
+#[derive(Clone)]
+enum Step {
+    Field(Box<str>),
+    Item,
+}
 
 /// An error in a value that stands at `at`.
 fn moved(mut error: FieldError, at: &str) -> FieldError {
@@ -54,6 +61,8 @@ struct Builder {
     object_meta: Option<TypeId>,
     /// Whether defaults are checked here, and what for not.
     checks: Option<Kept>,
+    /// The way from an object to what is looked at, where that is part of what all objects have.
+    within: Option<Vec<Step>>,
     errors: Vec<FieldError>,
 }
 
@@ -81,17 +90,37 @@ impl Builder {
         Slot { ty, default, nullable: s.flag("nullable") }
     }
 
-    /// A default must be a value of its type.
+    /// A default must be a value of its type, and part of an object that can be where it stands in what all have.
     fn check_default(&mut self, ty: TypeId, default: &Value, path: &Path<'_>, kept: Kept) {
         let at = path.child("default");
-        let ty = self.schema.at(ty);
-        let mut pruned = default.clone();
-        prune_value(ty, &mut pruned);
-        if pruned != *default && !kept.unpruned_defaults {
-            self.errors.push(FieldError::invalid(&at, default.clone(), "must not have unknown fields"));
+        if let Some(steps) = &self.within {
+            if let Some(why) = meta_errors(steps, default) {
+                let detail = format!("must result in valid metadata: {why}");
+                self.errors.push(FieldError::invalid(&at, default.clone(), detail));
+                return;
+            }
+        } else {
+            let mut pruned = default.clone();
+            prune_value(self.schema.at(ty), &mut pruned);
+            if pruned != *default && !kept.unpruned_defaults {
+                self.errors.push(FieldError::invalid(&at, default.clone(), "must not have unknown fields"));
+            }
         }
         let at = at.to_string();
-        self.errors.extend(validate(ty, default).into_iter().map(|error| moved(error, &at)));
+        let found = validate(self.schema.at(ty), default);
+        self.errors.extend(found.into_iter().map(|error| moved(error, &at)));
+    }
+
+    /// [`Builder::slot`] of what stands one step further inside.
+    fn inner(&mut self, step: Step, s: Keywords<'_>, path: &Path<'_>) -> Slot {
+        if let Some(steps) = &mut self.within {
+            steps.push(step);
+        }
+        let slot = self.slot(s, path, false);
+        if let Some(steps) = &mut self.within {
+            steps.pop();
+        }
+        slot
     }
 
     fn ty(&mut self, s: Keywords<'_>, path: &Path<'_>, root: bool) -> TypeId {
@@ -119,7 +148,7 @@ impl Builder {
 
     fn list(&mut self, s: Keywords<'_>, path: &Path<'_>) -> Shape {
         let item = match s.items() {
-            Some(items) => self.slot(Keywords(items), &path.child("items"), false),
+            Some(items) => self.inner(Step::Item, Keywords(items), &path.child("items")),
             None => Slot::new(self.push(Shape::Any, Constraints::default())),
         };
         let kind = match s.text("x-kubernetes-list-type") {
@@ -171,6 +200,7 @@ impl Builder {
         let required: Vec<&str> = s.names("required").collect();
         let properties_path = path.child("properties");
         let mut fields = Vec::new();
+        let mut metadata = None;
         if s.properties().count() > MAX_PROPERTIES {
             self.errors.push(FieldError::too_many(&properties_path, s.properties().count(), MAX_PROPERTIES));
         }
@@ -181,21 +211,22 @@ impl Builder {
                 if !clause.is_empty() {
                     constraints.rules.push(Rule::Properties(Box::new([("metadata".into(), clause)])));
                 }
-                if root {
-                    // No default may stand there.
-                    Slot::new(self.object_meta())
+                let path = properties_path.key(name);
+                if !root {
+                    let said = self.of_meta(name, Keywords(property), &path);
+                    metadata = Some(said.ty);
+                    Slot { default: said.default, ..Slot::new(self.object_meta()) }
                 } else {
-                    self.embedded_meta(Keywords(property), &properties_path.key(name))
+                    // No default may stand there; what is wrong with one is told nevertheless.
+                    if self.checks.is_some() {
+                        self.of_meta(name, Keywords(property), &path);
+                    }
+                    Slot::new(self.object_meta())
                 }
+            } else if embedded && OBJECT_META.contains(&name.as_str()) {
+                self.of_meta(name, Keywords(property), &properties_path.key(name))
             } else {
-                let slot = self.slot(Keywords(property), &properties_path.key(name), false);
-                if let (true, Some(default)) =
-                    (embedded && !root && TYPE_META.contains(&name.as_str()), &slot.default)
-                {
-                    let path = properties_path.key(name);
-                    self.check_meta_default(json!({ name: **default }), default, &path);
-                }
-                slot
+                self.inner(Step::Field(name.as_str().into()), Keywords(property), &properties_path.key(name))
             };
             fields.push(Field {
                 required: required.contains(&name.as_str()),
@@ -215,74 +246,15 @@ impl Builder {
             }
         }
         fields.shrink_to_fit();
-        Shape::Struct(Struct { fields, atomic, additional, embedded, ..Struct::default() }.index())
+        Shape::Struct(Struct { fields, atomic, additional, embedded, metadata, ..Struct::default() }.index())
     }
 
-    /// Metadata of an object within an object: its own type, with the defaults that the schema gives it and its
-    /// fields.
-    fn embedded_meta(&mut self, s: Keywords<'_>, path: &Path<'_>) -> Slot {
-        let default_of = |s: Keywords<'_>| s.get("default").cloned().map(Arc::new);
-        let defaults: HashMap<&str, Arc<Value>> =
-            s.properties().filter_map(|(n, p)| Some((n.as_str(), default_of(Keywords(p))?))).collect();
-        let default = default_of(s);
-        if self.checks.is_some() {
-            if let Some(default) = &default {
-                self.check_meta_default(json!({ "metadata": **default }), default, path);
-                self.check_meta_type(s, default, path);
-            }
-            let properties = path.child("properties");
-            for (name, property) in s.properties() {
-                if let Some(default) = defaults.get(name.as_str()) {
-                    let path = properties.key(name);
-                    self.check_meta_default(json!({ "metadata": { name: **default } }), default, &path);
-                    self.check_meta_type(Keywords(property), default, &path);
-                }
-            }
-        }
-        if defaults.is_empty() {
-            return Slot { default, ..Slot::new(self.object_meta()) };
-        }
-        let ty = copy(builtin().object_meta(), &mut self.schema, &mut HashMap::new());
-        if let Shape::Struct(meta) = &mut self.schema.types[ty.0 as usize].shape {
-            for field in &mut meta.fields {
-                if let Some(default) = defaults.get(&*field.name) {
-                    field.slot.default = Some(default.clone());
-                }
-            }
-        }
-        Slot { default, ..Slot::new(ty) }
-    }
-
-    /// A default in what all objects have must leave an object that can be. `members`: what it makes of one.
-    fn check_meta_default(&mut self, members: Value, default: &Value, path: &Path<'_>) {
-        if self.checks.is_none() {
-            return;
-        }
-        let mut object = json!({ "apiVersion": "validation/v1", "kind": "Validation" });
-        if let (Some(object), Value::Object(members)) = (object.as_object_mut(), members) {
-            object.extend(members);
-        }
-        let errors: Vec<String> = resource_errors(&object).iter().map(ToString::to_string).collect();
-        let why = match errors.as_slice() {
-            [] => return,
-            [one] => one.clone(),
-            several => format!("[{}]", several.join(", ")),
-        };
-        let detail = format!("must result in valid metadata: {why}");
-        self.errors.push(FieldError::invalid(&path.child("default"), default.clone(), detail));
-    }
-
-    /// The same default must be a value of the type that the schema gives the field.
-    fn check_meta_type(&mut self, s: Keywords<'_>, default: &Value, path: &Path<'_>) {
-        let at = path.child("default").to_string();
-        if self.errors.last().is_some_and(|error| error.field == at) {
-            return;
-        }
-        let checks = self.checks.take();
-        let ty = self.ty(s, path, false);
-        self.checks = checks;
-        let found = validate(self.schema.at(ty), default);
-        self.errors.extend(found.into_iter().map(|error| moved(error, &at)));
+    /// What the schema of an object says of a part that all objects have.
+    fn of_meta(&mut self, name: &str, s: Keywords<'_>, path: &Path<'_>) -> Slot {
+        let outside = self.within.replace(vec![Step::Field(name.into())]);
+        let slot = self.slot(s, path, false);
+        self.within = outside;
+        slot
     }
 
     fn object_meta(&mut self) -> TypeId {
@@ -292,6 +264,24 @@ impl Builder {
         let id = copy(builtin().object_meta(), &mut self.schema, &mut HashMap::new());
         self.object_meta = Some(id);
         id
+    }
+}
+
+/// What is wrong with an object for having a default there, in one line.
+fn meta_errors(steps: &[Step], default: &Value) -> Option<String> {
+    let part = steps.iter().rev().fold(default.clone(), |inner, step| match step {
+        Step::Field(name) => json!({ &**name: inner }),
+        Step::Item => json!([inner]),
+    });
+    let mut object = json!({ "apiVersion": "validation/v1", "kind": "Validation" });
+    if let (Some(object), Value::Object(part)) = (object.as_object_mut(), part) {
+        object.extend(part);
+    }
+    let errors: Vec<String> = resource_errors(&object).iter().map(ToString::to_string).collect();
+    match errors.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => Some(format!("[{}]", several.join(", "))),
     }
 }
 

@@ -322,6 +322,47 @@ fn metadata_of_objects_within_objects_has_defaults() {
 }
 
 #[test]
+fn metadata_of_objects_within_objects_has_defaults_at_any_depth() {
+    let text = |default: Value| json!({"type": "string", "default": default});
+    let owners = |default: Value| {
+        json!({"type": "array", "items": {"type": "object", "properties": {
+            "controller": {"type": "boolean", "default": default}, "name": {"type": "string"}}}})
+    };
+    let metadata = |label: Value, controller: Value| {
+        json!({"type": "object", "default": {}, "properties": {
+            "labels": {"type": "object", "default": {}, "properties": {"app": text(label)}},
+            "ownerReferences": owners(controller),
+        }})
+    };
+    let compiled = compile(&with_metadata(metadata(json!("a"), json!(true))), &Path::new("schema")).unwrap();
+    let pod = |metadata: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+    for (given, expected) in [
+        (json!({}), json!({"labels": {"app": "a"}})),
+        (json!({"labels": {"b": "c"}}), json!({"labels": {"app": "a", "b": "c"}})),
+        (json!({"labels": {"app": null}}), json!({"labels": {"app": "a"}})),
+        (
+            json!({"labels": {"app": "b"}, "ownerReferences": [{"name": "x"}, {"controller": false}]}),
+            json!({"labels": {"app": "b"}, "ownerReferences": [
+                {"name": "x", "controller": true}, {"controller": false}]}),
+        ),
+    ] {
+        let mut object = json!({ "spec": pod(given.clone()) });
+        defaults::apply(compiled.ty(), &mut object);
+        assert_eq!(object["spec"]["metadata"], expected, "{given}");
+        // What is there stays, also what the schema has no word for.
+        prune::prune(compiled.ty(), &mut object);
+        assert_eq!(object["spec"]["metadata"], expected, "{given}");
+    }
+    let errors =
+        compile(&with_metadata(metadata(json!("not this"), json!(true))), &Path::new("schema")).unwrap_err();
+    let at = "schema.properties[spec].properties[metadata].properties[labels].properties[app].default";
+    let start = format!(
+        r#"{at}: Invalid value: "not this": must result in valid metadata: metadata.labels: Invalid value: "not this": "#
+    );
+    assert!(errors.len() == 1 && texts(&errors)[0].starts_with(&start), "{errors:?}");
+}
+
+#[test]
 fn defaults_fill_in() {
     let compiled = compiled(json!({
         "type": "object",

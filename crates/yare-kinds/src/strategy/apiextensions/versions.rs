@@ -210,16 +210,12 @@ fn check_part(
 
 fn check_schema(errs: &mut Errors, path: &Path<'_>, version: &Value, status: bool, terms: &Terms<'_>) {
     let schema = version.at("schema.openAPIV3Schema");
-    let before = terms.before(version);
-    let is_unchanged = before.is_some_and(|b| b.at("schema") == version.at("schema"));
-    // A schema that was once accepted stays so.
-    let around = |spec: &Value| spec.bool_at("preserveUnknownFields");
-    let was_accepted = is_unchanged
-        && before.is_some_and(|b| b.at("subresources") == version.at("subresources"))
-        && terms.old.is_some_and(|old| around(old) == around(terms.spec));
-    if schema.is_null() || was_accepted {
+    if schema.is_null() {
         return;
     }
+    // What was once accepted is judged again, by what `kept` leaves of the rules; only single expressions may cost
+    // what they did.
+    let is_unchanged = terms.before(version).is_some_and(|b| b.at("schema") == version.at("schema"));
     if status {
         errs.extend(crd::check_root_with_status(schema, path));
     }
