@@ -18,6 +18,8 @@ pub struct Step {
     pub command: String,
     /// Played until it prints what it must.
     pub is_soon: bool,
+    /// Only played with a kubectl that is at least this minor version of 1.
+    pub since: Option<u32>,
     /// Every line of it ends with a newline.
     pub output: String,
 }
@@ -32,11 +34,14 @@ pub fn parse(text: &str) -> Vec<Line> {
         };
         if let Some(command) = inside.strip_prefix("$ ") {
             let soon = command.strip_prefix("soon ");
-            let step = Step {
-                command: soon.unwrap_or(command).to_owned(),
-                is_soon: soon.is_some(),
-                output: String::new(),
+            let command = soon.unwrap_or(command);
+            let since = command.strip_prefix("since 1.").and_then(|rest| rest.split_once(' '));
+            let (since, command) = match since.and_then(|(minor, rest)| Some((minor.parse().ok()?, rest))) {
+                Some((minor, rest)) => (Some(minor), rest),
+                None => (None, command),
             };
+            let step =
+                Step { command: command.to_owned(), is_soon: soon.is_some(), since, output: String::new() };
             lines.push(Line::Step(step));
             continue;
         }
@@ -68,7 +73,8 @@ pub fn render(lines: &[Line]) -> String {
             Line::Step(step) => {
                 let mut command = step.command.lines();
                 let soon = if step.is_soon { "soon " } else { "" };
-                let _ = writeln!(out, "  $ {soon}{}", command.next().unwrap_or_default());
+                let since = step.since.map(|minor| format!("since 1.{minor} ")).unwrap_or_default();
+                let _ = writeln!(out, "  $ {soon}{since}{}", command.next().unwrap_or_default());
                 for more in command {
                     let _ = writeln!(out, "{}", format!("  > {more}").trim_end());
                 }
@@ -83,14 +89,15 @@ pub fn render(lines: &[Line]) -> String {
 
 #[test]
 fn round_trip() {
-    let text = "Prose.\n\n  $ soon a <<E\n  > b\n  >   c\n  > E\n  printed\n  \n  > too\n  [1]\n\n  $ d\n";
+    let text = "Prose.\n\n  $ soon a <<E\n  > b\n  >   c\n  > E\n  printed\n  \n  > too\n  [1]\n\n  $ since 1.36 d\n";
     let lines = parse(text);
     assert_eq!(render(&lines), text);
     let step = Step {
         command: "a <<E\nb\n  c\nE".to_owned(),
         is_soon: true,
+        since: None,
         output: "printed\n\n> too\n[1]\n".to_owned(),
     };
     assert_eq!(lines[2], Line::Step(step));
-    assert_eq!(lines[4], Line::Step(Step { command: "d".to_owned(), ..Step::default() }));
+    assert_eq!(lines[4], Line::Step(Step { command: "d".to_owned(), since: Some(36), ..Step::default() }));
 }

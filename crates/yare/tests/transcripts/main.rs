@@ -15,6 +15,7 @@
 //!   > END
 //!   error: …
 //!   [1]                                 (its exit code, where that is not 0)
+//!   $ since 1.36 kubectl kuberc view    (passed over with an older kubectl)
 //! ```
 //!
 //! What no two runs share stands as `<age>`, `<uid>` and so on; `normal.rs` has the table. `YARE_TRANSCRIPTS=update`
@@ -63,9 +64,10 @@ transcripts! {
 
 /// What `kubectl` can do, as of 1.36: each word, or pair of words, is in some transcript.
 const SUBCOMMANDS: &str = "
-    annotate; api-resources; api-versions; apply; apply edit-last-applied; apply set-last-applied;
+    alpha; annotate; api-resources; api-versions; apply; apply edit-last-applied; apply set-last-applied;
     apply view-last-applied; attach; auth can-i; auth reconcile; auth whoami; autoscale; certificate approve;
-    certificate deny; cluster-info; cluster-info dump; completion bash; config current-context;
+    certificate deny; cluster-info; cluster-info dump; completion bash;
+    completion fish; completion powershell; completion zsh; config current-context;
     config delete-cluster; config delete-context; config delete-user; config get-clusters; config get-contexts;
     config get-users; config rename-context; config set; config set-cluster; config set-context;
     config set-credentials; config unset; config use-context; config view; cordon; cp; create;
@@ -74,7 +76,7 @@ const SUBCOMMANDS: &str = "
     create role; create rolebinding; create secret docker-registry; create secret generic; create secret tls;
     create service clusterip; create service externalname; create service loadbalancer; create service nodeport;
     create serviceaccount; create token; debug; delete; describe; diff; drain; edit; events; exec; explain;
-    expose; get; kustomize; label; logs; options; patch; plugin list; port-forward; proxy; replace;
+    expose; get; kuberc set; kuberc view; kustomize; label; logs; options; patch; plugin list; port-forward; proxy; replace;
     rollout history; rollout pause; rollout restart; rollout resume; rollout status; rollout undo; run; scale;
     set env; set image; set resources; set selector; set serviceaccount; set subject; taint; top node; top pod;
     uncordon; version; wait";
@@ -107,10 +109,14 @@ fn play(name: &str, options: Options) {
         if has_node {
             cluster.import_busybox("yare.test/busybox:1")?;
         }
+        let minor = minor(cluster)?;
         let mut lines = format::parse(&text);
         let mut wrong = Vec::new();
         for line in &mut lines {
             let Line::Step(step) = line else { continue };
+            if step.since.is_some_and(|since| minor < since) {
+                continue;
+            }
             let printed = run(cluster, step, is_update)?;
             if printed == step.output {
                 continue;
@@ -127,6 +133,14 @@ fn play(name: &str, options: Options) {
         ensure!(wrong.is_empty(), "{}:\n{}", path.display(), wrong.join("\n"));
         Ok(())
     });
+}
+
+/// Which kubectl there is: the minor version of its 1.
+fn minor(cluster: &Cluster) -> anyhow::Result<u32> {
+    let text = cluster.kubectl(&["version", "--client", "-o", "json"])?;
+    let minor = text.split_once("\"minor\":").map(|(_, rest)| rest.trim_start_matches([' ', '"']));
+    let digits = minor.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    digits.unwrap_or_default().parse().with_context(|| format!("no minor version in {text}"))
 }
 
 /// Runs one command line; what it prints, normal, with its exit code.
