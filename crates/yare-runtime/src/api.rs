@@ -520,8 +520,8 @@ pub struct ExecSession {
     pub stderr: Option<BoxRead>,
     /// New terminal sizes, (columns, rows).
     pub resize: mpsc::Sender<(u16, u16)>,
-    /// The exit code: of the exec's process, or for attach of the container; zero where an attach ends before it (see
-    /// [`crate::Runtime::attach`]). An error: it never began, or nobody can tell.
+    /// The exit code of the exec's process. An attach ends with zero whatever its container ended with, which its status
+    /// says. An error: it never began, or nobody can tell.
     pub exit: Pin<Box<dyn Future<Output = crate::error::Result<i32>> + Send>>,
 }
 

@@ -94,7 +94,7 @@ async fn attach_sees_output_and_gives_input() {
     assert!(log.contains("got two\n") && log.contains("over\n"), "the log has it, too: {log}");
     assert_eq!(e.attach(&id, false, true).await.err().unwrap().code(), "FailedPrecondition");
 
-    let mut config = sh("read x; echo =$x=; stty size");
+    let mut config = sh("read x; echo =$x=; stty size; exit 3");
     config.tty = true;
     config.stdin = true;
     let (_, id) = rig.run(rig.pod("b"), config).await;
@@ -104,6 +104,8 @@ async fn attach_sees_output_and_gives_input() {
     s.stdin.unwrap().write_all(b"w\n").await.unwrap();
     let text = read_all(s.stdout).await;
     assert!(text.contains("=w=\r\n30 90"), "{text:?}");
+    assert_eq!(s.exit.await.unwrap(), 0, "the container's own end is told by its status");
+    assert_eq!(rig.wait(&id).await.exit_code, 3);
     rig.finish().await;
 }
 

@@ -178,21 +178,20 @@ fn exec_and_attach(runtime: Runtime) {
             Ok(())
         })?;
 
-        let ran = cluster.kubectl(&[
-            "run",
-            "once",
-            "--rm",
-            "-i",
-            "--quiet",
-            "--restart=Never",
-            "--image",
-            IMAGE,
-            "--",
-            "sh",
-            "-c",
-            "sleep 1; echo ran",
-        ])?;
+        let run = |name: &'static str, flags: &[&'static str], script: &'static str| {
+            [&["run", name, "--restart=Never", "--image", IMAGE], flags, &["--", "sh", "-c", script]].concat()
+        };
+        let ran = cluster.kubectl(&run("once", &["--rm", "-i", "--quiet"], "sleep 1; echo ran"))?;
         ensure!(ran.contains("ran"), "{ran}");
+
+        // An attach says nothing of how its container ended; kubectl run asks the pod for that.
+        let fails = run("fails", &["-i", "--quiet"], "read x; exit 5");
+        let (status, out, err) = cluster.kubectl_with(&fails, "x\n")?;
+        ensure!(status.code() == Some(5) && err.contains("terminated (Error)"), "{status} {out:?} {err:?}");
+        cluster.kubectl(&run("waits", &["-i", "--attach=false"], "read x; echo read $x; exit 5"))?;
+        cluster.kubectl(&["wait", "--for=condition=Ready", "pod/waits"])?;
+        let (status, out, err) = cluster.kubectl_with(&["attach", "-i", "waits"], "x\n")?;
+        ensure!(status.success() && out == "read x\n", "{status} {out:?} {err:?}");
         Ok(())
     });
 }

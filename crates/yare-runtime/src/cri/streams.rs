@@ -33,8 +33,6 @@ const UPGRADE_PATIENCE: Duration = Duration::from_secs(30);
 const TEXT_MAX_BYTES: usize = 64 << 10;
 /// Bytes on their way between this process's end of a stream and its pump.
 const PIPE_BYTES: usize = 64 << 10;
-/// The exit code where the runtime tells none.
-const UNKNOWN_EXIT: i32 = 255;
 
 impl Inner {
     pub(super) async fn exec(
@@ -51,14 +49,14 @@ impl Inner {
             cri::ExecRequest { id: id.to_owned(), cmd: argv, tty, stdin, stdout: true, stderr: !tty };
         let answer: cri::StreamingUrl =
             self.ask(method!(runtime "Exec"), request, About("container", id)).await?;
-        session(&answer.url, tty, stdin, None).await
+        session(&answer.url, tty, stdin).await
     }
 
-    pub(super) async fn attach(self: &Arc<Self>, id: &str, tty: bool, stdin: bool) -> Result<ExecSession> {
+    pub(super) async fn attach(&self, id: &str, tty: bool, stdin: bool) -> Result<ExecSession> {
         let request = cri::AttachRequest { id: id.to_owned(), tty, stdin, stdout: true, stderr: !tty };
         let answer: cri::StreamingUrl =
             self.ask(method!(runtime "Attach"), request, About("container", id)).await?;
-        session(&answer.url, tty, stdin, Some((Arc::clone(self), id.to_owned()))).await
+        session(&answer.url, tty, stdin).await
     }
 
     pub(super) async fn port_forward(&self, sandbox: &str, port: u16) -> Result<Box<dyn Duplex>> {
@@ -108,13 +106,8 @@ async fn stream(connection: &Connection, headers: &[(&str, &str)]) -> Result<Str
     })
 }
 
-/// Joins the streams at a URL to a session. An attach ends with its container, whose exit code is then asked for.
-async fn session(
-    url: &str,
-    tty: bool,
-    stdin: bool,
-    attached: Option<(Arc<Inner>, ContainerId)>,
-) -> Result<ExecSession> {
+/// Joins the streams at a URL to a session.
+async fn session(url: &str, tty: bool, stdin: bool) -> Result<ExecSession> {
     let connection = upgrade(url, EXEC_PROTOCOL).await?;
     let open = async |kind: &str| stream(&connection, &[("streamtype", kind)]).await;
     let errors = open("error").await?;
@@ -163,13 +156,7 @@ async fn session(
         let text = collect(errors.reader).await;
         let ended = outcome(&text);
         drop(connection);
-        match (ended, attached) {
-            // The end of an attach is the container's.
-            (Ok(_), Some((client, id))) => {
-                Ok(client.container(&id).await.map_or(UNKNOWN_EXIT, |s| s.exit_code))
-            }
-            (ended, _) => ended,
-        }
+        ended
     });
     let exit = Box::pin(Owned { exit, _owner: owner });
     Ok(ExecSession { stdin, stdout, stderr, resize, exit })

@@ -149,10 +149,6 @@ impl ContainerEntry {
         let _ = state.wait_for(|s| *s == ContainerState::Exited).await;
     }
 
-    pub(super) fn exit_code(&self) -> i32 {
-        self.live.lock().exit.as_ref().map_or(255, |e| e.exit_code)
-    }
-
     pub(super) fn status(&self) -> ContainerStatus {
         let live = self.live.lock();
         let state = self.current();

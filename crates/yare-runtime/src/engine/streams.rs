@@ -318,12 +318,8 @@ impl Inner {
             stderr: errors,
             resize: resizer(side),
             exit: Box::pin(async move {
-                tokio::select! {
-                    biased;
-                    () = entry.ended() => Ok(entry.exit_code()),
-                    // The container goes on; nothing is wrong.
-                    () = done.cancelled() => Ok(0),
-                }
+                tokio::select! { () = entry.ended() => {}, () = done.cancelled() => {} }
+                Ok(0)
             }),
         })
     }
