@@ -1,23 +1,17 @@
 //! Calls over one HTTP/2 connection, which is opened when it is needed and again when it broke.
 
 use std::{
-    fmt::Display,
     future::Future,
     os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr},
     path::Path,
     pin::Pin,
     sync::Arc,
-    task::{self, Poll},
     time::Duration,
 };
 
 use futures::Stream;
-use http::{Request, Response, Uri, uri::PathAndQuery};
-use hyper::{
-    body::Incoming,
-    client::conn::http2::{Builder, SendRequest},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http::{Uri, uri::PathAndQuery};
+use hyper::client::conn::http2::SendRequest;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::{
@@ -25,14 +19,24 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 use tonic::{Status, Streaming, body::Body, client::Grpc};
-use tower::Service;
 
-use crate::codec::Prost;
+use crate::{
+    codec::Prost,
+    status::reason,
+    transport::{self, Connection, shake_hands},
+};
 
 /// Largest answer that is read, as gRPC has it.
 const ANSWER_MAX_BYTES: usize = 4 << 20;
 /// Pause between attempts to connect, for a client that waits for its server.
 const RETRY: Duration = Duration::from_millis(100);
+/// The first pause of who connects by gRPC's own rules, how it grows, and to what. (It is jittered by a fifth there;
+/// nobody crowds one server here.)
+const BACK_OFF: Duration = Duration::from_secs(1);
+const BACK_OFF_FACTOR: f64 = 1.6;
+const BACK_OFF_MAX: Duration = Duration::from_secs(120);
+/// How often a call that the server has not seen is made again.
+const REPEATS: u32 = 3;
 /// What calls say of whom they are for; a socket has no name.
 const AUTHORITY: &str = "http://localhost";
 
@@ -99,8 +103,17 @@ impl Client {
     /// A client of the server at the other end of a stream. When it closes, calls end with `Unavailable`.
     pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Self, Status> {
         let client = Self::new(None);
-        *client.0.connection.lock() = Some(shake_hands(stream).await?);
+        *client.0.connection.lock() = Some(shake_hands(stream).await.map_err(transport::broken)?);
         Ok(client)
+    }
+
+    /// Opens the connection, trying again after gRPC's own pauses, a second and then ever longer, until there is one.
+    pub async fn connect(&self) {
+        let mut pause = BACK_OFF;
+        while self.sender(&Mutex::new(None)).await.is_err() {
+            tokio::time::sleep(pause).await;
+            pause = pause.mul_f64(BACK_OFF_FACTOR).min(BACK_OFF_MAX);
+        }
     }
 
     fn new(dial: Option<Dial>) -> Self {
@@ -150,6 +163,7 @@ impl Client {
     {
         // Why there is no connection yet, should the time be over before there is one.
         let dialing = Mutex::new(None);
+        let mut again = 0;
         let exchange = async {
             loop {
                 let mut grpc = self.grpc(&dialing).await?;
@@ -158,7 +172,7 @@ impl Client {
                 let path = PathAndQuery::from_static(method);
                 match grpc.unary(request, path, Prost::<Q, R>::default()).await {
                     Ok(answer) => return Ok(answer.into_inner()),
-                    Err(status) if self.lost(&status) => {}
+                    Err(status) if self.may_repeat(&status, &mut again) => {}
                     Err(status) => return Err(status),
                 }
             }
@@ -180,13 +194,14 @@ impl Client {
         R: Message + Default + 'static,
     {
         let dialing = Mutex::new(None);
+        let mut again = 0;
         loop {
             let mut grpc = self.grpc(&dialing).await?;
             let path = PathAndQuery::from_static(method);
             let request = self.request(message.clone());
             match grpc.server_streaming(request, path, Prost::<Q, R>::default()).await {
                 Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) if self.lost(&status) => {}
+                Err(status) if self.may_repeat(&status, &mut again) => {}
                 Err(status) => return Err(status),
             }
         }
@@ -213,13 +228,15 @@ impl Client {
         tonic::Request::new(message)
     }
 
-    /// Whether a call was never sent, because the connection broke while nobody looked, and may be made again.
-    fn lost(&self, status: &Status) -> bool {
-        let never_sent = std::error::Error::source(status).is_some_and(|source| source.is::<NeverSent>());
-        if never_sent {
-            self.0.connection.lock().take();
+    /// Whether a call may be made again, because the server has not seen it: the connection broke while nobody
+    /// looked, or the server refused. `again` counts.
+    fn may_repeat(&self, status: &Status, again: &mut u32) -> bool {
+        if !transport::is_unseen(status) {
+            return false;
         }
-        never_sent && self.0.dial.is_some()
+        self.0.connection.lock().take();
+        *again += 1;
+        self.0.dial.is_some() && *again <= REPEATS
     }
 
     async fn grpc(&self, dialing: &Mutex<Option<String>>) -> Result<Grpc<Connection>, Status> {
@@ -237,28 +254,23 @@ impl Client {
         let Some(dial) = &self.0.dial else {
             return Err(Status::unavailable("the connection is closed"));
         };
-        let stream = loop {
-            match dial().await {
-                Ok(stream) => break stream,
-                Err(why) => {
-                    let why = not_dialed(why);
-                    if !self.0.waits {
-                        return Err(Status::unavailable(why));
-                    }
-                    *dialing.lock() = Some(why);
-                    tokio::time::sleep(RETRY).await;
-                }
+        let sender = loop {
+            match open(dial).await {
+                Ok(sender) => break sender,
+                Err(why) if self.0.waits => *dialing.lock() = Some(transport::connection_error(why)),
+                Err(why) => return Err(transport::broken(why)),
             }
+            tokio::time::sleep(RETRY).await;
         };
-        let sender = shake_hands(stream).await?;
         *dialing.lock() = None;
         *self.0.connection.lock() = Some(sender.clone());
         Ok(sender)
     }
 }
 
-fn not_dialed(why: impl Display) -> String {
-    format!("connection error: desc = \"transport: Error while dialing: {why}\"")
+async fn open(dial: &Dial) -> Result<SendRequest<Body>, String> {
+    let stream = dial().await.map_err(|why| format!("transport: Error while dialing: {why}"))?;
+    shake_hands(stream).await
 }
 
 async fn connect(socket: &str) -> std::io::Result<UnixStream> {
@@ -266,75 +278,4 @@ async fn connect(socket: &str) -> std::io::Result<UnixStream> {
     let stream = std::os::unix::net::UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?;
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)
-}
-
-/// What the system says, in the words of others: without Rust's number of the error.
-fn reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
-}
-
-async fn shake_hands(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<SendRequest<Body>, Status> {
-    let (sender, connection) = Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a gRPC connection ended");
-        }
-    });
-    Ok(sender)
-}
-
-/// Marks a status: the server has not seen the call.
-#[derive(Debug)]
-struct NeverSent;
-
-impl Display for NeverSent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the connection broke before the call was sent")
-    }
-}
-
-impl std::error::Error for NeverSent {}
-
-/// The connection as the protocol's transport.
-struct Connection {
-    sender: SendRequest<Body>,
-    user_agent: Option<http::HeaderValue>,
-}
-
-impl Service<Request<Body>> for Connection {
-    type Response = Response<Incoming>;
-    type Error = Status;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> Poll<Result<(), Status>> {
-        self.sender.poll_ready(context).map_err(not_sent)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if let Some(name) = &self.user_agent {
-            request.headers_mut().insert(http::header::USER_AGENT, name.clone());
-        }
-        let answer = self.sender.send_request(request);
-        Box::pin(async move {
-            answer.await.map_err(|error| {
-                if error.is_canceled() || error.is_closed() {
-                    return not_sent(error);
-                }
-                Status::unavailable(error.to_string())
-            })
-        })
-    }
-}
-
-fn not_sent(error: hyper::Error) -> Status {
-    let mut status = Status::unavailable(error.to_string());
-    status.set_source(Arc::new(NeverSent));
-    status
 }

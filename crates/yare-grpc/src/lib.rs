@@ -37,6 +37,7 @@ mod client;
 mod codec;
 mod server;
 mod status;
+mod transport;
 
 pub use client::Client;
 pub use server::Server;
