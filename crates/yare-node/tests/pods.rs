@@ -96,29 +96,48 @@ async fn crash_loops_are_held_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn images_are_pulled_or_waited_for() {
+async fn handlers_are_asked_for_what_they_can_do() {
     let cluster = Cluster::start().await;
-    let spec = |image: &str, policy: &str| json!({"containers": [{"name": "c", "image": image, "imagePullPolicy": policy}]});
-    let reason = |p: &Value| {
-        p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+    let class = json!({"metadata": {"name": "deep"}, "handler": "deep"});
+    cluster.post("/apis/node.k8s.io/v1/runtimeclasses", &class).await;
+    let spec = |class: Option<&str>, mode: &str, host_users: bool| {
+        let mut spec = one(json!(["run"]));
+        spec["runtimeClassName"] = json!(class);
+        if !host_users {
+            spec["hostUsers"] = json!(false);
+        }
+        spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+        spec["containers"][0]["volumeMounts"] =
+            json!([{"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": mode}]);
+        spec
     };
-    cluster.pod("remote", spec("remote:1", "IfNotPresent")).await;
-    cluster.pod("missing", spec("missing:1", "IfNotPresent")).await;
-    cluster.pod("never", spec("nowhere:1", "Never")).await;
-    cluster.wait_ready("remote").await;
-    assert!(cluster.runtime.calls().contains(&"pull remote:1".to_owned()));
-    let pod = cluster
-        .wait_pod("missing", "ErrImagePull", |p| {
-            ["ErrImagePull", "ImagePullBackOff"].contains(&reason(p).as_str())
-        })
-        .await;
-    assert_eq!(pod["status"]["phase"], "Pending");
-    assert_eq!(condition(&pod, "PodReadyToStartContainers"), "True");
-    cluster.wait_pod("never", "ErrImageNeverPull", |p| reason(p) == "ErrImageNeverPull").await;
-    cluster.wait_event("missing", "Failed").await;
+    for (name, class, mode, deep) in [
+        ("deep", Some("deep"), "Enabled", true),
+        ("maybe-deep", Some("deep"), "IfPossible", true),
+        ("maybe", None, "IfPossible", false),
+    ] {
+        let mut spec = spec(class, mode, true);
+        spec["containers"][0]["name"] = json!(name);
+        cluster.pod(name, spec).await;
+        cluster.wait_ready(name).await;
+        let (_, config) = cluster.runtime.container_named(name).unwrap();
+        let mount = config.mounts.iter().find(|m| m.container_path.ends_with("v")).unwrap();
+        assert_eq!(mount.recursive_readonly, deep, "{name}");
+    }
+    cluster.pod("shallow", spec(None, "Enabled", true)).await;
+    let waits = |pod: &Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+    let reason = "CreateContainerConfigError";
+    let pod = cluster.wait_pod("shallow", reason, |pod| waits(pod)["reason"] == reason).await;
+    let want = "volume \"v\" requested recursive read-only mode, but it is not supported by the runtime";
+    assert_eq!(waits(&pod)["message"], want);
+
+    cluster.pod("users", spec(None, "Disabled", false)).await;
+    cluster.wait_ready("users").await;
+    cluster.pod("no-users", spec(Some("deep"), "Disabled", false)).await;
+    let event = cluster.wait_event("no-users", "FailedCreatePodSandBox").await;
+    let want = "Failed to create pod sandbox: can't set `spec.hostUsers: false`, RuntimeClass handler \"deep\" \
+                does not support user namespaces";
+    assert_eq!(event["message"], want);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -251,6 +251,8 @@ pub struct SandboxStatus {
     pub namespaces: NamespaceModes,
     /// The pod's cgroup relative to the hierarchy's root.
     pub cgroup_parent: String,
+    /// The handler that made it; empty for the default.
+    pub runtime_handler: String,
 }
 
 /// How mounts made later travel through a volume mount.
@@ -281,8 +283,10 @@ pub struct Mount {
     pub propagation: MountPropagation,
     /// Ask for SELinux relabelling (ignored without SELinux).
     pub selinux_relabel: bool,
-    /// An image volume: the image's reference; `host_path` is then ignored.
+    /// An image volume: the image's id or reference; `host_path` is then ignored.
     pub image: Option<String>,
+    /// The reference as the user wrote it.
+    pub user_specified_image: String,
     /// Sub-path inside the image volume.
     pub image_sub_path: Option<PathBuf>,
 }

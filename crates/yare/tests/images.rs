@@ -22,6 +22,14 @@ fn pod(name: &str, image: &str, secret: Option<&str>) -> String {
     )
 }
 
+/// A pod that runs the node's own image, and mounts another.
+fn mounts(name: &str, image: &str, secret: Option<&str>) -> String {
+    pod(name, image, secret).replace(
+        &format!("image: \"127.0.0.1:{PORT}/{image}:1\", command: [sleep, \"1000\"]"),
+        "image: yare.local/hello, volumeMounts: [{name: v, mountPath: /v}]",
+    ) + &format!("  volumes: [{{name: v, image: {{reference: \"127.0.0.1:{PORT}/{image}:1\"}}}}]\n")
+}
+
 #[test]
 fn images_are_for_those_who_can_pull_them() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -69,6 +77,21 @@ fn images_are_for_those_who_can_pull_them() {
         cluster.apply(&pod("friend", "private", Some("same")))?;
         cluster.ready(&["friend"])?;
         cluster.event("friend", "Pulled", "already present on machine and can be accessed by the pod")?;
+
+        // So it is with images that are mounted.
+        cluster.apply(&mounts("mounts", "private", Some("one")))?;
+        cluster.apply(&mounts("cannot", "private", None))?;
+        cluster.ready(&["mounts"])?;
+        cluster.event(
+            "mounts",
+            "Pulled",
+            &format!("Container image \"{image}\" already present on machine"),
+        )?;
+        cluster.event("cannot", "Failed", "Error: ErrImagePull")?;
+        let waiting = ".status.containerStatuses[0].state.waiting.reason";
+        cluster.becomes("pod/cannot", waiting, "ImagePullBackOff")?;
+        let started = r#".status.conditions[?(@.type=="PodReadyToStartContainers")].status"#;
+        ensure!(cluster.field("pod/cannot", started)? == "True", "the pod itself is ready for it");
 
         // A provider knows the login, and what it opens is open to the node's pods.
         cluster.apply(&pod("provided", "provided", None))?;

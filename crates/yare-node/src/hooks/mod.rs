@@ -36,6 +36,7 @@ use jiff::Timestamp;
 use yare_runtime::{ContainerConfig, ImageStatus, SandboxConfig};
 
 use crate::images::keyring::Login;
+use crate::images::volumes::ImageVolumes;
 use crate::kubelet::Kubelet;
 use crate::pod::dirs::PodDirs;
 use crate::pod::fields::Facts;
@@ -116,7 +117,11 @@ pub(crate) struct ContainerStart<'a> {
     pub(crate) attempt: u32,
     pub(crate) dirs: &'a PodDirs,
     pub(crate) facts: &'a Facts,
+    /// The runtime's handler that made the sandbox; empty for the default.
+    pub(crate) runtime_handler: &'a str,
     pub(crate) volumes: &'a Volumes,
+    /// Those of them that are images.
+    pub(crate) image_volumes: &'a ImageVolumes,
     /// Logins of the pod's secrets.
     pub(crate) logins: &'a [Login],
     /// Filled in by the image hook.

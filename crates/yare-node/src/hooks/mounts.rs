@@ -59,10 +59,11 @@ fn make(
         expand_strict(&mount.sub_path_expr, |name| start.env.get(name).cloned())
             .map_err(StartFailure::config)?
     };
-    let host_path = if sub_path.is_empty() || volume.image.is_some() {
+    check_relative(&sub_path).map_err(StartFailure::config)?;
+    let image = start.image_volumes.get(&mount.name);
+    let host_path = if sub_path.is_empty() || image.is_some() {
         volume.path.clone()
     } else {
-        check_relative(&sub_path).map_err(StartFailure::config)?;
         let target = start.dirs.subpaths().join(&mount.name).join(container).join(index.to_string());
         bind_subpath(&volume.path, &sub_path, &target).map_err(|e| {
             StartFailure::config(format!(
@@ -88,20 +89,21 @@ fn make(
             Some("Bidirectional") => MountPropagation::Bidirectional,
             _ => MountPropagation::Private,
         },
-        image: volume.image.clone(),
-        image_sub_path: (volume.image.is_some() && !sub_path.is_empty()).then(|| sub_path.into()),
+        image: image.map(|image| image.id.clone()),
+        user_specified_image: image.map(|image| image.reference.clone()).unwrap_or_default(),
+        image_sub_path: (image.is_some() && !sub_path.is_empty()).then(|| sub_path.into()),
         ..Mount::default()
     })
 }
 
-/// Whether mounts below a read-only mount are made read-only, too: where the runtime can, and must where it is asked
-/// for.
+/// Whether mounts below a read-only mount are made read-only, too: where the pod's handler can, and must where it is
+/// asked for.
 async fn recursively(
     start: &ContainerStart<'_>,
     mount: &VolumeMount,
 ) -> std::result::Result<bool, StartFailure> {
     let status = start.kubelet.runtime.status().await.map_err(|e| StartFailure::config(e.to_string()))?;
-    let able = status.handler("").is_some_and(|h| h.recursive_readonly_mounts);
+    let able = status.handler(start.runtime_handler).is_some_and(|h| h.recursive_readonly_mounts);
     match mount.recursive_read_only.as_deref() {
         Some("Enabled") if !able => Err(StartFailure::config(format!(
             "volume {:?} requested recursive read-only mode, but it is not supported by the runtime",

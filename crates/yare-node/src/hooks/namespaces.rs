@@ -27,12 +27,15 @@ impl PodHook for Namespaces {
             NamespaceMode::Container
         };
         if spec.host_users == Some(false) {
-            able(start).await.map_err(|message| PodFailure { reason: "FailedCreatePodSandBox", message })?;
-            let host_id = start
-                .kubelet
-                .id_range(&start.pod.metadata.uid)
-                .await
-                .map_err(|message| PodFailure { reason: "FailedCreatePodSandBox", message })?;
+            let failure = |why: String| PodFailure {
+                reason: "FailedCreatePodSandBox",
+                message: format!("Failed to create pod sandbox: {why}"),
+            };
+            // A sandbox that is there has what it has.
+            if start.fresh {
+                able(start).await.map_err(failure)?;
+            }
+            let host_id = start.kubelet.id_range(&start.pod.metadata.uid).await.map_err(failure)?;
             let range = IdMapping { host_id, container_id: 0, length: IDS_PER_RANGE };
             start.sandbox.namespaces.user = Some(UserNamespace { uids: vec![range], gids: vec![range] });
         }
@@ -44,11 +47,18 @@ impl PodHook for Namespaces {
 async fn able(start: &PodStart<'_>) -> Result<(), String> {
     let handler = &start.sandbox.runtime_handler;
     let status = start.kubelet.runtime.status().await.map_err(|e| e.to_string())?;
+    let refusal = match handler.as_str() {
+        "" => "can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned(),
+        name => format!(
+            "can't set `spec.hostUsers: false`, RuntimeClass handler {name:?} does not support user namespaces"
+        ),
+    };
     match status.handler(handler) {
         Some(able) if able.user_namespaces => Ok(()),
-        Some(_) => Err(format!("RuntimeHandler {handler:?} does not support user namespaces")),
-        None => Err(format!(
-            "RuntimeHandler {handler:?} not found, the container runtime tells of no user namespaces"
-        )),
+        // An older runtime tells of no handlers at all.
+        None if !status.handlers.is_empty() => {
+            Err(format!("{refusal}: the handler {handler:?} is not known"))
+        }
+        _ => Err(refusal),
     }
 }

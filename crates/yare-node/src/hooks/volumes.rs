@@ -26,7 +26,6 @@ impl PodHook for MountVolumes {
             pod: start.pod,
             dirs: start.dirs,
             facts: start.facts,
-            logins: start.logins,
         };
         // A driver may take its time; a pod that is to stop does not wait for it. What was begun is on record.
         let complaints = tokio::select! {

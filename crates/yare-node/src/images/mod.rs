@@ -9,6 +9,7 @@ pub(crate) mod keyring;
 pub mod providers;
 pub(crate) mod puller;
 pub(crate) mod verification;
+pub(crate) mod volumes;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -133,6 +134,11 @@ impl Images {
         self.pods.lock().get(uid).map_or(Duration::ZERO, |pulls| pulls.spent)
     }
 
+    /// How many pulls and images are remembered, if they are.
+    pub(crate) fn on_record(&self) -> Option<(usize, usize)> {
+        self.verification.as_ref().map(Verification::count)
+    }
+
     fn of_pod<T>(&self, pod: &Pod, change: impl FnOnce(&mut Pulls) -> T) -> T {
         change(self.pods.lock().entry(pod.metadata.uid.clone()).or_default())
     }
@@ -140,15 +146,20 @@ impl Images {
     /// Whether the pod may use an image that is there, and the logins that were looked up to know it.
     async fn may_use(&self, wish: &Wish<'_>, image: &str, id: &str) -> (bool, Option<Vec<Login>>) {
         let Some(verification) = &self.verification else { return (true, None) };
-        match verification.known(wish.image, id) {
-            Known::Open => (true, None),
-            Known::Closed => (false, None),
+        let (known, why) = verification.known(wish.image, id);
+        let (may_use, why, logins) = match known {
+            Known::Open => (true, why, None),
+            Known::Closed => (false, why, None),
             Known::Shared => {
                 let logins = wish.logins(image).await;
                 let now = rfc3339(wish.kubelet.seams.now());
-                (verification.admits(wish.image, id, &logins, &now), Some(logins))
+                let may_use = verification.admits(wish.image, id, &logins, &now);
+                let why = if may_use { verification::RECORD_FOUND } else { verification::MUST_AUTHENTICATE };
+                (may_use, why, Some(logins))
             }
-        }
+        };
+        wish.kubelet.metrics.count(&table::IMAGE_CHECKS, &[why]);
+        (may_use, logins)
     }
 }
 
@@ -167,8 +178,29 @@ impl Wish<'_> {
     }
 }
 
+/// What is counted of a wish: whether the image was there, and whether it had to be pulled, if that came to be known.
+#[derive(Default)]
+struct Course {
+    present: Option<bool>,
+    pull: Option<bool>,
+}
+
 /// The image, pulled if that is needed.
 pub(crate) async fn ensure(wish: &Wish<'_>) -> Result<ImageStatus, Lacking> {
+    let mut course = Course::default();
+    let outcome = find_or_pull(wish, &mut course).await;
+    let word = |known: Option<bool>| match known {
+        None => "unknown",
+        Some(true) => "true",
+        Some(false) => "false",
+    };
+    let policy = wish.policy.to_lowercase();
+    let labels = [word(course.present), &policy, word(course.pull)];
+    wish.kubelet.metrics.count(&table::IMAGE_REQUESTS, &labels);
+    outcome
+}
+
+async fn find_or_pull(wish: &Wish<'_>, course: &mut Course) -> Result<ImageStatus, Lacking> {
     let (kubelet, requested) = (wish.kubelet, wish.image);
     let image = with_default_tag(requested);
     if !is_valid(&image) {
@@ -188,11 +220,13 @@ pub(crate) async fn ensure(wish: &Wish<'_>) -> Result<ImageStatus, Lacking> {
             wish.event(EventKind::Warning, "InspectFailed", message.clone());
             lacking("ImageInspectError", message)
         })?;
+        course.present = Some(present.is_some());
         if let Some(present) = present {
             let (may_use, found) = match is_own {
                 true => (true, None),
                 false => kubelet.images.may_use(wish, &image, &present.id).await,
             };
+            course.pull = Some(!may_use);
             if may_use {
                 let text = match kubelet.images.verification {
                     Some(_) => format!(
@@ -212,6 +246,7 @@ pub(crate) async fn ensure(wish: &Wish<'_>) -> Result<ImageStatus, Lacking> {
             return Err(lacking("ErrImageNeverPull", message));
         }
     }
+    course.pull = Some(true);
     let logins = match logins {
         Some(logins) => logins,
         None => wish.logins(&image).await,
@@ -250,10 +285,7 @@ async fn pull(wish: &Wish<'_>, image: &str, logins: Vec<Login>) -> Result<ImageS
     match pulled.unwrap_or_else(|e| (Err(format!("the pull was aborted: {e}")), Duration::ZERO)) {
         (Ok(status), took) => {
             let (took, waited) = (whole_ms(took), whole_ms(began.elapsed()));
-            images.of_pod(wish.pod, |pulls| {
-                pulls.spent += waited;
-                pulls.backoffs.forget(image);
-            });
+            images.of_pod(wish.pod, |pulls| pulls.spent += waited);
             let size = size_bucket(status.size_bytes);
             kubelet.metrics.took(&table::IMAGE_PULL_DURATION, &[size], waited);
             let text = format!(
@@ -268,14 +300,31 @@ async fn pull(wish: &Wish<'_>, image: &str, logins: Vec<Login>) -> Result<ImageS
         (Err(error), _) => {
             wish.event(EventKind::Warning, "Failed", format!("Failed to pull image {requested:?}: {error}"));
             let now = kubelet.seams.now();
+            let failure = failed(requested, error);
             let retry_at = images.of_pod(wish.pod, |pulls| {
                 pulls.backoffs.next(image, now);
-                pulls.errors.insert(image.to_owned(), format!("ErrImagePull: {error}"));
+                pulls.errors.insert(image.to_owned(), format!("{}: {}", failure.reason, failure.message));
                 pulls.backoffs.held_since_update(image, now)
             });
-            Err(Lacking { retry_at, ..lacking("ErrImagePull", error) })
+            Err(Lacking { retry_at, ..failure })
         }
     }
+}
+
+/// Reasons that a runtime may give at the beginning of its error, and what they mean.
+const REASONS: &[(&str, &str)] = &[
+    ("RegistryUnavailable", "the registry is unavailable"),
+    ("SignatureValidationFailed", "the signature validation failed"),
+];
+
+/// What a pull that failed comes to.
+fn failed(image: &str, error: String) -> Lacking {
+    for (reason, words) in REASONS {
+        if let Some(rest) = error.strip_prefix(reason) {
+            return lacking(reason, format!("image pull failed for {image} because {words}{rest}"));
+        }
+    }
+    lacking("ErrImagePull", error)
 }
 
 /// Pulls, with what is to be remembered of it before and after.
@@ -305,6 +354,26 @@ async fn pull_recorded(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runtimes_may_give_a_reason() {
+        for (error, reason, message) in [
+            ("no such host", "ErrImagePull", "no such host"),
+            (
+                "RegistryUnavailable: try later",
+                "RegistryUnavailable",
+                "image pull failed for a:1 because the registry is unavailable: try later",
+            ),
+            (
+                "SignatureValidationFailed",
+                "SignatureValidationFailed",
+                "image pull failed for a:1 because the signature validation failed",
+            ),
+        ] {
+            let lacking = failed("a:1", error.to_owned());
+            assert_eq!((lacking.reason, lacking.message.as_str()), (reason, message));
+        }
+    }
 
     #[test]
     fn names_of_images() {

@@ -22,6 +22,9 @@ const PREFIX: &str = "sha256-";
 const UNFINISHED: &str = ".tmp";
 /// Logins of one image that are remembered as they are seen to fit.
 const LOGINS_MAX: usize = 100;
+/// What is said of a check: a record lets the pod in; nothing does.
+pub(super) const RECORD_FOUND: &str = "credentialRecordFound";
+pub(super) const MUST_AUTHENTICATE: &str = "mustAuthenticate";
 /// A larger record is not one of ours.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 
@@ -109,6 +112,19 @@ struct Record {
     image_ref: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     credential_mapping: BTreeMap<String, Access>,
+}
+
+/// A kind of file.
+trait Kept: for<'de> Deserialize<'de> {
+    const KIND: &str;
+}
+
+impl Kept for Intent {
+    const KIND: &str = "ImagePullIntent";
+}
+
+impl Kept for Record {
+    const KIND: &str = "ImagePulledRecord";
 }
 
 /// Who may use an image under one name.
@@ -258,7 +274,7 @@ impl Verification {
     pub(crate) fn begin(&self, image: &str) -> std::io::Result<()> {
         let mut intents = self.intents.lock();
         let intent =
-            Intent { kind: "ImagePullIntent".into(), api_version: API_VERSION.into(), image: image.into() };
+            Intent { kind: Intent::KIND.into(), api_version: API_VERSION.into(), image: image.into() };
         store(&self.pulling, image, &intent)?;
         *intents.entry(image.to_owned()).or_default() += 1;
         Ok(())
@@ -283,33 +299,52 @@ impl Verification {
         let _ = std::fs::remove_file(self.pulling.join(file_name(image)));
     }
 
-    /// Who may use the image with this id without pulling it.
-    pub(crate) fn known(&self, image: &str, id: &str) -> Known {
-        let record = self.record(id);
-        let intended =
-            || self.intents.lock().contains_key(image) || load::<Intent>(&self.pulling, image).is_some();
-        let was_pulled_here = record.is_some() || intended();
-        if !self.policy.must_verify(image, was_pulled_here) {
-            return Known::Open;
+    /// How many intents and records there are.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        (files(&self.pulling).count(), files(&self.pulled).count())
+    }
+
+    /// Who may use the image with this id without pulling it, and upstream's word for why. What cannot be read may
+    /// say anything: the image has to be pulled.
+    pub(crate) fn known(&self, image: &str, id: &str) -> (Known, &'static str) {
+        let (record, is_intended) = match (self.record(id), self.is_intended(image)) {
+            (Ok(record), Ok(is_intended)) => (record, is_intended),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, image, "records of image pulls cannot be read");
+                return (Known::Closed, "error");
+            }
+        };
+        if !self.policy.must_verify(image, record.is_some() || is_intended) {
+            return (Known::Open, "credentialPolicyAllowed");
         }
         match record.as_ref().and_then(|r| r.credential_mapping.get(without_tag(image))) {
-            None => Known::Closed,
-            Some(access) if access.node_pods_accessible => Known::Open,
-            Some(access) if *access == Access::default() => Known::Closed,
-            Some(_) => Known::Shared,
+            Some(access) if access.node_pods_accessible => (Known::Open, RECORD_FOUND),
+            Some(access) if *access != Access::default() => (Known::Shared, ""),
+            _ => (Known::Closed, MUST_AUTHENTICATE),
         }
+    }
+
+    fn is_intended(&self, image: &str) -> std::io::Result<bool> {
+        if self.intents.lock().contains_key(image) {
+            return Ok(true);
+        }
+        Ok(load::<Intent>(&self.pulling, image)?.is_some_and(|intent| intent.image == image))
     }
 
     /// Whether one of these logins is known to open the image. One that is seen to be the same as a known one is
     /// remembered.
     pub(crate) fn admits(&self, image: &str, id: &str, logins: &[Login], now: &str) -> bool {
-        let record = self.record(id).unwrap_or_default();
+        let Ok(Some(record)) = self.record(id) else { return false };
         let Some(known) = record.credential_mapping.get(without_tag(image)) else { return false };
         for login in logins {
             if let Some(own) = secret_access(login) {
-                let fits = |s: &&SecretAccess| s.credential_hash == own.credential_hash || s.is_at(&own);
+                // A secret's new content counts where it can be remembered.
+                let has_room = known.kubernetes_secrets.len() < LOGINS_MAX;
+                let fits = |s: &&SecretAccess| {
+                    s.credential_hash == own.credential_hash || (s.is_at(&own) && has_room)
+                };
                 if let Some(fitting) = known.kubernetes_secrets.iter().find(fits) {
-                    if *fitting != own && known.kubernetes_secrets.len() < LOGINS_MAX {
+                    if *fitting != own && has_room {
                         let own = Access { kubernetes_secrets: vec![own], ..Access::default() };
                         if let Err(error) = self.write(image, id, Some(own), now) {
                             tracing::warn!(%error, image, "an image's record cannot be written");
@@ -327,8 +362,8 @@ impl Verification {
         false
     }
 
-    fn record(&self, id: &str) -> Option<Record> {
-        load::<Record>(&self.pulled, id).filter(|record| record.image_ref == id)
+    fn record(&self, id: &str) -> std::io::Result<Option<Record>> {
+        Ok(load::<Record>(&self.pulled, id)?.filter(|record| record.image_ref == id))
     }
 
     /// Forgets images that are not there any more. `before`: records younger than this stay.
@@ -345,7 +380,10 @@ impl Verification {
     fn write(&self, image: &str, id: &str, access: Option<Access>, now: &str) -> std::io::Result<()> {
         // One writer at a time.
         let _intents = self.intents.lock();
-        let known = self.record(id);
+        let known = self.record(id).unwrap_or_else(|error| {
+            tracing::warn!(%error, image, "an image's record cannot be read, and is made anew");
+            None
+        });
         let is_new = known.is_none();
         let mut record = known.unwrap_or_else(|| Record { image_ref: id.to_owned(), ..Record::default() });
         let name = without_tag(image);
@@ -359,7 +397,7 @@ impl Verification {
         if !is_new && !has_changed {
             return Ok(());
         }
-        record.kind = "ImagePulledRecord".into();
+        record.kind = Record::KIND.into();
         record.api_version = API_VERSION.into();
         record.last_updated_time = now.to_owned();
         store(&self.pulled, id, &record)
@@ -393,22 +431,41 @@ fn store<T: Serialize>(dir: &Path, key: &str, value: &T) -> std::io::Result<()> 
     write().inspect_err(|_| drop(std::fs::remove_file(&unfinished)))
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
-    std::fs::metadata(path).ok().filter(|m| m.len() <= RECORD_BYTES_MAX)?;
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+/// None: there is no such file.
+fn read<T: Kept>(path: &Path) -> std::io::Result<Option<T>> {
+    use std::io::{Error, ErrorKind, Read as _};
+    let file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let bad = |why: String| Error::new(ErrorKind::InvalidData, format!("{}: {why}", path.display()));
+    let mut bytes = Vec::new();
+    file.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > RECORD_BYTES_MAX {
+        return Err(bad("it is too large".to_owned()));
+    }
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    if value["kind"] != T::KIND {
+        return Err(bad(format!("it is no {}", T::KIND)));
+    }
+    serde_json::from_value(value).map(Some).map_err(|e| bad(e.to_string()))
 }
 
-fn load<T: for<'de> Deserialize<'de>>(dir: &Path, key: &str) -> Option<T> {
+fn load<T: Kept>(dir: &Path, key: &str) -> std::io::Result<Option<T>> {
     read(&dir.join(file_name(key)))
 }
 
-fn entries<T: for<'de> Deserialize<'de>>(dir: &Path) -> Vec<(PathBuf, T)> {
+fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let own = files.filter(|path| {
+    files.filter(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with(PREFIX) && !name.ends_with(UNFINISHED)
-    });
-    own.filter_map(|path| read(&path).map(|value| (path, value))).collect()
+    })
+}
+
+/// All that can be read.
+fn entries<T: Kept>(dir: &Path) -> Vec<(PathBuf, T)> {
+    files(dir).filter_map(|path| read(&path).ok().flatten().map(|value| (path, value))).collect()
 }
 
 #[cfg(test)]
@@ -437,7 +494,7 @@ mod tests {
     }
 
     fn may_use(v: &Verification, image: &str, id: &str, logins: &[Login]) -> bool {
-        match v.known(image, id) {
+        match v.known(image, id).0 {
             Known::Open => true,
             Known::Closed => false,
             Known::Shared => v.admits(image, id, logins, NOW),
@@ -555,6 +612,36 @@ mod tests {
         assert_eq!(entries::<Record>(&v.pulled).len(), 1, "it is not old enough");
         v.prune(&[], "2031-01-01T00:00:00Z");
         assert!(entries::<Record>(&v.pulled).is_empty());
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_opens_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let v = verification(dir.path(), "NeverVerifyPreloadedImages");
+        let a = login("a", "secret");
+        pulled(&v, "r.io/a:1", "sha256:a", Some(&a));
+        let path = v.pulled.join(file_name("sha256:a"));
+        for torn in ["", "{\"kind\": ", "[]"] {
+            std::fs::write(&path, torn).unwrap();
+            assert_eq!(v.known("r.io/a:1", "sha256:a"), (Known::Closed, "error"), "{torn:?}");
+            assert!(!may_use(&v, "r.io/a:1", "sha256:a", std::slice::from_ref(&a)));
+        }
+        pulled(&v, "r.io/a:1", "sha256:a", Some(&a));
+        assert!(may_use(&v, "r.io/a:1", "sha256:a", &[a]), "a pull makes it anew");
+        std::fs::write(v.pulling.join(file_name("r.io/b:1")), "{").unwrap();
+        assert_eq!(v.known("r.io/b:1", "sha256:b"), (Known::Closed, "error"));
+        assert_eq!(v.count(), (1, 1));
+    }
+
+    #[test]
+    fn full_records_take_no_new_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let v = verification(dir.path(), "NeverVerifyPreloadedImages");
+        for n in 0..LOGINS_MAX {
+            pulled(&v, "r.io/a:1", "sha256:a", Some(&login(&n.to_string(), &format!("secret {n}"))));
+        }
+        assert!(may_use(&v, "r.io/a:1", "sha256:a", &[login("new", "secret 7")]), "it opens it");
+        assert!(!may_use(&v, "r.io/a:1", "sha256:a", &[login("7", "renewed")]));
     }
 
     #[test]

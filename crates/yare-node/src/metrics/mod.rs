@@ -41,12 +41,6 @@ impl Metrics {
         self.counts.observe(family, labels, value);
     }
 
-    /// What a family is at.
-    #[cfg(test)]
-    pub(crate) fn value(&self, family: &'static Family, labels: &[&str]) -> Option<f64> {
-        self.counts.value(family, labels)
-    }
-
     /// Something took so long.
     pub(crate) fn took(&self, family: &'static Family, labels: &[&str], time: Duration) {
         self.counts.observe(family, labels, time.as_secs_f64());

@@ -25,6 +25,10 @@ pub(crate) async fn page(kubelet: &Arc<Kubelet>) -> Page {
     }
     pods(kubelet, &states, &now);
     resizes(kubelet, &now);
+    if let Some((intents, records)) = kubelet.images.on_record() {
+        now.set(&table::IMAGE_INTENTS, &[], intents as f64);
+        now.set(&table::IMAGE_RECORDS, &[], records as f64);
+    }
     logs(&states, &now);
     volumes(kubelet, &states, &now).await;
     let mut page = Page::new();

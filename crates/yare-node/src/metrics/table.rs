@@ -88,10 +88,14 @@ table! {
     HTTP_DURATION: "kubelet_http_requests_duration_seconds", Histogram(USUAL_S), HTTP, "[ALPHA] Duration in seconds to serve http requests";
     HTTP_REQUESTS: "kubelet_http_requests_total", Counter, HTTP, "[ALPHA] Number of the http requests received since the server started";
     IMAGES_COLLECTED: "kubelet_image_garbage_collected_total", Counter, &["reason"], "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.";
+    IMAGE_REQUESTS: "kubelet_image_manager_ensure_image_requests_total", Counter, &["present_locally", "pull_policy", "pull_required"], "[ALPHA] Number of ensure-image requests processed by the kubelet.";
     IMAGE_PULL_DURATION: "kubelet_image_pull_duration_seconds", Histogram(PULLS_S), &["image_size_in_bytes"], "[ALPHA] Duration in seconds to pull an image.";
-    IMAGE_VOLUME_ERRORS: "kubelet_image_volume_mounted_errors_total", Counter, &[], "[BETA] Number of failed image volume mounts.";
+    IMAGE_VOLUMES_FAILED: "kubelet_image_volume_mounted_errors_total", Counter, &[], "[BETA] Number of failed image volume mounts.";
     IMAGE_VOLUMES_MOUNTED: "kubelet_image_volume_mounted_succeed_total", Counter, &[], "[BETA] Number of successful image volume mounts.";
-    IMAGE_VOLUMES: "kubelet_image_volume_requested_total", Counter, &[], "[BETA] Number of requested image volumes.";
+    IMAGE_VOLUMES_REQUESTED: "kubelet_image_volume_requested_total", Counter, &[], "[BETA] Number of requested image volumes.";
+    IMAGE_CHECKS: "kubelet_imagemanager_image_mustpull_checks_total", Counter, &["result"], "[ALPHA] Counter for how many times kubelet checked whether credentials need to be re-verified to access an image";
+    IMAGE_RECORDS: "kubelet_imagemanager_ondisk_pulledrecords", Gauge, &[], "[ALPHA] Number of ImagePulledRecords stored on disk.";
+    IMAGE_INTENTS: "kubelet_imagemanager_ondisk_pullintents", Gauge, &[], "[ALPHA] Number of ImagePullIntents stored on disk.";
     EPHEMERAL_CONTAINERS: "kubelet_managed_ephemeral_containers", Gauge, &[], "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.";
     METRICS_PROVIDER: "kubelet_metrics_provider", Gauge, &["provider"], "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'";
     MIRROR_PODS: "kubelet_mirror_pods", Gauge, &[], "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";

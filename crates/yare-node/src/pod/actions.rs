@@ -48,6 +48,13 @@ pub(crate) struct Actions {
     pub(crate) ephemeral: Vec<usize>,
 }
 
+impl Actions {
+    /// Whether any container is to be started.
+    pub(crate) fn starts_some(&self) -> bool {
+        !self.init.is_empty() || !self.main.is_empty() || !self.ephemeral.is_empty()
+    }
+}
+
 /// A short hash of what makes a running container out of date: its name and image.
 pub(crate) fn definition_hash(container: &Container) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;

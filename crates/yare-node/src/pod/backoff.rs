@@ -145,12 +145,6 @@ impl Backoffs {
         self.entries.contains_key(key)
     }
 
-    /// Forgets `key`.
-    pub(crate) fn forget(&mut self, key: &str) {
-        self.entries.remove(key);
-        self.events.remove(key);
-    }
-
     fn expired(&self, event: Moment, updated: Moment) -> bool {
         event > updated + nanos(self.waits.max * 2)
     }

@@ -12,7 +12,8 @@ use super::{lifecycle, restart_all};
 use crate::clock::{self, go_duration};
 use crate::gc;
 use crate::hooks::{CONTAINER_HOOKS, ContainerStart, POD_HOOKS, PodStart, StartFailure};
-use crate::metrics::{Metrics, table};
+use crate::images::volumes::ImageVolumes;
+use crate::metrics::table;
 use crate::view::{Container, Pod};
 
 impl Worker {
@@ -40,6 +41,10 @@ impl Worker {
         }
         let mut failed = false;
         let mut changed = actions.create_sandbox.is_some() || !actions.kill.is_empty() || !plan.is_empty();
+        let images = match actions.starts_some() {
+            true => ImageVolumes::pull(&self.kubelet, &self.mailbox, pod, &self.logins).await,
+            false => ImageVolumes::default(),
+        };
         let ephemeral = actions.ephemeral.iter().map(|i| &pod.spec.ephemeral_containers[*i].common);
         let init = actions.init.iter().filter_map(|i| pod.spec.init_containers.get(*i));
         let main = actions.main.iter().map(|i| &pod.spec.containers[*i]);
@@ -57,9 +62,7 @@ impl Worker {
             let before = self.waiting.get(&container.name).cloned();
             let metrics = &self.kubelet.metrics;
             metrics.count(&table::STARTED_CONTAINERS, &[kind]);
-            let started = self.start_container(pod, container).await;
-            count_image_volumes(&self.kubelet.metrics, pod, container, started.as_ref().err());
-            match started {
+            match self.start_container(pod, container, &images).await {
                 Ok(()) => {
                     self.waiting.remove(&container.name);
                     changed = true;
@@ -182,11 +185,13 @@ impl Worker {
         }
     }
 
-    async fn start_container(&mut self, pod: &Arc<Pod>, container: &Container) -> Result<(), StartFailure> {
+    async fn start_container(
+        &mut self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        images: &ImageVolumes,
+    ) -> Result<(), StartFailure> {
         let kubelet = self.kubelet.clone();
-        let event = |kind, reason: &str, text: String| {
-            kubelet.pod_event(pod, Some(&container.name), kind, reason, text);
-        };
         let held = match self.resized.contains(&container.name) {
             true => None,
             false => self.crash_backoff(pod, container),
@@ -194,9 +199,26 @@ impl Worker {
         if let Some(held) = held {
             let text =
                 format!("Back-off restarting failed container {} in pod {}", container.name, pod.full_name());
-            event(EventKind::Warning, "BackOff", text);
+            kubelet.pod_event(pod, Some(&container.name), EventKind::Warning, "BackOff", text);
             return Err(held);
         }
+        images.check(&kubelet, pod, container)?;
+        let outcome = self.make_container(pod, container, images).await;
+        images.count(&kubelet, container, &outcome);
+        outcome
+    }
+
+    /// Makes a container and starts it, hook by hook.
+    async fn make_container(
+        &mut self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        images: &ImageVolumes,
+    ) -> Result<(), StartFailure> {
+        let kubelet = self.kubelet.clone();
+        let event = |kind, reason: &str, text: String| {
+            kubelet.pod_event(pod, Some(&container.name), kind, reason, text);
+        };
         let Some(sandbox) = self.snapshot.ready_sandbox().cloned() else {
             return Err(failure("CreateContainerError", "the pod sandbox is not ready".to_owned()));
         };
@@ -217,7 +239,9 @@ impl Worker {
             attempt,
             dirs: &self.dirs,
             facts: &facts,
+            runtime_handler: &sandbox.runtime_handler,
             volumes: &self.volumes,
+            image_volumes: images,
             logins: &self.logins,
             image: None,
             env: std::collections::BTreeMap::new(),
@@ -351,33 +375,6 @@ impl Worker {
     }
 }
 
-/// What runtimes' messages begin with where an image cannot be mounted (`k8s.io/cri-api/pkg/errors`).
-const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
-
-/// Counts the images that a container mounts. As upstream, all but those that the runtime complains of count as
-/// mounted.
-fn count_image_volumes(metrics: &Metrics, pod: &Pod, container: &Container, failed: Option<&StartFailure>) {
-    let is_image = |name: &str| {
-        pod.spec.volumes.iter().any(|volume| volume.name == name && volume.other.contains_key("image"))
-    };
-    let mut names: Vec<&str> = container
-        .volume_mounts
-        .iter()
-        .map(|mount| mount.name.as_str())
-        .filter(|name| is_image(name))
-        .collect();
-    if names.is_empty() {
-        return;
-    }
-    let broken = failed
-        .is_some_and(|f| f.reason == "CreateContainerError" && f.message.starts_with(IMAGE_VOLUME_FAILED));
-    let outcome = if broken { &table::IMAGE_VOLUME_ERRORS } else { &table::IMAGE_VOLUMES_MOUNTED };
-    metrics.add(outcome, &[], names.len() as f64);
-    names.sort_unstable();
-    names.dedup();
-    metrics.add(&table::IMAGE_VOLUMES, &[], names.len() as f64);
-}
-
 fn failure(reason: &str, message: String) -> StartFailure {
     StartFailure { reason: reason.to_owned(), event: format!("Error: {message}"), message, retry_at: None }
 }
@@ -388,41 +385,5 @@ fn earlier(a: Next, b: Next) -> Next {
         (Next::Retry, _) | (_, Next::Retry) => Next::Retry,
         (Next::Idle, other) | (other, Next::Idle) => other,
         (a, _) => a,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn images_that_containers_mount_are_counted() {
-        let metrics = Metrics::default();
-        let pod: Pod = serde_json::from_value(json!({"spec": {
-            "volumes": [{"name": "i", "image": {"reference": "a"}}, {"name": "e", "emptyDir": {}}],
-            "containers": [
-                {"name": "a", "volumeMounts": [
-                    {"name": "i", "mountPath": "/a"}, {"name": "i", "mountPath": "/b"}, {"name": "e", "mountPath": "/e"}]},
-                {"name": "b", "volumeMounts": [{"name": "e", "mountPath": "/e"}]},
-            ],
-        }}))
-        .unwrap();
-        let count = |container: usize, failed: Option<&StartFailure>| {
-            count_image_volumes(&metrics, &pod, &pod.spec.containers[container], failed);
-        };
-        let is = || {
-            let of = |family| metrics.value(family, &[]).unwrap_or(0.0);
-            [of(&table::IMAGE_VOLUMES), of(&table::IMAGE_VOLUMES_MOUNTED), of(&table::IMAGE_VOLUME_ERRORS)]
-        };
-        count(1, None);
-        assert_eq!(is(), [0.0, 0.0, 0.0]);
-        count(0, None);
-        assert_eq!(is(), [1.0, 2.0, 0.0]);
-        count(0, Some(&failure("CreateContainerError", "ImageVolumeMountFailed: no".into())));
-        assert_eq!(is(), [2.0, 2.0, 2.0]);
-        count(0, Some(&failure("ErrImagePull", "no".into())));
-        assert_eq!(is(), [3.0, 4.0, 2.0]);
     }
 }

@@ -21,6 +21,7 @@ pub(crate) fn sandbox_status(id: &str, attempt: u32, ready: bool) -> SandboxStat
         annotations: BTreeMap::new(),
         namespaces: NamespaceModes::default(),
         cgroup_parent: String::new(),
+        runtime_handler: String::new(),
     }
 }
 

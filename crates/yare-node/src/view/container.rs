@@ -387,14 +387,9 @@ impl Container {
         self.restart_policy.as_deref() == Some("Always")
     }
 
-    /// The pull policy; absent means `IfNotPresent` unless the tag is `latest` or missing.
+    /// The pull policy, its default applied.
     pub fn pull_policy(&self) -> &str {
-        if !self.image_pull_policy.is_empty() {
-            return &self.image_pull_policy;
-        }
-        let last = self.image.rsplit('/').next().unwrap_or(&self.image);
-        let pinned = last.contains('@') || last.split_once(':').is_some_and(|(_, tag)| tag != "latest");
-        if pinned { "IfNotPresent" } else { "Always" }
+        pull_policy(&self.image_pull_policy, &self.image)
     }
 
     /// The file in the container that holds its last words.
@@ -420,4 +415,14 @@ impl Container {
             _ => Err(format!("invalid port number: {number}")),
         }
     }
+}
+
+/// The pull policy of an image; absent means `IfNotPresent` unless the tag is `latest` or missing.
+pub(super) fn pull_policy<'a>(policy: &'a str, image: &str) -> &'a str {
+    if !policy.is_empty() {
+        return policy;
+    }
+    let last = image.rsplit('/').next().unwrap_or(image);
+    let pinned = last.contains('@') || last.split_once(':').is_some_and(|(_, tag)| tag != "latest");
+    if pinned { "IfNotPresent" } else { "Always" }
 }

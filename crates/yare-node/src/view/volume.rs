@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::container::pull_policy;
 use super::{CsiInline, FieldRef, Iscsi, Nfs, ResourceFieldRef, nullable};
 
 /// `v1.Volume`: a name and one source.
@@ -22,9 +23,26 @@ pub struct Volume {
     pub csi: Option<CsiInline>,
     pub nfs: Option<Nfs>,
     pub iscsi: Option<Iscsi>,
+    pub image: Option<ImageSource>,
     /// Every other source, so that an unsupported one is named in the error.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `v1.ImageVolumeSource`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "Kubernetes' own field names")]
+pub struct ImageSource {
+    pub reference: String,
+    pub pull_policy: String,
+}
+
+impl ImageSource {
+    /// The pull policy, its default applied.
+    pub fn pull_policy(&self) -> &str {
+        pull_policy(&self.pull_policy, &self.reference)
+    }
 }
 
 /// `v1.KeyToPath`.

@@ -90,8 +90,6 @@ pub(crate) struct VolumeContext<'a> {
     pub(crate) pod: &'a Arc<Pod>,
     pub(crate) dirs: &'a PodDirs,
     pub(crate) facts: &'a Facts,
-    /// Logins of the pod's secrets, for images.
-    pub(crate) logins: &'a [crate::images::keyring::Login],
 }
 
 /// Where the files of a volume are kept.
@@ -233,8 +231,6 @@ pub(crate) const ATTACHMENT_LIMIT: &str = "VolumeAttachmentLimitExceeded";
 pub(crate) struct Mounted {
     pub(crate) path: PathBuf,
     pub(crate) read_only: bool,
-    /// An image volume: the image's reference instead of a path.
-    pub(crate) image: Option<String>,
     /// A block volume: its device instead of a path.
     pub(crate) device: Option<PathBuf>,
     /// A group that all processes of the pod get.

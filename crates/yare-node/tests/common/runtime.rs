@@ -174,8 +174,13 @@ impl Runtime for FakeRuntime {
 
     async fn status(&self) -> Result<RuntimeStatus> {
         let able = RuntimeHandler { user_namespaces: true, ..RuntimeHandler::default() };
+        let deep = RuntimeHandler {
+            name: "deep".into(),
+            recursive_readonly_mounts: true,
+            ..RuntimeHandler::default()
+        };
         Ok(RuntimeStatus {
-            handlers: vec![able],
+            handlers: vec![able, deep],
             supplemental_groups_policy: true,
             ..RuntimeStatus::default()
         })
@@ -203,6 +208,7 @@ impl Runtime for FakeRuntime {
             annotations: config.annotations.clone(),
             namespaces: config.namespaces.clone(),
             cgroup_parent: config.cgroup_parent.clone(),
+            runtime_handler: config.runtime_handler.clone(),
         };
         state.sandboxes.insert(id.clone(), (status, config));
         Ok(id)

@@ -29,12 +29,16 @@ impl Inner {
         let answer: Result<cri::PullImageResponse, Status> =
             self.ask_images(method!(image "PullImage"), request, PATIENCE).await;
         match answer {
+            Ok(answer) if answer.image_ref.is_empty() => {
+                Err(RuntimeError::Remote(format!("imageRef of image {reference:?} is not set")))
+            }
             Ok(answer) => Ok(answer.image_ref),
             Err(status) if status.code() == Code::Unavailable => Err(NOTHING.error(&status)),
-            Err(status) => Err(RuntimeError::Pull {
-                reference: reference.to_owned(),
-                message: yare_grpc::describe(&status),
-            }),
+            // A code that says nothing is left out, as upstream does: some messages begin with a reason.
+            Err(status) if status.code() == Code::Unknown => {
+                Err(RuntimeError::Remote(status.message().to_owned()))
+            }
+            Err(status) => Err(RuntimeError::Remote(yare_grpc::describe(&status))),
         }
     }
 

@@ -322,7 +322,10 @@ fn mount(m: &Mount, user: Option<&UserNamespace>) -> cri::Mount {
         uid_mappings: user.map(|u| mappings(&u.uids)).unwrap_or_default(),
         gid_mappings: user.map(|u| mappings(&u.gids)).unwrap_or_default(),
         recursive_read_only: m.recursive_readonly,
-        image: m.image.as_deref().map(image_spec),
+        image: m.image.as_deref().map(|image| cri::ImageSpec {
+            user_specified_image: m.user_specified_image.clone(),
+            ..image_spec(image)
+        }),
         image_sub_path: m.image_sub_path.as_deref().map(text).unwrap_or_default(),
     }
 }
@@ -340,6 +343,7 @@ fn mount_back(m: &cri::Mount) -> Mount {
         },
         selinux_relabel: m.selinux_relabel,
         image: m.image.as_ref().map(|i| i.image.clone()).filter(|i| !i.is_empty()),
+        user_specified_image: m.image.as_ref().map(|i| i.user_specified_image.clone()).unwrap_or_default(),
         image_sub_path: Some(&m.image_sub_path).filter(|p| !p.is_empty()).map(Into::into),
     }
 }
@@ -442,6 +446,7 @@ pub(super) fn sandbox_status(status: cri::SandboxStatus) -> SandboxStatus {
         annotations,
         namespaces,
         cgroup_parent,
+        runtime_handler: status.runtime_handler,
     }
 }
 
@@ -647,7 +652,12 @@ mod tests {
         let config = ContainerConfig {
             mounts: vec![
                 Mount { host_path: "/a".into(), container_path: "/b".into(), ..Mount::default() },
-                Mount { image: Some("i:1".into()), image_sub_path: Some("x".into()), ..Mount::default() },
+                Mount {
+                    image: Some("sha256:1".into()),
+                    user_specified_image: "i:1".into(),
+                    image_sub_path: Some("x".into()),
+                    ..Mount::default()
+                },
             ],
             security: SecurityContext {
                 uid: Some(5),
@@ -667,7 +677,8 @@ mod tests {
         assert_eq!(security.apparmor_profile, "localhost/mine");
         assert_eq!(security.seccomp.unwrap().localhost_ref, "/seccomp/a.json");
         assert_eq!(told.mounts[0].uid_mappings.len(), 1);
-        assert_eq!(told.mounts[1].image.as_ref().unwrap().image, "i:1");
+        let image = told.mounts[1].image.as_ref().unwrap();
+        assert_eq!((image.image.as_str(), image.user_specified_image.as_str()), ("sha256:1", "i:1"));
         let bad = ContainerConfig { stop_signal: "SIGNONE".into(), ..config };
         assert_eq!(container(&bad, &sandbox).unwrap_err().code(), "InvalidArgument");
     }

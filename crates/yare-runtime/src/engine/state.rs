@@ -79,6 +79,7 @@ impl SandboxEntry {
             annotations: c.annotations.clone(),
             namespaces: c.namespaces.clone(),
             cgroup_parent: self.record.cgroup.clone(),
+            runtime_handler: c.runtime_handler.clone(),
         }
     }
 }
