@@ -4,7 +4,7 @@
 //! errors heal and what was freed can be used again.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use yare_client::{Cached, Change, Informer, ObjectKey, Queue, RESOURCE_QUOTAS, Resource};
-use yare_kinds::quota::{self, Usage as Amounts};
+use yare_kinds::quota::{self, DeviceClasses, Usage as Amounts};
 use yare_schema::quantity::Quantity;
 
 use crate::{
@@ -60,13 +60,20 @@ pub fn new(context: &Context) -> Arc<dyn Reconcile> {
 /// Something that may be counted has come, gone or changed its size.
 pub fn counted(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
     let Some(object) = change.object() else { return };
-    for quota in context.informer(RESOURCE_QUOTAS).in_namespace(object.namespace()) {
+    let quotas = context.informer(RESOURCE_QUOTAS);
+    // A device class is everybody's.
+    let quotas = match object.namespace() {
+        "" => quotas.list(),
+        namespace => quotas.in_namespace(namespace),
+    };
+    for quota in quotas {
         add(quota.key().clone());
     }
 }
 
-/// The resources whose objects a quota counts: group, plural.
-fn counted_resources(hard: &Amounts) -> Vec<(String, String)> {
+/// The resources whose objects a quota counts: group, plural. `of_classes`: names by which claims for devices are
+/// counted, because they stand for classes.
+fn counted_resources(hard: &Amounts, of_classes: &BTreeSet<&str>) -> Vec<(String, String)> {
     let mut resources: Vec<(String, String)> = hard
         .keys()
         .map(|name| match name.strip_prefix("count/") {
@@ -94,6 +101,9 @@ fn counted_resources(hard: &Amounts) -> Vec<(String, String)> {
             None => (String::new(), "pods".into()),
         })
         .collect();
+    if !of_classes.is_empty() {
+        resources.push(("resource.k8s.io".into(), "resourceclaims".into()));
+    }
     resources.sort();
     resources.dedup();
     resources
@@ -179,16 +189,15 @@ impl ResourceQuotas {
         let hard = amounts(&view.spec["hard"]);
         let mut total = Amounts::new();
         let mut unserved = false;
-        for (group, plural) in counted_resources(&hard) {
-            let Some(resource) = self.resource(&group, &plural).await? else {
+        let devices = self.devices(&hard, source).await?;
+        let of_classes = devices.as_ref().map(|devices| devices.matching(hard.keys().map(String::as_str)));
+        for (group, plural) in counted_resources(&hard, &of_classes.unwrap_or_default()) {
+            let Some(resource) = self.resource(&group, &plural).await?.filter(|r| r.namespaced) else {
                 unserved = true;
                 continue;
             };
-            if !WATCHED.contains(&(&*group, &*plural)) && self.watched.lock().insert((group, plural)) {
-                // It ends only with this controller.
-                let _ = self.counts.send(resource.clone());
-            }
-            self.count(&whole, quota.namespace(), resource, source, &mut total).await?;
+            self.follow(&resource);
+            self.count(&whole, quota.namespace(), resource, source, devices.as_ref(), &mut total).await?;
         }
         // What nothing takes shows as zero, in the unit of its limit.
         let used: BTreeMap<String, Quantity> = hard
@@ -205,29 +214,80 @@ impl ResourceQuotas {
         Ok(Counted { status: json!({"hard": view.spec["hard"], "used": shown}), is_shown, unserved })
     }
 
+    /// Has a resource watched that is not yet.
+    fn follow(&self, resource: &Resource) {
+        let name = (&*resource.group, &*resource.plural);
+        if !WATCHED.contains(&name) && self.watched.lock().insert((name.0.into(), name.1.into())) {
+            // It ends only with this controller.
+            let _ = self.counts.send(resource.clone());
+        }
+    }
+
+    /// The device classes, where names of a quota's resources may stand for them.
+    async fn devices(&self, hard: &Amounts, source: Source) -> Result<Option<DeviceClasses>, Error> {
+        let may_stand = |name: &String| name.strip_prefix("requests.").is_some_and(|of| of.contains('/'));
+        if !self.context.config.gates.is_on("DRAExtendedResource") || !hard.keys().any(may_stand) {
+            return Ok(None);
+        }
+        let Some(resource) = self.resource("resource.k8s.io", "deviceclasses").await? else {
+            return Ok(None);
+        };
+        self.follow(&resource);
+        let classes = self.objects(resource, "", source).await?;
+        let classes: Result<Vec<Value>, _> = classes.iter().map(Cached::view).collect();
+        Ok(Some(DeviceClasses::new(classes?)))
+    }
+
+    async fn objects(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        source: Source,
+    ) -> Result<Vec<Cached>, Error> {
+        match source {
+            Source::Server => Ok(self.context.api.list(&resource, namespace).await?),
+            Source::Caches => {
+                let is_namespaced = resource.namespaced;
+                let informer = self.context.informer(resource);
+                informer.synced().await;
+                Ok(if is_namespaced { informer.in_namespace(namespace) } else { informer.list() })
+            }
+        }
+    }
+
     async fn count(
         &self,
         quota: &Value,
         namespace: &str,
         resource: Resource,
         source: Source,
+        devices: Option<&DeviceClasses>,
         total: &mut Amounts,
     ) -> Result<(), Error> {
         let (group, plural) = (resource.group.clone(), resource.plural.clone());
-        let objects: Vec<Cached> = match source {
-            Source::Server => self.context.api.list(&resource, namespace).await?,
-            Source::Caches => {
-                let informer = self.context.informer(resource);
-                informer.synced().await;
-                informer.in_namespace(namespace)
-            }
+        let devices = devices.filter(|_| (&*group, &*plural) == ("resource.k8s.io", "resourceclaims"));
+        let objects = self.objects(resource, namespace, source).await?;
+        let objects: Result<Vec<Value>, _> = objects.iter().map(Cached::view).collect();
+        let objects = objects?;
+        let is_made = |claim: &Value| quota::is_for_extended_resources(claim).is_some();
+        let pods = match devices.is_some() && objects.iter().any(is_made) {
+            true => self.objects(yare_client::PODS, namespace, source).await?,
+            false => Vec::new(),
         };
-        for object in objects {
-            let body: Value = object.view()?;
-            if quota::matches(quota, &group, &plural, &body) {
-                for (name, amount) in quota::usage(&group, &plural, &body, self.context.now()) {
-                    *total.entry(name).or_default() += amount;
-                }
+        let now = self.context.now();
+        for body in objects.iter().filter(|body| quota::matches(quota, &group, &plural, body)) {
+            let mut usage = quota::usage(&group, &plural, body, now);
+            if let Some(devices) = devices {
+                let owner = quota::is_for_extended_resources(body);
+                let pod = owner.and_then(|(name, _)| pods.iter().find(|pod| pod.name() == name));
+                let charged = match pod {
+                    Some(pod) => quota::of_pod(body, &pod.view()?, objects.iter(), now),
+                    None => Amounts::new(),
+                };
+                devices.extend(&mut usage, &charged);
+            }
+            for (name, amount) in usage {
+                *total.entry(name).or_default() += amount;
             }
         }
         Ok(())
@@ -249,7 +309,7 @@ impl ResourceQuotas {
         }
         let found = discover(&self.context.api).await?;
         let served = found.resources.into_iter().find(|s| is(&s.resource) && s.supports(&["list", "watch"]));
-        Ok(served.map(|s| s.resource).filter(|r| r.namespaced))
+        Ok(served.map(|s| s.resource))
     }
 }
 
@@ -275,7 +335,7 @@ mod tests {
             "secrets",
         ];
         let hard = names.map(|n| (n.to_owned(), Quantity::default())).into();
-        let found = counted_resources(&hard);
+        let found = counted_resources(&hard, &BTreeSet::new());
         let shown: Vec<_> = found.iter().map(|(g, p)| format!("{g}/{p}")).collect();
         assert_eq!(
             shown,

@@ -6,11 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::OwnedMutexGuard;
 use yare_kinds::{
-    quota::{self, Change, Usage},
+    quota::{self, Change, DeviceClasses, Usage},
     view::{View, ViewMut},
 };
 use yare_store::{Expect, Op, Write};
@@ -23,6 +24,8 @@ use crate::{
 
 /// Kind of quotas in the store.
 pub const QUOTAS: &str = "resourcequotas";
+const DEVICE_CLASSES: &str = "resource.k8s.io/deviceclasses";
+const RESOURCE_CLAIMS: &str = "resource.k8s.io/resourceclaims";
 
 /// Whose turn it is to write to a namespace's quotas: without turns, writers that share a quota would refuse each
 /// other's transactions.
@@ -108,6 +111,43 @@ struct Check<'a> {
     change: Change<'a>,
 }
 
+/// What claims for devices are counted by beside the classes that they name.
+struct Devices<'a> {
+    classes: DeviceClasses,
+    attributes: &'a Attributes<'a>,
+}
+
+impl<'a> Devices<'a> {
+    /// None: the write is no claim's, or extended resources stand for no classes here.
+    fn of(attributes: &'a Attributes<'a>, change: Change<'_>) -> Option<Self> {
+        let core = &attributes.call.core;
+        let is_claim = (change.group, change.plural) == ("resource.k8s.io", "resourceclaims");
+        if !is_claim || !core.config.gates.is_on("DRAExtendedResource") {
+            return None;
+        }
+        let snapshot = core.store().snapshot(DEVICE_CLASSES);
+        let objects = snapshot.range(std::ops::Bound::Unbounded, "");
+        let classes = objects.map(|object| serde_json::from_slice(&object.bytes).unwrap_or_default());
+        Some(Devices { classes: DeviceClasses::new(classes), attributes })
+    }
+
+    /// What the pod that a claim was made for is charged for.
+    fn charged(&self, claim: &Value, now: Timestamp) -> Usage {
+        let Some((pod, _)) = quota::is_for_extended_resources(claim) else { return Usage::new() };
+        let store = self.attributes.call.core.store();
+        let prefix = format!("{}/", self.attributes.namespace);
+        let pods = store.snapshot("pods");
+        let Some(pod) = pods.get(&format!("{prefix}{pod}")) else { return Usage::new() };
+        let pod: Value = serde_json::from_slice(&pod.bytes).unwrap_or_default();
+        let claims = store.snapshot(RESOURCE_CLAIMS);
+        let claims: Vec<Value> = claims
+            .range(std::ops::Bound::Unbounded, &prefix)
+            .map(|object| serde_json::from_slice(&object.bytes).unwrap_or_default())
+            .collect();
+        quota::of_pod(claim, &pod, claims.iter(), now)
+    }
+}
+
 /// What a quota is about to be charged.
 struct Charge {
     quota: usize,
@@ -133,6 +173,7 @@ impl Check<'_> {
     fn run(&self, quotas: &mut [Value]) -> ApiResult<Vec<usize>> {
         let Change { group, plural, new, old, .. } = self.change;
         let now = self.attributes.call.core.now();
+        let devices = Devices::of(self.attributes, self.change);
         let mut charges = Vec::new();
         let mut covered: BTreeSet<String> = BTreeSet::new();
         let mut covered_scopes: Vec<Value> = Vec::new();
@@ -140,7 +181,10 @@ impl Check<'_> {
             let scopes = quota::scopes(quota);
             covered_scopes.extend(scopes.iter().filter(|s| self.in_scope(s, new)).cloned());
             let hard = quota::amounts(quota.at("status.hard"));
-            let ours = quota::matching(group, plural, hard.keys().map(String::as_str));
+            let mut ours = quota::matching(group, plural, hard.keys().map(String::as_str));
+            if let Some(devices) = &devices {
+                ours.extend(devices.classes.matching(hard.keys().map(String::as_str)));
+            }
             if ours.is_empty() || !scopes.iter().all(|s| self.in_scope(s, new)) {
                 continue;
             }
@@ -157,7 +201,14 @@ impl Check<'_> {
             covered.extend(ours.into_iter().map(str::to_owned));
             charges.push(Charge { quota: i, hard, delta: Usage::new() });
         }
-        let usage = quota::usage(group, plural, new, now);
+        let usage_of = |object: &Value| {
+            let mut usage = quota::usage(group, plural, object, now);
+            if let Some(devices) = &devices {
+                devices.classes.extend(&mut usage, &devices.charged(object, now));
+            }
+            usage
+        };
+        let usage = usage_of(new);
         let negative: Vec<&str> =
             usage.iter().filter(|(_, v)| v.signum() < 0).map(|(k, _)| k.as_str()).collect();
         if !negative.is_empty() {
@@ -165,7 +216,7 @@ impl Check<'_> {
                 self.forbidden(format!("quota usage is negative for resource(s): {}", negative.join(",")))
             );
         }
-        let before = old.map(|old| quota::usage(group, plural, old, now)).unwrap_or_default();
+        let before = old.map(usage_of).unwrap_or_default();
         let mut grown = usage.clone();
         for (name, value) in &mut grown {
             if let Some(had) = before.get(name) {

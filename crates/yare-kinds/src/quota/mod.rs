@@ -10,10 +10,12 @@ use yare_schema::quantity::{Format, Quantity};
 
 use crate::view::{View, same};
 
+mod devices;
 mod pods;
 #[cfg(test)]
 mod tests;
 
+pub use devices::{DeviceClasses, is_for_extended_resources, of_pod};
 pub use pods::{
     is_best_effort, pod_limits_of_spec, pod_requests_of_spec, pod_resources, pod_resources_of_spec,
 };
@@ -43,10 +45,7 @@ const OF_CLAIMS: [&str; 2] = ["persistentvolumeclaims", "requests.storage"];
 const MUST_ASK: [&str; 6] =
     ["cpu", "limits.cpu", "limits.memory", "memory", "requests.cpu", "requests.memory"];
 const BY_STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
-const BY_DEVICE_CLASS: &str = ".deviceclass.resource.k8s.io/devices";
 const IMPLICIT_DEVICE_CLASS: &str = "deviceclass.resource.kubernetes.io/";
-/// Devices that a request for all of them may come to.
-const ALL_DEVICES: i64 = 32;
 
 /// Resources that quotas never count: what is not stored, and events.
 const IGNORED: [(&str, &str); 10] = [
@@ -151,7 +150,7 @@ pub fn matching<'a>(group: &str, plural: &str, names: impl Iterator<Item = &'a s
             let by_class = name.split_once(BY_STORAGE_CLASS).map_or(name, |(_, of)| of);
             name == count || OF_CLAIMS.contains(&by_class)
         }
-        ("resource.k8s.io", "resourceclaims") => name == count || name.ends_with(BY_DEVICE_CLASS),
+        ("resource.k8s.io", "resourceclaims") => name == count || devices::is_by_class(name),
         ("", plural) if PLAIN_COUNTS.contains(&plural) => name == count || name == plural,
         _ => name == count,
     };
@@ -165,7 +164,7 @@ pub fn usage(group: &str, plural: &str, object: &Value, now: Timestamp) -> Usage
         ("", "pods") if !has_ended(object, now) => pod(object, &mut usage),
         ("", "services") => service(object, &mut usage),
         ("", "persistentvolumeclaims") => claim(object, &mut usage),
-        ("resource.k8s.io", "resourceclaims") => devices(object, &mut usage),
+        ("resource.k8s.io", "resourceclaims") => devices::of_claim(object, &mut usage),
         ("", plural) if PLAIN_COUNTS.contains(&plural) => {
             usage.insert(plural.to_owned(), whole(1));
         }
@@ -245,32 +244,6 @@ fn claim(claim: &Value, usage: &mut Usage) {
         usage.insert(format!("{class}{BY_STORAGE_CLASS}persistentvolumeclaims"), whole(1));
         if let Some(storage) = storage {
             usage.insert(format!("{class}{BY_STORAGE_CLASS}requests.storage"), storage);
-        }
-    }
-}
-
-/// Devices by their class. Of alternatives the largest counts, for each class.
-fn devices(claim: &Value, usage: &mut Usage) {
-    let wanted = |request: &Value| {
-        let count = match request.str_at("allocationMode") {
-            "ExactCount" => request.int_at("count"),
-            "All" => ALL_DEVICES,
-            _ => 0,
-        };
-        (format!("{}{BY_DEVICE_CLASS}", request.str_at("deviceClassName")), whole(count))
-    };
-    for request in claim.items("spec.devices.requests") {
-        let mut most = Usage::new();
-        let alternatives = request.items("firstAvailable");
-        let exactly = request.has("exactly").then(|| request.at("exactly"));
-        let requests = alternatives.iter().chain(exactly.filter(|_| alternatives.is_empty()));
-        for (name, count) in requests.map(wanted) {
-            if most.get(&name).is_none_or(|have| *have < count) {
-                most.insert(name, count);
-            }
-        }
-        for (name, count) in most {
-            add(usage, name, count);
         }
     }
 }
