@@ -11,7 +11,10 @@ use yare_metrics::{
     timing::DOUBLING_S,
 };
 
-use crate::plugins::{Events, PLUGINS};
+use crate::{
+    devices::bind::Attachment,
+    plugins::{Events, PLUGINS},
+};
 
 /// From 0.1 ms to 0.2 s.
 const POINT_S: &[f64] =
@@ -21,6 +24,10 @@ const SLI_S: &[f64] = &[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68,
     655.36, 1310.72, 2621.44, 5242.88,
 ];
+
+/// From 0.1 s to a quarter of an hour.
+const ATTACHING_S: &[f64] =
+    &[0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6, 819.2];
 
 static ATTEMPTS: Family = Family::labelled(
     "scheduler_schedule_attempts_total",
@@ -90,6 +97,18 @@ static CLAIMS_MADE: Family = Family::labelled(
     &["status"],
     "[ALPHA] Number of ResourceClaims creation requests within scheduler",
 );
+static ATTACHMENTS: Family = Family::labelled(
+    "scheduler_dra_bindingconditions_allocations_total",
+    Kind::Counter,
+    &["driver", "profile", "status"],
+    "[ALPHA] Number of allocations using devices with BindingConditions, counted per driver per scheduling attempt",
+);
+static ATTACHMENT_S: Family = Family::labelled(
+    "scheduler_dra_bindingconditions_wait_duration_seconds",
+    Kind::Histogram(ATTACHING_S),
+    &["driver", "profile", "status"],
+    "[ALPHA] Time in seconds spent waiting for BindingConditions to be satisfied during PreBind.",
+);
 
 static FAMILIES: &[&Family] = &[
     &ATTEMPTS,
@@ -104,6 +123,8 @@ static FAMILIES: &[&Family] = &[
     &UNSCHEDULABLE,
     &EVALUATIONS,
     &CLAIMS_MADE,
+    &ATTACHMENTS,
+    &ATTACHMENT_S,
 ];
 
 /// Where pods wait, in the order of the gauge's samples.
@@ -238,6 +259,17 @@ impl Metrics {
     /// A claim for extended resources was made, or could not be.
     pub(crate) fn made_claim(&self, ok: bool) {
         self.table.count(&CLAIMS_MADE, &[if ok { "success" } else { "failure" }]);
+    }
+
+    /// A wait for devices is over.
+    pub(crate) fn attached(&self, profile: &str, attachment: &Attachment) {
+        for (driver, had_to_be) in &attachment.drivers {
+            let labels = [driver.as_str(), profile, attachment.status];
+            self.table.observe(&ATTACHMENT_S, &labels, attachment.took.as_secs_f64());
+            if *had_to_be {
+                self.table.count(&ATTACHMENTS, &labels);
+            }
+        }
     }
 
     /// What is known, and how many bindings are under way.

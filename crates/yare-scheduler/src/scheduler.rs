@@ -432,6 +432,9 @@ impl State {
         if let Some(made) = done.written.creation {
             self.config.metrics.made_claim(made);
         }
+        if let Some(attachment) = &done.written.attachment {
+            self.config.metrics.attached(&self.config.scheduler_name, attachment);
+        }
         if freed {
             // Who shares one of the claims waits for what becomes of it.
             let events = Events::DEVICES_FREED.and(Events::RESOURCE_CLAIM);

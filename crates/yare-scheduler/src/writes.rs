@@ -146,7 +146,7 @@ impl Binding {
             let about = ObjectRef::of(&PODS, &self.pod.object);
             let message = format!("waiting for binding conditions for device on node {}", work.node);
             self.recorder.event(about, EventKind::Normal, "BindingConditionsPending", message);
-            claims::attached(&self.resource_claims, work, written.made.as_ref()).await?;
+            claims::attached(&self.resource_claims, work, written).await?;
         }
         Ok(())
     }

@@ -217,6 +217,23 @@ fn devices_stand_behind_resources() {
             cluster.becomes("resourcequota/all", &format!(".status.used.{name}"), "1")?;
         }
 
+        // Claims that users make count by the resource, too.
+        let claim_of = |name: &str, count: u32| {
+            format!(
+                "apiVersion: resource.k8s.io/v1\nkind: ResourceClaim\nmetadata: {{name: {name}}}\nspec: {{devices: \
+                 {{requests: [{{name: r, exactly: {{deviceClassName: gpu, count: {count}}}}}]}}}}\n"
+            )
+        };
+        let (status, _, err) = cluster.kubectl_with(&["create", "-f", "-"], &claim_of("many", 3))?;
+        let over = "exceeded quota: all, requested: requests.yare.example/gpu=3, used: \
+                    requests.yare.example/gpu=1, limited: requests.yare.example/gpu=3";
+        ensure!(!status.success() && err.contains(over), "{err}");
+        cluster.apply(&claim_of("own", 2))?;
+        let used = r".status.used.requests\.yare\.example/gpu";
+        cluster.becomes("resourcequota/all", used, "3")?;
+        cluster.kubectl(&["delete", "resourceclaim", "own"])?;
+        cluster.becomes("resourcequota/all", used, "1")?;
+
         // The next waits for the device, whichever name it asks by; the claim goes with its pod.
         cluster.apply(&asks("next", "deviceclass.resource.kubernetes.io/gpu"))?;
         cluster.event("next", "FailedScheduling", "1 cannot allocate all claims")?;
@@ -241,6 +258,62 @@ fn devices_stand_behind_resources() {
             ensure!(times("prepare ") == 4 && times("unprepare ") == 4, "{calls:?}");
             Ok(())
         })
+    });
+}
+
+#[test]
+fn pods_wait_until_their_devices_are_attached() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        let cdi = Cdi::new()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let _inside = runtime.enter();
+        let behaviour = DraBehaviour { others: cdi.gives("gpu0"), ..DraBehaviour::default() };
+        let _driver = DraDriver::start(&cluster.path("data/agent"), DRIVER, behaviour)?;
+        cluster.apply(OBJECTS)?;
+        cluster.apply(&slice(
+            "{name: gpu0, bindingConditions: [yare.example/here], bindingFailureConditions: [yare.example/broken]}",
+        ))?;
+        let says = |claim: &str, kind: &str| {
+            let status = format!(
+                r#"{{"status": {{"devices": [{{"driver": "{DRIVER}", "pool": "node-1", "device": "gpu0", "conditions": [
+                {{"type": "{kind}", "status": "True", "reason": "R", "message": "m",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}}]}}]}}}}"#
+            );
+            let patch = ["--subresource=status", "--type=merge", "-p", &status];
+            cluster.kubectl(&[&["patch", "resourceclaim", claim][..], &patch].concat())
+        };
+        let counted = |status: &str| {
+            let name = "scheduler_dra_bindingconditions_allocations_total";
+            let series = format!(
+                "{name}{{driver=\"{DRIVER}\",profile=\"default-scheduler\",status=\"{status}\"}} 1\n"
+            );
+            cluster.soon(|| {
+                let page = cluster.kubectl(&["get", "--raw", "/metrics"])?;
+                ensure!(page.contains(&series), "no {series}");
+                ensure!(page.contains("scheduler_dra_bindingconditions_wait_duration_seconds_count"));
+                Ok(())
+            })
+        };
+        cluster.apply(&pod("web", "resourceClaimName: shared"))?;
+        let waits = "waiting for binding conditions for device on node node-1";
+        cluster.event("web", "BindingConditionsPending", waits)?;
+        ensure!(cluster.field("pod/web", ".spec.nodeName")?.is_empty());
+        says("shared", "yare.example/broken")?;
+        let failed = "device binding failed: claim=shared, reason=R, message=\"m\"";
+        cluster.event("web", "FailedScheduling", failed)?;
+        counted("failure")?;
+        // It is tried again; now the device comes.
+        cluster.soon(|| {
+            let there =
+                cluster.field("resourceclaim/shared", ".status.allocation.devices.results[0].device")?;
+            let said = cluster.field("resourceclaim/shared", ".status.devices[0].conditions[0].type")?;
+            ensure!(there == "gpu0" && said.is_empty(), "{there} {said}");
+            Ok(())
+        })?;
+        says("shared", "yare.example/here")?;
+        cluster.ready(&["web"])?;
+        counted("success")
     });
 }
 

@@ -55,6 +55,19 @@ pub struct Written {
     pub made: Option<ObjectKey>,
     /// Whether making it succeeded, where it was tried.
     pub creation: Option<bool>,
+    /// How devices came to be attached, where that was waited for.
+    pub attachment: Option<Attachment>,
+}
+
+/// How a wait for devices ended.
+#[derive(Debug)]
+pub struct Attachment {
+    /// `success`, `failure`, `timeout` or `error`.
+    pub status: &'static str,
+    /// How long it took.
+    pub took: Duration,
+    /// Drivers of the devices that the pod's claims have, and whether the device had to be attached.
+    pub drivers: Vec<(String, bool)>,
 }
 
 impl Work {
@@ -276,8 +289,33 @@ async fn write(
     Ok(new.metadata.resource_version.and_then(|v| v.parse().ok()).unwrap_or_default())
 }
 
-/// Waits until the devices of all claims are attached.
-pub async fn attached(claims: &Informer, work: &Work, made: Option<&ObjectKey>) -> Result<(), Failure> {
+/// Waits until the devices of all claims are attached, and notes how that ended.
+pub async fn attached(claims: &Informer, work: &Work, written: &mut Written) -> Result<(), Failure> {
+    let began = std::time::Instant::now();
+    let outcome = wait(claims, work, written.made.as_ref()).await;
+    let keys = work.claims.iter().map(|(claim, _)| claim.object.key()).chain(&written.made);
+    let drivers = keys.filter_map(|key| claims.get(key)).flat_map(|claim| drivers(&claim)).collect();
+    let status = outcome.as_ref().map_or_else(|(status, _)| *status, |()| "success");
+    written.attachment = Some(Attachment { status, took: began.elapsed(), drivers });
+    outcome.map_err(|(_, why)| why)
+}
+
+fn drivers(claim: &Cached) -> Vec<(String, bool)> {
+    let claim: Value = claim.view().unwrap_or_default();
+    let results = claim["status"]["allocation"]["devices"]["results"].as_array();
+    let driver = |result: &Value| {
+        let conditions = result["bindingConditions"].as_array();
+        (result["driver"].as_str().unwrap_or_default().to_owned(), conditions.is_some_and(|c| !c.is_empty()))
+    };
+    results.into_iter().flatten().map(driver).collect()
+}
+
+/// The error comes with its status.
+async fn wait(
+    claims: &Informer,
+    work: &Work,
+    made: Option<&ObjectKey>,
+) -> Result<(), (&'static str, Failure)> {
     loop {
         let mut until: Option<Timestamp> = None;
         let mut ready = true;
@@ -289,9 +327,9 @@ pub async fn attached(claims: &Informer, work: &Work, made: Option<&ObjectKey>) 
                     ready = false;
                     continue;
                 }
-                None => return Err(format!("could not find claim \"{key}\"")),
+                None => return Err(("error", format!("could not find claim \"{key}\""))),
             };
-            let now = Claim::new(now).map_err(|e| e.to_string())?;
+            let now = Claim::new(now).map_err(|e| ("error", e.to_string()))?;
             // The cache may not show our own write yet.
             let Some(allocation) = &now.allocation else {
                 ready = false;
@@ -300,16 +338,17 @@ pub async fn attached(claims: &Informer, work: &Work, made: Option<&ObjectKey>) 
             match allocation.readiness() {
                 Readiness::Ready => {}
                 Readiness::Failed(reason, message) => {
-                    return Err(format!(
+                    let why = format!(
                         "device binding failed: claim={}, reason={reason}, message={message:?}",
                         key.name
-                    ));
+                    );
+                    return Err(("failure", why));
                 }
                 Readiness::Waiting => {
                     ready = false;
                     let end = deadline(allocation.at);
                     if end <= Timestamp::now() {
-                        return Err(format!("device binding timeout: claim={}", key.name));
+                        return Err(("timeout", format!("device binding timeout: claim={}", key.name)));
                     }
                     until = Some(until.map_or(end, |u| u.min(end)));
                 }
