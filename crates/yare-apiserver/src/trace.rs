@@ -102,7 +102,7 @@ impl Spans {
     /// request's own: who the caller is decides what that one belongs to.
     pub(crate) fn authenticate(&self, core: &Core, received: tokio::time::Instant) -> Option<Active> {
         let tracer = core.config.tracer.as_ref()?;
-        let span = tracer.begin("authentication", Kind::Internal, Parent::None, began_ns(core, received));
+        let span = tracer.open("authentication", Kind::Internal, Parent::None, began_ns(core, received));
         Some(self.enter(span))
     }
 
@@ -185,7 +185,7 @@ fn request(
         (None, _) => Parent::None,
     };
     let name = name(&parts.method, info);
-    let mut span = tracer.begin(&name, Kind::Server, parent, began_ns(core, *received));
+    let mut span = tracer.server(&name, parent, began_ns(core, *received));
     if !span.is_recorded() {
         return span;
     }

@@ -88,8 +88,13 @@ impl Tracer {
         }))
     }
 
+    /// A span of what came in from elsewhere, which began at `start_ns` (nanoseconds since 1970).
+    pub fn server(&self, name: &str, parent: Parent<'_>, start_ns: u64) -> Span {
+        self.open(name, Kind::Server, parent, start_ns)
+    }
+
     /// A span that no other of this task contains, which began at `start_ns` (nanoseconds since 1970).
-    pub fn begin(&self, name: &str, kind: Kind, parent: Parent<'_>, start_ns: u64) -> Span {
+    pub fn open(&self, name: &str, kind: Kind, parent: Parent<'_>, start_ns: u64) -> Span {
         let above = match parent {
             Parent::In(active) => Some(active.context()),
             Parent::Of(context) => Some(context),
@@ -274,7 +279,7 @@ mod tests {
         let socket = dir.path().join("collector.sock");
         let tracer = tracer(&socket, 1_000_000);
         let collector = Collector::default();
-        let mut root = tracer.begin("GET", Kind::Server, Parent::None, 7);
+        let mut root = tracer.server("GET", Parent::None, 7);
         root.set("http.request.method", "GET");
         root.set("long", "ä".repeat(2000));
         let mut headers = HeaderMap::new();
@@ -330,7 +335,7 @@ mod tests {
         ];
         for (at, (rate, parent, recorded)) in cases.into_iter().enumerate() {
             let tracer = tracer(&socket, rate);
-            let span = tracer.begin("a", Kind::Server, parent, 1);
+            let span = tracer.server("a", parent, 1);
             assert_eq!(span.is_recorded(), recorded, "{rate} {at}");
             let mut headers = HeaderMap::new();
             // Also what is not recorded says so to others.
@@ -340,8 +345,7 @@ mod tests {
             assert_eq!(context.trace == [1; 16], matches!(parent, Parent::Of(_)));
         }
         let tracer = tracer(&socket, 250_000);
-        let recorded =
-            (0..4000).filter(|_| tracer.begin("a", Kind::Server, Parent::None, 1).is_recorded()).count();
+        let recorded = (0..4000).filter(|_| tracer.server("a", Parent::None, 1).is_recorded()).count();
         assert!((900..1100).contains(&recorded), "{recorded}");
     }
 
@@ -352,8 +356,8 @@ mod tests {
         let tracer = tracer(&socket, 1_000_000);
         let collector = Collector::default();
         let server = collector.listen(&socket);
-        let outer = tracer.begin("outer", Kind::Internal, Parent::None, 1);
-        let inner = tracer.begin("inner", Kind::Server, Parent::In(&outer.active()), 2);
+        let outer = tracer.open("outer", Kind::Internal, Parent::None, 1);
+        let inner = tracer.server("inner", Parent::In(&outer.active()), 2);
         let active = inner.active();
         scoped(Some(active.clone()), async {
             event("first", &[("n", Value::from(1))]);
@@ -407,7 +411,7 @@ mod tests {
         let tracer = tracer(&socket, 1_000_000);
         // Nothing yields in between: the exporter takes none of them.
         for _ in 0..3 * QUEUE_MAX {
-            drop(tracer.begin("a", Kind::Server, Parent::None, 1));
+            drop(tracer.server("a", Parent::None, 1));
         }
         *collector.holds.lock() = false;
         collector.told.notify_waiters();
