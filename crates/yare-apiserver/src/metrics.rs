@@ -5,7 +5,6 @@ mod cel;
 mod deprecated;
 pub mod pods;
 mod requests;
-pub mod slis;
 mod stored;
 mod watches;
 
@@ -18,10 +17,10 @@ pub use cel::Cel;
 pub use deprecated::Deprecated;
 use parking_lot::Mutex;
 pub use requests::{Ended, Labels, Requests};
-pub use slis::Checks;
 pub use stored::Lists;
 pub use watches::{Scope, WatchEvents, Watched};
 use yare_kinds::view::View;
+pub use yare_metrics::slis::Checks;
 use yare_metrics::{process::Process, text::Page};
 pub use yare_metrics::{text, timing};
 

@@ -8,6 +8,7 @@
 
 mod histogram;
 pub mod process;
+pub mod slis;
 pub mod table;
 pub mod text;
 pub mod timing;

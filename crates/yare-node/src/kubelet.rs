@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use yare_client::{Client, EventKind, Informer, ObjectRef, Recorder};
+use yare_metrics::slis::Checks;
 use yare_runtime::Runtime;
 
 use crate::allocation::{Allocations, PERIODIC};
@@ -25,7 +26,7 @@ use crate::images::providers::Providers;
 use crate::logs::rotate::Rotator;
 use crate::managers::Managers;
 use crate::manifests::Statics;
-use crate::metrics::{Measured, Metrics};
+use crate::metrics::{Measured, Metrics, table};
 use crate::node::NetworkReadiness;
 use crate::node::capacity::Capacity;
 use crate::objects::Objects;
@@ -95,6 +96,8 @@ pub(crate) struct Kubelet {
     pub(crate) pings: Pings,
     /// Whether the machine is going down.
     pub(crate) shutting_down: watch::Sender<bool>,
+    /// What health checks came to.
+    pub(crate) checks: Mutex<Checks>,
 }
 
 /// Questions to the loop that takes pods in; each is answered when the loop is free.
@@ -143,6 +146,7 @@ pub(crate) struct Parts {
     pub(crate) allocations: Allocations,
     pub(crate) offer: Offer,
     pub(crate) pods: Informer,
+    pub(crate) metrics: Metrics,
 }
 
 /// One pod's state for readers outside its task.
@@ -176,7 +180,7 @@ impl PodState {
 impl Kubelet {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let api = Api::new(parts.client.kube());
-        let metrics = Metrics::default();
+        let metrics = parts.metrics;
         let runtime: Arc<dyn Runtime> = Arc::new(Measured::new(parts.runtime, metrics.clone()));
         Arc::new(Kubelet {
             recorder: Recorder::new(parts.client.kube(), "kubelet", Some(&parts.node_name)),
@@ -216,6 +220,7 @@ impl Kubelet {
             mailboxes: Mutex::default(),
             pings: Pings::default(),
             shutting_down: watch::Sender::new(false),
+            checks: Mutex::default(),
         })
     }
 
@@ -376,13 +381,15 @@ impl Kubelet {
         }
         let pods = self.active_pods(|state| state.pod.clone());
         let others: Vec<Arc<Pod>> = pods.into_iter().filter(|p| p.metadata.uid != pod.metadata.uid).collect();
-        preemption::choose(pod, &others, &short).map_err(|error| Rejection {
+        let victims = preemption::choose(pod, &others, &short).map_err(|error| Rejection {
             reason: "UnexpectedAdmissionError".to_owned(),
             message: format!(
                 "Unexpected error while attempting to recover from admission failure: preemption: error finding a \
                  set of pods to preempt: {error}"
             ),
-        })
+        })?;
+        self.metrics.add(&table::PREEMPTIONS, &[&short[0].resource], victims.len() as f64);
+        Ok(victims)
     }
 
     /// Sets aside what a pod that runs wants, beside what it has not given back, or says why not.

@@ -213,9 +213,11 @@ impl Node {
                 || configuration.gates().is_on(node::object::RESTART_ALL),
         };
         let kept = resources.reservations.kept(&capacity);
+        let metrics = metrics::Metrics::default();
         let configured = || ManagerSettings::configured(settings, configuration.gates());
         let managers = config.managers.unwrap_or_else(configured);
-        let managers = Managers::new(managers, &kept, &config.data_dir, config.seams.clone())?;
+        let managers =
+            Managers::new(managers, &kept, &config.data_dir, config.seams.clone(), metrics.clone())?;
         let allocations = Allocations::restore(&config.data_dir, configuration.gates())?;
         let client = config.client;
         let select = |field: &str| Selection {
@@ -245,6 +247,7 @@ impl Node {
             allocations,
             offer,
             pods,
+            metrics,
         });
         // `/logs/` lists it from the first moment on.
         let pod_logs = kubelet.log_dir.join("pods");

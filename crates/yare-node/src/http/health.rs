@@ -34,7 +34,9 @@ async fn all(kubelet: &Kubelet, raw: &str) -> Response<Body> {
             told.push_str(&format!("[+]{name} excluded: ok\n"));
             continue;
         }
-        match run(kubelet, name).await {
+        let outcome = run(kubelet, name).await;
+        kubelet.checks.lock().note(name, "healthz", outcome.is_ok());
+        match outcome {
             Ok(()) => told.push_str(&format!("[+]{name} ok\n")),
             Err(error) => {
                 tracing::warn!(check = name, error, "the node agent is not healthy");

@@ -32,6 +32,7 @@ pub(super) enum Page {
     Summary,
     Metrics,
     ResourceMetrics,
+    SliMetrics,
     CadvisorMetrics,
     ProbeMetrics,
     ContainerLogs,
@@ -87,6 +88,7 @@ const ROUTES: &[Route] = &[
     route("metrics/cadvisor", ANY, Open, Page::CadvisorMetrics),
     route("metrics/probes", ANY, Open, Page::ProbeMetrics),
     route("metrics/resource", ANY, Open, Page::ResourceMetrics),
+    route("metrics/slis", ANY, Open, Page::SliMetrics),
     route("run/*/*/*", POST, Debugging, Page::Run),
     route("run/*/*/*/*", POST, Debugging, Page::Run),
     route("exec/*/*/*", BOTH, Debugging, Page::Exec),
@@ -161,9 +163,9 @@ pub(super) fn labels(path: &str, method: &Method, door: Door) -> [String; 4] {
     // `metrics/cadvisor` and its like count for themselves, others by their first word.
     let known = ROUTES.iter().find(|route| fits(route.path, &words));
     let bucket = match known.map(|route| route.path) {
+        Some("metrics/slis") | None => "other",
         Some(path) if path.starts_with("metrics") => path,
         Some(path) => path.split('/').next().unwrap_or_default(),
-        None => "other",
     };
     let usual = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD];
     let method = if usual.contains(method) { method.as_str() } else { "other" };
@@ -247,6 +249,7 @@ pub(super) async fn serve(kubelet: &Arc<Kubelet>, page: Page, request: Request<I
         Page::ResourceMetrics => stats::resource_metrics(kubelet).await,
         Page::CadvisorMetrics => cadvisor::serve(kubelet).await,
         Page::ProbeMetrics => stats::probes(kubelet),
+        Page::SliMetrics => stats::slis(kubelet, request.method()),
         Page::Summary => summary::serve(kubelet, raw).await,
         Page::Configz => stats::configz(kubelet),
         Page::Checkpoint => checkpoint::serve(kubelet, words[1], words[2], words[3], raw).await,
@@ -277,6 +280,7 @@ mod tests {
     fn requests_are_counted_by_what_there_is() {
         for (path, method, want) in [
             ("/metrics/cadvisor", Method::GET, ["false", "GET", "metrics/cadvisor", "readwrite"]),
+            ("/metrics/slis", Method::GET, ["false", "GET", "other", "readwrite"]),
             ("/stats/summary", Method::POST, ["false", "POST", "stats", "readwrite"]),
             ("/exec/a/b/c", Method::GET, ["true", "GET", "exec", "readwrite"]),
             ("/made/up", Method::OPTIONS, ["false", "other", "other", "readwrite"]),
@@ -311,6 +315,8 @@ mod tests {
             ("//pods", &get, Door::Full, &config, "404"),
             ("/metrics", &Method::POST, Door::Full, &config, "Metrics"),
             ("/metrics", &get, Door::Health, &config, "404"),
+            ("/metrics/slis", &get, Door::ReadOnly, &config, "SliMetrics"),
+            ("/metrics/slis", &Method::DELETE, Door::Full, &config, "SliMetrics"),
             ("/healthz/ping", &get, Door::Health, &config, "Health"),
             ("/healthz", &get, Door::Full, &off, "Health"),
             ("/configz", &get, Door::Full, &config, "Configz"),

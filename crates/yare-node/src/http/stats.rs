@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use serde_json::json;
+use yare_metrics::process::Process;
+use yare_metrics::slis::Checks;
 use yare_metrics::table::Kind::{self, Counter, Gauge};
 use yare_metrics::table::{Counts, Family};
 use yare_metrics::text::Page;
@@ -20,6 +22,18 @@ pub(super) async fn metrics(kubelet: &Arc<Kubelet>) -> Response<Body> {
 pub(super) fn probes(kubelet: &Kubelet) -> Response<Body> {
     let mut page = Page::new();
     kubelet.metrics.expose_probes(&mut page);
+    exposition(page.finish())
+}
+
+/// What health checks came to; `DELETE` forgets it.
+pub(super) fn slis(kubelet: &Kubelet, method: &Method) -> Response<Body> {
+    if *method == Method::DELETE {
+        *kubelet.checks.lock() = Checks::default();
+        return super::text(StatusCode::OK, "metrics reset\n");
+    }
+    let mut page = Page::new();
+    kubelet.checks.lock().expose(&mut page);
+    Process::read().expose_start(&mut page);
     exposition(page.finish())
 }
 

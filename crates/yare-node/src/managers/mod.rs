@@ -24,11 +24,12 @@ pub use settings::ManagerSettings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use yare_metrics::table::Family;
 use yare_runtime::{ContainerState, Resources, RuntimeEvent};
 use yare_schema::quantity::Quantity;
 
@@ -40,6 +41,7 @@ use self::topology::{Distances, Hint, Hints, Policy, Scope, Settings, merge};
 use crate::clock::Seams;
 use crate::error::{Context as _, Error, Result};
 use crate::kubelet::Kubelet;
+use crate::metrics::{Metrics, table};
 use crate::pod::admission::Rejection;
 use crate::view::{Container, ContainerStatus, Pod, PodStatus, ResourceHealth, ResourceStatus};
 
@@ -59,6 +61,7 @@ pub(crate) struct Managers {
     affected: parking_lot::Mutex<Option<mpsc::Receiver<String>>>,
     /// After a container could not be moved.
     reconcile_period: Duration,
+    metrics: Metrics,
 }
 
 /// Why a manager turned a pod away.
@@ -94,6 +97,7 @@ impl Managers {
         kept: &BTreeMap<String, Quantity>,
         data_dir: &Path,
         seams: Seams,
+        metrics: Metrics,
     ) -> Result<Self> {
         let machine = settings.machine.clone().unwrap_or_else(|| Machine::read(Path::new("/")));
         let topology = Settings::new(
@@ -116,7 +120,13 @@ impl Managers {
         let nodes = machine.nodes.iter().map(|n| n.id).collect();
         Ok(Managers {
             turn: tokio::sync::Mutex::new(()),
-            devices: DeviceManager::new(data_dir.join("device-plugins"), nodes, seams, sender),
+            devices: DeviceManager::new(
+                data_dir.join("device-plugins"),
+                nodes,
+                seams,
+                sender,
+                metrics.clone(),
+            ),
             dra: Arc::new(dra),
             cpu,
             memory,
@@ -124,6 +134,7 @@ impl Managers {
             distances: Distances::of(&machine),
             affected: parking_lot::Mutex::new(Some(affected)),
             reconcile_period: settings.cpu_reconcile_period.max(Duration::from_secs(1)),
+            metrics,
         })
     }
 
@@ -160,15 +171,26 @@ impl Managers {
 
     /// Admits a pod: its containers get what they ask for, or none does.
     pub(crate) async fn admit(&self, pod: &Pod) -> std::result::Result<(), Rejection> {
-        if !self.concerns(pod) {
-            return Ok(());
+        self.metrics.count(&table::TOPOLOGY_REQUESTS, &[]);
+        let began = Instant::now();
+        let outcome = match self.concerns(pod) {
+            true => self.allocate_alone(pod).await,
+            false => Ok(()),
+        };
+        if outcome.is_err() {
+            self.metrics.count(&table::TOPOLOGY_ERRORS, &[]);
         }
+        self.metrics.observe(&table::TOPOLOGY_DURATION, &[], began.elapsed().as_secs_f64() * 1000.0);
+        outcome.map_err(Rejection::from)
+    }
+
+    async fn allocate_alone(&self, pod: &Pod) -> std::result::Result<(), Refusal> {
         let _turn = self.turn.lock().await;
         let outcome = self.allocate(pod).await;
         if outcome.is_err() {
             self.release(&pod.metadata.uid);
         }
-        outcome.map_err(Rejection::from)
+        outcome
     }
 
     async fn allocate(&self, pod: &Pod) -> std::result::Result<(), Refusal> {
@@ -183,10 +205,29 @@ impl Managers {
                 None => self.affinity(pod, Some(container))?,
             };
             self.devices.allocate(pod, container, hint).await?;
-            self.cpu.allocate(pod, container, hint)?;
-            self.memory.allocate(pod, container, hint)?;
+            let pinned = self.cpu.allocate(pod, container, hint);
+            self.pinned(&pinned, &table::CPU_PINNINGS, &table::CPU_PINNING_ERRORS);
+            pinned?;
+            let pinned = self.memory.allocate(pod, container, hint);
+            self.pinned(&pinned, &table::MEMORY_PINNINGS, &table::MEMORY_PINNING_ERRORS);
+            pinned?;
         }
         Ok(())
+    }
+
+    /// Counts what a container was given of its own, or was not.
+    fn pinned<E>(
+        &self,
+        outcome: &std::result::Result<bool, E>,
+        all: &'static Family,
+        errors: &'static Family,
+    ) {
+        if !matches!(outcome, Ok(false)) {
+            self.metrics.count(all, &[]);
+        }
+        if outcome.is_err() {
+            self.metrics.count(errors, &[]);
+        }
     }
 
     fn affinity(&self, pod: &Pod, container: Option<&Container>) -> std::result::Result<Hint, Refusal> {
@@ -195,7 +236,13 @@ impl Managers {
             self.cpu.hints(pod, container),
             self.memory.hints(pod, container),
         ];
-        match merge(&self.topology, &self.distances, &hints) {
+        let (hint, admitted) = merge(&self.topology, &self.distances, &hints);
+        if self.topology.policy == Policy::SingleNumaNode {
+            let family = if admitted { &table::ALIGNED } else { &table::UNALIGNED };
+            let scope = if container.is_some() { "container" } else { "pod" };
+            self.metrics.count(family, &["numa_node", scope]);
+        }
+        match (hint, admitted) {
             (hint, true) => Ok(hint),
             (_, false) => Err(Refusal::Named(
                 "TopologyAffinityError",

@@ -25,6 +25,13 @@ pub(crate) async fn page(kubelet: &Arc<Kubelet>) -> Page {
     }
     pods(kubelet, &states, &now);
     resizes(kubelet, &now);
+    if let Some((shared, own)) = kubelet.managers.cpu.figures() {
+        now.set(&table::CPUS_SHARED, &[], (shared * 1000) as f64);
+        now.set(&table::CPUS_EXCLUSIVE, &[], own.values().sum::<usize>() as f64);
+        for (node, count) in own {
+            now.set(&table::CPUS_BY_NODE, &[&node.to_string()], count as f64);
+        }
+    }
     if let Some((intents, records)) = kubelet.images.on_record() {
         now.set(&table::IMAGE_INTENTS, &[], intents as f64);
         now.set(&table::IMAGE_RECORDS, &[], records as f64);

@@ -60,6 +60,11 @@ const RESIZES_MS: &[f64] = &[
     10.0, 50.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0, 30000.0, 60000.0, 120_000.0,
     300_000.0, 600_000.0,
 ];
+/// How long admissions take, milliseconds: each bound twice the one before.
+const ADMISSIONS_MS: &[f64] =
+    &[0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6, 819.2];
+const ALIGNMENT: &[&str] = &["boundary", "scope"];
+const SERVED: &[&str] = &["server_api_version"];
 const HTTP: &[&str] = &["long_running", "method", "path", "server_type"];
 const CLAIM: &[&str] = &["namespace", "persistentvolumeclaim"];
 
@@ -81,8 +86,17 @@ table! {
     CGROUP_VERSION: "kubelet_cgroup_version", Gauge, &[], "[ALPHA] cgroup version on the hosts.";
     LOG_BYTES: "kubelet_container_log_filesystem_used_bytes", Gauge, &["container", "namespace", "pod", "uid"], "[ALPHA] Bytes used by the container's logs on the filesystem.";
     REQUESTED_RESIZES: "kubelet_container_requested_resizes_total", Counter, &["operation", "requirement", "resource"], "[ALPHA] Number of requested resizes, counted at the container level. Different resources on the same container are counted separately. The 'requirement' label refers to 'memory' or 'limits'; the 'operation' label can be one of 'add', 'remove', 'increase' or 'decrease'.";
+    ALIGNED: "kubelet_container_aligned_compute_resources_count", Counter, ALIGNMENT, "[ALPHA] Cumulative number of aligned compute resources allocated to containers by alignment type.";
+    UNALIGNED: "kubelet_container_aligned_compute_resources_failure_count", Counter, ALIGNMENT, "[ALPHA] Cumulative number of failures to allocate aligned compute resources to containers by alignment type.";
     CONTAINERS_PER_POD: "kubelet_containers_per_pod_count", Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0]), &[], "[ALPHA] The number of containers per pod.";
+    CPUS_BY_NODE: "kubelet_cpu_manager_allocation_per_numa", Gauge, &["numa_node"], "[ALPHA] Number of CPUs allocated per NUMA node";
+    CPUS_EXCLUSIVE: "kubelet_cpu_manager_exclusive_cpu_allocation_count", Gauge, &[], "[ALPHA] The total number of CPUs exclusively allocated to containers running on this node";
+    CPU_PINNING_ERRORS: "kubelet_cpu_manager_pinning_errors_total", Counter, &[], "[ALPHA] The number of cpu core allocations which required pinning failed.";
+    CPU_PINNINGS: "kubelet_cpu_manager_pinning_requests_total", Counter, &[], "[ALPHA] The number of cpu core allocations which required pinning.";
+    CPUS_SHARED: "kubelet_cpu_manager_shared_pool_size_millicores", Gauge, &[], "[ALPHA] The size of the shared CPU pool for non-guaranteed QoS pods, in millicores.";
     DESIRED_PODS: "kubelet_desired_pods", Gauge, &["static"], "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.";
+    DEVICE_ALLOCATION_DURATION: "kubelet_device_plugin_alloc_duration_seconds", Histogram(USUAL_S), &["resource_name"], "[ALPHA] Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.";
+    DEVICE_REGISTRATIONS: "kubelet_device_plugin_registration_total", Counter, &["resource_name"], "[ALPHA] Cumulative number of device plugin registrations. Broken down by resource name.";
     EVICTIONS: "kubelet_evictions", Counter, &["eviction_signal"], "[ALPHA] Cumulative number of pod evictions by eviction signal";
     HTTP_INFLIGHT: "kubelet_http_inflight_requests", Gauge, HTTP, "[ALPHA] Number of the inflight http requests";
     HTTP_DURATION: "kubelet_http_requests_duration_seconds", Histogram(USUAL_S), HTTP, "[ALPHA] Duration in seconds to serve http requests";
@@ -96,7 +110,10 @@ table! {
     IMAGE_CHECKS: "kubelet_imagemanager_image_mustpull_checks_total", Counter, &["result"], "[ALPHA] Counter for how many times kubelet checked whether credentials need to be re-verified to access an image";
     IMAGE_RECORDS: "kubelet_imagemanager_ondisk_pulledrecords", Gauge, &[], "[ALPHA] Number of ImagePulledRecords stored on disk.";
     IMAGE_INTENTS: "kubelet_imagemanager_ondisk_pullintents", Gauge, &[], "[ALPHA] Number of ImagePullIntents stored on disk.";
+    HOOK_FALLBACKS: "kubelet_lifecycle_handler_http_fallbacks_total", Counter, &[], "[ALPHA] The number of times lifecycle handlers successfully fell back to http from https.";
     EPHEMERAL_CONTAINERS: "kubelet_managed_ephemeral_containers", Gauge, &[], "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.";
+    MEMORY_PINNING_ERRORS: "kubelet_memory_manager_pinning_errors_total", Counter, &[], "[ALPHA] The number of memory pages allocations which required pinning that failed.";
+    MEMORY_PINNINGS: "kubelet_memory_manager_pinning_requests_total", Counter, &[], "[ALPHA] The number of memory pages allocations which required pinning.";
     METRICS_PROVIDER: "kubelet_metrics_provider", Gauge, &["provider"], "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'";
     MIRROR_PODS: "kubelet_mirror_pods", Gauge, &[], "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
     NODE_NAME: "kubelet_node_name", Gauge, &["node"], "[ALPHA] The node's name. The count is always 1.";
@@ -106,12 +123,20 @@ table! {
     INFEASIBLE_RESIZES: "kubelet_pod_infeasible_resizes_total", Counter, &["reason_detail"], "[ALPHA] Number of infeasible resizes for pods.";
     RESIZES_PENDING: "kubelet_pod_pending_resizes", Gauge, &["reason"], "[ALPHA] Number of pending resizes for pods.";
     RESIZE_DURATION: "kubelet_pod_resize_duration_milliseconds", Histogram(RESIZES_MS), &["success"], "[ALPHA] Duration in milliseconds to actuate a pod resize";
+    POD_RESOURCES_ALLOCATABLE_ERRORS: "kubelet_pod_resources_endpoint_errors_get_allocatable", Counter, SERVED, "[ALPHA] Number of requests to the PodResource GetAllocatableResources endpoint which returned error. Broken down by server api version.";
+    POD_RESOURCES_GET_ERRORS: "kubelet_pod_resources_endpoint_errors_get", Counter, SERVED, "[ALPHA] Number of requests to the PodResource Get endpoint which returned error. Broken down by server api version.";
+    POD_RESOURCES_LIST_ERRORS: "kubelet_pod_resources_endpoint_errors_list", Counter, SERVED, "[ALPHA] Number of requests to the PodResource List endpoint which returned error. Broken down by server api version.";
+    POD_RESOURCES_GETS: "kubelet_pod_resources_endpoint_requests_get", Counter, SERVED, "[ALPHA] Number of requests to the PodResource Get endpoint. Broken down by server api version.";
+    POD_RESOURCES_ALLOCATABLES: "kubelet_pod_resources_endpoint_requests_get_allocatable", Counter, SERVED, "[ALPHA] Number of requests to the PodResource GetAllocatableResources endpoint. Broken down by server api version.";
+    POD_RESOURCES_LISTS: "kubelet_pod_resources_endpoint_requests_list", Counter, SERVED, "[ALPHA] Number of requests to the PodResource List endpoint. Broken down by server api version.";
+    POD_RESOURCES_REQUESTS: "kubelet_pod_resources_endpoint_requests_total", Counter, SERVED, "[ALPHA] Cumulative number of requests to the PodResource endpoint. Broken down by server api version.";
     POD_START_DURATION: "kubelet_pod_start_duration_seconds", Histogram(STARTS_S), &[], "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run";
     POD_START_SLI_DURATION: "kubelet_pod_start_sli_duration_seconds", Histogram(STARTS_S), &[], "[ALPHA] Duration in seconds to start a pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch";
     POD_START_TOTAL_DURATION: "kubelet_pod_start_total_duration_seconds", Histogram(STARTS_S), &[], "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch";
     POD_STATUS_SYNC_DURATION: "kubelet_pod_status_sync_duration_seconds", Histogram(STATUSES_S), &[], "[ALPHA] Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.";
     POD_WORKER_DURATION: "kubelet_pod_worker_duration_seconds", Histogram(USUAL_S), &["operation_type"], "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync";
     POD_WORKER_START_DURATION: "kubelet_pod_worker_start_duration_seconds", Histogram(USUAL_S), &[], "[ALPHA] Duration in seconds from kubelet seeing a pod to starting a worker.";
+    PREEMPTIONS: "kubelet_preemptions", Counter, &["preemption_signal"], "[ALPHA] Cumulative number of pod preemptions by preemption resource";
     RUN_SANDBOX_DURATION: "kubelet_run_podsandbox_duration_seconds", Histogram(USUAL_S), &["runtime_handler"], "[ALPHA] Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.";
     RUN_SANDBOX_ERRORS: "kubelet_run_podsandbox_errors_total", Counter, &["runtime_handler"], "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.";
     RUNNING_CONTAINERS: "kubelet_running_containers", Gauge, &["container_state"], "[ALPHA] Number of containers currently running";
@@ -119,6 +144,7 @@ table! {
     RUNTIME_DURATION: "kubelet_runtime_operations_duration_seconds", Histogram(OPERATIONS_S), &["operation_type"], "[ALPHA] Duration in seconds of runtime operations. Broken down by operation type.";
     RUNTIME_ERRORS: "kubelet_runtime_operations_errors_total", Counter, &["operation_type"], "[ALPHA] Cumulative number of runtime operation errors by operation type.";
     RUNTIME_OPERATIONS: "kubelet_runtime_operations_total", Counter, &["operation_type"], "[ALPHA] Cumulative number of runtime operations by operation type.";
+    SLEEPS_CUT_SHORT: "kubelet_sleep_action_terminated_early_total", Counter, &[], "[ALPHA] The number of times lifecycle sleep handler got terminated before it finishes";
     STARTED_CONTAINERS_ERRORS: "kubelet_started_containers_errors_total", Counter, &["code", "container_type"], "[ALPHA] Cumulative number of errors when starting containers";
     STARTED_CONTAINERS: "kubelet_started_containers_total", Counter, &["container_type"], "[ALPHA] Cumulative number of containers started";
     STARTED_PODS_ERRORS: "kubelet_started_pods_errors_total", Counter, &[], "[ALPHA] Cumulative number of errors when starting pods";
@@ -126,6 +152,9 @@ table! {
     STARTED_USERNS_PODS: "kubelet_started_user_namespaced_pods_total", Counter, &[], "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.";
     STARTED_USERNS_PODS_ERRORS: "kubelet_started_user_namespaced_pods_errors_total", Counter, &[], "[ALPHA] Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.";
     TERMINATED_CONTAINERS: "kubelet_terminated_containers_total", Counter, &["container_type", "exit_code", "reason"], "[ALPHA] Cumulative number of container terminations.";
+    TOPOLOGY_DURATION: "kubelet_topology_manager_admission_duration_ms", Histogram(ADMISSIONS_MS), &[], "[ALPHA] Duration in milliseconds to serve a pod admission request.";
+    TOPOLOGY_ERRORS: "kubelet_topology_manager_admission_errors_total", Counter, &[], "[ALPHA] The number of admission request failures where resources could not be aligned.";
+    TOPOLOGY_REQUESTS: "kubelet_topology_manager_admission_requests_total", Counter, &[], "[ALPHA] The number of admission requests where resources have to be aligned.";
     VOLUME_AVAILABLE: "kubelet_volume_stats_available_bytes", Gauge, CLAIM, "[ALPHA] Number of available bytes in the volume";
     VOLUME_CAPACITY: "kubelet_volume_stats_capacity_bytes", Gauge, CLAIM, "[ALPHA] Capacity in bytes of the volume";
     VOLUME_ABNORMAL: "kubelet_volume_stats_health_status_abnormal", Gauge, CLAIM, "[ALPHA] Abnormal volume health status. The count is either 1 or 0. 1 indicates the volume is unhealthy, 0 indicates volume is healthy";

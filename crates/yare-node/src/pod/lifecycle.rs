@@ -7,11 +7,23 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::kubelet::Kubelet;
+use crate::metrics::table;
 use crate::probe::http;
 use crate::view::{Container, Handler, Pod};
 
 /// An HTTP hook waits this long for its answer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Counts a sleep that is ended by others, unless it says that it is over.
+struct CutShort<'a>(Option<&'a Kubelet>);
+
+impl Drop for CutShort<'_> {
+    fn drop(&mut self) {
+        if let Some(kubelet) = self.0 {
+            kubelet.metrics.count(&table::SLEEPS_CUT_SHORT, &[]);
+        }
+    }
+}
 
 /// Runs a hook to its end; the error is for the status, not for an event.
 pub(crate) async fn run(
@@ -46,13 +58,19 @@ pub(crate) async fn run(
             Err(error) if request.tls && error.plain_http => {
                 let plain = http::Request { tls: false, ..request };
                 let deadline = Instant::now() + HTTP_TIMEOUT;
-                http::get(&plain, deadline).await.map(drop).map_err(|e| failed(e.message))
+                let outcome = http::get(&plain, deadline).await.map(drop).map_err(|e| failed(e.message));
+                if outcome.is_ok() {
+                    kubelet.metrics.count(&table::HOOK_FALLBACKS, &[]);
+                }
+                outcome
             }
             Err(error) => Err(failed(error.message)),
         };
     }
     if let Some(sleep) = &handler.sleep {
+        let mut cut = CutShort(Some(kubelet));
         tokio::time::sleep(Duration::from_secs(sleep.seconds)).await;
+        cut.0 = None;
         return Ok(());
     }
     if let Some(tcp) = &handler.tcp_socket {

@@ -9,7 +9,7 @@ pub(crate) mod set;
 mod state;
 mod take;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use parking_lot::Mutex;
@@ -86,8 +86,9 @@ impl CpuManager {
         self.changes.subscribe()
     }
 
-    pub(crate) fn allocate(&self, pod: &Pod, container: &Container, hint: Hint) -> Result<(), Refusal> {
-        let Some(inner) = &self.inner else { return Ok(()) };
+    /// Whether the container has processors of its own.
+    pub(crate) fn allocate(&self, pod: &Pod, container: &Container, hint: Hint) -> Result<bool, Refusal> {
+        let Some(inner) = &self.inner else { return Ok(false) };
         let (policy, state) = &mut *inner.lock();
         let before = state.shared.clone();
         let outcome = policy.allocate(state, pod, container, hint);
@@ -120,6 +121,14 @@ impl CpuManager {
         self.inner
             .as_ref()
             .is_some_and(|inner| inner.lock().1.assigned.get(uid).is_some_and(|c| !c.is_empty()))
+    }
+
+    /// How many processors are shared among all that have none of their own, and how many of each NUMA node are
+    /// somebody's own; none: all are everybody's.
+    pub(crate) fn figures(&self) -> Option<(usize, BTreeMap<u32, usize>)> {
+        let (policy, state) = &*self.inner.as_ref()?.lock();
+        let own = state.assigned.values().flat_map(|containers| containers.values());
+        Some((policy.shareable(state).len(), policy.by_node(own)))
     }
 
     /// The processors that containers may get for themselves.

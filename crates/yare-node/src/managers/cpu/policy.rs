@@ -6,7 +6,7 @@
 //!
 //! In: pods, hints of the topology manager. Out: changes of [`State`], or upstream's errors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::options::Options;
 use super::set::CpuSet;
@@ -198,23 +198,23 @@ impl StaticPolicy {
         Ok(())
     }
 
-    /// Gives a container processors of its own, if it has a right to them.
+    /// Gives a container processors of its own, if it has a right to them; whether it has.
     pub(crate) fn allocate(
         &mut self,
         state: &mut State,
         pod: &Pod,
         container: &Container,
         hint: Hint,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let wanted = Self::wanted(pod, container);
         if wanted == 0 {
-            return Ok(());
+            return Ok(false);
         }
         self.check_cores(state, wanted)?;
         let uid = &pod.metadata.uid;
         if let Some(own) = state.own(uid, &container.name).cloned() {
             self.served(pod, container, &own);
-            return Ok(());
+            return Ok(true);
         }
         let free = state.shared.difference(&self.reserved).union(&self.reusable(uid));
         let mut taken = CpuSet::default();
@@ -228,7 +228,23 @@ impl StaticPolicy {
         state.assigned.entry(uid.clone()).or_default().insert(container.name.clone(), taken.clone());
         state.save();
         self.served(pod, container, &taken);
-        Ok(())
+        Ok(true)
+    }
+
+    /// What is left for containers without processors of their own, but for the system's.
+    pub(crate) fn shareable(&self, state: &State) -> CpuSet {
+        state.shared.difference(&self.reserved)
+    }
+
+    /// How many processors of some sets each NUMA node has.
+    pub(crate) fn by_node<'a>(&self, sets: impl Iterator<Item = &'a CpuSet>) -> BTreeMap<u32, usize> {
+        let mut nodes: BTreeMap<u32, usize> = self.machine.cpus.values().map(|p| (p.node, 0)).collect();
+        for cpu in sets.flat_map(CpuSet::iter) {
+            if let Some(place) = self.machine.cpus.get(&cpu) {
+                *nodes.entry(place.node).or_default() += 1;
+            }
+        }
+        nodes
     }
 
     /// The free processors of some nodes, or of their sockets.
@@ -379,7 +395,7 @@ mod tests {
             let mut out = Vec::new();
             for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
                 match self.policy.allocate(&mut self.state, pod, container, hint) {
-                    Ok(()) => {
+                    Ok(_) => {
                         let own = self.state.own(&pod.metadata.uid, &container.name);
                         out.push(own.map_or("shared".to_owned(), CpuSet::to_string));
                     }

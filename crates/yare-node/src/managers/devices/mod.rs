@@ -37,6 +37,7 @@ use self::state::{Plan, Plugin, Request, State};
 use super::checkpoint::Unusable;
 use super::topology::{Hint, Hints};
 use crate::clock::Seams;
+use crate::metrics::{Metrics, table};
 use crate::quantity;
 use crate::view::{Container, Pod};
 
@@ -75,6 +76,7 @@ pub(crate) struct DeviceManager {
     changes: watch::Sender<u64>,
     /// Pods whose devices changed their health.
     affected: mpsc::Sender<String>,
+    metrics: Metrics,
 }
 
 impl DeviceManager {
@@ -84,6 +86,7 @@ impl DeviceManager {
         nodes: Vec<u32>,
         seams: Seams,
         affected: mpsc::Sender<String>,
+        metrics: Metrics,
     ) -> Arc<Self> {
         let mut state = State::default();
         match load(&dir.join(CHECKPOINT)) {
@@ -106,6 +109,7 @@ impl DeviceManager {
             generation: AtomicU64::new(0),
             changes: watch::channel(0).0,
             affected,
+            metrics,
         })
     }
 
@@ -134,6 +138,7 @@ impl DeviceManager {
 
     async fn register(self: &Arc<Self>, request: RegisterRequest) -> Result<(), String> {
         let RegisterRequest { version, endpoint, resource_name, .. } = request;
+        self.metrics.count(&table::DEVICE_REGISTRATIONS, &[&resource_name]);
         self.validate(&resource_name, std::slice::from_ref(&version)).map_err(|error| match error {
             names::Refused::Version => format!(
                 "requested API version {version:?} is not supported by kubelet. Supported version is [\"{}\"]",
@@ -338,8 +343,10 @@ impl DeviceManager {
         };
         let ask = ContainerAllocateRequest { devices_ids: ids.iter().cloned().collect() };
         let ask = AllocateRequest { container_requests: vec![ask] };
-        let answer: AllocateResponse =
-            client.call(api::ALLOCATE, ask, ALLOCATE_TIMEOUT).await.map_err(|s| describe(&s))?;
+        let began = std::time::Instant::now();
+        let answer = client.call::<_, AllocateResponse>(api::ALLOCATE, ask, ALLOCATE_TIMEOUT).await;
+        self.metrics.took(&table::DEVICE_ALLOCATION_DURATION, &[resource], began.elapsed());
+        let answer = answer.map_err(|s| describe(&s))?;
         let Some(answer) = answer.container_responses.into_iter().next() else {
             return Err("no containers return in allocation response".to_owned());
         };

@@ -56,8 +56,9 @@ impl MemoryManager {
         self.0.is_some()
     }
 
-    pub(crate) fn allocate(&self, pod: &Pod, container: &Container, hint: Hint) -> Result<(), String> {
-        let Some(inner) = &self.0 else { return Ok(()) };
+    /// Whether the container has memory of its own.
+    pub(crate) fn allocate(&self, pod: &Pod, container: &Container, hint: Hint) -> Result<bool, String> {
+        let Some(inner) = &self.0 else { return Ok(false) };
         let (policy, state) = &mut *inner.lock();
         policy.allocate(state, pod, container, hint)
     }

@@ -185,21 +185,21 @@ impl StaticPolicy {
         }
     }
 
-    /// Gives a container memory of its own, if it has a right to it.
+    /// Gives a container memory of its own, if it has a right to it; whether it has.
     pub(crate) fn allocate(
         &mut self,
         state: &mut State,
         pod: &Pod,
         container: &Container,
         hint: Hint,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         if !qualifies(pod) {
-            return Ok(());
+            return Ok(false);
         }
         let uid = &pod.metadata.uid;
         if let Some(blocks) = state.blocks(uid, &container.name).cloned() {
             self.served(pod, container, &blocks);
-            return Ok(());
+            return Ok(true);
         }
         let wanted = requests(container);
         let mut best = hint;
@@ -244,7 +244,7 @@ impl StaticPolicy {
         hand_on(state, pod, container, &blocks);
         state.assigned.entry(uid.clone()).or_default().insert(container.name.clone(), blocks);
         state.save();
-        Ok(())
+        Ok(true)
     }
 
     /// Sets of NUMA nodes that could serve a container, or a pod as a whole; none: it does not care.

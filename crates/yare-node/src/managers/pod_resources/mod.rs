@@ -12,7 +12,8 @@ use std::sync::{Arc, Weak};
 
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
-use yare_grpc::{Server, Status};
+use yare_grpc::{Code, Server, Status};
+use yare_metrics::table::Family;
 
 use self::api::{
     AllocatableResourcesRequest, AllocatableResourcesResponse, CdiDevice, ClaimResource, ContainerDevices,
@@ -24,6 +25,7 @@ use super::Managers;
 use super::dra::ClaimInfo;
 use super::memory::Block;
 use crate::kubelet::Kubelet;
+use crate::metrics::table;
 use crate::view::{Container, Pod};
 
 /// Calls a second, and at once: what upstream allows.
@@ -46,15 +48,15 @@ pub(super) fn serve(kubelet: &Arc<Kubelet>, dir: &Path, tasks: &mut JoinSet<()>)
     let (list, get, allocatable) = (answers.clone(), answers.clone(), answers);
     let server = Server::new()
         .unary(api::LIST, move |_: ListPodResourcesRequest| {
-            let answer = list.list();
+            let answer = list.answer(&LIST, Answers::list);
             async move { answer }
         })
         .unary(api::GET, move |request: GetPodResourcesRequest| {
-            let answer = get.get(&request);
+            let answer = get.answer(&GET, |answers| answers.get(&request));
             async move { answer }
         })
         .unary(api::ALLOCATABLE, move |_: AllocatableResourcesRequest| {
-            let answer = allocatable.allocatable();
+            let answer = allocatable.answer(&ALLOCATABLE, Answers::allocatable);
             async move { answer }
         });
     tasks.spawn(server.serve(listener, std::future::pending()));
@@ -66,7 +68,34 @@ struct Answers {
     limiter: Limiter,
 }
 
+/// How calls of a method are counted, and those that failed.
+struct Counted(&'static Family, &'static Family);
+
+const LIST: Counted = Counted(&table::POD_RESOURCES_LISTS, &table::POD_RESOURCES_LIST_ERRORS);
+const GET: Counted = Counted(&table::POD_RESOURCES_GETS, &table::POD_RESOURCES_GET_ERRORS);
+const ALLOCATABLE: Counted =
+    Counted(&table::POD_RESOURCES_ALLOCATABLES, &table::POD_RESOURCES_ALLOCATABLE_ERRORS);
+
 impl Answers {
+    fn answer<T>(
+        &self,
+        counted: &Counted,
+        ask: impl FnOnce(&Self) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        let answer = ask(self);
+        // Whom the limiter turned away has not come so far.
+        let is_limited = answer.as_ref().is_err_and(|s| s.code() == Code::ResourceExhausted);
+        if let Some(kubelet) = self.kubelet.upgrade().filter(|_| !is_limited) {
+            let version = &["v1"];
+            kubelet.metrics.count(&table::POD_RESOURCES_REQUESTS, version);
+            kubelet.metrics.count(counted.0, version);
+            if answer.is_err() {
+                kubelet.metrics.count(counted.1, version);
+            }
+        }
+        answer
+    }
+
     fn kubelet(&self) -> Result<Arc<Kubelet>, Status> {
         if !self.limiter.allow() {
             return Err(Status::resource_exhausted("rejected by rate limit"));

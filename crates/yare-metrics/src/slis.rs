@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::text::Page;
+use crate::text::Page;
 
 /// Results of health checks, by name and endpoint.
 #[derive(Default)]
@@ -23,9 +23,8 @@ impl Checks {
         *(if ok { &mut results.successes } else { &mut results.errors }) += 1;
     }
 
-    /// The page.
-    pub fn render(&self) -> String {
-        let mut page = Page::new();
+    /// Adds them to a page.
+    pub fn expose(&self, page: &mut Page) {
         let name = "kubernetes_healthcheck";
         page.family(name, "gauge", "[STABLE] This metric records the result of a single healthcheck.");
         for ((check, endpoint), results) in &self.0 {
@@ -40,6 +39,12 @@ impl Checks {
                 }
             }
         }
+    }
+
+    /// The page of nothing else.
+    pub fn render(&self) -> String {
+        let mut page = Page::new();
+        self.expose(&mut page);
         page.finish()
     }
 }
