@@ -70,7 +70,7 @@ pub enum Command {
 #[derive(Args, Debug, Clone)]
 pub struct DataDir {
     /// Directory for all state.
-    #[arg(long, default_value = "/var/lib/yare", env = "YARE_DATA_DIR")]
+    #[arg(long, default_value = "/var/lib/yare", env = "YARE_DATA_DIR", value_parser = absolute)]
     pub data_dir: PathBuf,
 }
 
@@ -197,10 +197,10 @@ pub struct NodeArgs {
     #[command(flatten)]
     pub cri: CriArgs,
     /// Sockets and namespaces of containers.
-    #[arg(long, default_value = "/run/yare", env = "YARE_RUN_DIR")]
+    #[arg(long, default_value = "/run/yare", env = "YARE_RUN_DIR", value_parser = absolute)]
     pub run_dir: PathBuf,
     /// Logs of pods.
-    #[arg(long, default_value = "/var/log", env = "YARE_LOG_DIR")]
+    #[arg(long, default_value = "/var/log", env = "YARE_LOG_DIR", value_parser = absolute)]
     pub log_dir: PathBuf,
     /// The node's resolver configuration.
     #[arg(long, default_value = "/etc/resolv.conf", env = "YARE_RESOLV_CONF")]
@@ -307,6 +307,11 @@ pub struct CriArgs {
 #[derive(Clone, Copy, Debug)]
 pub struct Octal(pub u32);
 
+/// A path that means the same wherever a process stands: shims and plugins have directories of their own.
+fn absolute(path: &str) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|e| e.to_string())
+}
+
 fn octal(text: &str) -> Result<Octal, String> {
     u32::from_str_radix(text, 8)
         .ok()
@@ -363,7 +368,7 @@ pub struct CleanupArgs {
     #[command(flatten)]
     pub data: DataDir,
     /// Sockets and namespaces of containers.
-    #[arg(long, default_value = "/run/yare", env = "YARE_RUN_DIR")]
+    #[arg(long, default_value = "/run/yare", env = "YARE_RUN_DIR", value_parser = absolute)]
     pub run_dir: PathBuf,
     /// About the container runtime, as it was said to the server.
     #[command(flatten)]
@@ -398,5 +403,23 @@ mod tests {
             assert_eq!(flags.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert!(!format!("{flags:?}").contains("secret"));
+    }
+
+    #[test]
+    fn directories_are_the_same_from_everywhere() {
+        let args = [
+            "yare",
+            "agent",
+            "--server=https://127.0.0.1:6443",
+            "--data-dir=data",
+            "--run-dir=./run",
+            "--log-dir=/var/log",
+        ];
+        let cli = Cli::try_parse_from(args).unwrap();
+        let Command::Agent(agent) = cli.command else { panic!("{:?}", cli.command) };
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(agent.node.data.data_dir, here.join("data"));
+        assert_eq!(agent.node.run_dir, here.join("run"));
+        assert_eq!(agent.node.log_dir, std::path::Path::new("/var/log"));
     }
 }
