@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::Stream;
-use http::{Uri, uri::PathAndQuery};
+use http::{HeaderMap, Uri, uri::PathAndQuery};
 use hyper::client::conn::http2::SendRequest;
 use parking_lot::Mutex;
 use prost::Message;
@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
-use tonic::{Status, Streaming, body::Body, client::Grpc};
+use tonic::{Status, Streaming, body::Body, client::Grpc, metadata::MetadataMap};
 
 use crate::{
     codec::Prost,
@@ -49,6 +49,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Pipe for T {}
 type Dial =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Box<dyn Pipe>, String>> + Send>> + Send + Sync>;
 
+/// Learns how a call ended; with a status if it failed. It is dropped unasked where nobody waits for the call any more.
+pub type Ended = Box<dyn FnOnce(Option<&Status>) + Send>;
+
+/// Is told of calls, and may say something in their headers.
+pub trait Observer: Send + Sync {
+    /// A call of a method, `/package.Service/Method`, begins.
+    fn begins(&self, method: &'static str, headers: &mut HeaderMap) -> Ended;
+}
+
 /// A client of one server. Clones share its connection.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
@@ -59,6 +68,7 @@ struct Inner {
     waits: bool,
     answer_max_bytes: usize,
     user_agent: Option<http::HeaderValue>,
+    observer: Option<Arc<dyn Observer>>,
     connection: Mutex<Option<SendRequest<Body>>>,
 }
 
@@ -122,17 +132,19 @@ impl Client {
             waits: false,
             answer_max_bytes: ANSWER_MAX_BYTES,
             user_agent: None,
+            observer: None,
             connection: Mutex::default(),
         }))
     }
 
     fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
-        let Inner { dial, waits, answer_max_bytes, user_agent, connection } = &*self.0;
+        let Inner { dial, waits, answer_max_bytes, user_agent, observer, connection } = &*self.0;
         let mut inner = Inner {
             dial: dial.clone(),
             waits: *waits,
             answer_max_bytes: *answer_max_bytes,
             user_agent: user_agent.clone(),
+            observer: observer.clone(),
             connection: Mutex::new(connection.lock().clone()),
         };
         change(&mut inner);
@@ -155,8 +167,34 @@ impl Client {
         self.with(|inner| inner.user_agent = Some(http::HeaderValue::from_static(name)))
     }
 
+    /// Somebody is told of each [`Client::call`].
+    pub fn observed(self, observer: Arc<dyn Observer>) -> Self {
+        self.with(|inner| inner.observer = Some(observer))
+    }
+
     /// Calls a method, `/package.Service/Method`. What is not answered in time fails with `DeadlineExceeded`.
     pub async fn call<Q, R>(&self, method: &'static str, message: Q, timeout: Duration) -> Result<R, Status>
+    where
+        Q: Message + Clone + 'static,
+        R: Message + Default + 'static,
+    {
+        let mut headers = HeaderMap::new();
+        let ended = self.0.observer.as_ref().map(|observer| observer.begins(method, &mut headers));
+        // On the heap: the futures of all who call hold it.
+        let outcome = Box::pin(self.exchange(method, message, headers, timeout)).await;
+        if let Some(ended) = ended {
+            ended(outcome.as_ref().err());
+        }
+        outcome
+    }
+
+    async fn exchange<Q, R>(
+        &self,
+        method: &'static str,
+        message: Q,
+        headers: HeaderMap,
+        timeout: Duration,
+    ) -> Result<R, Status>
     where
         Q: Message + Clone + 'static,
         R: Message + Default + 'static,
@@ -167,7 +205,8 @@ impl Client {
         let exchange = async {
             loop {
                 let mut grpc = self.grpc(&dialing).await?;
-                let mut request = self.request(message.clone());
+                let mut request = tonic::Request::new(message.clone());
+                *request.metadata_mut() = MetadataMap::from_headers(headers.clone());
                 request.set_timeout(timeout);
                 let path = PathAndQuery::from_static(method);
                 match grpc.unary(request, path, Prost::<Q, R>::default()).await {
@@ -198,7 +237,7 @@ impl Client {
         loop {
             let mut grpc = self.grpc(&dialing).await?;
             let path = PathAndQuery::from_static(method);
-            let request = self.request(message.clone());
+            let request = tonic::Request::new(message.clone());
             match grpc.server_streaming(request, path, Prost::<Q, R>::default()).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) if self.may_repeat(&status, &mut again) => {}
@@ -222,10 +261,6 @@ impl Client {
         let path = PathAndQuery::from_static(method);
         let answer = grpc.streaming(tonic::Request::new(messages), path, Prost::<Q, R>::default()).await?;
         Ok(answer.into_inner())
-    }
-
-    fn request<Q>(&self, message: Q) -> tonic::Request<Q> {
-        tonic::Request::new(message)
     }
 
     /// Whether a call may be made again, because the server has not seen it: the connection broke while nobody

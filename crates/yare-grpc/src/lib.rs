@@ -39,7 +39,7 @@ mod server;
 mod status;
 mod transport;
 
-pub use client::Client;
+pub use client::{Client, Ended, Observer};
 pub use server::Server;
 pub use status::{code_name, describe};
 pub use tonic::{Code, Status, Streaming};

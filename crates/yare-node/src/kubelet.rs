@@ -36,6 +36,7 @@ use crate::pod::mailbox::{Eviction, Mailbox};
 use crate::pod::preemption;
 use crate::pod::writer::StatusWriter;
 use crate::resources::NodeResources;
+use crate::trace::Tracer;
 use crate::usage::rates::Rates;
 use crate::view::Pod;
 use crate::volumes::NodeVolumes;
@@ -96,6 +97,7 @@ pub(crate) struct Kubelet {
     pub(crate) pings: Pings,
     /// Whether the machine is going down.
     pub(crate) shutting_down: watch::Sender<bool>,
+    pub(crate) tracer: Option<Tracer>,
     /// What health checks came to.
     pub(crate) checks: Mutex<Checks>,
 }
@@ -146,6 +148,7 @@ pub(crate) struct Parts {
     pub(crate) allocations: Allocations,
     pub(crate) offer: Offer,
     pub(crate) pods: Informer,
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) metrics: Metrics,
 }
 
@@ -181,7 +184,11 @@ impl Kubelet {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let api = Api::new(parts.client.kube());
         let metrics = parts.metrics;
-        let runtime: Arc<dyn Runtime> = Arc::new(Measured::new(parts.runtime, metrics.clone()));
+        let runtime: Arc<dyn Runtime> = Arc::new(Measured::new(
+            parts.runtime,
+            metrics.clone(),
+            parts.tracer.is_some() && parts.runtime_name == yare_runtime::ENGINE_NAME,
+        ));
         Arc::new(Kubelet {
             recorder: Recorder::new(parts.client.kube(), "kubelet", Some(&parts.node_name)),
             objects: Objects::new(parts.client.clone()),
@@ -220,6 +227,7 @@ impl Kubelet {
             mailboxes: Mutex::default(),
             pings: Pings::default(),
             shutting_down: watch::Sender::new(false),
+            tracer: parts.tracer,
             checks: Mutex::default(),
         })
     }

@@ -42,6 +42,7 @@ pub mod quantity;
 mod resources;
 mod shutdown;
 mod streaming;
+pub mod trace;
 mod usage;
 pub mod view;
 mod volumes;
@@ -50,6 +51,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -129,6 +131,8 @@ pub struct NodeConfig {
     pub certificates: PathBuf,
     /// Ends connections to an API server that does not answer; none: it is in this process.
     pub hang_up: Option<HangUp>,
+    /// Where traces of its work go (see [`trace::start`]); none: nowhere.
+    pub tracer: Option<trace::Tracer>,
 }
 
 impl NodeConfig {
@@ -144,6 +148,7 @@ impl NodeConfig {
         NodeConfig {
             certificates: data_dir.join("pki"),
             hang_up: None,
+            tracer: None,
             logind: Logind::default(),
             boot_id: None,
             client,
@@ -176,6 +181,9 @@ fn configuration(base: &[(&'static str, serde_json::Value)]) -> Configuration {
     // A test loads them.
     Sources { base: base.to_vec(), ..Sources::default() }.load().expect("constant fields are valid")
 }
+
+/// What is left of traces at the end may take so long to go out.
+const TRACES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A node agent.
 pub struct Node;
@@ -247,6 +255,7 @@ impl Node {
             allocations,
             offer,
             pods,
+            tracer: config.tracer.clone(),
             metrics,
         });
         // `/logs/` lists it from the first moment on.
@@ -297,7 +306,7 @@ impl Node {
             boot_id: config.boot_id.unwrap_or_else(node::capacity::boot_id),
         };
         tasks.spawn(heartbeat.run());
-        Ok(NodeHandle { tasks, address })
+        Ok(NodeHandle { tasks, address, tracer: config.tracer })
     }
 }
 
@@ -314,6 +323,7 @@ async fn clock_steps(kubelet: Arc<Kubelet>) {
 pub struct NodeHandle {
     tasks: JoinSet<()>,
     address: Option<SocketAddr>,
+    tracer: Option<trace::Tracer>,
 }
 
 impl NodeHandle {
@@ -325,6 +335,9 @@ impl NodeHandle {
     /// Stops the agent. Containers go on.
     pub async fn shutdown(mut self) {
         self.tasks.shutdown().await;
+        if let Some(tracer) = &self.tracer {
+            tracer.close(TRACES_PATIENCE).await;
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::broadcast;
-use yare_grpc::{Client, Code, Status};
+use yare_grpc::{Client, Code, Observer, Status};
 
 use crate::Runtime;
 use crate::api::*;
@@ -58,7 +58,7 @@ macro_rules! method {
 use method;
 
 /// How a runtime is reached.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CriConfig {
     /// The runtime's socket.
     pub runtime_socket: PathBuf,
@@ -70,6 +70,8 @@ pub struct CriConfig {
     pub cgroup_driver: CgroupDriver,
     /// Between looks at all containers while nothing tells that one ended.
     pub relist_period: Duration,
+    /// Who is told of calls; none: nobody.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl CriConfig {
@@ -82,6 +84,7 @@ impl CriConfig {
             request_timeout: Duration::from_secs(120),
             cgroup_driver: CgroupDriver::Cgroupfs,
             relist_period: Duration::from_secs(1),
+            observer: None,
         }
     }
 }
@@ -147,7 +150,13 @@ impl About<'_> {
 impl CriRuntime {
     /// Connects to a runtime, waiting for it to come up, and begins to watch it.
     pub async fn connect(config: CriConfig) -> Result<Self> {
-        let client = |socket: &Path| Client::unix(socket).answers_up_to(ANSWER_MAX_BYTES);
+        let client = |socket: &Path| {
+            let client = Client::unix(socket).answers_up_to(ANSWER_MAX_BYTES);
+            match &config.observer {
+                Some(observer) => client.observed(observer.clone()),
+                None => client,
+            }
+        };
         let runtime = client(&config.runtime_socket);
         let images = match config.image_socket == config.runtime_socket {
             true => runtime.clone(),

@@ -72,6 +72,9 @@ impl EngineConfig {
     }
 }
 
+/// What the engine calls itself.
+pub const ENGINE_NAME: &str = "yare";
+
 /// Cgroups that the engine makes for all pods together, the inner ones first.
 pub const CGROUPS: [&str; 2] = ["yare/shims", "yare"];
 
@@ -273,7 +276,7 @@ async fn to_the_end<T: Send + 'static>(f: impl Future<Output = Result<T>> + Send
 impl Runtime for Engine {
     async fn version(&self) -> Result<RuntimeVersion> {
         Ok(RuntimeVersion {
-            name: "yare".into(),
+            name: ENGINE_NAME.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             api_version: "v1".into(),
         })

@@ -33,7 +33,7 @@ pub use cgroup::{
     hugepage_name,
 };
 pub use cri::{CgroupDriver, CriConfig, CriRuntime, socket_of};
-pub use engine::{CGROUPS, Engine, EngineConfig, remove_empty_cgroups};
+pub use engine::{CGROUPS, ENGINE_NAME, Engine, EngineConfig, remove_empty_cgroups};
 pub use error::{Result, RuntimeError};
 pub use image::{ImageStore, Reference};
 

@@ -133,6 +133,11 @@ impl Tracer {
         Context { trace, span: [0; 8], sampled, state: String::new() }
     }
 
+    /// A span of this process's own work: in the one that this task works in, or the first of a trace.
+    pub fn own(&self, name: &str, kind: Kind) -> Span {
+        child(name, kind).unwrap_or_else(|| self.begin(name, kind, Parent::None, self.now_ns()))
+    }
+
     fn child(&self, name: &str, kind: Kind, parent: &Context) -> Span {
         let context = Context { span: self.span_id(), ..parent.clone() };
         let now_ns = || self.0.source.now_ns();

@@ -112,6 +112,11 @@ impl Span {
     pub fn active(&self) -> Active {
         self.active.clone()
     }
+
+    /// Says in a request that goes out which span it belongs to.
+    pub fn inject(&self, headers: &mut HeaderMap) {
+        self.active.context().write(headers);
+    }
 }
 
 impl Drop for Span {

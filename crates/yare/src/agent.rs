@@ -22,8 +22,10 @@ use yare_net::{
     proxy::{self, Proxy},
 };
 use yare_node::{
-    KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle, config::Configuration,
+    KubeletServer, NetworkReadiness, Node, NodeConfig, NodeHandle,
+    config::Configuration,
     images::providers::Providers,
+    trace::{self, Tracer},
 };
 use yare_runtime::{
     CriRuntime, Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol, Runtime, SandboxState,
@@ -207,7 +209,9 @@ impl Agent {
         let network_dir = args.data.data_dir.join("network");
         let known = network_dir.exists();
         let pods = Arc::new(PodNetwork::new(&network_dir));
-        let Containers { runtime, images, cri } = containers(args, plan, &pods, progress).await?;
+        let tracer = trace::start(&plan.kubelet, &plan.name);
+        let Containers { runtime, images, cri } =
+            containers(args, plan, &pods, tracer.as_ref(), progress).await?;
         let mut helpers = vec![image::serve(&args.data.data_dir, images)?];
         let (cri, network_of_others) = match cri {
             None => (None, false),
@@ -244,6 +248,7 @@ impl Agent {
         config.network = network.clone();
         config.server = Some(KubeletServer { listener, serving: Some(serving) });
         config.hang_up = clients.hang_up;
+        config.tracer = tracer;
         config.seams = yare_node::machine_seams();
         if let Some(bus) = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok().and_then(|a| bus_socket(&a)) {
             config.logind.bus = bus;
@@ -293,10 +298,11 @@ async fn containers(
     args: &NodeArgs,
     plan: &Plan,
     pods: &Arc<PodNetwork>,
+    tracer: Option<&Tracer>,
     progress: &mut Progress,
 ) -> anyhow::Result<Containers> {
     if let Some(endpoint) = &args.cri.container_runtime_endpoint {
-        let connected = cri::connect(&args.cri, endpoint, &args.run_dir, &plan.cri, pods).await?;
+        let connected = cri::connect(&args.cri, endpoint, &args.run_dir, &plan.cri, pods, tracer).await?;
         let version = connected.runtime.version().await?;
         progress.done("container runtime", &format!("{} {} at {endpoint}", version.name, version.version));
         if let Whose::Theirs(configuration) = &connected.network {

@@ -15,7 +15,11 @@ use yare_net::{
         install::{Places, Whose},
     },
 };
-use yare_node::{NetworkReadiness, config::Configuration};
+use yare_node::{
+    NetworkReadiness,
+    config::Configuration,
+    trace::{self, Tracer},
+};
 use yare_runtime::{CgroupDriver, CriConfig, CriRuntime, Runtime as _};
 
 use crate::{cli::CriArgs, kubelet_arg};
@@ -113,8 +117,11 @@ pub async fn connect(
     run_dir: &Path,
     told: &Told,
     pods: &Arc<PodNetwork>,
+    tracer: Option<&Tracer>,
 ) -> anyhow::Result<Connected> {
-    let runtime = CriRuntime::connect(config(args, endpoint, told)?).await?;
+    let mut config = config(args, endpoint, told)?;
+    config.observer = tracer.map(trace::of_runtime);
+    let runtime = CriRuntime::connect(config).await?;
     let places = places(&runtime, told).await?;
     let socket = run_dir.join(SOCKET);
     let plugin =

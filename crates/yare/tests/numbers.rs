@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use yare_testkit::{Cluster, Options, Runtime, on_both};
+use yare_testkit::{Cluster, Options, Runtime, TraceCollector, on_both};
 
 const YARE: &str = env!("CARGO_BIN_EXE_yare");
 
@@ -50,7 +50,7 @@ spec:
   containers: [{name: main, image: "yare.local/busybox:1", command: [bogus]}]
 "#;
 
-on_both! { a_node_is_measured }
+on_both! { a_node_is_measured a_node_is_traced }
 
 /// The samples of a page: name, labels, value.
 struct Page(Vec<(String, BTreeMap<String, String>, f64)>);
@@ -202,6 +202,51 @@ fn a_node_is_measured(runtime: Runtime) {
                 page.get("kubelet_started_user_namespaced_pods_errors_total", &[])
             })?;
         }
+        Ok(())
+    });
+}
+
+/// A pod's start, what the runtime did for it, and a request to the kubelet's API are traces.
+fn a_node_is_traced(runtime: Runtime) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let collector = TraceCollector::started(&directory.path().join("collector.sock")).expect("a collector");
+    let config = directory.path().join("kubelet.yaml");
+    let text = format!(
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+         tracing: {{endpoint: \"{}\", samplingRatePerMillion: 1000000}}\n",
+        collector.endpoint()
+    );
+    std::fs::write(&config, text).expect("a configuration");
+    let argument = format!("--kubelet-arg=config={}", config.display());
+    let operation = match runtime {
+        Runtime::Embedded => ("run_podsandbox", 1),
+        Runtime::Containerd => ("runtime.v1.RuntimeService/RunPodSandbox", 3),
+    };
+    Cluster::test(YARE, Options { runtime, ..Options::with(&[&argument]) }, |cluster| {
+        cluster.import_busybox("yare.local/busybox:1")?;
+        cluster.apply(&PODS.replace("name: busy", "name: traced"))?;
+        cluster.ready(&["traced"])?;
+        cluster.kubectl(&["exec", "traced", "--", "true"])?;
+        let made = collector.until(|span| (span.name.as_str(), span.kind) == operation)?;
+        let sync = collector.until(|span| span.id == made.parent && span.name == "syncPod")?;
+        ensure!(sync.trace == made.trace && sync.parent.is_empty(), "{sync:?} {made:?}");
+        ensure!(
+            sync.resource["service.name"] == "kubelet" && sync.resource["host.name"] == "node-1",
+            "{sync:?}"
+        );
+        ensure!(sync.attributes["k8s.pod"] == "default/traced", "{sync:?}");
+        if operation.1 == 3 {
+            ensure!(made.attributes["rpc.response.status_code"] == "OK", "{made:?}");
+        }
+        let path = "/exec/{podNamespace}/{podID}/{containerName}";
+        let request = collector.until(|span| span.name == path)?;
+        ensure!(request.kind == 2 && request.attributes["http.response.status_code"] == "101", "{request:?}");
+        // What the container runs belongs to it.
+        collector.until(|span| {
+            span.parent == request.id && ["exec", "runtime.v1.RuntimeService/Exec"].contains(&&*span.name)
+        })?;
+        cluster.kubectl(&["delete", "pod", "traced"])?;
+        collector.until(|span| span.name == "syncTerminatingPod")?;
         Ok(())
     });
 }

@@ -38,13 +38,20 @@ impl TracingConfiguration {
     pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
         let configuration: Self = read(text, KIND, &VERSIONS)?;
         let mut errs = Errors::default();
-        configuration.check(&mut errs);
+        configuration.check(&Path::ROOT, &mut errs);
         errs.finish(configuration)
     }
 
-    fn check(&self, errs: &mut Errors) {
+    /// What is wrong with it as the field `name` of another configuration.
+    pub fn problems(&self, name: &str) -> Vec<String> {
+        let mut errs = Errors::default();
+        self.check(&Path::new(name), &mut errs);
+        errs.0.iter().map(ToString::to_string).collect()
+    }
+
+    fn check(&self, at: &Path<'_>, errs: &mut Errors) {
         if let Some(rate) = self.sampling_rate_per_million {
-            let path = Path::new("samplingRatePerMillion");
+            let path = at.child("samplingRatePerMillion");
             if rate < 0 {
                 errs.invalid(&path, rate, "sampling rate must be positive");
             }
@@ -55,7 +62,7 @@ impl TracingConfiguration {
         }
         let Some(endpoint) = &self.endpoint else { return };
         let scheme = endpoint.split_once("//").map_or("dns", |(scheme, _)| scheme.trim_end_matches(':'));
-        let path = Path::new("endpoint");
+        let path = at.child("endpoint");
         if scheme.bytes().any(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))) {
             let why = format!("parse {endpoint:?}: first path segment in URL cannot contain colon");
             errs.invalid(&path, Value::from(endpoint.as_str()), why);

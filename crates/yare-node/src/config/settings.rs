@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use yare_auth::config::tracing::TracingConfiguration;
 use yare_schema::gotime;
 
 use crate::view::Taint;
@@ -182,7 +183,7 @@ pub struct Settings {
     pub memory_reservation_policy: String,
     pub register_with_taints: Vec<Taint>,
     pub register_node: bool,
-    pub tracing: Tracing,
+    pub tracing: TracingConfiguration,
     pub local_storage_capacity_isolation: bool,
     pub container_runtime_endpoint: String,
     pub image_service_endpoint: String,
@@ -279,15 +280,6 @@ pub struct CrashLoopBackOff {
 pub struct MemoryReservation {
     pub numa_node: i32,
     pub limits: BTreeMap<String, String>,
-}
-
-/// `TracingConfiguration`
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-#[allow(missing_docs, reason = "Kubernetes' own field names")]
-pub struct Tracing {
-    pub endpoint: Option<String>,
-    pub sampling_rate_per_million: Option<i32>,
 }
 
 /// `UserNamespaces`

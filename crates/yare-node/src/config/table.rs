@@ -184,8 +184,8 @@ pub const ROWS: &[Row] = &[
     row("memoryReservationPolicy", Text, "None", "", Acts),
     row("registerWithTaints", Taints, "", "register-with-taints", Acts),
     row("registerNode", Bool, "true", "register-node", Acts),
-    row("tracing.endpoint", OptText, "", "", Refused("there are no traces to send")),
-    row("tracing.samplingRatePerMillion", OptInt32, "", "", Refused("there are no traces to send")),
+    row("tracing.endpoint", OptText, "", "", Acts),
+    row("tracing.samplingRatePerMillion", OptInt32, "", "", Acts),
     row("localStorageCapacityIsolation", Bool, "true", "local-storage-capacity-isolation", Acts),
     // Upstream: containerd's socket. Empty is the embedded runtime.
     row("containerRuntimeEndpoint", Text, "", "container-runtime-endpoint", Refused("it is a flag of yare server and yare agent")),

@@ -160,6 +160,15 @@ fn what_is_wrong_is_refused_in_upstreams_words() {
         ),
         ("enableSystemLogQuery: true\nenableSystemLogHandler: false", "enableSystemLogHandler is required"),
         ("registerWithTaints: [{key: a, effect: Never}]", "invalid taint: {a  Never}"),
+        (
+            "tracing: {samplingRatePerMillion: 1000001}",
+            "tracing.samplingRatePerMillion: Invalid value: 1000001: sampling rate per million must be less than",
+        ),
+        (
+            "tracing: {endpoint: \"http://a:1\"}",
+            "tracing.endpoint: Invalid value: \"http://a:1\": unsupported",
+        ),
+        ("tracing: {rate: 1}", "unknown field \"tracing.rate\""),
     ] {
         let error = inline(text).unwrap_err();
         assert!(error.contains(part), "{text}: {error}");

@@ -227,6 +227,7 @@ pub(super) fn check(s: &Settings, gates: &Gates) -> Vec<String> {
             refuse("not be more than 4294967295");
         }
     }
+    errors.extend(s.tracing.problems("tracing"));
     errors
 }
 

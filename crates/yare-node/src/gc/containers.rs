@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use yare_client::EventKind;
 use yare_runtime::{ContainerState, ContainerStatus, SandboxState};
+use yare_trace::{Kind, Span};
 
 use crate::clock;
 use crate::kubelet::Kubelet;
@@ -122,7 +123,10 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>) {
     }
     loop {
         tokio::time::sleep(settings.period).await;
-        if let Err(error) = collect(&kubelet, &HashSet::new()).await {
+        let span = kubelet.tracer.as_ref().map(|t| t.own("Containers/GarbageCollect", Kind::Internal));
+        let none = HashSet::new();
+        let collect = collect(&kubelet, &none);
+        if let Err(error) = yare_trace::scoped(span.as_ref().map(Span::active), collect).await {
             kubelet.node_event(EventKind::Warning, "ContainerGCFailed", error);
         }
     }

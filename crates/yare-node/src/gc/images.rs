@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use yare_client::EventKind;
 use yare_runtime::{ContainerStatus, ImageStatus};
+use yare_trace::{Kind, Span};
 
 use crate::kubelet::Kubelet;
 use crate::metrics::table;
@@ -254,7 +255,9 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>) {
     let mut failed_before = false;
     loop {
         tokio::time::sleep(settings.period.max(Duration::from_millis(10))).await;
-        match kubelet.image_gc.collect(&kubelet).await {
+        let span = kubelet.tracer.as_ref().map(|t| t.own("Images/GarbageCollect", Kind::Internal));
+        let collect = kubelet.image_gc.collect(&kubelet);
+        match yare_trace::scoped(span.as_ref().map(Span::active), collect).await {
             Ok(()) => failed_before = false,
             Err(error) => {
                 tracing::warn!(error, "collecting unused images");

@@ -107,7 +107,7 @@ pub(super) async fn serve(
         Err(refusal) => return *refusal,
     };
     let kubelet = kubelet.clone();
-    tokio::spawn(async move {
+    let work = async move {
         let io = match on.await {
             Ok(upgraded) => TokioIo::new(upgraded),
             Err(error) => {
@@ -119,7 +119,8 @@ pub(super) async fn serve(
             Protocol::WebSocket(protocol) => over_websocket(&kubelet, wish, io, &protocol).await,
             Protocol::Spdy(protocol) => over_spdy(&kubelet, wish, io, &protocol).await,
         }
-    });
+    };
+    tokio::spawn(yare_trace::scoped(yare_trace::current(), work));
     response
 }
 

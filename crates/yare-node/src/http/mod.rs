@@ -21,7 +21,7 @@ mod summary;
 mod upgrade;
 mod zpages;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,11 +37,13 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use yare_auth::tls::{Limits, node_server};
+use yare_trace::Span;
 
 use crate::config::Settings;
 use crate::error::{Context, Error, Result};
 use crate::kubelet::Kubelet;
 use crate::metrics::table;
+use crate::trace;
 use access::Access;
 use routes::{Door, Match};
 
@@ -136,8 +138,8 @@ async fn accept(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, p
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection to the kubelet's API");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -145,17 +147,17 @@ async fn accept(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, p
             }
         };
         let _ = stream.set_nodelay(true);
-        let (port, acceptor) = (port.clone(), acceptor.clone());
+        let (port, acceptor, peer) = (port.clone(), acceptor.clone(), Some(peer.ip()));
         connections.spawn(async move {
             let _slot = slot;
             match acceptor {
-                None => connection(port, Vec::new(), stream).await,
+                None => connection(port, Vec::new(), peer, stream).await,
                 Some(acceptor) => {
                     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                         Ok(Ok(stream)) => {
                             let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
                             let certificates = shown.iter().map(|c| c.clone().into_owned()).collect();
-                            connection(port, certificates, stream).await;
+                            connection(port, certificates, peer, stream).await;
                         }
                         Ok(Err(error)) => {
                             tracing::debug!(%error, "TLS handshake with a client of the kubelet's API")
@@ -170,14 +172,18 @@ async fn accept(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, p
     }
 }
 
-async fn connection<S>(port: Arc<Port>, certificates: Vec<CertificateDer<'static>>, stream: S)
-where
+async fn connection<S>(
+    port: Arc<Port>,
+    certificates: Vec<CertificateDer<'static>>,
+    peer: Option<IpAddr>,
+    stream: S,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let certificates = Arc::new(certificates);
     let service = hyper::service::service_fn(move |request| {
         let (port, certificates) = (port.clone(), certificates.clone());
-        async move { Ok::<_, std::convert::Infallible>(handle(&port, &certificates, request).await) }
+        async move { Ok::<_, std::convert::Infallible>(handle(&port, &certificates, peer, request).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(hyper_util::rt::TokioTimer::new())
@@ -193,6 +199,7 @@ where
 async fn handle(
     port: &Port,
     certificates: &[CertificateDer<'static>],
+    peer: Option<IpAddr>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let kubelet = &port.kubelet;
@@ -206,10 +213,19 @@ async fn handle(
     let labels = routes::labels(path, request.method(), port.door);
     let labels = labels.each_ref().map(String::as_str);
     let running = Running::new(kubelet, labels);
+    let mut span = kubelet.tracer.as_ref().map(|tracer| {
+        trace::of_request(tracer, &request, &routes::template(path), peer, port.door == Door::Full)
+    });
     let response = match routes::find(path, request.method(), port.door, &kubelet.config) {
-        Match::Page(page) => routes::serve(kubelet, page, request).await,
+        Match::Page(page) => {
+            let work = routes::serve(kubelet, page, request);
+            yare_trace::scoped(span.as_ref().map(Span::active), work).await
+        }
         Match::Answer(response) => *response,
     };
+    if let Some(span) = &mut span {
+        trace::answered(span, response.status());
+    }
     drop(running);
     response
 }

@@ -65,7 +65,7 @@ pub(super) async fn serve(
         return text(StatusCode::BAD_REQUEST, "query parameter \"port\" is required\n");
     }
     let kubelet = kubelet.clone();
-    tokio::spawn(async move {
+    let work = async move {
         let Ok(upgraded) = on.await else { return };
         let io = TokioIo::new(upgraded);
         match protocol {
@@ -75,7 +75,8 @@ pub(super) async fn serve(
             }
             Protocol::WebSocket(p) => over_channels(&kubelet, &sandbox, io, &p, &ports).await,
         }
-    });
+    };
+    tokio::spawn(yare_trace::scoped(yare_trace::current(), work));
     response
 }
 

@@ -174,6 +174,29 @@ pub(super) fn labels(path: &str, method: &Method, door: Door) -> [String; 4] {
     [long.to_string(), method.to_owned(), bucket.to_owned(), server.to_owned()]
 }
 
+/// The form of a path as upstream writes it: `/exec/{podNamespace}/{podID}/{uid}/{containerName}`.
+pub(super) fn template(path: &str) -> String {
+    let words = words(path);
+    let Some(route) = ROUTES.iter().find(|route| fits(route.path, &words)) else { return String::new() };
+    let forms: &[&str] = match route.path.matches("/*").count() {
+        // What is left of a path, or which check of health.
+        1 => &["{subpath:*}"],
+        2 => &["{podNamespace}", "{podID}"],
+        3 if words[0] == "portForward" => &["{podNamespace}", "{podID}", "{uid}"],
+        3 => &["{podNamespace}", "{podID}", "{containerName}"],
+        _ => &["{podNamespace}", "{podID}", "{uid}", "{containerName}"],
+    };
+    let mut forms = forms.iter();
+    route.path.split('/').fold(String::new(), |mut template, word| {
+        template.push('/');
+        template.push_str(match word.starts_with('*') {
+            true => forms.next().copied().unwrap_or_default(),
+            false => word,
+        });
+        template
+    })
+}
+
 /// The gate without which a page is not there.
 fn gate(page: Page) -> Option<&'static str> {
     match page {
@@ -286,6 +309,21 @@ mod tests {
             ("/made/up", Method::OPTIONS, ["false", "other", "other", "readwrite"]),
         ] {
             assert_eq!(labels(path, &method, Door::Full), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn forms_of_paths() {
+        for (path, want) in [
+            ("/pods/", "/pods"),
+            ("/exec/a/b/c", "/exec/{podNamespace}/{podID}/{containerName}"),
+            ("/attach/a/b/c/d", "/attach/{podNamespace}/{podID}/{uid}/{containerName}"),
+            ("/portForward/a/b/c", "/portForward/{podNamespace}/{podID}/{uid}"),
+            ("/logs/a/b", "/logs/{subpath:*}"),
+            ("/metrics/cadvisor", "/metrics/cadvisor"),
+            ("/made/up", ""),
+        ] {
+            assert_eq!(template(path), want, "{path}");
         }
     }
 

@@ -274,7 +274,8 @@ async fn pull(wish: &Wish<'_>, image: &str, logins: Vec<Login>) -> Result<ImageS
     wish.event(EventKind::Normal, "Pulling", format!("Pulling image {requested:?}"));
     let began = Instant::now();
     // In a task of its own: dropping a pull half way would throw away what is on disk already.
-    let task = tokio::spawn(pull_recorded(kubelet.clone(), requested.to_owned(), image.to_owned(), logins));
+    let work = pull_recorded(kubelet.clone(), requested.to_owned(), image.to_owned(), logins);
+    let task = tokio::spawn(yare_trace::scoped(yare_trace::current(), work));
     let pulled = tokio::select! {
         done = task => done,
         // The pull goes on by itself and serves the next one.

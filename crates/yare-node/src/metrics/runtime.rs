@@ -1,4 +1,5 @@
-//! What the container runtime is asked, how often and for how long: a [`Runtime`] around the runtime.
+//! What the container runtime is asked, how often and for how long: a [`Runtime`] around the runtime. What a runtime in
+//! this process does on behalf of something that is traced has a span here; calls of one behind CRI have their own.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use super::{Metrics, table};
 pub(crate) struct Measured {
     runtime: Arc<dyn Runtime>,
     metrics: Metrics,
+    own_spans: bool,
 }
 
 impl Measured {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>, metrics: Metrics) -> Self {
-        Self { runtime, metrics }
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, metrics: Metrics, own_spans: bool) -> Self {
+        Self { runtime, metrics, own_spans }
     }
 
     async fn count<T>(
@@ -29,7 +31,10 @@ impl Measured {
         let labels = &[operation];
         self.metrics.count(&table::RUNTIME_OPERATIONS, labels);
         let began = Instant::now();
-        let outcome = work.await;
+        let outcome = match self.own_spans {
+            true => yare_trace::within(operation, |_| {}, work).await,
+            false => work.await,
+        };
         self.metrics.took(&table::RUNTIME_DURATION, labels, began.elapsed());
         if outcome.is_err() {
             self.metrics.count(&table::RUNTIME_ERRORS, labels);

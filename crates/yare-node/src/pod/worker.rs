@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use yare_client::EventKind;
 use yare_runtime::{ContainerState, ContainerStatus, SandboxStatus};
+use yare_trace::Span;
 
 use super::backoff::{Backoffs, Waits};
 use super::dirs::PodDirs;
@@ -30,6 +31,7 @@ use crate::images::keyring::Login;
 use crate::kubelet::{Kubelet, PodState, Published};
 use crate::metrics::table;
 use crate::probe::ProbeSet;
+use crate::trace;
 use crate::view::{Pod, PodStatus};
 use crate::volumes::Volumes;
 
@@ -144,7 +146,16 @@ impl Worker {
                     self.mailbox.pod().spec.containers.len() as f64,
                 );
             }
-            let next = self.sync().await;
+            let tracer = self.kubelet.tracer.clone();
+            let mut span = tracer
+                .map(|tracer| trace::of_pod(&tracer, &self.mailbox.pod(), self.mailbox.is_leaving(), kind));
+            let next = yare_trace::scoped(span.as_ref().map(Span::active), self.sync()).await;
+            if next == Next::Retry
+                && let Some(span) = &mut span
+            {
+                span.failed("not all of it could be done");
+            }
+            drop(span);
             metrics.took(&table::POD_WORKER_DURATION, &[kind], began.elapsed());
             if next != Next::Retry {
                 self.failures = 0;
