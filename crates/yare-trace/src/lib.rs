@@ -135,7 +135,7 @@ impl Tracer {
 
     /// A span of this process's own work: in the one that this task works in, or the first of a trace.
     pub fn own(&self, name: &str, kind: Kind) -> Span {
-        child(name, kind).unwrap_or_else(|| self.begin(name, kind, Parent::None, self.now_ns()))
+        child(name, kind).unwrap_or_else(|| self.open(name, kind, Parent::None, self.now_ns()))
     }
 
     fn child(&self, name: &str, kind: Kind, parent: &Context) -> Span {
