@@ -120,7 +120,7 @@ pub(crate) fn of_request<B>(
         Some(context) => Parent::Of(context),
     };
     let now = u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0);
-    let mut span = tracer.begin(route, Kind::Server, parent, now);
+    let mut span = tracer.server(route, parent, now);
     if !span.is_recorded() {
         return span;
     }
