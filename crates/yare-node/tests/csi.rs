@@ -277,6 +277,46 @@ fn may_enlarge() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn claims_of_directories_of_the_node_grow_by_word_alone() {
+    let clock = Arc::new(AtomicI64::new(0));
+    let cluster = ahead_by(&clock).await;
+    let directory = tempfile::tempdir().unwrap();
+    let here = json!({"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": [common::NODE]},
+    ]});
+    let source = json!({
+        "local": {"path": directory.path()},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [here]}},
+    });
+    let size = json!({"storage": "16Mi"});
+    chosen(&cluster, &size, source).await;
+    bind(&cluster, &size).await;
+    let mut spec = user_of_the_claim();
+    spec["securityContext"] = json!({"fsGroup": 1234});
+    cluster.pod("p", spec).await;
+    cluster.wait_ready("p").await;
+    let group_of = |path: &std::path::Path| std::os::unix::fs::MetadataExt::gid(&path.metadata().unwrap());
+    assert_eq!(group_of(directory.path()), 1234);
+    let later = directory.path().join("later");
+    std::fs::write(&later, "").unwrap();
+    std::os::unix::fs::chown(&later, None, Some(4321)).unwrap();
+
+    let larger = json!({"storage": "64Mi"});
+    cluster.patch("/api/v1/persistentvolumes/pv", &json!({"spec": {"capacity": larger}})).await;
+    let pending = json!({"status": {
+        "allocatedResources": larger, "allocatedResourceStatuses": {"storage": "NodeResizePending"},
+    }});
+    cluster.patch(&format!("{CLAIM}/status"), &pending).await;
+    clock.store(61, Ordering::Relaxed);
+    let note = json!({"metadata": {"annotations": {"look": "61"}}});
+    cluster.patch("/api/v1/namespaces/default/pods/p", &note).await;
+    let done = cluster.wait(CLAIM, "a larger claim", |c| c["status"]["capacity"] == larger).await;
+    assert_eq!(done["status"]["allocatedResourceStatuses"], json!(null), "{done}");
+    // What pods made of their files since is left alone.
+    assert_eq!(group_of(&later), 4321);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_of_the_node_becomes_a_file_system() {
     const MIB: u64 = 1 << 20;
     let files = tempfile::tempdir().unwrap();

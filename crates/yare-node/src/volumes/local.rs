@@ -22,7 +22,7 @@ use crate::clock;
 use crate::kubelet::Kubelet;
 
 const PLUGIN: &str = "kubernetes.io/local-volume";
-/// How often a mounted device is looked at again, which may have to grow; a little spread.
+/// How often a volume's claim is looked at again, which may have to grow; a little spread.
 const REFRESH: Duration = Duration::from_secs(60);
 const REFRESH_SPREAD_S: f64 = 30.0;
 
@@ -56,6 +56,14 @@ fn is_device(path: &Path) -> Result<bool, String> {
         (false, false) => Err(format!("path {:?} is not a directory", path.display().to_string())),
         (device, _) => Ok(device),
     }
+}
+
+/// When the claim is looked at again. Those of local-path grow by the word of their controller alone.
+fn refresh_at(work: &Work<'_>) -> Option<jiff::Timestamp> {
+    let ours = work.source.bound.as_ref().is_some_and(|b| local_path::is_ours(&b.volume));
+    let seams = &work.context.kubelet.seams;
+    let spread = Duration::from_secs_f64((seams.random)() * REFRESH_SPREAD_S);
+    (!ours).then(|| clock::after(seams.now(), REFRESH + spread))
 }
 
 /// Mounts the device, and leaves nothing where that fails.
@@ -142,11 +150,13 @@ impl VolumeKind for LocalVolume {
                 let text = format!("{} is not a block device", path.display());
                 return Err(Failure::at("MapVolume.SetUpDevice failed", text));
             }
-            return Ok(Mounted { device: Some(path), ..Mounted::default() });
+            return Ok(Mounted { device: Some(path), refresh_at: refresh_at(work), ..Mounted::default() });
         }
         if !is_device(&path)? {
-            give_to_group(work, &path, &path).await?;
-            return Ok(Mounted { path, ..Mounted::default() });
+            if !work.again {
+                give_to_group(work, &path, &path).await?;
+            }
+            return Ok(Mounted { path, refresh_at: refresh_at(work), ..Mounted::default() });
         }
         let kubelet = work.context.kubelet;
         let global = mounts(&kubelet.data_dir).join(work.source.name());
@@ -159,9 +169,7 @@ impl VolumeKind for LocalVolume {
             }
             give_to_group(work, &global, &dir).await?;
         }
-        let spread = Duration::from_secs_f64((kubelet.seams.random)() * REFRESH_SPREAD_S);
-        let refresh_at = Some(clock::after(kubelet.seams.now(), REFRESH + spread));
-        Ok(Mounted { path: dir, refresh_at, ..Mounted::default() })
+        Ok(Mounted { path: dir, refresh_at: refresh_at(work), ..Mounted::default() })
     }
 
     /// A directory is as large as what it lies on.

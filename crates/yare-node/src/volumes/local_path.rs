@@ -85,7 +85,7 @@ async fn sync(kubelet: &Arc<Kubelet>, volumes: &Informer, key: &ObjectKey) -> Re
     outcome
 }
 
-fn is_ours(volume: &PersistentVolume) -> bool {
+pub(super) fn is_ours(volume: &PersistentVolume) -> bool {
     volume.metadata.annotations.get(PROVISIONED_BY).is_some_and(|by| by == DRIVER)
 }
 
