@@ -214,6 +214,7 @@ impl Node {
             labels: labels.clone(),
             taints: Vec::new(),
             allocatable: resources.allocatable(),
+            advertised: BTreeMap::new(),
             pressures: BTreeSet::new(),
             allowed_sysctls: settings.allowed_unsafe_sysctls.clone(),
             strict_groups: config.runtime.status().await.is_ok_and(|s| s.supplemental_groups_policy),

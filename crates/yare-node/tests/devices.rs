@@ -117,6 +117,39 @@ async fn a_container_gets_its_devices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_others_advertise_is_allocatable() {
+    const DONGLE: &str = "example.com/dongle";
+    let mut cluster = Cluster::start().await;
+    let path = format!("/api/v1/nodes/{NODE}");
+    let advertise = |amount: Value| json!({"status": {"capacity": {DONGLE: amount}}});
+    cluster.wait(&path, "the node", |n| n["status"]["allocatable"]["cpu"].is_string()).await;
+    cluster.patch(&format!("{path}/status"), &advertise(json!("2"))).await;
+    cluster.wait(&path, "allocatable dongles", |n| n["status"]["allocatable"][DONGLE] == "2").await;
+
+    // Nobody but the node judges pods that come past the scheduler.
+    let asks = |count: &str| {
+        json!({"containers": [{"name": "c", "image": "present:1",
+            "resources": {"limits": {DONGLE: count}}}], "terminationGracePeriodSeconds": 0})
+    };
+    cluster.pod("fits", asks("2")).await;
+    cluster.wait_ready("fits").await;
+    cluster.pod("more", asks("1")).await;
+    let more = cluster.wait_phase("more", "Failed").await;
+    assert_eq!(more["status"]["reason"], format!("OutOf{DONGLE}"), "{more}");
+
+    cluster.patch(&format!("{path}/status"), &advertise(Value::Null)).await;
+    cluster.wait(&path, "no dongles", |n| n["status"]["allocatable"].get(DONGLE).is_none()).await;
+
+    // A node that was made anew has what is advertised anew.
+    cluster.patch(&format!("{path}/status"), &advertise(json!("2"))).await;
+    cluster.wait(&path, "allocatable dongles", |n| n["status"]["allocatable"][DONGLE] == "2").await;
+    cluster.stop_node().await;
+    cluster.start_node(|_| {}).await;
+    let anew = cluster.wait(&path, "no dongles", |n| n["status"]["capacity"][DONGLE] == "0").await;
+    assert_eq!(anew["status"]["allocatable"][DONGLE], "0", "{anew}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn either_side_may_start_anew() {
     let mut cluster = Cluster::start().await;
     let mut plugin = DevicePlugin::start(&dir(&cluster), GPU, named(&["a", "b"])).await.unwrap();

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use yare_client::{EventKind, HangUp, Informer};
 
+use super::advertised;
 use super::conditions::{self, Observed};
 use super::object;
 use crate::allocation;
@@ -21,7 +22,7 @@ use crate::api::PatchKind;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::kubelet::Kubelet;
-use crate::view::{NodeCondition, NodeView};
+use crate::view::{NodeCondition, NodeStatusView, NodeView};
 
 /// How long the first status waits until volumes can be served.
 const STORAGE_PATIENCE: Duration = Duration::from_secs(5);
@@ -54,9 +55,9 @@ struct Registered {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct RegisteredStatus {
-    #[serde(deserialize_with = "crate::view::nullable")]
-    conditions: Vec<NodeCondition>,
     node_info: NodeInfo,
+    #[serde(flatten)]
+    view: NodeStatusView,
 }
 
 #[derive(Deserialize, Default)]
@@ -88,6 +89,8 @@ impl Heartbeat {
         let mut reporting = true;
         let mut written: Option<Value> = None;
         let mut written_at = Instant::now();
+        // What somebody else advertised and is not allocatable yet.
+        let mut corrections = Map::new();
         let mut lease_at = Instant::now();
         loop {
             let (conditions, events) =
@@ -103,9 +106,10 @@ impl Heartbeat {
                 self.kubelet.offer.lock().strict_groups = runtime.supplemental_groups_policy;
             }
             let news = written.as_ref().is_none_or(|before| !same(before, &status));
-            if news || written_at.elapsed() >= write_every {
-                match self.write_status(&status, written.as_ref()).await {
+            if news || !corrections.is_empty() || written_at.elapsed() >= write_every {
+                match self.write_status(&status, written.as_ref(), &corrections).await {
                     Ok(()) => {
+                        corrections.clear();
                         self.kubelet.volumes.was_reported(volumes);
                         for event in events {
                             let text = format!("Node {} status is now: {event}", self.kubelet.node_name);
@@ -119,7 +123,7 @@ impl Heartbeat {
                 }
             }
             let look_at = Instant::now() + look_every;
-            // Wait for the next look or for news; a change of the node's own object is only taken in.
+            // Wait for the next look or for news; a change of the node's own object is mostly only taken in.
             loop {
                 tokio::select! {
                     () = tokio::time::sleep_until(look_at) => break,
@@ -140,7 +144,10 @@ impl Heartbeat {
                     Ok(()) = shutting_down.changed() => break,
                     Some(change) = changes.recv() => {
                         if let Some(node) = change.new.and_then(|c| c.view::<NodeView>().ok()) {
-                            self.take_in(node);
+                            corrections = self.take_in(node);
+                            if !corrections.is_empty() {
+                                break;
+                            }
                         }
                     }
                 }
@@ -170,15 +177,22 @@ impl Heartbeat {
         object::status(&self.kubelet, self.port, &self.runtime_version, &self.boot_id, conditions, images)
     }
 
-    /// What pods may count on: the node's labels and taints as they are now.
-    fn take_in(&self, node: NodeView) {
+    /// What pods may count on: the node's labels and taints as they are now, and what others advertise for it. Answers
+    /// what is to be corrected for that.
+    fn take_in(&self, node: NodeView) -> Map<String, Value> {
+        let counted = self.kubelet.managers.devices.counts();
+        let own = |name: &str| counted.contains_key(name);
+        let advertised = advertised::read(&node.status, own);
+        let corrections = advertised::corrections(&node.status, &advertised, own);
         let attached = node.status.volumes_attached.unwrap_or_default();
         self.kubelet.volumes.were_attached(attached.into_iter().map(|v| v.name).collect());
         let mut offer = self.kubelet.offer.lock();
         offer.labels = node.metadata.labels;
         offer.taints = node.spec.taints;
+        offer.advertised = advertised;
         drop(offer);
         self.kubelet.allocations.freed(allocation::PERIODIC);
+        corrections
     }
 
     async fn observe(&self) -> Observed {
@@ -218,12 +232,12 @@ impl Heartbeat {
             // Somebody else makes it.
             let found: Registered = kubelet.api.get(&format!("/api/v1/nodes/{}", kubelet.node_name)).await?;
             self.compare_boots(&found);
-            return Ok((found.metadata.uid, found.status.conditions));
+            return Ok((found.metadata.uid, found.status.view.conditions));
         }
         let status = self.status(&conditions, json!([]));
         let node = object::registration(kubelet, &self.labels, status);
         match kubelet.api.create::<Registered>("/api/v1/nodes", &node).await {
-            Ok(made) => return Ok((made.metadata.uid, made.status.conditions)),
+            Ok(made) => return Ok((made.metadata.uid, made.status.view.conditions)),
             Err(error) if error.status_code() == Some(409) => {}
             Err(error) => return Err(error),
         }
@@ -231,7 +245,12 @@ impl Heartbeat {
         let patch = json!({ "metadata": { "labels": self.labels } });
         let found: Registered = kubelet.api.patch_for(&path, PatchKind::Merge, &patch).await?;
         self.compare_boots(&found);
-        Ok((found.metadata.uid, found.status.conditions))
+        if kubelet.managers.devices.is_new()
+            && let Some(patch) = advertised::none(&found.status.view)
+        {
+            kubelet.api.patch(&format!("{path}/status"), PatchKind::Strategic, &patch).await?;
+        }
+        Ok((found.metadata.uid, found.status.view.conditions))
     }
 
     /// Says that the machine was started anew since the node was last seen.
@@ -244,13 +263,23 @@ impl Heartbeat {
         }
     }
 
-    /// Writes what differs from the last status, or everything.
-    async fn write_status(&self, status: &Value, before: Option<&Value>) -> Result<()> {
-        let mut patch = serde_json::Map::new();
+    /// Writes what differs from the last status, or everything, with corrections of what is allocatable.
+    async fn write_status(
+        &self,
+        status: &Value,
+        before: Option<&Value>,
+        corrections: &Map<String, Value>,
+    ) -> Result<()> {
+        let mut patch = Map::new();
         for (name, value) in status.as_object().into_iter().flatten() {
             if name == "conditions" || before.is_none_or(|b| b.get(name) != Some(value)) {
                 patch.insert(name.clone(), value.clone());
             }
+        }
+        if !corrections.is_empty()
+            && let Some(allocatable) = patch.entry("allocatable").or_insert_with(|| json!({})).as_object_mut()
+        {
+            allocatable.extend(corrections.clone());
         }
         let path = format!("/api/v1/nodes/{}/status", self.kubelet.node_name);
         self.kubelet.api.patch(&path, PatchKind::Strategic, &json!({ "status": patch })).await

@@ -1,5 +1,6 @@
 //! The node's own object: registration, status, lease.
 
+mod advertised;
 pub(crate) mod capacity;
 pub(crate) mod conditions;
 pub(crate) mod heartbeat;

@@ -25,6 +25,8 @@ pub(crate) struct Offer {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) taints: Vec<Taint>,
     pub(crate) allocatable: BTreeMap<String, String>,
+    /// What others advertise for it.
+    pub(crate) advertised: BTreeMap<String, String>,
     /// What it lacks.
     pub(crate) pressures: BTreeSet<Pressure>,
     /// Sysctls a pod may set beyond the safe ones.
@@ -316,7 +318,8 @@ fn lacks<'a>(pod: &'a Pod, used: &'a Used, offer: &'a Offer) -> impl Iterator<It
     let lack = move |name: String| {
         let want = requests.get(&name).copied().filter(|n| *n > 0)?;
         // A resource the node does not know is a cluster-level one: not the kubelet's to judge.
-        let capacity = offer.allocatable.get(&name).and_then(|t| quantity::nanos(t))?;
+        let known = offer.allocatable.get(&name).or_else(|| offer.advertised.get(&name));
+        let capacity = known.and_then(|t| quantity::nanos(t))?;
         let before = used.share.requests.get(&name).copied().unwrap_or(0);
         let unit = if name == "cpu" { 1_000_000 } else { 1_000_000_000 };
         (want + before > capacity).then(|| Lack {
@@ -444,6 +447,7 @@ mod tests {
                 ("memory".into(), "1Gi".into()),
                 ("pods".into(), "3".into()),
             ]),
+            advertised: BTreeMap::new(),
             pressures: BTreeSet::new(),
             allowed_sysctls: vec!["net.core.*".into()],
             strict_groups: false,

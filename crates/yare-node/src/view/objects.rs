@@ -86,6 +86,8 @@ pub struct NodeSpecView {
 #[allow(missing_docs, reason = "Kubernetes' own field names")]
 pub struct NodeStatusView {
     #[serde(deserialize_with = "nullable")]
+    pub capacity: BTreeMap<String, String>,
+    #[serde(deserialize_with = "nullable")]
     pub allocatable: BTreeMap<String, String>,
     #[serde(deserialize_with = "nullable")]
     pub conditions: Vec<NodeCondition>,

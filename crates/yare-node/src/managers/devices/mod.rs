@@ -113,6 +113,11 @@ impl DeviceManager {
         })
     }
 
+    /// Whether nothing is known of an earlier life with plugins.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.dir.join(CHECKPOINT).exists()
+    }
+
     /// Changes of what the node has.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
