@@ -33,6 +33,7 @@
 //! # Ok(()) }
 //! ```
 
+mod authority;
 mod client;
 mod codec;
 mod server;

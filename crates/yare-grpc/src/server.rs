@@ -14,7 +14,7 @@ use tonic::{
     server::{Grpc, ServerStreamingService, StreamingService},
 };
 
-use crate::codec::Prost;
+use crate::{authority::AnyAuthority, codec::Prost};
 
 /// Connections at a time; who comes later waits.
 const CONNECTIONS_MAX: usize = 256;
@@ -131,7 +131,7 @@ impl Server {
                     });
                     let served = http2::Builder::new(TokioExecutor::new())
                         .timer(TokioTimer::new())
-                        .serve_connection(TokioIo::new(stream), service)
+                        .serve_connection(TokioIo::new(AnyAuthority::new(stream)), service)
                         .await;
                     if let Err(error) = served {
                         tracing::debug!(%error, "a gRPC connection ended");

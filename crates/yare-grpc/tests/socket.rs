@@ -176,3 +176,58 @@ async fn over_a_stream_that_was_given() {
     let gone = client.call::<_, Text>(ECHO, text("a", 1), LONG).await.unwrap_err();
     assert_eq!(gone.code(), Code::Unavailable, "{gone}");
 }
+
+/// Go's clients that dial by a path say it as the authority, which no URI may have.
+#[tokio::test]
+async fn clients_may_call_the_socket_what_they_like() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("echo.sock");
+    let server = tokio::spawn(
+        echo(Arc::default()).serve(UnixListener::bind(&socket).unwrap(), std::future::pending()),
+    );
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let string = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let message = text("a", 3).encode_to_vec();
+    let data = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()], &message[..]].concat();
+    for authority in ["%2Frun%2Fkubelet.sock", "/run/kubelet.sock", "", "localhost"] {
+        // POST, http, then path, authority and two more as literals.
+        let fields = [
+            &[0x83, 0x86, 0x04],
+            &string(ECHO)[..],
+            &[0x41],
+            &string(authority),
+            &[0x00],
+            &string("content-type"),
+            &string("application/grpc"),
+            &[0x00],
+            &string("te"),
+            &string("trailers"),
+        ]
+        .concat();
+        let sent = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, 0, &[]),
+            frame(1, 4, 1, &fields),
+            frame(0, 1, 1, &data),
+        ];
+        let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+        stream.write_all(&sent.concat()).await.unwrap();
+        let answer = loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            stream.read_exact(&mut payload).await.unwrap();
+            assert!(!matches!(head[3], 3 | 7), "{authority:?} was refused: {payload:?}");
+            if head[3] == 0 {
+                break Text::decode(&payload[5..]).unwrap();
+            }
+        };
+        assert_eq!(answer.text, "aaa", "{authority:?}");
+    }
+    server.abort();
+}
