@@ -159,32 +159,38 @@ impl Counts {
 
     /// Writes the families of a table that have numbers or are always there, in the table's order.
     pub fn expose(&self, table: &[&'static Family], page: &mut Page) {
-        let families = self.families.lock();
-        for family in table {
-            let Some(series) = families.get(family.name).filter(|s| !s.is_empty()) else {
-                if family.always {
-                    family.begin(page);
-                    match family.kind {
-                        Kind::Histogram(bounds) => {
-                            Histogram::<BOUNDS_MAX>::default().expose(page, family.name, &[], bounds);
-                        }
-                        _ => page.sample(family.name, &[], 0.0),
+        expose(&[self], table, page);
+    }
+}
+
+/// [`Counts::expose`] of several, of which each family has its numbers in one.
+pub fn expose(parts: &[&Counts], table: &[&'static Family], page: &mut Page) {
+    let parts: Vec<_> = parts.iter().map(|counts| counts.families.lock()).collect();
+    for family in table {
+        let mut found = parts.iter().filter_map(|families| families.get(family.name));
+        let Some(series) = found.find(|series| !series.is_empty()) else {
+            if family.always {
+                family.begin(page);
+                match family.kind {
+                    Kind::Histogram(bounds) => {
+                        Histogram::<BOUNDS_MAX>::default().expose(page, family.name, &[], bounds);
                     }
+                    _ => page.sample(family.name, &[], 0.0),
                 }
-                continue;
-            };
-            family.begin(page);
-            for (values, cell) in series {
-                let labels: Vec<(&str, &str)> =
-                    family.labels.iter().copied().zip(values.iter().map(|v| &**v)).collect();
-                match (cell, family.kind) {
-                    (Cell::Histogram(histogram), Kind::Histogram(bounds)) => {
-                        histogram.expose(page, family.name, &labels, bounds);
-                    }
-                    (Cell::Number(number), _) => page.sample(family.name, &labels, number),
-                    // A family has one kind from its first number on.
-                    (Cell::Histogram(_), _) => {}
+            }
+            continue;
+        };
+        family.begin(page);
+        for (values, cell) in series {
+            let labels: Vec<(&str, &str)> =
+                family.labels.iter().copied().zip(values.iter().map(|v| &**v)).collect();
+            match (cell, family.kind) {
+                (Cell::Histogram(histogram), Kind::Histogram(bounds)) => {
+                    histogram.expose(page, family.name, &labels, bounds);
                 }
+                (Cell::Number(number), _) => page.sample(family.name, &labels, number),
+                // A family has one kind from its first number on.
+                (Cell::Histogram(_), _) => {}
             }
         }
     }

@@ -67,9 +67,9 @@ impl Metrics {
             .retain(&table::probes::DURATION, |labels| *labels[1] != *m.namespace || *labels[2] != *m.name);
     }
 
-    /// Everything of this process.
-    pub(crate) fn expose(&self, config: &Configuration, page: &mut Page) {
-        self.counts.expose(table::TABLE, page);
+    /// Everything of this process; `now` has what is counted when somebody asks.
+    pub(crate) fn expose(&self, now: &Counts, config: &Configuration, page: &mut Page) {
+        yare_metrics::table::expose(&[&self.counts, now], table::TABLE, page);
         let name = "kubernetes_feature_enabled";
         page.family(
             name,

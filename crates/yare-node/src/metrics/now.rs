@@ -39,8 +39,7 @@ pub(crate) async fn page(kubelet: &Arc<Kubelet>) -> Page {
     logs(&states, &now);
     volumes(kubelet, &states, &now).await;
     let mut page = Page::new();
-    now.expose(table::TABLE, &mut page);
-    kubelet.metrics.expose(&kubelet.config, &mut page);
+    kubelet.metrics.expose(&now, &kubelet.config, &mut page);
     page
 }
 
