@@ -112,7 +112,8 @@ async fn closed_output_is_not_the_end() {
         assert_eq!((status.exit_code, rig.log(&status).as_str()), (8, "gone\n"), "{name}");
         let status = e.container(&id).await.unwrap();
         until("the first line", || rig.log(&status) == "before\n").await;
-        let out = e.exec_sync(&id, argv(&["sh", "-c", "touch /go; echo still here"]), None).await.unwrap();
+        // The container ends when it sees the file, and what runs in it with it.
+        let out = e.exec_sync(&id, argv(&["sh", "-c", "echo still here; touch /go"]), None).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&out.stdout), "still here\n", "{name}");
         assert_eq!(rig.wait(&id).await.exit_code, 7, "{name}");
         e.remove_sandbox(&sandbox).await.unwrap();
