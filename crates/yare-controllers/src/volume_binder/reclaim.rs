@@ -95,6 +95,12 @@ impl Binder {
         let api = &self.context.api;
         let key = ObjectKey::new(NAMESPACE, &format!("{RECYCLER}{}", volume.name()));
         let Some(pod) = self.pods.get(&key) else {
+            // What is cached may be older than what was written here when the last pod was done: another one would
+            // clean the next claim's files.
+            let now = api.get(&PERSISTENT_VOLUMES, volume.key()).await?;
+            if now.is_none_or(|now| now.resource_version() != volume.resource_version()) {
+                return Ok(Next::Done);
+            }
             let pod = recycler(&key, source, deadline_s(state));
             return match api.create(&PODS, NAMESPACE, &pod).await {
                 Ok(_) => Ok(Next::Done),
