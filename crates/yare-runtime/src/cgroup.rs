@@ -169,7 +169,7 @@ impl Cgroups {
         again(|| self.create_once(group, resources))
     }
 
-    /// Makes a group and moves the calling process into it.
+    /// Makes a group and moves the calling process, which must have one thread, into it.
     pub fn join(&self, group: &Path) -> io::Result<()> {
         again(|| {
             self.create_once(group, &Resources::default())?;
@@ -347,7 +347,10 @@ impl Cgroups {
         fs::File::open(dir).ok().map(OwnedFd::from)
     }
 
-    /// Moves the calling process into a group of every hierarchy; v2 only if `v2`.
+    /// Moves the calling process into a group of every hierarchy; v2 only if `v2`. It must have one thread.
+    ///
+    /// In v1 by `tasks`: a whole process (`cgroup.procs`) waits until no process of the machine forks or ends, which
+    /// is an RCU grace period of several milliseconds; a thread that moves itself does not.
     pub fn enter(&self, group: &Path, v2: bool) -> io::Result<()> {
         if v2 && let Some(dir) = self.v2_dir(group) {
             write(&dir.join("cgroup.procs"), "0")?;
@@ -356,7 +359,7 @@ impl Cgroups {
         for controller in self.v1.keys() {
             let dir = self.v1[controller].join(group);
             if dir.is_dir() && !done.contains(&dir) {
-                write(&dir.join("cgroup.procs"), "0")?;
+                write(&dir.join("tasks"), "0")?;
                 done.push(dir);
             }
         }

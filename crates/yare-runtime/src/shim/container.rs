@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::hooks;
-use super::launch::{self, Failure, Report, Stdio, Wires};
+use super::launch::{self, Failure, Group, Report, Stdio, Wires};
 use super::log::{Log, Stream};
 use super::rootfs;
 use super::sandbox::{self, Held};
@@ -129,13 +129,7 @@ impl Container {
         let gate = if outside.is_empty() { None } else { Some(pipe()?) };
         let group = cgroups.open_v2(&spec.cgroup);
         let flags = launch::namespace_flags(spec, held.userns.is_some());
-        let fork = || {
-            // A group that cannot be forked into (old kernel) is entered by the child instead.
-            match spawn(flags, group.as_ref()) {
-                Err(_) if group.is_some() => spawn(flags, None).map(|c| (c, false)),
-                other => other.map(|c| (c, group.is_some())),
-            }
-        };
+        let fork = || spawn(flags, group.as_ref());
         let forked = match joined {
             Some(joined) => sandbox::in_pid_namespace(joined, fork),
             None => fork(),
@@ -151,7 +145,7 @@ impl Container {
                 drop(write);
                 read
             });
-            let Err(e) = launch::container(spec, dir, cgroups, in_v2, userns, wires, gate);
+            let Err(e) = launch::container(spec, dir, &Group { cgroups, in_v2 }, userns, wires, gate);
             launch::fail(child_report.as_fd(), e)
         };
         if let Some((_, write)) = gate {
@@ -314,10 +308,16 @@ pub(super) fn receive_report(socket: &OwnedFd) -> io::Result<Option<(Report, Vec
     Ok(Some((serde_json::from_slice(&buffer[..n])?, fds)))
 }
 
+/// Forks, into a cgroup of version 2 if there is one. Whether the child is in it: a group that cannot be forked into
+/// (old kernel) is entered by the child.
 #[allow(unsafe_code)]
-pub(super) fn spawn(flags: i32, group: Option<&OwnedFd>) -> io::Result<Option<sys::Child>> {
+pub(super) fn spawn(flags: i32, group: Option<&OwnedFd>) -> io::Result<(Option<sys::Child>, bool)> {
     // SAFETY: a shim has one thread.
-    unsafe { sys::clone3(flags, group.map(AsFd::as_fd)) }
+    let fork = |group: Option<&OwnedFd>| unsafe { sys::clone3(flags, group.map(AsFd::as_fd)) };
+    match fork(group) {
+        Err(_) if group.is_some() => fork(None).map(|child| (child, false)),
+        forked => forked.map(|child| (child, group.is_some())),
+    }
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), String> {

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::container::{Container, Waiter, receive_report, spawn};
-use super::launch::{self, Failure, Report, Stdio, Wires};
+use super::launch::{self, Failure, Group, Report, Stdio, Wires};
 use super::sandbox;
 use crate::cgroup::Cgroups;
 use crate::proto::{RunRecord, Spec, read_json};
@@ -39,17 +39,15 @@ impl Exec {
         let (report, child_report) = sys::packet_pair().map_err(text)?;
         let group = cgroups.open_v2(&container.cgroup);
         // It must be a child of the shim, and a member of the container's PID namespace.
-        let forked = sandbox::in_pid_namespace(container.pidfd.as_fd(), || {
-            spawn(0, group.as_ref()).or_else(|_| spawn(0, None)).map(|c| (c, ()))
-        });
-        let (child, ()) = forked.map_err(|e| format!("fork: {e}"))?;
+        let forked = sandbox::in_pid_namespace(container.pidfd.as_fd(), || spawn(0, group.as_ref()));
+        let (child, in_v2) = forked.map_err(|e| format!("fork: {e}"))?;
         let Some(child) = child else {
             launch::reset_signals();
             let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0, 0, 0);
             drop(report);
             let pidfd = container.pidfd.as_fd();
             let wires = Wires { stdio, report: child_report.as_fd() };
-            let Err(e) = launch::exec(&spec, &run, argv, cgroups, pidfd, userns, wires);
+            let Err(e) = launch::exec(&spec, &run, argv, &Group { cgroups, in_v2 }, pidfd, userns, wires);
             launch::fail(child_report.as_fd(), e)
         };
         Ok(Self {

@@ -55,6 +55,19 @@ pub(super) struct Wires<'a> {
     pub report: BorrowedFd<'a>,
 }
 
+/// How the new process comes into its cgroups.
+pub(super) struct Group<'a> {
+    pub cgroups: &'a Cgroups,
+    /// It was forked into the one of version 2.
+    pub in_v2: bool,
+}
+
+impl Group<'_> {
+    fn enter(&self, spec: &Spec) -> Result<()> {
+        self.cgroups.enter(&spec.cgroup, !self.in_v2).map_err(|e| format!("join cgroup: {e}"))
+    }
+}
+
 /// What has to be read while the host's files can still be seen.
 struct Before {
     filter: Option<Vec<libc::sock_filter>>,
@@ -116,21 +129,20 @@ pub(super) fn reset_signals() {
 pub(super) fn container(
     spec: &Spec,
     dir: &Path,
-    cgroups: &Cgroups,
-    in_v2: bool,
+    group: &Group<'_>,
     userns: Option<&UserNs>,
     wires: Wires<'_>,
     gate: Option<OwnedFd>,
 ) -> std::result::Result<Infallible, Failure> {
     let Wires { stdio, report: socket } = wires;
     let before = Before::read(spec, userns.is_some())?;
-    cgroups.enter(&spec.cgroup, !in_v2).map_err(|e| format!("join cgroup: {e}"))?;
+    group.enter(spec)?;
     set_oom_score(spec);
-    let mut sources = Sources::collect(spec, cgroups, userns)?;
+    let mut sources = Sources::collect(spec, group.cgroups, userns)?;
     match userns {
         None => {
             // After all cgroups: the namespace's root is the group it is made in.
-            if own_cgroup_namespace(spec, cgroups) {
+            if own_cgroup_namespace(spec, group.cgroups) {
                 nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
                     .map_err(|e| format!("cgroup namespace: {e}"))?;
             }
@@ -142,7 +154,7 @@ pub(super) fn container(
                 let (uid, gid) = (Uid::from_raw(userns.root_uid), Gid::from_raw(userns.root_gid));
                 let _ = nix::unistd::fchown(fd, Some(uid), Some(gid));
             }
-            fork_into(spec, cgroups, userns, socket)?;
+            fork_into(spec, group.cgroups, userns, socket)?;
             sources.mount_kernel(spec)?;
             rootfs::enter_tree(&tree)?;
         }
@@ -152,7 +164,7 @@ pub(super) fn container(
     }
     let hooks: Vec<&Hook> = spec.hooks.create_container.iter().collect();
     let root = Root::enter(!hooks.is_empty())?;
-    rootfs::populate(spec, cgroups, sources, userns.is_some())?;
+    rootfs::populate(spec, group.cgroups, sources, userns.is_some())?;
     root.settle(|| {
         hooks::run_all("createContainer", &hooks, &hooks::state(spec, dir, "creating", host_pid()))
     })?;
@@ -222,17 +234,17 @@ pub(super) fn exec(
     spec: &Spec,
     run: &RunRecord,
     argv: &[String],
-    cgroups: &Cgroups,
+    group: &Group<'_>,
     pidfd: BorrowedFd<'_>,
     userns: bool,
     wires: Wires<'_>,
 ) -> std::result::Result<Infallible, Failure> {
     let Wires { stdio, report: socket } = wires;
     let before = Before::read(spec, userns)?;
-    cgroups.enter(&spec.cgroup, true).map_err(|e| format!("join cgroup: {e}"))?;
+    group.enter(spec)?;
     set_oom_score(spec);
     let mut flags = libc::CLONE_NEWNS;
-    if own_cgroup_namespace(spec, cgroups) {
+    if own_cgroup_namespace(spec, group.cgroups) {
         flags |= libc::CLONE_NEWCGROUP;
     }
     if userns {
