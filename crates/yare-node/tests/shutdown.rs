@@ -81,6 +81,10 @@ async fn pods_stop_by_priority_and_the_machine_waits() {
         (Some("KubeletNotReady"), Some("node is shutting down"))
     );
     cluster.wait_event(NODE, "NodeShutdown").await;
+    let times = std::fs::read_to_string(cluster.data().join("graceful_node_shutdown_state")).unwrap();
+    let times: Value = serde_json::from_str(&times).unwrap();
+    let [start, end] = ["startTime", "endTime"].map(|field| times[field].as_str().unwrap().to_owned());
+    assert!(*"2026" <= *start && start <= end, "{times}");
 
     // Nobody comes any more, until it is called off.
     cluster.pod("late", pod("")).await;

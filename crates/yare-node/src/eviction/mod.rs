@@ -129,6 +129,7 @@ impl Evictor {
             }
         }
         let layout = self.layout.unwrap_or_default();
+        let observed = Instant::now();
         self.last = self.observer.observe().await;
         let transition = self.kubelet.resources.settings.eviction.pressure_transition_period;
         let outcome = self.state.look(&self.thresholds, &self.last, transition, Instant::now());
@@ -138,11 +139,17 @@ impl Evictor {
             return over;
         }
         let Some(threshold) = outcome.act.first().copied() else { return Vec::new() };
-        self.act(threshold, &outcome.act, layout).await.into_iter().collect()
+        self.act(threshold, &outcome.act, layout, observed).await.into_iter().collect()
     }
 
-    /// Wins back what a threshold asks for: garbage first, then one pod.
-    async fn act(&mut self, threshold: Threshold, all: &[Threshold], layout: Layout) -> Option<Going> {
+    /// Wins back what a threshold asks for: garbage first, then one pod. `observed`: when it was seen to be met.
+    async fn act(
+        &mut self,
+        threshold: Threshold,
+        all: &[Threshold],
+        layout: Layout,
+        observed: Instant,
+    ) -> Option<Going> {
         let row = threshold.signal.row();
         tracing::info!(
             threshold = thresholds::describe(&threshold),
@@ -162,6 +169,9 @@ impl Evictor {
             .map(|state| Candidate { usage: uses.remove(&state.pod.metadata.uid), pod: state.pod })
             .collect();
         rank::sort(threshold.signal, layout, &mut candidates);
+        for met in all.iter().filter(|_| !candidates.is_empty()) {
+            self.kubelet.metrics.took(&table::EVICTION_AGE, &[met.signal.row().name], observed.elapsed());
+        }
         for candidate in &candidates {
             let grace_s = if threshold.is_hard() {
                 IMMEDIATE_GRACE_S

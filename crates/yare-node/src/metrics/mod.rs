@@ -31,6 +31,11 @@ impl Metrics {
         self.counts.count(family, labels);
     }
 
+    /// Something is so from now on.
+    pub(crate) fn set(&self, family: &'static Family, labels: &[&str], value: f64) {
+        self.counts.set(family, labels, value);
+    }
+
     /// Something began (1.0) or ended (-1.0).
     pub(crate) fn add(&self, family: &'static Family, labels: &[&str], by: f64) {
         self.counts.add(family, labels, by);

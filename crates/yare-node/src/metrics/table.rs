@@ -97,7 +97,10 @@ table! {
     DESIRED_PODS: "kubelet_desired_pods", Gauge, &["static"], "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.";
     DEVICE_ALLOCATION_DURATION: "kubelet_device_plugin_alloc_duration_seconds", Histogram(USUAL_S), &["resource_name"], "[ALPHA] Duration in seconds to serve a device plugin Allocation request. Broken down by resource name.";
     DEVICE_REGISTRATIONS: "kubelet_device_plugin_registration_total", Counter, &["resource_name"], "[ALPHA] Cumulative number of device plugin registrations. Broken down by resource name.";
+    EVICTION_AGE: "kubelet_eviction_stats_age_seconds", Histogram(USUAL_S), &["eviction_signal"], "[ALPHA] Time between when stats are collected, and when pod is evicted based on those stats by eviction signal";
     EVICTIONS: "kubelet_evictions", Counter, &["eviction_signal"], "[ALPHA] Cumulative number of pod evictions by eviction signal";
+    SHUTDOWN_END: "kubelet_graceful_shutdown_end_time_seconds", Gauge, &[], "[ALPHA] Last graceful shutdown end time since unix epoch in seconds";
+    SHUTDOWN_START: "kubelet_graceful_shutdown_start_time_seconds", Gauge, &[], "[ALPHA] Last graceful shutdown start time since unix epoch in seconds";
     HTTP_INFLIGHT: "kubelet_http_inflight_requests", Gauge, HTTP, "[ALPHA] Number of the inflight http requests";
     HTTP_DURATION: "kubelet_http_requests_duration_seconds", Histogram(USUAL_S), HTTP, "[ALPHA] Duration in seconds to serve http requests";
     HTTP_REQUESTS: "kubelet_http_requests_total", Counter, HTTP, "[ALPHA] Number of the http requests received since the server started";
@@ -117,6 +120,11 @@ table! {
     METRICS_PROVIDER: "kubelet_metrics_provider", Gauge, &["provider"], "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'";
     MIRROR_PODS: "kubelet_mirror_pods", Gauge, &[], "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
     NODE_NAME: "kubelet_node_name", Gauge, &["node"], "[ALPHA] The node's name. The count is always 1.";
+    STARTUP: "kubelet_node_startup_duration_seconds", Gauge, &[], "[ALPHA] Duration in seconds of node startup in total.";
+    STARTUP_POST_REGISTRATION: "kubelet_node_startup_post_registration_duration_seconds", Gauge, &[], "[ALPHA] Duration in seconds of node startup after registration.";
+    STARTUP_PRE_KUBELET: "kubelet_node_startup_pre_kubelet_duration_seconds", Gauge, &[], "[ALPHA] Duration in seconds of node startup before kubelet starts.";
+    STARTUP_PRE_REGISTRATION: "kubelet_node_startup_pre_registration_duration_seconds", Gauge, &[], "[ALPHA] Duration in seconds of node startup before registration.";
+    STARTUP_REGISTRATION: "kubelet_node_startup_registration_duration_seconds", Gauge, &[], "[ALPHA] Duration in seconds of node startup during registration.";
     POD_RELIST_DURATION: "kubelet_pleg_pod_relist_duration_seconds", Histogram(USUAL_S), &[], "[ALPHA] Duration in seconds for relisting a single pod in PLEG.";
     DEFERRED_RESIZES: "kubelet_pod_deferred_accepted_resizes_total", Counter, &["retry_trigger"], "[ALPHA] Cumulative number of resizes that were accepted after being deferred.";
     RESIZES_IN_PROGRESS: "kubelet_pod_in_progress_resizes", Gauge, &[], "[ALPHA] Number of in-progress resizes for pods.";

@@ -17,6 +17,7 @@ use yare_client::{EventKind, HangUp, Informer};
 use super::advertised;
 use super::conditions::{self, Observed};
 use super::object;
+use super::startup::Startup;
 use crate::allocation;
 use crate::api::PatchKind;
 use crate::clock;
@@ -71,7 +72,8 @@ impl Heartbeat {
     /// Runs for as long as the node.
     pub(crate) async fn run(self) {
         self.kubelet.node_event(EventKind::Normal, "Starting", "Starting kubelet.".to_owned());
-        let (uid, mut held) = self.register().await;
+        let mut startup = Startup::begin();
+        let (uid, mut held) = self.register(&mut startup).await;
         self.kubelet.csi.node.registered(&uid);
         let mut network = self.kubelet.network.clone();
         let mut storage = self.kubelet.csi.node.ready();
@@ -114,6 +116,9 @@ impl Heartbeat {
                         for event in events {
                             let text = format!("Node {} status is now: {event}", self.kubelet.node_name);
                             self.kubelet.node_event(EventKind::Normal, event, text);
+                        }
+                        if conditions.iter().any(|c| c.kind == "Ready" && c.status == "True") {
+                            startup.ready(&self.kubelet.metrics);
                         }
                         held = conditions;
                         written = Some(status);
@@ -207,10 +212,10 @@ impl Heartbeat {
     }
 
     /// Creates the Node, or brings an existing one's labels up to date. Answers its uid and conditions.
-    async fn register(&self) -> (String, Vec<NodeCondition>) {
+    async fn register(&self, startup: &mut Startup) -> (String, Vec<NodeCondition>) {
         let mut wait = RETRY_MIN;
         loop {
-            match self.try_register().await {
+            match self.try_register(startup).await {
                 Ok(registered) => return registered,
                 Err(error) => {
                     tracing::debug!(%error, "registering the node, will retry");
@@ -221,7 +226,7 @@ impl Heartbeat {
         }
     }
 
-    async fn try_register(&self) -> Result<(String, Vec<NodeCondition>)> {
+    async fn try_register(&self, startup: &mut Startup) -> Result<(String, Vec<NodeCondition>)> {
         let kubelet = &self.kubelet;
         let observed = Observed {
             network: super::NetworkReadiness::NotReady("the node is starting".to_owned()),
@@ -234,10 +239,14 @@ impl Heartbeat {
             self.compare_boots(&found);
             return Ok((found.metadata.uid, found.status.view.conditions));
         }
+        startup.attempt();
         let status = self.status(&conditions, json!([]));
         let node = object::registration(kubelet, &self.labels, status);
         match kubelet.api.create::<Registered>("/api/v1/nodes", &node).await {
-            Ok(made) => return Ok((made.metadata.uid, made.status.view.conditions)),
+            Ok(made) => {
+                startup.registered(&kubelet.metrics);
+                return Ok((made.metadata.uid, made.status.view.conditions));
+            }
             Err(error) if error.status_code() == Some(409) => {}
             Err(error) => return Err(error),
         }

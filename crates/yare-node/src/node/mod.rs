@@ -5,6 +5,7 @@ pub(crate) mod capacity;
 pub(crate) mod conditions;
 pub(crate) mod heartbeat;
 pub(crate) mod object;
+pub(crate) mod startup;
 
 /// Whether pods can get a network, as the pod network reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]

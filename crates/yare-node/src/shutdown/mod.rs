@@ -8,6 +8,7 @@
 mod dbus;
 pub(crate) mod groups;
 mod logind;
+mod record;
 
 use std::io;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, place: Logind) {
     if periods.is_empty() {
         return;
     }
+    record::restore(&kubelet);
     let mut wait = RETRY_MIN;
     loop {
         let mut connected = false;
@@ -78,7 +80,9 @@ async fn follow(
         kubelet.node_event(EventKind::Normal, "NodeShutdown", text.to_owned());
         kubelet.shutting_down.send_replace(begins);
         if begins {
+            let shutdown = record::Shutdown::begin(kubelet);
             stop_pods(kubelet, periods).await;
+            shutdown.end(kubelet);
             lock = None;
             tracing::info!("pods have stopped; the machine goes on shutting down");
         } else {
