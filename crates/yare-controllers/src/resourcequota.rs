@@ -11,6 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -267,30 +268,42 @@ impl ResourceQuotas {
         let (group, plural) = (resource.group.clone(), resource.plural.clone());
         let devices = devices.filter(|_| (&*group, &*plural) == ("resource.k8s.io", "resourceclaims"));
         let objects = self.objects(resource, namespace, source).await?;
-        let objects: Result<Vec<Value>, _> = objects.iter().map(Cached::view).collect();
-        let objects = objects?;
-        let is_made = |claim: &Value| quota::is_for_extended_resources(claim).is_some();
-        let pods = match devices.is_some() && objects.iter().any(is_made) {
-            true => self.objects(yare_client::PODS, namespace, source).await?,
-            false => Vec::new(),
+        let claims = match devices {
+            Some(classes) => Some(self.claims(classes, &objects, namespace, source).await?),
+            None => None,
         };
         let now = self.context.now();
-        for body in objects.iter().filter(|body| quota::matches(quota, &group, &plural, body)) {
-            let mut usage = quota::usage(&group, &plural, body, now);
-            if let Some(devices) = devices {
-                let owner = quota::is_for_extended_resources(body);
-                let pod = owner.and_then(|(name, _)| pods.iter().find(|pod| pod.name() == name));
-                let charged = match pod {
-                    Some(pod) => quota::of_pod(body, &pod.view()?, objects.iter(), now),
-                    None => Amounts::new(),
-                };
-                devices.extend(&mut usage, &charged);
+        for object in &objects {
+            let body: Value = object.view()?;
+            if !quota::matches(quota, &group, &plural, &body) {
+                continue;
+            }
+            let mut usage = quota::usage(&group, &plural, &body, now);
+            if let Some(claims) = &claims {
+                claims.extend(&mut usage, &body, now)?;
             }
             for (name, amount) in usage {
                 *total.entry(name).or_default() += amount;
             }
         }
         Ok(())
+    }
+
+    async fn claims<'a>(
+        &self,
+        classes: &'a DeviceClasses,
+        objects: &[Cached],
+        namespace: &str,
+        source: Source,
+    ) -> Result<Claims<'a>, Error> {
+        let all: Vec<Value> = objects.iter().map(Cached::view).collect::<Result<_, _>>()?;
+        let is_made = |claim: &Value| quota::pod_with_extended_resources(claim).is_some();
+        let made: Vec<Value> = all.into_iter().filter(is_made).collect();
+        let pods = match made.is_empty() {
+            true => Vec::new(),
+            false => self.objects(yare_client::PODS, namespace, source).await?,
+        };
+        Ok(Claims { classes, made, pods })
     }
 
     async fn resource(&self, group: &str, plural: &str) -> Result<Option<Resource>, Error> {
@@ -310,6 +323,29 @@ impl ResourceQuotas {
         let found = discover(&self.context.api).await?;
         let served = found.resources.into_iter().find(|s| is(&s.resource) && s.supports(&["list", "watch"]));
         Ok(served.map(|s| s.resource))
+    }
+}
+
+/// What claims for devices are counted by besides themselves.
+struct Claims<'a> {
+    classes: &'a DeviceClasses,
+    /// Those that the scheduler made for pods' extended resources.
+    made: Vec<Value>,
+    /// All of the namespace, where there is such a claim.
+    pods: Vec<Cached>,
+}
+
+impl Claims<'_> {
+    /// Adds the extended resources that a claim stands for, less what its pod is charged for already.
+    fn extend(&self, usage: &mut Amounts, claim: &Value, now: Timestamp) -> Result<(), Error> {
+        let owner = quota::pod_with_extended_resources(claim);
+        let pod = owner.and_then(|(name, _)| self.pods.iter().find(|pod| pod.name() == name));
+        let charged = match pod {
+            Some(pod) => quota::of_pod(claim, &pod.view()?, self.made.iter(), now),
+            None => Amounts::new(),
+        };
+        self.classes.extend(usage, &charged);
+        Ok(())
     }
 }
 

@@ -133,7 +133,7 @@ impl<'a> Devices<'a> {
 
     /// What the pod that a claim was made for is charged for.
     fn charged(&self, claim: &Value, now: Timestamp) -> Usage {
-        let Some((pod, _)) = quota::is_for_extended_resources(claim) else { return Usage::new() };
+        let Some((pod, _)) = quota::pod_with_extended_resources(claim) else { return Usage::new() };
         let store = self.attributes.call.core.store();
         let prefix = format!("{}/", self.attributes.namespace);
         let pods = store.snapshot("pods");

@@ -104,8 +104,8 @@ fn controller(claim: &Value) -> Option<&Value> {
     claim.items("metadata.ownerReferences").iter().find(|owner| owner.bool_opt("controller") == Some(true))
 }
 
-/// Whether the scheduler made the claim for a pod's extended resources: the pod's name and uid.
-pub fn is_for_extended_resources(claim: &Value) -> Option<(&str, &str)> {
+/// The pod for whose extended resources the scheduler made the claim: its name and uid.
+pub fn pod_with_extended_resources(claim: &Value) -> Option<(&str, &str)> {
     let mark = claim.at("metadata.annotations").get(MADE_FOR_POD).and_then(Value::as_str);
     let owner = controller(claim).filter(|_| mark == Some("true"))?;
     let is_pod = owner.str_at("kind") == "Pod" && owner.str_at("apiVersion") == "v1";
@@ -120,7 +120,7 @@ pub fn of_pod<'c>(
     claims: impl Iterator<Item = &'c Value>,
     now: Timestamp,
 ) -> Usage {
-    let Some((_, uid)) = is_for_extended_resources(claim) else { return Usage::new() };
+    let Some((_, uid)) = pod_with_extended_resources(claim) else { return Usage::new() };
     let name = claim.str_at("metadata.name");
     let age = |claim: &Value| {
         let created = claim.str_at("metadata.creationTimestamp").parse::<Timestamp>();
@@ -131,7 +131,7 @@ pub fn of_pod<'c>(
     let is_its = match told.str_opt("resourceClaimName") {
         Some(told) => told == name,
         None => {
-            let of_pod = |other: &&Value| is_for_extended_resources(other).is_some_and(|(_, of)| of == uid);
+            let of_pod = |other: &&Value| pod_with_extended_resources(other).is_some_and(|(_, of)| of == uid);
             !claims.filter(of_pod).any(|other| age(other) < age(claim))
         }
     };

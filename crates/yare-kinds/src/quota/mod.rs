@@ -15,7 +15,7 @@ mod pods;
 #[cfg(test)]
 mod tests;
 
-pub use devices::{DeviceClasses, is_for_extended_resources, of_pod};
+pub use devices::{DeviceClasses, of_pod, pod_with_extended_resources};
 pub use pods::{
     is_best_effort, pod_limits_of_spec, pod_requests_of_spec, pod_resources, pod_resources_of_spec,
 };
