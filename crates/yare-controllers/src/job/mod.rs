@@ -261,8 +261,10 @@ pub fn stray_pod(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectK
 
 /// Whether with a change there is one more pod that has ended and is still held, or one less.
 fn held_event(change: &Change) -> Option<&'static str> {
+    // Most pods are other controllers'; they are not decoded for this.
+    let may_be = |pod: &&Cached| pod.controller().is_none_or(|owner| &*owner.kind == "Job");
     let is_held = |pod: &Option<Cached>| {
-        let view = pod.as_ref().and_then(|pod| pod.view::<PodView>().ok());
+        let view = pod.as_ref().filter(may_be).and_then(|pod| pod.view::<PodView>().ok());
         view.is_some_and(|v| {
             matches!(&*v.status.phase, "Succeeded" | "Failed")
                 && v.metadata.finalizers.iter().any(|f| f == FINALIZER)
