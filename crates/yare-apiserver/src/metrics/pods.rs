@@ -1,6 +1,6 @@
 //! `/metrics/resources`: what each pod asks for, as upstream's scheduler tells it (KEP-1916).
 
-use std::ops::Bound;
+use std::{mem, ops::Bound};
 
 use serde_json::Value;
 use yare_kinds::{
@@ -30,30 +30,38 @@ const FAMILIES: [(&str, &str, Of); 2] = [
 /// The page, made of the pods that there are. Pods that have ended hold nothing.
 pub fn render(core: &Core) -> String {
     let snapshot = core.store().snapshot("pods");
-    let mut page = Page::new();
-    for (family, help, of) in FAMILIES {
-        let pods = snapshot.range(Bound::Unbounded, "").filter_map(|o| serde_json::from_slice(&o.bytes).ok());
-        let mut begun = false;
-        for pod in pods.filter(|pod| !has_ended(pod)) {
+    // A page is one family after the other, and each pod is decoded once for all of them.
+    let mut pages = FAMILIES.map(|_| Page::new());
+    let mut begun = FAMILIES.map(|_| false);
+    for object in snapshot.range(Bound::Unbounded, "") {
+        let Ok(pod) = serde_json::from_slice(&object.bytes) else { continue };
+        if has_ended(&pod) {
+            continue;
+        }
+        for (((family, help, of), page), begun) in FAMILIES.iter().zip(&mut pages).zip(&mut begun) {
             for (resource, amount) in of(&pod).into_iter().filter(|(_, amount)| !amount.is_zero()) {
-                if !std::mem::replace(&mut begun, true) {
+                if !mem::replace(begun, true) {
                     page.family(family, "gauge", help);
                 }
-                let priority = pod.int_opt("spec.priority").map(|p| p.to_string()).unwrap_or_default();
-                let labels = [
-                    ("namespace", pod.str_at("metadata.namespace")),
-                    ("node", pod.str_at("spec.nodeName")),
-                    ("pod", pod.str_at("metadata.name")),
-                    ("priority", &priority),
-                    ("resource", &resource),
-                    ("scheduler", pod.str_at("spec.schedulerName")),
-                    ("unit", unit(&resource)),
-                ];
-                page.sample(family, &labels, amount.as_f64());
+                sample(page, family, &pod, &resource, amount.as_f64());
             }
         }
     }
-    page.finish()
+    pages.map(Page::finish).concat()
+}
+
+fn sample(page: &mut Page, family: &str, pod: &Value, resource: &str, amount: f64) {
+    let priority = pod.int_opt("spec.priority").map(|p| p.to_string()).unwrap_or_default();
+    let labels = [
+        ("namespace", pod.str_at("metadata.namespace")),
+        ("node", pod.str_at("spec.nodeName")),
+        ("pod", pod.str_at("metadata.name")),
+        ("priority", &priority),
+        ("resource", resource),
+        ("scheduler", pod.str_at("spec.schedulerName")),
+        ("unit", unit(resource)),
+    ];
+    page.sample(family, &labels, amount);
 }
 
 /// What was never on a node cannot have ended there.
