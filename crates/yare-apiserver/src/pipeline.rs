@@ -47,8 +47,8 @@ pub async fn handle(
     let in_process = matches!(identity, Identity::Local(_));
     let id = request_id(&core, request.headers());
     let method = request.method().clone();
-    let mut counted = Counted {
-        spans: None,
+    let counted = Counted {
+        spans: trace::Spans::default(),
         core: core.clone(),
         apply: request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == APPLY_PATCH),
         known: info.is_resource
@@ -62,7 +62,7 @@ pub async fn handle(
     let gzip = !long_running
         && compress::wanted(request.headers())
         && core.config.gates.is_on("APIResponseCompression");
-    let (record, spans) = (OnceLock::new(), trace::Spans::default());
+    let record = OnceLock::new();
     let way = Way {
         core: core.clone(),
         info: info.clone(),
@@ -72,7 +72,7 @@ pub async fn handle(
         peer,
         id: &id,
         record: &record,
-        spans: &spans,
+        spans: &counted.spans,
     };
     let outcome = if core.closed.load(Ordering::Relaxed) && !in_process && !is_probe(&info) {
         Outcome::of(late())
@@ -83,7 +83,6 @@ pub async fn handle(
             Err(panic) => panicked(&info, reason(&*panic), record.get()).await,
         }
     };
-    counted.spans = Some(spans);
     let mut reply = outcome.reply;
     let mut complete = None;
     if let Some(record) = record.into_inner().filter(|_| !outcome.recorded) {
@@ -237,8 +236,8 @@ impl Drop for AbortOnDrop {
 
 /// What a request is counted under.
 struct Counted {
-    /// What traces say of it; absent: nothing yet.
-    spans: Option<trace::Spans>,
+    /// What traces say of it.
+    spans: trace::Spans,
     core: Arc<Core>,
     method: Method,
     info: Arc<RequestInfo>,
@@ -257,9 +256,7 @@ impl Counted {
     }
 
     fn ended(self, code: u16, excluded: Duration, sent: Sent) {
-        if let Some(spans) = &self.spans {
-            spans.answered(code, sent.bytes);
-        }
+        self.spans.answered(code, sent.bytes);
         let requests = &self.core.metrics.requests;
         requests
             .ended(self.labels(), Ended { code, took: self.received.elapsed(), excluded, bytes: sent.bytes });

@@ -1,5 +1,6 @@
-//! What traces say of requests: a span for each that a known caller sends, and in it one for the verb. The names and
-//! attributes are upstream's, which are OpenTelemetry's for HTTP.
+//! What traces say of requests: a span for each that a known caller sends, in it one for the verb, and in that what the
+//! store, the cache and other servers do for it. The names and attributes are upstream's, which are OpenTelemetry's for
+//! HTTP.
 
 use std::{mem, net::IpAddr, sync::Arc, time::Duration};
 
@@ -358,13 +359,13 @@ impl Storing {
 
 /// The span of an object that is read.
 pub(crate) fn reads(call: &Call, stored: &Stored, key: &str) -> Option<Span> {
-    let version = call.query.get("resourceVersion").unwrap_or_default();
+    let version = || call.query.get("resourceVersion").unwrap_or_default();
     let span = yare_trace::described("cacher.Get", Kind::Internal, |span| {
         span.set("audit-id", call.audit_id());
         span.set("key", format!("/{}/{key}", stored.kind_key));
-        span.set("resource-version", version);
+        span.set("resource-version", version());
     })?;
-    let from = if version.is_empty() {
+    let from = if version().is_empty() {
         "About to Get from underlying storage"
     } else {
         "About to fetch object from cache"
@@ -464,11 +465,12 @@ fn length(len: usize) -> (&'static str, Value) {
     number("len", len)
 }
 
-/// A request to another server, in a span of its own. `url` is all of it.
-pub(crate) fn calls(method: &Method, url: &str) -> Option<Span> {
+/// A request to another server, in a span of its own. `url` gives all of it, and is asked only where it is told.
+pub(crate) fn calls(method: &Method, url: impl FnOnce() -> String) -> Option<Span> {
     yare_trace::described(&format!("HTTP {method}"), Kind::Client, |span| {
+        let url = url();
         span.set("http.request.method", method.as_str());
-        span.set("url.full", url);
+        span.set("url.full", url.as_str());
         let uri = url.parse::<http::Uri>().unwrap_or_default();
         let (host, port) = host_port(uri.authority().map_or("", |authority| authority.as_str()));
         span.set("server.address", host);

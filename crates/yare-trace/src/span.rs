@@ -61,12 +61,6 @@ impl From<i64> for Value {
     }
 }
 
-impl From<bool> for Value {
-    fn from(truth: bool) -> Self {
-        Value(wire::Any::Truth(truth))
-    }
-}
-
 pub(crate) fn attribute(key: &str, value: Value) -> wire::KeyValue {
     wire::KeyValue { key: key.to_owned(), value: Some(wire::AnyValue { value: Some(value.0) }) }
 }

@@ -129,7 +129,7 @@ pub(crate) struct KeyValue {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct AnyValue {
-    #[prost(oneof = "Any", tags = "1, 2, 3")]
+    #[prost(oneof = "Any", tags = "1, 3")]
     pub value: Option<Any>,
 }
 
@@ -137,8 +137,6 @@ pub(crate) struct AnyValue {
 pub(crate) enum Any {
     #[prost(string, tag = "1")]
     Text(String),
-    #[prost(bool, tag = "2")]
-    Truth(bool),
     #[prost(int64, tag = "3")]
     Number(i64),
 }

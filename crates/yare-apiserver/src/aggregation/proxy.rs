@@ -121,8 +121,9 @@ pub async fn forward(
     let upgrading = wants_upgrade(&call.headers) && upgrade.get::<OnUpgrade>().is_some();
     copy_headers(&call.headers, request.headers_mut(), upgrading);
     identify(request.headers_mut(), &call.user);
-    let place = targets.first().map(resolve::Target::authority).unwrap_or_default();
-    let mut span = trace::calls(&call.method, &format!("https://{place}{target}"));
+    let mut span = trace::calls(&call.method, || {
+        format!("https://{}{target}", targets.first().map(resolve::Target::authority).unwrap_or_default())
+    });
     yare_trace::inside(span.as_ref().map(yare_trace::Span::active), || {
         yare_trace::inject(request.headers_mut())
     });

@@ -262,7 +262,7 @@ impl Client {
                 format!("{verb} \"{}\": {}", with_query(&target.url, call.query), failure.message);
             failure
         };
-        let mut span = trace::calls(&call.method, &with_query(&target.url, call.query));
+        let mut span = trace::calls(&call.method, || with_query(&target.url, call.query));
         let exchange = self.exchange(core, target, call);
         let exchange = yare_trace::scoped(span.as_ref().map(yare_trace::Span::active), exchange);
         let done = tokio::time::timeout(timeout, exchange).await;

@@ -39,9 +39,8 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult
     let renderer = Renderer::new(call, served, Asked::One)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
     let object = write::decode(call, served, &body, options.field_validation)?;
-    let len = body.len();
     yare_trace::event("About to store object in database", &[]);
-    let written = trace::written(len, object_of(call, served, object, &options, false).await)?;
+    let written = trace::written(body.len(), object_of(call, served, object, &options, false).await)?;
     write::answer(call, &renderer, &written)
 }
 

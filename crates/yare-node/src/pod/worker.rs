@@ -146,9 +146,9 @@ impl Worker {
                     self.mailbox.pod().spec.containers.len() as f64,
                 );
             }
-            let tracer = self.kubelet.tracer.clone();
+            let tracer = self.kubelet.tracer.as_ref();
             let mut span = tracer
-                .map(|tracer| trace::of_pod(&tracer, &self.mailbox.pod(), self.mailbox.is_leaving(), kind));
+                .map(|tracer| trace::of_pod(tracer, &self.mailbox.pod(), self.mailbox.is_leaving(), kind));
             let next = yare_trace::scoped(span.as_ref().map(Span::active), self.sync()).await;
             if next == Next::Retry
                 && let Some(span) = &mut span
