@@ -108,7 +108,9 @@ async fn run() {
     let short = tempfile::Builder::new().prefix("yn").tempdir().unwrap();
     let mut config = EngineConfig::new(short.path().join("data"), short.path().join("run"));
     config.shim_command = vec![std::env::current_exe().unwrap().into(), "shim".into()];
-    config.shim_cgroup = format!("yn-{}/shims", std::process::id());
+    let own = format!("yn-{}", std::process::id());
+    let shims = format!("{own}/shims");
+    config.shim_cgroup.clone_from(&shims);
     config.network = Some(Arc::new(Addresses));
     let engine = match Engine::open(config).await {
         Ok(engine) => engine,
@@ -176,7 +178,7 @@ async fn run() {
             cluster.stop_node().await;
             engine.close().await;
             // Those of other nodes on this machine stay.
-            let cgroups = [&yare_node::CGROUPS[..], &yare_runtime::CGROUPS].concat();
+            let cgroups = [&yare_node::CGROUPS[..], &[&*shims, &*own]].concat();
             yare_runtime::remove_empty_cgroups(&cgroups, std::time::Duration::from_secs(2)).await;
             return;
         }

@@ -1,6 +1,9 @@
 //! Claims for devices, from the template to the container: a real driver of the testkit, whose devices are CDI's.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use anyhow::{Context, ensure};
 use yare_testkit::{ClaimedDevice, Cluster, DraBehaviour, DraDriver, Options};
@@ -19,8 +22,10 @@ impl Cdi {
     fn new() -> anyhow::Result<Self> {
         let directory = PathBuf::from("/var/run/cdi");
         std::fs::create_dir_all(&directory)?;
-        // The directory is the machine's own: nobody else has this vendor.
-        let kind = format!("test{}.yare.example/gpu", std::process::id());
+        // The directory is the machine's own: no other test has this vendor.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let kind = format!("test{}-{number}.yare.example/gpu", std::process::id());
         let file = directory.join(format!("{}.json", kind.replace('/', "-")));
         let device = |name: &str| {
             format!(r#"{{"name": "{name}", "containerEdits": {{"env": ["DEVICE_{name}=here"]}}}}"#)
@@ -51,6 +56,19 @@ impl Drop for Cdi {
         // Stays where others use it.
         let _ = self.file.parent().map(std::fs::remove_dir);
     }
+}
+
+/// A cluster with a driver on its node that gives each claim its device of `claims`, and all others the first.
+fn with_driver(claims: &[(&str, &str)], test: impl FnOnce(&Cluster, &DraDriver) -> anyhow::Result<()>) {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        let cdi = Cdi::new()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let _inside = runtime.enter();
+        let devices = claims.iter().map(|(claim, device)| ((*claim).to_owned(), cdi.gives(device))).collect();
+        let behaviour = DraBehaviour { devices, others: cdi.gives("gpu0"), ..DraBehaviour::default() };
+        test(cluster, &DraDriver::start(&cluster.path("data/agent"), DRIVER, behaviour)?)
+    });
 }
 
 /// Devices of the node, of which the driver tells by this.
@@ -150,14 +168,7 @@ fn asks(name: &str, resource: &str) -> String {
 
 #[test]
 fn devices_stand_behind_resources() {
-    Cluster::test(YARE, Options::default(), |cluster| {
-        cluster.import_busybox(IMAGE)?;
-        let cdi = Cdi::new()?;
-        let runtime = tokio::runtime::Runtime::new()?;
-        let _inside = runtime.enter();
-        let behaviour = DraBehaviour { others: cdi.gives("gpu0"), ..DraBehaviour::default() };
-        let driver = DraDriver::start(&cluster.path("data/agent"), DRIVER, behaviour)?;
-
+    with_driver(&[], |cluster, driver| {
         // Nothing stands behind the resource, until a class does; then there is one device.
         cluster.apply(&asks("web", "yare.example/gpu"))?;
         cluster.event("web", "FailedScheduling", "1 Insufficient yare.example/gpu")?;
@@ -263,13 +274,7 @@ fn devices_stand_behind_resources() {
 
 #[test]
 fn pods_wait_until_their_devices_are_attached() {
-    Cluster::test(YARE, Options::default(), |cluster| {
-        cluster.import_busybox(IMAGE)?;
-        let cdi = Cdi::new()?;
-        let runtime = tokio::runtime::Runtime::new()?;
-        let _inside = runtime.enter();
-        let behaviour = DraBehaviour { others: cdi.gives("gpu0"), ..DraBehaviour::default() };
-        let _driver = DraDriver::start(&cluster.path("data/agent"), DRIVER, behaviour)?;
+    with_driver(&[], |cluster, _| {
         cluster.apply(OBJECTS)?;
         cluster.apply(&slice(
             "{name: gpu0, bindingConditions: [yare.example/here], bindingFailureConditions: [yare.example/broken]}",
@@ -319,14 +324,7 @@ fn pods_wait_until_their_devices_are_attached() {
 
 #[test]
 fn pods_get_the_devices_that_they_claim() {
-    Cluster::test(YARE, Options::default(), |cluster| {
-        cluster.import_busybox(IMAGE)?;
-        let cdi = Cdi::new()?;
-        let runtime = tokio::runtime::Runtime::new()?;
-        let _inside = runtime.enter();
-        let devices = [("shared".to_owned(), cdi.gives("gpu1"))].into();
-        let behaviour = DraBehaviour { devices, others: cdi.gives("gpu0"), ..DraBehaviour::default() };
-        let driver = DraDriver::start(&cluster.path("data/agent"), DRIVER, behaviour)?;
+    with_driver(&[("shared", "gpu1")], |cluster, driver| {
         cluster.apply(OBJECTS)?;
 
         // There are no devices yet: the pod says so, and runs when there are.
