@@ -12,7 +12,7 @@ pub mod input;
 pub mod mutate;
 mod targets;
 
-use targets::{cel, definitions, encodings, kinds, managed, patches, selectors, words};
+use targets::{cel, connections, definitions, encodings, kinds, managed, patches, selectors, words};
 
 /// One way in for bytes from outside.
 pub struct Target {
@@ -65,6 +65,8 @@ pub const TARGETS: &[Target] = &[
         holds: "what is accepted compiles, publishes, prunes, defaults and validates; pruning and defaulting twice is once" },
     Target { name: "kinds", run: kinds::kinds, seeds: kinds::seeds, words: encodings::JSON_WORDS, rounds: 1_500,
         holds: "every strategy survives every object that decodes; defaults are set once" },
+    Target { name: "authority", run: connections::authority, seeds: connections::seeds, words: &[], rounds: 20_000,
+        holds: "the same however the bytes come; bounded growth; what is plain stays" },
 ];
 
 /// The target of this name.

@@ -52,7 +52,7 @@ enum Expect {
 
 /// Follows one connection.
 #[derive(Debug)]
-pub(crate) struct Rewriter {
+pub struct Rewriter {
     expect: Expect,
     /// Bytes of what is expected, until all of them have come.
     input: BytesMut,
@@ -67,13 +67,23 @@ struct Block {
     fields: BytesMut,
 }
 
-impl Rewriter {
-    pub(crate) fn new() -> Self {
+impl Default for Rewriter {
+    fn default() -> Self {
         Self { expect: Expect::Skip(PREFACE), input: BytesMut::new(), open: None }
+    }
+}
+
+impl Rewriter {
+    /// A connection begins.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Takes bytes as they come and appends what the server is to read.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], out: &mut BytesMut) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Headers that are malformed or too large; the connection cannot go on.
+    pub fn feed(&mut self, mut bytes: &[u8], out: &mut BytesMut) -> io::Result<()> {
         while !bytes.is_empty() {
             let wanted = match self.expect {
                 Expect::Skip(left) => {

@@ -40,6 +40,7 @@ mod server;
 mod status;
 mod transport;
 
+pub use authority::Rewriter;
 pub use client::{Client, Ended, Observer};
 pub use server::Server;
 pub use status::{code_name, describe};

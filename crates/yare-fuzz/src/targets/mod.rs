@@ -1,6 +1,7 @@
 //! The bodies, one file per subject.
 
 pub(crate) mod cel;
+pub(crate) mod connections;
 pub(crate) mod definitions;
 pub(crate) mod encodings;
 pub(crate) mod kinds;
