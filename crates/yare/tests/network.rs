@@ -182,6 +182,48 @@ fn services() {
     });
 }
 
+/// A service whose endpoints are said by hand.
+const BY_HAND: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: by-hand}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: by-hand, labels: {kubernetes.io/service-name: by-hand}}
+addressType: IPv4
+endpoints: [{addresses: [ADDRESS]}]
+ports: [{port: 8080}]
+"#;
+
+#[test]
+fn services_of_other_proxies_and_slices_for_names_alone_are_left_alone() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        start(cluster)?;
+        cluster.apply(&BY_HAND.replace("ADDRESS", &cluster.field("pod/self", ".status.podIP")?))?;
+        let ip = cluster.service("by-hand", 80)?;
+        let answers = |wanted: bool| {
+            cluster.soon(|| {
+                let answer = cluster.http(ip, "/");
+                ensure!(answer.is_ok() == wanted, "{answer:?}");
+                Ok(())
+            })
+        };
+        answers(true)?;
+        for (object, label) in [
+            ("endpointslice/by-hand", "service.kubernetes.io/headless"),
+            ("service/by-hand", "service.kubernetes.io/service-proxy-name"),
+        ] {
+            cluster.kubectl(&["label", object, &format!("{label}=")])?;
+            answers(false)?;
+            cluster.kubectl(&["label", object, &format!("{label}-")])?;
+            answers(true)?;
+        }
+        Ok(())
+    });
+}
+
 /// Pod, shell line, what the output has.
 const NAMES: &[(&str, &str, &[&str])] = &[
     (

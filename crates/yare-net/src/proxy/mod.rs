@@ -340,6 +340,10 @@ async fn run(client: Client, rules: Rules) {
 }
 
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// On a Service: another proxy, of this name, looks after it.
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// On an EndpointSlice: it is for DNS alone.
+const HEADLESS: &str = "service.kubernetes.io/headless";
 
 struct State {
     rules: Rules,
@@ -353,7 +357,7 @@ struct State {
 impl State {
     fn service_changed(&mut self, change: Change, touched: &mut HashSet<ObjectKey>) {
         let Some(key) = change.object().map(|o| o.key().clone()) else { return };
-        match change.new {
+        match change.new.filter(|service| service.label(OTHER_PROXY).is_none()) {
             Some(new) => self.services.insert(key.clone(), new),
             None => self.services.remove(&key),
         };
@@ -364,10 +368,10 @@ impl State {
         let service = |slice: &Cached| {
             slice.label("kubernetes.io/service-name").map(|name| ObjectKey::new(slice.namespace(), name))
         };
-        // Its label may have changed: it leaves one service and comes to another.
+        // Its labels may have changed: it leaves one service and comes to another.
         for (slice, present) in [(&change.old, false), (&change.new, true)] {
             let Some(slice) = slice else { continue };
-            let Some(key) = service(slice) else { continue };
+            let Some(key) = service(slice).filter(|_| slice.label(HEADLESS).is_none()) else { continue };
             let own = slice.key().clone();
             let list = self.slices.entry(key.clone()).or_default();
             if present {
