@@ -31,6 +31,7 @@ use crate::cgroup::Cgroups;
 use crate::error::{IoContext, Result, RuntimeError};
 use crate::image::ImageStore;
 use crate::proto::{Answer, Ask};
+use crate::ulimit::Ulimit;
 use lock::RunLock;
 use spawner::Spawner;
 use state::{ContainerEntry, SandboxEntry};
@@ -54,6 +55,8 @@ pub struct EngineConfig {
     pub insecure_registries: Vec<String>,
     /// Directories of CDI spec files, the stronger ones last.
     pub cdi_directories: Vec<PathBuf>,
+    /// Limits of each process in a container.
+    pub ulimits: Vec<Ulimit>,
 }
 
 impl EngineConfig {
@@ -68,6 +71,7 @@ impl EngineConfig {
             quick_cgroup_moves: true,
             insecure_registries: Vec::new(),
             cdi_directories: crate::cdi::DIRECTORIES.map(PathBuf::from).into(),
+            ulimits: Ulimit::usual(),
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod machine;
 mod proto;
 pub mod shim;
 mod sys;
+pub mod ulimit;
 
 use std::path::Path;
 use std::time::Duration;

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::api::{ContainerUser, Device, MountPropagation, Resources, SeccompProfile};
+use crate::ulimit::Ulimit;
 
 /// One mount, ready to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +122,8 @@ pub(crate) struct Spec {
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
     pub resources: Resources,
+    #[serde(default)]
+    pub ulimits: Vec<Ulimit>,
     /// Cgroup relative to the hierarchies' roots.
     pub cgroup: PathBuf,
     /// Absolute; empty: no log.

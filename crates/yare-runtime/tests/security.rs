@@ -202,3 +202,28 @@ async fn cgroups_hold() {
     assert_eq!(e.container(&id).await.unwrap().resources.cpu_shares, Some(512));
     rig.finish().await;
 }
+
+/// The engine's limits are those of each process; what this process may not give is given as far as it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_have_limits_of_their_own() {
+    let mut rig = Rig::new().await;
+    let show = "ulimit -Sn; ulimit -Hn; ulimit -c";
+    let own = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let own = own.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let own: u64 = own.split_whitespace().nth(4).unwrap().parse().unwrap();
+    let most = format!("100\n{own}\n0\n");
+    // More than the kernel gives anybody, as long as `fs.nr_open` is what it is.
+    for (files, expected) in [("nofile=100:200", "100\n200\n0\n"), ("nofile=100:-1", &most)] {
+        rig.engine = None;
+        let mut config = rig.config();
+        config.ulimits = [files, "core=0"].map(|limit| limit.parse().unwrap()).into();
+        rig.engine = Some(Engine::open(config).await.unwrap());
+        let (_, log) = rig.script(show, |_| {}).await;
+        assert_eq!(log, expected, "{files}");
+        let (sandbox, id) = rig.run(rig.pod("stays"), sh("sleep 100")).await;
+        let exec = rig.engine().exec_sync(&id, argv(&["sh", "-c", show]), None).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&exec.stdout), expected, "{files}");
+        rig.engine().remove_sandbox(&sandbox).await.unwrap();
+    }
+    rig.finish().await;
+}

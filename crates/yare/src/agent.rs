@@ -29,6 +29,7 @@ use yare_node::{
 };
 use yare_runtime::{
     CriRuntime, Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol, Runtime, SandboxState,
+    ulimit::Ulimit,
 };
 
 use crate::{
@@ -315,6 +316,7 @@ async fn containers(
     let mut config = EngineConfig::new(&args.data.data_dir, &args.run_dir);
     config.network = Some(Arc::new(Attach(pods.clone())));
     config.insecure_registries = args.insecure_registry.clone();
+    config.ulimits = Ulimit::with(&args.default_ulimit);
     let engine = Engine::open(config).await.context("container runtime")?;
     let own = std::env::current_exe().context("this program's file")?;
     engine.images().add_builtin(HELLO_IMAGE, &own).context("image of the demonstration")?;

@@ -9,6 +9,7 @@ use std::{
 
 use clap::{ArgAction, ArgMatches, Args, CommandFactory as _, Parser, Subcommand};
 use yare_apiserver::zpages::CLASSIFIED;
+use yare_runtime::ulimit::Ulimit;
 
 use crate::{
     audit::AuditArgs, auth::AuthArgs, encryption::EncryptionArgs, requests::RequestArgs, signing::SigningArgs,
@@ -208,6 +209,16 @@ pub struct NodeArgs {
     /// Registries (HOST:PORT) that are spoken to over plain HTTP.
     #[arg(long, env = "YARE_INSECURE_REGISTRY", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
+    /// A limit of each process in a container, NAME=SOFT[:HARD] (nofile=1024:524288, core=0, memlock=-1); by default
+    /// nofile=1048576, or as many as this machine lets us have. Of the embedded runtime alone.
+    #[arg(
+        long,
+        env = "YARE_DEFAULT_ULIMIT",
+        value_delimiter = ',',
+        value_name = "NAME=LIMIT",
+        conflicts_with = "container_runtime_endpoint"
+    )]
+    pub default_ulimit: Vec<Ulimit>,
     /// Components that do not run: dns, service-proxy; of a server also scheduler, local-storage, or a controller's
     /// name.
     #[arg(long, env = "YARE_DISABLE", value_delimiter = ',')]

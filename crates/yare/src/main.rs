@@ -70,6 +70,9 @@ fn run(command: cli::Command, flags: BTreeMap<String, String>) -> anyhow::Result
     if let cli::Command::Hello(args) = &command {
         return hello::run(args);
     }
+    if matches!(command, cli::Command::Server(_) | cli::Command::Agent(_)) {
+        yare_runtime::ulimit::raise_open_files();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {

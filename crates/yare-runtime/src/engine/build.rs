@@ -84,6 +84,7 @@ impl Inner {
             hooks: Hooks::default(),
             annotations: config.annotations.clone(),
             resources: config.resources.clone(),
+            ulimits: self.config.ulimits.clone(),
             cgroup: cgroup.to_path_buf(),
             log_path: log_path.to_path_buf(),
             stop_signal: match stop_signal {

@@ -335,6 +335,9 @@ fn finish(
         fs::write("/proc/self/attr/apparmor/exec", format!("exec {profile}"))
             .map_err(|e| format!("apply apparmor profile {profile:?}: {e}"))?;
     }
+    for limit in &spec.ulimits {
+        limit.apply().map_err(|e| format!("{limit:?}: {e}"))?;
+    }
     if spec.no_new_privs {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).map_err(|e| format!("no_new_privs: {e}"))?;
     } else if let Some(filter) = &before.filter {
