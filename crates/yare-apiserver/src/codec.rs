@@ -6,6 +6,7 @@ use yare_kinds::view::View;
 use yare_schema::{
     builtin::builtin,
     cbor,
+    coerce::{self, Misfits},
     decode::{self, DecodeError, Mode, Syntax},
     encode,
     model::TypeRef,
@@ -176,6 +177,7 @@ fn fit_custom(ty: &TypeHandle, value: &mut Value) -> Result<Vec<String>, String>
         // What is said of `x` is said of `metadata.x`.
         unknown.extend(decoded.warnings.iter().map(|w| w.replacen(" \"", " \"metadata.", 1)));
     }
+    unknown.extend(coerce::coerce(ty.at(), value, Misfits::Refuse).map_err(|error| error.to_string())?);
     Ok(unknown)
 }
 

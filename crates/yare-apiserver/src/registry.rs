@@ -15,14 +15,20 @@ use yare_kinds::{
     strategy::Strategy,
     table::{RESOURCES, Resource, Scope},
 };
-use yare_schema::{builtin::builtin, features::Gates, model::TypeRef};
+use yare_schema::{
+    builtin::builtin,
+    coerce::{self, Misfits},
+    features::Gates,
+    model::TypeRef,
+    prune,
+};
 use yare_store::Kind;
 
 use crate::{
     convert::{self, Convert},
     crd::{Conversion, Custom, CustomType},
     runtime_config::RuntimeConfig,
-    status::{ApiResult, GroupResource},
+    status::{ApiError, ApiResult, GroupResource},
 };
 
 /// A type that lives as long as it is held.
@@ -118,7 +124,9 @@ impl Stored {
         if let Some(conversion) = &custom.conversion {
             conversion.convert(object, &self.api_version)?;
         }
-        yare_schema::prune::prune(self.ty.at(), object);
+        prune::prune(self.ty.at(), object);
+        // What such an object has in the place of metadata may be anything.
+        let _ = coerce::coerce(self.ty.at(), object, Misfits::Drop);
         self.strategy.default(object);
         if let Some(map) = object.as_object_mut() {
             map.insert("apiVersion".into(), Value::from(&*self.api_version));
@@ -225,7 +233,7 @@ impl Served {
     pub fn from_storage(&self, object: &mut Value) -> ApiResult<()> {
         self.convert.from_storage(&self.api_version, object)?;
         if self.has_own_fields() {
-            yare_schema::prune::prune(self.ty.at(), object);
+            fit(&self.ty, object)?;
         }
         Ok(())
     }
@@ -234,8 +242,7 @@ impl Served {
     pub fn from_rest(&self, object: &mut Value) -> ApiResult<()> {
         let Some(conversion) = self.conversion() else { return self.from_storage(object) };
         conversion.convert(object, &self.api_version)?;
-        yare_schema::prune::prune(self.ty.at(), object);
-        Ok(())
+        fit(&self.ty, object)
     }
 
     /// The webhook that converts between versions.
@@ -247,7 +254,7 @@ impl Served {
     pub fn to_storage(&self, object: &mut Value) -> ApiResult<()> {
         self.convert.to_storage(&self.stored.api_version, object)?;
         if self.has_own_fields() {
-            yare_schema::prune::prune(self.stored.ty.at(), object);
+            fit(&self.stored.ty, object)?;
         }
         Ok(())
     }
@@ -272,6 +279,15 @@ impl Served {
     /// Whether two versions rest as the same objects.
     pub fn same_storage(&self, other: &Served) -> bool {
         Arc::ptr_eq(&self.stored, &other.stored)
+    }
+}
+
+/// Brings a custom resource of another version into the form of `ty`.
+fn fit(ty: &TypeHandle, object: &mut Value) -> ApiResult<()> {
+    prune::prune(ty.at(), object);
+    match coerce::coerce(ty.at(), object, Misfits::Refuse) {
+        Ok(_) => Ok(()),
+        Err(misfit) => Err(ApiError::new(500, "", misfit.to_string())),
     }
 }
 

@@ -4,7 +4,14 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use yare_schema::field::{FieldError, Path};
+pub use yare_schema::metadata::{
+    FIELD_MANAGER_MAX, NON_NEGATIVE, TOTAL_ANNOTATION_SIZE_LIMIT_B, invalid_each, non_negative,
+    validate_annotations, validate_field_manager, validate_labels,
+};
+use yare_schema::{
+    field::{FieldError, Path},
+    metadata::validate_common,
+};
 
 use crate::{
     names,
@@ -12,14 +19,8 @@ use crate::{
     view::{View, ViewMut, same},
 };
 
-/// All annotations of an object together, keys and values, in bytes.
-pub const TOTAL_ANNOTATION_SIZE_LIMIT_B: usize = 256 * 1024;
-/// The longest field manager name in bytes.
-pub const FIELD_MANAGER_MAX: usize = 128;
 /// What an update of a field that cannot change says.
 pub const IMMUTABLE: &str = "field is immutable";
-/// What a negative number where none may be says.
-pub const NON_NEGATIVE: &str = "must be greater than or equal to 0";
 
 /// Restores what no update of the main resource may change: system metadata always, and `status` where it
 /// is a subresource of its own. With `generation`, bumps `metadata.generation` when anything but metadata
@@ -102,7 +103,7 @@ pub fn validate_create(object: &Value, namespaced: bool, strategy: &dyn Strategy
         }
         errs.extend(invalid_each(&p, name, messages));
     }
-    errs.extend(validate_common(object, namespaced, &path));
+    errs.extend(validate_common(object.at("metadata"), namespaced, &path));
     errs
 }
 
@@ -140,124 +141,13 @@ pub fn validate_update(new: &Value, old: &Value, namespaced: bool) -> Vec<FieldE
             &path.child(field),
         ));
     }
-    errs.extend(validate_common(new, namespaced, &path));
+    errs.extend(validate_common(new.at("metadata"), namespaced, &path));
     errs
-}
-
-fn validate_common(object: &Value, namespaced: bool, path: &Path<'_>) -> Vec<FieldError> {
-    let mut errs = Vec::new();
-    let meta = object.at("metadata");
-    let namespace = meta.str_at("namespace");
-    let p = path.child("namespace");
-    match (namespaced, namespace.is_empty()) {
-        (true, true) => errs.push(FieldError::required(&p, "")),
-        (true, false) => errs.extend(invalid_each(&p, namespace, names::dns1123_label(namespace))),
-        (false, false) => errs.push(FieldError::forbidden(&p, "not allowed on this type")),
-        (false, true) => {}
-    }
-    errs.extend(non_negative(meta.int_at("generation"), &path.child("generation")));
-    errs.extend(validate_labels(meta.at("labels"), &path.child("labels")));
-    errs.extend(validate_annotations(meta.at("annotations"), &path.child("annotations")));
-    errs.extend(validate_owner_references(meta.items("ownerReferences"), &path.child("ownerReferences")));
-    errs.extend(validate_finalizers(meta.at("finalizers"), &path.child("finalizers")));
-    errs.extend(validate_managed_fields(meta.items("managedFields"), &path.child("managedFields")));
-    errs
-}
-
-/// One `Invalid` error per message.
-pub fn invalid_each(path: &Path<'_>, value: impl Into<Value>, messages: Vec<String>) -> Vec<FieldError> {
-    let value = value.into();
-    messages.into_iter().map(|m| FieldError::invalid(path, value.clone(), m)).collect()
 }
 
 /// An error where `new` differs from `old`.
 pub fn immutable(new: &Value, old: &Value, path: &Path<'_>) -> Option<FieldError> {
     (!same(new, old)).then(|| FieldError::invalid(path, new.clone(), IMMUTABLE))
-}
-
-/// An error where `value` is negative.
-pub fn non_negative(value: i64, path: &Path<'_>) -> Option<FieldError> {
-    (value < 0).then(|| FieldError::invalid(path, value, NON_NEGATIVE))
-}
-
-/// Errors in a map of labels.
-pub fn validate_labels(labels: &Value, path: &Path<'_>) -> Vec<FieldError> {
-    let mut errs = Vec::new();
-    for (key, value) in labels.entries("") {
-        let value = value.as_str().unwrap_or_default();
-        errs.extend(invalid_each(path, key, names::qualified_name(key)));
-        errs.extend(invalid_each(path, value, names::label_value(value)));
-    }
-    errs
-}
-
-/// Errors in a map of annotations: their keys and their size together.
-pub fn validate_annotations(annotations: &Value, path: &Path<'_>) -> Vec<FieldError> {
-    let mut errs = Vec::new();
-    let mut total = 0;
-    for (key, value) in annotations.entries("") {
-        errs.extend(invalid_each(path, key, names::qualified_name(&key.to_lowercase())));
-        total += key.len() + value.as_str().map_or(0, str::len);
-    }
-    if total > TOTAL_ANNOTATION_SIZE_LIMIT_B {
-        errs.push(FieldError::too_long(path, TOTAL_ANNOTATION_SIZE_LIMIT_B));
-    }
-    errs
-}
-
-fn validate_owner_references(owners: &[Value], path: &Path<'_>) -> Vec<FieldError> {
-    let mut errs = Vec::new();
-    let mut controller: Option<String> = None;
-    for owner in owners {
-        let api_version = owner.str_at("apiVersion");
-        if api_version.rsplit('/').next().is_none_or(str::is_empty) {
-            errs.push(FieldError::invalid(
-                &path.child("apiVersion"),
-                api_version,
-                "version must not be empty",
-            ));
-        }
-        for field in ["kind", "name", "uid"] {
-            if owner.str_at(field).is_empty() {
-                errs.push(FieldError::invalid(&path.child(field), "", "must not be empty"));
-            }
-        }
-        if api_version == "v1" && owner.str_at("kind") == "Event" {
-            errs.push(FieldError::invalid(
-                path,
-                owner.clone(),
-                "/v1, Kind=Event is disallowed from being an owner",
-            ));
-        }
-        if owner.bool_at("controller") {
-            let this = format!("{}/{}", owner.str_at("kind"), owner.str_at("name"));
-            match &controller {
-                Some(first) => errs.push(FieldError::invalid(
-                    path,
-                    owners.to_vec(),
-                    format!(
-                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
-                    ),
-                )),
-                None => controller = Some(this),
-            }
-        }
-    }
-    errs
-}
-
-fn validate_finalizers(finalizers: &Value, path: &Path<'_>) -> Vec<FieldError> {
-    let all = finalizers.strings("");
-    let mut errs: Vec<FieldError> =
-        all.iter().flat_map(|f| invalid_each(path, *f, names::qualified_name(f))).collect();
-    if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
-        errs.push(FieldError::invalid(
-            path,
-            finalizers.clone(),
-            "finalizer orphan and foregroundDeletion cannot be both set",
-        ));
-    }
-    errs
 }
 
 /// Errors in the finalizers of built-in kinds, which are of the project's own or have a domain.
@@ -277,44 +167,6 @@ pub fn validate_kube_finalizers(object: &Value) -> Vec<FieldError> {
             )
         })
         .collect()
-}
-
-fn validate_managed_fields(entries: &[Value], path: &Path<'_>) -> Vec<FieldError> {
-    let mut errs = Vec::new();
-    for (i, entry) in entries.iter().enumerate() {
-        let p = path.index(i);
-        let operation = entry.str_at("operation");
-        if operation != "Apply" && operation != "Update" {
-            errs.push(FieldError::invalid(&p.child("operation"), operation, "must be `Apply` or `Update`"));
-        }
-        let kind = entry.str_at("fieldsType");
-        if !kind.is_empty() && kind != "FieldsV1" {
-            errs.push(FieldError::invalid(&p.child("fieldsType"), kind, "must be `FieldsV1`"));
-        }
-        errs.extend(validate_field_manager(entry.str_at("manager"), &p.child("manager")));
-        if entry.str_at("subresource").len() > 256 {
-            errs.push(FieldError::too_long(&p.child("subresource"), 256));
-        }
-    }
-    errs
-}
-
-/// Errors in the name of a field manager, also as it stands in a request's `fieldManager`.
-pub fn validate_field_manager(manager: &str, path: &Path<'_>) -> Vec<FieldError> {
-    let mut errs = Vec::new();
-    if manager.len() > FIELD_MANAGER_MAX {
-        errs.push(FieldError::too_long(path, FIELD_MANAGER_MAX));
-    }
-    for (i, c) in manager.char_indices() {
-        if c.is_control() || (c.is_whitespace() && c != ' ') {
-            errs.push(FieldError::invalid(
-                path,
-                manager,
-                format!("invalid character U+{:04X} (at position {i})", u32::from(c)),
-            ));
-        }
-    }
-    errs
 }
 
 /// Errors in a list of `metav1.Condition`.

@@ -4,6 +4,7 @@
 
 pub mod builtin;
 pub mod cbor;
+pub mod coerce;
 pub mod constraints;
 pub mod content;
 pub mod crd;
@@ -17,6 +18,7 @@ pub mod goprint;
 pub mod gotime;
 pub mod local_path;
 pub mod managed;
+pub mod metadata;
 pub mod model;
 pub mod openapi;
 pub mod patch;

@@ -20,6 +20,8 @@ pub struct Schema {
     /// Values are read and written as upstream's Go structs are (built-in kinds). Otherwise they are free
     /// JSON that a schema is held against (CustomResourceDefinitions).
     pub typed: bool,
+    /// Whether there may be objects within objects (`x-kubernetes-embedded-resource`).
+    pub embeds: bool,
 }
 
 /// One type.

@@ -51,6 +51,8 @@ impl Run {
                 let keep_all = matches!(s.additional, Additional::Preserve);
                 let meta = |name: &str| (root || s.embedded) && META_FIELDS.contains(&name);
                 map.retain(|name, member| match s.field(name) {
+                    // It has a type of its own, that it is read as ([`crate::coerce`]).
+                    Some(_) if s.embedded && name == "metadata" => true,
                     Some(field) => {
                         self.within(name, |run| run.visit(ty.to(&field.slot), member));
                         true

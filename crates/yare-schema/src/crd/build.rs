@@ -2,18 +2,19 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde_json::{Value, json};
+use serde_json::{Map as Fields, Value, json};
 
 use super::{AdditionalProperties, Compiled, Kept, Keywords};
 use crate::{
     builtin::builtin,
+    coerce::{self, Misfits},
     constraints::{Constraints, JsonType, Pattern, Rule, Rules},
     field::{FieldError, Path},
     model::{
         Additional, Field, List, ListKind, Map, Scalar, Schema, Shape, Slot, Struct, Type, TypeId, TypeRef,
     },
     prune::prune_value,
-    validate::{formats, resource_errors, validate},
+    validate::{embedded, formats, validate_value},
 };
 
 /// Most properties of one object.
@@ -83,11 +84,18 @@ impl Builder {
 
     fn slot(&mut self, s: Keywords<'_>, path: &Path<'_>, root: bool) -> Slot {
         let ty = self.ty(s, path, root);
-        let default = s.get("default").cloned().map(Arc::new);
-        if let (Some(default), Some(kept)) = (&default, self.checks) {
-            self.check_default(ty, default, path, kept);
+        let mut default = s.get("default").cloned();
+        match (&mut default, self.checks) {
+            (Some(default), Some(kept)) => self.check_default(ty, default, path, kept),
+            // Definitions of the past may have defaults with more in them than there may be.
+            (Some(default), None) if self.within.is_none() => {
+                prune_value(self.schema.at(ty), default);
+                // What does not fit is dropped, so that nothing is refused.
+                let _ = coerce::coerce_value(self.schema.at(ty), default, path, Misfits::Drop);
+            }
+            _ => {}
         }
-        Slot { ty, default, nullable: s.flag("nullable") }
+        Slot { ty, default: default.map(Arc::new), nullable: s.flag("nullable") }
     }
 
     /// A default must be a value of its type, and part of an object that can be where it stands in what all have.
@@ -100,14 +108,25 @@ impl Builder {
                 return;
             }
         } else {
-            let mut pruned = default.clone();
-            prune_value(self.schema.at(ty), &mut pruned);
-            if pruned != *default && !kept.unpruned_defaults {
+            let ty = self.schema.at(ty);
+            let mut fit = default.clone();
+            prune_value(ty, &mut fit);
+            if fit != *default && !kept.unpruned_defaults {
                 self.errors.push(FieldError::invalid(&at, default.clone(), "must not have unknown fields"));
+            }
+            fit.clone_from(default);
+            let mut found = Vec::new();
+            match coerce::coerce_value(ty, &mut fit, &at, Misfits::Refuse) {
+                Ok(_) => embedded::check(ty, default, false, &at, &mut found),
+                Err(error) => found.push(error),
+            }
+            if !found.is_empty() {
+                self.errors.extend(found);
+                return;
             }
         }
         let at = at.to_string();
-        let found = validate(self.schema.at(ty), default);
+        let found = validate_value(self.schema.at(ty), default);
         self.errors.extend(found.into_iter().map(|error| moved(error, &at)));
     }
 
@@ -169,6 +188,7 @@ impl Builder {
     ) -> Shape {
         let atomic = s.text("x-kubernetes-map-type") == "atomic";
         let embedded = root || s.flag("x-kubernetes-embedded-resource");
+        self.schema.embeds |= embedded && !root;
         let has_properties = s.properties().next().is_some();
         if !has_properties && !embedded {
             match s.additional() {
@@ -273,11 +293,19 @@ fn meta_errors(steps: &[Step], default: &Value) -> Option<String> {
         Step::Field(name) => json!({ &**name: inner }),
         Step::Item => json!([inner]),
     });
-    let mut object = json!({ "apiVersion": "validation/v1", "kind": "Validation" });
-    if let (Some(object), Value::Object(part)) = (object.as_object_mut(), part) {
+    let mut object = Fields::from_iter([
+        ("apiVersion".to_owned(), "validation/v1".into()),
+        ("kind".to_owned(), "Validation".into()),
+    ]);
+    if let Value::Object(part) = part {
         object.extend(part);
     }
-    let errors: Vec<String> = resource_errors(&object).iter().map(ToString::to_string).collect();
+    let mut errors = Vec::new();
+    match coerce::object(&mut object) {
+        Ok(()) => embedded::resource(&object, &Path::ROOT, &mut errors),
+        Err(error) => errors.push(error),
+    }
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
     match errors.as_slice() {
         [] => None,
         [one] => Some(one.clone()),

@@ -4,7 +4,13 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::{defaults, patch::merge::tests::any_json, prune, validate::validate};
+use crate::{
+    coerce::{self, Misfits},
+    defaults,
+    patch::merge::tests::any_json,
+    prune,
+    validate::validate,
+};
 
 fn at_root(spec: Value) -> Value {
     json!({"type": "object", "properties": {"spec": spec}})
@@ -200,6 +206,9 @@ fn pruning_keeps_what_is_known() {
         },
     });
     let unknown = prune::prune(compiled.ty(), &mut object);
+    // Metadata of objects within objects has a type of its own.
+    let of_metadata = coerce::coerce(compiled.ty(), &mut object, Misfits::Refuse).unwrap();
+    assert_eq!(of_metadata, ["unknown field \"spec.strict.metadata.odd\""]);
     assert_eq!(
         object,
         json!({
@@ -226,7 +235,6 @@ fn pruning_keeps_what_is_known() {
             "spec.loose.l[0].gone",
             "spec.loose.o.gone",
             "spec.map.k.gone",
-            "spec.strict.metadata.odd",
             "spec.strict.spec.x",
             "spec.strict.status",
         ]
@@ -265,7 +273,7 @@ fn metadata_of_objects_within_objects_has_defaults() {
         assert_eq!(object["spec"]["metadata"], metadata);
         // It is metadata all the same.
         object["spec"]["metadata"]["odd"] = json!(1);
-        prune::prune(compiled.ty(), &mut object);
+        coerce::coerce(compiled.ty(), &mut object, Misfits::Refuse).unwrap();
         assert!(object["spec"]["metadata"].get("odd").is_none());
     }
     let text = |default: Value| json!({"type": "string", "default": default});
@@ -282,7 +290,7 @@ fn metadata_of_objects_within_objects_has_defaults() {
             name(json!(5)),
             ".properties[name]",
             "5",
-            "must result in valid metadata: metadata.name: Invalid value: 5: must be a string",
+            r#"must result in valid metadata: metadata: Invalid value: {"name":5}: json: cannot unmarshal number into Go struct field ObjectMeta.name of type string"#,
         ),
         (json!({"type": "object", "default": {"generateName": ".."}}), "", r#"{"generateName":".."}"#, ""),
         (
@@ -334,7 +342,15 @@ fn metadata_of_objects_within_objects_has_defaults_at_any_depth() {
             "ownerReferences": owners(controller),
         }})
     };
-    let compiled = compile(&with_metadata(metadata(json!("a"), json!(true))), &Path::new("schema")).unwrap();
+    // No owner could be without the rest, so that only definitions of the past have such a default.
+    let definition = with_metadata(metadata(json!("a"), json!(true)));
+    let errors = texts(&compile(&definition, &Path::new("schema")).unwrap_err());
+    let at = "schema.properties[spec].properties[metadata].properties[ownerReferences].items.properties[controller].default";
+    let start = format!(
+        "{at}: Invalid value: true: must result in valid metadata: [metadata.ownerReferences.apiVersion: "
+    );
+    assert!(errors.len() == 1 && errors[0].starts_with(&start), "{errors:?}");
+    let compiled = load(&definition);
     let pod = |metadata: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
     for (given, expected) in [
         (json!({}), json!({"labels": {"app": "a"}})),
@@ -354,7 +370,7 @@ fn metadata_of_objects_within_objects_has_defaults_at_any_depth() {
         assert_eq!(object["spec"]["metadata"], expected, "{given}");
     }
     let errors =
-        compile(&with_metadata(metadata(json!("not this"), json!(true))), &Path::new("schema")).unwrap_err();
+        compile(&with_metadata(metadata(json!("not this"), Value::Null)), &Path::new("schema")).unwrap_err();
     let at = "schema.properties[spec].properties[metadata].properties[labels].properties[app].default";
     let start = format!(
         r#"{at}: Invalid value: "not this": must result in valid metadata: metadata.labels: Invalid value: "not this": "#

@@ -196,6 +196,10 @@ fn json_type(first: Option<u8>) -> &'static str {
     }
 }
 
+/// Types whose `uid` is Go's `types.UID`.
+const UID_OWNERS: [&str; 5] =
+    [".ObjectMeta", ".OwnerReference", ".ObjectReference", ".Preconditions", ".StatusDetails"];
+
 /// Unknown fields of one struct.
 #[derive(Default)]
 struct Strange<'a>(HashSet<Cow<'a, str>>);
@@ -260,8 +264,17 @@ impl<'a, S: Source<'a>> Decoder<'a, S> {
     /// Remembers a value of the wrong type.
     fn mismatch(&mut self, ty: TypeRef<'a>, found: &str) {
         if self.failure.is_none() {
-            self.failure = Some(self.unmarshal_error(ty, found, &go_type(ty)));
+            self.failure = Some(self.unmarshal_error(ty, found, &self.wanted(ty)));
         }
+    }
+
+    /// How Go names the type that stands here. Of named strings, the tables know what they are and not their names.
+    fn wanted(&self, ty: TypeRef<'a>) -> String {
+        let owner = self.owner.map_or("", |owner| &ty.schema.at(owner).ty().name);
+        let is_uid = self.fields.last().is_some_and(|field| field == "uid")
+            && matches!(ty.shape(), Shape::Scalar(Scalar::String))
+            && UID_OWNERS.iter().any(|name| owner.ends_with(name));
+        if is_uid { "types.UID".into() } else { go_type(ty) }
     }
 
     fn unmarshal_error(&self, ty: TypeRef<'a>, found: &str, wanted: &str) -> String {

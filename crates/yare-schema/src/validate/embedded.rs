@@ -1,25 +1,26 @@
 //! Objects within objects (`x-kubernetes-embedded-resource`) say what they are, and their metadata is
 //! well-formed.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::MAX_ERRORS;
 use crate::{
-    content,
+    coerce, content,
     field::{FieldError, Path},
+    metadata,
     model::{Shape, TypeRef},
 };
 
 /// Checks the resources embedded in `value`. The outermost object is judged elsewhere, where its name and
 /// namespace are known.
-pub(super) fn check(
+pub(crate) fn check(
     ty: TypeRef<'_>,
     value: &Value,
     outermost: bool,
     path: &Path<'_>,
     errors: &mut Vec<FieldError>,
 ) {
-    if errors.len() >= MAX_ERRORS {
+    if !ty.schema.embeds || errors.len() >= MAX_ERRORS {
         return;
     }
     match (ty.shape(), value) {
@@ -48,29 +49,7 @@ pub(super) fn check(
 }
 
 /// What is wrong with what every object has: what it is, and its metadata.
-pub(crate) fn resource_errors(object: &Value) -> Vec<FieldError> {
-    let (mut errors, path) = (Vec::new(), Path::new("metadata"));
-    let metadata = object.get("metadata").unwrap_or(&Value::Null);
-    for name in ["name", "generateName", "namespace"] {
-        if let Some(other) = metadata.get(name).filter(|value| !value.is_string() && !value.is_null()) {
-            errors.push(FieldError::invalid(&path.child(name), other.clone(), "must be a string"));
-        }
-    }
-    for name in ["labels", "annotations"] {
-        let is_map = |value: &Value| {
-            value.is_null() || value.as_object().is_some_and(|map| map.values().all(Value::is_string))
-        };
-        if let Some(other) = metadata.get(name).filter(|value| !is_map(value)) {
-            errors.push(FieldError::invalid(&path.child(name), other.clone(), "must be a map of strings"));
-        }
-    }
-    if let (Value::Object(map), true) = (object, errors.is_empty()) {
-        resource(map, &Path::ROOT, &mut errors);
-    }
-    errors
-}
-
-fn resource(map: &serde_json::Map<String, Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(crate) fn resource(map: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     for name in ["apiVersion", "kind"] {
         let path = path.child(name);
         match map.get(name) {
@@ -95,37 +74,19 @@ fn resource(map: &serde_json::Map<String, Value>, path: &Path<'_>, errors: &mut 
             Some(other) => errors.push(FieldError::invalid(&path, other.clone(), "must be a string")),
         }
     }
-    if let Some(metadata) = map.get("metadata") {
-        let path = path.child("metadata");
-        match metadata {
-            Value::Object(metadata) => meta(metadata, &path, errors),
-            Value::Null => {}
-            other => errors.push(FieldError::invalid(&path, other.clone(), "must be an object")),
-        }
+    let Some(given) = map.get("metadata") else { return };
+    let path = path.child("metadata");
+    match coerce::read(given) {
+        Ok(metadata) => meta(&metadata.value, &path, errors),
+        Err(why) => errors.push(FieldError::invalid(&path, given.clone(), why)),
     }
 }
 
-fn meta(metadata: &serde_json::Map<String, Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    for name in ["name", "generateName"] {
-        let text = metadata.get(name).and_then(Value::as_str).unwrap_or_default();
-        for wrong in content::path_segment(text, name == "generateName") {
-            errors.push(FieldError::invalid(&path.child(name), text, wrong));
-        }
+fn meta(metadata: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let text = |name: &str| metadata.get(name).and_then(Value::as_str).unwrap_or_default();
+    for name in ["generateName", "name"] {
+        let wrong = content::path_segment(text(name), name == "generateName");
+        errors.extend(metadata::invalid_each(&path.child(name), text(name), wrong));
     }
-    let labels_path = path.child("labels");
-    for (key, value) in metadata.get("labels").and_then(Value::as_object).into_iter().flatten() {
-        for wrong in content::label_key(key) {
-            errors.push(FieldError::invalid(&labels_path, key.as_str(), wrong));
-        }
-        let value = value.as_str().unwrap_or_default();
-        for wrong in content::label_value(value) {
-            errors.push(FieldError::invalid(&labels_path, value, wrong));
-        }
-    }
-    let annotations_path = path.child("annotations");
-    for key in metadata.get("annotations").and_then(Value::as_object).into_iter().flat_map(|a| a.keys()) {
-        for wrong in content::label_key(&key.to_lowercase()) {
-            errors.push(FieldError::invalid(&annotations_path, key.as_str(), wrong));
-        }
-    }
+    errors.extend(metadata::validate_common(metadata, !text("namespace").is_empty(), path));
 }

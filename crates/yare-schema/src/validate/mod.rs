@@ -3,14 +3,12 @@
 //! In: a type with [`Constraints`](crate::constraints::Constraints) and a value that has been pruned and
 //! defaulted. Out: field errors. Built-in types have no constraints; their rules are in their strategies.
 
-mod embedded;
+pub(crate) mod embedded;
 pub(crate) mod formats;
 
 use std::collections::HashSet;
 
 use serde_json::{Number, Value};
-
-pub(crate) use embedded::resource_errors;
 
 use crate::{
     constraints::{Constraints, JsonType, Rule},
@@ -41,6 +39,13 @@ fn run(ty: TypeRef<'_>, object: &Value, old: Option<&Value>) -> Vec<FieldError> 
     embedded::check(ty, object, true, &Path::ROOT, &mut errors);
     lists(ty, object, old, &mut errors);
     errors.truncate(MAX_ERRORS);
+    errors
+}
+
+/// What is wrong with a value against its schema alone, as with a default.
+pub(crate) fn validate_value(ty: TypeRef<'_>, value: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    values(ty, false, value, None, &Path::ROOT, &mut errors);
     errors
 }
 
