@@ -27,7 +27,7 @@ mod resource;
 mod subscription;
 
 pub use backoff::Backoff;
-pub use client::{Client, ClientError, from_kubeconfig, in_process};
+pub use client::{Client, ClientError, from_kubeconfig, in_process, in_process_as};
 pub use election::{Elector, ElectorConfig, Leadership};
 pub use informer::{Informer, Informers, Selection};
 pub use object::{Cached, ObjectKey, OwnerRef, ViewError};

@@ -28,6 +28,8 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::{BoxError, Service};
 
+use crate::client::user_agent;
+
 /// How long connecting and the TLS handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// When a silent connection is asked whether it lives, and how long it may take to say so.
@@ -65,12 +67,14 @@ pub struct RemoteError {
 }
 
 /// A client of the API server at `server` (`https://host:port`), which `tls` believes. `token`: a bearer token.
+/// `component`: who asks (`kubelet`).
 /// Must be called within a tokio runtime.
 pub fn remote(
     server: &str,
     tls: Arc<ClientConfig>,
     token: Option<&str>,
     hang_up: &HangUp,
+    component: &str,
 ) -> Result<kube::Client, RemoteError> {
     let bad = |why: String| RemoteError { server: server.to_owned(), why };
     let base: Uri = server.parse().map_err(|e| bad(format!("{e}")))?;
@@ -101,7 +105,13 @@ pub fn remote(
         .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .http2_keep_alive_while_idle(true);
     let prefix = base.path().trim_end_matches('/').to_owned();
-    let service = Remote { pooled: builder.build(connector), base, prefix, authorization };
+    let service = Remote {
+        pooled: builder.build(connector),
+        base,
+        prefix,
+        authorization,
+        agent: user_agent(component),
+    };
     Ok(kube::Client::new(service, "default"))
 }
 
@@ -112,6 +122,7 @@ struct Remote {
     base: Uri,
     prefix: String,
     authorization: Option<HeaderValue>,
+    agent: HeaderValue,
 }
 
 impl Remote {
@@ -140,6 +151,7 @@ impl Service<Request<Body>> for Remote {
         if let Some(value) = &self.authorization {
             request.headers_mut().insert(header::AUTHORIZATION, value.clone());
         }
+        request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| self.agent.clone());
         let response = self.pooled.request(request);
         Box::pin(async move { Ok(response.await?) })
     }

@@ -91,6 +91,13 @@ static EVALUATIONS: Family = Family::labelled(
     &["extension_point", "plugin", "profile"],
     "[BETA] Number of attempts to schedule pods by each plugin and the extension point (available only in PreFilter, Filter, PreScore, and Score).",
 );
+/// Stays empty: no plugin of this scheduler lets a pod wait once it has a node.
+static PERMIT_S: Family = Family::labelled(
+    "scheduler_permit_wait_duration_seconds",
+    Kind::Histogram(&DOUBLING_S),
+    &["result"],
+    "[BETA] Duration of waiting on permit.",
+);
 static CLAIMS_MADE: Family = Family::labelled(
     "scheduler_resourceclaim_creates_total",
     Kind::Counter,
@@ -122,6 +129,7 @@ static FAMILIES: &[&Family] = &[
     &VICTIMS,
     &UNSCHEDULABLE,
     &EVALUATIONS,
+    &PERMIT_S,
     &CLAIMS_MADE,
     &ATTACHMENTS,
     &ATTACHMENT_S,

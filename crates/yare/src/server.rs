@@ -39,6 +39,8 @@ use crate::{
 /// Certificates of clients inside this machine, by file name.
 const ADMIN: &str = "admin";
 const KUBELET_CLIENT: &str = "apiserver-kubelet-client";
+/// What controllers call themselves in their requests.
+const MANAGER: &str = "kube-controller-manager";
 
 /// What is worked out from the flags before anything starts.
 struct Plan {
@@ -256,11 +258,11 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     kubeconfig::write(&path, &text, args.write_kubeconfig_mode.0)?;
 
     // Each component comes in under its own name and may do what that name may.
-    let component = |name: &str, groups: &[&str]| {
-        Client::new(yare_client::in_process(api.service(User::new(name, groups))))
+    let component = |agent: &str, name: &str, groups: &[&str]| {
+        Client::new(yare_client::in_process_as(api.service(User::new(name, groups)), agent))
     };
     let controllers = Controllers::start(
-        &component("system:kube-controller-manager", &[]),
+        &component(MANAGER, "system:kube-controller-manager", &[]),
         yare_controllers::Config {
             disabled: disabled_controllers(&args),
             local_storage_path: plan.local_storage_path.clone(),
@@ -275,7 +277,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
                 let api = api.clone();
                 move |account| {
                     let user = User::service_account("kube-system", account, "");
-                    yare_client::in_process(api.service(user))
+                    yare_client::in_process_as(api.service(user), MANAGER)
                 }
             })),
             ..signing
@@ -283,7 +285,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     );
     progress.done("controllers", "");
     let scheduler = (!args.node.disable.iter().any(|d| d == "scheduler")).then(|| {
-        let client = component("system:kube-scheduler", &[]);
+        let client = component("kube-scheduler", "system:kube-scheduler", &[]);
         let config = yare_scheduler::Config {
             gates: api.core().config.gates.clone(),
             metrics: scheduler_metrics,
@@ -294,7 +296,8 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     let dns_disabled = args.node.disable.iter().any(|d| d == "dns");
     progress.done("scheduler", if scheduler.is_some() { "" } else { "disabled" });
 
-    let own = yare_controllers::api::Api::new(component("system:apiserver", &["system:masters"]).kube());
+    let own =
+        yare_controllers::api::Api::new(component("yare", "system:apiserver", &["system:masters"]).kube());
     let joining = tokio::spawn(joining::keep(
         own.clone(),
         joining::Published {
@@ -308,8 +311,9 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
             },
         },
     ));
-    let dns = (!dns_disabled)
-        .then(|| tokio::spawn(yare_net::dns::publish(component(agent::DNS_USER, &[]), plan.cluster_dns)));
+    let dns = (!dns_disabled).then(|| {
+        tokio::spawn(yare_net::dns::publish(component("yare", agent::DNS_USER, &[]), plan.cluster_dns))
+    });
     let no_local_storage = args.node.disable.iter().any(|d| d == local_storage::COMPONENT);
     let addons = tokio::spawn(local_storage::keep(own, no_local_storage));
 
@@ -326,9 +330,9 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
             },
         )?;
         let clients = agent::Clients {
-            node: component(&format!("system:node:{}", plan.node.name), &["system:nodes"]),
-            proxy: component("system:kube-proxy", &[]),
-            dns: component(agent::DNS_USER, &[]),
+            node: component("kubelet", &format!("system:node:{}", plan.node.name), &["system:nodes"]),
+            proxy: component("kube-proxy", "system:kube-proxy", &[]),
+            dns: component("yare", agent::DNS_USER, &[]),
             hang_up: None,
         };
         let serving = Serving::new(&kubelet)?;

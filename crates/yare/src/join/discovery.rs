@@ -75,7 +75,8 @@ async fn attempt(server: &str, token: &Token, pins: &[String]) -> Result<String,
 async fn read(server: &str, trust: Trust<'_>) -> anyhow::Result<Value> {
     let (namespace, name) = joining::INFO;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}");
-    let client = remote(server, outside_client(trust, None, Speaks::Both)?, None, &HangUp::default())?;
+    let client =
+        remote(server, outside_client(trust, None, Speaks::Both)?, None, &HangUp::default(), super::KUBELET)?;
     let answer = tokio::time::timeout(TIMEOUT, get_bytes(&client, &path, INFO_MAX_BYTES)).await;
     let bytes = answer.context("no answer in time")?.map_err(|e| anyhow::anyhow!(causes(&*e)))?;
     let map: Value = serde_json::from_slice(&bytes).context("the answer is no ConfigMap")?;

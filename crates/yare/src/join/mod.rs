@@ -38,6 +38,8 @@ use crate::{
 /// Between attempts to reach the API server.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// What the node agent calls itself in its requests.
+const KUBELET: &str = "kubelet";
 /// The largest ConfigMap that is read.
 const SHARED_MAX_BYTES: usize = 1 << 20;
 /// How long an answer may take.
@@ -68,7 +70,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let hang_up = HangUp::default();
     let shown = Arc::new(Shown::default());
     let tls = showing_client(&authority, shown.clone(), Speaks::Both)?;
-    let client = Client::new(remote(&args.server, tls, None, &hang_up)?);
+    let client = Client::new(remote(&args.server, tls, None, &hang_up, KUBELET)?);
     let joiner = token.as_ref().map(|token| joiner(&args.server, &authority, token)).transpose()?;
     let store = Store::new(&files.directory, Kind::Client);
     let held = certificate(&store, &name, joiner.as_ref()).await?;
@@ -156,7 +158,7 @@ async fn known_authority(args: &AgentArgs, files: &Files, token: Option<&Token>)
 /// A client that comes with the token.
 fn joiner(server: &str, authority: &str, token: &Token) -> anyhow::Result<Client> {
     let tls = outside_client(Trust::Authority(authority), None, Speaks::Both)?;
-    Ok(Client::new(remote(server, tls, Some(&token.bearer), &HangUp::default())?))
+    Ok(Client::new(remote(server, tls, Some(&token.bearer), &HangUp::default(), KUBELET)?))
 }
 
 /// The node's certificate: the one that is there, or its first.
