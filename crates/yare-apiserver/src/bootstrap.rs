@@ -13,9 +13,13 @@ use crate::{
     core::{Call, Core},
     options::{FieldValidation, WriteOptions},
     path::{Query, RequestInfo},
+    registry::store_kind,
     server::StartError,
-    status::ApiError,
-    verbs::create,
+    status::{ApiError, ApiResult, GroupResource},
+    verbs::{
+        create,
+        write::{self, Make, Target, Update},
+    },
 };
 
 /// Objects that are made at the same time.
@@ -156,16 +160,49 @@ pub async fn ensure(core: &Arc<Core>, object: Value) -> Result<(), StartError> {
         return Ok(());
     }
     let call = internal_call(core, "create", served.group_resource().resource, &namespace, "");
-    let options = WriteOptions {
+    match create::object_of(&call, served, object, &own_options(), false).await {
+        Ok(_) => Ok(()),
+        Err(ApiError { reason: "AlreadyExists", .. }) => Ok(()),
+        Err(error) => Err(failed(error.message)),
+    }
+}
+
+/// Changes an object (or one of its subresources) with the same rules as everybody's writes. `of`: its group and plural.
+pub async fn rewrite(
+    core: &Arc<Core>,
+    of: (&str, &str),
+    target: &Target,
+    (namespace, name): (&str, &str),
+    make: &Make<'_>,
+) -> ApiResult<()> {
+    let (group, plural) = of;
+    let registry = core.registry.load_full();
+    let Some(served) = registry.stored(&store_kind(group, plural)) else {
+        return Err(ApiError::not_found(GroupResource { group, resource: plural }, name));
+    };
+    let call = internal_call(core, "update", plural, namespace, name);
+    let options = own_options();
+    let update = Update {
+        call: &call,
+        served,
+        name,
+        target,
+        options: &options,
+        make,
+        apply: false,
+        retry: true,
+        view: None,
+    };
+    write::update(&update).await.map(drop)
+}
+
+/// Options of the server's own writes.
+fn own_options() -> WriteOptions {
+    WriteOptions {
         dry_run: false,
         field_manager: "kube-apiserver".into(),
         field_validation: FieldValidation::Strict,
         force: false,
-    };
-    match create::object_of(&call, served, object, &options, false).await {
-        Ok(_) => Ok(()),
-        Err(ApiError { reason: "AlreadyExists", .. }) => Ok(()),
-        Err(error) => Err(failed(error.message)),
     }
 }
 

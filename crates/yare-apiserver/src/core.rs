@@ -84,6 +84,8 @@ pub struct Config {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// TLS towards kubelets, with the API server's client certificate.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// How the server's Lease is kept; absent: it has none.
+    pub identity: Option<crate::identity::Timing>,
     /// Ranges of service addresses, the first one preferred.
     pub service_cidrs: Vec<String>,
     /// Range of node ports, both ends included.
@@ -135,6 +137,7 @@ impl Config {
             random: Arc::new(SystemRandom),
             tls: None,
             kubelet_tls: None,
+            identity: None,
             service_cidrs: vec!["10.43.0.0/16".into()],
             node_ports: (30000, 32767),
             advertise: None,
@@ -204,6 +207,8 @@ pub struct Core {
     pub flow: Arc<flow::FlowControl>,
     /// Makes the IDs of requests.
     pub request_ids: RequestIds,
+    /// Which versions the server writes, where it puts that on record.
+    pub storage_versions: Option<crate::identity::versions::Versions>,
 }
 
 impl Core {
@@ -212,6 +217,7 @@ impl Core {
         let builtin = Registry::builtin(&config.gates, &config.runtime_config);
         Arc::new(Self {
             registry: ArcSwap::from_pointee(builtin.patched(&builtin, &[], &[])),
+            storage_versions: crate::identity::versions::Versions::of(&config, &builtin),
             builtin,
             admission: Admission::new(&config.admission),
             allocators: crate::alloc::Allocators::new(&config),

@@ -11,7 +11,7 @@ use crate::{
     aggregation,
     body::{self, Reply, RequestBody},
     core::Call,
-    discovery, encryption, flow, health,
+    discovery, encryption, flow, health, identity,
     registry::Served,
     status::{ApiError, ApiResult},
     subresource,
@@ -21,6 +21,7 @@ use crate::{
 
 /// Answers a call.
 pub async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extensions) -> ApiResult<Reply> {
+    identity::versions::check(call)?;
     if let Some(backend) = call.core.aggregation.route(&call.info) {
         return aggregation::proxy::forward(call, &backend, body, upgrade).await;
     }

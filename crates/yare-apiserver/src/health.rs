@@ -48,6 +48,10 @@ const fn hook(name: &'static str) -> Check {
     check_of(name, ALL, |core| core.ready.load(Ordering::Acquire))
 }
 
+fn has_identity(core: &Core) -> bool {
+    core.config.gates.is_on("APIServerIdentity")
+}
+
 /// The plugins of key management services, all in one; asked before the checks are.
 const KMS: &str = "kms-providers";
 
@@ -79,8 +83,11 @@ const CHECKS: &[Check] = &[
     hook("poststarthook/crd-informer-synced"),
     hook("poststarthook/start-system-namespaces-controller"),
     hook("poststarthook/start-cluster-authentication-info-controller"),
-    hook("poststarthook/start-kube-apiserver-identity-lease-controller"),
-    hook("poststarthook/start-kube-apiserver-identity-lease-garbage-collector"),
+    Check { is_there: has_identity, ..hook("poststarthook/start-kube-apiserver-identity-lease-controller") },
+    Check {
+        is_there: has_identity,
+        ..hook("poststarthook/start-kube-apiserver-identity-lease-garbage-collector")
+    },
     Check {
         is_there: |core| core.config.gates.is_on("WatchCacheInitializationPostStartHook"),
         ..hook("poststarthook/storage-readiness")
@@ -98,6 +105,11 @@ const CHECKS: &[Check] = &[
     hook("poststarthook/apiservice-status-remote-available-controller"),
     hook("poststarthook/apiservice-registration-controller"),
     hook("poststarthook/apiservice-discovery-controller"),
+    Check {
+        ok: |core| core.storage_versions.as_ref().is_none_or(|versions| versions.is_complete()),
+        is_there: |core| core.storage_versions.is_some(),
+        ..hook("poststarthook/built-in-resources-storage-version-updater")
+    },
     hook("poststarthook/kube-apiserver-autoregistration"),
     check_of("autoregister-completion", ALL, |core| core.aggregation.registered.load(Ordering::Acquire)),
     hook("poststarthook/apiservice-openapi-controller"),

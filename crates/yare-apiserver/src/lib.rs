@@ -30,6 +30,7 @@ mod files;
 pub mod flow;
 pub mod health;
 pub mod hooks;
+pub mod identity;
 pub mod index;
 pub mod jsonpath;
 pub mod managed;

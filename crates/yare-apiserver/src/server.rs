@@ -85,6 +85,7 @@ impl ApiServer {
         crate::aggregation::start(&core);
         crate::encryption::start(&core);
         crate::flow::start(&core).await;
+        crate::identity::start(&core).await;
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
     }
@@ -145,6 +146,7 @@ impl ApiServer {
     /// end, requests in flight finish within their time, listeners and connections close.
     pub async fn shutdown(&self) {
         self.core.closing.store(true, Ordering::Release);
+        crate::identity::stop(&self.core).await;
         tokio::time::sleep(self.core.config.shutdown_delay).await;
         self.core.closed.store(true, Ordering::Release);
         self.core.stop.cancel();

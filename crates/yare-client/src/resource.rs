@@ -128,6 +128,7 @@ resources! {
     STORAGE_CLASSES             "storage.k8s.io" "v1" "storageclasses" StorageClass false;
     VOLUME_ATTACHMENTS          "storage.k8s.io" "v1" "volumeattachments" VolumeAttachment false;
     VOLUME_ATTRIBUTES_CLASSES   "storage.k8s.io" "v1" "volumeattributesclasses" VolumeAttributesClass false;
+    STORAGE_VERSIONS            "internal.apiserver.k8s.io" "v1alpha1" "storageversions" StorageVersion false;
     STORAGE_VERSION_MIGRATIONS  "storagemigration.k8s.io" "v1beta1" "storageversionmigrations" StorageVersionMigration false;
     VALIDATING_ADMISSION_POLICIES "admissionregistration.k8s.io" "v1" "validatingadmissionpolicies" ValidatingAdmissionPolicy false;
     CUSTOM_RESOURCE_DEFINITIONS "apiextensions.k8s.io" "v1" "customresourcedefinitions" CustomResourceDefinition false;

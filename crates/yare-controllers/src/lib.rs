@@ -54,6 +54,7 @@ mod service_pods;
 mod serviceaccount;
 mod statefulset;
 mod storage_migration;
+mod storage_version_gc;
 pub mod table;
 mod taint_eviction;
 mod template;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use yare_client::{
     CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, CSI_DRIVERS,
-    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS,
-    PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
-    REPLICATION_CONTROLLERS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_QUOTAS, RESOURCE_SLICES,
-    SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS,
-    VALIDATING_ADMISSION_POLICIES, VOLUME_ATTACHMENTS, VOLUME_ATTRIBUTES_CLASSES,
+    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, LEASES, NAMESPACES, NODES,
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, POD_DISRUPTION_BUDGETS, PODS,
+    REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_QUOTAS,
+    RESOURCE_SLICES, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    STORAGE_VERSION_MIGRATIONS, STORAGE_VERSIONS, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTACHMENTS,
+    VOLUME_ATTRIBUTES_CLASSES,
 };
 
 use crate::{
@@ -21,9 +22,9 @@ use crate::{
         Reconcile, Watch,
     },
     job, legacy_tokens, local_path, namespace, node_ipam, node_lifecycle, pod_certificates, podgc,
-    policy_status, replicaset, resource_claim, resourcequota, root_ca, service_account_tokens, service_pods,
-    serviceaccount, statefulset, storage_migration, taint_eviction, token_cleaner, trust_bundle,
-    ttl_after_finished, volume_binder, volume_expand, volume_protection,
+    policy_status, replicaset, resource_claim, resourcequota, root_ca, service_account_tokens,
+    service_pods, serviceaccount, statefulset, storage_migration, storage_version_gc, taint_eviction,
+    token_cleaner, trust_bundle, ttl_after_finished, volume_binder, volume_expand, volume_protection,
 };
 
 /// One controller.
@@ -56,6 +57,7 @@ pub const GATED: &[(&str, &str)] = &[
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "ClusterTrustBundle"),
     ("podcertificaterequest-cleaner-controller", "PodCertificateRequest"),
     ("storage-version-migrator-controller", "StorageVersionMigrator"),
+    ("storageversion-garbage-collector-controller", "StorageVersionAPI"),
 ];
 
 /// All controllers, in alphabetical order.
@@ -459,6 +461,17 @@ pub const CONTROLLERS: &[Row] = &[
         watches: &[watch(STORAGE_VERSION_MIGRATIONS, With(storage_migration::changed))],
         make: storage_migration::new,
         workers: 5,
+    },
+    Row {
+        name: "storageversion-garbage-collector-controller",
+        account: "storage-version-garbage-collector",
+        description: "Forgets in which versions API servers that are gone wrote objects.",
+        watches: &[
+            watch(STORAGE_VERSIONS, With(storage_version_gc::changed_version)),
+            watch(LEASES, With(storage_version_gc::changed_lease)),
+        ],
+        make: storage_version_gc::new,
+        workers: 1,
     },
     Row {
         name: "taint-eviction-controller",

@@ -1,11 +1,16 @@
-//! Storage version migrations against the real API server.
+//! Storage versions and their migrations against the real API server.
 
 mod common;
 
 use common::Cluster;
 use serde_json::{Value, json};
-use yare_client::{CUSTOM_RESOURCE_DEFINITIONS, ObjectKey, Resource, STORAGE_VERSION_MIGRATIONS};
-use yare_controllers::{Config, api::Patch};
+use yare_client::{
+    CUSTOM_RESOURCE_DEFINITIONS, LEASES, ObjectKey, Resource, STORAGE_VERSION_MIGRATIONS, STORAGE_VERSIONS,
+};
+use yare_controllers::{
+    Config,
+    api::{Deletion, Patch},
+};
 use yare_schema::features::Gates;
 
 fn things(version: &'static str) -> Resource {
@@ -115,5 +120,47 @@ async fn objects_come_to_rest_in_the_storage_version() {
     let key = ObjectKey::cluster("first");
     let label = json!({"metadata": {"labels": {"a": "b"}}});
     cluster.api.patch(&STORAGE_VERSION_MIGRATIONS, &key, "", Patch::Merge, &label).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn versions_of_servers_that_are_gone_are_forgotten() {
+    let gates = Gates::parse("StorageVersionAPI=true").unwrap();
+    let cluster = Cluster::secure(Config { gates, ..Config::default() }, |server| {
+        let served = "internal.apiserver.k8s.io/v1alpha1=true";
+        server.runtime_config = yare_apiserver::runtime_config::RuntimeConfig::parse(served).unwrap();
+        server.identity = Some(yare_apiserver::identity::Timing::default());
+    })
+    .await;
+    let own = yare_apiserver::identity::id();
+    let lease = json!({"metadata": {"name": "other", "labels": {"apiserver.kubernetes.io/identity": "kube-apiserver"}},
+        "spec": {"holderIdentity": "other", "leaseDurationSeconds": 3600, "renewTime": "2099-01-01T00:00:00.000000Z"}});
+    cluster.create(&LEASES, "kube-system", lease).await;
+    let entry = |id: &str, version: &str| json!({"apiServerID": id, "encodingVersion": version, "decodableVersions": [version], "servedVersions": [version]});
+    let record = async |name: &str, servers: Value, common: Value| {
+        cluster.create(&STORAGE_VERSIONS, "", json!({"metadata": {"name": name}, "spec": {}})).await;
+        let mut status = json!({"storageVersions": servers});
+        if !common.is_null() {
+            status["commonEncodingVersion"] = common;
+        }
+        let made = cluster.api.get(&STORAGE_VERSIONS, &ObjectKey::cluster(name)).await.unwrap().unwrap();
+        cluster.api.update_status(&STORAGE_VERSIONS, &made, &status).await.unwrap();
+    };
+    // Two that are there, and disagree.
+    record("x.things", json!([entry(own, "x/v1"), entry("other", "x/v2")]), Value::Null).await;
+    // One that nobody knows.
+    record("x.strays", json!([entry("nobody", "x/v1")]), json!("x/v1")).await;
+    cluster.until_gone(&STORAGE_VERSIONS, "", "x.strays").await;
+    let version = cluster.get(&STORAGE_VERSIONS, "", "x.things").await;
+    assert_eq!(version["status"]["storageVersions"].as_array().unwrap().len(), 2);
+
+    cluster.api.delete(&LEASES, &ObjectKey::new("kube-system", "other"), Deletion::default()).await.unwrap();
+    let version = cluster
+        .until_is(&STORAGE_VERSIONS, "", "x.things", |v| v["status"]["commonEncodingVersion"] == "x/v1")
+        .await;
+    assert_eq!(version["status"]["storageVersions"], json!([entry(own, "x/v1")]));
+    assert!(has(&version, "AllEncodingVersionsEqual", "True"), "{version}");
+    // What the server itself said stays.
+    cluster.get(&STORAGE_VERSIONS, "", "core.pods").await;
     cluster.stop().await;
 }

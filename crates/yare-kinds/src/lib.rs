@@ -21,6 +21,7 @@ pub mod reset;
 pub mod scale;
 pub mod selectors;
 pub mod shown;
+pub mod storage_versions;
 pub mod strategy;
 pub mod table;
 pub mod validations;

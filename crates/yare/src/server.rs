@@ -14,6 +14,7 @@ use yare_apiserver::{
     ApiServer, Config,
     admission::Settings,
     aggregation::{FrontProxy, resolve::Routing},
+    identity,
     runtime_config::RuntimeConfig,
 };
 use yare_auth::{
@@ -190,8 +191,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     progress.done("certificates", &args.node.data.data_dir.join("tls").display().to_string());
 
     let store_dir = args.node.data.data_dir.join("store");
-    let identity = format!("apiserver-{}", plan.node.name);
-    let encryption = args.encryption.open(&gates, &identity).await?;
+    let encryption = args.encryption.open(&gates, identity::id()).await?;
     let mut options = Options::new(&store_dir);
     if let Some(encryption) = &encryption {
         options.sealer = encryption.clone();
@@ -220,6 +220,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
         if args.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp };
     config.service_cidrs = vec![plan.service_cidr.to_string()];
     config.advertise = Some((plan.node.ip, port));
+    config.identity = Some(identity::Timing::default());
     config.gates = gates;
     config.runtime_config = runtime_config;
     config.objects = bootstrap::objects(&config.gates);
@@ -238,7 +239,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
             move |page| metrics.expose(page)
         }),
     ];
-    config.tracer = args.requests.tracer(&identity, egress.as_deref())?;
+    config.tracer = args.requests.tracer(identity::id(), egress.as_deref())?;
     config.egress = egress;
     config.objects.extend(joining::bootstrap_objects());
     args.requests.apply(&mut config);

@@ -13,9 +13,12 @@ use parking_lot::Mutex;
 use yare_auth::cache::Usage;
 
 use super::{Auth, Outcome};
-use crate::metrics::{
-    text::Page,
-    timing::{DOUBLING_S, Timing},
+use crate::{
+    identity,
+    metrics::{
+        text::Page,
+        timing::{DOUBLING_S, Timing},
+    },
 };
 
 /// How it went to find out who a caller is.
@@ -201,13 +204,10 @@ pub(super) fn hash(text: &[u8]) -> String {
     format!("sha256:{hex}")
 }
 
-/// What stands for this server in labels: made of the machine's name, as upstream's identity is.
+/// What stands for this server in labels.
 pub(super) fn server_hash() -> &'static str {
     static HASH: OnceLock<String> = OnceLock::new();
-    HASH.get_or_init(|| {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        hash(format!("apiserver-{}", host.trim()).as_bytes())
-    })
+    HASH.get_or_init(|| hash(identity::id().as_bytes()))
 }
 
 impl Auth {

@@ -1,0 +1,282 @@
+//! Who this server is among the API servers of a cluster (KEP-1965): a name made of the machine's, and a Lease of that
+//! name in `kube-system` that says that the server is up. Leases of servers that have fallen silent are removed.
+//!
+//! In: the machine's name, the clock. Out: the Lease, renewed until the server stops; then it goes.
+
+pub mod versions;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use ring::digest;
+use serde_json::{Value, json};
+use tokio::time::{interval, sleep};
+use yare_kinds::view::{View, ViewMut};
+
+use crate::{
+    bootstrap::{ensure, internal_call, rewrite},
+    core::Core,
+    options::DeleteOptions,
+    status::ApiResult,
+    verbs::{delete, write},
+};
+
+const NAMESPACE: &str = "kube-system";
+const GROUP: &str = "coordination.k8s.io";
+/// The label that tells these Leases from others.
+const LABEL: &str = "apiserver.kubernetes.io/identity";
+const COMPONENT: &str = "kube-apiserver";
+/// Where other API servers reach this one.
+const PEER: &str = "kubernetes.io/peer-advertise-address";
+const GATE: &str = "APIServerIdentity";
+
+/// Pauses between attempts to write the Lease: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(7);
+
+/// How the Lease is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between two renewals.
+    pub renew: Duration,
+    /// What the Lease says of how long it holds.
+    pub duration_s: i64,
+    /// Between two looks at the Leases of others.
+    pub gc: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { renew: Duration::from_secs(10), duration_s: 3600, gc: Duration::from_secs(3600) }
+    }
+}
+
+/// The machine's name.
+fn host() -> &'static str {
+    static HOST: OnceLock<String> = OnceLock::new();
+    HOST.get_or_init(|| {
+        std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+    })
+}
+
+/// This server's name among the API servers of the cluster.
+pub fn id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| name_of(host()))
+}
+
+/// The name of a server on the machine `host`.
+fn name_of(host: &str) -> String {
+    let mut data = Vec::new();
+    for part in [host, COMPONENT] {
+        let length = u16::try_from(part.len()).unwrap_or(u16::MAX);
+        data.extend_from_slice(&length.to_be_bytes());
+        data.extend_from_slice(part.as_bytes());
+    }
+    let hash = digest::digest(&digest::SHA256, &data);
+    format!("apiserver-{}", base32(&hash.as_ref()[..16]))
+}
+
+/// RFC 4648 in lower case, without padding.
+fn base32(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut out = String::new();
+    let (mut bits, mut count) = (0_u32, 0);
+    for byte in bytes {
+        bits = bits << 8 | u32::from(*byte);
+        count += 8;
+        while count >= 5 {
+            count -= 5;
+            out.push(char::from(ALPHABET[(bits >> count & 31) as usize]));
+        }
+    }
+    if count > 0 {
+        out.push(char::from(ALPHABET[(bits << (5 - count) & 31) as usize]));
+    }
+    out
+}
+
+/// How the Lease is kept, where there is one.
+fn timing(core: &Core) -> Option<Timing> {
+    core.config.identity.filter(|_| core.config.gates.is_on(GATE))
+}
+
+/// Takes the place of whoever had this name before, and says so until the server stops. Then tells in which versions
+/// objects are written, where that is asked for.
+pub async fn start(core: &Arc<Core>) {
+    let Some(timing) = timing(core) else { return };
+    let holder = format!("{}_{}", id(), core.new_uid());
+    if let Err(error) = remove(core, id()).await {
+        tracing::warn!(why = error.message, lease = id(), "the Lease of the server before stays");
+    }
+    let taken = hold(core, &timing, &holder).await;
+    tokio::spawn(renew(core.clone(), timing, holder, taken.err()));
+    tokio::spawn(collect(core.clone(), timing));
+    versions::start(core).await;
+}
+
+/// The server is about to stop: others need not wait for it.
+pub async fn stop(core: &Arc<Core>) {
+    if timing(core).is_some()
+        && let Err(error) = remove(core, id()).await
+    {
+        tracing::warn!(why = error.message, lease = id(), "the server's Lease stays");
+    }
+}
+
+async fn renew(core: Arc<Core>, timing: Timing, holder: String, mut failed: Option<String>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let wait = match failed {
+            Some(_) => {
+                let wait = pause;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                wait
+            }
+            None => {
+                pause = FIRST_PAUSE;
+                timing.renew.mul_f64(1.0 + 0.04 * fraction(&core))
+            }
+        };
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = core.stop.cancelled() => return,
+        }
+        if core.closing.load(std::sync::atomic::Ordering::Acquire) {
+            return;
+        }
+        failed = hold(&core, &timing, &holder).await.err();
+        if let Some(why) = &failed {
+            tracing::warn!(why, lease = id(), "cannot renew the server's Lease");
+        }
+    }
+}
+
+/// Between 0 and 1: servers that start together do not renew together.
+fn fraction(core: &Core) -> f64 {
+    let mut bytes = [0; 4];
+    core.config.random.fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+/// Makes the Lease where it is absent, and renews it where it is there.
+async fn hold(core: &Arc<Core>, timing: &Timing, holder: &str) -> Result<(), String> {
+    let set = |lease: &mut Value| {
+        lease.set("spec.leaseDurationSeconds", timing.duration_s);
+        lease.set("spec.renewTime", core.now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string());
+        let mut labels = lease.at("metadata.labels").clone();
+        let mut annotations = lease.at("metadata.annotations").clone();
+        for map in [&mut labels, &mut annotations] {
+            if !map.is_object() {
+                *map = json!({});
+            }
+        }
+        labels[LABEL] = COMPONENT.into();
+        labels["kubernetes.io/hostname"] = host().into();
+        if let Some((ip, port)) = core.config.advertise
+            && core.config.gates.is_on("UnknownVersionInteroperabilityProxy")
+        {
+            annotations[PEER] = std::net::SocketAddr::new(ip, port).to_string().into();
+        }
+        lease.set("metadata.labels", labels);
+        if annotations.as_object().is_some_and(|map| !map.is_empty()) {
+            lease.set("metadata.annotations", annotations);
+        }
+    };
+    let key = format!("{NAMESPACE}/{}", id());
+    if core.store().get(&format!("{GROUP}/leases"), &key).is_none() {
+        let mut lease = json!({
+            "apiVersion": format!("{GROUP}/v1"), "kind": "Lease",
+            "metadata": { "name": id(), "namespace": NAMESPACE }, "spec": { "holderIdentity": holder },
+        });
+        set(&mut lease);
+        return ensure(core, lease).await.map_err(|e| e.to_string());
+    }
+    let make = |lease: &Value| {
+        let mut lease = lease.clone();
+        set(&mut lease);
+        Ok(lease)
+    };
+    let renewed = rewrite(core, (GROUP, "leases"), &write::MAIN, (NAMESPACE, id()), &make).await;
+    renewed.map_err(|e| e.message)
+}
+
+async fn remove(core: &Arc<Core>, name: &str) -> ApiResult<()> {
+    let Some(served) = core.builtin.stored(&format!("{GROUP}/leases")) else { return Ok(()) };
+    let call = internal_call(core, "delete", "leases", NAMESPACE, name);
+    match delete::object(&call, served, NAMESPACE, name, &DeleteOptions::default()).await {
+        Err(error) if error.reason != "NotFound" => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the Leases of servers that have fallen silent, now and again until the server stops.
+async fn collect(core: Arc<Core>, timing: Timing) {
+    let mut again = interval(timing.gc);
+    loop {
+        tokio::select! {
+            _ = again.tick() => {}
+            () = core.stop.cancelled() => return,
+        }
+        let snapshot = core.store().snapshot(&format!("{GROUP}/leases"));
+        let prefix = format!("{NAMESPACE}/");
+        let expired: Vec<String> = snapshot
+            .range(std::ops::Bound::Unbounded, &prefix)
+            .filter(|object| object.attrs.labels.iter().any(|(k, v)| (&**k, &**v) == (LABEL, COMPONENT)))
+            .filter(|object| {
+                serde_json::from_slice::<Value>(&object.bytes).is_ok_and(|l| is_expired(&l, core.now()))
+            })
+            .filter_map(|object| Some(object.key.strip_prefix(&*prefix)?.to_owned()))
+            .collect();
+        for name in expired {
+            if let Err(error) = remove(&core, &name).await {
+                tracing::warn!(why = error.message, lease = name, "the Lease of a silent server stays");
+            }
+        }
+    }
+}
+
+/// Whether a Lease says that its holder is gone. One that says nothing is none.
+fn is_expired(lease: &Value, now: Timestamp) -> bool {
+    let renewed = lease.str_at("spec.renewTime").parse::<Timestamp>().ok();
+    match (renewed, lease.int_opt("spec.leaseDurationSeconds")) {
+        (Some(renewed), Some(duration_s)) => {
+            renewed.checked_add(SignedDuration::from_secs(duration_s)).is_ok_and(|until| until < now)
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(base32(b""), "");
+        assert_eq!(base32(b"foobar"), "mzxw6ytboi");
+        assert_eq!(base32(b"fooba"), "mzxw6ytb");
+        // What upstream's server calls itself on a machine of this name.
+        assert_eq!(name_of("test-hostname"), "apiserver-rct6iizfamabra7x6d53lwb3oa");
+    }
+
+    #[test]
+    fn expiry() {
+        let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+        let lease =
+            |at: &str, duration: Value| json!({"spec": {"renewTime": at, "leaseDurationSeconds": duration}});
+        for (lease, expired) in [
+            (lease("2026-01-01T00:00:00.000000Z", json!(3600)), false),
+            (lease("2025-12-31T23:59:59.999999Z", json!(3600)), true),
+            (lease("2026-01-01T00:59:00.000000Z", json!(3600)), false),
+            (lease("2026-01-01T00:59:00.000000Z", Value::Null), true),
+            (json!({"spec": {"leaseDurationSeconds": 3600}}), true),
+            (json!({}), true),
+        ] {
+            assert_eq!(is_expired(&lease, now), expired, "{lease}");
+        }
+    }
+}
