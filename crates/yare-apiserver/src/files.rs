@@ -72,11 +72,23 @@ impl AsFd for Instance {
     }
 }
 
+/// A file in a directory came or changed.
+const CAME: AddWatchFlags =
+    AddWatchFlags::IN_CLOSE_WRITE.union(AddWatchFlags::IN_MOVED_TO).union(AddWatchFlags::IN_CREATE);
+
 impl Changes {
     pub fn of(path: &Path) -> std::io::Result<Self> {
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self::seen(directory, CAME)
+    }
+
+    /// Of everything in a directory, what goes as well.
+    pub fn within(directory: &Path) -> std::io::Result<Self> {
+        Self::seen(directory, CAME | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM)
+    }
+
+    fn seen(directory: &Path, flags: AddWatchFlags) -> std::io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let flags = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
         inotify.add_watch(directory, flags)?;
         #[expect(
             deprecated,

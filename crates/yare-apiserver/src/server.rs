@@ -54,6 +54,9 @@ pub enum StartError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Webhooks or policies in files are not what they should be.
+    #[error("failed to initialize admission: {0}")]
+    Admission(String),
     /// An object that must exist could not be made.
     #[error("bootstrap object {what}: {why}")]
     Bootstrap {
@@ -77,6 +80,7 @@ impl ApiServer {
     /// know the store. Nothing listens yet.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let core = Core::new(config);
+        core.admission.manifests.load(&core)?;
         bootstrap::run(&core).await?;
         auth::start(&core);
         crate::audit::Audit::start(&core);

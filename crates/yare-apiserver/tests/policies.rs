@@ -295,7 +295,16 @@ async fn which_requests_policies_see() {
             plain(),
             true,
         ),
-        // Nobody locks himself out.
+        // Nobody locks himself out: policies are not subject to policies. Webhooks are.
+        (
+            json!({"resourceRules": rule(&["*"], "*", "*", "*")}),
+            Value::Null,
+            (
+                "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
+                json!({"metadata": {"name": "a"}, "spec": {"policyName": "x", "validationActions": ["Warn"]}}),
+            ),
+            false,
+        ),
         (
             json!({"resourceRules": rule(&["*"], "*", "*", "*")}),
             Value::Null,
@@ -303,7 +312,7 @@ async fn which_requests_policies_see() {
                 "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
                 json!({"metadata": {"name": "a"}}),
             ),
-            false,
+            true,
         ),
         (
             json!({"resourceRules": rule(&["*"], "*", "*", "*")}),

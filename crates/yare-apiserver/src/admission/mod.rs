@@ -35,6 +35,7 @@ mod extended_resource_toleration;
 mod hard_anti_affinity;
 mod image_policy;
 mod limit_ranger;
+pub mod manifests;
 mod matching;
 pub mod metrics;
 mod namespace_exists;
@@ -179,6 +180,8 @@ pub struct Admission {
     pub webhooks: webhook::Webhooks,
     /// Policies, likewise.
     pub policies: policy::Policies,
+    /// What of both is in files.
+    pub manifests: manifests::Manifests,
     /// What has been counted and measured.
     pub metrics: metrics::Metrics,
     /// Whose turn it is to write to a namespace's quotas.
@@ -210,10 +213,17 @@ impl Admission {
             quota: runs(RESOURCE_QUOTA),
             webhooks: webhook::Webhooks::default(),
             policies: policy::Policies::default(),
+            manifests: manifests::Manifests::new(&settings.manifests, runs),
             metrics: metrics::Metrics::new(TABLE.len()),
             turns: resource_quota::Turns::default(),
             events: event_rate_limit::Buckets::new(&settings.event_limits),
         }
+    }
+
+    /// Adds what is counted.
+    pub fn expose(&self, page: &mut yare_metrics::text::Page) {
+        self.metrics.expose(page);
+        manifests::expose(&self.manifests, page);
     }
 
     fn rows(&self, attributes: &Attributes<'_>) -> &[(usize, &'static Row)] {
@@ -360,6 +370,7 @@ fn compile(core: &crate::core::Core) {
 
 /// Compiles webhooks and policies now, and whenever one of them changes until the server stops.
 pub fn start(core: &Arc<crate::core::Core>) {
+    manifests::Manifests::follow(core);
     for kind in webhook::KINDS.into_iter().chain(policy::KINDS) {
         // The revision comes before reading, so that nothing falls in between.
         let mut from = core.store().revision();

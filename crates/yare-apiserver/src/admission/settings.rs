@@ -15,7 +15,8 @@ use super::{
     Row, TABLE,
     event_rate_limit::LimitBy,
     image_policy::ImagePolicy,
-    table::{IMAGE_POLICY, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS},
+    manifests,
+    table::{IMAGE_POLICY, MUTATING_POLICIES, MUTATING_WEBHOOKS, VALIDATING_POLICIES, VALIDATING_WEBHOOKS},
     webhook::ByStep,
 };
 use crate::{codec, outbound::kubeconfig::Users};
@@ -115,6 +116,8 @@ pub struct Settings {
     pub allowed_tolerations: Vec<Value>,
     /// Who this server is to webhooks of admission.
     pub webhook_users: ByStep,
+    /// Directories with webhooks and policies, by plugin.
+    pub manifests: Vec<(&'static str, PathBuf)>,
     /// Who says which images may run.
     pub image_policy: Option<Arc<ImagePolicy>>,
     /// How long pods stay on a node that is not ready.
@@ -136,6 +139,7 @@ impl Default for Settings {
             default_tolerations: Vec::new(),
             allowed_tolerations: Vec::new(),
             webhook_users: ByStep::default(),
+            manifests: Vec::new(),
             image_policy: None,
             not_ready_toleration_s: 300,
             unreachable_toleration_s: 300,
@@ -293,6 +297,12 @@ impl Settings {
                 kind(expected, &["apiserver.config.k8s.io"])?;
                 self.read_webhook_users(name, configuration).map_err(|e| invalid(name, e))
             }
+            MUTATING_POLICIES | VALIDATING_POLICIES => {
+                kind(&format!("{name}Configuration"), &["apiserver.config.k8s.io"])?;
+                unknown_fields(configuration, &["apiVersion", "kind", "staticManifestsDir"])
+                    .and_then(|()| self.read_manifests(name, configuration))
+                    .map_err(|e| invalid(name, e))
+            }
             IMAGE_POLICY => {
                 let policy = ImagePolicy::of(configuration).map_err(|e| invalid(name, e))?;
                 self.image_policy = Some(Arc::new(policy));
@@ -306,9 +316,7 @@ impl Settings {
     /// A kubeconfig with credentials for webhooks; a server without one calls them without any.
     fn read_webhook_users(&mut self, name: &str, configuration: &Value) -> Result<(), String> {
         unknown_fields(configuration, &["apiVersion", "kind", "kubeConfigFile", "staticManifestsDir"])?;
-        if configuration.is_set("staticManifestsDir") {
-            return Err("staticManifestsDir: webhooks of files are not supported".into());
-        }
+        self.read_manifests(name, configuration)?;
         let file = configuration.str_at("kubeConfigFile");
         if file.is_empty() {
             return Ok(());
@@ -323,6 +331,18 @@ impl Settings {
         } else {
             self.webhook_users.validating = users;
         }
+        Ok(())
+    }
+
+    /// Where objects of a plugin are in files.
+    fn read_manifests(&mut self, name: &str, configuration: &Value) -> Result<(), String> {
+        let directory = configuration.str_at("staticManifestsDir");
+        if directory.is_empty() {
+            return Ok(());
+        }
+        manifests::check_directory(directory)?;
+        let plugin = manifests::PLUGINS.iter().find(|plugin| plugin.name == name);
+        self.manifests.extend(plugin.map(|plugin| (plugin.name, directory.into())));
         Ok(())
     }
 

@@ -205,7 +205,7 @@ pub(super) fn hash(text: &[u8]) -> String {
 }
 
 /// What stands for this server in labels.
-pub(super) fn server_hash() -> &'static str {
+pub(crate) fn server_hash() -> &'static str {
     static HASH: OnceLock<String> = OnceLock::new();
     HASH.get_or_init(|| hash(identity::id().as_bytes()))
 }

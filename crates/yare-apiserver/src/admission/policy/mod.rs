@@ -114,6 +114,8 @@ impl Binding {
 
 /// A policy with its bindings, in order of their names.
 struct Bound<R> {
+    /// From a file.
+    is_fixed: bool,
     policy: Arc<Policy<R>>,
     bindings: Box<[Arc<Binding>]>,
 }
@@ -121,7 +123,7 @@ struct Bound<R> {
 /// Objects that have been compiled, by name and with their revision.
 type Known<T> = HashMap<Box<str>, (u64, Arc<T>)>;
 
-/// All policies of one kind that are bound, in order of their names.
+/// All policies of one kind that are bound: those from files first, each in order of their names.
 struct Set<R> {
     /// By plural name of a resource, with those for every resource among them.
     by_plural: HashMap<Box<str>, Vec<Arc<Bound<R>>>>,
@@ -129,6 +131,8 @@ struct Set<R> {
     anywhere: Vec<Arc<Bound<R>>>,
     policies: Known<Policy<R>>,
     bindings: Known<Binding>,
+    /// From files.
+    fixed: Vec<Arc<Bound<R>>>,
 }
 
 impl<R> Default for Set<R> {
@@ -138,6 +142,7 @@ impl<R> Default for Set<R> {
             anywhere: Vec::new(),
             policies: HashMap::new(),
             bindings: HashMap::new(),
+            fixed: Vec::new(),
         }
     }
 }
@@ -158,33 +163,56 @@ fn refresh<T>(core: &Core, kind: &str, before: &Known<T>, new: impl Fn(&Value) -
 }
 
 impl<R: Rules> Set<R> {
+    /// Puts policies and bindings from files in the place of those that were there.
+    fn fixed(before: &Self, policies: &[Value], bindings: &[Value], core: &Core) -> Self {
+        let bindings: Vec<Arc<Binding>> = bindings.iter().map(|b| Arc::new(Binding::new(b))).collect();
+        let bound = |policy: &Value| {
+            let policy = Arc::new(Policy::new(policy));
+            let of = bindings.iter().filter(|binding| binding.policy == policy.name);
+            Arc::new(Bound { is_fixed: true, bindings: of.cloned().collect(), policy })
+        };
+        Self::made(before, policies.iter().map(bound).collect(), core)
+    }
+
+    /// Compiles what changed in the store.
     fn after(before: &Self, core: &Core) -> Self {
+        Self::made(before, before.fixed.clone(), core)
+    }
+
+    fn made(before: &Self, fixed: Vec<Arc<Bound<R>>>, core: &Core) -> Self {
         let policies = refresh(core, R::POLICIES, &before.policies, Policy::new);
         let bindings = refresh(core, R::BINDINGS, &before.bindings, Binding::new);
         let mut by_policy: BTreeMap<&str, Vec<Arc<Binding>>> = BTreeMap::new();
         for (_, binding) in bindings.values() {
             by_policy.entry(&binding.policy).or_default().push(binding.clone());
         }
-        let mut out = Self { policies: HashMap::new(), bindings: HashMap::new(), ..Self::default() };
+        let mut out = Self::default();
+        for bound in fixed.iter().filter(|bound| !bound.bindings.is_empty()) {
+            out.add(bound.clone());
+        }
         for (name, mut bindings) in by_policy {
             let Some((_, policy)) = policies.get(name) else { continue };
             bindings.sort_by(|a, b| a.name.cmp(&b.name));
-            let bound = Arc::new(Bound { policy: policy.clone(), bindings: bindings.into() });
-            match policy.matcher.plurals() {
-                Some(plurals) => {
-                    for plural in plurals {
-                        let list = out.by_plural.entry(plural.into()).or_insert_with(|| out.anywhere.clone());
-                        list.push(bound.clone());
-                    }
-                }
-                None => {
-                    out.anywhere.push(bound.clone());
-                    out.by_plural.values_mut().for_each(|list| list.push(bound.clone()));
+            let (policy, bindings) = (policy.clone(), bindings.into());
+            out.add(Arc::new(Bound { is_fixed: false, policy, bindings }));
+        }
+        (out.policies, out.bindings, out.fixed) = (policies, bindings, fixed);
+        out
+    }
+
+    fn add(&mut self, bound: Arc<Bound<R>>) {
+        match bound.policy.matcher.plurals() {
+            Some(plurals) => {
+                for plural in plurals {
+                    let list = self.by_plural.entry(plural.into()).or_insert_with(|| self.anywhere.clone());
+                    list.push(bound.clone());
                 }
             }
+            None => {
+                self.by_plural.values_mut().for_each(|list| list.push(bound.clone()));
+                self.anywhere.push(bound);
+            }
         }
-        (out.policies, out.bindings) = (policies, bindings);
-        out
     }
 
     /// The policies that may be about a resource.
@@ -211,6 +239,16 @@ impl Policies {
         self.mutating.store(Arc::new(Set::after(&self.mutating.load(), core)));
     }
 
+    /// Puts policies and bindings from files in the place of those that were there.
+    pub fn fix(&self, is_mutating: bool, policies: &[Value], bindings: &[Value], core: &Core) {
+        let _one = self.compiling.lock();
+        if is_mutating {
+            self.mutating.store(Arc::new(Set::fixed(&self.mutating.load(), policies, bindings, core)));
+        } else {
+            self.validating.store(Arc::new(Set::fixed(&self.validating.load(), policies, bindings, core)));
+        }
+    }
+
     /// Whether any validating policy may be about the request.
     pub fn may_refuse(&self, attributes: &Attributes<'_>) -> bool {
         !self.validating.load().about(attributes.served).is_empty()
@@ -222,8 +260,16 @@ impl Policies {
     }
 }
 
+/// Whether no policy may see the request.
 fn is_exempt(attributes: &Attributes<'_>) -> bool {
-    super::webhook::is_exempt(attributes) || EXEMPT.iter().any(|(group, plural)| attributes.is(group, plural))
+    EXEMPT.iter().any(|(group, plural)| attributes.is(group, plural))
+}
+
+/// Whether the request is about policies themselves, which only those from files may see: nobody but the operator can
+/// lock himself out with them.
+fn is_for_files(attributes: &Attributes<'_>) -> bool {
+    let kind = &*attributes.served.stored.kind_key;
+    KINDS.contains(&kind)
 }
 
 /// A policy that is about a request, by one of its bindings, with one parameter object.
@@ -250,7 +296,8 @@ fn select<'c, R>(
     old: Option<&Value>,
     mut found: impl FnMut(Result<Invocation<'c, R>, Fault<'c, R>>),
 ) {
-    for bound in list {
+    let only_fixed = is_for_files(attributes);
+    for bound in list.iter().filter(|bound| bound.is_fixed || !only_fixed) {
         let policy = &*bound.policy;
         let misconfigured =
             |why: String| Fault { policy, binding: None, why: format!("failed to configure policy: {why}") };

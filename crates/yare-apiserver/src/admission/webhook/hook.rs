@@ -72,24 +72,27 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// The webhooks of a configuration; `users`: who this server is to them.
-    pub fn all_of(configuration: &[u8], users: &ByStep) -> Vec<Arc<Self>> {
-        let Ok(configuration) = serde_json::from_slice::<Value>(configuration) else { return Vec::new() };
+    /// The webhooks of a configuration. `users`: who this server is to them. `within`: what their configurations
+    /// have in common that others do not.
+    pub fn all_of(configuration: &Value, users: &ByStep, within: &str) -> Vec<Arc<Self>> {
         let is_mutating = configuration.str_at("kind") == "MutatingWebhookConfiguration";
         let name = configuration.str_at("metadata.name");
         configuration
             .items("webhooks")
             .iter()
             .enumerate()
-            .map(|(i, hook)| Arc::new(Self::new(hook, name, i, is_mutating, users)))
+            .map(|(i, hook)| {
+                let uid = format!("{within}{name}/{}/{i}", hook.str_at("name"));
+                Arc::new(Self { uid, ..Self::new(hook, name, is_mutating, users) })
+            })
             .collect()
     }
 
-    fn new(hook: &Value, configuration: &str, place: usize, is_mutating: bool, users: &ByStep) -> Self {
+    fn new(hook: &Value, configuration: &str, is_mutating: bool, users: &ByStep) -> Self {
         let name = hook.str_at("name").to_owned();
         let seconds = hook.int_opt("timeoutSeconds").unwrap_or(DEFAULT_TIMEOUT_S).clamp(1, 30);
         Self {
-            uid: format!("{configuration}/{name}/{place}"),
+            uid: String::new(),
             configuration: configuration.to_owned(),
             name,
             is_mutating,
@@ -164,14 +167,13 @@ mod tests {
     #[test]
     fn what_is_not_said() {
         let hooks = Hook::all_of(
-            json!({"kind": "MutatingWebhookConfiguration", "metadata": {"name": "c"}, "webhooks": [
+            &json!({"kind": "MutatingWebhookConfiguration", "metadata": {"name": "c"}, "webhooks": [
                 {"name": "a", "admissionReviewVersions": ["v2", "v1beta1", "v1"]},
                 {"name": "b", "timeoutSeconds": 99, "sideEffects": "NoneOnDryRun", "matchPolicy": "Exact",
                     "failurePolicy": "Ignore", "reinvocationPolicy": "IfNeeded", "admissionReviewVersions": ["v2"]},
-            ]})
-            .to_string()
-            .as_bytes(),
+            ]}),
             &ByStep::default(),
+            "",
         );
         let [a, b] = hooks.as_slice() else { panic!("two webhooks") };
         assert_eq!((a.timeout.as_secs(), b.timeout.as_secs()), (10, 30));
@@ -180,6 +182,6 @@ mod tests {
         assert!(a.is_mutating && !a.ignores_failures && !a.reinvoke);
         assert!(b.ignores_failures && b.reinvoke);
         assert_eq!((a.uid.as_str(), b.uid.as_str()), ("c/a/0", "c/b/1"));
-        assert!(Hook::all_of(b"no json", &ByStep::default()).is_empty());
+        assert!(Hook::all_of(&json!("no object"), &ByStep::default(), "").is_empty());
     }
 }

@@ -36,7 +36,7 @@ pub const KINDS: [&str; 2] = [MUTATING, VALIDATING];
 const MUTATING: &str = "admissionregistration.k8s.io/mutatingwebhookconfigurations";
 const VALIDATING: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
 
-/// Nobody locks himself out: what configures admission is not subject to webhooks and policies.
+/// Nobody locks himself out: what configures admission is not subject to webhooks that are written through the API.
 const EXEMPT: [&str; 6] = [
     "mutatingadmissionpolicies",
     "mutatingadmissionpolicybindings",
@@ -46,13 +46,29 @@ const EXEMPT: [&str; 6] = [
     "validatingwebhookconfigurations",
 ];
 
-/// All webhooks, in order of their configurations' names.
+/// All webhooks: those from files first, each in order of their configurations' names.
 #[derive(Default)]
 struct Compiled {
-    mutating: Vec<Arc<Hook>>,
-    validating: Vec<Arc<Hook>>,
+    mutating: Hooks,
+    validating: Hooks,
     /// By kind and name of the configuration: its hooks, which keep their connections.
     known: HashMap<(&'static str, String), Known>,
+}
+
+/// Webhooks of one kind.
+#[derive(Default)]
+struct Hooks {
+    all: Vec<Arc<Hook>>,
+    /// How many of them are from files.
+    fixed: usize,
+}
+
+impl Hooks {
+    /// Those that may see a request. What configures admission is for those from files alone: nobody but the
+    /// operator can lock himself out with them.
+    fn about(&self, attributes: &Attributes<'_>) -> &[Arc<Hook>] {
+        if is_exempt(attributes) { &self.all[..self.fixed] } else { &self.all }
+    }
 }
 
 /// A configuration that has been compiled.
@@ -65,25 +81,40 @@ struct Known {
 #[derive(Default)]
 pub struct Webhooks {
     compiled: ArcSwap<Compiled>,
+    /// From files: those that change objects, and those that may refuse them.
+    fixed: Mutex<[Vec<Arc<Hook>>; 2]>,
     /// One compiles at a time, so that none puts older ones in the place of newer ones.
     compiling: Mutex<()>,
 }
 
 impl Webhooks {
+    /// Puts configurations from files in the place of those that were there.
+    pub fn fix(&self, is_mutating: bool, configurations: &[Value], core: &Core) {
+        let users = &core.config.admission.webhook_users;
+        let hooks = configurations.iter().flat_map(|c| Hook::all_of(c, users, "manifest/")).collect();
+        self.fixed.lock()[usize::from(!is_mutating)] = hooks;
+        self.compile(core);
+    }
+
     /// Compiles what changed.
     pub fn compile(&self, core: &Core) {
         let _one = self.compiling.lock();
         let before = self.compiled.load();
         let mut after = Compiled::default();
+        let [mutating, validating] = self.fixed.lock().clone();
+        after.mutating = Hooks { fixed: mutating.len(), all: mutating };
+        after.validating = Hooks { fixed: validating.len(), all: validating };
         for (kind, is_mutating) in [(MUTATING, true), (VALIDATING, false)] {
             let snapshot = core.store().snapshot(kind);
             for object in snapshot.range(std::ops::Bound::Unbounded, "") {
                 let key = (kind, object.key.to_string());
                 let hooks = match before.known.get(&key) {
                     Some(known) if known.revision == object.revision => known.hooks.clone(),
-                    _ => Hook::all_of(&object.bytes, &core.config.admission.webhook_users),
+                    _ => serde_json::from_slice(&object.bytes)
+                        .map(|value| Hook::all_of(&value, &core.config.admission.webhook_users, ""))
+                        .unwrap_or_default(),
                 };
-                let list = if is_mutating { &mut after.mutating } else { &mut after.validating };
+                let list = if is_mutating { &mut after.mutating.all } else { &mut after.validating.all };
                 list.extend(hooks.iter().cloned());
                 after.known.insert(key, Known { revision: object.revision, hooks });
             }
@@ -93,7 +124,7 @@ impl Webhooks {
 }
 
 /// Whether the request is about what configures admission.
-pub fn is_exempt(attributes: &Attributes<'_>) -> bool {
+fn is_exempt(attributes: &Attributes<'_>) -> bool {
     let stored = &attributes.served.stored;
     &*stored.group == GROUP && EXEMPT.contains(&&*stored.plural)
 }
@@ -132,7 +163,8 @@ pub async fn mutate(
     rounds: &mut Rounds,
 ) -> ApiResult<bool> {
     let compiled = attributes.admission().webhooks.compiled.load_full();
-    if compiled.mutating.is_empty() || is_exempt(attributes) {
+    let hooks = compiled.mutating.about(attributes);
+    if hooks.is_empty() {
         return Ok(false);
     }
     let again = rounds.round > 0;
@@ -141,7 +173,7 @@ pub async fn mutate(
         rounds.changed();
     }
     let mut any = false;
-    for (place, hook) in compiled.mutating.iter().enumerate() {
+    for (place, hook) in hooks.iter().enumerate() {
         let Some(invocation) = Invocation::of(hook, attributes, Some(object), old)? else { continue };
         // The second round is only for hooks of the first.
         if again && !rounds.due.contains(&hook.uid) {
@@ -182,10 +214,7 @@ pub async fn observe(
     old: Option<&Value>,
 ) -> ApiResult<()> {
     let compiled = attributes.admission().webhooks.compiled.load_full();
-    if compiled.mutating.is_empty() || is_exempt(attributes) {
-        return Ok(());
-    }
-    for (place, hook) in compiled.mutating.iter().enumerate() {
+    for (place, hook) in compiled.mutating.about(attributes).iter().enumerate() {
         if let Some(invocation) = Invocation::of(hook, attributes, object, old)? {
             call(attributes, &invocation, object, old, &format!("round_0_index_{place}")).await?;
         }
@@ -200,11 +229,12 @@ pub async fn validate(
     old: Option<&Value>,
 ) -> ApiResult<()> {
     let compiled = attributes.admission().webhooks.compiled.load_full();
-    if compiled.validating.is_empty() || is_exempt(attributes) {
+    let hooks = compiled.validating.about(attributes);
+    if hooks.is_empty() {
         return Ok(());
     }
     let mut matching = Vec::new();
-    for hook in &compiled.validating {
+    for hook in hooks {
         matching.extend(Invocation::of(hook, attributes, object, old)?);
     }
     let calls = matching.iter().enumerate().map(|(place, invocation)| async move {
