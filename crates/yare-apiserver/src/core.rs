@@ -98,6 +98,8 @@ pub struct Config {
     pub flow: flow::Settings,
     /// Chance that a request over HTTP/2 is the last one of its connection, so that clients spread out.
     pub goaway_chance: f64,
+    /// How long events stay after they were written last; zero: for ever.
+    pub event_ttl: Duration,
     /// What of it rests encrypted; the store was opened with it. None: nothing.
     pub encryption: Option<Arc<crate::encryption::Encryption>>,
     /// What is written down of requests; none: nothing.
@@ -149,6 +151,7 @@ impl Config {
                 request_timeout: Duration::from_secs(60),
             },
             goaway_chance: 0.0,
+            event_ttl: Duration::from_secs(3600),
             encryption: None,
             audit: None,
             shutdown_delay: Duration::ZERO,

@@ -26,6 +26,7 @@ mod drain;
 pub mod encodings;
 pub mod encryption;
 mod escalation;
+mod event_ttl;
 mod files;
 pub mod flow;
 pub mod health;

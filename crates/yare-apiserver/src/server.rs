@@ -90,6 +90,7 @@ impl ApiServer {
         crate::encryption::start(&core);
         crate::flow::start(&core).await;
         crate::identity::start(&core).await;
+        crate::event_ttl::start(&core);
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
     }

@@ -33,6 +33,9 @@ pub struct RequestArgs {
     /// How long requests are still taken after /readyz has begun to fail at the end.
     #[arg(long, default_value = "0s", value_parser = duration, env = "YARE_SHUTDOWN_DELAY_DURATION")]
     pub shutdown_delay_duration: Duration,
+    /// How long events are kept after they were written last; 0s: for ever.
+    #[arg(long, default_value = "1h0m0s", value_parser = duration, env = "YARE_EVENT_TTL")]
+    pub event_ttl: Duration,
     /// File with an EgressSelectorConfiguration: proxies on the way to the cluster and to the control plane's servers.
     #[arg(long, env = "YARE_EGRESS_SELECTOR_CONFIG_FILE")]
     pub egress_selector_config_file: Option<PathBuf>,
@@ -68,6 +71,7 @@ impl RequestArgs {
         config.flow.request_timeout = self.request_timeout;
         config.goaway_chance = self.goaway_chance;
         config.shutdown_delay = self.shutdown_delay_duration;
+        config.event_ttl = self.event_ttl;
     }
 }
 
