@@ -4,13 +4,14 @@
 //! come from the upper part of a range first, so that the lower part is free for addresses people choose.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::sync::Notify;
 use yare_kinds::{
     net,
     strategy::core::service::{families, needs_health_check},
@@ -24,6 +25,7 @@ use crate::{
     status::{ApiError, ApiResult, GroupResource},
 };
 
+pub mod objects;
 mod ports;
 
 const SERVICE: GroupResource<'_> = GroupResource { group: "", resource: "Service" };
@@ -99,7 +101,8 @@ impl fmt::Display for Cidr {
 /// What is taken.
 #[derive(Default)]
 struct Taken {
-    addresses: HashSet<IpAddr>,
+    /// With the key of their service; empty: somebody else's.
+    addresses: HashMap<IpAddr, Box<str>>,
     ports: HashSet<u16>,
 }
 
@@ -108,6 +111,9 @@ pub struct Allocators {
     ranges: Vec<Cidr>,
     ports: (u16, u16),
     taken: Mutex<Taken>,
+    /// Addresses whose objects are to be looked at.
+    due: Mutex<BTreeSet<IpAddr>>,
+    told: Notify,
 }
 
 impl Allocators {
@@ -117,14 +123,18 @@ impl Allocators {
             ranges: config.service_cidrs.iter().filter_map(|c| Cidr::parse(c)).collect(),
             ports: config.node_ports,
             taken: Mutex::default(),
+            due: Mutex::default(),
+            told: Notify::new(),
         }
     }
 
     /// Takes what a stored service has.
     pub fn restore(&self, service: &Value) {
+        let (all, key) = (addresses(service), key(service));
         let mut taken = self.taken.lock();
-        taken.addresses.extend(addresses(service));
+        taken.addresses.extend(all.iter().map(|address| (*address, key.clone())));
         taken.ports.extend(node_ports(service));
+        self.due.lock().extend(all);
     }
 
     /// The address of the API server's own service.
@@ -140,9 +150,11 @@ impl Allocators {
         for port in ports {
             taken.ports.remove(port);
         }
+        drop(taken);
+        self.look_at(addresses.iter().copied());
     }
 
-    fn take_address(&self, range: &Cidr, random: &dyn Random) -> Option<IpAddr> {
+    fn take_address(&self, range: &Cidr, owner: Box<str>, random: &dyn Random) -> Option<IpAddr> {
         let mut taken = self.taken.lock();
         let size = range.usable();
         // The lower band is for addresses that people choose; KEP-3070.
@@ -154,10 +166,10 @@ impl Allocators {
             let start = u128::from(u64::from_le_bytes(bytes)) % span;
             (0..span)
                 .map(|i| range.address(1 + from + (start + i) % span))
-                .find(|a| !taken.addresses.contains(a))
+                .find(|a| !taken.addresses.contains_key(a))
         };
         let found = pick(band, size, &taken).or_else(|| pick(0, band, &taken))?;
-        taken.addresses.insert(found);
+        taken.addresses.insert(found, owner);
         Some(found)
     }
 
@@ -190,6 +202,12 @@ fn addresses(service: &Value) -> Vec<IpAddr> {
     all
 }
 
+/// Where a service stands in the store.
+fn key(service: &Value) -> Box<str> {
+    let metadata = service.at("metadata");
+    format!("{}/{}", metadata.str_at("namespace"), metadata.str_at("name")).into()
+}
+
 fn node_ports(service: &Value) -> Vec<u16> {
     let mut ports: Vec<u16> =
         service.items("spec.ports").iter().filter_map(|p| u16::try_from(p.int_at("nodePort")).ok()).collect();
@@ -215,7 +233,9 @@ impl Reserved<'_> {
 
     /// The write happened.
     pub fn keep(mut self) {
-        self.allocators = None;
+        if let Some(allocators) = self.allocators.take() {
+            allocators.look_at(std::mem::take(&mut self.addresses));
+        }
     }
 }
 
@@ -284,6 +304,7 @@ pub fn updated(call: &Call, new: &Value, old: &Value) {
     let gone: Vec<IpAddr> = addresses(old).into_iter().filter(|a| !have.contains(a)).collect();
     let gone_ports: Vec<u16> = node_ports(old).into_iter().filter(|p| !ports.contains(p)).collect();
     call.core.allocators.release(&gone, &gone_ports);
+    call.core.allocators.look_at(have);
 }
 
 /// Gives back what a deleted service had.
@@ -329,9 +350,12 @@ fn address(
             service.str_at("metadata.name")
         ))
     };
-    let range = allocators.ranges.iter().find(|r| r.family() == family).ok_or_else(full)?;
+    let ranges = objects::ranges(&call.core, family);
+    let owner = key(service);
     if wanted.is_empty() {
-        let given = allocators.take_address(range, &*call.core.config.random).ok_or_else(full)?;
+        let random = &*call.core.config.random;
+        let mut given = ranges.iter().filter_map(|r| allocators.take_address(r, owner.clone(), random));
+        let given = given.next().ok_or_else(full)?;
         reserved.addresses.push(given);
         return Ok(given.to_string());
     }
@@ -344,17 +368,18 @@ fn address(
         let shown = service.at("spec.clusterIPs").clone();
         Err(invalid(service, &[FieldError::invalid(&path.child("clusterIPs"), shown, why)]))
     };
-    if !range.contains(address) {
+    let Some(range) = ranges.iter().find(|r| r.contains(address)) else {
         return refuse("the provided network does not match the current range");
-    }
-    if !range.gives(address) {
+    };
+    if !ranges.iter().any(|r| r.gives(address)) {
         return refuse(&format!(
             "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
         ));
     }
-    if !allocators.taken.lock().addresses.insert(address) {
-        return refuse("provided IP is already allocated");
-    }
+    match allocators.taken.lock().addresses.entry(address) {
+        Entry::Occupied(_) => return refuse("provided IP is already allocated"),
+        Entry::Vacant(free) => free.insert(owner),
+    };
     reserved.addresses.push(address);
     Ok(wanted.to_owned())
 }

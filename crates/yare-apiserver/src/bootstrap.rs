@@ -49,6 +49,12 @@ pub(crate) fn restore_services(core: &Core) {
             core.allocators.restore(&service);
         }
     }
+    let snapshot = core.store().snapshot("networking.k8s.io/ipaddresses");
+    for address in snapshot.range(std::ops::Bound::Unbounded, "") {
+        if let Ok(address) = serde_json::from_slice::<Value>(&address.bytes) {
+            core.allocators.restore_object(&address);
+        }
+    }
 }
 
 /// Makes an object; later, where it cannot be encrypted yet: the plugin for it may come up after this server,

@@ -99,6 +99,12 @@ const TABLE: &[Row] = &[
         create: Some(record_asker),
         ..NOTHING
     },
+    Row {
+        resource: ("networking.k8s.io", "ipaddresses"),
+        create: Some(alloc::objects::create),
+        deleted: Some(alloc::objects::deleted),
+        ..NOTHING
+    },
     Row { resource: ("rbac.authorization.k8s.io", "roles"), ..ROLE },
     Row { resource: ("rbac.authorization.k8s.io", "clusterroles"), ..ROLE },
     Row { resource: ("rbac.authorization.k8s.io", "rolebindings"), ..BINDING },

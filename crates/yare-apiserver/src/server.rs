@@ -91,6 +91,7 @@ impl ApiServer {
         crate::flow::start(&core).await;
         crate::identity::start(&core).await;
         crate::event_ttl::start(&core);
+        crate::alloc::objects::start(&core);
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
     }

@@ -50,6 +50,7 @@ mod resourcequota;
 mod root_ca;
 mod selector;
 mod service_account_tokens;
+mod service_cidr;
 mod service_pods;
 mod serviceaccount;
 mod statefulset;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use yare_client::{
     CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, CSI_DRIVERS,
-    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, JOBS, LEASES, NAMESPACES, NODES,
+    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, IP_ADDRESSES, JOBS, LEASES, NAMESPACES, NODES,
     PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, POD_DISRUPTION_BUDGETS, PODS,
     REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_QUOTAS,
-    RESOURCE_SLICES, SECRETS, SERVICE_ACCOUNTS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
+    RESOURCE_SLICES, SECRETS, SERVICE_ACCOUNTS, SERVICE_CIDRS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
     STORAGE_VERSION_MIGRATIONS, STORAGE_VERSIONS, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTACHMENTS,
     VOLUME_ATTRIBUTES_CLASSES,
 };
@@ -22,7 +22,7 @@ use crate::{
         Reconcile, Watch,
     },
     job, legacy_tokens, local_path, namespace, node_ipam, node_lifecycle, pod_certificates, podgc,
-    policy_status, replicaset, resource_claim, resourcequota, root_ca, service_account_tokens,
+    policy_status, replicaset, resource_claim, resourcequota, root_ca, service_account_tokens, service_cidr,
     service_pods, serviceaccount, statefulset, storage_migration, storage_version_gc, taint_eviction,
     token_cleaner, trust_bundle, ttl_after_finished, volume_binder, volume_expand, volume_protection,
 };
@@ -421,6 +421,17 @@ pub const CONTROLLERS: &[Row] = &[
         watches: &[watch(NAMESPACES, Own), watch(CONFIG_MAPS, With(root_ca::changed_map))],
         make: root_ca::new,
         workers: 1,
+    },
+    Row {
+        name: "service-cidr-controller",
+        account: "service-cidrs-controller",
+        description: "Says of ranges of services' addresses that they are ready, and keeps those in use.",
+        watches: &[
+            watch(SERVICE_CIDRS, With(service_cidr::changed_range)),
+            watch(IP_ADDRESSES, With(service_cidr::changed_address)),
+        ],
+        make: service_cidr::new,
+        workers: 5,
     },
     Row {
         name: "serviceaccount-controller",

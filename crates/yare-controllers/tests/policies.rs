@@ -7,10 +7,14 @@ use common::{Cluster, condition, template};
 use serde_json::{Value, json};
 use yare_client::{
     CLUSTER_ROLES, CONFIG_MAPS, CRON_JOBS, CUSTOM_RESOURCE_DEFINITIONS, ENDPOINT_SLICES, ENDPOINTS, EVENTS,
-    JOBS, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
-    RESOURCE_QUOTAS, SERVICES, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTRIBUTES_CLASSES,
+    IP_ADDRESSES, JOBS, ObjectKey, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS,
+    PODS, REPLICA_SETS, RESOURCE_QUOTAS, SERVICE_CIDRS, SERVICES, VALIDATING_ADMISSION_POLICIES,
+    VOLUME_ATTRIBUTES_CLASSES,
 };
-use yare_controllers::{Config, api::Propagation};
+use yare_controllers::{
+    Config,
+    api::{Deletion, Propagation},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn budgets_and_quotas_count() {
@@ -284,5 +288,28 @@ async fn expressions_are_checked_against_types() {
             }
         }
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_are_ready_and_stay_while_addresses_need_them() {
+    let cluster = Cluster::secure(Config::default(), |_| {}).await;
+    let ready = |range: &Value, status: &str, reason: &str| {
+        condition(range, "Ready").is_some_and(|c| c["status"] == status && c["reason"] == reason)
+    };
+    let own = cluster.until_is(&SERVICE_CIDRS, "", "kubernetes", |r| ready(r, "True", "")).await;
+    assert_eq!(own["metadata"]["finalizers"], json!(["networking.k8s.io/service-cidr-finalizer"]));
+    let range = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.99.0.0/24"]}});
+    cluster.create(&SERVICE_CIDRS, "", range).await;
+    cluster.until_is(&SERVICE_CIDRS, "", "more", |r| ready(r, "True", "")).await;
+    let service =
+        json!({"metadata": {"name": "far"}, "spec": {"clusterIP": "10.99.0.5", "ports": [{"port": 80}]}});
+    cluster.create(&SERVICES, "default", service).await;
+    cluster.get(&IP_ADDRESSES, "", "10.99.0.5").await;
+    let key = ObjectKey::cluster("more");
+    cluster.api.delete(&SERVICE_CIDRS, &key, Deletion::default()).await.unwrap();
+    cluster.until_is(&SERVICE_CIDRS, "", "more", |r| ready(r, "False", "Terminating")).await;
+    cluster.delete(&SERVICES, "default", "far", Propagation::Background).await;
+    cluster.until_gone(&SERVICE_CIDRS, "", "more").await;
     cluster.stop().await;
 }
