@@ -98,6 +98,9 @@ pub struct ServerArgs {
     /// Addresses of services.
     #[arg(long, default_value = "10.43.0.0/16", env = "YARE_SERVICE_CIDR")]
     pub service_cidr: String,
+    /// Ports of nodes that services may have, both ends included.
+    #[arg(long, default_value = "30000-32767", env = "YARE_SERVICE_NODE_PORT_RANGE", value_parser = ports)]
+    pub service_node_port_range: (u16, u16),
     /// Address of the cluster DNS; by default the tenth of the service range.
     #[arg(long, env = "YARE_CLUSTER_DNS")]
     pub cluster_dns: Option<IpAddr>,
@@ -323,6 +326,20 @@ fn absolute(path: &str) -> Result<PathBuf, String> {
     std::path::absolute(path).map_err(|e| e.to_string())
 }
 
+/// `30000-32767`, or `30000+2767`: from which port on how many more.
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let number = |text: &str| text.trim().parse::<u16>().ok();
+    let ends = match (text.split_once('-'), text.split_once('+')) {
+        (Some((from, to)), _) => number(from).zip(number(to)),
+        (_, Some((from, more))) => {
+            number(from).zip(number(more)).and_then(|(from, more)| Some((from, from.checked_add(more)?)))
+        }
+        _ => None,
+    };
+    ends.filter(|(from, to)| 0 < *from && from <= to)
+        .ok_or_else(|| format!("{text:?} is not a range of ports such as 30000-32767"))
+}
+
 fn octal(text: &str) -> Result<Octal, String> {
     u32::from_str_radix(text, 8)
         .ok()
@@ -414,6 +431,22 @@ mod tests {
             assert_eq!(flags.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert!(!format!("{flags:?}").contains("secret"));
+    }
+
+    #[test]
+    fn ranges_of_ports() {
+        for (text, range) in [
+            ("30000-32767", Some((30000, 32767))),
+            ("30000+10", Some((30000, 30010))),
+            ("8000-8000", Some((8000, 8000))),
+            ("65000+1000", None),
+            ("2-1", None),
+            ("0-10", None),
+            ("30000", None),
+            ("a-b", None),
+        ] {
+            assert_eq!(ports(text).ok(), range, "{text}");
+        }
     }
 
     #[test]

@@ -219,6 +219,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     config.aggregator_routing =
         if args.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp };
     config.service_cidrs = vec![plan.service_cidr.to_string()];
+    config.node_ports = args.service_node_port_range;
     config.advertise = Some((plan.node.ip, port));
     config.identity = Some(identity::Timing::default());
     config.gates = gates;
