@@ -88,7 +88,7 @@ pub struct Plan {
 pub struct Health {
     /// Port on this node.
     pub port: u16,
-    /// Endpoints here.
+    /// Ready endpoints here. One that ends still serves, but no load balancer should send more to it.
     pub endpoints: usize,
 }
 
@@ -197,7 +197,7 @@ pub fn plan(node: &str, service: &Service, slices: &[EndpointSlice]) -> Plan {
             .ports
             .iter()
             .flat_map(|port| {
-                [Family::V4, Family::V6].map(|family| endpoints(node, port, slices, family, true))
+                [Family::V4, Family::V6].map(|family| candidates(node, port, slices, family, true).ready)
             })
             .flatten()
             .map(|endpoint| endpoint.address.ip())
@@ -215,6 +215,24 @@ fn endpoints(
     family: Family,
     only_local: bool,
 ) -> Vec<Endpoint> {
+    let Candidates { ready, ending } = candidates(node, port, slices, family, only_local);
+    if ready.is_empty() { ending.into_iter().collect() } else { ready.into_iter().collect() }
+}
+
+/// Endpoints of one port.
+struct Candidates {
+    ready: BTreeSet<Endpoint>,
+    /// Those that end and serve meanwhile.
+    ending: BTreeSet<Endpoint>,
+}
+
+fn candidates(
+    node: &str,
+    port: &ServicePort,
+    slices: &[EndpointSlice],
+    family: Family,
+    only_local: bool,
+) -> Candidates {
     let wanted = if family == Family::V4 { "IPv4" } else { "IPv6" };
     let protocol = protocol_number(&port.protocol);
     let mut ready = BTreeSet::new();
@@ -244,7 +262,7 @@ fn endpoints(
             }
         }
     }
-    if ready.is_empty() { ending.into_iter().collect() } else { ready.into_iter().collect() }
+    Candidates { ready, ending }
 }
 
 struct Place<'a> {
@@ -386,6 +404,35 @@ impl Spot {
                 refused: rules::NO_NODE_ENDPOINTS.name,
                 not_here: rules::NOT_HERE_NODE_PORTS.name,
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_ends_is_served_where_nothing_is_ready_and_is_no_health() {
+        let service = json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": 30999, "clusterIPs": ["10.43.0.5"], "ports": [{"name": "p", "port": 80, "nodePort": 30080}]}});
+        let service: Service = serde_json::from_value(service).unwrap();
+        let endpoint = |last: u8, node: &str, ready: bool| -> Value {
+            json!({"addresses": [format!("10.42.0.{last}")], "nodeName": node,
+                "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
+        };
+        for (endpoints, healthy, served) in [
+            (vec![endpoint(2, "n1", true), endpoint(3, "n1", false), endpoint(4, "n2", true)], 1, vec![2, 4]),
+            (vec![endpoint(2, "n1", false), endpoint(4, "n2", true)], 0, vec![2, 4]),
+            (vec![endpoint(2, "n1", false)], 0, vec![2]),
+        ] {
+            let slice = json!({"addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "p", "port": 8080}]});
+            let plan = plan("n1", &service, &[serde_json::from_value(slice).unwrap()]);
+            assert_eq!(plan.health, Some(Health { port: 30999, endpoints: healthy }), "{endpoints:?}");
+            let targets: Vec<u8> = plan.family(Family::V4).targets().iter().map(|t| t[3]).collect();
+            assert_eq!(targets, served, "{endpoints:?}");
         }
     }
 }
