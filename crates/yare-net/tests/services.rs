@@ -208,20 +208,39 @@ fn udp_flows_move_when_their_endpoint_goes() {
             });
             started.recv().unwrap();
         }
-        let udp = json!({"ports": [{"name": "p", "protocol": "UDP", "port": 53}]});
+        let udp = json!({"type": "NodePort",
+            "ports": [{"name": "p", "protocol": "UDP", "port": 53, "nodePort": 30053}]});
         node.expose(&udp, &[0]);
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect("10.43.0.5:53").unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-        let ask = || {
+        let node_port = format!("{}:30053", node.network.gateway().unwrap());
+        let sockets = ["10.43.0.5:53", &node_port].map(|address| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect(address).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            socket
+        });
+        let ask = |socket: &UdpSocket| {
             socket.send(b"?").unwrap();
             let mut buffer = [0; 64];
             let length = socket.recv(&mut buffer).unwrap();
             String::from_utf8(buffer[..length].to_vec()).unwrap()
         };
-        assert_eq!(ask(), node.pods[0].1.to_string());
-        node.expose(&udp, &[1]);
-        assert_eq!(ask(), node.pods[1].1.to_string());
+        for pod in [0, 1] {
+            node.expose(&udp, &[pod]);
+            for socket in &sockets {
+                assert_eq!(ask(socket), node.pods[pod].1.to_string());
+            }
+        }
+    });
+}
+
+#[test]
+fn tcp_connections_that_wait_are_kept_in_mind() {
+    on_a_node(|| {
+        let _node = Node::new(0);
+        for (name, seconds) in [("established", "86400"), ("close_wait", "3600")] {
+            let path = format!("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{name}");
+            assert_eq!(std::fs::read_to_string(path).unwrap().trim(), seconds, "{name}");
+        }
     });
 }
 

@@ -1,6 +1,9 @@
-//! Ends tracked UDP connections whose endpoint is gone.
+//! Connection tracking: tracked UDP connections whose endpoint is gone end, idle TCP connections stay.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::netlink::{Attributes, Error, Message, Socket};
 
@@ -9,6 +12,23 @@ const GET: u16 = 1;
 const DELETE: u16 = 2;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+
+/// How long the kernel keeps TCP connections in mind, in seconds; upstream's values. One of which only one side has
+/// ended lasts as long as the other holds its socket open, which may be long after the kernel's own minute.
+const TIMEOUTS_S: [(&str, u32); 2] =
+    [("nf_conntrack_tcp_timeout_established", 86_400), ("nf_conntrack_tcp_timeout_close_wait", 3_600)];
+
+/// Sets these times in this network namespace.
+pub fn set_timeouts() -> io::Result<()> {
+    for (name, seconds) in TIMEOUTS_S {
+        let path = format!("/proc/sys/net/netfilter/{name}");
+        // What is so already may lie on a read-only file system.
+        if fs::read_to_string(&path)?.trim() != seconds.to_string() {
+            fs::write(&path, seconds.to_string())?;
+        }
+    }
+    Ok(())
+}
 
 /// Ends connections for which `ended(service, target)` holds: where they were sent, and who answers.
 pub fn forget_udp(socket: &mut Socket, ended: impl Fn(SocketAddr, SocketAddr) -> bool) -> Result<(), Error> {

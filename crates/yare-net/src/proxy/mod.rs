@@ -116,6 +116,10 @@ impl Rules {
             batch.commit(&mut self.socket).map_err(doing("base table"))?;
         }
         (self.set, self.chains) = (set, chains);
+        // Only now is connection tracking there for certain.
+        if let Err(error) = conntrack::set_timeouts() {
+            tracing::warn!(%error, "timeouts of tracked TCP connections stay as they are");
+        }
         Ok(())
     }
 
@@ -217,8 +221,11 @@ impl Rules {
         if gone.is_empty() && fresh.is_empty() {
             return Ok(());
         }
-        conntrack::forget_udp(&mut self.socket, |service, target| {
-            gone.contains(&(service, target)) || (service == target && fresh.contains(&service))
+        conntrack::forget_udp(&mut self.socket, |sent_to, target| {
+            // Of a node port, every address is a service's.
+            [sent_to, plan::node_port(sent_to.is_ipv6(), sent_to.port())].iter().any(|service| {
+                gone.contains(&(*service, target)) || (sent_to == target && fresh.contains(service))
+            })
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use super::{
@@ -77,7 +77,7 @@ impl ServicePlan {
 pub struct Plan {
     v4: ServicePlan,
     v6: ServicePlan,
-    /// UDP: service address to endpoint, for connection tracking.
+    /// UDP: service address (or [`node_port`]) to endpoint, for connection tracking.
     pub udp: BTreeSet<(SocketAddr, SocketAddr)>,
     /// What load balancers ask to learn whether this node has endpoints.
     pub health: Option<Health>,
@@ -104,6 +104,12 @@ impl Plan {
 
 fn family_of(ip: IpAddr) -> Family {
     if ip.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// What stands for a port of every address of the node.
+pub(crate) fn node_port(v6: bool, port: u16) -> SocketAddr {
+    let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    SocketAddr::new(any, port)
 }
 
 fn protocol_number(name: &str) -> u8 {
@@ -345,10 +351,11 @@ impl Place<'_> {
     }
 
     fn track(&mut self, spot: Spot, endpoints: &[Endpoint]) {
-        if let Spot::Address(ip, port) = spot
-            && self.protocol == libc::IPPROTO_UDP as u8
-        {
-            let service = SocketAddr::new(ip, port);
+        if self.protocol == libc::IPPROTO_UDP as u8 {
+            let service = match spot {
+                Spot::Address(ip, port) => SocketAddr::new(ip, port),
+                Spot::Node(port) => node_port(self.family == Family::V6, port),
+            };
             self.out.udp.extend(endpoints.iter().map(|e| (service, e.address)));
         }
     }
