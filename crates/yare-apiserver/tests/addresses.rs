@@ -18,30 +18,17 @@ fn service(name: &str, spec: Value) -> Value {
     json!({"metadata": {"name": name}, "spec": spec})
 }
 
-async fn until(server: &Server, path: &str, what: &str, fits: impl Fn(u16, &Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    for _ in 0..400 {
-        let answer = server.get(path).await;
-        last = answer.json();
-        if fits(answer.code, &last) {
-            return last;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{what}: {last}");
-}
-
 #[tokio::test]
 async fn each_address_of_a_service_has_an_object() {
     let server = Server::start().await;
     // The API server's own service, too.
-    let own = until(&server, &format!("{ADDRESSES}/10.43.0.1"), "its own", |code, _| code == 200).await;
+    let own = server.until_is(&format!("{ADDRESSES}/10.43.0.1"), "its own", |code, _| code == 200).await;
     assert_eq!(own["spec"]["parentRef"]["name"], "kubernetes");
 
     let made = server.post(SERVICES, &service("a", json!({}))).await.expect(201);
     let ip = made["spec"]["clusterIP"].as_str().unwrap();
     let path = format!("{ADDRESSES}/{ip}");
-    let object = until(&server, &path, "made", |code, _| code == 200).await;
+    let object = server.until_is(&path, "made", |code, _| code == 200).await;
     let labels = json!({"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
     assert_eq!(object["metadata"]["labels"], labels);
     let parent = json!({"resource": "services", "namespace": "default", "name": "a"});
@@ -49,22 +36,23 @@ async fn each_address_of_a_service_has_an_object() {
 
     // It comes back while the service is there, and goes with it.
     server.delete(&path).await.expect(200);
-    until(&server, &path, "made anew", |code, now| {
-        code == 200 && now["metadata"]["uid"] != object["metadata"]["uid"]
-    })
-    .await;
+    server
+        .until_is(&path, "made anew", |code, now| {
+            code == 200 && now["metadata"]["uid"] != object["metadata"]["uid"]
+        })
+        .await;
     server.delete(&format!("{SERVICES}/a")).await.expect(200);
-    until(&server, &path, "gone", |code, _| code == 404).await;
+    server.until_is(&path, "gone", |code, _| code == 404).await;
     // Services without an address have none; dry runs leave none.
     server.post(SERVICES, &service("headless", json!({"clusterIP": "None"}))).await.expect(201);
     server.post(&format!("{SERVICES}?dryRun=All"), &service("dry", json!({}))).await.expect(201);
     // An address that is given back by a change of type.
     let made = server.post(SERVICES, &service("b", json!({}))).await.expect(201);
     let path = format!("{ADDRESSES}/{}", made["spec"]["clusterIP"].as_str().unwrap());
-    until(&server, &path, "made", |code, _| code == 200).await;
+    server.until_is(&path, "made", |code, _| code == 200).await;
     let named = json!({"spec": {"type": "ExternalName", "externalName": "x.example.com", "clusterIP": null, "clusterIPs": null}});
     server.patch("merge", &format!("{SERVICES}/b"), &named).await.expect(200);
-    until(&server, &path, "given back", |code, _| code == 404).await;
+    server.until_is(&path, "given back", |code, _| code == 404).await;
     let all = server.get(ADDRESSES).await.expect(200);
     assert_eq!(all["items"].as_array().unwrap().len(), 1, "{all}");
 }
@@ -82,7 +70,7 @@ async fn addresses_that_others_have_are_not_given_out() {
     );
     server.delete(&format!("{ADDRESSES}/10.43.0.77")).await.expect(200);
     server.post(SERVICES, &wanted).await.expect(201);
-    let object = until(&server, &format!("{ADDRESSES}/10.43.0.77"), "made", |code, _| code == 200).await;
+    let object = server.until_is(&format!("{ADDRESSES}/10.43.0.77"), "made", |code, _| code == 200).await;
     assert_eq!(object["spec"]["parentRef"]["name"], "a");
 }
 
@@ -100,7 +88,7 @@ async fn ranges_that_are_ready_give_addresses() {
         "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
     server.put(&format!("{RANGES}/more/status"), &range).await.expect(200);
     server.post(SERVICES, &outside("a")).await.expect(201);
-    until(&server, &format!("{ADDRESSES}/10.99.0.5"), "made", |code, _| code == 200).await;
+    server.until_is(&format!("{ADDRESSES}/10.99.0.5"), "made", |code, _| code == 200).await;
     let edge = service("edge", json!({"clusterIP": "10.99.0.7"}));
     let message = server.post(SERVICES, &edge).await.expect_reason(422, "Invalid");
     assert!(message.contains("The range of valid IPs is 10.99.0.0/29"), "{message}");
@@ -119,7 +107,7 @@ async fn a_restart_sets_right_what_was_missed() {
         .expect(201);
     let made = server.post(SERVICES, &service("a", json!({}))).await.expect(201);
     let ip = made["spec"]["clusterIP"].as_str().unwrap().to_owned();
-    let object = until(&server, &format!("{ADDRESSES}/{ip}"), "made", |code, _| code == 200).await;
+    let object = server.until_is(&format!("{ADDRESSES}/{ip}"), "made", |code, _| code == 200).await;
     let store = server.api.core().store().clone();
     server.api.shutdown().await;
     // As if the server had been killed before it came to either.
@@ -138,6 +126,6 @@ async fn a_restart_sets_right_what_was_missed() {
     let writes = vec![change("10.43.9.9", yare_store::Op::Put(draft)), change(&ip, yare_store::Op::Delete)];
     store.commit(writes).await.unwrap();
     let server = Server { api: ApiServer::start(Config::new(store)).await.unwrap(), dir: server.dir };
-    until(&server, &format!("{ADDRESSES}/{ip}"), "made anew", |code, _| code == 200).await;
-    until(&server, &format!("{ADDRESSES}/10.43.9.9"), "stale", |code, _| code == 404).await;
+    server.until_is(&format!("{ADDRESSES}/{ip}"), "made anew", |code, _| code == 200).await;
+    server.until_is(&format!("{ADDRESSES}/10.43.9.9"), "stale", |code, _| code == 404).await;
 }

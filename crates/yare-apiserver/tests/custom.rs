@@ -217,3 +217,37 @@ async fn defaults_reach_what_was_stored_before_them() {
         assert!(answer.text().contains(&part.replace('"', "\\\"")), "{}", answer.text());
     }
 }
+
+#[tokio::test]
+async fn a_watch_goes_on_across_a_change_of_the_schema() {
+    let server = Server::start().await;
+    server.post(CRDS, &definition()).await.expect(201);
+    established(&server).await;
+    let widget = |name: &str| json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": {"size": 1, "tone": "low"}});
+    let mut watches = Vec::new();
+    for path in [WIDGETS.to_owned(), WIDGETS.replace("/v1/", "/v1beta1/")] {
+        watches.push(server.watch(&format!("{path}?watch=true")).await);
+    }
+    let made = server.post(WIDGETS, &widget("before")).await.expect(201);
+    assert!(made["spec"].get("tone").is_none(), "{made}");
+    let tone = json!([{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/tone",
+        "value": {"type": "string"}}]);
+    server.patch("json", &format!("{CRDS}/widgets.example.com"), &tone).await.expect(200);
+    for _ in 0..400 {
+        let made = server.post(&format!("{WIDGETS}?dryRun=All"), &widget("after")).await.expect(201);
+        if made["spec"]["tone"] == "low" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    server.post(WIDGETS, &widget("after")).await.expect(201);
+    for watch in &mut watches {
+        assert_eq!(watch.brief().await, "ADDED before");
+        let event = watch.next().await.expect("an event");
+        assert_eq!(
+            (&event["type"], &event["object"]["metadata"]["name"]),
+            (&json!("ADDED"), &json!("after"))
+        );
+        assert_eq!(event["object"]["spec"]["tone"], "low", "{event}");
+    }
+}

@@ -23,19 +23,6 @@ fn quick() -> Timing {
     Timing { renew: Duration::from_millis(50), duration_s: 3600, gc: Duration::from_millis(100) }
 }
 
-async fn until(server: &Server, path: &str, what: &str, fits: impl Fn(u16, &Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    for _ in 0..400 {
-        let answer = server.get(path).await;
-        last = answer.json();
-        if fits(answer.code, &last) {
-            return last;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("{what}: {last}");
-}
-
 #[tokio::test]
 async fn a_server_holds_a_lease_while_it_is_up() {
     let server = Server::with(|config| config.identity = Some(quick())).await;
@@ -55,9 +42,9 @@ async fn a_server_holds_a_lease_while_it_is_up() {
 
     // It is renewed, and made anew where somebody takes it away.
     let renewed = &lease["spec"]["renewTime"];
-    until(&server, &path, "renewed", |_, now| now["spec"]["renewTime"] != *renewed).await;
+    server.until_is(&path, "renewed", |_, now| now["spec"]["renewTime"] != *renewed).await;
     server.delete(&path).await.expect(200);
-    let anew = until(&server, &path, "made anew", |code, _| code == 200).await;
+    let anew = server.until_is(&path, "made anew", |code, _| code == 200).await;
     assert_ne!(anew["metadata"]["uid"], lease["metadata"]["uid"]);
     assert_eq!(anew["spec"]["holderIdentity"], lease["spec"]["holderIdentity"]);
 
@@ -87,7 +74,7 @@ async fn leases_of_silent_servers_go() {
         server.post(LEASES, &lease(name, identity, spec)).await.expect(201);
     }
     for gone in ["silent", "empty"] {
-        until(&server, &format!("{LEASES}/{gone}"), gone, |code, _| code == 404).await;
+        server.until_is(&format!("{LEASES}/{gone}"), gone, |code, _| code == 404).await;
     }
     for stays in ["other", "fresh", id()] {
         server.get(&format!("{LEASES}/{stays}")).await.expect(200);

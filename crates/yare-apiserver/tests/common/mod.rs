@@ -134,6 +134,20 @@ impl Server {
         self.send("PATCH", &path, &[("content-type", "application/apply-patch+yaml")], body.to_string()).await
     }
 
+    /// Waits until what is there fits, by its code and its body.
+    pub async fn until_is(&self, path: &str, what: &str, fits: impl Fn(u16, &Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        for _ in 0..400 {
+            let answer = self.get(path).await;
+            last = answer.json();
+            if fits(answer.code, &last) {
+                return last;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{what}: {last}");
+    }
+
     pub async fn watch(&self, path: &str) -> Events {
         let request = Request::builder().uri(path).body(Full::default()).unwrap();
         let response = self.raw(request).await;
