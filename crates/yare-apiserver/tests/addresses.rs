@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::time::Duration;
-
 use common::{Server, open};
 use serde_json::{Value, json};
 use yare_apiserver::{ApiServer, Config};

@@ -93,6 +93,16 @@ async fn crash_loops_are_held_back() {
     );
     assert_eq!(pod["status"]["phase"], "Running");
     cluster.wait_event("crash", "BackOff").await;
+
+    // Another image has not failed yet: it is started at once, and its wait is the first one again.
+    let mut containers = pod["spec"]["containers"].clone();
+    containers[0]["image"] = json!("present:2");
+    let path = "/api/v1/namespaces/default/pods/crash";
+    cluster.patch(path, &json!({"spec": {"containers": containers}})).await;
+    let again = |p: &Value| waiting(p) && p["status"]["containerStatuses"][0]["restartCount"] == 2;
+    let pod = cluster.wait_pod("crash", "CrashLoopBackOff again", again).await;
+    let message = pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap();
+    assert!(message.starts_with("back-off 10s"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -311,7 +311,8 @@ fn unknown_kill(id: &str, name: &str, what: &str) -> Kill {
     }
 }
 
-fn definition_changed(
+/// Whether an instance is of another definition than the pod has now.
+pub(crate) fn definition_changed(
     container: &Container,
     annotations: &std::collections::BTreeMap<String, String>,
 ) -> bool {

@@ -140,6 +140,12 @@ impl Backoffs {
         Some(Duration::from_nanos(left)).filter(|left| !left.is_zero())
     }
 
+    /// Nothing is known of `key` any more.
+    pub(crate) fn forget(&mut self, key: &str) {
+        self.entries.remove(key);
+        self.events.remove(key);
+    }
+
     /// Whether `key` ever failed, as far as is remembered.
     pub(crate) fn knows(&self, key: &str) -> bool {
         self.entries.contains_key(key)

@@ -324,6 +324,12 @@ impl Worker {
             .iter()
             .find(|c| c.name == container.name && c.state == ContainerState::Exited)?;
         let ended = clock::from_ns(last.finished_at_ns).or_else(|| clock::from_ns(last.created_at_ns))?;
+        if actions::definition_changed(container, &last.annotations) {
+            // Whoever mended it need not wait for what was broken.
+            self.restarts.forget(&container.name);
+            self.restarts.next(&container.name, ended);
+            return None;
+        }
         let now = self.kubelet.seams.now();
         self.restarts.saw(&container.name, ended, now);
         if !self.restarts.knows(&container.name) && last.attempt > 0 {
