@@ -36,7 +36,7 @@ use crate::{
     cli::NodeArgs,
     cri::{self, Connected},
     image::{self, Images},
-    kubelet_arg,
+    kube_proxy_arg, kubelet_arg,
     progress::{Progress, complain},
 };
 
@@ -268,6 +268,7 @@ impl Agent {
                 cluster_cidrs: plan.cluster.cluster_cidrs.clone(),
                 service_cidrs: plan.cluster.service_cidrs.clone(),
             },
+            proxy_listen: kube_proxy_arg::parse(&args.kube_proxy_arg, plan.ip)?,
             cluster_dns: plan.cluster.cluster_dns,
             cluster_domain: plan.cluster.cluster_domain.clone(),
             resolv_conf: args.resolv_conf.clone(),
@@ -360,6 +361,7 @@ struct NetworkParts {
     proxy_client: Option<Client>,
     dns_client: Option<Client>,
     proxy: proxy::Config,
+    proxy_listen: proxy::Listen,
     cluster_dns: Option<IpAddr>,
     cluster_domain: String,
     resolv_conf: PathBuf,
@@ -431,7 +433,7 @@ impl NetworkParts {
             self.pods.configure(range, |id| ready.contains(id) || making(id))?;
         }
         let proxy = match &self.proxy_client {
-            Some(client) => Some(Proxy::start(client.clone(), self.proxy.clone())?),
+            Some(client) => Some(Proxy::start(client.clone(), self.proxy.clone(), self.proxy_listen)?),
             None => None,
         };
         let own = if self.network_of_others { Some(self.node_ip) } else { self.pods.gateway() };

@@ -13,6 +13,7 @@ mod hello;
 mod image;
 mod join;
 mod joining;
+mod kube_proxy_arg;
 mod kubeconfig;
 mod kubelet_arg;
 mod local_storage;

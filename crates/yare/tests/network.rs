@@ -224,6 +224,35 @@ fn services_of_other_proxies_and_slices_for_names_alone_are_left_alone() {
     });
 }
 
+#[test]
+fn the_proxy_tells_whether_it_and_its_node_are_well() {
+    let options = Options {
+        args: vec!["--kube-proxy-arg=healthz-bind-address=0.0.0.0:10300".into()],
+        ..Options::default()
+    };
+    Cluster::test(YARE, options, |cluster| {
+        let well = |path: &str, code: u16| {
+            cluster.soon(|| {
+                let answer = cluster.http("127.0.0.1:10300".parse()?, path)?;
+                ensure!(answer.code == code, "{path}: {answer:?}");
+                Ok(serde_json::from_str::<serde_json::Value>(&answer.body)?)
+            })
+        };
+        let report = well("/healthz", 200)?;
+        ensure!(report["nodeEligible"] == true && report["status"]["IPv4"]["healthy"] == true, "{report}");
+        let mode = cluster.http("127.0.0.1:10249".parse()?, "/proxyMode")?;
+        ensure!(mode.code == 200 && mode.body == "nftables", "{mode:?}");
+        // The node is to go, which makes no difference to the proxy.
+        cluster.kubectl(&["taint", "node", "node-1", "ToBeDeletedByClusterAutoscaler=1:PreferNoSchedule"])?;
+        let report = well("/healthz", 503)?;
+        ensure!(report["nodeEligible"] == false && report["healthy"] == true, "{report}");
+        ensure!(well("/livez", 200)?.get("nodeEligible").is_none());
+        cluster.kubectl(&["taint", "node", "node-1", "ToBeDeletedByClusterAutoscaler-"])?;
+        well("/healthz", 200)?;
+        Ok(())
+    });
+}
+
 /// Pod, shell line, what the output has.
 const NAMES: &[(&str, &str, &[&str])] = &[
     (

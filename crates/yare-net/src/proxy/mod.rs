@@ -17,15 +17,18 @@
 //! Rules do not grow with the number of services: there is one chain per *number of endpoints* (and few
 //! variants), which draws a slot and looks the endpoint up. A change touches only its own elements.
 
+mod answer;
 pub(crate) mod conntrack;
 mod health;
 pub(crate) mod plan;
 mod rules;
+mod status;
 mod view;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use tokio::task::JoinHandle;
@@ -41,6 +44,7 @@ use crate::{
 
 pub use health::HealthServers;
 pub use plan::{Endpoint, Health, Plan, ServicePlan, plan};
+pub use status::Listen;
 pub use view::{EndpointSlice, Service};
 
 /// How the proxy runs.
@@ -277,6 +281,7 @@ fn node_address(socket: &mut Socket, v6: bool, config: &Config) -> Option<IpAddr
 /// A running proxy; it stops when dropped, and the rules stay: services go on.
 pub struct Proxy {
     task: JoinHandle<()>,
+    _servers: status::Servers,
 }
 
 impl Drop for Proxy {
@@ -287,13 +292,17 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// Takes the rules over from an earlier process, if there was one, and keeps them as services change.
-    pub fn start(client: Client, config: Config) -> Result<Self, ProxyError> {
+    pub fn start(client: Client, config: Config, listen: Listen) -> Result<Self, ProxyError> {
+        let progress = Arc::new(status::Progress::default());
+        let family = |cidr: &Cidr| if cidr.base.is_ipv4() { "IPv4" } else { "IPv6" };
+        let families = config.cluster_cidrs.iter().map(family).collect();
+        let servers = status::Servers::start(&client, listen, &config.node_name, families, progress.clone());
         let rules = Rules::open(config)?;
-        Ok(Self { task: tokio::spawn(run(client, rules)) })
+        Ok(Self { task: tokio::spawn(run(client, rules, progress)), _servers: servers })
     }
 }
 
-async fn run(client: Client, rules: Rules) {
+async fn run(client: Client, rules: Rules, progress: Arc<status::Progress>) {
     let services = client.informers().of(SERVICES);
     let slices = client.informers().of(ENDPOINT_SLICES);
     tokio::join!(services.synced(), slices.synced());
@@ -314,11 +323,13 @@ async fn run(client: Client, rules: Rules) {
     while let Some(change) = slice_changes.try_recv() {
         state.slice_changed(change, &mut retry);
     }
+    progress.heard();
     while let Err(error) = state.take_over(&retry) {
         tracing::warn!(%error, "service rules not set, trying again");
         tokio::time::sleep(RETRY).await;
     }
     retry.clear();
+    progress.done();
     loop {
         let mut touched: HashSet<ObjectKey> = std::mem::take(&mut retry);
         if touched.is_empty() {
@@ -330,6 +341,7 @@ async fn run(client: Client, rules: Rules) {
         } else {
             tokio::time::sleep(RETRY).await;
         }
+        progress.heard();
         // What came meanwhile is taken along: a rolling update is one change, not fifty.
         while let Some(change) = service_changes.try_recv() {
             state.service_changed(change, &mut touched);
@@ -342,6 +354,9 @@ async fn run(client: Client, rules: Rules) {
                 tracing::warn!(service = %key, %error, "service rules not set, trying again");
                 retry.insert(key);
             }
+        }
+        if retry.is_empty() {
+            progress.done();
         }
     }
 }
