@@ -163,14 +163,14 @@ async fn follow(core: Arc<Core>, at: usize) {
 impl Source {
     /// Reads the files and puts what they say in force, unless they say what they said.
     fn read(&self, core: &Core) -> Result<(), String> {
-        let done = load::load(self.plugin, &self.directory, &core.config.gates).and_then(|loaded| {
+        let done = load::load(self.plugin, &self.directory, &core.config.gates).map(|loaded| {
             let mut read = self.read.lock();
             if *read == loaded.hash && self.counts.is_loaded() {
-                return Ok(None);
+                return None;
             }
             read.clone_from(&loaded.hash);
             self.put(core, &loaded);
-            Ok(Some(loaded.hash))
+            Some(loaded.hash)
         });
         match done {
             Ok(None) => Ok(()),
