@@ -160,7 +160,7 @@ fn a_full_disk_refuses_writes_and_loses_none() -> anyhow::Result<()> {
         })
         .collect();
     let in_turn = turns.iter().enumerate().all(|(at, is_full)| *is_full == (at % 2 == 0));
-    ensure!(in_turn && turns.len() >= 4 && turns.len() % 2 == 0, "{text}");
+    ensure!(in_turn && turns.len() >= 4 && turns.len().is_multiple_of(2), "{text}");
     let reasons = of_store().filter(|line| line.contains("No space left on device")).count();
     ensure!(reasons == turns.len() / 2, "{text}");
 
