@@ -96,7 +96,7 @@ async fn without_the_feature_there_is_no_lease() {
 
 fn on(config: &mut Config) {
     config.identity = Some(Timing::default());
-    config.gates = Gates::parse("StorageVersionAPI=true").unwrap();
+    config.gates = Gates::parse("StorageVersionAPI=true").expect("a gate that there is");
 }
 
 #[tokio::test]
