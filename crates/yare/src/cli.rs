@@ -107,7 +107,7 @@ pub struct ServerArgs {
     /// Domain of the cluster.
     #[arg(long, default_value = "cluster.local", env = "YARE_CLUSTER_DOMAIN")]
     pub cluster_domain: String,
-    /// Where to write the administrator's kubeconfig; by default DATA_DIR/kubeconfig.
+    /// Where to write the administrator's kubeconfig beside DATA_DIR/kubeconfig.
     #[arg(long, env = "YARE_WRITE_KUBECONFIG")]
     pub write_kubeconfig: Option<PathBuf>,
     /// Its mode, octal.

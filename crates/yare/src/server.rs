@@ -253,11 +253,16 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     });
     progress.done("api server", &format!("https://{}", SocketAddr::new(local(args.node.bind_address), port)));
 
-    let path =
-        args.write_kubeconfig.clone().unwrap_or_else(|| args.node.data.data_dir.join(kubeconfig::FILE));
     let url = format!("https://{}", SocketAddr::new(local(args.node.bind_address), port));
     let text = kubeconfig::text(&url, &pki.cluster.certificate, &admin);
-    kubeconfig::write(&path, &text, args.write_kubeconfig_mode.0)?;
+    // The commands of this machine look below the data directory, wherever else people want it.
+    let own = args.node.data.data_dir.join(kubeconfig::FILE);
+    let mode = args.write_kubeconfig_mode.0;
+    kubeconfig::write(&own, &text, if args.write_kubeconfig.is_some() { 0o600 } else { mode })?;
+    if let Some(path) = &args.write_kubeconfig {
+        kubeconfig::write(path, &text, mode)?;
+    }
+    let path = args.write_kubeconfig.as_ref().unwrap_or(&own);
 
     // Each component comes in under its own name and may do what that name may.
     let component = |agent: &str, name: &str, groups: &[&str]| {

@@ -1,6 +1,6 @@
 //! Machines join with a token, run pods, and keep their certificates fresh.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use yare_testkit::{Cluster, Machine, Options};
@@ -83,6 +83,10 @@ fn a_machine_joins_and_comes_back_without_its_token() {
         // The token is gone, and with it every way in but the node's own certificate.
         cluster.yare(&["token", "rm", &token])?;
         ensure!(!cluster.yare(&["token", "ls"])?.contains(id));
+        // Such commands find the administrator's kubeconfig, though people want theirs elsewhere.
+        let kept = cluster.path("data/kubeconfig");
+        ensure!(fs::read(&kept)? == fs::read(cluster.kubeconfig())?);
+        ensure!(fs::metadata(&kept)?.permissions().mode() & 0o777 == 0o600);
         let container = cluster.field("pod/on-node-2", ".status.containerStatuses[0].containerID")?;
         machine.kill()?;
         machine.launch(&[])?;
