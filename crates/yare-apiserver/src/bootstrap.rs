@@ -11,13 +11,13 @@ use yare_kinds::view::View;
 use crate::{
     auth::User,
     core::{Call, Core},
-    options::{FieldValidation, WriteOptions},
+    options::{DeleteOptions, FieldValidation, WriteOptions},
     path::{Query, RequestInfo},
     registry::store_kind,
     server::StartError,
     status::{ApiError, ApiResult, GroupResource},
     verbs::{
-        create,
+        create, delete,
         write::{self, Make, Target, Update},
     },
 };
@@ -200,6 +200,20 @@ pub async fn rewrite(
         view: None,
     };
     write::update(&update).await.map(drop)
+}
+
+/// Removes an object with the same rules as everybody's; one that is absent is well. `of`: its group and plural.
+pub async fn remove(
+    core: &Arc<Core>,
+    (group, plural): (&str, &str),
+    (namespace, name): (&str, &str),
+) -> ApiResult<()> {
+    let Some(served) = core.builtin.stored(&store_kind(group, plural)) else { return Ok(()) };
+    let call = internal_call(core, "delete", plural, namespace, name);
+    match delete::object(&call, served, namespace, name, &DeleteOptions::default()).await {
+        Err(error) if error.reason != "NotFound" => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Options of the server's own writes.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
+use yare_schema::release::{KUBERNETES_VERSION, architecture};
 
 use crate::{
     body::{self, Reply},
@@ -11,17 +12,14 @@ use crate::{
     status::quote,
 };
 
-/// The Kubernetes version this server speaks.
-pub const GIT_VERSION: &str = "v1.36.0";
-
 /// `/version`
 pub fn version() -> Value {
     json!({
         "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36",
         "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
-        "gitVersion": format!("{GIT_VERSION}+yare"), "gitCommit": "", "gitTreeState": "clean",
+        "gitVersion": format!("{KUBERNETES_VERSION}+yare"), "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
-        "platform": format!("linux/{}", match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other }),
+        "platform": format!("linux/{}", architecture()),
     })
 }
 

@@ -14,14 +14,16 @@ use http::{HeaderValue, Response, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::Value;
 use yare_kinds::view::View;
-use yare_schema::openapi::{self, Resource, Source, Subresource, docs::Docs};
+use yare_schema::{
+    openapi::{self, Resource, Source, Subresource, docs::Docs},
+    release::KUBERNETES_VERSION,
+};
 
 use crate::{
     body::{self, Body, Reply},
     core::{Call, Core},
     crd::DEFINITIONS,
     encodings::Encoding,
-    health::GIT_VERSION,
     registry::Registry,
     status::{ApiError, ApiResult},
 };
@@ -65,9 +67,9 @@ fn v2(call: &Call) -> ApiResult<Reply> {
             let docs = Docs::load();
             let others = core.aggregation.openapi_v2();
             if protobuf {
-                openapi::v2_protobuf(GIT_VERSION, &docs, resources, &others)
+                openapi::v2_protobuf(KUBERNETES_VERSION, &docs, resources, &others)
             } else {
-                openapi::v2(GIT_VERSION, &docs, resources, &others)
+                openapi::v2(KUBERNETES_VERSION, &docs, resources, &others)
             }
         })
     })?;
@@ -102,7 +104,7 @@ fn index(call: &Call) -> ApiResult<Reply> {
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
     for (group, versions) in registry.groups() {
         let custom = versions.values().flatten().any(|s| s.stored.custom.is_some());
-        let mut seed = GIT_VERSION.to_owned();
+        let mut seed = KUBERNETES_VERSION.to_owned();
         if custom {
             let snapshot = call.core.store().snapshot(DEFINITIONS);
             let names = versions

@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 use http::{HeaderValue, Request, Response, header};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tower::{BoxError, Service, ServiceExt as _};
+use yare_schema::release::{KUBERNETES_VERSION, architecture};
 
 use crate::Informers;
 
@@ -98,12 +99,7 @@ where
 
 /// What a component calls itself in its requests, in the form that upstream's components do.
 pub(crate) fn user_agent(component: &str) -> HeaderValue {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let text = format!("{component}/v1.36.0 (linux/{arch}) yare");
+    let text = format!("{component}/{KUBERNETES_VERSION} (linux/{}) yare", architecture());
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("yare"))
 }
 

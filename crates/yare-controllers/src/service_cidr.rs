@@ -70,17 +70,8 @@ fn prefixes(range: &Cached) -> Vec<Prefix> {
     value.strings("spec.cidrs").iter().filter_map(|cidr| net::parse_cidr_sloppy(cidr)).collect()
 }
 
-/// The first `length` bits of an address.
-fn head(address: IpAddr, length: u8) -> u128 {
-    let (bits, width) = match address {
-        IpAddr::V4(a) => (u128::from(u32::from(a)), 32),
-        IpAddr::V6(a) => (u128::from(a), 128),
-    };
-    bits.checked_shr(width - u32::from(length).min(width)).unwrap_or(0)
-}
-
 fn contains((base, length): Prefix, address: IpAddr) -> bool {
-    base.is_ipv4() == address.is_ipv4() && head(base, length) == head(address, length)
+    net::masked(base, length) == net::masked(address, length)
 }
 
 /// What a range is needed for.

@@ -84,9 +84,6 @@ use pod::admission::Offer;
 use pod::manager::Manager;
 use resources::NodeResources;
 
-/// The version of Kubernetes whose kubelet this is.
-pub const KUBERNETES_VERSION: &str = "v1.36.0";
-
 /// How a node is set up.
 pub struct NodeConfig {
     /// The API server.

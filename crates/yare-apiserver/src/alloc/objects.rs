@@ -11,13 +11,13 @@ use yare_kinds::{net, view::View};
 
 use super::{Allocators, Cidr, Reserved, addresses};
 use crate::{
-    bootstrap::{ensure, internal_call},
+    bootstrap::{ensure, remove},
     core::{Call, Core},
-    options::DeleteOptions,
     status::ApiResult,
-    verbs::delete,
 };
 
+const GROUP: &str = "networking.k8s.io";
+const IP_ADDRESSES: (&str, &str) = (GROUP, "ipaddresses");
 const KIND: &str = "networking.k8s.io/ipaddresses";
 const RANGES: &str = "networking.k8s.io/servicecidrs";
 const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
@@ -145,7 +145,7 @@ async fn settle(core: &Arc<Core>, address: IpAddr) -> Result<(), String> {
     };
     match (&parent, &object) {
         (_, Some(object)) if !is_own(object) || is_right(object) => return Ok(()),
-        (_, Some(_)) => remove(core, &name).await?,
+        (_, Some(_)) => remove(core, IP_ADDRESSES, ("", &name)).await.map_err(|e| e.message)?,
         (None, None) => return Ok(()),
         (Some(_), None) => {}
     }
@@ -157,13 +157,4 @@ async fn settle(core: &Arc<Core>, address: IpAddr) -> Result<(), String> {
         "spec": { "parentRef": parent },
     });
     ensure(core, object).await.map_err(|e| e.to_string())
-}
-
-async fn remove(core: &Arc<Core>, name: &str) -> Result<(), String> {
-    let Some(served) = core.builtin.stored(KIND) else { return Ok(()) };
-    let call = internal_call(core, "delete", "ipaddresses", "", name);
-    match delete::object(&call, served, "", name, &DeleteOptions::default()).await {
-        Err(error) if error.reason != "NotFound" => Err(error.message),
-        _ => Ok(()),
-    }
 }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use data_encoding::BASE32_NOPAD;
 use jiff::{SignedDuration, Timestamp};
 use ring::digest;
 use serde_json::{Value, json};
@@ -17,15 +18,14 @@ use tokio::time::{interval, sleep};
 use yare_kinds::view::{View, ViewMut};
 
 use crate::{
-    bootstrap::{ensure, internal_call, rewrite},
+    bootstrap::{ensure, remove, rewrite},
     core::Core,
-    options::DeleteOptions,
-    status::ApiResult,
-    verbs::{delete, write},
+    verbs::write,
 };
 
 const NAMESPACE: &str = "kube-system";
 const GROUP: &str = "coordination.k8s.io";
+const LEASES: (&str, &str) = (GROUP, "leases");
 /// The label that tells these Leases from others.
 const LABEL: &str = "apiserver.kubernetes.io/identity";
 const COMPONENT: &str = "kube-apiserver";
@@ -77,26 +77,7 @@ fn name_of(host: &str) -> String {
         data.extend_from_slice(part.as_bytes());
     }
     let hash = digest::digest(&digest::SHA256, &data);
-    format!("apiserver-{}", base32(&hash.as_ref()[..16]))
-}
-
-/// RFC 4648 in lower case, without padding.
-fn base32(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut out = String::new();
-    let (mut bits, mut count) = (0_u32, 0);
-    for byte in bytes {
-        bits = bits << 8 | u32::from(*byte);
-        count += 8;
-        while count >= 5 {
-            count -= 5;
-            out.push(char::from(ALPHABET[(bits >> count & 31) as usize]));
-        }
-    }
-    if count > 0 {
-        out.push(char::from(ALPHABET[(bits << (5 - count) & 31) as usize]));
-    }
-    out
+    format!("apiserver-{}", BASE32_NOPAD.encode(&hash.as_ref()[..16]).to_lowercase())
 }
 
 /// How the Lease is kept, where there is one.
@@ -109,7 +90,7 @@ fn timing(core: &Core) -> Option<Timing> {
 pub async fn start(core: &Arc<Core>) {
     let Some(timing) = timing(core) else { return };
     let holder = format!("{}_{}", id(), core.new_uid());
-    if let Err(error) = remove(core, id()).await {
+    if let Err(error) = remove(core, LEASES, (NAMESPACE, id())).await {
         tracing::warn!(why = error.message, lease = id(), "the Lease of the server before stays");
     }
     let taken = hold(core, &timing, &holder).await;
@@ -121,7 +102,7 @@ pub async fn start(core: &Arc<Core>) {
 /// The server is about to stop: others need not wait for it.
 pub async fn stop(core: &Arc<Core>) {
     if timing(core).is_some()
-        && let Err(error) = remove(core, id()).await
+        && let Err(error) = remove(core, LEASES, (NAMESPACE, id())).await
     {
         tracing::warn!(why = error.message, lease = id(), "the server's Lease stays");
     }
@@ -200,17 +181,8 @@ async fn hold(core: &Arc<Core>, timing: &Timing, holder: &str) -> Result<(), Str
         set(&mut lease);
         Ok(lease)
     };
-    let renewed = rewrite(core, (GROUP, "leases"), &write::MAIN, (NAMESPACE, id()), &make).await;
+    let renewed = rewrite(core, LEASES, &write::MAIN, (NAMESPACE, id()), &make).await;
     renewed.map_err(|e| e.message)
-}
-
-async fn remove(core: &Arc<Core>, name: &str) -> ApiResult<()> {
-    let Some(served) = core.builtin.stored(&format!("{GROUP}/leases")) else { return Ok(()) };
-    let call = internal_call(core, "delete", "leases", NAMESPACE, name);
-    match delete::object(&call, served, NAMESPACE, name, &DeleteOptions::default()).await {
-        Err(error) if error.reason != "NotFound" => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Removes the Leases of servers that have fallen silent, now and again until the server stops.
@@ -232,7 +204,7 @@ async fn collect(core: Arc<Core>, timing: Timing) {
             .filter_map(|object| Some(object.key.strip_prefix(&*prefix)?.to_owned()))
             .collect();
         for name in expired {
-            if let Err(error) = remove(&core, &name).await {
+            if let Err(error) = remove(&core, LEASES, (NAMESPACE, &name)).await {
                 tracing::warn!(why = error.message, lease = name, "the Lease of a silent server stays");
             }
         }
@@ -256,9 +228,6 @@ mod tests {
 
     #[test]
     fn names() {
-        assert_eq!(base32(b""), "");
-        assert_eq!(base32(b"foobar"), "mzxw6ytboi");
-        assert_eq!(base32(b"fooba"), "mzxw6ytb");
         // What upstream's server calls itself on a machine of this name.
         assert_eq!(name_of("test-hostname"), "apiserver-rct6iizfamabra7x6d53lwb3oa");
     }

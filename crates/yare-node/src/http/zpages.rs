@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 use yare_metrics::zpages::{FLAGZ, Page, STATUSZ, Shown, Status};
+use yare_schema::release::KUBERNETES_VERSION;
 
 use super::{Body, respond, text};
 use crate::config::table::ROWS;
@@ -104,7 +105,7 @@ pub(super) fn flagz(kubelet: &Kubelet, headers: &HeaderMap) -> Response<Body> {
 }
 
 pub(super) fn statusz(kubelet: &Kubelet, headers: &HeaderMap, paths: Vec<String>) -> Response<Body> {
-    let version = crate::KUBERNETES_VERSION.trim_start_matches('v');
+    let version = KUBERNETES_VERSION.trim_start_matches('v');
     let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
     let build = concat!("yare ", env!("CARGO_PKG_VERSION"));
     let shown = Shown::Status(Status::now(kubelet.seams.now(), build, minor, paths));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use yare_schema::release::{KUBERNETES_VERSION, architecture};
 
 use crate::resources::reservations;
 
@@ -139,21 +140,11 @@ pub(crate) fn node_info(runtime_version: &str, boot_id: &str) -> Value {
         "kernelVersion": read("/proc/sys/kernel/osrelease"),
         "osImage": os_image,
         "containerRuntimeVersion": runtime_version,
-        "kubeletVersion": crate::KUBERNETES_VERSION,
+        "kubeletVersion": KUBERNETES_VERSION,
         "kubeProxyVersion": "",
         "operatingSystem": "linux",
         "architecture": architecture(),
     })
-}
-
-/// The machine's architecture by Go's name.
-pub(crate) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
 }
 
 #[cfg(test)]

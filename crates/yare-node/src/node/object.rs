@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use yare_runtime::{ImageStatus, RuntimeStatus};
+use yare_schema::release::architecture;
 
 use crate::kubelet::Kubelet;
 use crate::node::capacity;
@@ -27,9 +28,9 @@ pub(crate) fn labels(node_name: &str, given: &BTreeMap<String, String>) -> BTree
     let mut labels = BTreeMap::from([
         ("kubernetes.io/hostname".to_owned(), node_name.to_owned()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
-        ("kubernetes.io/arch".to_owned(), capacity::architecture().to_owned()),
+        ("kubernetes.io/arch".to_owned(), architecture().to_owned()),
         ("beta.kubernetes.io/os".to_owned(), "linux".to_owned()),
-        ("beta.kubernetes.io/arch".to_owned(), capacity::architecture().to_owned()),
+        ("beta.kubernetes.io/arch".to_owned(), architecture().to_owned()),
     ]);
     labels.extend(given.clone());
     labels

@@ -274,7 +274,7 @@ impl ImageStore {
         if document.config.is_none() && !document.manifests.is_empty() {
             let inner = choose(&document.manifests).ok_or_else(|| RuntimeError::CorruptImage {
                 reference: shown.to_owned(),
-                message: format!("no image for linux/{} in it", super::manifest::architecture()),
+                message: format!("no image for linux/{} in it", yare_schema::release::architecture()),
             })?;
             if inner.digest == descriptor.digest {
                 return Err(RuntimeError::CorruptImage {

@@ -1,6 +1,7 @@
 //! OCI and Docker manifests: which configuration and which layers make an image, and for which machine.
 
 use serde::Deserialize;
+use yare_schema::release::architecture;
 
 use super::{Held, ImageConfig, ImageStore, NewImage, Reference, chain_names, digest_of};
 use crate::api::ImageId;
@@ -39,15 +40,6 @@ pub(super) struct Platform {
     pub architecture: String,
     pub os: String,
     pub variant: String,
-}
-
-/// This machine's architecture in Go's words.
-pub(super) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 /// The manifest for this machine; with a single one without a platform, that one.

@@ -17,10 +17,11 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use yare_schema::release::architecture;
 
 use super::archive::tempfile_in;
 use super::http::{Response, send};
-use super::manifest::{Descriptor, Document, MAX_DOCUMENT, Plan, architecture, check_digest, choose, parse};
+use super::manifest::{Descriptor, Document, MAX_DOCUMENT, Plan, check_digest, choose, parse};
 use super::{ImageStore, Reference, digest_of, hex};
 use crate::api::{ImageId, ProgressFn, PullProgress, RegistryAuth};
 use crate::error::{Result, RuntimeError};

@@ -32,9 +32,9 @@ impl Counts {
         }
     }
 
-    /// Whether anything is in force, if only that there is nothing.
-    pub fn is_loaded(&self) -> bool {
-        self.0.lock().hash.is_some()
+    /// Whether the files of this hash are what is in force.
+    pub fn is_in_force(&self, hash: &str) -> bool {
+        self.0.lock().hash.as_deref() == Some(hash)
     }
 }
 

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::{
@@ -85,8 +84,6 @@ pub fn check_directory(path: &str) -> Result<(), String> {
 struct Source {
     plugin: &'static Plugin,
     directory: PathBuf,
-    /// Of the files as they were read last, whether they are in force or not.
-    read: Mutex<String>,
     counts: metrics::Counts,
 }
 
@@ -101,7 +98,6 @@ impl Manifests {
             Some(Source {
                 plugin: PLUGINS.iter().find(|plugin| plugin.name == *name && runs(name))?,
                 directory: directory.clone(),
-                read: Mutex::default(),
                 counts: metrics::Counts::default(),
             })
         };
@@ -141,7 +137,12 @@ impl Manifests {
 async fn follow(core: Arc<Core>, at: usize) {
     let Some(source) = core.admission.manifests.0.get(at) else { return };
     loop {
+        // First watched, then read: what changes in between is not missed.
         let changes = Changes::within(&source.directory);
+        if let Err(why) = source.read(&core) {
+            let (plugin, directory) = (source.plugin.name, source.directory.display());
+            tracing::error!(plugin, %directory, why, "what the files of admission said before stays in force");
+        }
         let told = async {
             match &changes {
                 Ok(changes) => changes.next().await,
@@ -153,29 +154,17 @@ async fn follow(core: Arc<Core>, at: usize) {
             () = tokio::time::sleep(AGAIN) => {}
             () = core.stop.cancelled() => return,
         }
-        if let Err(why) = source.read(&core) {
-            let (plugin, directory) = (source.plugin.name, source.directory.display());
-            tracing::error!(plugin, %directory, why, "what the files of admission said before stays in force");
-        }
     }
 }
 
 impl Source {
     /// Reads the files and puts what they say in force, unless they say what they said.
     fn read(&self, core: &Core) -> Result<(), String> {
-        let done = load::load(self.plugin, &self.directory, &core.config.gates).map(|loaded| {
-            let mut read = self.read.lock();
-            if *read == loaded.hash && self.counts.is_loaded() {
-                return None;
-            }
-            read.clone_from(&loaded.hash);
-            self.put(core, &loaded);
-            Some(loaded.hash)
-        });
-        match done {
-            Ok(None) => Ok(()),
-            Ok(Some(hash)) => {
-                self.counts.reloaded(Some(&hash), core.now());
+        match load::load(self.plugin, &self.directory, &core.config.gates) {
+            Ok(loaded) if self.counts.is_in_force(&loaded.hash) => Ok(()),
+            Ok(loaded) => {
+                self.put(core, &loaded);
+                self.counts.reloaded(Some(&loaded.hash), core.now());
                 tracing::info!(plugin = self.plugin.name, "files of admission are in force");
                 Ok(())
             }
@@ -198,7 +187,7 @@ impl Source {
     }
 }
 
-/// The kind of a document, and whether it is a list of its own kind.
+/// The `apiVersion` and `kind` of a document.
 fn kind_of(document: &Value) -> (&str, &str) {
     let text = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default();
     (text("apiVersion"), text("kind"))

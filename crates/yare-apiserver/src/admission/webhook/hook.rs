@@ -83,16 +83,16 @@ impl Hook {
             .enumerate()
             .map(|(i, hook)| {
                 let uid = format!("{within}{name}/{}/{i}", hook.str_at("name"));
-                Arc::new(Self { uid, ..Self::new(hook, name, is_mutating, users) })
+                Arc::new(Self::new(hook, uid, name, is_mutating, users))
             })
             .collect()
     }
 
-    fn new(hook: &Value, configuration: &str, is_mutating: bool, users: &ByStep) -> Self {
+    fn new(hook: &Value, uid: String, configuration: &str, is_mutating: bool, users: &ByStep) -> Self {
         let name = hook.str_at("name").to_owned();
         let seconds = hook.int_opt("timeoutSeconds").unwrap_or(DEFAULT_TIMEOUT_S).clamp(1, 30);
         Self {
-            uid: String::new(),
+            uid,
             configuration: configuration.to_owned(),
             name,
             is_mutating,
