@@ -116,6 +116,8 @@ pub struct NodeConfig {
     pub cgroups: Option<CgroupTree>,
     /// Says what is left of memory, disk and process ids; none: the machine is asked.
     pub observer: Option<Arc<dyn Observer>>,
+    /// What pods get less of here than they are told; it becomes an event of the node.
+    pub clamps: Option<String>,
     /// Whether pods can get a network.
     pub network: watch::Receiver<NetworkReadiness>,
     /// Clock and chance.
@@ -148,6 +150,7 @@ impl NodeConfig {
             tracer: None,
             logind: Logind::default(),
             boot_id: None,
+            clamps: None,
             client,
             runtime,
             credential_providers: images::providers::Providers::default(),
@@ -302,6 +305,7 @@ impl Node {
             runtime_version: format!("{}://{}", version.name, version.version),
             hang_up: config.hang_up,
             boot_id: config.boot_id.unwrap_or_else(node::capacity::boot_id),
+            clamps: config.clamps,
         };
         tasks.spawn(heartbeat.run());
         Ok(NodeHandle { tasks, address, tracer: config.tracer })

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use crate::cgroup::Cgroups;
 use crate::sys;
+use crate::ulimit::Ulimit;
 
 /// Something that is missing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +31,9 @@ const CAPABILITIES: &[(&str, u32, &str)] = &[
     ("CAP_MKNOD", 27, "devices need"),
 ];
 
+/// The capability without which limits are only lowered, never raised.
+const RESOURCE_LIMITS: (&str, u32) = ("CAP_SYS_RESOURCE", 24);
+
 /// Namespaces of a pod, by their files in `/proc/self/ns`, and the kernel's option for each.
 const NAMESPACES: &[(&str, &str)] = &[
     ("mnt", "CONFIG_NAMESPACES"),
@@ -42,6 +46,26 @@ const NAMESPACES: &[(&str, &str)] = &[
 /// The first thing that this machine lacks, if it lacks any.
 pub fn lack() -> Option<Lack> {
     CHECKS.iter().find_map(|check| check())
+}
+
+/// What containers get less of than they are told, for whoever looks at the node; `ulimits`: what they are told of
+/// their processes' limits. None of it keeps a pod from starting.
+pub fn clamps(ulimits: &[Ulimit]) -> Option<String> {
+    clamped(capabilities()?, ulimits.iter().filter_map(Ulimit::clamped))
+}
+
+fn clamped(have: u64, limits: impl Iterator<Item = (String, u64, u64)>) -> Option<String> {
+    let (name, bit) = RESOURCE_LIMITS;
+    if have & (1 << bit) != 0 {
+        return None;
+    }
+    let mut text = format!(
+        "{name} is missing here: no container is made less likely to be killed when memory runs out (oom_score_adj)"
+    );
+    for (limit, wanted, most) in limits {
+        text.push_str(&format!(", {limit} is {most} instead of {wanted}"));
+    }
+    Some(text)
 }
 
 fn missing(what: impl Into<String>, remedy: impl Into<String>) -> Option<Lack> {
@@ -62,8 +86,13 @@ fn root() -> Option<Lack> {
     missing("containers need root", "run as root")
 }
 
+/// This process's effective capabilities, a bit for each.
+fn capabilities() -> Option<u64> {
+    u64::from_str_radix(&status("CapEff")?, 16).ok()
+}
+
 fn privileges() -> Option<Lack> {
-    let have = u64::from_str_radix(&status("CapEff")?, 16).ok()?;
+    let have = capabilities()?;
     let (name, _, user) = CAPABILITIES.iter().find(|(_, bit, _)| have & (1 << bit) == 0)?;
     missing(format!("root lacks {name} here, which {user}"), "in a container, start that one as privileged")
 }
@@ -127,6 +156,16 @@ fn overlay_lack(error: &io::Error) -> Option<Lack> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_clamped_is_said() {
+        let limits = || [("nofile".to_owned(), 1_048_576, 4096)].into_iter();
+        assert_eq!(clamped(1 << 24, limits()), None);
+        let text = clamped(!(1 << 24), limits()).unwrap();
+        assert!(text.starts_with("CAP_SYS_RESOURCE is missing here: "), "{text}");
+        assert!(text.ends_with("(oom_score_adj), nofile is 4096 instead of 1048576"), "{text}");
+        assert!(clamped(0, std::iter::empty()).unwrap().ends_with("(oom_score_adj)"));
+    }
 
     #[test]
     fn each_failure_has_a_line_of_its_own() {

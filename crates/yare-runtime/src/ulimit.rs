@@ -56,6 +56,14 @@ impl Ulimit {
         all
     }
 
+    /// What becomes of it where this process may not raise limits: its name, the hard limit as it is told, and as it
+    /// will be. `None`: it is kept to.
+    pub(crate) fn clamped(&self) -> Option<(String, u64, u64)> {
+        let (_, resource) = RESOURCES.iter().find(|(name, _)| *name == self.name)?;
+        let (_, most) = getrlimit(*resource).ok()?;
+        (self.hard > most).then(|| (self.name.clone(), self.hard, most))
+    }
+
     /// Limits the calling process, which from then on cannot be what it may not be any more. Who may not raise a
     /// limit keeps what there is.
     pub(crate) fn apply(&self) -> nix::Result<()> {

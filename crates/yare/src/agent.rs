@@ -29,7 +29,7 @@ use yare_node::{
 };
 use yare_runtime::{
     CriRuntime, Engine, EngineConfig, PodNetworkRequest, PortMapping, PortProtocol, Runtime, SandboxState,
-    ulimit::Ulimit,
+    machine, ulimit::Ulimit,
 };
 
 use crate::{
@@ -147,13 +147,15 @@ struct Containers {
     images: Images,
     /// A runtime behind CRI.
     cri: Option<Connected>,
+    /// What it gives containers less of than they are told.
+    clamps: Option<String>,
 }
 
 /// Says in one line what this machine lacks.
 pub fn check_machine(args: &NodeArgs) -> anyhow::Result<()> {
     // What containers need is another runtime's business, if there is one.
     let embedded = args.cri.container_runtime_endpoint.is_none();
-    let lack = embedded.then(yare_runtime::machine::lack).flatten().map(|lack| lack.to_string());
+    let lack = embedded.then(machine::lack).flatten().map(|lack| lack.to_string());
     let lack = lack.or_else(|| {
         // Services, host ports and policies are rules of nftables.
         let error = yare_net::nft::check().err()?;
@@ -211,7 +213,7 @@ impl Agent {
         let known = network_dir.exists();
         let pods = Arc::new(PodNetwork::new(&network_dir));
         let tracer = trace::start(&plan.kubelet, &plan.name);
-        let Containers { runtime, images, cri } =
+        let Containers { runtime, images, cri, clamps } =
             containers(args, plan, &pods, tracer.as_ref(), progress).await?;
         let mut helpers = vec![image::serve(&args.data.data_dir, images)?];
         let (cri, network_of_others) = match cri {
@@ -246,6 +248,7 @@ impl Agent {
             config.credential_providers = Providers::load(file, bin_dir)?;
         }
         config.cgroups = Some(yare_runtime::CgroupTree::detect());
+        config.clamps = clamps;
         config.network = network.clone();
         config.server = Some(KubeletServer { listener, serving: Some(serving) });
         config.hang_up = clients.hang_up;
@@ -312,19 +315,20 @@ async fn containers(
         }
         let runtime: Arc<dyn Runtime> = Arc::new(connected.runtime.clone());
         let images = Images { runtime: runtime.clone(), store: None };
-        return Ok(Containers { runtime, images, cri: Some(connected) });
+        return Ok(Containers { runtime, images, cri: Some(connected), clamps: None });
     }
     let mut config = EngineConfig::new(&args.data.data_dir, &args.run_dir);
     config.network = Some(Arc::new(Attach(pods.clone())));
     config.insecure_registries = args.insecure_registry.clone();
     config.ulimits = Ulimit::with(&args.default_ulimit);
+    let clamps = machine::clamps(&config.ulimits);
     let engine = Engine::open(config).await.context("container runtime")?;
     let own = std::env::current_exe().context("this program's file")?;
     engine.images().add_builtin(HELLO_IMAGE, &own).context("image of the demonstration")?;
     progress.done("container runtime", "embedded");
     let store = Some(engine.images());
     let runtime: Arc<dyn Runtime> = Arc::new(engine);
-    Ok(Containers { images: Images { runtime: runtime.clone(), store }, runtime, cri: None })
+    Ok(Containers { images: Images { runtime: runtime.clone(), store }, runtime, cri: None, clamps })
 }
 
 /// The socket in the address of a message bus, if one of its forms is a path.

@@ -44,6 +44,8 @@ pub(crate) struct Heartbeat {
     pub(crate) hang_up: Option<HangUp>,
     /// Which start of the machine this is.
     pub(crate) boot_id: String,
+    /// What pods get less of here than they are told.
+    pub(crate) clamps: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -72,6 +74,9 @@ impl Heartbeat {
     /// Runs for as long as the node.
     pub(crate) async fn run(self) {
         self.kubelet.node_event(EventKind::Normal, "Starting", "Starting kubelet.".to_owned());
+        if let Some(clamps) = &self.clamps {
+            self.kubelet.node_event(EventKind::Warning, "ClampedLimits", clamps.clone());
+        }
         let mut startup = Startup::begin();
         let (uid, mut held) = self.register(&mut startup).await;
         self.kubelet.csi.node.registered(&uid);
