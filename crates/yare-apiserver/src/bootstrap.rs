@@ -12,6 +12,7 @@ use crate::{
     auth::User,
     core::{Call, Core},
     options::{DeleteOptions, FieldValidation, WriteOptions},
+    own_service,
     path::{Query, RequestInfo},
     registry::store_kind,
     server::StartError,
@@ -38,7 +39,9 @@ pub async fn run(core: &Arc<Core>) -> Result<(), StartError> {
         ensure_in_time(core, object).await?;
     }
     let make = |object| ensure_in_time(core, object);
-    stream::iter(others).map(Ok).try_for_each_concurrent(AT_ONCE, make).await
+    stream::iter(others).map(Ok).try_for_each_concurrent(AT_ONCE, make).await?;
+    own_service::reconcile(core).await;
+    Ok(())
 }
 
 /// Takes in the addresses and ports that services have.
@@ -104,40 +107,7 @@ fn objects(core: &Core) -> Vec<Value> {
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
         "spec": { "cidrs": core.config.service_cidrs },
     }));
-    if let (Some(first), Some((ip, port))) = (core.allocators.first_address(), core.config.advertise) {
-        let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
-        all.push(json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": { "name": "kubernetes", "namespace": "default", "labels": labels },
-            "spec": {
-                "type": "ClusterIP", "clusterIP": first.to_string(), "sessionAffinity": "None",
-                "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }],
-            },
-        }));
-        if ip.is_loopback() {
-            // Nobody but this machine could use it, and validation says so.
-            return all;
-        }
-        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-        all.push(json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {
-                "name": "kubernetes", "namespace": "default",
-                "labels": { "kubernetes.io/service-name": "kubernetes" },
-            },
-            "addressType": family,
-            "endpoints": [{ "addresses": [ip.to_string()], "conditions": { "ready": true } }],
-            "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
-        }));
-        all.push(json!({
-            "apiVersion": "v1", "kind": "Endpoints",
-            "metadata": {
-                "name": "kubernetes", "namespace": "default",
-                "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
-            },
-            "subsets": [{ "addresses": [{ "ip": ip.to_string() }], "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] }],
-        }));
-    }
+    all.extend(own_service::objects(core));
     all
 }
 

@@ -82,6 +82,12 @@ pub struct Config {
     pub random: Arc<dyn Random>,
     /// TLS for [`crate::ApiServer::serve`]; absent: plain HTTP (tests on loopback only).
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// The certificates that it shows, where they change with files.
+    pub certificates: Option<crate::serving::Certificates>,
+    /// How HTTP is spoken.
+    pub http: crate::server::Http,
+    /// What browsers are told.
+    pub browsers: crate::browsers::Browsers,
     /// TLS towards kubelets, with the API server's client certificate.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// How the server's Lease is kept; absent: it has none.
@@ -92,6 +98,14 @@ pub struct Config {
     pub node_ports: (u16, u16),
     /// Where clients inside the cluster reach this server: behind the `kubernetes` service.
     pub advertise: Option<(IpAddr, u16)>,
+    /// Whether that is written into the service's endpoints here.
+    pub own_endpoints: bool,
+    /// The port of nodes at which that service is, where it is.
+    pub own_node_port: Option<u16>,
+    /// Host and port under which clients outside know this server; absent: the advertised ones.
+    pub external: Option<String>,
+    /// Types of nodes' addresses at which kubelets are asked, best first.
+    pub kubelet_addresses: Vec<String>,
     /// Objects that must exist: created at start where absent, in this order (RBAC bootstrap and the like).
     pub objects: Vec<Value>,
     /// Seats for requests, and how long they may take.
@@ -104,8 +118,12 @@ pub struct Config {
     pub encryption: Option<Arc<crate::encryption::Encryption>>,
     /// What is written down of requests; none: nothing.
     pub audit: Option<Arc<Audit>>,
-    /// How long requests are still taken after `/readyz` has begun to fail.
-    pub shutdown_delay: Duration,
+    /// How the server ends.
+    pub shutdown: crate::shutdown::Settings,
+    /// Watches that name no time of their own end after this, plus up to as much again, so that they spread out.
+    pub min_request_timeout: Duration,
+    /// For how long `/livez` takes it that what begins with the server will come to its end.
+    pub livez_grace: Duration,
     /// Where `/.well-known/openid-configuration` says that the keys of service-account tokens are; absent: there
     /// is no such document here.
     pub openid: Option<String>,
@@ -138,11 +156,18 @@ impl Config {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             tls: None,
+            certificates: None,
+            http: Default::default(),
+            browsers: Default::default(),
             kubelet_tls: None,
             identity: None,
             service_cidrs: vec!["10.43.0.0/16".into()],
             node_ports: (30000, 32767),
             advertise: None,
+            own_endpoints: true,
+            own_node_port: None,
+            external: None,
+            kubelet_addresses: ["InternalIP", "ExternalIP", "Hostname"].map(str::to_owned).to_vec(),
             objects: Vec::new(),
             flow: flow::Settings {
                 fair: true,
@@ -154,7 +179,9 @@ impl Config {
             event_ttl: Duration::from_secs(3600),
             encryption: None,
             audit: None,
-            shutdown_delay: Duration::ZERO,
+            shutdown: Default::default(),
+            min_request_timeout: Duration::from_secs(1800),
+            livez_grace: Duration::ZERO,
             openid: None,
             admission: Settings::default(),
             gates: Gates::default(),
@@ -204,6 +231,12 @@ pub struct Core {
     pub closed: std::sync::atomic::AtomicBool,
     /// Tells long-running requests to end.
     pub stop: tokio_util::sync::CancellationToken,
+    /// Nothing listens any more, and connections close when they are idle.
+    pub hang_up: tokio_util::sync::CancellationToken,
+    /// Lets watches go.
+    pub farewell: crate::shutdown::Farewell,
+    /// When this server began.
+    pub began: Instant,
     /// Requests that end by themselves and have not.
     pub requests: tokio_util::task::TaskTracker,
     /// Who runs, who waits, who is refused.
@@ -233,6 +266,9 @@ impl Core {
             closing: std::sync::atomic::AtomicBool::new(false),
             closed: std::sync::atomic::AtomicBool::new(false),
             stop: tokio_util::sync::CancellationToken::new(),
+            hang_up: tokio_util::sync::CancellationToken::new(),
+            farewell: Default::default(),
+            began: Instant::now(),
             requests: tokio_util::task::TaskTracker::new(),
             flow: Arc::new(flow::FlowControl::new(config.flow)),
             request_ids: RequestIds::new(&*config.random),

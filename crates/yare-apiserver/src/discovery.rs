@@ -180,9 +180,11 @@ fn with_version(mut document: Value) -> Value {
 }
 
 fn address(call: &Call) -> String {
-    match call.core.config.advertise {
-        Some((ip, port)) => std::net::SocketAddr::new(ip, port).to_string(),
-        None => String::new(),
+    let config = &call.core.config;
+    match (&config.external, config.advertise) {
+        (Some(external), _) => external.clone(),
+        (None, Some((ip, port))) => std::net::SocketAddr::new(ip, port).to_string(),
+        (None, None) => String::new(),
     }
 }
 

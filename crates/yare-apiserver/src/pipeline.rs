@@ -17,7 +17,7 @@ use crate::{
     audit::{self, Layer, Record, Stage},
     auth::{self, Identity, User, authorizers},
     body::{self, Reply, RequestBody, Sent, Tail},
-    compress,
+    browsers, compress,
     core::{Call, Core},
     deadline,
     dispatch::dispatch,
@@ -27,7 +27,7 @@ use crate::{
     negotiate,
     options::APPLY_PATCH,
     path::{Query, RequestInfo},
-    render,
+    render, shutdown,
     status::ApiError,
     to_the_end::ToTheEnd,
     trace, warnings,
@@ -74,8 +74,12 @@ pub async fn handle(
         record: &record,
         spans: &counted.spans,
     };
-    let outcome = if core.closed.load(Ordering::Relaxed) && !in_process && !is_probe(&info) {
-        Outcome::of(late())
+    let origin = core.config.browsers.origin(request.headers());
+    let too_late = core.closed.load(Ordering::Relaxed) && !in_process && !shutdown::is_exempt(&info);
+    let outcome = if too_late {
+        Outcome::of(shutdown::late(&core))
+    } else if origin.is_some() && request.method() == Method::OPTIONS {
+        Outcome::of(browsers::preflight())
     } else {
         let answered = AssertUnwindSafe(way.answer(request, identity)).catch_unwind().await;
         match answered {
@@ -95,6 +99,7 @@ pub async fn handle(
     let headers = reply.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     headers.entry(AUDIT_ID).or_insert(id);
+    core.config.browsers.tell(origin.filter(|_| !too_late), headers);
     let code = reply.status().as_u16();
     match reply.body().size() {
         Some(bytes) if !long_running => {
@@ -188,8 +193,6 @@ const FLOW_HEADERS: [HeaderName; 2] = [
     HeaderName::from_static("x-kubernetes-pf-flowschema-uid"),
     HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"),
 ];
-/// What a client hears that comes too late, in seconds.
-const LATE_RETRY_S: &str = "5";
 
 /// The client's own ID, or a new one.
 fn request_id(core: &Core, headers: &http::HeaderMap) -> HeaderValue {
@@ -198,22 +201,6 @@ fn request_id(core: &Core, headers: &http::HeaderMap) -> HeaderValue {
         // Hexadecimal digits and dashes are a header's value.
         _ => HeaderValue::from_bytes(&core.request_ids.next()).unwrap_or(HeaderValue::from_static("")),
     }
-}
-
-fn is_probe(info: &RequestInfo) -> bool {
-    ["/healthz", "/livez", "/readyz"].iter().any(|probe| {
-        info.path.strip_prefix(probe).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
-}
-
-/// The answer to a request that comes when the server stops.
-fn late() -> Reply {
-    let text = "The apiserver is shutting down, please try again later.\n";
-    let mut reply = body::text_reply(StatusCode::TOO_MANY_REQUESTS, text);
-    let headers = reply.headers_mut();
-    headers.insert(header::RETRY_AFTER, HeaderValue::from_static(LATE_RETRY_S));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    reply
 }
 
 /// Holds seats until the answer is sent, but not for a client that does not take it.

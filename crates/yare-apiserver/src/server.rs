@@ -19,9 +19,10 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{Notify, Semaphore},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -31,10 +32,14 @@ use crate::{
     core::{Config, Core},
     drain::Drained,
     pipeline,
+    serving::{self, Certificates},
+    shutdown,
 };
 
 /// Open connections; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Connections that wait to be accepted, as tokio has it elsewhere.
+const BACKLOG: u32 = 1024;
 /// How long a client may take over the TLS handshake and over a request's headers.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long connections may take to close once their requests are answered and the server stops.
@@ -67,6 +72,21 @@ pub enum StartError {
     },
 }
 
+/// How HTTP is spoken.
+#[derive(Clone, Copy, Debug)]
+pub struct Http {
+    /// Requests at a time on one connection of HTTP/2.
+    pub max_streams: u32,
+    /// There is no HTTP/2.
+    pub only_http1: bool,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { max_streams: 1000, only_http1: false }
+    }
+}
+
 /// A running API server. Cheap to clone; all clones are the same server.
 #[derive(Clone)]
 pub struct ApiServer {
@@ -92,6 +112,7 @@ impl ApiServer {
         crate::identity::start(&core).await;
         crate::event_ttl::start(&core);
         crate::alloc::objects::start(&core);
+        serving::start(&core);
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
     }
@@ -116,18 +137,29 @@ impl ApiServer {
         TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
     }
 
+    /// The same on a port that others may listen on as well.
+    pub fn bind_shared(address: SocketAddr) -> Result<TcpListener, StartError> {
+        let listen = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            socket.set_reuseport(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        listen().map_err(|source| StartError::Listen { address, source })
+    }
+
     /// Serves connections until [`ApiServer::shutdown`].
     pub async fn serve(&self, listener: TcpListener) {
         if let Ok(address) = listener.local_addr() {
             let _ = self.address.set(address);
         }
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let acceptor = self.core.config.tls.clone().map(tokio_rustls::TlsAcceptor::from);
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.core.stop.cancelled() => return,
+                () = self.core.hang_up.cancelled() => return,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -138,26 +170,22 @@ impl ApiServer {
                     continue;
                 }
             };
-            let (core, acceptor) = (self.core.clone(), acceptor.clone());
+            let core = self.core.clone();
             self.tasks.spawn(async move {
                 let _place = place;
-                if let Err(error) = connection(core, stream, peer.ip(), acceptor).await {
+                if let Err(error) = connection(core, stream, peer.ip()).await {
                     tracing::debug!(%error, "connection ended");
                 }
             });
         }
     }
 
-    /// Stops: `/readyz` fails; after the delay that is set, requests are told to come again later, watches
-    /// end, requests in flight finish within their time, listeners and connections close.
+    /// Stops: `/readyz` fails; after the delay that is set, no more requests are taken, watches end, requests in
+    /// flight finish within their time, listeners and connections close ([`shutdown`]).
     pub async fn shutdown(&self) {
         self.core.closing.store(true, Ordering::Release);
         crate::identity::stop(&self.core).await;
-        tokio::time::sleep(self.core.config.shutdown_delay).await;
-        self.core.closed.store(true, Ordering::Release);
-        self.core.stop.cancel();
-        self.core.requests.close();
-        let _ = tokio::time::timeout(self.core.config.flow.request_timeout, self.core.requests.wait()).await;
+        shutdown::wind_down(&self.core).await;
         self.tasks.close();
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait()).await;
         if let Some(audit) = &self.core.config.audit {
@@ -169,16 +197,12 @@ impl ApiServer {
     }
 }
 
-async fn connection(
-    core: Arc<Core>,
-    stream: TcpStream,
-    peer: IpAddr,
-    acceptor: Option<tokio_rustls::TlsAcceptor>,
-) -> Result<(), BoxError> {
+async fn connection(core: Arc<Core>, stream: TcpStream, peer: IpAddr) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
-    match acceptor {
+    match tls_of(&core, &stream) {
         None => http(core, TokioIo::new(stream), peer, None).await,
-        Some(acceptor) => {
+        Some(tls) => {
+            let acceptor = TlsAcceptor::from(tls);
             let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
             if !matches!(accepted, Ok(Ok(_))) {
                 core.metrics.handshake_errors.fetch_add(1, Ordering::Relaxed);
@@ -194,11 +218,22 @@ async fn connection(
     }
 }
 
+/// How TLS is spoken with a client that came to this address.
+fn tls_of(core: &Core, stream: &TcpStream) -> Option<Arc<rustls::ServerConfig>> {
+    let tls = core.config.tls.as_ref()?;
+    let serving = core.config.certificates.as_ref().map(Certificates::serving);
+    let here = serving.and_then(|serving| serving.at(stream.local_addr().ok()?.ip()));
+    let Some(here) = here else { return Some(tls.clone()) };
+    let mut tls = (**tls).clone();
+    tls.cert_resolver = here;
+    Some(Arc::new(tls))
+}
+
 async fn http<I>(core: Arc<Core>, io: I, peer: IpAddr, certificate: Option<Arc<Peer>>) -> Result<(), BoxError>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let stop = core.stop.clone();
+    let (hang_up, spoken) = (core.hang_up.clone(), core.config.http);
     let leave = Arc::new(Notify::new());
     let left = leave.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
@@ -213,11 +248,14 @@ where
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
+    if spoken.only_http1 {
+        builder = builder.http1_only();
+    }
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT).max_buf_size(256 * 1024);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(1000)
+        .max_concurrent_streams(spoken.max_streams)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(Duration::from_secs(30))
@@ -226,7 +264,7 @@ where
     tokio::pin!(connection);
     tokio::select! {
         done = connection.as_mut() => return done,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = hang_up.cancelled() => connection.as_mut().graceful_shutdown(),
         () = left.notified() => connection.as_mut().graceful_shutdown(),
     }
     connection.await

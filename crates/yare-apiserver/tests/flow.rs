@@ -322,7 +322,7 @@ async fn requests_end_in_time() {
 
 #[tokio::test]
 async fn a_server_that_stops_finishes_what_it_began() {
-    let server = Server::with(|config| config.shutdown_delay = Duration::from_millis(200)).await;
+    let server = Server::with(|config| config.shutdown.delay = Duration::from_millis(200)).await;
     let (first, release) = hold(&server.api, "a");
     let mut watch = server.watch("/api/v1/configmaps?watch=1&resourceVersion=1").await;
     let listener = ApiServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -28,7 +28,7 @@ mod request;
 mod tests;
 
 pub use certify::Usages;
-pub use leaf::{Leaf, file_pin, key_pins};
+pub use leaf::{Leaf, file_pin, is_signed_by, key_pins};
 pub use request::{CertificateRequest, Name, RequestError};
 
 /// How long an authority is valid.

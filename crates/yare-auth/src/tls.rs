@@ -1,6 +1,6 @@
 //! TLS configurations from the cluster's keys.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -8,19 +8,21 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
     server::{
-        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
+        WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
-    sign::CertifiedKey,
 };
 
 use crate::pki::KeyPairPem;
 
-mod node;
+mod limits;
+mod serving;
 mod shown;
 mod unverified;
 
-pub use node::{Limits, node_server};
+pub use limits::{Limits, limited_server};
+use serving::certified;
+pub use serving::{NamedPair, Serving};
 pub use shown::{Shown, showing_client};
 use unverified::any_server;
 pub use unverified::unverified;
@@ -234,52 +236,4 @@ impl ClientCertVerifier for AnyCertificate {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// The certificate that a server shows; it may be replaced while the server runs.
-#[derive(Debug)]
-pub struct Serving(RwLock<Arc<CertifiedKey>>);
-
-impl Serving {
-    /// Shows `pair`.
-    pub fn new(pair: &KeyPairPem) -> Result<Arc<Self>, TlsError> {
-        Ok(Arc::new(Self(RwLock::new(certified(pair)?))))
-    }
-
-    /// Shows `pair` from now on.
-    pub fn replace(&self, pair: &KeyPairPem) -> Result<(), TlsError> {
-        // What is in the lock is replaced as a whole; a panic elsewhere cannot have torn it.
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified(pair)?;
-        Ok(())
-    }
-}
-
-impl ResolvesServerCert for Serving {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
-    }
-}
-
-fn certified(pair: &KeyPairPem) -> Result<Arc<CertifiedKey>, TlsError> {
-    let provider = rustls::crypto::ring::default_provider();
-    let key = CertifiedKey::from_der(chain(&pair.certificate)?, key(&pair.key)?, &provider);
-    Ok(Arc::new(key.map_err(bad("the certificate and key"))?))
-}
-
-/// The API server's side: it shows `serving` and asks for a certificate of one of `authorities`, without
-/// requiring or judging one; [`ClientAuthority`] does that.
-pub fn api_server(
-    serving: Arc<Serving>,
-    authorities: &[&ClientAuthority],
-) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let hints = authorities.iter().flat_map(|a| a.names()).collect();
-    let verifier = Arc::new(AnyCertificate { provider: provider.clone(), hints });
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(bad("the protocol versions"))?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(serving);
-    config.alpn_protocols = Speaks::Both.names();
-    Ok(Arc::new(config))
 }

@@ -12,7 +12,8 @@ use yare_apiserver::zpages::CLASSIFIED;
 use yare_runtime::ulimit::Ulimit;
 
 use crate::{
-    audit::AuditArgs, auth::AuthArgs, encryption::EncryptionArgs, requests::RequestArgs, signing::SigningArgs,
+    audit::AuditArgs, auth::AuthArgs, encryption::EncryptionArgs, outgoing::OutgoingArgs,
+    requests::RequestArgs, serving::ServingArgs, signing::SigningArgs,
 };
 
 /// All of Kubernetes in one binary.
@@ -142,19 +143,19 @@ pub struct ServerArgs {
     /// GROUP/VERSION/RESOURCE, each with =true or =false.
     #[arg(long, env = "YARE_RUNTIME_CONFIG", value_delimiter = ',')]
     pub runtime_config: Vec<String>,
-    /// Requests to API servers in the cluster go to the endpoints of their service; with =false to its address.
-    #[arg(
-        long, env = "YARE_ENABLE_AGGREGATOR_ROUTING", default_value_t = true, num_args = 0..=1,
-        default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set
-    )]
-    pub enable_aggregator_routing: bool,
-    /// File with certificates (PEM) of authorities that vouch for nodes' own APIs, beside the cluster's; without it,
-    /// nodes may show any certificate.
-    #[arg(long, env = "YARE_KUBELET_CERTIFICATE_AUTHORITY")]
-    pub kubelet_certificate_authority: Option<PathBuf>,
     /// Run the control plane only. Needs no root.
     #[arg(long, env = "YARE_DISABLE_AGENT")]
     pub disable_agent: bool,
+    /// A flag of upstream's API server, NAME=VALUE (max-requests-inflight=800); several times, or with `;` between
+    /// them. Most of them are flags here, too.
+    #[arg(long, env = "YARE_KUBE_APISERVER_ARG", value_delimiter = ';')]
+    pub kube_apiserver_arg: Vec<String>,
+    /// About where the API server is found, and how it is spoken to.
+    #[command(flatten)]
+    pub serving: ServingArgs,
+    /// About how it speaks to nodes and to other API servers.
+    #[command(flatten)]
+    pub outgoing: OutgoingArgs,
     /// About requests.
     #[command(flatten)]
     pub requests: RequestArgs,

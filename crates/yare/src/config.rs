@@ -11,14 +11,15 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use anyhow::{Context as _, bail};
+use clap::{ArgAction, CommandFactory as _};
 use serde_json::Value;
+
+use crate::cli::Cli;
 
 /// Read where no other is named.
 const DEFAULT: &str = "/etc/yare/config.yaml";
 const FLAG: &str = "--config";
 const VARIABLE: &str = "YARE_CONFIG";
-/// Flags that must be said to be off.
-const ON_BY_DEFAULT: [&str; 2] = ["audit-webhook-batch-throttle-enable", "enable-priority-and-fairness"];
 
 /// The arguments with those of the configuration file before the command line's own.
 pub fn expand(args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
@@ -32,7 +33,8 @@ pub fn expand(args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(args),
         Err(e) => return Err(e).with_context(|| path.display().to_string()),
     };
-    let from_file = flags(&text).with_context(|| path.display().to_string())?;
+    let command = args[1].to_string_lossy();
+    let from_file = flags(&text, &command).with_context(|| path.display().to_string())?;
     let (head, tail) = args.split_at(2);
     Ok([head, &from_file, tail].concat())
 }
@@ -51,7 +53,8 @@ fn named(args: &[OsString]) -> Option<PathBuf> {
     std::env::var_os(VARIABLE).map(PathBuf::from)
 }
 
-fn flags(yaml: &[u8]) -> anyhow::Result<Vec<OsString>> {
+/// The flags of a command that a file says.
+fn flags(yaml: &[u8], command_name: &str) -> anyhow::Result<Vec<OsString>> {
     let (json, duplicates) = yare_schema::decode::yaml_to_json(yaml).map_err(|e| anyhow::anyhow!("{e}"))?;
     if let Some(duplicate) = duplicates.first() {
         bail!("{duplicate}");
@@ -62,6 +65,12 @@ fn flags(yaml: &[u8]) -> anyhow::Result<Vec<OsString>> {
         Value::Null => return Ok(Vec::new()),
         _ => bail!("not a map of flags"),
     };
+    let command = Cli::command();
+    let command = command.find_subcommand(command_name);
+    let is_switch = |name: &str| {
+        let arg = command.and_then(|c| c.get_arguments().find(|arg| arg.get_long() == Some(name)));
+        arg.is_some_and(|arg| matches!(arg.get_action(), ArgAction::SetTrue))
+    };
     let mut out = Vec::new();
     for (name, value) in map {
         let items = match value {
@@ -71,10 +80,9 @@ fn flags(yaml: &[u8]) -> anyhow::Result<Vec<OsString>> {
         for item in items {
             match item {
                 Value::Bool(true) => out.push(format!("--{name}").into()),
-                Value::Bool(false) if ON_BY_DEFAULT.contains(&name.as_str()) => {
-                    out.push(format!("--{name}=false").into());
-                }
-                Value::Bool(false) => {}
+                // What is off unless it is said has no way to say it.
+                Value::Bool(false) if is_switch(name) => {}
+                Value::Bool(false) => out.push(format!("--{name}=false").into()),
                 Value::String(text) => out.push(format!("--{name}={text}").into()),
                 Value::Number(number) => out.push(format!("--{name}={number}").into()),
                 _ => bail!("{name}: neither text, number, boolean nor a list of them"),
@@ -91,11 +99,13 @@ mod tests {
     #[test]
     fn every_kind_of_value_becomes_a_flag() {
         let yaml = b"https-listen-port: 7443\ndisable: [dns, scheduler]\ndisable-agent: true\n\
-            write-kubeconfig-mode: '644'\nnode-name: node-a\nenable-priority-and-fairness: false\n";
-        let flags = flags(yaml).unwrap();
+            write-kubeconfig-mode: '644'\nnode-name: node-a\nenable-priority-and-fairness: false\n\
+            audit-log-compress: false\nanonymous-auth: false\n";
+        let flags = flags(yaml, "server").unwrap();
         assert_eq!(
             flags,
             [
+                "--anonymous-auth=false",
                 "--disable=dns",
                 "--disable=scheduler",
                 "--disable-agent",
@@ -105,9 +115,9 @@ mod tests {
                 "--write-kubeconfig-mode=644",
             ]
         );
-        assert!(super::flags(b"").unwrap().is_empty());
+        assert!(super::flags(b"", "server").unwrap().is_empty());
         for bad in [&b"- a"[..], b"a: {b: c}", b"a: [", b"\xff"] {
-            assert!(super::flags(bad).is_err());
+            assert!(super::flags(bad, "server").is_err());
         }
     }
 

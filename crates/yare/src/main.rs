@@ -13,13 +13,16 @@ mod hello;
 mod image;
 mod join;
 mod joining;
+mod kube_apiserver_arg;
 mod kube_proxy_arg;
 mod kubeconfig;
 mod kubelet_arg;
 mod local_storage;
+mod outgoing;
 mod progress;
 mod requests;
 mod server;
+mod serving;
 mod signing;
 mod token;
 
@@ -44,10 +47,14 @@ fn main() -> ExitCode {
         return yare_net::cni::plugin::main(name);
     }
     let args = config::expand(std::env::args_os().collect());
-    let parsed = args.map(|args| {
-        let matches = cli::Cli::command().get_matches_from(args);
+    let parsed = args.and_then(|args| {
+        let matches = cli::Cli::command().get_matches_from(&args);
+        let matches = match kube_apiserver_arg::expand(args, &matches)? {
+            Some(expanded) => cli::Cli::command().get_matches_from(expanded),
+            None => matches,
+        };
         let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-        (cli.command, cli::flags(&matches))
+        Ok((cli.command, cli::flags(&matches)))
     });
     match parsed.and_then(|(command, flags)| run(command, flags)) {
         Ok(()) => ExitCode::SUCCESS,

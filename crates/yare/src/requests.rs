@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use clap::{ArgAction, Args};
 use yare_apiserver::{
-    Config, Egress, SystemClock, SystemRandom,
+    Config, Egress, SystemClock, SystemRandom, shutdown,
     trace::{self, Tracer},
 };
 use yare_auth::config::tracing::TracingConfiguration;
@@ -30,9 +30,22 @@ pub struct RequestArgs {
     /// again, perhaps to another server behind the same balancer.
     #[arg(long, default_value_t = 0.0, value_parser = chance, env = "YARE_GOAWAY_CHANCE")]
     pub goaway_chance: f64,
+    /// Watches that name no time of their own end after this many seconds, plus up to as much again.
+    #[arg(long, default_value_t = 1800, env = "YARE_MIN_REQUEST_TIMEOUT")]
+    pub min_request_timeout: u32,
+    /// For how long /livez takes it that what begins with the server will come to its end.
+    #[arg(long, default_value = "0s", value_parser = duration, env = "YARE_LIVEZ_GRACE_PERIOD")]
+    pub livez_grace_period: Duration,
     /// How long requests are still taken after /readyz has begun to fail at the end.
     #[arg(long, default_value = "0s", value_parser = duration, env = "YARE_SHUTDOWN_DELAY_DURATION")]
     pub shutdown_delay_duration: Duration,
+    /// After that, while requests in flight finish, who comes is told to try again later (429); otherwise nobody
+    /// listens any more.
+    #[arg(long, env = "YARE_SHUTDOWN_SEND_RETRY_AFTER")]
+    pub shutdown_send_retry_after: bool,
+    /// Over what time watches end then; 0s: all at once.
+    #[arg(long, default_value = "0s", value_parser = duration, env = "YARE_SHUTDOWN_WATCH_TERMINATION_GRACE_PERIOD")]
+    pub shutdown_watch_termination_grace_period: Duration,
     /// How long events are kept after they were written last; 0s: for ever.
     #[arg(long, default_value = "1h0m0s", value_parser = duration, env = "YARE_EVENT_TTL")]
     pub event_ttl: Duration,
@@ -70,7 +83,13 @@ impl RequestArgs {
         config.flow.mutating = self.max_mutating_requests_inflight;
         config.flow.request_timeout = self.request_timeout;
         config.goaway_chance = self.goaway_chance;
-        config.shutdown_delay = self.shutdown_delay_duration;
+        config.shutdown = shutdown::Settings {
+            delay: self.shutdown_delay_duration,
+            retry_after: self.shutdown_send_retry_after,
+            watches: self.shutdown_watch_termination_grace_period,
+        };
+        config.min_request_timeout = Duration::from_secs(self.min_request_timeout.into());
+        config.livez_grace = self.livez_grace_period;
         config.event_ttl = self.event_ttl;
     }
 }

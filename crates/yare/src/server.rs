@@ -20,7 +20,7 @@ use yare_apiserver::{
 use yare_auth::{
     User, bootstrap,
     pki::{Pki, Subject, Usage},
-    tls::{self, Serving, Speaks},
+    tls::Serving,
 };
 use yare_client::Client;
 use yare_controllers::Controllers;
@@ -47,6 +47,8 @@ const MANAGER: &str = "kube-controller-manager";
 struct Plan {
     /// This machine as a node.
     node: agent::Plan,
+    /// Where the cluster reaches the API server.
+    advertised: IpAddr,
     /// Pod range.
     cluster_cidr: Cidr,
     /// Service range.
@@ -106,7 +108,8 @@ impl Plan {
             .with_context(|| {
                 format!("--default-local-storage-path {}: not a plain path", local_storage_path.display())
             })?;
-        Ok(Self { node, cluster_cidr, service_cidr, cluster_dns, local_storage_path })
+        let advertised = args.serving.advertised(node.ip, service_cidr.base)?;
+        Ok(Self { node, advertised, cluster_cidr, service_cidr, cluster_dns, local_storage_path })
     }
 }
 
@@ -167,7 +170,11 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     }
     let admission = admission(&args)?;
     // Taken first: a port in use should be said before anything is written.
-    let listener = ApiServer::bind(SocketAddr::new(args.node.bind_address, args.https_listen_port)).await?;
+    let address = SocketAddr::new(args.node.bind_address, args.https_listen_port);
+    let listener = match args.serving.permit_port_sharing {
+        true => ApiServer::bind_shared(address)?,
+        false => ApiServer::bind(address).await?,
+    };
     let port = listener.local_addr()?.port();
 
     let data_dir = &args.node.data.data_dir;
@@ -203,24 +210,24 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
 
     let mut config = Config::new(store.clone());
     config.admission = admission;
-    let own = || format!("https://{}/openid/v1/jwks", SocketAddr::new(plan.node.ip, port));
+    config.external = args.serving.external(port);
+    let here = config.external.clone().unwrap_or_else(|| SocketAddr::new(plan.advertised, port).to_string());
+    let own = || format!("https://{here}/openid/v1/jwks");
     config.openid = Some(args.auth.accounts.service_account_jwks_uri.clone().unwrap_or_else(own));
-    config.tls = Some(auth.authorities.load().server(Serving::new(&serving)?)?);
     config.auth = auth;
-    let vouching = nodes_authority(&args, &pki)?;
-    let trust = vouching.as_deref().map_or(tls::Trust::Anybody, tls::Trust::Authority);
-    config.kubelet_tls = Some(tls::outside_client(trust, Some(&kubelet_client), Speaks::Http1)?);
+    args.outgoing.apply(&mut config, &pki, kubelet_client)?;
     config.front_proxy = Some(FrontProxy {
-        pair: front_proxy,
+        pair: args.outgoing.proxy_client()?.unwrap_or(front_proxy),
         authority: front_proxy_authority,
-        client_authority: pki.cluster.certificate.clone(),
+        client_authority: args.auth.client_authority(&pki)?,
         allowed_names: front_proxy_names,
     });
     config.aggregator_routing =
-        if args.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp };
+        if args.outgoing.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp };
     config.service_cidrs = vec![plan.service_cidr.to_string()];
     config.node_ports = args.service_node_port_range;
-    config.advertise = Some((plan.node.ip, port));
+    config.advertise = Some((plan.advertised, port));
+    args.serving.apply(&mut config, serving, &pki.cluster.certificate)?;
     config.identity = Some(identity::Timing::default());
     config.gates = gates;
     config.runtime_config = runtime_config;
@@ -308,7 +315,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     let joining = tokio::spawn(joining::keep(
         own.clone(),
         joining::Published {
-            server: format!("https://{}", SocketAddr::new(plan.node.ip, port)),
+            server: format!("https://{}", SocketAddr::new(plan.advertised, port)),
             authority: pki.cluster.certificate.clone(),
             cluster: joining::Cluster {
                 cluster_cidr: plan.cluster_cidr.to_string(),
@@ -366,15 +373,6 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     Ok(())
 }
 
-/// Who vouches for nodes' own APIs; none: nobody needs to.
-fn nodes_authority(args: &ServerArgs, pki: &Pki) -> anyhow::Result<Option<String>> {
-    let Some(path) = &args.kubelet_certificate_authority else { return Ok(None) };
-    let what = || format!("--kubelet-certificate-authority {}", path.display());
-    let given = std::fs::read_to_string(path).with_context(what)?;
-    tls::check_authority(&given).map_err(anyhow::Error::msg).with_context(what)?;
-    Ok(Some(format!("{given}\n{}", pki.cluster.certificate)))
-}
-
 /// Names of controllers that do not run: what is disabled may be a component that has one.
 fn disabled_controllers(args: &ServerArgs) -> Vec<String> {
     let name = |name: &String| match name.as_str() {
@@ -410,7 +408,7 @@ fn server_names(args: &ServerArgs, plan: &Plan) -> Vec<String> {
     if !args.node.bind_address.is_unspecified() {
         names.push(args.node.bind_address.to_string());
     }
-    names.extend(args.tls_san.iter().cloned());
+    names.extend(args.tls_san.iter().cloned().chain(args.serving.names()));
     names.sort();
     names.dedup();
     names

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use rustls::{ServerConfig, pki_types::CertificateDer};
 use yare_auth::{
     User, pki,
-    tls::{self, ClientAuthority, Serving, TlsError},
+    tls::{self, ClientAuthority, Limits, Serving, Speaks, TlsError},
 };
 
 use super::authenticators::front_proxy::FrontProxy;
@@ -23,10 +23,15 @@ pub struct Authorities {
 
 impl Authorities {
     /// A server that shows `serving` and asks clients for a certificate of one of these.
-    pub fn server(&self, serving: Arc<Serving>) -> Result<Arc<ServerConfig>, TlsError> {
+    pub fn server(
+        &self,
+        serving: Arc<Serving>,
+        limits: &Limits,
+        speaks: Speaks,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         let of_proxies = self.front_proxy.as_ref().map(|proxy| &proxy.authority);
         let all: Vec<&ClientAuthority> = self.clients.as_ref().into_iter().chain(of_proxies).collect();
-        tls::api_server(serving, &all)
+        tls::limited_server(serving, &all, limits, speaks)
     }
 }
 

@@ -207,10 +207,10 @@ pub fn node_endpoint(call: &Call, name: &str) -> ApiResult<Endpoint> {
     let Some(node) = call.core.read("nodes", name) else {
         return Err(ApiError::not_found(GroupResource { group: "", resource: "nodes" }, name));
     };
-    let address = ["InternalIP", "ExternalIP", "Hostname"].iter().find_map(|kind| {
+    let address = call.core.config.kubelet_addresses.iter().find_map(|kind| {
         node.items("status.addresses")
             .iter()
-            .find(|a| a.str_at("type") == *kind)
+            .find(|a| a.str_at("type") == kind)
             .map(|a| a.str_at("address").to_owned())
     });
     let Some(host) = address else {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::{Response, header};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::{sync::WaitForCancellationFutureOwned, task::task_tracker::TaskTrackerToken};
 use yare_store::{Event, EventKind, Object, Watcher};
 
 use crate::{
@@ -30,8 +30,8 @@ use crate::{
 
 /// How often a watcher that understands bookmarks gets one while nothing else happens.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// Watches without a timeout of their own end after this, plus up to as much again, so that they spread out.
-const MIN_TIMEOUT_S: u64 = 1800;
+/// However long a client asks for, a watch lasts no longer.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// Starts a watch.
 pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
@@ -67,6 +67,8 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
         timer: Box::pin(sleep_until(Instant::now())),
         stop: Box::pin(call.core.stop.clone().cancelled_owned()),
+        stopping: false,
+        _open: call.core.farewell.open(),
         batch: Duration::ZERO,
         ended: false,
         ticket: call.take_ticket(),
@@ -98,12 +100,14 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
 }
 
 fn deadline(call: &Call, options: &ListOptions) -> Instant {
-    let seconds = options.timeout_s.unwrap_or_else(|| {
-        let mut byte = [0u8; 2];
-        call.core.config.random.fill(&mut byte);
-        MIN_TIMEOUT_S + u64::from(u16::from_le_bytes(byte)) % MIN_TIMEOUT_S
+    let asked = options.timeout_s.map(|seconds| Duration::from_secs(seconds).min(MAX_TIMEOUT));
+    let time = asked.unwrap_or_else(|| {
+        let mut bytes = [0u8; 4];
+        call.core.config.random.fill(&mut bytes);
+        let more = f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX);
+        call.core.config.min_request_timeout.mul_f64(1.0 + more)
     });
-    Instant::now() + Duration::from_secs(seconds.min(24 * 3600))
+    Instant::now() + time
 }
 
 struct Watch {
@@ -126,6 +130,10 @@ struct Watch {
     timer: Pin<Box<Sleep>>,
     /// The server stops.
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// It does, and this watch has its turn to end.
+    stopping: bool,
+    /// While this is there, the server waits for it at the end.
+    _open: TaskTrackerToken,
     /// How long a client that was just sent events waits for the next.
     batch: Duration,
     ended: bool,
@@ -240,7 +248,13 @@ impl Watch {
                     self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
                     self.ended = Instant::now() >= self.deadline;
                 }
-                () = self.stop.as_mut() => self.ended = true,
+                () = self.stop.as_mut(), if !self.stopping => match self.core.farewell.turn() {
+                    Some(turn) => {
+                        self.deadline = self.deadline.min(turn);
+                        self.stopping = true;
+                    }
+                    None => self.ended = true,
+                },
             }
         }
     }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use yare_apiserver::{ApiServer, Auth, Config, auth::FrontProxy};
 use yare_auth::{
     pki::{Authority, KeyPairPem, Pki, Subject, Usage},
-    tls::{self, ClientAuthority, Serving, Speaks},
+    tls::{self, ClientAuthority, Limits, Serving, Speaks},
     token::Signer,
 };
 
@@ -59,7 +59,8 @@ pub async fn cluster_with(change: impl FnOnce(&mut Config, &std::path::Path)) ->
     let proxies = ClientAuthority::new(&pki.front_proxy.certificate).unwrap();
     let proxy = FrontProxy::new(proxies, vec!["front-proxy-client".into()]);
     auth.trust(Some(ClientAuthority::new(&ca.certificate).unwrap()), Some(proxy));
-    config.tls = Some(auth.authorities.load().server(Serving::new(&serving).unwrap()).unwrap());
+    let serving = Serving::new(&serving).unwrap();
+    config.tls = Some(auth.authorities.load().server(serving, &Limits::default(), Speaks::Both).unwrap());
     config.auth = auth;
     config.objects = yare_auth::bootstrap::objects(&config.gates);
     config.kubelet_tls = Some(tls::client(&client, &ca.certificate, Speaks::Http1).unwrap());

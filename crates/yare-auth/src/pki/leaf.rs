@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, pem::Pem, prelude::FromDer};
 
 use super::{PkiError, der};
 
@@ -66,12 +66,22 @@ impl Leaf {
 /// in hexadecimal; one for each certificate in `pem`.
 pub fn key_pins(pem: &str) -> Vec<String> {
     let mut pins = Vec::new();
-    for block in x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).flatten() {
+    for block in Pem::iter_from_buffer(pem.as_bytes()).flatten() {
         let Ok(certificate) = block.parse_x509() else { continue };
         let hash = ring::digest::digest(&ring::digest::SHA256, certificate.public_key().raw);
         pins.push(format!("sha256:{}", hex(hash.as_ref())));
     }
     pins
+}
+
+/// Whether one of the authorities signed a certificate of `chain` (both PEM).
+pub fn is_signed_by(chain: &str, authority: &str) -> bool {
+    let read = |pem: &str| Pem::iter_from_buffer(pem.as_bytes()).flatten().collect::<Vec<_>>();
+    let (chain, authorities) = (read(chain), read(authority));
+    let signers: Vec<_> = authorities.iter().filter_map(|block| block.parse_x509().ok()).collect();
+    chain.iter().filter_map(|block| block.parse_x509().ok()).any(|certificate| {
+        signers.iter().any(|signer| certificate.verify_signature(Some(signer.public_key())).is_ok())
+    })
 }
 
 /// The hash of a whole file of authorities, as it stands in front of a token: SHA-256 in hexadecimal.

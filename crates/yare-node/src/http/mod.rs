@@ -36,7 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use yare_auth::tls::{Limits, node_server};
+use yare_auth::tls::{Limits, Speaks, limited_server};
 use yare_trace::Span;
 
 use crate::config::Settings;
@@ -93,7 +93,9 @@ pub(crate) fn serve(
             let Settings { tls_min_version, tls_cipher_suites, tls_curve_preferences, .. } = settings;
             let limits = Limits::new(tls_min_version, tls_cipher_suites, tls_curve_preferences)
                 .map_err(|why| Error::Request(format!("the kubelet's API: {why}")))?;
-            let tls = node_server(serving, access.authority().as_ref(), &limits)
+            let authority = access.authority();
+            let authorities: Vec<_> = authority.iter().collect();
+            let tls = limited_server(serving, &authorities, &limits, Speaks::Http1)
                 .map_err(|e| Error::Request(format!("the kubelet's API: {e}")))?;
             Some(tls)
         }

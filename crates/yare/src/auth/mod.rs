@@ -82,12 +82,18 @@ impl AuthArgs {
         Ok((authority, names))
     }
 
-    fn authorities(&self, pki: &Pki) -> anyhow::Result<Authorities> {
+    /// The authorities (PEM) of clients.
+    pub fn client_authority(&self, pki: &Pki) -> anyhow::Result<String> {
         let mut bundle = pki.cluster.certificate.clone();
         if let Some(path) = &self.client_ca_file {
             bundle.push('\n');
             bundle.push_str(&read(path, "client-ca-file")?);
         }
+        Ok(bundle)
+    }
+
+    fn authorities(&self, pki: &Pki) -> anyhow::Result<Authorities> {
+        let bundle = self.client_authority(pki)?;
         let (authority, allowed_names) = self.front_proxy(pki)?;
         let flags = &self.proxy;
         let lower = |list: &[String]| list.iter().map(|h| h.trim().to_ascii_lowercase()).collect();

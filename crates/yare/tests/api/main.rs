@@ -7,6 +7,7 @@ mod beside;
 mod certificates;
 mod custom;
 mod disk;
+mod flags;
 mod persistence;
 mod refusal;
 mod start;

@@ -103,6 +103,29 @@ fn a_server_that_cannot_start_says_why_and_what_to_do() -> anyhow::Result<()> {
     let line = complaint(&namespace, &mut command)?;
     ensure!(line.contains("--kubelet-arg no-such is not known; known are"), "{line}");
 
+    // Flags of kube-apiserver: one that is none, one that has no meaning here, one that is said twice.
+    for (args, part) in [
+        (&["--kube-apiserver-arg=no-such=1"][..], "kube-apiserver 1.36 has no flag no-such"),
+        (
+            &["--kube-apiserver-arg=etcd-servers=http://127.0.0.1:2379"],
+            "objects are in this server's own store",
+        ),
+        (&["--kube-apiserver-arg=event-ttl=1h", "--event-ttl=2h"], "--event-ttl is given as well"),
+        (
+            &["--disable-agent", "--kube-apiserver-arg=tls-cipher-suites=TLS_RSA_WITH_RC4_128_SHA"],
+            "Cipher suite TLS_RSA_WITH_RC4_128_SHA not supported or doesn't exist",
+        ),
+        (
+            &["--disable-agent", "--kube-apiserver-arg=cors-allowed-origins=example.com"],
+            "does not pin to start/end of host",
+        ),
+    ] {
+        let mut command = Command::new(&binary);
+        command.arg("server").arg("--data-dir").arg(directory.path().join("flags")).args(args);
+        let line = complaint(&namespace, &mut command)?;
+        ensure!(line.contains(part), "no {part:?} in {line}");
+    }
+
     // A data directory that cannot be written, or is none.
     let mut command = nobody();
     server(&mut command, directory.path());

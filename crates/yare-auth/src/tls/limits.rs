@@ -1,4 +1,4 @@
-//! The node agent's side: a server whose protocol versions and cipher suites an administrator chooses.
+//! Servers whose protocol versions, cipher suites and key exchange groups an administrator chooses.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rustls::{
 
 use super::{AnyCertificate, ClientAuthority, Speaks, TlsError, bad};
 
-/// What a server agrees to speak.
+/// What a server agrees to speak; by default all that is known.
 #[derive(Clone, Debug)]
 pub struct Limits {
     versions: Vec<&'static SupportedProtocolVersion>,
@@ -34,7 +34,12 @@ impl Limits {
         let name = |suite: &SupportedCipherSuite| {
             suite.suite().as_str().unwrap_or_default().replacen("TLS13_", "TLS_", 1)
         };
-        for wanted in suites {
+        // Upstream keeps two names that Go once had.
+        let suites: Vec<String> = suites
+            .iter()
+            .map(|s| if s.ends_with("_CHACHA20_POLY1305") { format!("{s}_SHA256") } else { s.clone() })
+            .collect();
+        for wanted in &suites {
             if !all.iter().any(|suite| name(suite) == *wanted) {
                 return Err(format!("Cipher suite {wanted} not supported or doesn't exist"));
             }
@@ -56,25 +61,33 @@ impl Limits {
     }
 }
 
-/// A server that shows what `serving` chooses and asks for a certificate of `authority`, without requiring or
-/// judging one; [`ClientAuthority`] does that.
-pub fn node_server(
+impl Default for Limits {
+    fn default() -> Self {
+        let provider = rustls::crypto::ring::default_provider();
+        Self { versions: vec![&TLS13, &TLS12], groups: provider.kx_groups, suites: provider.cipher_suites }
+    }
+}
+
+/// A server that shows what `serving` chooses and asks for a certificate of one of `authorities`, without requiring
+/// or judging one; [`ClientAuthority`] does that.
+pub fn limited_server(
     serving: Arc<dyn ResolvesServerCert>,
-    authority: Option<&ClientAuthority>,
+    authorities: &[&ClientAuthority],
     limits: &Limits,
+    speaks: Speaks,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites.clone_from(&limits.suites);
     provider.kx_groups.clone_from(&limits.groups);
     let provider = Arc::new(provider);
-    let hints = authority.map(ClientAuthority::names).unwrap_or_default();
+    let hints = authorities.iter().flat_map(|a| a.names()).collect();
     let verifier = Arc::new(AnyCertificate { provider: provider.clone(), hints });
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&limits.versions)
         .map_err(bad("the protocol versions"))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(serving);
-    config.alpn_protocols = Speaks::Http1.names();
+    config.alpn_protocols = speaks.names();
     Ok(Arc::new(config))
 }
 

@@ -1,0 +1,96 @@
+//! The certificates that the server shows, from files that are read again when they change.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use yare_auth::{
+    pki::KeyPairPem,
+    tls::{NamedPair, Serving},
+};
+
+use crate::{core::Core, files::follow};
+
+/// Files with a certificate and its key, PEM.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The certificate, with those between it and its authority behind it.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl Pair {
+    fn read(&self) -> Result<KeyPairPem, String> {
+        let text =
+            |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+        Ok(KeyPairPem { certificate: text(&self.certificate)?, key: text(&self.key)? })
+    }
+}
+
+/// What is shown by default.
+pub enum Usual {
+    /// The cluster's own.
+    Own(KeyPairPem),
+    /// What is in the operator's files.
+    Files(Pair),
+}
+
+/// What the server shows, and where that comes from.
+pub struct Certificates {
+    usual: Usual,
+    named: Vec<(Pair, Vec<String>)>,
+    serving: Arc<Serving>,
+}
+
+impl Certificates {
+    /// Reads the files. `named`: what is shown to who asks for one of these names; no names: those in the certificate.
+    pub fn open(usual: Usual, named: Vec<(Pair, Vec<String>)>) -> Result<Self, String> {
+        let (pair, others) = read(&usual, &named)?;
+        let serving = Serving::with_names(&pair, &others).map_err(|e| e.to_string())?;
+        Ok(Self { usual, named, serving })
+    }
+
+    /// What TLS asks.
+    pub fn serving(&self) -> Arc<Serving> {
+        self.serving.clone()
+    }
+
+    fn files(&self) -> BTreeSet<&Path> {
+        let usual = match &self.usual {
+            Usual::Own(_) => None,
+            Usual::Files(pair) => Some(pair),
+        };
+        let pairs = self.named.iter().map(|(pair, _)| pair).chain(usual);
+        pairs.flat_map(|pair| [&*pair.certificate, &*pair.key]).collect()
+    }
+
+    fn read_again(&self) -> Result<(), String> {
+        let (pair, others) = read(&self.usual, &self.named)?;
+        self.serving.replace_all(&pair, &others).map_err(|e| e.to_string())
+    }
+}
+
+fn read(usual: &Usual, named: &[(Pair, Vec<String>)]) -> Result<(KeyPairPem, Vec<NamedPair>), String> {
+    let pair = match usual {
+        Usual::Own(pair) => pair.clone(),
+        Usual::Files(pair) => pair.read()?,
+    };
+    let others = named.iter().map(|(pair, names)| Ok(NamedPair { pair: pair.read()?, names: names.clone() }));
+    Ok((pair, others.collect::<Result<_, String>>()?))
+}
+
+/// Follows the files until the server stops. Of a pair that does not fit (one file is new, the other not yet) the last
+/// good one is shown.
+pub fn start(core: &Arc<Core>) {
+    let Some(certificates) = &core.config.certificates else { return };
+    for path in certificates.files() {
+        follow(core, path, |core, _| {
+            Box::pin(
+                async move { core.config.certificates.as_ref().map_or(Ok(()), Certificates::read_again) },
+            )
+        });
+    }
+}
