@@ -96,7 +96,7 @@ pub struct ServerArgs {
     /// How much of them a node gets: the length of its prefix. By default 24, or 64 of IPv6.
     #[arg(long, value_name = "BITS", env = "YARE_NODE_CIDR_MASK_SIZE")]
     pub node_cidr_mask_size: Option<u8>,
-    /// Addresses of services.
+    /// Addresses of services: a range, or two of different families with `,` between them.
     #[arg(long, default_value = "10.43.0.0/16", env = "YARE_SERVICE_CIDR")]
     pub service_cidr: String,
     /// Ports of nodes that services may have, both ends included.

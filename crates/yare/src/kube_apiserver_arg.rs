@@ -36,6 +36,8 @@ const NO_PROFILES: &str = "there are no profiles of Go's here";
 /// Of the log.
 const LOG: &str =
     "the environment variable YARE_LOG chooses what is logged (YARE_LOG=debug), as text on standard error";
+const ONE_SERVER: &str =
+    "there is one API server to a store, which holds elections without being elected for it";
 const NO_PEERS: &str = "requests are not passed on to other API servers of the cluster";
 const ONE_VERSION: &str = "this server is like 1.36 and emulates no other version";
 const NOT_EMULATING: &str =
@@ -113,9 +115,9 @@ const ROWS: &[Row] = &[
     ),
     same("client-ca-file"),
     ("contention-profiling", Only(&["false"], NO_PROFILES)),
-    ("coordinated-leadership-lease-duration", Unused("leaders say it themselves")),
-    ("coordinated-leadership-renew-deadline", Unused("leaders say it themselves")),
-    ("coordinated-leadership-retry-period", Unused("leaders say it themselves")),
+    ("coordinated-leadership-lease-duration", Unused(ONE_SERVER)),
+    ("coordinated-leadership-renew-deadline", Unused(ONE_SERVER)),
+    ("coordinated-leadership-retry-period", Unused(ONE_SERVER)),
     same("cors-allowed-origins"),
     ("debug-socket-path", Refused(NO_PROFILES)),
     same("default-not-ready-toleration-seconds"),
@@ -340,7 +342,7 @@ mod tests {
         let args: Vec<OsString> = ["yare", "server"].iter().chain(args).map(OsString::from).collect();
         let matches = Cli::command().try_get_matches_from(&args).map_err(|e| e.to_string())?;
         let given = args.len();
-        let all = expand(args, &matches).map_err(|e| format!("{e:#}"))?.unwrap_or_default();
+        let all = expand(args.clone(), &matches).map_err(|e| format!("{e:#}"))?.unwrap_or(args);
         Cli::command().try_get_matches_from(&all).map_err(|e| e.to_string())?;
         Ok(all[given..].iter().map(|a| a.to_string_lossy().into_owned()).collect())
     }

@@ -51,8 +51,8 @@ struct Plan {
     advertised: IpAddr,
     /// Pod range.
     cluster_cidr: Cidr,
-    /// Service range.
-    service_cidr: Cidr,
+    /// Service ranges: one, or one of each family. The first is the usual one.
+    service_cidrs: Vec<Cidr>,
     /// Cluster DNS.
     cluster_dns: IpAddr,
     /// Where volumes of the StorageClass local-path are.
@@ -64,7 +64,8 @@ impl Plan {
         let range =
             |text: &str, flag: &str| text.parse::<Cidr>().map_err(|e| anyhow::anyhow!("--{flag}: {e}"));
         let cluster_cidr = range(&args.cluster_cidr, "cluster-cidr")?;
-        let service_cidr = range(&args.service_cidr, "service-cidr")?;
+        let service_cidrs = service_cidrs(&args.service_cidr)?;
+        let service_cidr = service_cidrs[0];
         if let Some(size) = args.node_cidr_mask_size
             && !(cluster_cidr.prefix..=cluster_cidr.prefix.saturating_add(16)).contains(&size)
         {
@@ -73,8 +74,8 @@ impl Plan {
             );
         }
         let cluster_dns = match args.cluster_dns {
-            Some(ip) if service_cidr.contains(ip) => ip,
-            Some(ip) => bail!("--cluster-dns {ip} is not in --service-cidr {service_cidr}"),
+            Some(ip) if service_cidrs.iter().any(|range| range.contains(ip)) => ip,
+            Some(ip) => bail!("--cluster-dns {ip} is not in --service-cidr {}", args.service_cidr),
             None => {
                 service_cidr.at(10).with_context(|| format!("--service-cidr {service_cidr} is too small"))?
             }
@@ -91,7 +92,7 @@ impl Plan {
             &authority,
             agent::ClusterPlan {
                 cluster_cidrs: vec![cluster_cidr],
-                service_cidrs: vec![service_cidr],
+                service_cidrs: service_cidrs.clone(),
                 cluster_dns: Some(cluster_dns),
                 cluster_domain: args.cluster_domain.clone(),
             },
@@ -109,8 +110,37 @@ impl Plan {
                 format!("--default-local-storage-path {}: not a plain path", local_storage_path.display())
             })?;
         let advertised = args.serving.advertised(node.ip, service_cidr.base)?;
-        Ok(Self { node, advertised, cluster_cidr, service_cidr, cluster_dns, local_storage_path })
+        Ok(Self { node, advertised, cluster_cidr, service_cidrs, cluster_dns, local_storage_path })
     }
+}
+
+/// Least number of addresses of the first range.
+const MIN_SERVICE_ADDRESSES: u64 = 8;
+
+/// The ranges of `--service-cidr`, with upstream's errors about `--service-cluster-ip-range`.
+fn service_cidrs(text: &str) -> anyhow::Result<Vec<Cidr>> {
+    let ranges: Vec<Cidr> = text
+        .split(',')
+        .map(|range| range.trim().parse().map_err(|error| anyhow::anyhow!("--service-cidr: {error}")))
+        .collect::<anyhow::Result<_>>()?;
+    let is_six = |range: &Cidr| range.base.is_ipv6();
+    match ranges.as_slice() {
+        [first, ..] if first.size() < MIN_SERVICE_ADDRESSES => bail!(
+            "--service-cidr {first}: the service cluster IP range must be at least {MIN_SERVICE_ADDRESSES} IP addresses"
+        ),
+        [_, _, _, ..] => bail!("--service-cidr must not contain more than two entries"),
+        [first, second] if is_six(first) == is_six(second) => {
+            bail!("--service-cidr[0] and --service-cidr[1] must be of different IP family")
+        }
+        _ => {}
+    }
+    if let Some(wide) = ranges.iter().find(|range| is_six(range) && range.prefix < 64) {
+        bail!(
+            "--service-cidr {wide}: shortest allowed prefix length for service CIDR is 64, got {}",
+            wide.prefix
+        );
+    }
+    Ok(ranges)
 }
 
 fn admission(args: &ServerArgs) -> anyhow::Result<Settings> {
@@ -169,6 +199,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
         kubelet_arg::check_machine(&plan.node.kubelet)?;
     }
     let admission = admission(&args)?;
+    let spoken = args.serving.read()?;
     // Taken first: a port in use should be said before anything is written.
     let address = SocketAddr::new(args.node.bind_address, args.https_listen_port);
     let listener = match args.serving.permit_port_sharing {
@@ -224,10 +255,10 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     });
     config.aggregator_routing =
         if args.outgoing.enable_aggregator_routing { Routing::Endpoints } else { Routing::ClusterIp };
-    config.service_cidrs = vec![plan.service_cidr.to_string()];
+    config.service_cidrs = plan.service_cidrs.iter().map(Cidr::to_string).collect();
     config.node_ports = args.service_node_port_range;
     config.advertise = Some((plan.advertised, port));
-    args.serving.apply(&mut config, serving, &pki.cluster.certificate)?;
+    args.serving.apply(&mut config, spoken, serving, &pki.cluster.certificate)?;
     config.identity = Some(identity::Timing::default());
     config.gates = gates;
     config.runtime_config = runtime_config;
@@ -319,7 +350,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
             authority: pki.cluster.certificate.clone(),
             cluster: joining::Cluster {
                 cluster_cidr: plan.cluster_cidr.to_string(),
-                service_cidr: plan.service_cidr.to_string(),
+                service_cidr: plan.service_cidrs.iter().map(Cidr::to_string).collect::<Vec<_>>().join(","),
                 cluster_dns: (!dns_disabled).then_some(plan.cluster_dns),
                 cluster_domain: args.cluster_domain.clone(),
             },
@@ -402,7 +433,7 @@ fn server_names(args: &ServerArgs, plan: &Plan) -> Vec<String> {
             .map(str::to_owned)
             .into();
     names.push(format!("kubernetes.default.svc.{}", args.cluster_domain));
-    names.extend(plan.service_cidr.at(1).map(|ip| ip.to_string()));
+    names.extend(plan.service_cidrs.iter().filter_map(|range| range.at(1)).map(|ip| ip.to_string()));
     names.push(plan.node.ip.to_string());
     names.push(plan.node.name.clone());
     if !args.node.bind_address.is_unspecified() {
@@ -417,6 +448,30 @@ fn server_names(args: &ServerArgs, plan: &Plan) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_of_services() {
+        let ranges = |text: &str| {
+            service_cidrs(text).map(|all| all.iter().map(Cidr::to_string).collect::<Vec<_>>().join(" "))
+        };
+        for (text, expected) in [
+            ("10.43.0.0/16", "10.43.0.0/16"),
+            ("10.43.0.0/16,fd00:43::/112", "10.43.0.0/16 fd00:43::/112"),
+            ("fd00:43::/112, 10.43.7.9/16", "fd00:43::/112 10.43.0.0/16"),
+        ] {
+            assert_eq!(ranges(text).unwrap(), expected);
+        }
+        for (text, part) in [
+            ("", "is not an address range"),
+            ("10.43.0.0/16,10.44.0.0/16", "must be of different IP family"),
+            ("10.43.0.0/16,fd00::/112,fd01::/112", "must not contain more than two entries"),
+            ("10.43.0.0/30", "must be at least 8 IP addresses"),
+            ("10.43.0.0/16,fd00::/48", "shortest allowed prefix length for service CIDR is 64, got 48"),
+        ] {
+            let error = ranges(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn every_controller_has_a_role_of_its_own() {

@@ -80,6 +80,9 @@ pub struct ServingArgs {
     pub strict_transport_security_directives: Vec<String>,
 }
 
+/// What [`ServingArgs::read`] reads.
+type Spoken = (Limits, Browsers);
+
 /// A certificate and its key, and for whom.
 #[derive(Clone, Debug)]
 pub struct NamedFiles {
@@ -161,11 +164,24 @@ impl ServingArgs {
         })
     }
 
-    /// Sets up the API server, whose authentication is set up. `own`: its own certificate; `authority`: the cluster's.
-    pub fn apply(&self, config: &mut Config, own: KeyPairPem, authority: &str) -> anyhow::Result<()> {
+    /// What can be told before anything is there: how TLS is spoken, and what browsers are told.
+    pub fn read(&self) -> anyhow::Result<Spoken> {
         let limits = Limits::new(&self.tls_min_version, &self.tls_cipher_suites, &self.tls_curve_preferences)
             .map_err(anyhow::Error::msg)
             .context("--tls-min-version, --tls-cipher-suites, --tls-curve-preferences")?;
+        let browsers = Browsers::new(&self.cors_allowed_origins, &self.strict_transport_security_directives)
+            .map_err(anyhow::Error::msg)?;
+        Ok((limits, browsers))
+    }
+
+    /// Sets up the API server, whose authentication is set up. `own`: its own certificate; `authority`: the cluster's.
+    pub fn apply(
+        &self,
+        config: &mut Config,
+        (limits, browsers): Spoken,
+        own: KeyPairPem,
+        authority: &str,
+    ) -> anyhow::Result<()> {
         let certificates = self.certificates(own, authority)?;
         let speaks = if self.disable_http2_serving { Speaks::Http1 } else { Speaks::Both };
         let authorities = config.auth.authorities.load_full();
@@ -176,9 +192,7 @@ impl ServingArgs {
             0 => Http::default().max_streams,
             given => given,
         };
-        config.browsers =
-            Browsers::new(&self.cors_allowed_origins, &self.strict_transport_security_directives)
-                .map_err(anyhow::Error::msg)?;
+        config.browsers = browsers;
         config.own_endpoints = self.endpoint_reconciler_type == EndpointReconciler::Lease;
         let (port, (from, to)) = (self.kubernetes_service_node_port, config.node_ports);
         if port > 0 && !(from..=to).contains(&port) {
