@@ -11,12 +11,13 @@ use std::{
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use yare_kinds::{
     net,
     strategy::core::service::{families, needs_health_check},
     view::{View, ViewMut},
 };
+use yare_metrics::table::Counts;
 use yare_schema::field::{FieldError, Path};
 
 use self::ports::Ports;
@@ -25,6 +26,7 @@ use crate::{
     status::{ApiError, ApiResult, GroupResource},
 };
 
+mod metrics;
 pub mod objects;
 mod ports;
 
@@ -74,10 +76,15 @@ impl Cidr {
             && value - self.base < 1u128.checked_shl(self.bits.into()).unwrap_or(u128::MAX)
     }
 
-    /// Addresses that can be given out: without the first, and for IPv4 without the last. Bounded for IPv6.
-    fn usable(&self) -> u128 {
-        let size = 1u128 << self.bits.min(20);
+    /// Addresses that can be given out: without the first, and for IPv4 without the last.
+    fn size(&self) -> u128 {
+        let size = 1u128.checked_shl(self.bits.into()).unwrap_or(u128::MAX);
         if self.v6 { size - 1 } else { size.saturating_sub(2) }
+    }
+
+    /// Those of them that are given to who does not ask for one: of IPv6 no more than of a large range of IPv4.
+    fn usable(&self) -> u128 {
+        self.size().min((1 << 20) - 1)
     }
 
     /// Whether the address may be given out: not the first, and for IPv4 not the last.
@@ -114,6 +121,7 @@ pub struct Allocators {
     /// Addresses whose objects are to be looked at.
     due: Mutex<BTreeSet<IpAddr>>,
     told: Notify,
+    counts: Counts,
 }
 
 impl Allocators {
@@ -125,6 +133,7 @@ impl Allocators {
             taken: Mutex::default(),
             due: Mutex::default(),
             told: Notify::new(),
+            counts: Counts::default(),
         }
     }
 
@@ -223,19 +232,23 @@ pub struct Reserved<'a> {
     allocators: Option<&'a Allocators>,
     addresses: Vec<IpAddr>,
     ports: Vec<u16>,
+    /// Nothing is to come of it.
+    dry_run: bool,
 }
 
-impl Reserved<'_> {
+impl<'a> Reserved<'a> {
     /// Nothing was taken.
     pub fn nothing() -> Self {
-        Self { allocators: None, addresses: Vec::new(), ports: Vec::new() }
+        Self { allocators: None, addresses: Vec::new(), ports: Vec::new(), dry_run: false }
+    }
+
+    fn of(allocators: &'a Allocators, dry_run: bool) -> Self {
+        Self { allocators: Some(allocators), addresses: Vec::new(), ports: Vec::new(), dry_run }
     }
 
     /// The write happened.
     pub fn keep(mut self) {
-        if let Some(allocators) = self.allocators.take() {
-            allocators.look_at(std::mem::take(&mut self.addresses));
-        }
+        self.allocators = None;
     }
 }
 
@@ -249,8 +262,7 @@ impl Drop for Reserved<'_> {
 
 /// Gives a new service its addresses and ports.
 pub fn create<'a>(call: &'a Call, service: &mut Value, dry_run: bool) -> ApiResult<Reserved<'a>> {
-    let mut reserved =
-        Reserved { allocators: Some(&call.core.allocators), addresses: Vec::new(), ports: Vec::new() };
+    let mut reserved = Reserved::of(&call.core.allocators, dry_run);
     families(call, service, &Value::Null)?;
     if needs_address(service) {
         addresses_for_all(call, service, &mut reserved)?;
@@ -262,17 +274,13 @@ pub fn create<'a>(call: &'a Call, service: &mut Value, dry_run: bool) -> ApiResu
     if needs_health_check(service) {
         ports.health(service)?;
     }
-    if dry_run {
-        // Dropped at once: nothing stays taken.
-        return Ok(Reserved::nothing());
-    }
+    // What a dry run took comes back when it ends, as of a write that fails.
     Ok(reserved)
 }
 
 /// Gives a changed service what it needs now and has not.
-pub fn update(call: &Call, new: &mut Value, old: &Value, dry_run: bool) -> ApiResult<()> {
-    let mut reserved =
-        Reserved { allocators: Some(&call.core.allocators), addresses: Vec::new(), ports: Vec::new() };
+pub fn update<'a>(call: &'a Call, new: &mut Value, old: &Value, dry_run: bool) -> ApiResult<Reserved<'a>> {
+    let mut reserved = Reserved::of(&call.core.allocators, dry_run);
     families(call, new, old)?;
     let named = |s: &Value| s.str_at("spec.type") == "ExternalName";
     if families::prefers_as_before(new, old) || named(new) {
@@ -291,11 +299,7 @@ pub fn update(call: &Call, new: &mut Value, old: &Value, dry_run: bool) -> ApiRe
     if needs_health_check(new) && !needs_health_check(old) {
         ports.health(new)?;
     }
-    if !dry_run {
-        // Should the write fail for another reason, the next start gives these back.
-        reserved.keep();
-    }
-    Ok(())
+    Ok(reserved)
 }
 
 /// Gives back what a changed service no longer has.
@@ -304,7 +308,6 @@ pub fn updated(call: &Call, new: &Value, old: &Value) {
     let gone: Vec<IpAddr> = addresses(old).into_iter().filter(|a| !have.contains(a)).collect();
     let gone_ports: Vec<u16> = node_ports(old).into_iter().filter(|p| !ports.contains(p)).collect();
     call.core.allocators.release(&gone, &gone_ports);
-    call.core.allocators.look_at(have);
 }
 
 /// Gives back what a deleted service had.
@@ -352,9 +355,14 @@ fn address(
     };
     let ranges = objects::ranges(&call.core, family);
     let owner = key(service);
+    let began = Instant::now();
     if wanted.is_empty() {
         let random = &*call.core.config.random;
-        let mut given = ranges.iter().filter_map(|r| allocators.take_address(r, owner.clone(), random));
+        let mut given = ranges.iter().filter_map(|range| {
+            let given = allocators.take_address(range, owner.clone(), random);
+            reserved.counts(range, metrics::DYNAMIC, began, given.is_some());
+            given
+        });
         let given = given.next().ok_or_else(full)?;
         reserved.addresses.push(given);
         return Ok(given.to_string());
@@ -372,14 +380,22 @@ fn address(
         return refuse("the provided network does not match the current range");
     };
     if !ranges.iter().any(|r| r.gives(address)) {
+        reserved.counts(range, metrics::STATIC, began, false);
         return refuse(&format!(
             "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
         ));
     }
-    match allocators.taken.lock().addresses.entry(address) {
-        Entry::Occupied(_) => return refuse("provided IP is already allocated"),
-        Entry::Vacant(free) => free.insert(owner),
+    let free = match allocators.taken.lock().addresses.entry(address) {
+        Entry::Occupied(_) => false,
+        Entry::Vacant(free) => {
+            free.insert(owner);
+            true
+        }
     };
+    reserved.counts(range, metrics::STATIC, began, free);
+    if !free {
+        return refuse("provided IP is already allocated");
+    }
     reserved.addresses.push(address);
     Ok(wanted.to_owned())
 }

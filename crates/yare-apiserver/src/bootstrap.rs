@@ -40,6 +40,7 @@ pub async fn run(core: &Arc<Core>) -> Result<(), StartError> {
     }
     let make = |object| ensure_in_time(core, object);
     stream::iter(others).map(Ok).try_for_each_concurrent(AT_ONCE, make).await?;
+    crate::alloc::objects::own_range(core).await;
     own_service::reconcile(core).await;
     Ok(())
 }
@@ -187,7 +188,7 @@ pub async fn remove(
 }
 
 /// Options of the server's own writes.
-fn own_options() -> WriteOptions {
+pub(crate) fn own_options() -> WriteOptions {
     WriteOptions {
         dry_run: false,
         field_manager: "kube-apiserver".into(),

@@ -6,6 +6,7 @@
 use futures::{FutureExt, future::BoxFuture};
 use serde_json::{Value, json};
 use yare_kinds::view::{View, ViewMut};
+use yare_store::Write;
 
 use crate::{
     admission::policy,
@@ -19,7 +20,8 @@ use crate::{
 };
 
 type Create = for<'a> fn(&'a Call, &mut Value, bool) -> ApiResult<Reserved<'a>>;
-type Update = fn(&Call, &mut Value, &Value, bool) -> ApiResult<()>;
+type Update = for<'a> fn(&'a Call, &mut Value, &Value, bool) -> ApiResult<Reserved<'a>>;
+type Beside = fn(&Call, Option<&Value>, Option<&Value>) -> ApiResult<Vec<Write>>;
 type Ask = for<'a> fn(&'a Call, &'a Value, Option<&'a Value>) -> BoxFuture<'a, ApiResult<()>>;
 
 /// One resource with something of its own.
@@ -29,8 +31,11 @@ struct Row {
     ask: Option<Ask>,
     /// Before a new object is validated: may take what must be unique.
     create: Option<Create>,
-    /// Before a changed object is validated.
+    /// Before a changed object is validated: the same.
     update: Option<Update>,
+    /// What is written with an object that is made, changed or removed, in the same transaction: from the new one and
+    /// the old one.
+    beside: Option<Beside>,
     /// After an object changed.
     updated: Option<fn(&Call, &Value, &Value)>,
     /// When an object's deletion starts, with the time.
@@ -46,6 +51,7 @@ const NOTHING: Row = Row {
     ask: None,
     create: None,
     update: None,
+    beside: None,
     updated: None,
     deleting: None,
     held: None,
@@ -81,6 +87,7 @@ const TABLE: &[Row] = &[
         resource: ("", "services"),
         create: Some(alloc::create),
         update: Some(alloc::update),
+        beside: Some(alloc::objects::beside),
         updated: Some(alloc::updated),
         deleted: Some(alloc::deleted),
         ..NOTHING
@@ -139,14 +146,27 @@ pub fn before_create<'a>(
 }
 
 /// Before a changed object is validated.
-pub fn before_update(
-    call: &Call,
+pub fn before_update<'a>(
+    call: &'a Call,
     served: &Served,
     new: &mut Value,
     old: &Value,
     dry_run: bool,
-) -> ApiResult<()> {
-    row(served).and_then(|r| r.update).map_or(Ok(()), |update| update(call, new, old, dry_run))
+) -> ApiResult<Reserved<'a>> {
+    match row(served).and_then(|r| r.update) {
+        Some(update) => update(call, new, old, dry_run),
+        None => Ok(Reserved::nothing()),
+    }
+}
+
+/// What is written together with an object: it is new, changed, or (without `new`) to be removed.
+pub fn beside(
+    call: &Call,
+    served: &Served,
+    new: Option<&Value>,
+    old: Option<&Value>,
+) -> ApiResult<Vec<Write>> {
+    row(served).and_then(|r| r.beside).map_or(Ok(Vec::new()), |beside| beside(call, new, old))
 }
 
 /// After an object was created.

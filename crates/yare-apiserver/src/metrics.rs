@@ -93,6 +93,7 @@ impl Metrics {
         Process::read().expose(&mut page);
         build(&mut page);
         core.aggregation.metrics.expose(core, &mut page);
+        core.allocators.expose(core, &mut page);
         core.admission.expose(&mut page);
         if let Some(egress) = &core.config.egress {
             egress.expose(&mut page);

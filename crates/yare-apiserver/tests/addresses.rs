@@ -26,7 +26,8 @@ async fn each_address_of_a_service_has_an_object() {
     let made = server.post(SERVICES, &service("a", json!({}))).await.expect(201);
     let ip = made["spec"]["clusterIP"].as_str().unwrap();
     let path = format!("{ADDRESSES}/{ip}");
-    let object = server.until_is(&path, "made", |code, _| code == 200).await;
+    // It comes with the service.
+    let object = server.get(&path).await.expect(200);
     let labels = json!({"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
     assert_eq!(object["metadata"]["labels"], labels);
     let parent = json!({"resource": "services", "namespace": "default", "name": "a"});
@@ -39,18 +40,18 @@ async fn each_address_of_a_service_has_an_object() {
             code == 200 && now["metadata"]["uid"] != object["metadata"]["uid"]
         })
         .await;
+    // And goes with it.
     server.delete(&format!("{SERVICES}/a")).await.expect(200);
-    server.until_is(&path, "gone", |code, _| code == 404).await;
+    server.get(&path).await.expect(404);
     // Services without an address have none; dry runs leave none.
     server.post(SERVICES, &service("headless", json!({"clusterIP": "None"}))).await.expect(201);
     server.post(&format!("{SERVICES}?dryRun=All"), &service("dry", json!({}))).await.expect(201);
     // An address that is given back by a change of type.
     let made = server.post(SERVICES, &service("b", json!({}))).await.expect(201);
     let path = format!("{ADDRESSES}/{}", made["spec"]["clusterIP"].as_str().unwrap());
-    server.until_is(&path, "made", |code, _| code == 200).await;
     let named = json!({"spec": {"type": "ExternalName", "externalName": "x.example.com", "clusterIP": null, "clusterIPs": null}});
     server.patch("merge", &format!("{SERVICES}/b"), &named).await.expect(200);
-    server.until_is(&path, "given back", |code, _| code == 404).await;
+    server.get(&path).await.expect(404);
     let all = server.get(ADDRESSES).await.expect(200);
     assert_eq!(all["items"].as_array().unwrap().len(), 1, "{all}");
 }
@@ -68,7 +69,7 @@ async fn addresses_that_others_have_are_not_given_out() {
     );
     server.delete(&format!("{ADDRESSES}/10.43.0.77")).await.expect(200);
     server.post(SERVICES, &wanted).await.expect(201);
-    let object = server.until_is(&format!("{ADDRESSES}/10.43.0.77"), "made", |code, _| code == 200).await;
+    let object = server.get(&format!("{ADDRESSES}/10.43.0.77")).await.expect(200);
     assert_eq!(object["spec"]["parentRef"]["name"], "a");
 }
 
@@ -86,7 +87,7 @@ async fn ranges_that_are_ready_give_addresses() {
         "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
     server.put(&format!("{RANGES}/more/status"), &range).await.expect(200);
     server.post(SERVICES, &outside("a")).await.expect(201);
-    server.until_is(&format!("{ADDRESSES}/10.99.0.5"), "made", |code, _| code == 200).await;
+    server.get(&format!("{ADDRESSES}/10.99.0.5")).await.expect(200);
     let edge = service("edge", json!({"clusterIP": "10.99.0.7"}));
     let message = server.post(SERVICES, &edge).await.expect_reason(422, "Invalid");
     assert!(message.contains("The range of valid IPs is 10.99.0.0/29"), "{message}");
@@ -105,7 +106,7 @@ async fn a_restart_sets_right_what_was_missed() {
         .expect(201);
     let made = server.post(SERVICES, &service("a", json!({}))).await.expect(201);
     let ip = made["spec"]["clusterIP"].as_str().unwrap().to_owned();
-    let object = server.until_is(&format!("{ADDRESSES}/{ip}"), "made", |code, _| code == 200).await;
+    let object = server.get(&format!("{ADDRESSES}/{ip}")).await.expect(200);
     let store = server.api.core().store().clone();
     server.api.shutdown().await;
     // As if the server had been killed before it came to either.
@@ -126,4 +127,163 @@ async fn a_restart_sets_right_what_was_missed() {
     let server = Server { api: ApiServer::start(Config::new(store)).await.unwrap(), dir: server.dir };
     server.until_is(&format!("{ADDRESSES}/{ip}"), "made anew", |code, _| code == 200).await;
     server.until_is(&format!("{ADDRESSES}/10.43.9.9"), "stale", |code, _| code == 404).await;
+}
+
+#[tokio::test]
+async fn a_service_and_its_object_are_one_transaction() {
+    let server = Server::start().await;
+    let mut objects = server.watch(&format!("{ADDRESSES}?watch=1")).await;
+    assert_eq!(objects.brief().await, "ADDED 10.43.0.1");
+    // An object that is left over is taken over, with its service.
+    let made = server.post(SERVICES, &service("a", json!({"clusterIP": "10.43.0.9"}))).await.expect(201);
+    let added = objects.next().await.unwrap();
+    let revision = |object: &Value| object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (&added["type"], &added["object"]["metadata"]["name"]),
+        (&json!("ADDED"), &json!("10.43.0.9"))
+    );
+    assert_eq!(revision(&added["object"]), revision(&made), "both have the revision of one commit");
+    let managers = added["object"]["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!(managers[0]["manager"], "kube-apiserver");
+    // A service that is refused leaves neither object nor address.
+    let taken = service("b", json!({"clusterIP": "10.43.0.9"}));
+    server.post(SERVICES, &taken).await.expect_reason(422, "Invalid");
+    let twice = service("a", json!({"clusterIP": "10.43.0.10"}));
+    server.post(SERVICES, &twice).await.expect_reason(409, "AlreadyExists");
+    server.get(&format!("{ADDRESSES}/10.43.0.10")).await.expect(404);
+    server.post(SERVICES, &service("c", json!({"clusterIP": "10.43.0.10"}))).await.expect(201);
+    // So does a change that is refused, of what it would have given.
+    server
+        .post(
+            SERVICES,
+            &json!({"metadata": {"name": "d"}, "spec": {"type": "ExternalName", "externalName": "x.test"}}),
+        )
+        .await
+        .expect(201);
+    let change = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.43.0.11", "externalName": null, "ports": [{"port": 80, "targetPort": -1}]}});
+    server.patch("merge", &format!("{SERVICES}/d"), &change).await.expect_reason(422, "Invalid");
+    server.post(SERVICES, &service("e", json!({"clusterIP": "10.43.0.11"}))).await.expect(201);
+    // The same address goes from one service to the next without a gap.
+    for _ in 0..20 {
+        server.delete(&format!("{SERVICES}/e")).await.expect(200);
+        server.post(SERVICES, &service("e", json!({"clusterIP": "10.43.0.11"}))).await.expect(201);
+        server.get(&format!("{ADDRESSES}/10.43.0.11")).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn what_is_given_and_refused_is_counted() {
+    let server = Server::with(|config| {
+        config.service_cidrs = vec!["10.43.0.0/29".into()];
+        config.node_ports = (30000, 30001);
+    })
+    .await;
+    for name in ["a", "b"] {
+        server.post(SERVICES, &service(name, json!({"type": "NodePort"}))).await.expect(201);
+    }
+    server.post(&format!("{SERVICES}?dryRun=All"), &service("dry", json!({}))).await.expect(201);
+    server.post(SERVICES, &service("c", json!({"clusterIP": "10.43.0.1"}))).await.expect(422);
+    server.post(SERVICES, &service("d", json!({"type": "NodePort"}))).await.expect(500);
+    for name in ["e", "f", "g"] {
+        server.post(SERVICES, &service(name, json!({}))).await.expect(201);
+    }
+    server.post(SERVICES, &service("h", json!({}))).await.expect(500);
+    let text = server.get("/metrics").await.text();
+    let address = "kube_apiserver_clusterip_allocator_";
+    let port = "kube_apiserver_nodeport_allocator_";
+    for line in [
+        format!(
+            "# HELP {address}allocated_ips [ALPHA] Gauge measuring the number of allocated IPs for Services"
+        ),
+        format!("{address}allocated_ips{{cidr=\"10.43.0.0/29\"}} 6"),
+        format!("{address}available_ips{{cidr=\"10.43.0.0/29\"}} 0"),
+        // Its own; of what has no ports an address was given for a moment.
+        format!("{address}allocation_total{{cidr=\"10.43.0.0/29\",scope=\"static\"}} 1"),
+        format!("{address}allocation_total{{cidr=\"10.43.0.0/29\",scope=\"dynamic\"}} 6"),
+        format!("{address}allocation_errors_total{{cidr=\"10.43.0.0/29\",scope=\"static\"}} 1"),
+        format!("{address}allocation_errors_total{{cidr=\"10.43.0.0/29\",scope=\"dynamic\"}} 1"),
+        format!("{address}allocation_duration_seconds_count{{cidr=\"10.43.0.0/29\"}} 7"),
+        format!("{port}allocated_ports 2"),
+        format!("{port}available_ports 0"),
+        format!("{port}allocation_total{{scope=\"dynamic\"}} 2"),
+        format!("{port}allocation_errors_total{{scope=\"dynamic\"}} 1"),
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn two_ranges_give_two_families() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = async |ranges: &[&str]| {
+        let mut config = Config::new(open(&dir.path().join("store")).await);
+        config.service_cidrs = ranges.iter().map(|r| (*r).to_owned()).collect();
+        config.advertise = Some(("192.0.2.1".parse().unwrap(), 6443));
+        Server { api: Box::pin(ApiServer::start(config)).await.unwrap(), dir: tempfile::tempdir().unwrap() }
+    };
+    let stop = async |server: Server| {
+        server.api.shutdown().await;
+        server.api.core().store().clone().close().await;
+    };
+    let server = start(&["10.43.0.0/16"]).await;
+    let wants_two = service("two", json!({"ipFamilyPolicy": "RequireDualStack"}));
+    let message = server.post(SERVICES, &wants_two).await.expect_reason(422, "Invalid");
+    assert!(message.contains("this cluster is not configured for dual-stack services"), "{message}");
+    let prefers = service("later", json!({"ipFamilyPolicy": "PreferDualStack"}));
+    let later = server.post(SERVICES, &prefers).await.expect(201);
+    assert_eq!(later["spec"]["ipFamilies"], json!(["IPv4"]));
+    stop(server).await;
+
+    // A second range comes: the object says both.
+    let server = start(&["10.43.0.0/16", "fd00:43::/112"]).await;
+    let range = server.get(&format!("{RANGES}/kubernetes")).await.expect(200);
+    assert_eq!(range["spec"]["cidrs"], json!(["10.43.0.0/16", "fd00:43::/112"]));
+    let own = server.get(&format!("{SERVICES}/kubernetes")).await.expect(200);
+    assert_eq!(own["spec"]["ipFamilies"], json!(["IPv4"]));
+    for (name, spec, families) in [
+        ("plain", json!({}), json!(["IPv4"])),
+        ("six", json!({"ipFamilies": ["IPv6"]}), json!(["IPv6"])),
+        ("prefer", json!({"ipFamilyPolicy": "PreferDualStack"}), json!(["IPv4", "IPv6"])),
+        ("two", json!({"ipFamilyPolicy": "RequireDualStack"}), json!(["IPv4", "IPv6"])),
+        (
+            "turned",
+            json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"]}),
+            json!(["IPv6", "IPv4"]),
+        ),
+        (
+            "told",
+            json!({"ipFamilyPolicy": "PreferDualStack", "clusterIP": "fd00:43::77"}),
+            json!(["IPv6", "IPv4"]),
+        ),
+    ] {
+        let made = server.post(SERVICES, &service(name, spec)).await.expect(201);
+        assert_eq!(made["spec"]["ipFamilies"], families, "{name}");
+        let ips: Vec<&str> =
+            made["spec"]["clusterIPs"].as_array().unwrap().iter().map(|ip| ip.as_str().unwrap()).collect();
+        assert_eq!(made["spec"]["clusterIP"], ips[0], "{name}");
+        assert_eq!(ips.len(), families.as_array().unwrap().len(), "{name}");
+        for (ip, family) in ips.iter().zip(families.as_array().unwrap()) {
+            let object = server.get(&format!("{ADDRESSES}/{ip}")).await.expect(200);
+            assert_eq!(object["metadata"]["labels"]["ipaddress.kubernetes.io/ip-family"], *family, "{name}");
+            assert_eq!(object["spec"]["parentRef"]["name"], name);
+        }
+    }
+    // Up and down again by a change of the policy.
+    let up = server
+        .patch(
+            "merge",
+            &format!("{SERVICES}/plain"),
+            &json!({"spec": {"ipFamilyPolicy": "RequireDualStack"}}),
+        )
+        .await
+        .expect(200);
+    let second = format!("{ADDRESSES}/{}", up["spec"]["clusterIPs"][1].as_str().unwrap());
+    server.get(&second).await.expect(200);
+    let down = server
+        .patch("merge", &format!("{SERVICES}/plain"), &json!({"spec": {"ipFamilyPolicy": "SingleStack"}}))
+        .await
+        .expect(200);
+    assert_eq!(down["spec"]["clusterIPs"].as_array().unwrap().len(), 1);
+    server.get(&second).await.expect(404);
+    stop(server).await;
 }

@@ -1,25 +1,34 @@
 //! IPAddresses: for each address of a service an object that says whose it is (KEP-1880), and addresses that others
 //! have taken by making such objects themselves.
 //!
-//! In: addresses that were given out or came back. Out: the objects, made or removed a moment later; what was missed
-//! is found at the next start.
+//! The objects come and go with the addresses of a service in one transaction: whoever sees the service sees them.
+//! Objects that somebody removed, or that are left over, are put right a moment later, and at every start.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use yare_kinds::{net, view::View};
+use yare_kinds::{
+    net,
+    view::{View, ViewMut},
+};
+use yare_store::{Draft, Expect, Object, Op, Write};
 
 use super::{Allocators, Cidr, Reserved, addresses};
 use crate::{
-    bootstrap::{ensure, remove},
+    bootstrap::{ensure, own_options, remove, rewrite},
+    codec,
     core::{Call, Core},
-    status::ApiResult,
+    managed,
+    status::{ApiError, ApiResult},
+    verbs::write::{self, context},
 };
 
 const GROUP: &str = "networking.k8s.io";
 const IP_ADDRESSES: (&str, &str) = (GROUP, "ipaddresses");
 const KIND: &str = "networking.k8s.io/ipaddresses";
 const RANGES: &str = "networking.k8s.io/servicecidrs";
+/// The one that says what the flags say.
+const OWN_RANGE: &str = "kubernetes";
 const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 const MANAGER: &str = "ipallocator.k8s.io";
 const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
@@ -74,6 +83,102 @@ pub(super) fn ranges(core: &Core, family: &str) -> Vec<Cidr> {
     all
 }
 
+/// The object `kubernetes` says the ranges of the flags: the second one is added to the first when it comes. Any other
+/// difference is for the operator to mend, as upstream has it.
+pub async fn own_range(core: &Arc<Core>) {
+    let wanted = &core.config.service_cidrs;
+    let Some(stored) = core.read(RANGES, OWN_RANGE) else { return };
+    let said = stored.strings("spec.cidrs");
+    if said == *wanted {
+        return;
+    }
+    if wanted.len() != 2 || said != wanted[..1] {
+        tracing::warn!(?said, ?wanted, "the default ServiceCIDR does not match the flags");
+        return;
+    }
+    let make = |object: &Value| {
+        let mut object = object.clone();
+        object.set("spec.cidrs", wanted.clone());
+        Ok(object)
+    };
+    let widened = rewrite(core, (GROUP, "servicecidrs"), &write::MAIN, ("", OWN_RANGE), &make).await;
+    if let Err(error) = widened {
+        tracing::warn!(
+            why = error.message,
+            ?wanted,
+            "the default ServiceCIDR can not be updated to dual stack"
+        );
+    }
+}
+
+/// What is written together with a service that is made, changed or removed: the objects of the addresses that it
+/// gains and loses.
+pub fn beside(call: &Call, new: Option<&Value>, old: Option<&Value>) -> ApiResult<Vec<Write>> {
+    let all = |service: Option<&Value>| service.map(addresses).unwrap_or_default();
+    let (have, had) = (all(new), all(old));
+    if have == had {
+        return Ok(Vec::new());
+    }
+    let store = call.core.store();
+    let write =
+        |address: &IpAddr, expect, op| Write { kind: KIND.into(), key: address.to_string(), expect, op };
+    let mut writes = Vec::new();
+    for address in have.iter().filter(|address| !had.contains(address)) {
+        let Some(service) = new else { continue };
+        let expect = match store.get(KIND, &address.to_string()) {
+            None => Expect::Absent,
+            // Left over.
+            Some(stored) if is_own(&parsed(&stored)?) => Expect::Revision(stored.revision),
+            Some(_) => continue,
+        };
+        let Some(draft) = draft(call, *address, service)? else { continue };
+        writes.push(write(address, expect, Op::Put(draft)));
+    }
+    for address in had.iter().filter(|address| !have.contains(address)) {
+        let Some(stored) = store.get(KIND, &address.to_string()) else { continue };
+        let object = parsed(&stored)?;
+        if is_own(&object) && old.is_some_and(|service| is_of(&object, service)) {
+            writes.push(write(address, Expect::Revision(stored.revision), Op::Delete));
+        }
+    }
+    Ok(writes)
+}
+
+fn parsed(stored: &Object) -> ApiResult<Value> {
+    serde_json::from_slice(&stored.bytes).map_err(ApiError::internal)
+}
+
+/// The object of a service's address for the store; none where there are none.
+fn draft(call: &Call, address: IpAddr, service: &Value) -> ApiResult<Option<Draft>> {
+    let Some(served) = call.core.builtin.stored(KIND) else { return Ok(None) };
+    let mut object = object(address, service);
+    let now = call.core.now_rfc3339();
+    object.set("metadata.creationTimestamp", now.clone());
+    object.set("metadata.uid", call.core.new_uid());
+    served.stored.strategy.default(&mut object);
+    managed::update(call, served, None, &mut object, &own_options(), "", &now);
+    served.strategy.prepare_for_create(&mut object, &context(&now, call));
+    codec::draft(&served.stored.ty, &mut object).map(Some)
+}
+
+fn object(address: IpAddr, service: &Value) -> Value {
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": { "name": address.to_string(), "labels": { FAMILY: family, MANAGED_BY: MANAGER } },
+        "spec": { "parentRef": {
+            "resource": "services",
+            "namespace": service.str_at("metadata.namespace"), "name": service.str_at("metadata.name"),
+        } },
+    })
+}
+
+/// Whether the object says that its address is the service's.
+fn is_of(object: &Value, service: &Value) -> bool {
+    let parent = object.at("spec.parentRef");
+    ["namespace", "name"].iter().all(|field| parent.str_at(field) == service.at("metadata").str_at(field))
+}
+
 /// Somebody makes an IPAddress: no service gets it.
 pub fn create<'a>(call: &'a Call, object: &mut Value, dry_run: bool) -> ApiResult<Reserved<'a>> {
     let allocators = &call.core.allocators;
@@ -84,7 +189,9 @@ pub fn create<'a>(call: &'a Call, object: &mut Value, dry_run: bool) -> ApiResul
         return Ok(Reserved::nothing());
     }
     taken.addresses.insert(address, Box::default());
-    Ok(Reserved { allocators: Some(allocators), addresses: vec![address], ports: Vec::new() })
+    let mut reserved = Reserved::of(allocators, false);
+    reserved.addresses.push(address);
+    Ok(reserved)
 }
 
 /// An IPAddress is gone. That of a service comes back.
@@ -129,32 +236,13 @@ async fn settle(core: &Arc<Core>, address: IpAddr) -> Result<(), String> {
     let owner = core.allocators.taken.lock().addresses.get(&address).cloned();
     let service = owner.filter(|key| !key.is_empty()).and_then(|key| core.read("services", &key));
     let service = service.filter(|service| addresses(service).contains(&address));
-    let parent = service.map(|service| {
-        json!({
-            "resource": "services",
-            "namespace": service.str_at("metadata.namespace"), "name": service.str_at("metadata.name"),
-        })
-    });
-    let object = core.read(KIND, &name);
-    let is_right = |object: &Value| {
-        parent.as_ref().is_some_and(|parent| {
-            ["namespace", "name"]
-                .iter()
-                .all(|field| object.at("spec.parentRef").at(field) == parent.at(field))
-        })
-    };
-    match (&parent, &object) {
-        (_, Some(object)) if !is_own(object) || is_right(object) => return Ok(()),
+    let stored = core.read(KIND, &name);
+    match (&service, &stored) {
+        (_, Some(stored)) if !is_own(stored) => return Ok(()),
+        (Some(service), Some(stored)) if is_of(stored, service) => return Ok(()),
         (_, Some(_)) => remove(core, IP_ADDRESSES, ("", &name)).await.map_err(|e| e.message)?,
-        (None, None) => return Ok(()),
-        (Some(_), None) => {}
+        _ => {}
     }
-    let Some(parent) = parent else { return Ok(()) };
-    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-    let object = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
-        "metadata": { "name": name, "labels": { FAMILY: family, MANAGED_BY: MANAGER } },
-        "spec": { "parentRef": parent },
-    });
-    ensure(core, object).await.map_err(|e| e.to_string())
+    let Some(service) = service else { return Ok(()) };
+    ensure(core, object(address, &service)).await.map_err(|e| e.to_string())
 }

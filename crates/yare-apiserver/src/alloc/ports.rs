@@ -9,7 +9,7 @@ use yare_kinds::{
 };
 use yare_schema::field::{FieldError, Path};
 
-use super::{Reserved, SERVICE, node_ports};
+use super::{Reserved, SERVICE, metrics, node_ports};
 use crate::{
     core::Call,
     status::{ApiError, ApiResult},
@@ -33,11 +33,14 @@ impl<'a, 'b> Ports<'a, 'b> {
         let allocators = &self.call.core.allocators;
         let (low, high) = allocators.ports;
         let Some(port) = u16::try_from(wanted).ok().filter(|p| (low..=high).contains(p)) else {
+            self.reserved.counts_port(metrics::STATIC, false);
             return Err(format!(
                 "provided port is not in the valid range. The range of valid ports is {low}-{high}"
             ));
         };
-        if !allocators.taken.lock().ports.insert(port) {
+        let free = allocators.taken.lock().ports.insert(port);
+        self.reserved.counts_port(metrics::STATIC, free);
+        if !free {
             return Err("provided port is already allocated".to_owned());
         }
         self.reserved.ports.push(port);
@@ -55,9 +58,10 @@ impl<'a, 'b> Ports<'a, 'b> {
 
     /// Any free port.
     fn take_any(&mut self) -> Option<i64> {
-        let given = self.call.core.allocators.take_port(&*self.call.core.config.random)?;
-        self.reserved.ports.push(given);
-        Some(i64::from(given))
+        let given = self.call.core.allocators.take_port(&*self.call.core.config.random);
+        self.reserved.counts_port(metrics::DYNAMIC, given.is_some());
+        self.reserved.ports.extend(given);
+        given.map(i64::from)
     }
 
     fn take_some(&mut self) -> ApiResult<i64> {

@@ -198,6 +198,7 @@ async fn commit(
                 op: Op::Put(draft),
             }];
             writes.extend(charges);
+            writes.extend(hooks::beside(call, served, Some(&new), None)?);
             // The namespace must still be what admission saw when the object appears in it.
             if let Some(namespace) = &admitted.namespace {
                 writes.push(Write {
@@ -217,7 +218,9 @@ async fn commit(
                     return Ok(Written { bytes, created: true });
                 }
                 Err(
-                    CommitError::Conflict { kind, key: at, .. } | CommitError::Missing { kind, key: at, .. },
+                    CommitError::Conflict { kind, key: at, .. }
+                    | CommitError::Missing { kind, key: at, .. }
+                    | CommitError::Exists { kind, key: at, .. },
                 ) if (&*kind, &at) != (&*stored.kind_key, &key) => {
                     // The namespace changed: all that was thought of it is thought again.
                     if &*kind != admission::resource_quota::QUOTAS {

@@ -239,8 +239,10 @@ async fn run(
             expect: Expect::Revision(current.revision),
             op,
         };
+        let mut writes = vec![write];
+        writes.extend(hooks::beside(call, served, new.as_ref(), Some(&old))?);
         storing.step("Transaction prepared");
-        let done = call.timed(Layer::Storage, store.commit(vec![write])).await;
+        let done = call.timed(Layer::Storage, store.commit(writes)).await;
         storing.answered(&done);
         match done {
             Ok(objects) => {

@@ -283,7 +283,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         if let Some(asked) = hooks::ask(call, served, &new, Some(&old)) {
             asked.await?;
         }
-        hooks::before_update(call, served, &mut new, &old, options.dry_run)?;
+        let reserved = hooks::before_update(call, served, &mut new, &old, options.dry_run)?;
         let mut errors = admission::claims::errors(&attributes, &new, Some(&old)).await;
         errors.extend(meta::validate_update(&new, &old, stored.namespaced));
         if let Some(row) = stored.builtin {
@@ -333,11 +333,13 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         };
         let mut writes = vec![write];
         writes.extend(charges);
+        writes.extend(hooks::beside(call, served, (!finished).then_some(&new), Some(&old))?);
         storing.step("Transaction prepared");
         let done = call.timed(Layer::Storage, store.commit(writes)).await;
         storing.answered(&done);
         match done {
             Ok(objects) => {
+                reserved.keep();
                 let revision = objects.first().map_or(current.revision, |o| o.revision);
                 let bytes = match objects.into_iter().next() {
                     Some(object) if !finished => object.bytes.clone(),
@@ -353,6 +355,12 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             // A patch that does not name a version carries that of the object it was applied to: it is applied
             // again to the newer one. One that does name a version fails in the next round.
             Err(CommitError::Conflict { .. } | CommitError::Missing { .. }) if retry => {}
+            // Something beside the object changed.
+            Err(
+                CommitError::Conflict { kind, key: at, .. }
+                | CommitError::Missing { kind, key: at, .. }
+                | CommitError::Exists { kind, key: at, .. },
+            ) if (&*kind, &at) != (&*stored.kind_key, &key) => {}
             Err(error) => return Err(ApiError::from_commit(error, what, name)),
         }
     }
