@@ -87,6 +87,10 @@ const CHECKS: &[Check] = &[
         ..hook("poststarthook/start-kube-apiserver-identity-lease-garbage-collector")
     },
     Check {
+        is_there: |core| core.config.gates.is_on(crate::leaders::GATE),
+        ..hook("poststarthook/start-kube-apiserver-coordinated-leader-election-controller")
+    },
+    Check {
         is_there: |core| core.config.gates.is_on("WatchCacheInitializationPostStartHook"),
         ..hook("poststarthook/storage-readiness")
     },

@@ -35,6 +35,7 @@ pub mod hooks;
 pub mod identity;
 pub mod index;
 pub mod jsonpath;
+pub mod leaders;
 pub mod managed;
 pub mod metrics;
 pub mod negotiate;

@@ -112,6 +112,7 @@ impl ApiServer {
         crate::identity::start(&core).await;
         crate::event_ttl::start(&core);
         crate::alloc::objects::start(&core);
+        crate::leaders::start(&core);
         serving::start(&core);
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })

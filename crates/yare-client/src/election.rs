@@ -27,6 +27,9 @@ pub struct ElectorConfig {
     pub renew_deadline: Duration,
     /// Pause between attempts.
     pub retry_period: Duration,
+    /// The API server says who holds the Lease ([`Candidate`](crate::Candidate)): it is not taken, only kept, until the
+    /// server prefers somebody else.
+    pub coordinated: bool,
 }
 
 impl ElectorConfig {
@@ -39,6 +42,7 @@ impl ElectorConfig {
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
+            coordinated: false,
         }
     }
 }
@@ -141,13 +145,52 @@ impl Elector {
 
     /// Takes or renews the lease; whether this candidate holds it now.
     async fn attempt(&mut self) -> bool {
-        match self.try_take().await {
+        let tried = if self.config.coordinated { self.try_keep().await } else { self.try_take().await };
+        match tried {
             Ok(held) => held,
             Err(error) => {
                 tracing::debug!(lease = self.config.name, %error, "could not take the lease");
                 false
             }
         }
+    }
+
+    /// When the lease that says this runs out.
+    fn observe(&mut self, current: &LeaseSpec) -> Instant {
+        let now = Instant::now();
+        let at = match &self.observed {
+            Some((seen, at)) if seen == current => *at,
+            _ => {
+                self.observed = Some((current.clone(), now));
+                now
+            }
+        };
+        let seconds = current.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
+        at + seconds.map_or(self.config.lease_duration, Duration::from_secs)
+    }
+
+    /// Renews a lease that was given to this candidate.
+    async fn try_keep(&mut self) -> Result<bool, kube::Error> {
+        let Some(mut lease) = self.api.get_opt(&self.config.name).await? else { return Ok(false) };
+        let current = lease.spec.take().unwrap_or_default();
+        let is_over = self.observe(&current) < Instant::now();
+        if is_over || current.holder_identity.as_ref() != Some(&self.config.identity) {
+            return Ok(false);
+        }
+        // Its term ends: it runs out, and the other one gets it.
+        if current.preferred_holder.as_ref().is_some_and(|preferred| !preferred.is_empty()) {
+            return Ok(false);
+        }
+        let now = MicroTime(Timestamp::now());
+        lease.spec = Some(LeaseSpec {
+            lease_duration_seconds: i32::try_from(self.config.lease_duration.as_secs()).ok(),
+            acquire_time: current.acquire_time.clone().or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            ..current
+        });
+        let stored = self.api.replace(&self.config.name, &PostParams::default(), &lease).await?;
+        self.observed = Some((stored.spec.unwrap_or_default(), Instant::now()));
+        Ok(true)
     }
 
     async fn try_take(&mut self) -> Result<bool, kube::Error> {
@@ -168,16 +211,10 @@ impl Elector {
             return Ok(true);
         };
         let current = lease.spec.take().unwrap_or_default();
-        if self.observed.as_ref().is_none_or(|(seen, _)| *seen != current) {
-            self.observed = Some((current.clone(), Instant::now()));
-        }
+        let expires = self.observe(&current);
         let holder = current.holder_identity.as_deref().unwrap_or_default();
         let mine = holder == self.config.identity;
-        let expires = self.observed.as_ref().map(|(_, at)| {
-            let seconds = current.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
-            *at + seconds.map_or(self.config.lease_duration, Duration::from_secs)
-        });
-        if !mine && !holder.is_empty() && expires.is_some_and(|at| Instant::now() < at) {
+        if !mine && !holder.is_empty() && Instant::now() < expires {
             return Ok(false);
         }
         if mine {

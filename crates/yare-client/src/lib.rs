@@ -14,6 +14,7 @@
 
 mod backoff;
 mod cache;
+mod candidate;
 mod client;
 mod election;
 mod frames;
@@ -27,6 +28,7 @@ mod resource;
 mod subscription;
 
 pub use backoff::Backoff;
+pub use candidate::{Candidate, CandidateConfig, OLDEST_EMULATION_VERSION};
 pub use client::{Client, ClientError, from_kubeconfig, in_process, in_process_as};
 pub use election::{Elector, ElectorConfig, Leadership};
 pub use informer::{Informer, Informers, Selection};

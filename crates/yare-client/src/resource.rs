@@ -102,6 +102,7 @@ resources! {
     CERTIFICATE_SIGNING_REQUESTS "certificates.k8s.io" "v1" "certificatesigningrequests" CertificateSigningRequest false;
     CLUSTER_TRUST_BUNDLES       "certificates.k8s.io" "v1beta1" "clustertrustbundles" ClusterTrustBundle false;
     POD_CERTIFICATE_REQUESTS    "certificates.k8s.io" "v1beta1" "podcertificaterequests" PodCertificateRequest true;
+    LEASE_CANDIDATES            "coordination.k8s.io" "v1beta1" "leasecandidates" LeaseCandidate true;
     LEASES                      "coordination.k8s.io" "v1" "leases" Lease true;
     ENDPOINT_SLICES             "discovery.k8s.io" "v1" "endpointslices" EndpointSlice true;
     FLOW_SCHEMAS                "flowcontrol.apiserver.k8s.io" "v1" "flowschemas" FlowSchema false;

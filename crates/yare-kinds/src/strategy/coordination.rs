@@ -16,7 +16,8 @@ pub const LEASE: &dyn Strategy = &Lease;
 /// `LeaseCandidate`
 pub const LEASE_CANDIDATE: &dyn Strategy = &LeaseCandidate;
 
-const OLDEST: &str = "OldestEmulationVersion";
+/// The strategy that the API server itself knows.
+pub const OLDEST: &str = "OldestEmulationVersion";
 
 struct Lease;
 
@@ -122,7 +123,7 @@ fn check_strategy(errs: &mut Errors, path: &Path<'_>, strategy: &str) {
 }
 
 /// The numbers of a semantic version; what follows them is checked for its characters only.
-fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
+pub fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
     let at = text.find(['-', '+']).unwrap_or(text.len());
     let (core, rest) = text.split_at(at);
     if !rest.is_empty()

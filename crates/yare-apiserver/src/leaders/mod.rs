@@ -1,0 +1,204 @@
+//! Who of those who offer themselves leads (coordinated leader election, KEP-4355).
+//!
+//! In: LeaseCandidates, in which components offer themselves for a Lease, and the Leases. Out: candidates are asked
+//! whether they are still there, a Lease gets its holder, and where a better one has come the preferred holder, for
+//! whom the present one makes room. What is to be done is read off the objects each time ([`election`]).
+//!
+//! There is one API server to a store, so that it need not be elected for this itself.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::{Instant, interval, sleep_until};
+use yare_kinds::view::{View as _, ViewMut as _};
+use yare_store::{Event, Object, Watcher};
+
+use self::election::{Step, is_pending, is_stale, step};
+use crate::{
+    bootstrap::{ensure, remove, rewrite},
+    core::Core,
+    verbs::write,
+};
+
+mod election;
+
+/// The gate of all this.
+pub const GATE: &str = "CoordinatedLeaderElection";
+
+const GROUP: &str = "coordination.k8s.io";
+const LEASES: (&str, &str) = (GROUP, "leases");
+const LEASE_KIND: &str = "coordination.k8s.io/leases";
+const CANDIDATES: (&str, &str) = (GROUP, "leasecandidates");
+const CANDIDATE_KIND: &str = "coordination.k8s.io/leasecandidates";
+
+/// Between two looks for candidates that are gone.
+const GC: Duration = Duration::from_secs(30 * 60);
+/// Before what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A Lease: namespace and name.
+type Key = (String, String);
+
+/// As `metav1.MicroTime` is written.
+fn micro_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// Holds elections until the server stops, where that is switched on.
+pub fn start(core: &Arc<Core>) {
+    if core.config.gates.is_on(GATE) {
+        tokio::spawn(run(core.clone()));
+        tokio::spawn(collect(core.clone()));
+    }
+}
+
+async fn run(core: Arc<Core>) {
+    while !core.stop.is_cancelled() {
+        let revision = core.store().revision();
+        let watched = [CANDIDATE_KIND, LEASE_KIND].map(|kind| core.store().watch(kind, revision));
+        let [Ok(mut candidates), Ok(mut leases)] = watched else { continue };
+        // What came before, or was missed.
+        let now = Instant::now();
+        let mut due: BTreeMap<Key, Instant> = all(&core).iter().map(|c| (lease_of(c), now)).collect();
+        follow(&core, &mut due, &mut candidates, &mut leases).await;
+    }
+}
+
+/// Does what is due, and takes in what comes, until a watch falls behind or the server stops.
+async fn follow(
+    core: &Arc<Core>,
+    due: &mut BTreeMap<Key, Instant>,
+    candidates: &mut Watcher,
+    leases: &mut Watcher,
+) {
+    loop {
+        let now = Instant::now();
+        let ready: Vec<Key> = due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for key in ready {
+            due.remove(&key);
+            if let Some(again) = elect(core, &key).await {
+                due.insert(key, Instant::now() + again);
+            }
+        }
+        let next = due.values().min().copied();
+        tokio::select! {
+            events = candidates.next() => {
+                let Ok(events) = events else { return };
+                for candidate in events.iter().filter_map(|event| parsed(&event.object)) {
+                    // Who was just asked and has not answered tells nothing new.
+                    if !is_pending(&candidate) {
+                        due.insert(lease_of(&candidate), Instant::now());
+                    }
+                }
+            }
+            events = leases.next() => {
+                let Ok(events) = events else { return };
+                for event in events {
+                    due.extend(key_of(&event).map(|key| (key, Instant::now())));
+                }
+            }
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            () = core.stop.cancelled() => return,
+        }
+    }
+}
+
+fn key_of(event: &Event) -> Option<Key> {
+    let (namespace, name) = event.object.key.split_once('/')?;
+    Some((namespace.to_owned(), name.to_owned()))
+}
+
+fn parsed(object: &Object) -> Option<Value> {
+    serde_json::from_slice(&object.bytes).ok()
+}
+
+/// The Lease that a candidate is for.
+fn lease_of(candidate: &Value) -> Key {
+    (candidate.str_at("metadata.namespace").to_owned(), candidate.str_at("spec.leaseName").to_owned())
+}
+
+fn all(core: &Core) -> Vec<Value> {
+    let snapshot = core.store().snapshot(CANDIDATE_KIND);
+    snapshot.range(Bound::Unbounded, "").filter_map(|object| parsed(object)).collect()
+}
+
+/// Brings one election a step further. When to look again.
+async fn elect(core: &Arc<Core>, key: &Key) -> Option<Duration> {
+    if core.store().snapshot(CANDIDATE_KIND).is_empty() {
+        return None;
+    }
+    let (namespace, name) = key;
+    let mut candidates = all(core);
+    candidates.retain(|candidate| lease_of(candidate) == *key);
+    let lease = core.read(LEASE_KIND, &format!("{namespace}/{name}"));
+    let Step { ask, spec, again, error } = step(lease.as_ref(), &candidates, core.now());
+    if let Some(error) = error {
+        tracing::warn!(namespace, lease = name, error, "an election does not go on");
+    }
+    for candidate in ask {
+        let now = micro_time(core.now());
+        let asked = |object: &Value| {
+            let mut object = object.clone();
+            object.set("spec.pingTime", now.clone());
+            Ok(object)
+        };
+        let asked = rewrite(core, CANDIDATES, &write::MAIN, (namespace, &candidate), &asked).await;
+        if let Err(error) = asked
+            && error.reason != "NotFound"
+        {
+            tracing::warn!(namespace, candidate, why = error.message, "a candidate cannot be asked");
+            return Some(RETRY);
+        }
+    }
+    let Some(spec) = spec else { return again };
+    match set(core, key, lease.as_ref(), spec).await {
+        Ok(()) => again,
+        Err(why) => {
+            tracing::warn!(namespace, lease = name, why, "a leader cannot be written down");
+            Some(RETRY)
+        }
+    }
+}
+
+/// Writes a Lease, unless it has changed since it was read.
+async fn set(core: &Arc<Core>, key: &Key, lease: Option<&Value>, spec: Value) -> Result<(), String> {
+    let (namespace, name) = key;
+    let Some(lease) = lease else {
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": { "name": name, "namespace": namespace }, "spec": spec,
+        });
+        return ensure(core, lease).await.map_err(|error| error.to_string());
+    };
+    let version = lease.str_at("metadata.resourceVersion");
+    let make = |object: &Value| {
+        let mut object = object.clone();
+        // Whoever was faster is looked at anew: the change itself tells of it.
+        object.set("metadata.resourceVersion", version);
+        object.set("spec", spec.clone());
+        Ok(object)
+    };
+    match rewrite(core, LEASES, &write::MAIN, (namespace, name), &make).await {
+        Err(error) if !matches!(error.reason, "Conflict" | "NotFound") => Err(error.message),
+        _ => Ok(()),
+    }
+}
+
+/// Removes candidates that have not been heard of for long, now and again until the server stops.
+async fn collect(core: Arc<Core>) {
+    let mut again = interval(GC);
+    loop {
+        tokio::select! {
+            _ = again.tick() => {}
+            () = core.stop.cancelled() => return,
+        }
+        for candidate in all(&core).iter().filter(|candidate| is_stale(candidate, core.now())) {
+            let (namespace, name) =
+                (candidate.str_at("metadata.namespace"), candidate.str_at("metadata.name"));
+            if let Err(error) = remove(&core, CANDIDATES, (namespace, name)).await {
+                tracing::warn!(namespace, name, why = error.message, "a silent candidate stays");
+            }
+        }
+    }
+}
