@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 use yare_kinds::view::{View as _, ViewMut as _};
 use yare_store::{Event, Object, Watcher};
 
@@ -57,7 +57,10 @@ async fn run(core: Arc<Core>) {
     while !core.stop.is_cancelled() {
         let revision = core.store().revision();
         let watched = [CANDIDATE_KIND, LEASE_KIND].map(|kind| core.store().watch(kind, revision));
-        let [Ok(mut candidates), Ok(mut leases)] = watched else { continue };
+        let [Ok(mut candidates), Ok(mut leases)] = watched else {
+            sleep(RETRY).await;
+            continue;
+        };
         // What came before, or was missed.
         let now = Instant::now();
         let mut due: BTreeMap<Key, Instant> = all(&core).iter().map(|c| (lease_of(c), now)).collect();
