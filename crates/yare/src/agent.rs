@@ -78,6 +78,8 @@ pub struct Plan {
     labels: BTreeMap<String, String>,
     /// How a container runtime behind CRI is spoken to.
     cri: cri::Told,
+    /// The node's directory: volumes of pods, sockets of plugins.
+    root_dir: PathBuf,
     /// The configuration of providers of logins for registries, and where their programs are.
     credential_providers: Option<(PathBuf, PathBuf)>,
     cluster: ClusterPlan,
@@ -100,7 +102,8 @@ impl Plan {
         let kubelet = given.load(&args.feature_gates.join(","), base)?;
         let cri = cri::Told::new(&given, &kubelet)?;
         let credential_providers = given.credential_providers()?;
-        Ok(Self { name, ip, kubelet, labels: given.labels, cri, credential_providers, cluster })
+        let root_dir = given.root_dir(&args.data.data_dir);
+        Ok(Self { name, ip, kubelet, labels: given.labels, cri, root_dir, credential_providers, cluster })
     }
 }
 
@@ -238,7 +241,7 @@ impl Agent {
             runtime.clone(),
             plan.name.clone(),
             plan.ip,
-            args.data.data_dir.join("agent"),
+            plan.root_dir.clone(),
         );
         config.labels = labels(&args.node_label)?;
         config.labels.extend(plan.labels.clone());

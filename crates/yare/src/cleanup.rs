@@ -7,7 +7,7 @@ use nix::mount::{MntFlags, umount2};
 use yare_net::proxy;
 use yare_runtime::{Engine, EngineConfig, Runtime as _};
 
-use crate::{cli::CleanupArgs, cri, progress::say};
+use crate::{cli::CleanupArgs, cri, kubelet_arg::Arguments, progress::say};
 
 /// Ends pods, unmounts their volumes, removes service rules. State under the data directory stays, so the
 /// next `yare server` starts the same pods again.
@@ -19,9 +19,9 @@ pub async fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     // Those of other nodes on this machine stay.
     let cgroups = [&yare_node::CGROUPS[..], &yare_runtime::CGROUPS].concat();
     yare_runtime::remove_empty_cgroups(&cgroups, Duration::from_millis(200)).await;
-    let agent = args.data.data_dir.join("agent");
-    detach_below(&agent)?;
-    let volumes = unmount_below(&agent)?;
+    let root_dir = Arguments::parse(&args.cri.kubelet_arg)?.root_dir(&args.data.data_dir);
+    detach_below(&root_dir)?;
+    let volumes = unmount_below(&root_dir)?;
     proxy::remove_rules()?;
     if !failed.is_empty() {
         anyhow::bail!("{} of {sandboxes} pods could not be ended; {}", failed.len(), failed.join("; "));

@@ -4,7 +4,10 @@
 //! `yare_node::config`), or one of those below. `config` and `config-dir` name files. Anything else is fields of
 //! `KubeletConfiguration` as YAML: `evictionHard: {memory.available: 200Mi}`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
@@ -22,6 +25,8 @@ pub struct Arguments {
     pub cni_bin_dir: Option<PathBuf>,
     /// And for network configurations.
     pub cni_conf_dir: Option<PathBuf>,
+    /// Where pods' volumes and the sockets of plugins are.
+    root_dir: Option<PathBuf>,
     /// `CredentialProviderConfig`: a file, or a directory of them.
     pub credential_provider_config: Option<PathBuf>,
     /// Where those providers' programs are.
@@ -95,7 +100,14 @@ const TABLE: &[Row] = &[
             Ok(())
         },
     },
-    Row { name: "root-dir", set: |_, _| bail!("use --data-dir") },
+    Row {
+        name: "root-dir",
+        set: |arguments, value| {
+            ensure!(!value.is_empty(), "no directory");
+            arguments.root_dir = Some(std::path::absolute(value)?);
+            Ok(())
+        },
+    },
 ];
 
 impl Arguments {
@@ -129,6 +141,12 @@ impl Arguments {
         Ok(out)
     }
 
+    /// The node's directory. Drivers and plugins from elsewhere look for it where upstream's kubelet has it, in
+    /// `/var/lib/kubelet`; by itself a node keeps to its data directory, so that several fit on one machine.
+    pub fn root_dir(&self, data_dir: &Path) -> PathBuf {
+        self.root_dir.clone().unwrap_or_else(|| data_dir.join("agent"))
+    }
+
     /// The configuration of providers of logins, and where their programs are.
     pub fn credential_providers(&self) -> anyhow::Result<Option<(PathBuf, PathBuf)>> {
         match (&self.credential_provider_config, &self.credential_provider_bin_dir) {
@@ -150,7 +168,7 @@ impl Arguments {
 /// What the program's own flags say of the node. `authority`: the file with the cluster's authority.
 pub fn base(
     args: &NodeArgs,
-    authority: &std::path::Path,
+    authority: &Path,
     cluster_dns: Option<std::net::IpAddr>,
     cluster_domain: &str,
 ) -> Vec<(&'static str, Value)> {
@@ -177,7 +195,7 @@ pub fn check_machine(configuration: &Configuration) -> anyhow::Result<()> {
             swaps.lines().collect::<Vec<_>>()
         );
     }
-    let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     if settings.fail_cgroup_v1 && !unified {
         bail!(
             "kubelet is configured to not run on a host using cgroup v1. cgroup v1 support is unsupported and will be removed in a future release"
@@ -251,6 +269,15 @@ mod tests {
     }
 
     #[test]
+    fn the_nodes_directory_is_below_the_data_directory_unless_it_is_told() {
+        let directory = |args: &[String]| Arguments::parse(args).unwrap().root_dir(Path::new("/data"));
+        assert_eq!(directory(&[]), Path::new("/data/agent"));
+        assert_eq!(directory(&["root-dir=/var/lib/kubelet".to_owned()]), Path::new("/var/lib/kubelet"));
+        let beside = std::env::current_dir().unwrap().join("beside");
+        assert_eq!(directory(&["--root-dir=beside".to_owned()]), beside);
+    }
+
+    #[test]
     fn tunables_must_be_as_upstream_has_them() {
         let set = |name: &str| Ok(TUNABLES.iter().find(|t| t.0 == name).unwrap().1.to_owned() + "\n");
         check_tunables(set).unwrap();
@@ -271,6 +298,7 @@ mod tests {
             ("config=/no/such/file", "/no/such/file"),
             ("hostname-override=x", "use --node-name"),
             ("node-labels=x", "is not KEY=VALUE"),
+            ("root-dir=", "no directory"),
             ("register-with-taints=:NoExecute", "there is no key"),
         ] {
             let error = format!("{:#}", load(&[arg]).unwrap_err());

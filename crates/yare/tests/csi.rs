@@ -1,5 +1,7 @@
 //! Volumes of a CSI driver: a real one of the testkit, over its sockets.
 
+use std::path::Path;
+
 use anyhow::ensure;
 use serde_json::{Value, json};
 use yare_testkit::{
@@ -390,6 +392,42 @@ fn failures_leave_nothing_behind() {
             ensure!(left(cluster)?.is_empty() && driver.mounted().is_empty(), "{}", left(cluster)?);
             Ok(())
         })
+    });
+}
+
+#[test]
+fn the_nodes_directory_is_where_drivers_look_for_it() {
+    // A driver's manifest names its sockets and the pods' directory as the node does: here, too, they are one path.
+    let options = Options::with(&["--kubelet-arg=root-dir=DIRECTORY/kubelet"]);
+    Cluster::test(YARE, options, |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        let root = cluster.path("kubelet");
+        let driver = CsiDriver::started(DRIVER, &root)?;
+        cluster.becomes("csinode/node-1", ".spec.drivers[0].name", DRIVER)?;
+        object(cluster, "attachRequired: false")?;
+        claim(cluster, &driver, "c", false, "", "")?;
+        cluster.apply(&pod("p", &claimed("c"), MOUNT, ""))?;
+        cluster.ready(&["p"])?;
+        let calls = sees(cluster, &driver, &["NodeStageVolume", "NodePublishVolume"])?;
+        let below = |field: &str, directory: &str| {
+            let path = calls[1].fields[field].as_str().unwrap_or_default();
+            Path::new(path).starts_with(root.join(directory))
+        };
+        ensure!(below("staging", "plugins") && below("target", "pods"), "{calls:?}");
+        for own in ["pods", "plugins", "plugins_registry", "device-plugins", "pod-resources"] {
+            ensure!(!cluster.path("data/agent").join(own).exists(), "{own} is in two places");
+        }
+
+        // What is mounted there is taken away by whoever says where that is.
+        cluster.kill()?;
+        ensure!(!driver.mounted().is_empty());
+        let root_dir = format!("root-dir={}", root.display());
+        let said = cluster.yare(&["cleanup", "--kubelet-arg", &root_dir])?;
+        ensure!(said.contains("ended 1 pods") && !said.contains("unmounted 0 volumes"), "{said}");
+        let mut mounts = cluster.command("cat");
+        let mounts = cluster.run(mounts.arg("/proc/self/mounts"))?;
+        ensure!(!String::from_utf8_lossy(&mounts.stdout).contains(&*root.to_string_lossy()), "{mounts:?}");
+        Ok(())
     });
 }
 
