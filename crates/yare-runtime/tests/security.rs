@@ -6,6 +6,39 @@ mod common;
 use common::*;
 use yare_runtime::*;
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn low_ports_and_pings_are_for_everybody() {
+    const SETTINGS: [&str; 2] = ["ip_unprivileged_port_start", "ping_group_range"];
+    let of_machine = || SETTINGS.map(|s| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{s}")).unwrap());
+    let before = of_machine();
+    let rig = Rig::new().await;
+    let range = IdMapping { host_id: 700_000, container_id: 0, length: 65_536 };
+    let users = Some(UserNamespace { uids: vec![range], gids: vec![range] });
+    let told = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())];
+    let refused = "nc: bind: Permission denied\n0\n";
+    let cases = [
+        ("all", None, [].into(), "0\n0 2147483647\n", "1\n"),
+        ("told", None, told.into(), "1024\n0 2147483647\n", refused),
+        // The kernel's own range, seen from where its groups are nobody's.
+        ("users", users, [].into(), "0\n65534 65534\n", "1\n"),
+    ];
+    for (name, user, sysctls, settings, said) in cases {
+        let mut pod = rig.pod(name);
+        pod.namespaces.user = user;
+        pod.sysctls = sysctls;
+        let mut config = sh(
+            "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start; tr '\\t' ' ' < ping_group_range; nc -l -p 80 2>&1 & sleep 0.5; cat /proc/net/tcp /proc/net/tcp6 | grep -c ':0050 '",
+        );
+        config.security.uid = Some(1000);
+        config.security.drop_caps = vec!["ALL".into()];
+        let (_, id) = rig.run(pod, config).await;
+        let status = rig.wait(&id).await;
+        assert_eq!(rig.log(&status), format!("{settings}{said}"), "{name}");
+    }
+    assert_eq!(of_machine(), before, "the machine's own are not touched");
+    rig.finish().await;
+}
+
 /// Scripts, what changes in the configuration, and what they must print.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn identity_and_limits() {

@@ -75,6 +75,7 @@ pub(super) fn enter(spec: &SandboxSpec) -> Result<Held> {
     if let Some(path) = &spec.netns {
         hold_namespace(path)?;
         loopback_up().map_err(|e| format!("bring up the loopback interface: {e}"))?;
+        open_to_all_users(userns.is_none());
     }
     if let Some(path) = &spec.shm {
         fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -96,6 +97,17 @@ pub(super) fn enter(spec: &SandboxSpec) -> Result<Held> {
     }
     let pause = if spec.namespaces.pid == NamespaceMode::Pod { Some(pause(userns.as_ref())?) } else { None };
     Ok(Held { pause, userns, runtime })
+}
+
+/// In a network of the pod's own nobody is kept from low ports or from pinging, as Docker, CRI-O and containerd 2 have
+/// it: images that drop all capabilities count on it. What the pod says itself is written after this. In a user
+/// namespace the range has groups that are nobody's there. Where `/proc/sys` cannot be written, the kernel's defaults
+/// stay.
+fn open_to_all_users(pings: bool) {
+    let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+    if pings {
+        let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+    }
 }
 
 /// `net.core.somaxconn` and `net/core/somaxconn` are the same; with slashes, dots belong to names.
