@@ -296,7 +296,12 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     // The commands of this machine look below the data directory, wherever else people want it.
     let own = args.node.data.data_dir.join(kubeconfig::FILE);
     let mode = args.write_kubeconfig_mode.0;
-    kubeconfig::write(&own, &text, if args.write_kubeconfig.is_some() { 0o600 } else { mode })?;
+    let written = kubeconfig::write(&own, &text, if args.write_kubeconfig.is_some() { 0o600 } else { mode });
+    match written {
+        // On a full disk that of the last start does as well.
+        Err(error) if own.exists() => tracing::warn!("{error:#}"),
+        written => written?,
+    }
     if let Some(path) = &args.write_kubeconfig {
         kubeconfig::write(path, &text, mode)?;
     }
