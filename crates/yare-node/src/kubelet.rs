@@ -420,6 +420,13 @@ impl Kubelet {
         self.allocations.freed("pod_resized");
     }
 
+    /// The API server knows a pod no more, and the scheduler may have given its place away: what of it still ends here
+    /// keeps nobody out.
+    pub(crate) fn disregard(&self, uid: &str) {
+        self.admitted.lock().remove(uid);
+        self.claims_changed();
+    }
+
     /// Gives back what a pod took, its ids too.
     pub(crate) fn release(&self, uid: &str) {
         self.admitted.lock().remove(uid);

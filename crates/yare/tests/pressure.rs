@@ -136,3 +136,22 @@ fn containers_are_held_to_their_limits() {
         Ok(())
     });
 }
+
+/// What was deleted by force still ends, for as long as that takes; its place is others' by then.
+#[test]
+fn a_pod_deleted_by_force_keeps_nobody_out() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        cluster.import_busybox(IMAGE)?;
+        let all = cluster.field("node/node-1", ".status.allocatable.memory")?;
+        let all: u64 = all.strip_suffix("Ki").context("not in Ki")?.parse()?;
+        let most = format!("memory: {}Ki", all / 10 * 6);
+        cluster.apply(&limited("first", "trap '' TERM; while true; do sleep 1; done", &most, ""))?;
+        cluster.becomes("pod/first", ".status.phase", "Running")?;
+        cluster.kubectl(&["delete", "pod", "first", "--grace-period=0", "--force"])?;
+        cluster.apply(&limited("second", "sleep 1000", &most, ""))?;
+        cluster.becomes("pod/second", ".status.phase", "Running")?;
+        let metrics = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/node-1/proxy/metrics"])?;
+        ensure!(metrics.lines().any(|line| line == "kubelet_running_pods 2"), "the first one has ended");
+        Ok(())
+    });
+}

@@ -215,6 +215,7 @@ impl Manager {
             && let Some(mailbox) = self.mailboxes.get(old.uid())
         {
             mailbox.remove();
+            self.kubelet.disregard(old.uid());
         }
         if let Some(new) = new {
             self.upsert(new);
