@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Server, open};
 use serde_json::{Value, json};
 use yare_apiserver::{ApiServer, Config};
@@ -169,6 +171,19 @@ async fn a_service_and_its_object_are_one_transaction() {
         server.post(SERVICES, &service("e", json!({"clusterIP": "10.43.0.11"}))).await.expect(201);
         server.get(&format!("{ADDRESSES}/10.43.0.11")).await.expect(200);
     }
+    // What somebody holds goes when they let it go, and no sooner.
+    let held = format!("{ADDRESSES}/10.43.0.11");
+    let hold = json!({"metadata": {"finalizers": ["example.com/hold"]}});
+    server.patch("merge", &held, &hold).await.expect(200);
+    server.delete(&format!("{SERVICES}/e")).await.expect(200);
+    let is_ending = async {
+        while server.get(&held).await.expect(200)["metadata"]["deletionTimestamp"].is_null() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), is_ending).await.unwrap();
+    server.patch("merge", &held, &json!({"metadata": {"finalizers": null}})).await.expect(200);
+    server.get(&held).await.expect(404);
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ pub fn beside(call: &Call, new: Option<&Value>, old: Option<&Value>) -> ApiResul
         let expect = match store.get(KIND, &address.to_string()) {
             None => Expect::Absent,
             // Left over.
-            Some(stored) if is_own(&parsed(&stored)?) => Expect::Revision(stored.revision),
+            Some(stored) if is_loose(&parsed(&stored)?) => Expect::Revision(stored.revision),
             Some(_) => continue,
         };
         let Some(draft) = draft(call, *address, service)? else { continue };
@@ -137,11 +137,16 @@ pub fn beside(call: &Call, new: Option<&Value>, old: Option<&Value>) -> ApiResul
     for address in had.iter().filter(|address| !have.contains(address)) {
         let Some(stored) = store.get(KIND, &address.to_string()) else { continue };
         let object = parsed(&stored)?;
-        if is_own(&object) && old.is_some_and(|service| is_of(&object, service)) {
+        if is_loose(&object) && old.is_some_and(|service| is_of(&object, service)) {
             writes.push(write(address, Expect::Revision(stored.revision), Op::Delete));
         }
     }
     Ok(writes)
+}
+
+/// Whether the object may go with its service. One with finalizers is deleted as others are, a moment later.
+fn is_loose(object: &Value) -> bool {
+    is_own(object) && object.items("metadata.finalizers").is_empty()
 }
 
 fn parsed(stored: &Object) -> ApiResult<Value> {
