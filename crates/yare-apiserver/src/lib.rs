@@ -36,6 +36,7 @@ pub mod identity;
 pub mod index;
 pub mod jsonpath;
 pub mod leaders;
+mod lease;
 pub mod managed;
 pub mod metrics;
 pub mod negotiate;

@@ -23,7 +23,8 @@ pub struct Pair {
 }
 
 impl Pair {
-    fn read(&self) -> Result<KeyPairPem, String> {
+    /// What is in them.
+    pub fn read(&self) -> Result<KeyPairPem, String> {
         let text =
             |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
         Ok(KeyPairPem { certificate: text(&self.certificate)?, key: text(&self.key)? })

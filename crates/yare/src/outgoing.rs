@@ -4,7 +4,7 @@ use std::{path::Path, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Args;
-use yare_apiserver::Config;
+use yare_apiserver::{Config, serving::Pair};
 use yare_auth::{
     pki::{KeyPairPem, Pki},
     tls::{self, Speaks},
@@ -84,7 +84,6 @@ impl OutgoingArgs {
 /// The certificate and key in two files; clap sees to it that either comes with the other.
 fn pair(certificate: Option<&Path>, key: Option<&Path>, flag: &str) -> anyhow::Result<Option<KeyPairPem>> {
     let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
-    let text =
-        |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{flag}: {}", path.display()));
-    Ok(Some(KeyPairPem { certificate: text(certificate)?, key: text(key)? }))
+    let pair = Pair { certificate: certificate.into(), key: key.into() };
+    pair.read().map(Some).map_err(anyhow::Error::msg).context(flag.to_owned())
 }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use data_encoding::BASE32_NOPAD;
-use jiff::{SignedDuration, Timestamp};
 use ring::digest;
 use serde_json::{Value, json};
 use tokio::time::{interval, sleep};
@@ -20,6 +19,7 @@ use yare_kinds::view::{View, ViewMut};
 use crate::{
     bootstrap::{ensure, remove, rewrite},
     core::Core,
+    lease::{is_expired, micro_time},
     verbs::write,
 };
 
@@ -147,7 +147,7 @@ fn fraction(core: &Core) -> f64 {
 async fn hold(core: &Arc<Core>, timing: &Timing, holder: &str) -> Result<(), String> {
     let set = |lease: &mut Value| {
         lease.set("spec.leaseDurationSeconds", timing.duration_s);
-        lease.set("spec.renewTime", core.now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string());
+        lease.set("spec.renewTime", micro_time(core.now()));
         let mut labels = lease.at("metadata.labels").clone();
         let mut annotations = lease.at("metadata.annotations").clone();
         for map in [&mut labels, &mut annotations] {
@@ -211,17 +211,6 @@ async fn collect(core: Arc<Core>, timing: Timing) {
     }
 }
 
-/// Whether a Lease says that its holder is gone. One that says nothing is none.
-fn is_expired(lease: &Value, now: Timestamp) -> bool {
-    let renewed = lease.str_at("spec.renewTime").parse::<Timestamp>().ok();
-    match (renewed, lease.int_opt("spec.leaseDurationSeconds")) {
-        (Some(renewed), Some(duration_s)) => {
-            renewed.checked_add(SignedDuration::from_secs(duration_s)).is_ok_and(|until| until < now)
-        }
-        _ => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,22 +219,5 @@ mod tests {
     fn names() {
         // What upstream's server calls itself on a machine of this name.
         assert_eq!(name_of("test-hostname"), "apiserver-rct6iizfamabra7x6d53lwb3oa");
-    }
-
-    #[test]
-    fn expiry() {
-        let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
-        let lease =
-            |at: &str, duration: Value| json!({"spec": {"renewTime": at, "leaseDurationSeconds": duration}});
-        for (lease, expired) in [
-            (lease("2026-01-01T00:00:00.000000Z", json!(3600)), false),
-            (lease("2025-12-31T23:59:59.999999Z", json!(3600)), true),
-            (lease("2026-01-01T00:59:00.000000Z", json!(3600)), false),
-            (lease("2026-01-01T00:59:00.000000Z", Value::Null), true),
-            (json!({"spec": {"leaseDurationSeconds": 3600}}), true),
-            (json!({}), true),
-        ] {
-            assert_eq!(is_expired(&lease, now), expired, "{lease}");
-        }
     }
 }

@@ -11,7 +11,7 @@ use yare_kinds::{
     view::View as _,
 };
 
-use super::micro_time;
+use crate::lease::{is_expired, micro_time};
 
 /// A Lease is looked at again after this, also when nothing is told of it: it may expire.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -54,16 +54,6 @@ pub fn is_pending(candidate: &Value) -> bool {
 pub fn is_stale(candidate: &Value, now: Timestamp) -> bool {
     let renewed = time(candidate, "spec.renewTime");
     renewed.is_none_or(|at| at.checked_add(VALID).unwrap_or(Timestamp::MAX) < now)
-}
-
-fn is_expired(lease: &Value, now: Timestamp) -> bool {
-    let (renewed, seconds) = (time(lease, "spec.renewTime"), lease.int_opt("spec.leaseDurationSeconds"));
-    match (renewed, seconds) {
-        (Some(at), Some(seconds)) => {
-            at.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX) < now
-        }
-        _ => true,
-    }
 }
 
 type Version = (u64, u64, u64);

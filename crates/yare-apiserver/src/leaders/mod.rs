@@ -8,7 +8,6 @@
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 use yare_kinds::view::{View as _, ViewMut as _};
@@ -18,6 +17,7 @@ use self::election::{Step, is_pending, is_stale, step};
 use crate::{
     bootstrap::{ensure, remove, rewrite},
     core::Core,
+    lease::micro_time,
     verbs::write,
 };
 
@@ -39,11 +39,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// A Lease: namespace and name.
 type Key = (String, String);
-
-/// As `metav1.MicroTime` is written.
-fn micro_time(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
-}
 
 /// Holds elections until the server stops, where that is switched on.
 pub fn start(core: &Arc<Core>) {

@@ -10,6 +10,7 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use yare_schema::content::is_dns1123_subdomain;
 
 use super::{TlsError, bad, chain, key};
 use crate::pki::{KeyPairPem, Leaf};
@@ -129,15 +130,8 @@ fn names_in(pair: &KeyPairPem) -> Result<Vec<String>, TlsError> {
 
 /// A name of a host, perhaps with a wildcard, and no address.
 fn is_host(name: &str) -> bool {
-    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-    let label = |label: &str| {
-        let bytes = label.as_bytes();
-        edge(bytes.first())
-            && edge(bytes.last())
-            && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
-    };
     let rest = name.strip_prefix("*.").unwrap_or(name);
-    name == "*" || (name.len() <= 253 && name.parse::<IpAddr>().is_err() && rest.split('.').all(label))
+    name == "*" || (name.len() <= 253 && name.parse::<IpAddr>().is_err() && is_dns1123_subdomain(rest))
 }
 
 #[cfg(test)]
