@@ -104,14 +104,38 @@ pub fn new(context: &Context) -> Arc<dyn Reconcile> {
     })
 }
 
+/// The claim that this one is to be a copy of.
+fn copy_of(claim: &Cached) -> Option<ObjectKey> {
+    let view: Claim = claim.view().ok()?;
+    view.source().map(|source| ObjectKey::new(claim.namespace(), &source.name))
+}
+
+/// Whether a claim has no volume yet. A bound claim's volume says itself that it is still being filled; the
+/// binder, which wrote the phase, saw that volume in the cache that is read here.
+fn waits(claim: &Cached) -> bool {
+    let view: Claim = claim.view().unwrap_or_default();
+    is_asked_of_us(&view)
+        && matches!(view.status.phase.as_str(), "" | "Pending")
+        && claim.deletion_timestamp().is_none()
+}
+
+/// The claim that need not be kept any more for one that was to be a copy of it.
+fn let_go(change: &Change) -> Option<ObjectKey> {
+    let before = change.old.as_ref()?;
+    let over = match &change.new {
+        Some(now) => waits(before) && !(waits(now) && now.uid() == before.uid()),
+        // What was told of it before its last state may have waited.
+        None => true,
+    };
+    over.then(|| copy_of(before)).flatten()
+}
+
 /// Claims that a volume is to be made for, or whose volume was made here.
 pub fn changed_claim(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
     let Some(object) = change.object() else { return };
     let Ok(claim) = object.view::<Claim>() else { return };
-    match claim.source() {
-        // What it was to be a copy of need not be kept for it any more.
-        Some(source) if change.new.is_none() => add(ObjectKey::new(object.namespace(), &source.name)),
-        _ => {}
+    if let Some(source) = let_go(change) {
+        add(source);
     }
     if is_asked_of_us(&claim) || claim.held_by(CLONING) {
         add(object.key().clone());
@@ -124,7 +148,14 @@ pub fn changed_volume(context: &Context, change: &Change, add: &mut dyn FnMut(Ob
     let Some(volume) = object.view::<Volume>().ok().filter(is_ours) else { return };
     add(object.key().clone());
     if let Some(claim) = &volume.spec.claim_ref {
-        add(ObjectKey::new(&claim.namespace, &claim.name));
+        let claim = claim.key();
+        // Who was not told that it was being copied learns from its claim what of.
+        if let Some(source) =
+            context.informer(PERSISTENT_VOLUME_CLAIMS).get(&claim).as_ref().and_then(copy_of)
+        {
+            add(source);
+        }
+        add(claim);
     }
     let before = change.old.as_ref().and_then(|o| o.view::<Volume>().ok()).unwrap_or_default();
     let Some(from) = copied_from(&before) else { return };
@@ -361,17 +392,8 @@ impl Provisioner {
                 return Ok(true);
             }
         }
-        for other in self.claims.in_namespace(claim.namespace()) {
-            let other_view: Claim = other.view()?;
-            let waits = is_asked_of_us(&other_view)
-                && other_view.spec.volume_name.is_empty()
-                && other.deletion_timestamp().is_none()
-                && other_view.source().is_some_and(|s| s.name == claim.name());
-            if waits {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let others = self.claims.in_namespace(claim.namespace());
+        Ok(others.iter().any(|other| copy_of(other).as_ref() == Some(claim.key()) && waits(other)))
     }
 
     fn volume(
@@ -519,7 +541,46 @@ struct NodeStatus {
 
 #[cfg(test)]
 mod tests {
+    use yare_client::ChangeKind;
+
     use super::*;
+
+    /// Seen once under load: the copy was complete before the claim was bound to it, and its source was held
+    /// for good.
+    #[test]
+    fn a_source_is_let_go_when_nobody_waits_for_its_copy() {
+        let copy = |metadata: Value, status: Value| {
+            let mut claim = json!({
+                "metadata": {"name": "copy", "namespace": "a", "annotations": {PROVISIONER: DRIVER}},
+                "spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": "data"}},
+                "status": status,
+            });
+            for (key, value) in metadata.as_object().unwrap() {
+                claim["metadata"][key] = value.clone();
+            }
+            Cached::new(serde_json::to_vec(&claim).unwrap().into()).unwrap()
+        };
+        let waiting = || copy(json!({}), json!({"phase": "Pending"}));
+        let bound = copy(json!({}), json!({"phase": "Bound"}));
+        let ends = copy(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), json!({"phase": "Pending"}));
+        let lost = copy(json!({}), json!({"phase": "Lost"}));
+        let elsewhere = copy(json!({"annotations": {}}), json!({"phase": "Pending"}));
+        let data = Some(ObjectKey::new("a", "data"));
+        for (old, new, expected) in [
+            (Some(waiting()), Some(bound.clone()), &data),
+            (Some(waiting()), Some(ends.clone()), &data),
+            (Some(waiting()), Some(lost), &data),
+            (Some(waiting()), Some(elsewhere), &data),
+            (Some(waiting()), None, &data),
+            (None, Some(waiting()), &None),
+            (Some(waiting()), Some(waiting()), &None),
+            (Some(bound.clone()), Some(ends.clone()), &None),
+            (Some(ends), None, &data),
+            (None, None, &None),
+        ] {
+            assert_eq!(&let_go(&Change { kind: ChangeKind::Modified, old, new }), expected);
+        }
+    }
 
     #[test]
     fn what_cannot_be_is_said_in_clear_words() {
