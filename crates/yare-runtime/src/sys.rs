@@ -485,6 +485,17 @@ pub(crate) fn lsetxattr(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()
     Ok(())
 }
 
+/// Removes an extended attribute, where there is one.
+pub(crate) fn lremovexattr(path: &Path, name: &CStr) -> io::Result<()> {
+    let path = cpath(path)?;
+    // SAFETY: both are strings that end with NUL.
+    let done = check(unsafe { libc::c_long::from(libc::lremovexattr(path.as_ptr(), name.as_ptr())) });
+    match done {
+        Err(e) if !matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Nanoseconds since 1970.
 pub(crate) fn now_ns() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

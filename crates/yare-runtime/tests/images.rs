@@ -380,6 +380,47 @@ async fn layers_that_say_all_hide_what_they_should() {
     rig.finish().await;
 }
 
+/// Small files come from another thread than large ones, links and directories.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_as_their_headers_say() {
+    let rig = Rig::new().await;
+    let names: Vec<String> = (0..500).map(|n| format!("many/{n}")).collect();
+    let texts: Vec<String> = (0..500).map(|n| "x".repeat(n)).collect();
+    let large = vec![b'l'; 3 << 20];
+    let mut entries =
+        vec![Entry::Dir("many", 0o755), Entry::Dir("group", 0o2775), Entry::Dir("group/sub", 0o700)];
+    entries.extend(names.iter().zip(&texts).map(|(n, t)| Entry::File(n, 0o640, t.as_bytes())));
+    entries.extend([
+        // What came before is waited for, and replaced.
+        Entry::File("many/499", 0o4711, b"again\n"),
+        Entry::Hard("many/linked", "many/499"),
+        Entry::File("many/498", 0o444, b"once\n"),
+        Entry::Hard("many/498", "many/497"),
+        Entry::Link("many/496", "497"),
+        Entry::File("many/large", 0o644, &large),
+        Entry::File("group/sub/file", 0o644, b"in\n"),
+        Entry::Owned("group/owned", 1000, 0o6755),
+    ]);
+    let archive = rig.dir.path().join("files.tar");
+    docker_archive(&archive, "test/files:1", &[busybox_layer(), layer(&entries)], json!({"Cmd": ["sh"]}));
+    rig.engine().images().import(&archive, None).unwrap();
+    let script =
+        "cd /many; ls | wc -l; cat linked; stat -c '%n %a %s %h' 0 100 497 498 499 large; readlink 496
+        cat $(seq 0 495) | wc -c; cd /group; stat -c '%n %a %u %g' . sub sub/file owned; cat sub/file";
+    let (_, log) = rig
+        .script(script, |c| {
+            c.image = "test/files:1".into();
+            c.security.uid = Some(0);
+        })
+        .await;
+    assert_eq!(
+        log,
+        "502\nagain\n0 640 0 1\n100 640 100 1\n497 640 497 2\n498 640 497 2\n499 4711 6 2\nlarge 644 3145728 1\n497\n\
+         122760\n. 2775 0 0\nsub 700 0 0\nsub/file 644 0 0\nowned 6755 1000 1000\nin\n"
+    );
+    rig.finish().await;
+}
+
 /// Answers every request from a table of paths; what is not in it is not there.
 async fn serve(answers: BTreeMap<String, (StatusCode, Vec<u8>)>) -> (String, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! A layer is unpacked in a thread with a mount namespace and a root directory of its own. So links in an image, hard
 //! or symbolic, mean what they mean in the whole image; no path can lead outside; and no mount is left behind,
-//! whatever happens to the thread. While that thread writes, another one decompresses and hashes.
+//! whatever happens to the thread. While that thread writes, with the help of one more, others decompress and hash.
 //!
 //! Most layers say all that they need, and are unpacked before those below them are there ([`prepare`]), several at a
 //! time; one that does not is unpacked onto an overlay of those below when its turn comes ([`settle`]).
@@ -11,13 +11,16 @@
 //! [`settle`]: ImageStore::settle_layer
 
 mod entries;
+mod files;
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use bytes::Bytes;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
@@ -25,6 +28,7 @@ use sha2::{Digest, Sha256};
 
 use super::{ImageStore, hex};
 use crate::error::{IoContext, Result, RuntimeError};
+use crate::sys;
 use entries::{Contents, Ground, Stopped};
 
 /// What is decompressed at once, and how far that may be ahead of what is written.
@@ -104,33 +108,47 @@ pub(super) fn decompress<'a>(reader: impl Read + Send + 'a) -> io::Result<Box<dy
 
 /// Chunks from one thread as a stream for another.
 struct Chunks {
-    from: Receiver<io::Result<Vec<u8>>>,
-    chunk: Vec<u8>,
-    at: usize,
+    from: Receiver<io::Result<Bytes>>,
+    chunk: Bytes,
+}
+
+impl Chunks {
+    fn new(from: Receiver<io::Result<Bytes>>) -> Self {
+        Self { from, chunk: Bytes::new() }
+    }
 }
 
 impl Read for Chunks {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.chunk.len() {
+        if self.chunk.is_empty() {
             // Whoever sends has nothing more.
             let Ok(chunk) = self.from.recv() else { return Ok(0) };
-            (self.chunk, self.at) = (chunk?, 0);
+            self.chunk = chunk?;
         }
-        let n = buf.len().min(self.chunk.len() - self.at);
-        buf[..n].copy_from_slice(&self.chunk[self.at..self.at + n]);
-        self.at += n;
+        let n = buf.len().min(self.chunk.len());
+        buf[..n].copy_from_slice(&self.chunk.split_to(n));
         Ok(n)
     }
 }
 
-/// Decompresses, hashes and sends, until the end or until nobody listens; answers the digest of everything. No more
-/// than `budget` bytes come out of it, whatever the compressed ones claim. `None`: nobody listens, and there is no end.
+/// Hashes chunks until there are no more.
+fn digest(chunks: Receiver<Bytes>) -> String {
+    let mut hash = Sha256::new();
+    for chunk in chunks {
+        hash.update(&chunk);
+    }
+    format!("sha256:{}", hex(&hash.finalize()))
+}
+
+/// Decompresses, and sends to who writes and to who hashes, until the end. No more than `budget` bytes come out of it,
+/// whatever the compressed ones claim. `false`: nobody wants to write more, and there is no end.
 fn pump(
     reader: Box<dyn Read + Send>,
-    to: &SyncSender<io::Result<Vec<u8>>>,
+    to: &SyncSender<io::Result<Bytes>>,
+    hash: &SyncSender<Bytes>,
     budget: u64,
-) -> io::Result<Option<String>> {
-    let mut stream = Hashing::new(decompress(reader)?);
+) -> io::Result<bool> {
+    let mut stream = decompress(reader)?;
     let mut total = 0u64;
     let mut behind = 0u64;
     loop {
@@ -151,15 +169,17 @@ fn pump(
         }
         let is_last = have < chunk.len();
         chunk.truncate(have);
+        let chunk = Bytes::from(chunk);
         // A writer that has seen enough has gone; the digest wants the rest.
-        if to.send(Ok(chunk)).is_err() {
+        if to.send(Ok(chunk.clone())).is_err() {
             behind += have as u64;
         }
+        hash.send(chunk).map_err(|_| io::Error::other("the thread that hashes is gone"))?;
         if is_last {
-            return stream.finish().map(Some);
+            return Ok(true);
         }
         if behind > BEHIND_BYTES_MAX {
-            return Ok(None);
+            return Ok(false);
         }
     }
 }
@@ -174,6 +194,11 @@ impl ImageStore {
             let path = staging.0.join(sub);
             fs::create_dir_all(&path).ctx(|| format!("create {}", path.display()))?;
         }
+        // What the directories above hand on is nothing of the image's.
+        let root = staging.0.join("fs");
+        sys::lremovexattr(&root, c"system.posix_acl_default")
+            .and_then(|()| fs::set_permissions(&root, fs::Permissions::from_mode(0o755)))
+            .ctx(|| format!("prepare {}", root.display()))?;
         Ok(staging)
     }
 
@@ -196,7 +221,7 @@ impl ImageStore {
         reader: Box<dyn Read + Send>,
     ) -> Result<Prepared> {
         let staging = self.staging(name)?;
-        let contents = self.unpack(image, diff_id, &staging.0, Vec::new(), Ground::Bare, reader)?;
+        let contents = self.unpack(image, diff_id, &staging.0, &[], Ground::Bare, reader)?;
         Ok(Prepared { staging, contents })
     }
 
@@ -223,7 +248,7 @@ impl ImageStore {
             }
             _ => {
                 let staging = self.staging(name)?;
-                let unpacked = self.unpack(image, diff_id, &staging.0, lower, Ground::Overlay, open()?)?;
+                let unpacked = self.unpack(image, diff_id, &staging.0, &lower, Ground::Overlay, open()?)?;
                 // On all the layers below nothing is missing.
                 let contents = unpacked.ok_or_else(|| RuntimeError::CorruptImage {
                     reference: image.to_owned(),
@@ -249,40 +274,42 @@ impl ImageStore {
         image: &str,
         diff_id: &str,
         staging: &Path,
-        lower: Vec<PathBuf>,
+        lower: &[PathBuf],
         ground: Ground,
         reader: Box<dyn Read + Send>,
     ) -> Result<Option<Contents>> {
         let corrupt = |message: String| RuntimeError::CorruptImage { reference: image.to_owned(), message };
-        let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
         let budget = self.room()?;
-        let at = staging.to_owned();
-        let writer = std::thread::Builder::new()
-            .name("unpack".into())
-            .spawn(move || {
-                write_confined(&at, &lower, ground, Chunks { from: receiver, chunk: Vec::new(), at: 0 })
-            })
-            .ctx(|| "start a thread".into())?;
-        let pumped = pump(reader, &sender, budget);
-        if let Err(error) = &pumped {
-            // The writer must not take this for the end.
-            let _ = sender.send(Err(io::Error::new(error.kind(), error.to_string())));
-        }
-        drop(sender);
-        let written = writer.join().map_err(|_| corrupt("unpacking a layer failed badly".into()))?;
+        let gone = |_| corrupt("unpacking a layer failed badly".into());
+        let (pumped, written, digest) = std::thread::scope(|scope| {
+            let start = |name: &str| std::thread::Builder::new().name(name.into());
+            let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
+            let writer = start("unpack")
+                .spawn_scoped(scope, || write_confined(staging, lower, ground, Chunks::new(receiver)))
+                .ctx(|| "start a thread".into())?;
+            let (to_hash, chunks) = sync_channel(CHUNKS_AHEAD);
+            let hasher = start("unpack-hash")
+                .spawn_scoped(scope, || digest(chunks))
+                .ctx(|| "start a thread".into())?;
+            let pumped = pump(reader, &sender, &to_hash, budget);
+            if let Err(error) = &pumped {
+                // The writer must not take this for the end.
+                let _ = sender.send(Err(io::Error::new(error.kind(), error.to_string())));
+            }
+            drop((sender, to_hash));
+            Ok::<_, RuntimeError>((pumped, writer.join().map_err(gone)?, hasher.join().map_err(gone)?))
+        })?;
         let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::StorageFull => RuntimeError::io(format!("unpack layer {diff_id} of {image:?}"), e),
             _ => corrupt(format!("layer {diff_id}: {e}")),
         };
         // What went wrong first is what the other one only heard of.
-        let digest = pumped.map_err(failed)?;
+        let ended = pumped.map_err(failed)?;
         match written {
             Err(Stopped::NeedsBelow) => Ok(None),
             Err(Stopped::Failed(error)) => Err(failed(error)),
-            Ok(_) if digest.is_none() => Err(corrupt(format!("layer {diff_id} goes on behind its end"))),
-            Ok(_) if digest.as_deref() != Some(diff_id) => {
-                Err(corrupt(format!("layer {diff_id} has the digest {}", digest.unwrap_or_default())))
-            }
+            Ok(_) if !ended => Err(corrupt(format!("layer {diff_id} goes on behind its end"))),
+            Ok(_) if digest != diff_id => Err(corrupt(format!("layer {diff_id} has the digest {digest}"))),
             Ok(contents) => Ok(Some(contents)),
         }
     }
@@ -357,14 +384,16 @@ mod tests {
         let data = vec![7u8; 3 * CHUNK_BYTES + 5];
         let run = |budget: u64| {
             let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
-            let digest = pump(Box::new(io::Cursor::new(data.clone())), &sender, budget);
-            drop(sender);
+            let (to_hash, chunks) = sync_channel(CHUNKS_AHEAD);
+            let ended = pump(Box::new(io::Cursor::new(data.clone())), &sender, &to_hash, budget);
+            drop((sender, to_hash));
             let mut got = Vec::new();
-            let read = Chunks { from: receiver, chunk: Vec::new(), at: 0 }.read_to_end(&mut got);
-            (digest, read.map(|_| got))
+            let read = Chunks::new(receiver).read_to_end(&mut got);
+            (ended, digest(chunks), read.map(|_| got))
         };
-        let (digest, got) = run(u64::MAX);
-        assert_eq!(digest.unwrap(), Some(super::super::digest_of(&data)));
+        let (ended, digest, got) = run(u64::MAX);
+        assert!(ended.unwrap());
+        assert_eq!(digest, super::super::digest_of(&data));
         assert_eq!(got.unwrap(), data);
         let error = run(1000).0.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");

@@ -7,12 +7,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, futimens, makedev, mknod, utimensat};
-use nix::sys::time::{TimeSpec, TimeValLike as _};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
+use super::files::{self, Attributes, Behind, SMALL_BYTES_MAX, Small};
 use crate::sys;
 
 /// A layer with more entries than this is an attack.
@@ -55,14 +55,25 @@ impl From<io::Error> for Stopped {
     }
 }
 
+/// What a layer brought to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    /// A directory. `plain`: what is made in it is made as it is asked for.
+    Directory {
+        plain: bool,
+    },
+    Other,
+}
+
 /// One layer being written.
 struct Writer {
     ground: Ground,
     contents: Contents,
-    /// What this layer brought, with whether it is a directory.
-    seen: HashMap<PathBuf, bool>,
+    seen: HashMap<PathBuf, Brought>,
     /// Of directories the times, which their contents change.
     directories: Vec<(PathBuf, u64)>,
+    /// Files that another thread makes. On bare ground alone: an overlay wants to be asked what is there.
+    behind: Behind,
     buffer: Vec<u8>,
 }
 
@@ -92,23 +103,31 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Unpacks into `/`, the thread's own root.
+/// Unpacks into `/`, the thread's own root, which the thread that this one starts shares.
 pub(super) fn unpack_here(stream: &mut impl Read, ground: Ground) -> Result<Contents, Stopped> {
-    let mut writer = Writer {
-        ground,
-        contents: Contents::default(),
-        seen: HashMap::from([(PathBuf::from("/"), true)]),
-        directories: Vec::new(),
-        buffer: vec![0; PIECE_BYTES],
-    };
-    let mut archive = tar::Archive::new(stream);
-    for entry in archive.entries()? {
-        writer.take(&mut entry?)?;
-    }
-    for (path, mtime) in writer.directories.into_iter().rev() {
-        let _ = set_time(&path, mtime);
-    }
-    Ok(writer.contents)
+    let (behind, maker) = Behind::new();
+    std::thread::scope(|scope| {
+        let maker =
+            std::thread::Builder::new().name("unpack-files".into()).spawn_scoped(scope, || maker.run());
+        maker?;
+        let mut writer = Writer {
+            ground,
+            contents: Contents::default(),
+            seen: HashMap::from([(PathBuf::from("/"), Brought::Directory { plain: ground == Ground::Bare })]),
+            directories: Vec::new(),
+            behind,
+            buffer: vec![0; PIECE_BYTES],
+        };
+        let mut archive = tar::Archive::new(stream);
+        for entry in archive.entries()? {
+            writer.take(&mut entry?)?;
+        }
+        writer.behind.wait()?;
+        for (path, mtime) in writer.directories.into_iter().rev() {
+            let _ = files::set_time(&path, mtime);
+        }
+        Ok(writer.contents)
+    })
 }
 
 impl Writer {
@@ -124,9 +143,11 @@ impl Writer {
         let path = clean(&entry.path()?)?;
         let parent = path.parent().unwrap_or(Path::new("/"));
         // Without what is below nobody knows what a directory is that this layer does not bring: perhaps a link.
-        if self.ground == Ground::Bare && self.seen.get(parent) != Some(&true) {
-            return Err(Stopped::NeedsBelow);
-        }
+        let plain = match self.seen.get(parent) {
+            Some(Brought::Directory { plain }) => *plain,
+            _ if self.ground == Ground::Bare => return Err(Stopped::NeedsBelow),
+            _ => false,
+        };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name == ".wh..wh..opq" {
             return Ok(self.hide_all(parent)?);
@@ -137,7 +158,8 @@ impl Writer {
         // For the opaque rule, a directory with something of this layer in it is this layer's, too.
         if !self.seen.contains_key(parent) {
             for ancestor in parent.ancestors() {
-                if self.seen.insert(ancestor.to_path_buf(), true).is_some() {
+                let directory = Brought::Directory { plain: false };
+                if self.seen.insert(ancestor.to_path_buf(), directory).is_some() {
                     break;
                 }
             }
@@ -146,15 +168,11 @@ impl Writer {
             fs::DirBuilder::new().recursive(true).create(parent)?;
             fs::set_permissions(parent, fs::Permissions::from_mode(0o755))?;
         }
-        let mtime = entry.header().mtime().unwrap_or(0);
-        self.write(entry, kind, &path, mtime).map_err(|stopped| match stopped {
+        let brought = self.write(entry, kind, &path, plain).map_err(|stopped| match stopped {
             Stopped::Failed(e) => io::Error::new(e.kind(), format!("{}: {e}", path.display())).into(),
             Stopped::NeedsBelow => Stopped::NeedsBelow,
         })?;
-        if kind.is_dir() {
-            self.directories.push((path.clone(), mtime));
-        }
-        self.seen.insert(path, kind.is_dir());
+        self.seen.insert(path, brought);
         Ok(())
     }
 
@@ -190,29 +208,32 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes an entry. `plain`: what is made in its directory is made as it is asked for.
     fn write<R: Read>(
         &mut self,
         entry: &mut tar::Entry<'_, R>,
         kind: tar::EntryType,
         path: &Path,
-        mtime: u64,
-    ) -> Result<(), Stopped> {
-        let mode = entry.header().mode()? & 0o7777;
-        let id = |id: u64| u32::try_from(id).map_err(io::Error::other);
-        let (uid, gid) = (id(entry.header().uid()?)?, id(entry.header().gid()?)?);
+        plain: bool,
+    ) -> Result<Brought, Stopped> {
         let link = || bad("a link without a target".into());
         if kind.is_hard_link() {
             let target = clean(&entry.link_name()?.ok_or_else(link)?)?;
             if self.ground == Ground::Bare && !self.seen.contains_key(&target) {
                 return Err(Stopped::NeedsBelow);
             }
+            self.behind.wait_for(&target)?;
+            self.behind.wait_for(path)?;
             remove(path)?;
-            return Ok(fs::hard_link(&target, path)
-                .map_err(|e| io::Error::new(e.kind(), format!("hard link to {}: {e}", target.display())))?);
+            fs::hard_link(&target, path)
+                .map_err(|e| io::Error::new(e.kind(), format!("hard link to {}: {e}", target.display())))?;
+            return Ok(Brought::Other);
         }
+        let attributes = Attributes::of(entry)?;
         // On bare ground only what this layer brought, or hid, can be in the way.
         let was_hidden = self.contents.whiteouts.remove(path);
         let may_exist = self.ground == Ground::Overlay || self.seen.contains_key(path) || was_hidden;
+        self.behind.wait_for(path)?;
         let existing_dir = may_exist && fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
         if may_exist && !(kind.is_dir() && existing_dir) {
             if path == Path::new("/") {
@@ -220,22 +241,33 @@ impl Writer {
             }
             remove(path)?;
         }
-        let mut file = None;
         match kind {
             tar::EntryType::Directory => {
                 if !existing_dir {
-                    fs::create_dir(path)?;
+                    fs::DirBuilder::new().mode(attributes.permissions()).create(path)?;
                 }
                 // What it hid stays hidden.
                 if was_hidden {
                     sys::lsetxattr(path, OPAQUE, b"y")?;
                 }
+                attributes.settle_directory(path, plain && !existing_dir)?;
+                self.directories.push((path.to_owned(), attributes.mtime()));
+                return Ok(Brought::Directory { plain: plain && attributes.is_plain() });
             }
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => {
-                let mut options = fs::OpenOptions::new();
-                let mut made = options.write(true).create_new(true).mode(0o600).open(path)?;
-                self.contents.bytes += self.copy(entry, &mut made)?;
-                file = Some(made);
+                let size = entry.size();
+                if self.ground == Ground::Bare && size <= SMALL_BYTES_MAX && kind != tar::EntryType::GNUSparse
+                {
+                    let mut contents = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+                    entry.read_to_end(&mut contents)?;
+                    self.contents.bytes += contents.len() as u64;
+                    self.behind.leave(Small { path: path.to_owned(), attributes, contents, plain })?;
+                } else {
+                    let buffer = &mut self.buffer;
+                    self.contents.bytes +=
+                        files::make(path, &attributes, plain, |file| copy(entry, file, buffer))?;
+                }
+                return Ok(Brought::Other);
             }
             tar::EntryType::Symlink => {
                 std::os::unix::fs::symlink(entry.link_name()?.ok_or_else(link)?, path)?;
@@ -253,87 +285,36 @@ impl Writer {
                     return Err(bad("a device that overlayfs takes for a whiteout".into()).into());
                 }
                 let device = makedev(u64::from(major), u64::from(minor));
-                mknod(path, flag, Mode::from_bits_truncate(mode), device).map_err(io::Error::from)?;
+                let mode = Mode::from_bits_truncate(attributes.permissions());
+                mknod(path, flag, mode, device).map_err(io::Error::from)?;
             }
             // Kinds of other systems' tars; nothing a container could use.
-            _ => return Ok(()),
+            _ => return Ok(Brought::Other),
         }
-        // The owner first: changing that clears set-user-id and file capabilities.
-        match &file {
-            Some(file) => {
-                std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
-                file.set_permissions(fs::Permissions::from_mode(mode))?;
-            }
-            None => {
-                std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
-                if !kind.is_symlink() {
-                    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-                }
-            }
-        }
-        set_attributes(entry, path)?;
-        match &file {
-            Some(file) => {
-                let time = TimeSpec::seconds(i64::try_from(mtime).unwrap_or(0));
-                futimens(file, &time, &time).map_err(io::Error::from)?;
-            }
-            None => set_time(path, mtime)?,
-        }
-        Ok(())
-    }
-
-    /// Few large writes: each small one costs the file system as much.
-    fn copy(&mut self, from: &mut impl Read, to: &mut File) -> io::Result<u64> {
-        let mut copied = 0;
-        loop {
-            let mut have = 0;
-            while have < self.buffer.len() {
-                match from.read(&mut self.buffer[have..]) {
-                    Ok(0) => break,
-                    Ok(n) => have += n,
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(e),
-                }
-            }
-            if have == 0 {
-                return Ok(copied);
-            }
-            to.write_all(&self.buffer[..have])?;
-            copied += have as u64;
-            if have < self.buffer.len() {
-                return Ok(copied);
-            }
-        }
+        attributes.settle_special(path, kind.is_symlink(), plain)?;
+        Ok(Brought::Other)
     }
 }
 
-fn set_attributes<R: Read>(entry: &mut tar::Entry<'_, R>, path: &Path) -> io::Result<()> {
-    let extensions: Vec<(String, Vec<u8>)> = entry
-        .pax_extensions()?
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|x| {
-            Some((x.key().ok()?.strip_prefix("SCHILY.xattr.")?.to_owned(), x.value_bytes().to_vec()))
-        })
-        .collect();
-    for (name, value) in extensions {
-        // An attribute for overlayfs itself would be an attack on it.
-        if name.starts_with("trusted.overlay.") || name.starts_with("user.overlay.") {
-            continue;
+/// Few large writes: each small one costs the file system as much.
+fn copy(from: &mut impl Read, to: &mut File, buffer: &mut [u8]) -> io::Result<u64> {
+    let mut copied = 0;
+    loop {
+        let mut have = 0;
+        while have < buffer.len() {
+            match from.read(&mut buffer[have..]) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
         }
-        let name = std::ffi::CString::new(name).map_err(io::Error::other)?;
-        match sys::lsetxattr(path, &name, &value) {
-            Err(e) if e.raw_os_error() != Some(libc::EOPNOTSUPP) => return Err(e),
-            _ => {}
+        to.write_all(&buffer[..have])?;
+        copied += have as u64;
+        if have < buffer.len() {
+            return Ok(copied);
         }
     }
-    Ok(())
-}
-
-fn set_time(path: &Path, mtime: u64) -> io::Result<()> {
-    let time = TimeSpec::seconds(i64::try_from(mtime).unwrap_or(0));
-    Ok(utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, UtimensatFlags::NoFollowSymlink)?)
 }
 
 /// Takes those whiteouts away again that hide nothing in the layers below: in a directory that is this layer's
