@@ -16,8 +16,8 @@ use crate::{Cached, ObjectKey};
 pub enum ChangeKind {
     /// It is new to this subscriber.
     Added,
-    /// It was there and is different now. (`old` and `new` differ in uid when it was deleted and made
-    /// again before the subscriber looked.)
+    /// It was there and is different now; it is the same object. (What was deleted and made again before the
+    /// subscriber looked comes as [`Self::Deleted`] and [`Self::Added`].)
     Modified,
     /// It is gone; `old` is its last state.
     Deleted,
@@ -79,7 +79,11 @@ impl Mailbox {
     fn take(&self) -> Option<Change> {
         let mut pending = self.pending.lock();
         if let Some(key) = pending.order.pop_front() {
-            return pending.changes.remove(&key);
+            let change = pending.changes.remove(&key)?;
+            let Some(made_again) = made_again(&change) else { return Some(change) };
+            pending.changes.insert(key.clone(), made_again);
+            pending.order.push_front(key);
+            return Some(Change { kind: ChangeKind::Deleted, new: None, old: change.old });
         }
         std::mem::take(&mut pending.resynced).then_some(Change {
             kind: ChangeKind::Resynced,
@@ -108,9 +112,24 @@ fn merge(earlier: Change, later: Change) -> Change {
         // Known to the subscriber before, deleted meanwhile, there again.
         (Modified | Deleted | Resynced, _) => Modified,
     };
-    // A deleted object's last state says more than the one the subscriber knew.
-    let old = if kind == Deleted { later.old.or(earlier.old) } else { earlier.old };
-    Change { kind, new: later.new, old: if kind == Added { None } else { old } }
+    let old = match kind {
+        Added => None,
+        // A deleted object's last state says more than the one the subscriber knew, if it knew that object.
+        Deleted if earlier.kind == Added || !are_two(&earlier.old, &later.old) => later.old.or(earlier.old),
+        _ => earlier.old,
+    };
+    Change { kind, new: later.new, old }
+}
+
+/// Whether both are there, and are different objects of the same name.
+fn are_two(old: &Option<Cached>, new: &Option<Cached>) -> bool {
+    matches!((old, new), (Some(old), Some(new)) if old.uid() != new.uid())
+}
+
+/// Of a change from one object to another of its name: that this one came.
+fn made_again(change: &Change) -> Option<Change> {
+    let came = || Change { kind: ChangeKind::Added, new: change.new.clone(), old: None };
+    are_two(&change.old, &change.new).then(came)
 }
 
 /// Changes of an informer's cache, starting with everything cached as [`ChangeKind::Added`]. Nothing is
@@ -149,9 +168,13 @@ mod tests {
 
     use super::*;
 
+    fn of_uid(uid: &str, rv: u64) -> Cached {
+        let text = format!(r#"{{"metadata":{{"name":"a","uid":"{uid}","resourceVersion":"{rv}"}}}}"#);
+        Cached::new(Bytes::from(text)).unwrap()
+    }
+
     fn object(rv: u64) -> Cached {
-        Cached::new(Bytes::from(format!(r#"{{"metadata":{{"name":"a","resourceVersion":"{rv}"}}}}"#)))
-            .unwrap()
+        of_uid("", rv)
     }
 
     fn change(kind: ChangeKind, new: Option<u64>, old: Option<u64>) -> Change {
@@ -177,5 +200,42 @@ mod tests {
             assert_eq!((got.kind, rv(got.new), rv(got.old)), expected);
             assert!(subscription.try_recv().is_none());
         }
+    }
+
+    /// Whoever knows an object hears that it is gone, however many of its name came and went meanwhile.
+    #[test]
+    fn what_was_made_again_is_another_object() {
+        use ChangeKind::{Added, Deleted, Modified};
+        let of = |kind, new: Option<(&str, u64)>, old: Option<(&str, u64)>| {
+            let object = |(uid, rv)| of_uid(uid, rv);
+            Change { kind, new: new.map(object), old: old.map(object) }
+        };
+        let mailbox = Arc::new(Mailbox::default());
+        let mut subscription = Subscription::new(mailbox.clone());
+        let mut got = || {
+            let said = |c: Option<Cached>| c.map(|c| format!("{}{}", c.uid(), c.resource_version()));
+            let change = subscription.try_recv()?;
+            Some((change.kind, said(change.new), said(change.old)))
+        };
+        let (gone, came) = (
+            |what: &str| Some((Deleted, None, Some(what.to_owned()))),
+            |what: &str| Some((Added, Some(what.to_owned()), None)),
+        );
+
+        mailbox.push(of(Deleted, None, Some(("a", 2))));
+        mailbox.push(of(Added, Some(("b", 3)), None));
+        assert_eq!(got(), gone("a2"));
+        mailbox.push(of(Modified, Some(("b", 4)), Some(("b", 3))));
+        assert_eq!(got(), came("b4"));
+        assert_eq!(got(), None);
+
+        mailbox.push(of(Deleted, None, Some(("b", 5))));
+        mailbox.push(of(Added, Some(("c", 6)), None));
+        mailbox.push(of(Deleted, None, Some(("c", 7))));
+        assert_eq!(got(), gone("b5"));
+        assert_eq!(got(), None);
+
+        mailbox.push(of(Modified, Some(("d", 9)), Some(("c", 8))));
+        assert_eq!((got(), got(), got()), (gone("c8"), came("d9"), None));
     }
 }

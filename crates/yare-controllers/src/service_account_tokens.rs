@@ -117,12 +117,9 @@ pub fn changed_secret(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKe
     }
 }
 
-/// The Secrets of an account that goes, or that is another one now.
+/// The Secrets of an account that is gone.
 pub fn deleted_account(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
-    let Some(old) = &change.old else { return };
-    if change.new.as_ref().is_some_and(|new| new.uid() == old.uid()) {
-        return;
-    }
+    let (None, Some(old)) = (&change.new, &change.old) else { return };
     for secret in context.informer(SECRETS).in_namespace(old.namespace()) {
         if View::of(&secret).is_some_and(|view| view.account() == old.name()) {
             add(secret.key().clone());

@@ -227,8 +227,7 @@ pub fn services_of_pod(context: &Context, change: &Change, add: &mut dyn FnMut(O
 /// Whether anything that endpoints show is different.
 fn matters(change: &Change) -> bool {
     let (Some(old), Some(new)) = (&change.old, &change.new) else { return true };
-    if old.uid() != new.uid()
-        || old.labels() != new.labels()
+    if old.labels() != new.labels()
         || old.node_name() != new.node_name()
         || old.deletion_timestamp().is_some() != new.deletion_timestamp().is_some()
     {

@@ -224,11 +224,6 @@ impl Shared {
             return;
         };
         if let Some(old) = &change.old {
-            if old.uid() != object.uid() {
-                for (kind, dependent) in self.dependents(old.uid()) {
-                    self.add(&kind, &dependent);
-                }
-            }
             // An owner that waits for this object waits no longer if the reference is gone or harmless.
             self.wake_owners(old, |owner| {
                 !object.owners().iter().any(|o| o.uid == owner.uid && o.block_owner_deletion)
@@ -248,10 +243,7 @@ impl Shared {
             }
             return;
         }
-        let same_owners = change
-            .old
-            .as_ref()
-            .is_some_and(|old| old.uid() == object.uid() && old.owners() == object.owners());
+        let same_owners = change.old.as_ref().is_some_and(|old| old.owners() == object.owners());
         if !same_owners && object.owners().iter().any(|o| !self.is_alive(object, o)) {
             self.add(kind, object);
         }

@@ -43,7 +43,7 @@ fn waits(claim: &Cached) -> bool {
 pub(super) fn let_go(change: &Change) -> Option<ObjectKey> {
     let before = change.old.as_ref()?;
     let over = match &change.new {
-        Some(now) => waits(before) && !(waits(now) && now.uid() == before.uid()),
+        Some(now) => waits(before) && !waits(now),
         // What was told of it before its last state may have waited.
         None => true,
     };

@@ -210,8 +210,7 @@ impl Manager {
 
     fn change(&mut self, change: &Change) {
         let (new, old) = (change.new.as_ref(), change.old.as_ref());
-        if let Some(old) = old
-            && new.is_none_or(|new| new.uid() != old.uid())
+        if let (None, Some(old)) = (new, old)
             && let Some(mailbox) = self.mailboxes.get(old.uid())
         {
             mailbox.remove();
