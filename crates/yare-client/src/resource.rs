@@ -119,6 +119,7 @@ resources! {
     ROLES                       "rbac.authorization.k8s.io" "v1" "roles" Role true;
     ROLE_BINDINGS               "rbac.authorization.k8s.io" "v1" "rolebindings" RoleBinding true;
     DEVICE_CLASSES              "resource.k8s.io" "v1" "deviceclasses" DeviceClass false;
+    DEVICE_TAINT_RULES          "resource.k8s.io" "v1beta2" "devicetaintrules" DeviceTaintRule false;
     RESOURCE_CLAIMS             "resource.k8s.io" "v1" "resourceclaims" ResourceClaim true;
     RESOURCE_CLAIM_TEMPLATES    "resource.k8s.io" "v1" "resourceclaimtemplates" ResourceClaimTemplate true;
     RESOURCE_SLICES             "resource.k8s.io" "v1" "resourceslices" ResourceSlice false;

@@ -40,6 +40,8 @@ pub struct Watch {
     pub resource: Resource,
     /// How a change becomes keys.
     pub keys: Keys,
+    /// The feature without which it is not watched.
+    pub gate: Option<&'static str>,
 }
 
 /// How a change becomes keys.
@@ -145,7 +147,8 @@ async fn run(row: &'static Row, context: Context, stop: CancellationToken, tasks
     let metrics = context.config.metrics.clone();
     let queue = Queue::measured(metrics::queue(row.name), &metrics.queues);
     let mut synced = Vec::new();
-    for watch in row.watches {
+    let gates = &context.config.gates;
+    for watch in row.watches.iter().filter(|w| w.gate.is_none_or(|gate| gates.is_on(gate))) {
         let informer = context.informer(watch.resource.clone());
         synced.push(informer.clone());
         let (context, queue, stop) = (context.clone(), queue.clone(), stop.clone());

@@ -45,15 +45,15 @@ pub async fn force_delete(context: &Context, pod: &Cached) -> Result<(), Error> 
     gone(context.api.delete(&PODS, pod.key(), how).await.map(drop))
 }
 
-/// Deletes a pod with its own grace period.
-pub async fn delete(context: &Context, pod: &Cached) -> Result<(), Error> {
-    gone(context.api.delete(&PODS, pod.key(), Deletion::of(pod)).await.map(drop))
+/// Deletes a pod with its own grace period; whether it was there.
+pub async fn delete(context: &Context, pod: &Cached) -> Result<bool, Error> {
+    gone(context.api.delete(&PODS, pod.key(), Deletion::of(pod)).await)
 }
 
 /// A pod that is gone, or another of the same name, is what was wanted.
-fn gone(result: Result<(), ApiError>) -> Result<(), Error> {
+fn gone<T: Default>(result: Result<T, ApiError>) -> Result<T, Error> {
     match result {
-        Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error.into()),
-        _ => Ok(()),
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(T::default()),
+        other => Ok(other?),
     }
 }

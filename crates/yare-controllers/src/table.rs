@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use yare_client::{
     CERTIFICATE_SIGNING_REQUESTS, CLUSTER_ROLES, CONFIG_MAPS, CONTROLLER_REVISIONS, CRON_JOBS, CSI_DRIVERS,
-    DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, IP_ADDRESSES, JOBS, LEASES, NAMESPACES, NODES,
-    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS, POD_DISRUPTION_BUDGETS, PODS,
-    REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_QUOTAS,
-    RESOURCE_SLICES, SECRETS, SERVICE_ACCOUNTS, SERVICE_CIDRS, SERVICES, STATEFUL_SETS, STORAGE_CLASSES,
-    STORAGE_VERSION_MIGRATIONS, STORAGE_VERSIONS, VALIDATING_ADMISSION_POLICIES, VOLUME_ATTACHMENTS,
-    VOLUME_ATTRIBUTES_CLASSES,
+    DAEMON_SETS, DEPLOYMENTS, DEVICE_TAINT_RULES, ENDPOINT_SLICES, ENDPOINTS, IP_ADDRESSES, JOBS, LEASES,
+    NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_CERTIFICATE_REQUESTS,
+    POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, RESOURCE_CLAIM_TEMPLATES,
+    RESOURCE_CLAIMS, RESOURCE_QUOTAS, RESOURCE_SLICES, SECRETS, SERVICE_ACCOUNTS, SERVICE_CIDRS, SERVICES,
+    STATEFUL_SETS, STORAGE_CLASSES, STORAGE_VERSION_MIGRATIONS, STORAGE_VERSIONS,
+    VALIDATING_ADMISSION_POLICIES, VOLUME_ATTACHMENTS, VOLUME_ATTRIBUTES_CLASSES,
 };
 
 use crate::{
@@ -45,7 +45,12 @@ pub struct Row {
 }
 
 const fn watch(resource: yare_client::Resource, keys: crate::harness::Keys) -> Watch {
-    Watch { resource, keys }
+    Watch { resource, keys, gate: None }
+}
+
+/// What is watched only where a feature is on.
+const fn watch_if(gate: &'static str, resource: yare_client::Resource, keys: crate::harness::Keys) -> Watch {
+    Watch { resource, keys, gate: Some(gate) }
 }
 
 /// For what a controller reads but is not woken by: the cache has to be complete before it starts.
@@ -146,6 +151,11 @@ pub const CONTROLLERS: &[Row] = &[
             watch(PODS, With(device_taint_eviction::changed_pod)),
             watch(RESOURCE_CLAIMS, With(device_taint_eviction::changed_claim)),
             watch(RESOURCE_SLICES, With(device_taint_eviction::changed_slice)),
+            watch_if(
+                device_taint_eviction::RULES_GATE,
+                DEVICE_TAINT_RULES,
+                With(device_taint_eviction::changed_rule),
+            ),
         ],
         make: device_taint_eviction::new,
         workers: 4,

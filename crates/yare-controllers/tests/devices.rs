@@ -3,10 +3,14 @@
 
 mod common;
 
-use common::Cluster;
+use common::{Cluster, condition};
 use serde_json::{Value, json};
-use yare_client::{EVENTS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_SLICES};
+use yare_apiserver::runtime_config::RuntimeConfig;
+use yare_client::{
+    DEVICE_TAINT_RULES, EVENTS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS, RESOURCE_SLICES,
+};
 use yare_controllers::{Config, api::Propagation};
+use yare_schema::features::Gates;
 
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 
@@ -48,11 +52,15 @@ async fn made(cluster: &Cluster, pod: &str) -> Value {
 
 /// Allocates the claim and reserves it, as the scheduler does.
 async fn allocate(cluster: &Cluster, claim: &str, pods: &[(&str, &str)]) {
+    allocate_tolerating(cluster, claim, pods, json!([])).await;
+}
+
+async fn allocate_tolerating(cluster: &Cluster, claim: &str, pods: &[(&str, &str)], tolerations: Value) {
     cluster.merge(&RESOURCE_CLAIMS, "default", claim, json!({"metadata": {"finalizers": [FINALIZER]}})).await;
     let reserved: Vec<Value> =
         pods.iter().map(|(name, uid)| json!({"resource": "pods", "name": name, "uid": uid})).collect();
     let status = json!({"status": {"reservedFor": reserved, "allocation": {"devices": {"results": [
-        {"request": "r", "driver": "gpu.example.com", "pool": "p", "device": "d"}]}}}});
+        {"request": "r", "driver": "gpu.example.com", "pool": "p", "device": "d", "tolerations": tolerations}]}}}});
     let key = yare_client::ObjectKey::new("default", claim);
     let merge = yare_controllers::api::Patch::Merge;
     cluster.api.patch(&RESOURCE_CLAIMS, &key, "/status", merge, &status).await.unwrap();
@@ -169,4 +177,101 @@ async fn pods_leave_devices_that_break() {
         .await;
     // Nobody is left to use the claim.
     cluster.until_is(&RESOURCE_CLAIMS, "default", "c", |c| c["status"]["allocation"].is_null()).await;
+}
+
+fn taint_rule(name: &str, selector: Value, effect: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {
+        "deviceSelector": selector, "taint": {"key": "broken", "effect": effect}}})
+}
+
+/// A pod that runs and has the device, and tolerates taints for a while.
+async fn patient_pod(cluster: &Cluster, name: &str, seconds: Value) {
+    cluster.create(&RESOURCE_CLAIMS, "default", json!({"metadata": {"name": name}, "spec": asked()})).await;
+    let uid = pod(cluster, name, "runs", json!({"name": "g", "resourceClaimName": name})).await;
+    let tolerates = json!({"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+    allocate_tolerating(cluster, name, &[(name, &uid)], json!([tolerates])).await;
+    cluster.until_is(&PODS, "default", name, |p| p["status"]["phase"] == "Running").await;
+}
+
+/// Waits until the rule's condition has the status, reason and message.
+async fn rule_says(cluster: &Cluster, rule: &str, status: &str, reason: &str, message: &str) {
+    cluster
+        .until_is(&DEVICE_TAINT_RULES, "", rule, |rule| {
+            condition(rule, "EvictionInProgress").is_some_and(|c| {
+                c["status"] == status
+                    && c["reason"] == reason
+                    && c["message"].as_str().unwrap_or_default() == message
+                    && c["observedGeneration"] == rule["metadata"]["generation"]
+            })
+        })
+        .await;
+}
+
+async fn told_of(cluster: &Cluster, pod: &str, message: &str) {
+    cluster
+        .until("the event", || async {
+            let events = cluster.list(&EVENTS, "default").await;
+            let is = |e: &Value| {
+                e["reason"] == "DeviceTaintManagerEviction"
+                    && e["message"] == message
+                    && e["involvedObject"]["name"] == pod
+            };
+            events.iter().any(is).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_leave_devices_that_rules_taint() {
+    let gates = Gates::parse("DRADeviceTaintRules=true").unwrap();
+    let config = Config { gates, ..Config::default() };
+    let mut cluster = Cluster::secure(config, |server| {
+        server.runtime_config = RuntimeConfig::parse("resource.k8s.io/v1beta2=true").unwrap();
+    })
+    .await;
+    let slice = json!({"metadata": {"name": "s"}, "spec": {
+        "driver": "gpu.example.com", "nodeName": "n1", "devices": [{"name": "d"}, {"name": "e"}],
+        "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}}});
+    cluster.create(&RESOURCE_SLICES, "", slice).await;
+    patient_pod(&cluster, "restless", json!(0)).await;
+    patient_pod(&cluster, "quick", json!(1)).await;
+    patient_pod(&cluster, "patient", json!(3600)).await;
+    patient_pod(&cluster, "stays", Value::Null).await;
+
+    // What would be, were it meant. It is counted once: caches must have it all by then.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let all = json!({"driver": "gpu.example.com"});
+    cluster.create(&DEVICE_TAINT_RULES, "", taint_rule("dry", all.clone(), "None")).await;
+    let dry = "2 published devices selected. 4 allocated devices selected. 3 pods would be evicted in 1 namespace if \
+               the effect was NoExecute. This information will not be updated again. Recreate the DeviceTaintRule \
+               to trigger an update.";
+    rule_says(&cluster, "dry", "False", "NoEffect", dry).await;
+    let other = taint_rule("other", json!({"device": "e"}), "NoExecute");
+    cluster.create(&DEVICE_TAINT_RULES, "", other).await;
+    rule_says(&cluster, "other", "False", "NotStarted", "").await;
+    cluster.create(&DEVICE_TAINT_RULES, "", taint_rule("new", all.clone(), "NoSchedule")).await;
+    let only = "Eviction only happens for the NoExecute effect.";
+    rule_says(&cluster, "new", "False", "OtherEffect", only).await;
+
+    // The effect is another now: pods go, each at its time.
+    cluster.merge(&DEVICE_TAINT_RULES, "", "new", json!({"spec": {"taint": {"effect": "NoExecute"}}})).await;
+    let all_go = "3 pods need to be evicted in 1 namespace.";
+    rule_says(&cluster, "new", "True", "PodsPendingEviction", all_go).await;
+    cluster.until_gone(&PODS, "default", "restless").await;
+    told_of(&cluster, "restless", "Marking for deletion").await;
+    cluster.until_gone(&PODS, "default", "quick").await;
+    let left = "1 pod needs to be evicted in 1 namespace. 2 pods evicted since starting the controller.";
+    rule_says(&cluster, "new", "True", "PodsPendingEviction", left).await;
+
+    // Who starts anew has evicted nobody yet, but knows who has to go.
+    cluster.restart_controllers().await;
+    let left = "1 pod needs to be evicted in 1 namespace.";
+    rule_says(&cluster, "new", "True", "PodsPendingEviction", left).await;
+    cluster.delete(&DEVICE_TAINT_RULES, "", "new", Propagation::Background).await;
+    told_of(&cluster, "patient", "Cancelling deletion").await;
+    for name in ["patient", "stays"] {
+        let pod = cluster.find(&PODS, "default", name).await.unwrap();
+        assert!(pod["metadata"]["deletionTimestamp"].is_null(), "{pod:#}");
+    }
+    cluster.stop().await;
 }

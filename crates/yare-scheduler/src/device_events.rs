@@ -2,7 +2,10 @@
 //! placed because of them.
 
 use tokio::time::Instant;
-use yare_client::{Change, Client, DEVICE_CLASSES, RESOURCE_CLAIMS, RESOURCE_SLICES, ViewError};
+use yare_client::{
+    Change, Client, DEVICE_CLASSES, DEVICE_TAINT_RULES, RESOURCE_CLAIMS, RESOURCE_SLICES, ViewError,
+};
+use yare_schema::features::Gates;
 
 use crate::{
     devices::{bind::Work, state::ClaimChange},
@@ -17,12 +20,16 @@ pub(crate) enum Kind {
     Claim,
     Class,
     Slice,
+    TaintRule,
 }
 
 /// All that is watched for devices.
-pub(crate) fn watched(client: &Client) -> Watched<Kind> {
-    let kinds =
-        [(Kind::Claim, RESOURCE_CLAIMS), (Kind::Class, DEVICE_CLASSES), (Kind::Slice, RESOURCE_SLICES)];
+pub(crate) fn watched(client: &Client, gates: &Gates) -> Watched<Kind> {
+    let mut kinds =
+        vec![(Kind::Claim, RESOURCE_CLAIMS), (Kind::Class, DEVICE_CLASSES), (Kind::Slice, RESOURCE_SLICES)];
+    if gates.is_on("DRADeviceTaintRules") {
+        kinds.push((Kind::TaintRule, DEVICE_TAINT_RULES));
+    }
     Watched::new(client, kinds)
 }
 
@@ -33,6 +40,7 @@ impl State {
             Kind::Claim => self.claim_changed(change),
             Kind::Class => self.class_changed(change),
             Kind::Slice => self.slice_changed(change),
+            Kind::TaintRule => self.taint_rule_changed(change),
         };
         match taken {
             Ok(Events::NONE) => {}
@@ -87,5 +95,16 @@ impl State {
             (None, None) => {}
         }
         Ok(Events::NONE)
+    }
+
+    /// To pods that wait a rule is a change of the slices whose devices it selects.
+    fn taint_rule_changed(&mut self, change: &Change) -> Result<Events, ViewError> {
+        let devices = &mut self.cluster.devices;
+        let changed = match (&change.new, &change.old) {
+            (Some(new), _) => devices.set_rule(new)?,
+            (None, Some(old)) => devices.remove_rule(old.name()),
+            (None, None) => false,
+        };
+        Ok(if changed { Events::RESOURCE_SLICE } else { Events::NONE })
     }
 }

@@ -112,7 +112,7 @@ async fn run(client: Client, config: Config) {
     let (nodes, pods, namespaces) = (informers.of(NODES), informers.of(PODS), informers.of(NAMESPACES));
     let budgets = informers.of(POD_DISRUPTION_BUDGETS);
     let mut storage = storage_events::watched(&client);
-    let mut devices = device_events::watched(&client);
+    let mut devices = device_events::watched(&client, &config.gates);
     tokio::join!(
         nodes.synced(),
         pods.synced(),

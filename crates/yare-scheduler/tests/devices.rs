@@ -26,6 +26,11 @@ fn class(extra: Value) -> Value {
     out
 }
 
+fn merged(mut into: Value, from: Value) -> Value {
+    merge(&mut into, &from);
+    into
+}
+
 fn slice(node: &str, devices: &[&str]) -> Value {
     let devices: Vec<Value> = devices.iter().map(|name| json!({"name": name})).collect();
     json!({"kind": "ResourceSlice", "metadata": {"name": format!("s-{node}")}, "spec": {
@@ -43,6 +48,11 @@ fn claim(name: &str, extra: Value) -> Value {
     });
     merge(&mut out, &extra);
     out
+}
+
+fn taint_rule(selector: Value, effect: &str) -> Value {
+    json!({"kind": "DeviceTaintRule", "metadata": {"name": "broken"},
+           "spec": {"deviceSelector": selector, "taint": {"key": "broken", "effect": effect}}})
 }
 
 /// A list: one device of a class that has none, or one of `gpu`.
@@ -82,6 +92,7 @@ fn take_in(cluster: &mut Cluster, objects: &[Value]) {
             "ResourceClaim" => drop(devices.set_claim(cached).unwrap()),
             "DeviceClass" => devices.set_class(&cached).unwrap(),
             "ResourceSlice" => devices.set_slice(&cached).unwrap(),
+            "DeviceTaintRule" => drop(devices.set_rule(&cached).unwrap()),
             other => panic!("{other}"),
         }
     }
@@ -163,6 +174,57 @@ fn places() {
             ],
             uses(&["c"]),
             "0/2 nodes are available: 2 cannot allocate all claims.",
+        ),
+        (
+            "a rule keeps pods from the device",
+            vec![
+                class(json!({})),
+                slice("b", &["x", "y"]),
+                claim("c", json!({})),
+                taint_rule(json!({"driver": DRIVER, "pool": "b", "device": "x"}), "NoSchedule"),
+            ],
+            uses(&["c"]),
+            "b: c=y",
+        ),
+        (
+            "a rule for all devices",
+            vec![
+                class(json!({})),
+                slice("b", &["x"]),
+                claim("c", json!({})),
+                taint_rule(json!({}), "NoExecute"),
+            ],
+            uses(&["c"]),
+            "0/2 nodes are available: 2 cannot allocate all claims.",
+        ),
+        (
+            "rules that are about other devices, or none",
+            vec![
+                class(json!({})),
+                slice("b", &["x"]),
+                claim("c", json!({})),
+                taint_rule(json!({"driver": "nic.example.com"}), "NoSchedule"),
+                merged(taint_rule(Value::Null, "NoSchedule"), json!({"metadata": {"name": "none"}})),
+                merged(taint_rule(json!({}), "None"), json!({"metadata": {"name": "no effect"}})),
+            ],
+            uses(&["c"]),
+            "b: c=x",
+        ),
+        (
+            "a rule that is tolerated",
+            vec![
+                class(json!({})),
+                slice("b", &["x"]),
+                merged(
+                    claim("c", json!({})),
+                    json!({"spec": {"devices": {"requests": [{"name": "r", "exactly": {
+                        "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 1,
+                        "tolerations": [{"operator": "Exists", "key": "broken"}]}}]}}}),
+                ),
+                taint_rule(json!({}), "NoSchedule"),
+            ],
+            uses(&["c"]),
+            "b: c=x",
         ),
         (
             "allocated already",
@@ -407,4 +469,22 @@ fn changes_of_claims_are_told_apart() {
     assert_eq!(change(claim("c", json!({"metadata": {"labels": {"a": "b"}}}))), (false, false));
     assert_eq!(change(allocated("c", "a", "x", json!({}))), (false, true));
     assert_eq!(change(claim("c", json!({}))), (true, true));
+}
+
+#[test]
+fn rules_come_and_go() {
+    let mut cluster = cluster(&[node("b", json!({}))], &[]);
+    take_in(&mut cluster, &[class(json!({})), slice("b", &["x"]), claim("c", json!({}))]);
+    let new = PodInfo::new(cached(&pod("p", uses(&["c"])))).unwrap();
+    let set = |cluster: &mut Cluster, rule: &Value| cluster.devices.set_rule(&cached(rule)).unwrap();
+    let rule = taint_rule(json!({"device": "x"}), "NoSchedule");
+    assert!(set(&mut cluster, &rule));
+    assert!(place(&cluster, &new).starts_with("0/1"));
+    // What is said in its status changes nothing.
+    assert!(!set(&mut cluster, &merged(rule.clone(), json!({"status": {"conditions": [{"type": "T"}]}}))));
+    assert!(set(&mut cluster, &taint_rule(json!({"device": "y"}), "NoSchedule")));
+    assert_eq!(place(&cluster, &new), "b: c=x");
+    assert!(set(&mut cluster, &rule));
+    assert!(cluster.devices.remove_rule("broken") && !cluster.devices.remove_rule("broken"));
+    assert_eq!(place(&cluster, &new), "b: c=x");
 }

@@ -18,6 +18,8 @@ pub struct Cluster {
     pub api: Api,
     pub client: Client,
     controllers: Option<Controllers>,
+    manager: Client,
+    config: Config,
     server: ApiServer,
     _dir: TempDir,
 }
@@ -119,8 +121,8 @@ impl Cluster {
                 in_process(server.service(User::service_account("kube-system", account, "")))
             }));
         }
-        let controllers = Some(Controllers::start(&manager, config));
-        let cluster = Self { api, client, controllers, server, _dir: dir };
+        let controllers = Some(Controllers::start(&manager, config.clone()));
+        let cluster = Self { api, client, controllers, manager, config, server, _dir: dir };
         let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n1"}});
         cluster.create(&NODES, "", node).await;
         let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady",
@@ -235,12 +237,22 @@ impl Cluster {
         }
     }
 
-    pub async fn stop(mut self) {
+    async fn stop_controllers(&mut self) {
         if let Some(controllers) = self.controllers.take() {
             tokio::time::timeout(Duration::from_secs(10), controllers.shutdown())
                 .await
                 .expect("controllers stop");
         }
+    }
+
+    /// New controllers take over, which know nothing but what the API says.
+    pub async fn restart_controllers(&mut self) {
+        self.stop_controllers().await;
+        self.controllers = Some(Controllers::start(&self.manager, self.config.clone()));
+    }
+
+    pub async fn stop(mut self) {
+        self.stop_controllers().await;
         self.server.shutdown().await;
     }
 }

@@ -11,6 +11,7 @@ use super::{
     claim::Claim,
     extended::Resources,
     programs::Programs,
+    rules::Rules,
     slices::Slices,
     taken::{Holding, Taken},
     types::{ClaimSpec, Class, Slice},
@@ -51,6 +52,8 @@ pub struct Devices {
     classes: HashMap<Box<str>, Arc<Class>>,
     slices: Slices,
     taken: Taken,
+    /// Taints that administrators put on devices.
+    rules: Rules,
     /// Which class stands for which extended resource.
     resources: Resources,
     /// Claims that were made for extended resources, by the pod's uid.
@@ -75,6 +78,7 @@ impl Devices {
             classes: HashMap::new(),
             slices: Slices::default(),
             taken: Taken::default(),
+            rules: Rules::default(),
             resources: Resources::default(),
             extended: HashMap::new(),
             coming: HashMap::new(),
@@ -88,7 +92,8 @@ impl Devices {
 
     /// What devices are allocated from.
     pub fn world(&self) -> World<'_> {
-        World { slices: &self.slices, classes: &self.classes, taken: &self.taken, features: self.features }
+        let Self { slices, classes, taken, rules, features, .. } = self;
+        World { slices, classes, taken, rules, features: *features }
     }
 
     /// A claim as the API says.
@@ -258,6 +263,16 @@ impl Devices {
     /// Forgets a slice.
     pub fn remove_slice(&mut self, name: &str) {
         self.slices.remove(name);
+    }
+
+    /// Takes in a DeviceTaintRule; whether anything but its status is new.
+    pub fn set_rule(&mut self, object: &Cached) -> Result<bool, ViewError> {
+        self.rules.set(object)
+    }
+
+    /// Forgets a DeviceTaintRule; whether it was known.
+    pub fn remove_rule(&mut self, name: &str) -> bool {
+        self.rules.remove(name)
     }
 }
 

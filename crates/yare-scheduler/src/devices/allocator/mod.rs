@@ -27,6 +27,7 @@ use std::{collections::HashMap, sync::Arc};
 use yare_schema::features::Gates;
 
 use super::{
+    rules::Rules,
     slices::Slices,
     taken::Taken,
     types::{Amounts, ClaimSpec, Class, Device, Node, Slice},
@@ -84,6 +85,8 @@ pub struct World<'a> {
     pub classes: &'a HashMap<Box<str>, Arc<Class>>,
     /// What claims hold.
     pub taken: &'a Taken,
+    /// Taints beside those of drivers.
+    pub rules: &'a Rules,
     /// What may be used.
     pub features: Features,
 }

@@ -307,7 +307,7 @@ impl<'a, 'p> Search<'a, 'p> {
         if in_use || (!must && !self.wants(claim, plan, at)?) || !self.has_room(plan, at) {
             return Ok(None);
         }
-        if self.world.features.taints && device.spec.taints.iter().any(|taint| !is_tolerated(taint, wish)) {
+        if self.is_tainted(device, wish) {
             return Ok(None);
         }
         let name = &self.claims[claim].requests[request].name;
@@ -397,14 +397,21 @@ impl<'a, 'p> Search<'a, 'p> {
         enough
     }
 
+    /// Whether a taint keeps the device from the request.
+    fn is_tainted(&self, device: &Device, wish: &Alternative) -> bool {
+        let World { features, rules, .. } = self.world;
+        let mut taints = device.spec.taints.iter().chain(rules.taints(&device.id));
+        features.taints && taints.any(|taint| !is_tolerated(taint, wish))
+    }
+
     /// Whether some request cannot be met even if it had all devices for itself. An expression that fails is left to
     /// the search.
     fn is_hopeless(&self) -> bool {
         let can_be_met = |claim: usize, plan: &Plan<'a>| {
             let usable = |at: &usize| {
-                let (at, spec) = (*at, &self.devices[*at].device.spec);
+                let at = *at;
                 (plan.wish.admin_access || !self.devices[at].whole)
-                    && (!self.world.features.taints || spec.taints.iter().all(|t| is_tolerated(t, plan.wish)))
+                    && !self.is_tainted(self.devices[at].device, plan.wish)
                     && self.wants(claim, plan, at).unwrap_or(true)
             };
             match &plan.all {

@@ -9,6 +9,7 @@ use yare_client::Cached;
 use super::*;
 use crate::devices::{
     programs::Programs,
+    rules::Rules,
     taken::Holding,
     types::{Amount, DeviceId, PoolId, SpecView},
 };
@@ -139,6 +140,7 @@ impl Fixture {
             slices: &self.slices,
             classes: &self.classes,
             taken: &self.taken,
+            rules: &Rules::default(),
             features: self.features,
         };
         let labels: Vec<(Box<str>, Box<str>)> = vec![("zone".into(), "a".into())];
