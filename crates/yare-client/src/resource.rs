@@ -123,7 +123,9 @@ resources! {
     RESOURCE_CLAIMS             "resource.k8s.io" "v1" "resourceclaims" ResourceClaim true;
     RESOURCE_CLAIM_TEMPLATES    "resource.k8s.io" "v1" "resourceclaimtemplates" ResourceClaimTemplate true;
     RESOURCE_SLICES             "resource.k8s.io" "v1" "resourceslices" ResourceSlice false;
+    POD_GROUPS                  "scheduling.k8s.io" "v1alpha2" "podgroups" PodGroup true;
     PRIORITY_CLASSES            "scheduling.k8s.io" "v1" "priorityclasses" PriorityClass false;
+    WORKLOADS                   "scheduling.k8s.io" "v1alpha2" "workloads" Workload true;
     CSI_DRIVERS                 "storage.k8s.io" "v1" "csidrivers" CSIDriver false;
     CSI_NODES                   "storage.k8s.io" "v1" "csinodes" CSINode false;
     CSI_STORAGE_CAPACITIES      "storage.k8s.io" "v1" "csistoragecapacities" CSIStorageCapacity true;

@@ -130,6 +130,13 @@ pub fn hash(template: &Value, collisions: Option<i32>) -> String {
     safe_encode(&fnv.0.to_string())
 }
 
+/// A short name for texts in their order.
+pub fn hash_of(texts: &[&str]) -> String {
+    let mut fnv = Fnv::default();
+    texts.iter().for_each(|text| fnv.write(text.as_bytes()));
+    safe_encode(&fnv.0.to_string())
+}
+
 /// Spells a number so that it cannot form a word.
 pub fn safe_encode(text: &str) -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";

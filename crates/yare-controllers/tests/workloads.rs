@@ -5,14 +5,19 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Cluster, condition, template};
+use common::{Cluster, condition, names, template};
 use serde_json::{Value, json};
+use yare_apiserver::runtime_config::RuntimeConfig;
 use yare_client::{
-    CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, EVENTS, JOBS, PERSISTENT_VOLUME_CLAIMS, PODS,
-    REPLICA_SETS, STATEFUL_SETS,
+    CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, EVENTS, JOBS, ObjectKey, PERSISTENT_VOLUME_CLAIMS,
+    POD_GROUPS, PODS, REPLICA_SETS, STATEFUL_SETS, WORKLOADS,
 };
-use yare_controllers::{Config, api::Propagation};
+use yare_controllers::{
+    Config,
+    api::{Patch, Propagation},
+};
 use yare_metrics::text::Page;
+use yare_schema::features::Gates;
 
 fn deployment(name: &str, replicas: i32) -> Value {
     json!({
@@ -377,5 +382,97 @@ async fn claims_of_stateful_sets_go_when_the_policy_says_so() {
     cluster.until_list(&PERSISTENT_VOLUME_CLAIMS, "default", |c| common::names(c) == ["data-db-0"]).await;
     cluster.delete(&STATEFUL_SETS, "default", "db", Propagation::Background).await;
     cluster.until_list(&PERSISTENT_VOLUME_CLAIMS, "default", |c| c.is_empty()).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_whose_pods_run_together_have_workloads() {
+    let gates = Gates::parse("GenericWorkload=true,WorkloadWithJob=true").unwrap();
+    let mut cluster = Cluster::secure(Config { gates, ..Config::default() }, |server| {
+        server.runtime_config = RuntimeConfig::parse("scheduling.k8s.io/v1alpha2=true").unwrap();
+    })
+    .await;
+    let job = |name: &str, fate: &str| {
+        let mut template = template("j", "i", fate);
+        template["spec"]["restartPolicy"] = "Never".into();
+        json!({"metadata": {"name": name}, "spec": {
+            "parallelism": 3, "completions": 3, "completionMode": "Indexed", "template": template}})
+    };
+    let created = cluster.create(&JOBS, "default", job("gang", "waits")).await;
+    let workload = cluster.until_list(&WORKLOADS, "default", |w| !w.is_empty()).await.remove(0);
+    let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "gang", "uid": created.uid(),
+        "controller": true, "blockOwnerDeletion": true});
+    assert_eq!(workload["metadata"]["ownerReferences"], json!([owner]));
+    assert_eq!(
+        workload["spec"],
+        json!({"controllerRef": {"apiGroup": "batch", "kind": "Job", "name": "gang"},
+            "podGroupTemplates": [{"name": "gang-pgt-0", "schedulingPolicy": {"gang": {"minCount": 3}}}]})
+    );
+    let group = cluster.until_list(&POD_GROUPS, "default", |g| !g.is_empty()).await.remove(0);
+    let reference = |kind: &str, object: &Value| {
+        json!({"apiVersion": "scheduling.k8s.io/v1alpha2", "kind": kind, "name": object["metadata"]["name"],
+            "uid": object["metadata"]["uid"]})
+    };
+    assert_eq!(group["metadata"]["ownerReferences"], json!([owner, reference("Workload", &workload)]));
+    let of = json!({"workload": {"workloadName": workload["metadata"]["name"], "podGroupTemplateName": "gang-pgt-0"}});
+    assert_eq!(group["spec"]["podGroupTemplateRef"], of);
+    assert_eq!(group["spec"]["schedulingPolicy"], json!({"gang": {"minCount": 3}}));
+    let joined = |pods: &[Value]| {
+        pods.len() == 3
+            && pods.iter().all(|pod| {
+                let owners = pod["metadata"]["ownerReferences"].as_array().unwrap();
+                pod["spec"]["schedulingGroup"]["podGroupName"] == group["metadata"]["name"]
+                    && owners.len() == 2
+                    && owners[0]["controller"] == true
+                    && owners[1] == reference("PodGroup", &group)
+            })
+    };
+    cluster.until_list(&PODS, "default", joined).await;
+    cluster
+        .until("the event", || async {
+            let events = cluster.list(&EVENTS, "default").await;
+            events.iter().any(|e| e["reason"] == "WorkloadCreated").then_some(())
+        })
+        .await;
+    // As many as the group asks for, no more and no less.
+    let key = ObjectKey::new("default", "gang");
+    let fewer = json!({"spec": {"parallelism": 2}});
+    let refused = cluster.api.patch(&JOBS, &key, "", Patch::Merge, &fewer).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("cannot change parallelism for a Job referencing gang-scheduled PodGroup"),
+        "{refused}"
+    );
+
+    // New controllers find what is there.
+    cluster.restart_controllers().await;
+    let pods = cluster.list(&PODS, "default").await;
+    let lost = names(&pods)[0];
+    cluster.delete(&PODS, "default", lost, Propagation::Background).await;
+    cluster.until_gone(&PODS, "default", lost).await;
+    cluster.until_list(&PODS, "default", joined).await;
+    assert_eq!(cluster.list(&WORKLOADS, "default").await.len(), 1);
+    assert_eq!(cluster.list(&POD_GROUPS, "default").await.len(), 1);
+    cluster.delete(&JOBS, "default", "gang", Propagation::Background).await;
+    cluster.until_list(&WORKLOADS, "default", <[Value]>::is_empty).await;
+    cluster.until_list(&POD_GROUPS, "default", <[Value]>::is_empty).await;
+
+    // Others run without.
+    let mut loose = job("loose", "succeeds");
+    loose["spec"]["completions"] = 4.into();
+    cluster.create(&JOBS, "default", loose).await;
+    cluster
+        .until_is(&JOBS, "default", "loose", |j| {
+            condition(j, "Complete").is_some_and(|c| c["status"] == "True")
+        })
+        .await;
+    assert!(cluster.list(&WORKLOADS, "default").await.is_empty());
+    // And one runs to its end with its group.
+    cluster.create(&JOBS, "default", job("done", "succeeds")).await;
+    cluster
+        .until_is(&JOBS, "default", "done", |j| {
+            condition(j, "Complete").is_some_and(|c| c["status"] == "True")
+        })
+        .await;
+    assert_eq!(cluster.list(&POD_GROUPS, "default").await.len(), 1);
     cluster.stop().await;
 }

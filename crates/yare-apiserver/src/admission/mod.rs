@@ -34,6 +34,7 @@ mod expressions;
 mod extended_resource_toleration;
 mod hard_anti_affinity;
 mod image_policy;
+mod job_validation;
 mod limit_ranger;
 pub mod manifests;
 mod matching;

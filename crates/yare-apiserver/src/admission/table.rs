@@ -8,9 +8,10 @@ use super::{
     Operation::{self, Connect, Create, Delete, Update},
     always, always_pull_images, certificates, claim_resize, default_classes, default_toleration_seconds,
     deny_external_ips, event_rate_limit, extended_resource_toleration, hard_anti_affinity, image_policy,
-    limit_ranger, namespace_exists, namespace_lifecycle, node_declared_features, node_restriction,
-    owner_references, pod_node_selector, pod_resize, pod_security, pod_toleration_restriction,
-    pod_topology_labels, priority, runtime_class, service_account, storage_in_use, taint_nodes,
+    job_validation, limit_ranger, namespace_exists, namespace_lifecycle, node_declared_features,
+    node_restriction, owner_references, pod_node_selector, pod_resize, pod_security,
+    pod_toleration_restriction, pod_topology_labels, priority, runtime_class, service_account,
+    storage_in_use, taint_nodes,
 };
 use crate::status::ApiResult;
 
@@ -274,6 +275,13 @@ pub const TABLE: &[Row] = &[
         subresources: &["", "resize"],
         operations: &[Update],
         validate: Some(node_declared_features::validate),
+        ..ROW
+    },
+    Row {
+        name: "JobValidation",
+        resources: &[("batch", "jobs")],
+        operations: &[Update],
+        validate: Some(job_validation::validate),
         ..ROW
     },
     Row {

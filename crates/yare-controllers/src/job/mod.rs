@@ -9,6 +9,7 @@ mod indexes;
 mod pods;
 mod policy;
 mod round;
+pub mod workload;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -29,6 +30,7 @@ use self::{
     pods::{FINALIZER, JobPod, backoff, failures_in_a_row},
     policy::{FailurePolicy, SuccessPolicy, Verdict},
     round::Round,
+    workload::Groups,
 };
 use crate::{
     api::Patch,
@@ -58,6 +60,7 @@ struct Jobs {
     written: Mutex<HashMap<ObjectKey, u64>>,
     /// Pods whose finalizer was removed but may still show in the cache, per Job.
     released: Mutex<HashMap<ObjectKey, HashSet<Box<str>>>>,
+    groups: Option<Groups>,
 }
 
 #[derive(Deserialize, Default)]
@@ -210,6 +213,7 @@ pub fn new(context: &Context) -> Arc<dyn Reconcile> {
         expectations: Expectations::default(),
         written: Mutex::default(),
         released: Mutex::default(),
+        groups: Groups::new(context),
         context: context.clone(),
     })
 }
@@ -242,7 +246,11 @@ impl Reconcile for Jobs {
             self.release(key, tracked).await?;
             return Ok(Next::Done);
         }
-        let round = Round::new(self, job, view, pods, may_act);
+        let group = match &self.groups {
+            Some(groups) => groups.group_of(&self.context, &job, &view, &pods).await?,
+            None => None,
+        };
+        let round = Round::new(self, job, view, pods, may_act, group);
         round.run().await
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Round<'a> {
     terminating: i32,
     ready: i32,
     may_act: bool,
+    /// What new pods belong to.
+    group: Option<Cached>,
     now: Timestamp,
     /// With those that are finished but not counted yet.
     succeeded: i32,
@@ -33,7 +35,14 @@ pub(super) struct Round<'a> {
 
 impl<'a> Round<'a> {
     /// Starts from what the caches show.
-    pub(super) fn new(this: &'a Jobs, job: Cached, view: View, pods: Vec<JobPod>, may_act: bool) -> Self {
+    pub(super) fn new(
+        this: &'a Jobs,
+        job: Cached,
+        view: View,
+        pods: Vec<JobPod>,
+        may_act: bool,
+        group: Option<Cached>,
+    ) -> Self {
         let active: Vec<JobPod> = pods.iter().filter(|p| p.view.is_active()).cloned().collect();
         let mut status = view.status.clone();
         status.uncounted_terminated_pods.get_or_insert_default();
@@ -56,6 +65,7 @@ impl<'a> Round<'a> {
             pods,
             active,
             may_act,
+            group,
         }
     }
 
@@ -405,7 +415,11 @@ impl<'a> Round<'a> {
             .map(|index| {
                 let failures =
                     index.filter(|_| per_index).map(|i| self.failures_before(self.delayed.get(&i)));
-                pods::build(&self.job, &self.spec().template, index, failures)
+                let mut pod = pods::build(&self.job, &self.spec().template, index, failures);
+                if let Some(group) = &self.group {
+                    workload::join(&mut pod, group);
+                }
+                pod
             })
             .collect();
         let (this, job) = (self.this, &self.job);
