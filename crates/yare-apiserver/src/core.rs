@@ -88,8 +88,8 @@ pub struct Config {
     pub http: crate::server::Http,
     /// What browsers are told.
     pub browsers: crate::browsers::Browsers,
-    /// TLS towards kubelets, with the API server's client certificate.
-    pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// How nodes' own APIs are spoken to.
+    pub kubelets: Option<crate::outbound::shown::Kubelets>,
     /// How the server's Lease is kept; absent: it has none.
     pub identity: Option<crate::identity::Timing>,
     /// Ranges of service addresses, the first one preferred.
@@ -159,7 +159,7 @@ impl Config {
             certificates: None,
             http: Default::default(),
             browsers: Default::default(),
-            kubelet_tls: None,
+            kubelets: None,
             identity: None,
             service_cidrs: vec!["10.43.0.0/16".into()],
             node_ports: (30000, 32767),

@@ -70,5 +70,5 @@ pub use auth::{Auth, User};
 pub use body::Body;
 pub use core::{Clock, Config, Random, SystemClock, SystemRandom};
 pub use index::indexer;
-pub use outbound::egress::Egress;
+pub use outbound::{egress::Egress, shown};
 pub use server::{ApiServer, LocalService, StartError};

@@ -114,6 +114,7 @@ impl ApiServer {
         crate::alloc::objects::start(&core);
         crate::leaders::start(&core);
         serving::start(&core);
+        crate::outbound::shown::start(&core);
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
     }

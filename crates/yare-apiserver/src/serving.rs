@@ -29,26 +29,52 @@ impl Pair {
             |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
         Ok(KeyPairPem { certificate: text(&self.certificate)?, key: text(&self.key)? })
     }
+
+    fn files(&self) -> [&Path; 2] {
+        [&self.certificate, &self.key]
+    }
 }
 
-/// What is shown by default.
-pub enum Usual {
-    /// The cluster's own.
+/// Where a certificate comes from.
+pub enum Source {
+    /// It is the cluster's own.
     Own(KeyPairPem),
-    /// What is in the operator's files.
+    /// It is in the operator's files.
     Files(Pair),
+}
+
+impl Source {
+    /// What is there now.
+    ///
+    /// # Errors
+    /// Which file cannot be read, and why.
+    pub fn read(&self) -> Result<KeyPairPem, String> {
+        match self {
+            Self::Own(pair) => Ok(pair.clone()),
+            Self::Files(pair) => pair.read(),
+        }
+    }
+
+    /// The files that it may change with.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let pair = match self {
+            Self::Own(_) => None,
+            Self::Files(pair) => Some(pair),
+        };
+        pair.into_iter().flat_map(Pair::files)
+    }
 }
 
 /// What the server shows, and where that comes from.
 pub struct Certificates {
-    usual: Usual,
+    usual: Source,
     named: Vec<(Pair, Vec<String>)>,
     serving: Arc<Serving>,
 }
 
 impl Certificates {
     /// Reads the files. `named`: what is shown to who asks for one of these names; no names: those in the certificate.
-    pub fn open(usual: Usual, named: Vec<(Pair, Vec<String>)>) -> Result<Self, String> {
+    pub fn open(usual: Source, named: Vec<(Pair, Vec<String>)>) -> Result<Self, String> {
         let (pair, others) = read(&usual, &named)?;
         let serving = Serving::with_names(&pair, &others).map_err(|e| e.to_string())?;
         Ok(Self { usual, named, serving })
@@ -60,12 +86,7 @@ impl Certificates {
     }
 
     fn files(&self) -> BTreeSet<&Path> {
-        let usual = match &self.usual {
-            Usual::Own(_) => None,
-            Usual::Files(pair) => Some(pair),
-        };
-        let pairs = self.named.iter().map(|(pair, _)| pair).chain(usual);
-        pairs.flat_map(|pair| [&*pair.certificate, &*pair.key]).collect()
+        self.named.iter().flat_map(|(pair, _)| pair.files()).chain(self.usual.files()).collect()
     }
 
     fn read_again(&self) -> Result<(), String> {
@@ -74,11 +95,8 @@ impl Certificates {
     }
 }
 
-fn read(usual: &Usual, named: &[(Pair, Vec<String>)]) -> Result<(KeyPairPem, Vec<NamedPair>), String> {
-    let pair = match usual {
-        Usual::Own(pair) => pair.clone(),
-        Usual::Files(pair) => pair.read()?,
-    };
+fn read(usual: &Source, named: &[(Pair, Vec<String>)]) -> Result<(KeyPairPem, Vec<NamedPair>), String> {
+    let pair = usual.read()?;
     let others = named.iter().map(|(pair, names)| Ok(NamedPair { pair: pair.read()?, names: names.clone() }));
     Ok((pair, others.collect::<Result<_, String>>()?))
 }

@@ -16,8 +16,10 @@ use yare_apiserver::{
     Config, SystemClock, SystemRandom, User,
     aggregation::FrontProxy,
     audit::{Audit, Batching, LogSettings, Mode, Settings, Target},
+    serving::{Pair, Source},
+    shown::ClientPair,
 };
-use yare_auth::pki::{Pki, Subject};
+use yare_auth::pki::{Authority, KeyPairPem, Pki, Subject, Usage};
 use yare_testkit::{Extension, Extra};
 
 const API_SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
@@ -30,7 +32,7 @@ fn front_proxy(directory: &std::path::Path) -> FrontProxy {
     let pki = Pki::open(directory).unwrap();
     let subject = Subject { common_name: "front-proxy-client", ..Subject::default() };
     FrontProxy {
-        pair: pki.keep_front_proxy("front-proxy-client", &subject).unwrap(),
+        pair: Arc::new(ClientPair::own(pki.keep_front_proxy("front-proxy-client", &subject).unwrap())),
         authority: pki.front_proxy.certificate.clone(),
         client_authority: pki.cluster.certificate.clone(),
         allowed_names: vec!["front-proxy-client".into()],
@@ -58,8 +60,14 @@ struct Setup {
 
 /// A server, another one, and a service by whose name the first finds the second.
 async fn setup(extra: Extra) -> Setup {
+    setup_with(extra, |_, _| {}).await
+}
+
+/// The same; `change`: what the first shows, and a directory of its own.
+async fn setup_with(extra: Extra, change: impl FnOnce(&mut FrontProxy, &std::path::Path)) -> Setup {
     let keys = tempfile::tempdir().unwrap();
-    let proxy = front_proxy(keys.path());
+    let mut proxy = front_proxy(keys.path());
+    change(&mut proxy, keys.path());
     let authority = proxy.authority.clone();
     let extension = Extension::start("api.default.svc", extra, Some(&authority)).await.unwrap();
     let audit = audit(keys.path());
@@ -440,4 +448,28 @@ async fn how_to_recognize_this_server_is_published() {
     setup.server.delete(path).await.expect(200);
     let again = setup.until(path, "application/json", whole).await;
     assert_ne!(made["metadata"]["uid"], again["metadata"]["uid"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificate_that_is_shown_is_read_again() {
+    let write = |dir: &std::path::Path, pair: &KeyPairPem| {
+        std::fs::write(dir.join("shown.crt"), &pair.certificate).unwrap();
+        std::fs::write(dir.join("shown.key"), &pair.key).unwrap();
+    };
+    let issue = |authority: &Authority| {
+        let subject = Subject { common_name: "front-proxy-client", ..Subject::default() };
+        authority.issue(Usage::Client, &subject, Duration::from_secs(3600)).unwrap()
+    };
+    // One that the other server does not believe.
+    let setup = setup_with(Extra::Modern, |proxy, dir| {
+        write(dir, &issue(&Pki::open(dir).unwrap().cluster));
+        let files = Pair { certificate: dir.join("shown.crt"), key: dir.join("shown.key") };
+        proxy.pair = Arc::new(ClientPair::open(Source::Files(files)).unwrap());
+    })
+    .await;
+    setup.server.post(API_SERVICES, &setup.api_service()).await.expect(201);
+    setup.wait_for("FailedDiscoveryCheck").await;
+    write(setup.keys.path(), &issue(&Pki::open(setup.keys.path()).unwrap().front_proxy));
+    setup.wait_for("Passed").await;
+    setup.server.get(FLUNDERS).await.expect(200);
 }

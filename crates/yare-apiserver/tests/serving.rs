@@ -30,7 +30,7 @@ use tokio_rustls::client::TlsStream;
 use yare_apiserver::{
     ApiServer, Config,
     browsers::Browsers,
-    serving::{Certificates, Pair, Usual},
+    serving::{Certificates, Pair, Source},
 };
 use yare_auth::{
     pki::{KeyPairPem, Pki, Subject, Usage},
@@ -105,7 +105,7 @@ async fn certificates_by_name_are_read_again() {
         let named = write(dir, "named", &certificate(&pki, "of-named", &["a.test", "*.wild.test"]));
         let local = write(dir, "local", &certificate(&pki, "of-local", &["127.0.0.1", "b.test"]));
         let others = vec![(named, vec![]), (local, vec!["127.0.0.1".into(), "b.test".into()])];
-        let certificates = Certificates::open(Usual::Files(usual), others).unwrap();
+        let certificates = Certificates::open(Source::Files(usual), others).unwrap();
         tls_of(config, certificates, &Limits::default(), Speaks::Both);
     })
     .await;
@@ -141,7 +141,7 @@ async fn certificates_by_name_are_read_again() {
     cluster.api.shutdown().await;
 
     let missing = Pair { certificate: "/no/such.crt".into(), key: "/no/such.key".into() };
-    let error = Certificates::open(Usual::Files(missing), Vec::new()).err().unwrap();
+    let error = Certificates::open(Source::Files(missing), Vec::new()).err().unwrap();
     assert!(error.contains("/no/such.crt"), "{error}");
 }
 
@@ -152,7 +152,7 @@ async fn versions_suites_and_protocols_are_limited() {
         cluster_with(|config, dir| {
             let pki = Pki::open(&dir.join("pki")).unwrap();
             let own = certificate(&pki, "of-usual", &["localhost"]);
-            let certificates = Certificates::open(Usual::Own(own), Vec::new()).unwrap();
+            let certificates = Certificates::open(Source::Own(own), Vec::new()).unwrap();
             tls_of(config, certificates, &Limits::new(version, &suites, &[]).unwrap(), speaks);
             config.http.only_http1 = speaks == Speaks::Http1;
         })

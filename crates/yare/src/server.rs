@@ -248,7 +248,7 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     config.auth = auth;
     args.outgoing.apply(&mut config, &pki, kubelet_client)?;
     config.front_proxy = Some(FrontProxy {
-        pair: args.outgoing.proxy_client()?.unwrap_or(front_proxy),
+        pair: Arc::new(args.outgoing.proxy_client(front_proxy)?),
         authority: front_proxy_authority,
         client_authority: args.auth.client_authority(&pki)?,
         allowed_names: front_proxy_names,

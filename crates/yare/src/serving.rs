@@ -11,7 +11,7 @@ use yare_apiserver::{
     Config,
     browsers::Browsers,
     server::Http,
-    serving::{Certificates, Pair, Usual},
+    serving::{Certificates, Pair, Source},
 };
 use yare_auth::{
     pki::{KeyPairPem, is_signed_by},
@@ -111,10 +111,10 @@ impl ServingArgs {
     fn certificates(&self, own: KeyPairPem, authority: &str) -> anyhow::Result<Certificates> {
         let usual = match (&self.tls_cert_file, &self.tls_private_key_file) {
             (Some(certificate), Some(key)) => {
-                Usual::Files(Pair { certificate: certificate.clone(), key: key.clone() })
+                Source::Files(Pair { certificate: certificate.clone(), key: key.clone() })
             }
             // Either requires the other.
-            _ => Usual::Own(own),
+            _ => Source::Own(own),
         };
         let named = self.tls_sni_cert_key.iter().map(|files| (files.pair.clone(), files.names.clone()));
         let opened = Certificates::open(usual, named.collect()).map_err(anyhow::Error::msg);

@@ -320,7 +320,8 @@ pub(super) async fn ask(
     path: &str,
     headers: HeaderMap,
 ) -> Result<http::Response<hyper::body::Incoming>, String> {
-    let transport = backend.transport.as_ref().map_err(Clone::clone)?;
+    let way = backend.way(core);
+    let transport = way.transport().map_err(str::to_owned)?;
     let targets = resolve::targets(core, &backend.service)?;
     let mut request = Request::new(body::empty_request());
     *request.method_mut() = Method::GET;

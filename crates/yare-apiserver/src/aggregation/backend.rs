@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use yare_auth::tls::Trust;
+use yare_auth::{pki::KeyPairPem, tls::Trust};
 use yare_kinds::view::View;
 
 use crate::{
@@ -52,8 +52,8 @@ pub struct Backend {
     pub version: String,
     /// Where it is.
     pub service: ServiceRef,
-    /// How it is spoken to, or why it cannot be.
-    pub transport: Result<Transport, String>,
+    spec: Value,
+    way: ArcSwap<Way>,
     /// Condition `Available` as it is in the store.
     pub available: AtomicBool,
     /// What it said of itself.
@@ -62,9 +62,35 @@ pub struct Backend {
     pub closed: CancellationToken,
 }
 
+/// How a server is spoken to, or why it cannot be; and what it is shown.
+pub struct Way {
+    transport: Result<Transport, String>,
+    pair: Option<Arc<KeyPairPem>>,
+}
+
+impl Way {
+    /// How it is spoken to.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn transport(&self) -> Result<&Transport, &str> {
+        self.transport.as_ref().map_err(|why| &**why)
+    }
+}
+
+/// The certificate that is shown.
+fn shown(core: &Core) -> Option<Arc<KeyPairPem>> {
+    core.config.front_proxy.as_ref().map(|proxy| proxy.pair.now())
+}
+
 /// By the rules of an APIService: its bundle, or none at all where it says so; the front proxy's certificate is
 /// shown.
-fn transport(core: &Core, spec: &Value, service: &ServiceRef) -> Result<Transport, String> {
+fn transport(
+    core: &Core,
+    spec: &Value,
+    service: &ServiceRef,
+    pair: Option<&KeyPairPem>,
+) -> Result<Transport, String> {
     let bundle = bundle(spec)?;
     let trust = match &bundle {
         _ if spec.bool_at("insecureSkipTLSVerify") => Trust::Anybody,
@@ -72,9 +98,13 @@ fn transport(core: &Core, spec: &Value, service: &ServiceRef) -> Result<Transpor
         None => Trust::System,
     };
     let name = format!("{}.{}.svc", service.name, service.namespace);
-    let pair = core.config.front_proxy.as_ref().map(|proxy| &proxy.pair);
     let out = core.config.route(Network::Cluster);
     Transport::new(&name, trust, pair, out).map_err(|e| format!("{name}: {e}"))
+}
+
+fn way(core: &Core, spec: &Value, service: &ServiceRef) -> Way {
+    let pair = shown(core);
+    Way { transport: transport(core, spec, service, pair.as_deref()), pair }
 }
 
 impl Backend {
@@ -86,17 +116,34 @@ impl Backend {
             name: spec.str_at("service.name").to_owned(),
             port: spec.int_opt("service.port").and_then(|p| u16::try_from(p).ok()).unwrap_or(443),
         };
-        let transport = transport(core, spec, &service);
+        let way = way(core, spec, &service);
         Self {
             name: object.str_at("metadata.name").to_owned(),
             group: spec.str_at("group").to_owned(),
             version: spec.str_at("version").to_owned(),
-            transport,
+            spec: spec.clone(),
+            way: ArcSwap::from_pointee(way),
             service,
             available: AtomicBool::new(false),
             documents: ArcSwap::default(),
             closed: CancellationToken::new(),
         }
+    }
+
+    /// How it is spoken to now: with the certificate that is shown now. Connections that showed another end with what
+    /// goes on over them.
+    pub fn way(&self, core: &Core) -> Arc<Way> {
+        let known = self.way.load_full();
+        let is_same = match (&known.pair, &shown(core)) {
+            (Some(known), Some(now)) => Arc::ptr_eq(known, now),
+            (known, now) => known.is_none() && now.is_none(),
+        };
+        if is_same {
+            return known;
+        }
+        let new = Arc::new(way(core, &self.spec, &self.service));
+        self.way.store(new.clone());
+        new
     }
 
     /// The path at which the version's resources are listed.

@@ -17,10 +17,9 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
-use yare_auth::pki::KeyPairPem;
 
 use self::{backend::Backend, table::Table};
-use crate::{core::Core, path::RequestInfo};
+use crate::{core::Core, outbound::shown::ClientPair, path::RequestInfo};
 
 mod available;
 pub mod backend;
@@ -38,7 +37,7 @@ pub mod trust;
 #[derive(Clone)]
 pub struct FrontProxy {
     /// The client certificate that it shows.
-    pub pair: KeyPairPem,
+    pub pair: Arc<ClientPair>,
     /// The authority that signed it, PEM.
     pub authority: String,
     /// The authority of ordinary clients, PEM.

@@ -98,7 +98,8 @@ pub async fn forward(
     if !backend.available.load(Ordering::Acquire) {
         return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "service unavailable"));
     }
-    let transport = match &backend.transport {
+    let way = backend.way(&call.core);
+    let transport = match way.transport() {
         Ok(transport) => transport,
         Err(error) => return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, error)),
     };

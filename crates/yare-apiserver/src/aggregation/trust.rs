@@ -115,11 +115,12 @@ mod tests {
     use yare_auth::pki::KeyPairPem;
 
     use super::*;
+    use crate::outbound::shown::ClientPair;
 
     #[test]
     fn others_stay() {
         let proxy = FrontProxy {
-            pair: KeyPairPem { certificate: String::new(), key: String::new() },
+            pair: Arc::new(ClientPair::own(KeyPairPem { certificate: String::new(), key: String::new() })),
             authority: "B\n".into(),
             client_authority: "A\n".into(),
             allowed_names: vec!["front-proxy-client".into()],

@@ -9,6 +9,7 @@
 //! | Where a kubeconfig says that is | `kubeconfig.rs` |
 //! | Who this server is there | `identity.rs` |
 //! | Programs that say who it is | `exec.rs` |
+//! | Certificates that it shows to nodes and to the servers behind it | `shown.rs` |
 //! | When a call is made again | `again.rs` |
 //! | Requests and answers of any size, HTTP/2, upgrades | `stream.rs` |
 //!
@@ -21,6 +22,7 @@ pub mod egress;
 mod exec;
 mod identity;
 pub mod kubeconfig;
+pub mod shown;
 mod stream;
 
 /// What this server calls itself to services that it speaks gRPC with.

@@ -15,7 +15,7 @@ use yare_kinds::view::View;
 use crate::{
     body::{Body, Reply, RequestBody},
     core::{Call, Core},
-    outbound::{self, Dialer, egress::Network},
+    outbound::{self, Dialer, egress::Network, shown::Kubelets},
     registry::Served,
     status::{ApiError, ApiResult, GroupResource},
     subresource::{kubelet, page::Place},
@@ -285,7 +285,7 @@ async fn send(
     let dialer = if endpoint.tls {
         let tls =
             if endpoint.kubelet {
-                call.core.config.kubelet_tls.clone().ok_or_else(|| {
+                call.core.config.kubelets.as_ref().map(Kubelets::tls).ok_or_else(|| {
                     ApiError::unavailable("this server has no client certificate for kubelets")
                 })?
             } else {

@@ -12,7 +12,12 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use yare_apiserver::{ApiServer, Auth, Config, auth::FrontProxy};
+use yare_apiserver::{
+    ApiServer, Auth, Config,
+    auth::FrontProxy,
+    serving::Source,
+    shown::{Kubelets, NodeAuthority},
+};
 use yare_auth::{
     pki::{Authority, KeyPairPem, Pki, Subject, Usage},
     tls::{self, ClientAuthority, Limits, Serving, Speaks},
@@ -63,7 +68,8 @@ pub async fn cluster_with(change: impl FnOnce(&mut Config, &std::path::Path)) ->
     config.tls = Some(auth.authorities.load().server(serving, &Limits::default(), Speaks::Both).unwrap());
     config.auth = auth;
     config.objects = yare_auth::bootstrap::objects(&config.gates);
-    config.kubelet_tls = Some(tls::client(&client, &ca.certificate, Speaks::Http1).unwrap());
+    let vouching = NodeAuthority { own: ca.certificate.clone(), file: None };
+    config.kubelets = Some(Kubelets::open(Source::Own(client), Some(vouching)).unwrap());
     change(&mut config, dir.path());
     let api = Box::pin(ApiServer::start(config)).await.unwrap();
     let listener = ApiServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
