@@ -1,17 +1,29 @@
 //! The service `kubernetes`: where clients in the cluster find this server.
 //!
 //! Its objects are made at start, and put right where they say something else: the server may come back at another
-//! address (`k8s.io/kubernetes/pkg/controlplane/controller/kubernetesservice`).
+//! address (`k8s.io/kubernetes/pkg/controlplane/controller/kubernetesservice`). From then on what is deleted comes
+//! back, and so do endpoints that somebody changes; the service itself may be changed, as upstream has it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use yare_kinds::view::{View as _, ViewMut as _};
 
-use crate::{bootstrap::rewrite, core::Core, status::ApiResult, verbs::write};
+use crate::{
+    bootstrap::{ensure, remove, rewrite},
+    core::Core,
+    registry::store_kind,
+    status::{ApiError, ApiResult},
+    verbs::write,
+};
 
 const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
+/// Between two repairs at least: somebody else may want to have it otherwise, again and again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// After a repair that failed.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// What must be there.
 pub fn objects(core: &Core) -> Vec<Value> {
@@ -61,37 +73,144 @@ pub fn objects(core: &Core) -> Vec<Value> {
     all
 }
 
-/// What of each kind is put right: its group and plural, and the fields.
-const KINDS: [(&str, (&str, &str), &[&str]); 3] = [
-    ("Service", ("", "services"), &["spec.type", "spec.ports"]),
-    ("EndpointSlice", ("discovery.k8s.io", "endpointslices"), &["endpoints", "ports"]),
-    ("Endpoints", ("", "endpoints"), &["subsets"]),
+/// What of a kind is put right.
+struct Row {
+    kind: &'static str,
+    /// Its group and plural.
+    of: (&'static str, &'static str),
+    fields: &'static [&'static str],
+    /// Not at start alone.
+    always: bool,
+}
+
+const KINDS: [Row; 3] = [
+    Row { kind: "Service", of: ("", "services"), fields: &["spec.type", "spec.ports"], always: false },
+    Row {
+        kind: "EndpointSlice",
+        of: ("discovery.k8s.io", "endpointslices"),
+        fields: &["metadata.labels", "endpoints", "ports"],
+        always: true,
+    },
+    Row { kind: "Endpoints", of: ("", "endpoints"), fields: &["metadata.labels", "subsets"], always: true },
 ];
+
+/// What became of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// There was nothing to do.
+    Right,
+    Repaired,
+    Failed,
+}
 
 /// Puts right what stands there from before.
 pub async fn reconcile(core: &Arc<Core>) {
-    for wanted in objects(core) {
-        let kind = wanted.str_at("kind");
-        let Some((_, of, fields)) = KINDS.iter().find(|row| row.0 == kind) else { continue };
-        if let Err(error) = put_right(core, *of, fields, &wanted).await {
-            tracing::warn!(why = error.message, kind, "the service {NAME} stays as it is");
+    attempt(core, true).await;
+}
+
+/// Keeps what must be there until the server stops.
+pub fn start(core: &Arc<Core>) {
+    if !objects(core).is_empty() {
+        let core = core.clone();
+        tokio::spawn(async move {
+            let stop = core.stop.clone();
+            tokio::select! {
+                () = keep(&core) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn keep(core: &Arc<Core>) {
+    loop {
+        // The revision comes before looking, so that nothing falls in between.
+        let from = core.store().revision();
+        match attempt(core, false).await {
+            Outcome::Right => touched(core, from).await,
+            Outcome::Repaired => sleep(PAUSE).await,
+            Outcome::Failed => sleep(RETRY).await,
         }
     }
 }
 
-async fn put_right(core: &Arc<Core>, of: (&str, &str), fields: &[&str], wanted: &Value) -> ApiResult<()> {
-    let stored = core.read(&crate::registry::store_kind(of.0, of.1), &format!("{NAMESPACE}/{NAME}"));
-    if stored.is_none_or(|stored| fields.iter().all(|field| says(stored.at(field), wanted.at(field)))) {
-        return Ok(());
+/// Returns when one of the objects may have changed.
+async fn touched(core: &Arc<Core>, from: u64) {
+    let key = format!("{NAMESPACE}/{NAME}");
+    let one = async |row: &Row| {
+        // A watch that cannot be had, or that falls behind, has missed something.
+        let Ok(mut watcher) = core.store().watch(&store_kind(row.of.0, row.of.1), from) else { return };
+        while let Ok(batch) = watcher.next().await {
+            if batch.iter().any(|event| *event.object.key == *key) {
+                return;
+            }
+        }
+    };
+    let [service, slice, endpoints] = &KINDS;
+    tokio::select! {
+        () = one(service) => {}
+        () = one(slice) => {}
+        () = one(endpoints) => {}
     }
-    let make = |object: &Value| {
+}
+
+async fn attempt(core: &Arc<Core>, at_start: bool) -> Outcome {
+    let mut worst = Outcome::Right;
+    for wanted in objects(core) {
+        let kind = wanted.str_at("kind");
+        let Some(row) = KINDS.iter().find(|row| row.kind == kind) else { continue };
+        let outcome = match put_right(core, row, &wanted, at_start).await {
+            Ok(false) => Outcome::Right,
+            Ok(true) => Outcome::Repaired,
+            Err(error) => {
+                tracing::warn!(why = error.message, kind, "the service {NAME} stays as it is");
+                Outcome::Failed
+            }
+        };
+        worst = worst.max(outcome);
+    }
+    worst
+}
+
+/// Whether there was something to be put right.
+async fn put_right(core: &Arc<Core>, row: &Row, wanted: &Value, at_start: bool) -> ApiResult<bool> {
+    let Row { of, fields, always, .. } = *row;
+    let make = async || ensure(core, wanted.clone()).await.map_err(ApiError::internal);
+    let Some(stored) = core.read(&store_kind(of.0, of.1), &format!("{NAMESPACE}/{NAME}")) else {
+        make().await?;
+        return Ok(true);
+    };
+    // That of another family cannot become one of this.
+    if stored.at("addressType") != wanted.at("addressType") {
+        remove(core, of, (NAMESPACE, NAME)).await?;
+        make().await?;
+        return Ok(true);
+    }
+    let right = fields.iter().all(|field| says(stored.at(field), wanted.at(field)));
+    if right || !(always || at_start) {
+        return Ok(false);
+    }
+    let change = |object: &Value| {
         let mut object = object.clone();
         for field in fields {
-            object.set(field, wanted.at(field).clone());
+            object.set(field, with(object.at(field), wanted.at(field)));
         }
         Ok(object)
     };
-    rewrite(core, of, &write::MAIN, (NAMESPACE, NAME), &make).await
+    rewrite(core, of, &write::MAIN, (NAMESPACE, NAME), &change).await?;
+    Ok(true)
+}
+
+/// What is wanted, with the labels that stand beside it.
+fn with(stored: &Value, wanted: &Value) -> Value {
+    match (stored, wanted) {
+        (Value::Object(stored), Value::Object(wanted)) => {
+            let mut all = stored.clone();
+            all.extend(wanted.clone());
+            all.into()
+        }
+        _ => wanted.clone(),
+    }
 }
 
 /// Whether all that is wanted stands there, perhaps with what defaults add.

@@ -115,6 +115,7 @@ impl ApiServer {
         crate::leaders::start(&core);
         serving::start(&core);
         crate::outbound::shown::start(&core);
+        crate::own_service::start(&core);
         core.ready.store(true, std::sync::atomic::Ordering::Release);
         Ok(Self { core, address: Arc::default(), tasks: TaskTracker::new() })
     }

@@ -422,3 +422,51 @@ async fn the_service_of_the_server_follows_it() {
     );
     stop(server).await;
 }
+
+#[tokio::test]
+async fn the_servers_own_endpoints_come_back() {
+    let server = Server::with(|config| {
+        config.advertise = Some(("192.0.2.1".parse().unwrap(), 6443));
+    })
+    .await;
+    const SERVICE: &str = "/api/v1/namespaces/default/services/kubernetes";
+    const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
+    const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    let until = async |path: &str, good: &dyn Fn(&Value) -> bool| {
+        server.until_is(path, path, |code, object| code == 200 && good(object)).await
+    };
+    let before = server.get(SERVICE).await.expect(200);
+    for path in [SERVICE, ENDPOINTS, SLICE] {
+        let uid = server.get(path).await.expect(200)["metadata"]["uid"].clone();
+        server.delete(path).await.expect(200);
+        until(path, &|object| object["metadata"]["uid"] != uid).await;
+    }
+    let after = server.get(SERVICE).await.expect(200);
+    assert_eq!(after["spec"]["clusterIP"], before["spec"]["clusterIP"]);
+
+    let there = |object: &Value| {
+        object["endpoints"][0]["addresses"][0] == "192.0.2.1"
+            || object["subsets"][0]["addresses"][0]["ip"] == "192.0.2.1"
+    };
+    for (path, change) in [
+        (ENDPOINTS, json!({"subsets": [{"addresses": [{"ip": "192.0.2.9"}], "ports": [{"port": 1}]}]})),
+        (SLICE, json!({"endpoints": [{"addresses": ["192.0.2.9"]}]})),
+        (SLICE, json!({"metadata": {"labels": {"own": "label", "kubernetes.io/service-name": "other"}}})),
+    ] {
+        let patched = server.patch("merge", path, &change).await.expect(200);
+        assert!(path == SLICE || !there(&patched), "{patched}");
+        let right = |object: &Value| {
+            there(object) && object["metadata"]["labels"]["kubernetes.io/service-name"] != "other"
+        };
+        until(path, &right).await;
+    }
+    let slice = server.get(SLICE).await.expect(200);
+    assert_eq!(slice["metadata"]["labels"]["own"], "label", "what is beside it stays");
+    // The service is as somebody wants it.
+    let port = json!({"name": "https", "port": 8443, "targetPort": 6443, "protocol": "TCP"});
+    let change = json!({"spec": {"ports": [port]}});
+    server.patch("merge", SERVICE, &change).await.expect(200);
+    server.delete(ENDPOINTS).await.expect(200);
+    until(ENDPOINTS, &there).await;
+    assert_eq!(server.get(SERVICE).await.expect(200)["spec"]["ports"][0]["port"], 8443);
+}
