@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use ring::rand::SecureRandom as _;
 use yare_auth::config::tracing::Endpoint;
 use yare_grpc::{Client, Ended, Observer, Status, code_name};
+use yare_schema::kubernetes_minor;
 use yare_trace::{Context, DELAY, Kind, Parent, Source, Span};
 
 pub use yare_trace::Tracer;
@@ -17,7 +18,7 @@ use crate::config::Configuration;
 use crate::view::Pod;
 
 /// What the agent's collector is told of who sends.
-const USER_AGENT: &str = "yare-kubelet/1.36";
+const USER_AGENT: &str = concat!("yare-kubelet/", kubernetes_minor!());
 
 struct Machine(ring::rand::SystemRandom);
 

@@ -25,8 +25,10 @@ pub mod kubeconfig;
 pub mod shown;
 mod stream;
 
+use yare_schema::kubernetes_version;
+
 /// What this server calls itself to services that it speaks gRPC with.
-pub(crate) const USER_AGENT: &str = "kube-apiserver/v1.36.0";
+pub(crate) const USER_AGENT: &str = concat!("kube-apiserver/", kubernetes_version!());
 
 pub use again::Backoff;
 pub use client::{Client, Failure, bundle};

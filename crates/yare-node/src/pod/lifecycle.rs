@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use yare_schema::kubernetes_minor;
 
 use crate::kubelet::Kubelet;
 use crate::metrics::table;
@@ -13,6 +14,9 @@ use crate::view::{Container, Handler, Pod};
 
 /// An HTTP hook waits this long for its answer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What hooks call themselves.
+const USER_AGENT: &str = concat!("kube-lifecycle/", kubernetes_minor!());
 
 /// Counts a sleep that is ended by others, unless it says that it is over.
 struct CutShort<'a>(Option<&'a Kubelet>);
@@ -52,7 +56,7 @@ pub(crate) async fn run(
     }
     if let Some(get) = &handler.http_get {
         let failed = |error: String| format!("HTTP lifecycle hook ({}) {}: {error}", get.path, place());
-        let request = http::Request::for_action(get, container, ip, "kube-lifecycle/1.36").map_err(failed)?;
+        let request = http::Request::for_action(get, container, ip, USER_AGENT).map_err(failed)?;
         return match http::get(&request, Instant::now() + HTTP_TIMEOUT).await {
             Ok(_) => Ok(()),
             Err(error) if request.tls && error.plain_http => {

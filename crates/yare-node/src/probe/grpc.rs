@@ -8,7 +8,7 @@ use prost::Message;
 use tokio::time::Instant;
 use yare_grpc::{Client, Code, describe};
 
-use super::{Attempt, tcp};
+use super::{Attempt, http::USER_AGENT, tcp};
 use crate::clock::go_duration;
 use crate::view::GrpcAction;
 
@@ -40,7 +40,7 @@ pub(crate) async fn probe(host: &str, action: &GrpcAction, timeout: Duration) ->
         let name = name.clone();
         async move { tcp::dial(&name, port).await }
     });
-    let client = client.user_agent("kube-probe/1.36").answers_up_to(RESPONSE_MAX_BYTES);
+    let client = client.user_agent(USER_AGENT).answers_up_to(RESPONSE_MAX_BYTES);
     // Whoever does not speak HTTP/2 is as little there as who refuses, until the time is over.
     if tokio::time::timeout_at(deadline, client.connect()).await.is_err() {
         return Attempt::Failure(format!(

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use yare_schema::kubernetes_minor;
 
 use super::{Attempt, tcp};
 use crate::view::{Container, HttpGetAction, HttpHeader};
@@ -26,7 +27,8 @@ use crate::view::{Container, HttpGetAction, HttpHeader};
 const BODY_MAX_BYTES: usize = 10 << 10;
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 10;
-const USER_AGENT: &str = "kube-probe/1.36";
+/// What probes call themselves.
+pub const USER_AGENT: &str = concat!("kube-probe/", kubernetes_minor!());
 
 /// A GET to make.
 #[derive(Debug, Clone)]
