@@ -155,6 +155,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Nothing more can be made where the object is: its namespace is being emptied.
+    pub fn is_namespace_terminating(&self) -> bool {
+        matches!(self, Self::Api(e) if e.is_namespace_terminating())
+    }
+
     /// Another writer was faster, a cache is behind or it is too early: normal, and not worth a warning.
     pub fn is_race(&self) -> bool {
         match self {

@@ -149,7 +149,7 @@ impl Controller {
             }
             return match api.create(&ENDPOINTS, service.namespace(), &body).await {
                 Ok(_) => Ok(()),
-                Err(error) if error.is_namespace_terminating() || error.is_already_exists() => Ok(()),
+                Err(error) if error.is_already_exists() => Ok(()),
                 Err(error) => Err(error.into()),
             };
         };

@@ -263,7 +263,6 @@ impl EndpointSlices {
             });
             match api.create(&ENDPOINT_SLICES, service.namespace(), &body).await {
                 Ok(created) => self.expectations.created(service.key(), &created),
-                Err(error) if error.is_namespace_terminating() => return Ok(changed),
                 Err(error) => return Err(error.into()),
             }
             count("create");

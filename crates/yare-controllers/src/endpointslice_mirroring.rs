@@ -108,7 +108,6 @@ impl Reconcile for Mirroring {
                 body["metadata"]["ownerReferences"] = json!([controller_ref(&ENDPOINTS, &endpoints)]);
                 match api.create(&ENDPOINT_SLICES, &key.namespace, &body).await {
                     Ok(created) => self.expectations.created(key, &created),
-                    Err(error) if error.is_namespace_terminating() => return Ok(Next::Done),
                     Err(error) => return Err(error.into()),
                 }
                 continue;

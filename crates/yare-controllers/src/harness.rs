@@ -201,6 +201,11 @@ async fn work(name: &'static str, controller: Arc<dyn Reconcile>, queue: Queue<O
                     queue.add_after(key.clone(), delay);
                 }
             }
+            // Trying again would help nobody; the object goes soon, and of that there will be an event.
+            Ok(Err(error)) if error.is_namespace_terminating() => {
+                tracing::debug!(controller = name, %key, %error, "dropped");
+                queue.forget(&key);
+            }
             Ok(Err(error)) => {
                 if error.is_race() {
                     tracing::debug!(controller = name, %key, %error, "will retry");

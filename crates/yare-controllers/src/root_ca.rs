@@ -95,11 +95,7 @@ impl Reconcile for RootCa {
         };
         match result {
             Ok(_) => Ok(Next::Done),
-            Err(error)
-                if error.is_already_exists() || error.is_namespace_terminating() || error.is_not_found() =>
-            {
-                Ok(Next::Done)
-            }
+            Err(error) if error.is_already_exists() || error.is_not_found() => Ok(Next::Done),
             Err(error) => Err(error.into()),
         }
     }

@@ -53,8 +53,8 @@ impl Reconcile for DefaultServiceAccount {
         });
         match self.context.api.create(&SERVICE_ACCOUNTS, &key.name, &account).await {
             Ok(_) => Ok(Next::Done),
-            // The cache is behind, or the namespace is going away.
-            Err(error) if error.is_already_exists() || error.is_namespace_terminating() => Ok(Next::Done),
+            // The cache is behind.
+            Err(error) if error.is_already_exists() => Ok(Next::Done),
             Err(error) => Err(error.into()),
         }
     }

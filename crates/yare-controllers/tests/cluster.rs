@@ -3,15 +3,23 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use common::{Cluster, condition, names, template};
 use serde_json::{Value, json};
 use yare_client::{
-    CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICE_ACCOUNTS,
-    SERVICES,
+    CONFIG_MAPS, Change, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, NODES, ObjectKey, PODS, REPLICA_SETS,
+    SECRETS, SERVICE_ACCOUNTS, SERVICES,
 };
-use yare_controllers::{Config, api::Propagation};
+use yare_controllers::{
+    Config, Context, Controllers, Error, Keys, Next, Reconcile, Watch, api::Propagation, table::Row,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn namespaces_are_furnished_and_emptied() {
@@ -184,5 +192,60 @@ async fn silent_nodes_are_noticed_and_their_pods_go() {
     cluster
         .until("pod to go", || async { cluster.find(&PODS, "default", "p").await.is_none().then_some(()) })
         .await;
+    cluster.stop().await;
+}
+
+/// Makes an object for every ConfigMap, and counts how often it tries.
+struct Copies(Context);
+
+static TRIES: AtomicUsize = AtomicUsize::new(0);
+
+#[async_trait::async_trait]
+impl Reconcile for Copies {
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next, Error> {
+        TRIES.fetch_add(1, Ordering::SeqCst);
+        let copy = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"generateName": "copy-"}});
+        self.0.api.create(&SECRETS, &key.namespace, &copy).await?;
+        Ok(Next::Done)
+    }
+}
+
+fn marked(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
+    if let Some(map) = change.new.as_ref().filter(|map| map.label("copy").is_some()) {
+        add(map.key().clone());
+    }
+}
+
+static COPIES: &[Row] = &[Row {
+    name: "copies",
+    account: "",
+    description: "For a test.",
+    watches: &[Watch { resource: CONFIG_MAPS, keys: Keys::With(marked), gate: None }],
+    make: |context| Arc::new(Copies(context.clone())),
+    workers: 1,
+}];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_tried_again_where_a_namespace_goes() {
+    let cluster = Cluster::start().await;
+    cluster.create(&NAMESPACES, "", json!({"metadata": {"name": "going"}})).await;
+    let map = json!({"metadata": {"name": "held", "finalizers": ["example.com/hold"]}});
+    cluster.create(&CONFIG_MAPS, "going", map).await;
+    cluster.delete(&NAMESPACES, "", "going", Propagation::Background).await;
+    cluster
+        .until_is(&CONFIG_MAPS, "going", "held", |map| !map["metadata"]["deletionTimestamp"].is_null())
+        .await;
+    let copies = Controllers::start_rows(&cluster.client, Config::default(), COPIES);
+    cluster.merge(&CONFIG_MAPS, "going", "held", json!({"metadata": {"labels": {"copy": "1"}}})).await;
+    cluster.until("the first try", || async { (TRIES.load(Ordering::SeqCst) > 0).then_some(()) }).await;
+    // In this time a key that is tried again comes back six times.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(TRIES.load(Ordering::SeqCst), 1);
+    // It is tried again when there is news.
+    cluster.merge(&CONFIG_MAPS, "going", "held", json!({"metadata": {"labels": {"copy": "2"}}})).await;
+    cluster.until("the second try", || async { (TRIES.load(Ordering::SeqCst) == 2).then_some(()) }).await;
+    copies.shutdown().await;
+    cluster.merge(&CONFIG_MAPS, "going", "held", json!({"metadata": {"finalizers": null}})).await;
+    cluster.until_gone(&NAMESPACES, "", "going").await;
     cluster.stop().await;
 }
