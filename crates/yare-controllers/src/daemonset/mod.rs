@@ -3,6 +3,8 @@
 //! Pods are made for their node (a required affinity to its name) and bound by the scheduler. An update
 //! replaces them within `maxUnavailable`, or with `maxSurge` brings the new pod before the old one goes.
 
+mod placement;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -14,17 +16,18 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use yare_client::{CONTROLLER_REVISIONS, Cached, Change, DAEMON_SETS, Informer, NODES, ObjectKey, PODS};
 
+use self::placement::{Placement, add_tolerations};
 use crate::{
     context::{Context, Error},
     expectations::Expectations,
     harness::{Next, Reconcile},
     history::{self, Current, REVISION_HASH},
     node_affinity::{NodeChoice, pin},
-    node_view::{NodeView, Toleration},
+    node_view::NodeView,
     ownership,
     replicaset::slow_start,
     selector::LabelSelector,
@@ -37,17 +40,6 @@ const BURST: usize = 250;
 const FAILED_BACKOFF: Duration = Duration::from_secs(1);
 const FAILED_BACKOFF_MAX: Duration = Duration::from_secs(900);
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
-
-/// What daemons tolerate besides what their template says: key, effect, only with the host's network.
-const TOLERATIONS: [(&str, &str, bool); 7] = [
-    ("node.kubernetes.io/not-ready", "NoExecute", false),
-    ("node.kubernetes.io/unreachable", "NoExecute", false),
-    ("node.kubernetes.io/disk-pressure", "NoSchedule", false),
-    ("node.kubernetes.io/memory-pressure", "NoSchedule", false),
-    ("node.kubernetes.io/pid-pressure", "NoSchedule", false),
-    ("node.kubernetes.io/unschedulable", "NoSchedule", false),
-    ("node.kubernetes.io/network-unavailable", "NoSchedule", true),
-];
 
 struct DaemonSets {
     context: Context,
@@ -122,12 +114,6 @@ fn is_zero32(n: &i32) -> bool {
     *n == 0
 }
 
-/// What decides where a daemon runs.
-struct Placement {
-    choice: NodeChoice,
-    tolerations: Vec<Toleration>,
-}
-
 #[derive(Clone)]
 struct Pod {
     cached: Cached,
@@ -158,51 +144,6 @@ pub fn changed_node(context: &Context, change: &Change, add: &mut dyn FnMut(Obje
     for set in context.informer(DAEMON_SETS).list() {
         add(set.key().clone());
     }
-}
-
-impl Placement {
-    fn new(template: &Value) -> Self {
-        #[derive(Deserialize, Default)]
-        #[serde(default)]
-        struct Tolerations {
-            #[serde(deserialize_with = "nullable")]
-            tolerations: Vec<Toleration>,
-        }
-        let mut spec = template.get("spec").cloned().unwrap_or_default();
-        add_tolerations(&mut spec);
-        Self {
-            choice: serde_json::from_value(spec.clone()).unwrap_or_default(),
-            tolerations: serde_json::from_value::<Tolerations>(spec).unwrap_or_default().tolerations,
-        }
-    }
-
-    /// Whether a daemon should be started there, and whether one that runs there may stay.
-    fn on(&self, node: &Cached, view: &NodeView) -> (bool, bool) {
-        let named = &self.choice.node_name;
-        if (!named.is_empty() && named != node.name()) || !self.choice.allows(node) {
-            return (false, false);
-        }
-        let tolerated = |effects: &[&str]| {
-            let mut taints = view.spec.taints.iter().filter(|t| effects.contains(&&*t.effect));
-            taints.all(|taint| self.tolerations.iter().any(|t| t.tolerates(taint)))
-        };
-        (tolerated(&["NoSchedule", "NoExecute"]), tolerated(&["NoExecute"]))
-    }
-}
-
-fn add_tolerations(spec: &mut Value) {
-    let host_network = spec["hostNetwork"] == true;
-    let mut tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
-    for (key, effect, only_host) in TOLERATIONS {
-        if only_host && !host_network {
-            continue;
-        }
-        let toleration = json!({"key": key, "operator": "Exists", "effect": effect});
-        if !tolerations.contains(&toleration) {
-            tolerations.push(toleration);
-        }
-    }
-    spec["tolerations"] = tolerations.into();
 }
 
 #[async_trait]
@@ -599,29 +540,5 @@ impl Round<'_> {
             self.this.context.api.update_status(&DAEMON_SETS, &self.set, &status).await?;
         }
         Ok(next)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn placement_follows_selectors_and_taints() {
-        let node = |labels: Value, taints: Value| {
-            let json = json!({"metadata": {"name": "n1", "labels": labels}, "spec": {"taints": taints}});
-            let cached = Cached::new(json.to_string().into()).unwrap();
-            (cached.view::<NodeView>().unwrap(), cached)
-        };
-        let plain = Placement::new(&json!({"spec": {}}));
-        let picky = Placement::new(&json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
-        let (view, cached) =
-            node(json!({}), json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]));
-        assert_eq!(plain.on(&cached, &view), (true, true), "daemons run on cordoned nodes");
-        assert_eq!(picky.on(&cached, &view), (false, false));
-        let (view, cached) = node(json!({"disk": "ssd"}), json!([{"key": "x", "effect": "NoSchedule"}]));
-        assert_eq!(picky.on(&cached, &view), (false, true), "what runs may stay");
-        let (view, cached) = node(json!({"disk": "ssd"}), json!([{"key": "x", "effect": "NoExecute"}]));
-        assert_eq!(picky.on(&cached, &view), (false, false));
     }
 }
