@@ -4,97 +4,29 @@
 //! pod has to show that it may have the image, by pulling it. An intent is written before a pull and taken away after
 //! it: whoever crashed in between has pulled an image that nobody's login is known of.
 
+mod files;
+mod policy;
+
 use std::collections::BTreeMap;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use yare_runtime::ImageStatus;
 
+use self::files::{Kept, entries, file_name, files, load, store};
+use self::policy::Policy;
 use super::keyring::{Coordinates, Login, Owner, without_tag};
 use crate::config::Settings;
 
+pub(crate) use self::policy::check_pattern;
+
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
-/// Upstream's names begin so; a file that is being written ends differently.
-const PREFIX: &str = "sha256-";
-const UNFINISHED: &str = ".tmp";
 /// Logins of one image that are remembered as they are seen to fit.
 const LOGINS_MAX: usize = 100;
 /// What is said of a check: a record lets the pod in; nothing does.
 pub(super) const RECORD_FOUND: &str = "credentialRecordFound";
 pub(super) const MUST_AUTHENTICATE: &str = "mustAuthenticate";
-/// A larger record is not one of ours.
-const RECORD_BYTES_MAX: u64 = 1 << 20;
-
-/// Which images have to be shown to be a pod's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Policy {
-    Never,
-    NeverPreloaded,
-    /// Names, and beginnings of names.
-    NeverListed(Vec<String>, Vec<String>),
-    Always,
-}
-
-impl Policy {
-    fn new(settings: &Settings) -> Self {
-        match settings.image_pull_credentials_verification_policy.as_str() {
-            "NeverVerify" => Policy::Never,
-            "NeverVerifyAllowlistedImages" => {
-                let listed = &settings.preloaded_images_verification_allowlist;
-                let (starts, names): (Vec<String>, Vec<String>) =
-                    listed.iter().cloned().partition(|pattern| pattern.ends_with("/*"));
-                let starts = starts.iter().map(|s| s.trim_end_matches('*').to_owned()).collect();
-                Policy::NeverListed(names, starts)
-            }
-            "AlwaysVerify" => Policy::Always,
-            _ => Policy::NeverPreloaded,
-        }
-    }
-
-    fn must_verify(&self, image: &str, was_pulled_here: bool) -> bool {
-        match self {
-            Policy::Never => false,
-            Policy::NeverPreloaded => was_pulled_here,
-            Policy::NeverListed(names, starts) => {
-                let name = without_tag(image);
-                !names.iter().any(|n| n == name) && !starts.iter().any(|start| name.starts_with(start))
-            }
-            Policy::Always => true,
-        }
-    }
-}
-
-/// Whether an image's name, or the beginning of names before a last `/*`, is one.
-pub(crate) fn check_pattern(pattern: &str) -> Result<(), String> {
-    let start = pattern.strip_suffix('*').filter(|start| start.ends_with('/'));
-    let text = start.unwrap_or(pattern);
-    if pattern != pattern.trim() {
-        return Err(format!("leading/trailing spaces are not allowed: {pattern}"));
-    }
-    if text.is_empty() {
-        return Err(format!("the supplied pattern is too short: {pattern}"));
-    }
-    if text.contains('*') {
-        return Err(format!(
-            "not a valid wildcard pattern, only patterns ending with '/*' are allowed: {pattern}"
-        ));
-    }
-    match start {
-        Some("/") => Err("at least registry hostname is required".to_owned()),
-        Some(_) => Ok(()),
-        None if yare_runtime::Reference::parse(pattern).is_err() => {
-            Err("failed to parse as an image name: invalid reference format".to_owned())
-        }
-        None if without_tag(pattern) != pattern => {
-            Err(format!("neither tag nor digest is accepted in an image reference: {pattern}"))
-        }
-        None => Ok(()),
-    }
-}
-
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Intent {
@@ -112,11 +44,6 @@ struct Record {
     image_ref: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     credential_mapping: BTreeMap<String, Access>,
-}
-
-/// A kind of file.
-trait Kept: for<'de> Deserialize<'de> {
-    const KIND: &str;
 }
 
 impl Kept for Intent {
@@ -407,65 +334,6 @@ impl Verification {
 /// Whether a normalized name is what a pod's name of an image stands for.
 fn same_image(normalized: &str, asked: &str) -> bool {
     yare_runtime::Reference::parse(asked).is_ok_and(|reference| reference.to_string() == normalized)
-}
-
-fn file_name(key: &str) -> String {
-    let digest = Sha256::digest(key.as_bytes());
-    digest.iter().fold(PREFIX.to_owned(), |mut name, b| {
-        name.push_str(&format!("{b:02x}"));
-        name
-    })
-}
-
-fn store<T: Serialize>(dir: &Path, key: &str, value: &T) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let path = dir.join(file_name(key));
-    let unfinished = dir.join(format!("{}{UNFINISHED}", file_name(key)));
-    let bytes = serde_json::to_vec(value).map_err(std::io::Error::other)?;
-    let write = || {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-        std::io::Write::write_all(&mut file, &bytes)?;
-        std::fs::rename(&unfinished, &path)
-    };
-    write().inspect_err(|_| drop(std::fs::remove_file(&unfinished)))
-}
-
-/// None: there is no such file.
-fn read<T: Kept>(path: &Path) -> std::io::Result<Option<T>> {
-    use std::io::{Error, ErrorKind, Read as _};
-    let file = match std::fs::File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    let bad = |why: String| Error::new(ErrorKind::InvalidData, format!("{}: {why}", path.display()));
-    let mut bytes = Vec::new();
-    file.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > RECORD_BYTES_MAX {
-        return Err(bad("it is too large".to_owned()));
-    }
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-    if value["kind"] != T::KIND {
-        return Err(bad(format!("it is no {}", T::KIND)));
-    }
-    serde_json::from_value(value).map(Some).map_err(|e| bad(e.to_string()))
-}
-
-fn load<T: Kept>(dir: &Path, key: &str) -> std::io::Result<Option<T>> {
-    read(&dir.join(file_name(key)))
-}
-
-fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    files.filter(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with(PREFIX) && !name.ends_with(UNFINISHED)
-    })
-}
-
-/// All that can be read.
-fn entries<T: Kept>(dir: &Path) -> Vec<(PathBuf, T)> {
-    files(dir).filter_map(|path| read(&path).ok().flatten().map(|value| (path, value))).collect()
 }
 
 #[cfg(test)]
