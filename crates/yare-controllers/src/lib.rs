@@ -41,6 +41,7 @@ mod node_view;
 mod ownership;
 mod pod_certificates;
 mod pod_end;
+mod pod_group_protection;
 mod podgc;
 mod policy_status;
 mod ranking;

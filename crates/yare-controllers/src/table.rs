@@ -21,10 +21,11 @@ use crate::{
         Keys::{Controller, ControllerOrSelector, Own, With},
         Reconcile, Watch,
     },
-    job, legacy_tokens, local_path, namespace, node_ipam, node_lifecycle, pod_certificates, podgc,
-    policy_status, replicaset, resource_claim, resourcequota, root_ca, service_account_tokens, service_cidr,
-    service_pods, serviceaccount, statefulset, storage_migration, storage_version_gc, taint_eviction,
-    token_cleaner, trust_bundle, ttl_after_finished, volume_binder, volume_expand, volume_protection,
+    job, legacy_tokens, local_path, namespace, node_ipam, node_lifecycle, pod_certificates,
+    pod_group_protection, podgc, policy_status, replicaset, resource_claim, resourcequota, root_ca,
+    service_account_tokens, service_cidr, service_pods, serviceaccount, statefulset, storage_migration,
+    storage_version_gc, taint_eviction, token_cleaner, trust_bundle, ttl_after_finished, volume_binder,
+    volume_expand, volume_protection,
 };
 
 /// One controller.
@@ -61,6 +62,7 @@ pub const GATED: &[(&str, &str)] = &[
     ("device-taint-eviction-controller", "DRADeviceTaints"),
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "ClusterTrustBundle"),
     ("podcertificaterequest-cleaner-controller", "PodCertificateRequest"),
+    ("podgroup-protection-controller", pod_group_protection::GATE),
     ("storage-version-migrator-controller", "StorageVersionMigrator"),
     ("storageversion-garbage-collector-controller", "StorageVersionAPI"),
 ];
@@ -377,6 +379,14 @@ pub const CONTROLLERS: &[Row] = &[
         description: "Removes old PodCertificateRequests.",
         watches: &[watch(POD_CERTIFICATE_REQUESTS, Own)],
         make: pod_certificates::new,
+        workers: 1,
+    },
+    Row {
+        name: "podgroup-protection-controller",
+        account: "podgroup-protection-controller",
+        description: "Keeps PodGroups that pods belong to from going.",
+        watches: &[watch(POD_GROUPS, Own), watch(PODS, With(pod_group_protection::changed_pod))],
+        make: pod_group_protection::new,
         workers: 1,
     },
     Row {

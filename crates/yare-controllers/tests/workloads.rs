@@ -452,6 +452,23 @@ async fn jobs_whose_pods_run_together_have_workloads() {
     cluster.until_list(&PODS, "default", joined).await;
     assert_eq!(cluster.list(&WORKLOADS, "default").await.len(), 1);
     assert_eq!(cluster.list(&POD_GROUPS, "default").await.len(), 1);
+    // A group stays while pods belong to it, and what it is made from must be there.
+    let name = group["metadata"]["name"].as_str().unwrap();
+    assert_eq!(group["metadata"]["finalizers"], json!(["scheduling.k8s.io/podgroup-protection"]));
+    let lost = json!({"kind": "PodGroup", "apiVersion": "scheduling.k8s.io/v1alpha2", "metadata": {"name": "lost"},
+        "spec": {"schedulingPolicy": {"basic": {}}, "podGroupTemplateRef": {"workload": {
+            "workloadName": workload["metadata"]["name"], "podGroupTemplateName": "none"}}}});
+    let refused = cluster.api.create(&POD_GROUPS, "default", &lost).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("PodGroup rejected: PodGroupTemplate \"none\" not found in Workload"),
+        "{refused}"
+    );
+    cluster.delete(&POD_GROUPS, "default", name, Propagation::Background).await;
+    cluster
+        .until_is(&POD_GROUPS, "default", name, |group| !group["metadata"]["deletionTimestamp"].is_null())
+        .await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(cluster.find(&POD_GROUPS, "default", name).await.is_some());
     cluster.delete(&JOBS, "default", "gang", Propagation::Background).await;
     cluster.until_list(&WORKLOADS, "default", <[Value]>::is_empty).await;
     cluster.until_list(&POD_GROUPS, "default", <[Value]>::is_empty).await;

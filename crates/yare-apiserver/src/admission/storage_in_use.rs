@@ -20,10 +20,15 @@ pub fn mutate(attributes: &Attributes<'_>, object: &mut Value, _old: Option<&Val
         "persistentvolumeclaims" => "kubernetes.io/pvc-protection",
         _ => "kubernetes.io/vac-protection",
     };
+    protect(object, finalizer);
+    Ok(())
+}
+
+/// Adds a finalizer.
+pub(super) fn protect(object: &mut Value, finalizer: &str) {
     let mut finalizers = object.items("metadata.finalizers").to_vec();
     if !finalizers.iter().any(|f| f == finalizer) {
         finalizers.push(finalizer.into());
         object.set("metadata.finalizers", finalizers);
     }
-    Ok(())
 }

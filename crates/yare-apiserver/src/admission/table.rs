@@ -9,7 +9,7 @@ use super::{
     always, always_pull_images, certificates, claim_resize, default_classes, default_toleration_seconds,
     deny_external_ips, event_rate_limit, extended_resource_toleration, hard_anti_affinity, image_policy,
     job_validation, limit_ranger, namespace_exists, namespace_lifecycle, node_declared_features,
-    node_restriction, owner_references, pod_node_selector, pod_resize, pod_security,
+    node_restriction, owner_references, pod_groups, pod_node_selector, pod_resize, pod_security,
     pod_toleration_restriction, pod_topology_labels, priority, runtime_class, service_account,
     storage_in_use, taint_nodes,
 };
@@ -200,6 +200,12 @@ pub const TABLE: &[Row] = &[
         ..ROW
     },
     Row {
+        name: "PodGroupProtection",
+        resources: pod_groups::RESOURCES,
+        mutate: Some(pod_groups::mutate),
+        ..ROW
+    },
+    Row {
         name: "OwnerReferencesPermissionEnforcement",
         subresources: &["*"],
         operations: WRITES,
@@ -267,6 +273,12 @@ pub const TABLE: &[Row] = &[
         resources: PODS,
         subresources: &["", "binding"],
         mutate: Some(pod_topology_labels::mutate),
+        ..ROW
+    },
+    Row {
+        name: "PodGroupWorkloadExists",
+        resources: pod_groups::RESOURCES,
+        validate: Some(pod_groups::validate),
         ..ROW
     },
     Row {
