@@ -7,44 +7,24 @@ mod common;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use common::Cluster;
+use common::{Cluster, http_get};
 use futures::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use yare_node::KubeletServer;
 use yare_spdy as spdy;
 
 /// A pod that runs, and the address of its kubelet's API (plain HTTP, everybody allowed).
 async fn serving() -> (Cluster, SocketAddr) {
     let mut cluster = Cluster::without_node().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    cluster
-        .start_node(|config| {
-            config.server = Some(KubeletServer { listener, serving: None });
-            let open = "authentication: {anonymous: {enabled: true}}\nauthorization: {mode: AlwaysAllow}";
-            config.configuration = common::configuration(open);
-        })
-        .await;
+    cluster.start_node(common::open).await;
     let spec = json!({"containers": [{"name": "web", "image": "present:1", "command": ["run"]}], "terminationGracePeriodSeconds": 1});
     cluster.pod("web", spec).await;
     cluster.wait_ready("web").await;
     let address = cluster.node.as_ref().unwrap().address().unwrap();
     (cluster, address)
-}
-
-async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
-        .await
-        .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    let code = text.split(' ').nth(1).unwrap().parse().unwrap();
-    (code, text.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
 /// Asks for SPDY and gives back the connection once it was granted.
@@ -100,6 +80,29 @@ async fn collect(socket: &mut Socket) -> std::collections::BTreeMap<u8, Vec<u8>>
     assert_eq!(end, Some(1000));
     assert!(!channels.contains_key(&255));
     channels
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_is_told_by_the_runtime() {
+    let (cluster, address) = serving().await;
+    let list = async |path: &str| {
+        let (code, text) = http_get(address, path).await;
+        assert_eq!(code, 200, "{path}: {text}");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["items"].clone()
+    };
+    let spec = json!({"containers": [{"name": "deaf", "image": "present:1", "command": ["ignore"]}]});
+    let uid = cluster.pod("deaf", spec).await;
+    cluster.wait_ready("deaf").await;
+    let running = list("/runningpods/").await;
+    assert_eq!(running.as_array().unwrap().len(), 2);
+    assert_eq!(
+        running[0],
+        json!({
+            "metadata": {"name": "deaf", "namespace": "default", "uid": uid},
+            "spec": {"containers": [{"name": "deaf", "image": "present:1", "resources": {}}]},
+            "status": {},
+        })
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

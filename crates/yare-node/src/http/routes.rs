@@ -243,8 +243,8 @@ pub(super) async fn serve(kubelet: &Arc<Kubelet>, page: Page, request: Request<I
     let raw = request.uri().query().unwrap_or_default();
     match page {
         Page::Health => health::serve(kubelet, words.get(1).copied(), raw).await,
-        Page::Pods => pods::list(kubelet, false),
-        Page::RunningPods => pods::list(kubelet, true),
+        Page::Pods => pods::list(kubelet),
+        Page::RunningPods => pods::running(kubelet).await,
         Page::ContainerLogs => logs::serve(kubelet, words[1], words[2], words[3], raw).await,
         Page::Logs => {
             let rest = path.trim_start_matches('/').strip_prefix("logs").unwrap_or_default();

@@ -4,6 +4,7 @@
 pub mod logind;
 pub mod runtime;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +14,13 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 use yare_apiserver::{ApiServer, Config, User};
 use yare_client::{Client, in_process};
 use yare_node::config::{Configuration, Sources};
-use yare_node::{Node, NodeConfig, NodeHandle};
+use yare_node::{KubeletServer, Node, NodeConfig, NodeHandle};
 use yare_store::{Options, Store};
 
 pub use runtime::FakeRuntime;
@@ -182,6 +185,22 @@ impl Cluster {
         self.wait_pod(name, "Ready", |p| condition(p, "Ready") == "True").await
     }
 
+    /// Waits until the page `/metrics` of a node that was made [`open`] has this line.
+    pub async fn wait_metric(&self, line: &str) {
+        let address = self.node.as_ref().unwrap().address().unwrap();
+        let mut last = String::new();
+        for _ in 0..1000 {
+            last = http_get(address, "/metrics").await.1;
+            if last.contains(&format!("\n{line}\n")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let name = line.split(['{', ' ']).next().unwrap();
+        let near: Vec<_> = last.lines().filter(|l| l.starts_with(name)).collect();
+        panic!("no {line} in {near:#?}");
+    }
+
     pub async fn wait_gone(&self, name: &str) {
         self.wait_pod(name, "gone", |p| p["code"] == 404).await;
     }
@@ -195,6 +214,29 @@ impl Cluster {
             .await;
         all["items"].as_array().unwrap().iter().find(hit).unwrap().clone()
     }
+}
+
+/// `GET` over plain HTTP: the status and the body.
+pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let code = text.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, text.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+/// The node's API is served over plain HTTP, and everybody is allowed.
+pub fn open(config: &mut NodeConfig) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    config.server = Some(KubeletServer { listener, serving: None });
+    let open = "authentication: {anonymous: {enabled: true}}\nauthorization: {mode: AlwaysAllow}";
+    config.configuration = configuration(open);
 }
 
 /// The configuration of a node under test, with more fields as YAML.
