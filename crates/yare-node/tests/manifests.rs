@@ -96,3 +96,38 @@ async fn a_restart_of_the_agent_leaves_static_pods_alone() {
     cluster.start_node(|_| {}).await;
     cluster.wait_gone(NAME).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_comes_back_too_early_begins_anew() {
+    let mut cluster = Cluster::without_node().await;
+    let manifests = cluster.dir.path().join("manifests");
+    std::fs::create_dir(&manifests).unwrap();
+    cluster
+        .start_node(|config| {
+            common::open(config);
+            let yaml = format!(
+                "staticPodPath: {}\nauthentication: {{anonymous: {{enabled: true}}}}\nauthorization: {{mode: AlwaysAllow}}",
+                manifests.display()
+            );
+            config.configuration = common::configuration(&yaml);
+        })
+        .await;
+    let file = manifests.join("web.json");
+    let slow =
+        manifest("present:1").replace("run", "ignore").replace("PeriodSeconds\":1", "PeriodSeconds\":5");
+    std::fs::write(&file, slow).unwrap();
+    let before = cluster.wait_ready(NAME).await;
+    cluster.wait_metric("kubelet_restarted_pods_total{static=\"true\"} 0").await;
+    let hidden = manifests.join(".web.json");
+    std::fs::rename(&file, &hidden).unwrap();
+    for _ in 0..1000 {
+        if cluster.runtime.times("stop web") > 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    std::fs::rename(&hidden, &file).unwrap();
+    cluster.wait_metric("kubelet_restarted_pods_total{static=\"true\"} 1").await;
+    let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
+    cluster.wait_pod(NAME, "another container", |p| id(p).is_string() && id(p) != id(&before)).await;
+}

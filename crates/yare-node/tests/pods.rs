@@ -465,7 +465,9 @@ async fn a_restarted_agent_takes_over() {
     cluster.delete_pod("drop", 0).await;
     let starts = |c: &Cluster| c.runtime.calls().iter().filter(|c| c.starts_with("start ")).count();
     assert_eq!(starts(&cluster), 2);
-    cluster.start_node(|_| {}).await;
+    let lost = cluster.data().join("pods/lost");
+    std::fs::create_dir_all(&lost).unwrap();
+    cluster.start_node(common::open).await;
     // The deleted pod's containers are stopped and removed, the other's are not touched.
     for _ in 0..1000 {
         if cluster.runtime.counts() == (1, 1) {
@@ -480,6 +482,10 @@ async fn a_restarted_agent_takes_over() {
         after["status"]["containerStatuses"][0]["containerID"],
         before["status"]["containerStatuses"][0]["containerID"]
     );
+    cluster.wait_metric("kubelet_orphaned_runtime_pods_total 1").await;
+    cluster.wait_metric("kubelet_orphan_pod_cleaned_volumes 1").await;
+    cluster.wait_metric("kubelet_orphan_pod_cleaned_volumes_errors 0").await;
+    assert!(!lost.exists());
     cluster.delete_pod("keep", 1).await;
     cluster.wait_gone("keep").await;
 }

@@ -29,6 +29,7 @@ async fn cluster(clock: &Arc<AtomicI64>) -> Cluster {
     let ahead = clock.clone();
     cluster
         .start_node(move |config| {
+            common::open(config);
             config.seams.now =
                 Arc::new(move || Timestamp::now() + SignedDuration::from_secs(ahead.load(Ordering::Relaxed)));
             config.seams.random = Arc::new(|| 0.0);
@@ -183,6 +184,11 @@ async fn certificates_are_asked_for_and_renewed() {
     };
     let uid = cluster.pod("p", spec("ECDSAP384")).await;
     let request = unanswered(&cluster, "p").await;
+    let standing = async |state: &str, count: u32| {
+        let labels = format!("signer_name=\"{SIGNER}\",state=\"{state}\"");
+        cluster.wait_metric(&format!("kubelet_podcertificate_states{{{labels}}} {count}")).await;
+    };
+    standing("not_yet_issued", 1).await;
     let asked = &request["spec"];
     assert_eq!(asked["podUID"], uid);
     assert_eq!(asked["serviceAccountName"], "default");
@@ -204,6 +210,8 @@ async fn certificates_are_asked_for_and_renewed() {
     let der = STANDARD.decode(&bodies(&first)[0]).unwrap();
     let public = rcgen::PublicKeyData::subject_public_key_info(&key);
     assert!(der.windows(public.len()).any(|w| w == public));
+
+    standing("fresh", 1).await;
 
     // An hour and more later the next one is asked for, with another key; until it is there the first serves.
     clock.store(3700, Ordering::Relaxed);
@@ -241,4 +249,8 @@ async fn certificates_are_asked_for_and_renewed() {
         let text = "MountVolume.SetUp failed for volume \"v\" : PodCertificateRequest was permanently denied: reason=\"NotMine\" message=\"not mine\"";
         assert_eq!(event["message"], text);
     }
+    standing("denied", 3).await;
+    standing("fresh", 1).await;
+    cluster.delete_pod("ed25519", 0).await;
+    standing("denied", 2).await;
 }

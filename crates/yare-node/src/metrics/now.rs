@@ -36,6 +36,9 @@ pub(crate) async fn page(kubelet: &Arc<Kubelet>) -> Page {
         now.set(&table::IMAGE_INTENTS, &[], intents as f64);
         now.set(&table::IMAGE_RECORDS, &[], records as f64);
     }
+    for ((signer, state), count) in kubelet.volumes.certificates(kubelet.seams.now()) {
+        now.set(&table::POD_CERTIFICATES, &[&signer, state], f64::from(count));
+    }
     logs(&states, &now);
     volumes(kubelet, &states, &now).await;
     let mut page = Page::new();

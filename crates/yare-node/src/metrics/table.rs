@@ -117,6 +117,8 @@ table! {
     EPHEMERAL_CONTAINERS: "kubelet_managed_ephemeral_containers", Gauge, &[], "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.";
     MEMORY_PINNING_ERRORS: "kubelet_memory_manager_pinning_errors_total", Counter, &[], "[ALPHA] The number of memory pages allocations which required pinning that failed.";
     MEMORY_PINNINGS: "kubelet_memory_manager_pinning_requests_total", Counter, &[], "[ALPHA] The number of memory pages allocations which required pinning.";
+    MEMORY_QOS_LOW: "kubelet_memory_qos_node_memory_low_bytes", Gauge, &[], "[ALPHA] Total cgroup v2 memory.low in bytes for Burstable pods. This memory is soft-reserved and may be reclaimed under extreme pressure.";
+    MEMORY_QOS_MIN: "kubelet_memory_qos_node_memory_min_bytes", Gauge, &[], "[ALPHA] Total cgroup v2 memory.min in bytes for Guaranteed pods. This memory is hard-reserved and never reclaimed by the kernel.";
     METRICS_PROVIDER: "kubelet_metrics_provider", Gauge, &["provider"], "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'";
     MIRROR_PODS: "kubelet_mirror_pods", Gauge, &[], "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
     NODE_NAME: "kubelet_node_name", Gauge, &["node"], "[ALPHA] The node's name. The count is always 1.";
@@ -125,6 +127,9 @@ table! {
     STARTUP_PRE_KUBELET: "kubelet_node_startup_pre_kubelet_duration_seconds", Gauge, &[], "[ALPHA] Duration in seconds of node startup before kubelet starts.";
     STARTUP_PRE_REGISTRATION: "kubelet_node_startup_pre_registration_duration_seconds", Gauge, &[], "[ALPHA] Duration in seconds of node startup before registration.";
     STARTUP_REGISTRATION: "kubelet_node_startup_registration_duration_seconds", Gauge, &[], "[ALPHA] Duration in seconds of node startup during registration.";
+    ORPHAN_VOLUMES: "kubelet_orphan_pod_cleaned_volumes", Gauge, &[], "[ALPHA] The total number of orphaned Pods whose volumes were cleaned in the last periodic sweep.";
+    ORPHAN_VOLUMES_ERRORS: "kubelet_orphan_pod_cleaned_volumes_errors", Gauge, &[], "[ALPHA] The number of orphaned Pods whose volumes failed to be cleaned in the last periodic sweep.";
+    ORPHANED_RUNTIME_PODS: "kubelet_orphaned_runtime_pods_total", Counter, &[], "[ALPHA] Number of pods that have been detected in the container runtime without being already known to the pod worker. This typically indicates the kubelet was restarted while a pod was force deleted in the API or in the local configuration, which is unusual.";
     POD_RELIST_DURATION: "kubelet_pleg_pod_relist_duration_seconds", Histogram(USUAL_S), &[], "[ALPHA] Duration in seconds for relisting a single pod in PLEG.";
     DEFERRED_RESIZES: "kubelet_pod_deferred_accepted_resizes_total", Counter, &["retry_trigger"], "[ALPHA] Cumulative number of resizes that were accepted after being deferred.";
     RESIZES_IN_PROGRESS: "kubelet_pod_in_progress_resizes", Gauge, &[], "[ALPHA] Number of in-progress resizes for pods.";
@@ -144,7 +149,9 @@ table! {
     POD_STATUS_SYNC_DURATION: "kubelet_pod_status_sync_duration_seconds", Histogram(STATUSES_S), &[], "[ALPHA] Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.";
     POD_WORKER_DURATION: "kubelet_pod_worker_duration_seconds", Histogram(USUAL_S), &["operation_type"], "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync";
     POD_WORKER_START_DURATION: "kubelet_pod_worker_start_duration_seconds", Histogram(USUAL_S), &[], "[ALPHA] Duration in seconds from kubelet seeing a pod to starting a worker.";
+    POD_CERTIFICATES: "kubelet_podcertificate_states", Gauge, &["signer_name", "state"], "[ALPHA] Gauge vector reporting the number of pod certificate projected volume sources, faceted by signer_name and state.";
     PREEMPTIONS: "kubelet_preemptions", Counter, &["preemption_signal"], "[ALPHA] Cumulative number of pod preemptions by preemption resource";
+    RESTARTED_PODS: "kubelet_restarted_pods_total", Counter, &["static"], "[ALPHA] Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)";
     RUN_SANDBOX_DURATION: "kubelet_run_podsandbox_duration_seconds", Histogram(USUAL_S), &["runtime_handler"], "[ALPHA] Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.";
     RUN_SANDBOX_ERRORS: "kubelet_run_podsandbox_errors_total", Counter, &["runtime_handler"], "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.";
     RUNNING_CONTAINERS: "kubelet_running_containers", Gauge, &["container_state"], "[ALPHA] Number of containers currently running";

@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::hooks::POD_HOOKS;
 use crate::kubelet::Kubelet;
 use crate::manifests::{self, Source, mirror};
+use crate::metrics::table;
 use crate::view::{Metadata, Pod};
 
 /// Between attempts to clean up after a pod that is gone, doubling.
@@ -51,6 +52,9 @@ impl Manager {
     /// Finds what runs already. The pods' tasks start with [`Manager::run`].
     pub(crate) async fn new(kubelet: Arc<Kubelet>) -> Result<Self> {
         let found = inventory(&kubelet).await?;
+        for is_static in ["", "true"] {
+            kubelet.metrics.add(&table::RESTARTED_PODS, &[is_static], 0.0);
+        }
         Ok(Manager {
             kubelet,
             found,
@@ -195,6 +199,10 @@ impl Manager {
                 self.kubelet.statics.ended(&known.key);
             }
             self.reconcile_statics();
+            // The same manifest came back before its pod had ended.
+            if self.statics.contains_key(uid) {
+                self.kubelet.metrics.count(&table::RESTARTED_PODS, &["true"]);
+            }
         }
     }
 
@@ -283,6 +291,7 @@ impl Manager {
                 uid,
                 "stopping a pod that was deleted"
             );
+            self.kubelet.metrics.count(&table::ORPHANED_RUNTIME_PODS, &[]);
             self.start(Mailbox::new(Arc::new(Pod { metadata, ..Pod::default() }), true));
         }
         self.remove_orphaned_directories();
@@ -301,12 +310,20 @@ impl Manager {
             let kubelet = self.kubelet.clone();
             tokio::spawn(async move {
                 let mut wait = ORPHAN_RETRY_MIN;
+                let mut failing = false;
                 while let Err(error) = tear_down(&kubelet, &dirs).await {
                     tracing::warn!(%error, uid, "cleaning up after an orphaned pod");
+                    if !std::mem::replace(&mut failing, true) {
+                        kubelet.metrics.add(&table::ORPHAN_VOLUMES_ERRORS, &[], 1.0);
+                    }
                     // Most likely a storage driver is not there yet.
                     kubelet.volumes.next_driver(wait).await;
                     wait = (wait * 2).min(ORPHAN_RETRY_MAX);
                 }
+                if failing {
+                    kubelet.metrics.add(&table::ORPHAN_VOLUMES_ERRORS, &[], -1.0);
+                }
+                kubelet.metrics.add(&table::ORPHAN_VOLUMES, &[], 1.0);
                 if let Err(error) = std::fs::remove_dir_all(&dirs.root) {
                     tracing::warn!(%error, path = %dirs.root.display(), "removing an orphaned pod's directory");
                 }

@@ -187,6 +187,7 @@ impl Worker {
         }
         metrics.forget(&self.mailbox.pod());
         self.kubelet.images.forget(uid);
+        self.kubelet.volumes.forget_certificates(uid);
         self.kubelet.objects.release(uid);
         self.kubelet.writer.forget(uid);
         self.kubelet.allocations.forget(uid);

@@ -13,6 +13,7 @@ use yare_runtime::{CgroupTree, Resources};
 
 use super::settings::{MemoryReservation, ResourceSettings};
 use crate::kubelet::Kubelet;
+use crate::metrics::table;
 use crate::pod::admission::Claims;
 use crate::pod::qos;
 
@@ -155,6 +156,13 @@ pub(crate) async fn tend(kubelet: Arc<Kubelet>) {
                     if let Err(error) = tree.groups.ensure(&group, &limits) {
                         tracing::warn!(%error, group, "limits of a class of pods");
                     }
+                }
+                if settings.memory_qos {
+                    let protect = settings.memory_reservation == MemoryReservation::TieredReservation;
+                    let told = |bytes: i64| if protect { bytes as f64 } else { 0.0 };
+                    let metrics = &kubelet.metrics;
+                    metrics.set(&table::MEMORY_QOS_MIN, &[], told(claims.guaranteed_memory_bytes));
+                    metrics.set(&table::MEMORY_QOS_LOW, &[], told(claims.burstable_memory_bytes));
                 }
                 before = Some(claims);
             }

@@ -14,9 +14,11 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::pod_certificate::Standing;
 use super::{Failure, KINDS, stats};
 use crate::kubelet::Kubelet;
 use crate::pod::mailbox::Mailbox;
@@ -105,6 +107,8 @@ pub(crate) struct NodeVolumes {
     driver: Notify,
     /// What each pod has mounted, for statistics.
     pub(super) measured: Mutex<HashMap<String, stats::PodVolumes>>,
+    /// How the certificates of each pod stand, by volume and place in it, with their signers.
+    certificates: Mutex<HashMap<String, BTreeMap<(String, usize), (String, Standing)>>>,
 }
 
 impl NodeVolumes {
@@ -238,6 +242,32 @@ impl NodeVolumes {
         if before != names {
             self.wake();
         }
+    }
+
+    /// How a pod's certificate stands from now on.
+    pub(super) fn tell_certificate(
+        &self,
+        uid: &str,
+        place: (String, usize),
+        signer: &str,
+        standing: Standing,
+    ) {
+        let mut all = self.certificates.lock();
+        all.entry(uid.to_owned()).or_default().insert(place, (signer.to_owned(), standing));
+    }
+
+    /// A pod is gone, and its certificates with it.
+    pub(crate) fn forget_certificates(&self, uid: &str) {
+        self.certificates.lock().remove(uid);
+    }
+
+    /// How many certificates there are by signer and state.
+    pub(crate) fn certificates(&self, now: Timestamp) -> BTreeMap<(String, &'static str), u32> {
+        let mut counts = BTreeMap::new();
+        for (signer, standing) in self.certificates.lock().values().flat_map(BTreeMap::values) {
+            *counts.entry((signer.clone(), standing.word(now))).or_default() += 1;
+        }
+        counts
     }
 }
 

@@ -41,7 +41,35 @@ struct State {
     issued: Option<Issued>,
     asked: Option<Asked>,
     /// Denied or failed, for good.
-    over: Option<String>,
+    over: Option<Over>,
+}
+
+struct Over {
+    how: &'static str,
+    message: String,
+}
+
+/// How a certificate stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Standing {
+    Asked,
+    Issued { refresh_at: Timestamp, not_after: Timestamp },
+    Over(&'static str),
+}
+
+impl Standing {
+    /// Upstream's word for it.
+    pub(super) fn word(self, now: Timestamp) -> &'static str {
+        match self {
+            Standing::Asked => "not_yet_issued",
+            Standing::Over(how) => how,
+            Standing::Issued { not_after, .. } if now > not_after => "expired",
+            Standing::Issued { refresh_at, .. } if now > clock::after(refresh_at, OVERDUE_AFTER) => {
+                "overdue_for_refresh"
+            }
+            Standing::Issued { .. } => "fresh",
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -102,9 +130,21 @@ pub(super) async fn get(
     source: &PodCertificateProjection,
     certificates: &mut Certificates,
 ) -> Result<Bundle, Failure> {
+    let place = (volume.to_owned(), index);
+    let state = certificates.0.entry(place.clone()).or_default();
+    let outcome = renew(context, source, state).await;
+    let uid = &context.pod.metadata.uid;
+    context.kubelet.volumes.tell_certificate(uid, place, &source.signer_name, state.standing());
+    outcome
+}
+
+async fn renew(
+    context: &VolumeContext<'_>,
+    source: &PodCertificateProjection,
+    state: &mut State,
+) -> Result<Bundle, Failure> {
     let kubelet = context.kubelet;
     let now = kubelet.seams.now();
-    let state = certificates.0.entry((volume.to_owned(), index)).or_default();
     if let Some(asked) = &state.asked {
         let fields = format!("spec.nodeName={}", kubelet.node_name);
         let uid = &context.pod.metadata.uid;
@@ -121,7 +161,7 @@ pub(super) async fn get(
         }
     }
     if let Some(over) = &state.over {
-        return Err(Failure::from(over.as_str()));
+        return Err(Failure::from(over.message.as_str()));
     }
     if let Some(issued) = &mut state.issued {
         issued.complain(context, now);
@@ -176,9 +216,17 @@ impl State {
         );
         context.kubelet.pod_event(context.pod, None, EventKind::Warning, kind, text);
         self.issued = None;
-        self.over = Some(format!(
-            "PodCertificateRequest was permanently {how}: reason={reason:?} message={message:?}"
-        ));
+        let message =
+            format!("PodCertificateRequest was permanently {how}: reason={reason:?} message={message:?}");
+        self.over = Some(Over { how, message });
+    }
+
+    fn standing(&self) -> Standing {
+        match (&self.over, &self.issued) {
+            (Some(over), _) => Standing::Over(over.how),
+            (None, Some(i)) => Standing::Issued { refresh_at: i.refresh_at, not_after: i.not_after },
+            (None, None) => Standing::Asked,
+        }
     }
 }
 
@@ -255,4 +303,26 @@ async fn ask(
     let fields = format!("spec.nodeName={}", kubelet.node_name);
     kubelet.objects.follow(POD_CERTIFICATE_REQUESTS, Some(fields), &m.uid, context.mailbox);
     Ok(Asked { key: proof.key, name: made.metadata.name, gone_at: clock::after(now, GONE_AFTER + spread) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_how_certificates_stand() {
+        let at = |s: i64| Timestamp::from_second(s).unwrap();
+        let issued = Standing::Issued { refresh_at: at(1000), not_after: at(3000) };
+        for (standing, now, want) in [
+            (Standing::Asked, 0, "not_yet_issued"),
+            (Standing::Over("denied"), 0, "denied"),
+            (issued, 999, "fresh"),
+            (issued, 1600, "fresh"),
+            (issued, 1601, "overdue_for_refresh"),
+            (issued, 3000, "overdue_for_refresh"),
+            (issued, 3001, "expired"),
+        ] {
+            assert_eq!(standing.word(at(now)), want, "{standing:?} at {now}");
+        }
+    }
 }
