@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use yare_net::proxy::{Config, EndpointSlice, Plan, Rules, Service};
+use yare_net::proxy::{Config, EndpointSlice, Plan, Rules, Service, Tracked};
 
 fn slice(service: usize, endpoints: usize, generation: usize) -> Vec<u8> {
     let ip = |i: usize| {
@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         node_name: "n1".into(),
         cluster_cidrs: vec!["10.42.0.0/16".parse()?],
         service_cidrs: vec!["10.43.0.0/16".parse()?],
+        tracked: Tracked::default(),
     })?;
     let definition = |i: usize| -> Result<Service, serde_json::Error> {
         serde_json::from_value(json!({"spec": {"type": "ClusterIP",

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use support::{Pod, on_a_node};
 use yare_net::{
     PodNetwork, nft,
-    proxy::{Config, HealthServers, Plan, Rules, remove_rules},
+    proxy::{Config, HealthServers, Plan, Rules, Tracked, remove_rules},
 };
 
 const SERVICE: &str = "10.43.0.5";
@@ -38,6 +38,7 @@ impl Node {
             node_name: "n1".into(),
             cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
             service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+            tracked: Tracked::default(),
         })
         .unwrap();
         let pods = (0..pods)
@@ -290,6 +291,7 @@ fn rules_are_made_anew_and_removed_whole() {
             node_name: "n1".into(),
             cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
             service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+            tracked: Tracked::default(),
         };
         // A new agent starts from nothing and fills in again.
         node.rules = Rules::new(config).unwrap();

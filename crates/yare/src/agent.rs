@@ -260,6 +260,7 @@ impl Agent {
         if let Some(bus) = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok().and_then(|a| bus_socket(&a)) {
             config.logind.bus = bus;
         }
+        let told = kube_proxy_arg::parse(&args.kube_proxy_arg, plan.ip)?;
         let parts = NetworkParts {
             pods,
             runtime,
@@ -273,8 +274,9 @@ impl Agent {
                 node_name: plan.name.clone(),
                 cluster_cidrs: plan.cluster.cluster_cidrs.clone(),
                 service_cidrs: plan.cluster.service_cidrs.clone(),
+                tracked: told.tracked,
             },
-            proxy_listen: kube_proxy_arg::parse(&args.kube_proxy_arg, plan.ip)?,
+            proxy_listen: told.listen,
             cluster_dns: plan.cluster.cluster_dns,
             cluster_domain: plan.cluster.cluster_domain.clone(),
             resolv_conf: args.resolv_conf.clone(),

@@ -223,8 +223,8 @@ pub struct NodeArgs {
         conflicts_with = "container_runtime_endpoint"
     )]
     pub default_ulimit: Vec<Ulimit>,
-    /// A flag of upstream's service proxy, NAME=VALUE: healthz-bind-address, metrics-bind-address; several times, or with
-    /// `;` between them.
+    /// A flag of upstream's service proxy, NAME=VALUE: healthz-bind-address, metrics-bind-address,
+    /// conntrack-max-per-core, conntrack-min; several times, or with `;` between them.
     #[arg(long, env = "YARE_KUBE_PROXY_ARG", value_delimiter = ';')]
     pub kube_proxy_arg: Vec<String>,
     /// Components that do not run: dns, service-proxy; of a server also scheduler, local-storage, or a controller's

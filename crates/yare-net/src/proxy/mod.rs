@@ -42,6 +42,7 @@ use crate::{
     nft::{self, Batch, Element, Family},
 };
 
+pub use conntrack::Tracked;
 pub use health::HealthServers;
 pub use plan::{Endpoint, Health, Plan, ServicePlan, plan};
 pub use status::Listen;
@@ -56,6 +57,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<Cidr>,
     /// Addresses of services.
     pub service_cidrs: Vec<Cidr>,
+    /// How many connections this machine is to track.
+    pub tracked: Tracked,
 }
 
 /// Why rules could not be set.
@@ -123,6 +126,9 @@ impl Rules {
         // Only now is connection tracking there for certain.
         if let Err(error) = conntrack::set_timeouts() {
             tracing::warn!(%error, "timeouts of tracked TCP connections stay as they are");
+        }
+        if let Err(error) = conntrack::raise_limit(self.config.tracked) {
+            tracing::info!(%error, "no more connections are tracked than before");
         }
         Ok(())
     }
