@@ -171,3 +171,32 @@ fn a_serving_certificate_is_approved_by_hand() {
         current(&machine, "kubelet-server").map(drop)
     });
 }
+
+#[test]
+fn parts_of_a_joined_node_say_which_they_are() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let policy = directory.path().join("policy.yaml");
+    let text = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, verbs: [watch]}]\n";
+    fs::write(&policy, text).expect("the policy");
+    let policy = format!("--audit-policy-file={}", policy.display());
+    let options = Options::joinable(&[&policy, "--audit-log-path=DIRECTORY/audit.log"]);
+    Cluster::test(YARE, options, |cluster| {
+        let _joined = joined(cluster, &[])?;
+        cluster.soon(|| {
+            let text = fs::read_to_string(cluster.path("audit.log"))?;
+            let mut seen = BTreeSet::new();
+            for line in text.lines() {
+                let event: serde_json::Value = serde_json::from_str(line)?;
+                if event["user"]["username"] == "system:node:node-2" {
+                    let agent = event["userAgent"].as_str().and_then(|a| a.split('/').next());
+                    let of = event["objectRef"]["resource"].as_str();
+                    seen.insert(format!("{} {}", agent.unwrap_or_default(), of.unwrap_or_default()));
+                }
+            }
+            let want = ["kubelet pods", "kube-proxy endpointslices", "yare endpointslices"];
+            ensure!(want.iter().all(|w| seen.contains(*w)), "{seen:?}");
+            ensure!(!seen.contains("kubelet endpointslices"), "{seen:?}");
+            Ok(())
+        })
+    });
+}

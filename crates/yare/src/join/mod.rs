@@ -69,8 +69,13 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
 
     let hang_up = HangUp::default();
     let shown = Arc::new(Shown::default());
-    let tls = showing_client(&authority, shown.clone(), Speaks::Both)?;
-    let client = Client::new(remote(&args.server, tls, None, &hang_up, KUBELET)?);
+    // Each under the name of upstream's component, all as the same node.
+    let component = |name: &str| -> anyhow::Result<Client> {
+        let tls = showing_client(&authority, shown.clone(), Speaks::Both)?;
+        Ok(Client::new(remote(&args.server, tls, None, &hang_up, name)?))
+    };
+    let client = component(KUBELET)?;
+    let (proxy, dns) = (component("kube-proxy")?, component("yare")?);
     let joiner = token.as_ref().map(|token| joiner(&args.server, &authority, token)).transpose()?;
     let store = Store::new(&files.directory, Kind::Client);
     let held = certificate(&store, &name, joiner.as_ref()).await?;
@@ -106,8 +111,7 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         };
         tokio::spawn(rotation.run())
     });
-    let clients =
-        agent::Clients { node: client.clone(), proxy: client.clone(), dns: client, hang_up: Some(hang_up) };
+    let clients = agent::Clients { node: client, proxy, dns, hang_up: Some(hang_up) };
     let serving = Serving::new(&serving(&files, &plan)?)?;
     let agent = Agent::start(&args.node, &plan, clients, serving, &mut progress).await?;
     progress.total("joined");
