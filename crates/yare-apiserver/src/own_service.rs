@@ -22,8 +22,8 @@ const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
 /// Between two repairs at least: somebody else may want to have it otherwise, again and again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// After a repair that failed.
-const RETRY: Duration = Duration::from_secs(10);
+/// After repairs that failed, at most.
+const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// What must be there.
 pub fn objects(core: &Core) -> Vec<Value> {
@@ -123,14 +123,21 @@ pub fn start(core: &Arc<Core>) {
 }
 
 async fn keep(core: &Arc<Core>) {
+    let mut retry = PAUSE;
     loop {
         // The revision comes before looking, so that nothing falls in between.
         let from = core.store().revision();
         match attempt(core, false).await {
             Outcome::Right => touched(core, from).await,
             Outcome::Repaired => sleep(PAUSE).await,
-            Outcome::Failed => sleep(RETRY).await,
+            // The address of a service that was just deleted is not free at once.
+            Outcome::Failed => {
+                sleep(retry).await;
+                retry = (retry * 2).min(RETRY_MAX);
+                continue;
+            }
         }
+        retry = PAUSE;
     }
 }
 

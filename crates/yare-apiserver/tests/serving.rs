@@ -437,7 +437,8 @@ async fn the_servers_own_endpoints_come_back() {
     };
     let before = server.get(SERVICE).await.expect(200);
     for path in [SERVICE, ENDPOINTS, SLICE] {
-        let uid = server.get(path).await.expect(200)["metadata"]["uid"].clone();
+        // The Endpoints go with the service, and come back a moment later than it.
+        let uid = until(path, &|_| true).await["metadata"]["uid"].clone();
         server.delete(path).await.expect(200);
         until(path, &|object| object["metadata"]["uid"] != uid).await;
     }
