@@ -89,6 +89,9 @@ impl Shared {
     }
 }
 
+/// How certificates stand, by volume and place in it, with their signers.
+type PodCertificates = BTreeMap<(String, usize), (String, Standing)>;
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct NodeVolumes {
@@ -107,8 +110,8 @@ pub(crate) struct NodeVolumes {
     driver: Notify,
     /// What each pod has mounted, for statistics.
     pub(super) measured: Mutex<HashMap<String, stats::PodVolumes>>,
-    /// How the certificates of each pod stand, by volume and place in it, with their signers.
-    certificates: Mutex<HashMap<String, BTreeMap<(String, usize), (String, Standing)>>>,
+    /// How the certificates of each pod stand.
+    certificates: Mutex<HashMap<String, PodCertificates>>,
 }
 
 impl NodeVolumes {
