@@ -206,7 +206,12 @@ impl Drop for Held<'_> {
 
 /// `sha256:…` of some bytes.
 pub(crate) fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+    named(Sha256::new_with_prefix(bytes))
+}
+
+/// `sha256:…` of what was hashed.
+pub(crate) fn named(hash: Sha256) -> String {
+    format!("sha256:{}", hex(&hash.finalize()))
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -399,13 +399,17 @@ async fn files_are_as_their_headers_say() {
         Entry::Link("many/496", "497"),
         Entry::File("many/large", 0o644, &large),
         Entry::File("group/sub/file", 0o644, b"in\n"),
+        // What was in a directory goes with it, and not to where the link leads.
+        Entry::Dir("swapped", 0o755),
+        Entry::File("swapped/lost", 0o644, b"lost\n"),
+        Entry::Link("swapped", "many"),
         Entry::Owned("group/owned", 1000, 0o6755),
     ]);
     let archive = rig.dir.path().join("files.tar");
     docker_archive(&archive, "test/files:1", &[busybox_layer(), layer(&entries)], json!({"Cmd": ["sh"]}));
     rig.engine().images().import(&archive, None).unwrap();
     let script =
-        "cd /many; ls | wc -l; cat linked; stat -c '%n %a %s %h' 0 100 497 498 499 large; readlink 496
+        "cd /many; ls | wc -l; readlink /swapped; cat linked; stat -c '%n %a %s %h' 0 100 497 498 499 large; readlink 496
         cat $(seq 0 495) | wc -c; cd /group; stat -c '%n %a %u %g' . sub sub/file owned; cat sub/file";
     let (_, log) = rig
         .script(script, |c| {
@@ -415,7 +419,7 @@ async fn files_are_as_their_headers_say() {
         .await;
     assert_eq!(
         log,
-        "502\nagain\n0 640 0 1\n100 640 100 1\n497 640 497 2\n498 640 497 2\n499 4711 6 2\nlarge 644 3145728 1\n497\n\
+        "502\nmany\nagain\n0 640 0 1\n100 640 100 1\n497 640 497 2\n498 640 497 2\n499 4711 6 2\nlarge 644 3145728 1\n497\n\
          122760\n. 2775 0 0\nsub 700 0 0\nsub/file 644 0 0\nowned 6755 1000 1000\nin\n"
     );
     rig.finish().await;

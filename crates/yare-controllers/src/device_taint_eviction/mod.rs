@@ -142,11 +142,7 @@ pub fn changed_slice(context: &Context, change: &Change, add: &mut dyn FnMut(Obj
 pub fn changed_rule(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
     let read = |rule: &Cached| rule.view::<RuleView>().ok().map(|view| view.spec);
     let [new, old] = [&change.new, &change.old].map(|rule| rule.as_ref().and_then(read));
-    let same_object = match (&change.new, &change.old) {
-        (Some(new), Some(old)) => new.uid() == old.uid(),
-        _ => false,
-    };
-    if same_object && new == old {
+    if new == old {
         return;
     }
     // First of all it is told what is going to happen.

@@ -22,7 +22,7 @@ use yare_schema::release::architecture;
 use super::archive::tempfile_in;
 use super::http::{Response, send};
 use super::manifest::{Descriptor, Document, MAX_DOCUMENT, Plan, check_digest, choose, parse};
-use super::{ImageStore, Reference, digest_of, hex};
+use super::{ImageStore, Reference, digest_of, named};
 use crate::api::{ImageId, ProgressFn, PullProgress, RegistryAuth};
 use crate::error::{Result, RuntimeError};
 
@@ -304,7 +304,7 @@ impl Repository {
                 Err(f) => return Err(f),
             }
         }
-        let digest = format!("sha256:{}", hex(&hash.finalize()));
+        let digest = named(hash);
         if digest != layer.digest {
             let message = format!("layer {} has the digest {digest}", layer.digest);
             return Err(Failure { message, again: false });

@@ -26,7 +26,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use sha2::{Digest, Sha256};
 
-use super::{ImageStore, hex};
+use super::{ImageStore, named};
 use crate::error::{IoContext, Result, RuntimeError};
 use crate::sys;
 use entries::{Contents, Ground, Stopped};
@@ -69,7 +69,7 @@ impl<R: Read> Hashing<R> {
     /// Reads the rest and answers the digest of everything.
     pub(super) fn finish(mut self) -> io::Result<String> {
         io::copy(&mut self, &mut io::sink())?;
-        Ok(format!("sha256:{}", hex(&self.hash.finalize())))
+        Ok(named(self.hash))
     }
 }
 
@@ -137,7 +137,7 @@ fn digest(chunks: Receiver<Bytes>) -> String {
     for chunk in chunks {
         hash.update(&chunk);
     }
-    format!("sha256:{}", hex(&hash.finalize()))
+    named(hash)
 }
 
 /// Decompresses, and sends to who writes and to who hashes, until the end. No more than `budget` bytes come out of it,

@@ -208,6 +208,15 @@ impl Writer {
         Ok(())
     }
 
+    /// Takes away what this layer brought to a path. With a directory goes what is still to be made in it: made later,
+    /// it would come to where a link leads that took the directory's place.
+    fn clear(&mut self, path: &Path) -> io::Result<()> {
+        if self.seen.contains_key(path) {
+            self.behind.wait()?;
+        }
+        remove(path)
+    }
+
     /// Writes an entry. `plain`: what is made in its directory is made as it is asked for.
     fn write<R: Read>(
         &mut self,
@@ -223,8 +232,7 @@ impl Writer {
                 return Err(Stopped::NeedsBelow);
             }
             self.behind.wait_for(&target)?;
-            self.behind.wait_for(path)?;
-            remove(path)?;
+            self.clear(path)?;
             fs::hard_link(&target, path)
                 .map_err(|e| io::Error::new(e.kind(), format!("hard link to {}: {e}", target.display())))?;
             return Ok(Brought::Other);
@@ -233,13 +241,12 @@ impl Writer {
         // On bare ground only what this layer brought, or hid, can be in the way.
         let was_hidden = self.contents.whiteouts.remove(path);
         let may_exist = self.ground == Ground::Overlay || self.seen.contains_key(path) || was_hidden;
-        self.behind.wait_for(path)?;
         let existing_dir = may_exist && fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
         if may_exist && !(kind.is_dir() && existing_dir) {
             if path == Path::new("/") {
                 return Err(bad("the root is not a directory".into()).into());
             }
-            remove(path)?;
+            self.clear(path)?;
         }
         match kind {
             tar::EntryType::Directory => {
