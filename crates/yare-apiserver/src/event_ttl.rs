@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use yare_kinds::view::View;
 use yare_store::{CommitError, Expect, Op, Write};
 
-use crate::core::Core;
+use crate::{changes::Changes, core::Core};
 
 const KIND: &str = "events";
 /// How late an event goes at most, where the time is long.
@@ -45,17 +45,15 @@ async fn run(core: Arc<Core>, ttl: Duration) {
     let mut before = left_over(&core, ttl);
     let mut marks: VecDeque<(Instant, u64)> = VecDeque::new();
     loop {
-        let revision = core.store().revision();
+        let mut changes = Changes::from_now(&core, [KIND]);
         if core.store().snapshot(KIND).is_empty() {
             marks.clear();
             // Nothing to look after until one comes.
-            if let Ok(mut watcher) = core.store().watch(KIND, revision) {
-                tokio::select! {
-                    _ = watcher.next() => {}
-                    () = core.stop.cancelled() => return,
-                }
+            if changes.next().await.is_none() {
+                return;
             }
         }
+        drop(changes);
         marks.push_back((Instant::now(), core.store().revision()));
         tokio::select! {
             () = sleep(step) => {}

@@ -15,6 +15,7 @@ pub mod auth;
 pub mod body;
 pub mod bootstrap;
 pub mod browsers;
+mod changes;
 pub mod codec;
 mod compress;
 pub mod convert;

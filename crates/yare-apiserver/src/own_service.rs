@@ -12,6 +12,7 @@ use yare_kinds::view::{View as _, ViewMut as _};
 
 use crate::{
     bootstrap::{ensure, remove, rewrite},
+    changes::Changes,
     core::Core,
     registry::store_kind,
     status::{ApiError, ApiResult},
@@ -111,53 +112,27 @@ pub async fn reconcile(core: &Arc<Core>) {
 /// Keeps what must be there until the server stops.
 pub fn start(core: &Arc<Core>) {
     if !objects(core).is_empty() {
-        let core = core.clone();
-        tokio::spawn(async move {
-            let stop = core.stop.clone();
-            tokio::select! {
-                () = keep(&core) => {}
-                () = stop.cancelled() => {}
-            }
-        });
+        tokio::spawn(keep(core.clone()));
     }
 }
 
-async fn keep(core: &Arc<Core>) {
+async fn keep(core: Arc<Core>) {
+    let kinds = KINDS.map(|row| store_kind(row.of.0, row.of.1));
+    let mut changes = Changes::from_now(&core, kinds.iter().map(|kind| &**kind));
+    let key = format!("{NAMESPACE}/{NAME}");
     let mut retry = PAUSE;
     loop {
-        // The revision comes before looking, so that nothing falls in between.
-        let from = core.store().revision();
-        match attempt(core, false).await {
-            Outcome::Right => touched(core, from).await,
-            Outcome::Repaired => sleep(PAUSE).await,
+        let outcome = attempt(&core, false).await;
+        let goes_on = match outcome {
+            Outcome::Right => changes.until(|object| *object.key == *key).await,
+            Outcome::Repaired => core.stop.run_until_cancelled(sleep(PAUSE)).await.is_some(),
             // The address of a service that was just deleted is not free at once.
-            Outcome::Failed => {
-                sleep(retry).await;
-                retry = (retry * 2).min(RETRY_MAX);
-                continue;
-            }
+            Outcome::Failed => core.stop.run_until_cancelled(sleep(retry)).await.is_some(),
+        };
+        if !goes_on {
+            return;
         }
-        retry = PAUSE;
-    }
-}
-
-/// Returns when one of the objects may have changed.
-async fn touched(core: &Arc<Core>, from: u64) {
-    let key = format!("{NAMESPACE}/{NAME}");
-    let one = async |row: &Row| {
-        // A watch that cannot be had, or that falls behind, has missed something.
-        let Ok(mut watcher) = core.store().watch(&store_kind(row.of.0, row.of.1), from) else { return };
-        while let Ok(batch) = watcher.next().await {
-            if batch.iter().any(|event| *event.object.key == *key) {
-                return;
-            }
-        }
-    };
-    let [service, slice, endpoints] = &KINDS;
-    tokio::select! {
-        () = one(service) => {}
-        () = one(slice) => {}
-        () = one(endpoints) => {}
+        retry = if outcome == Outcome::Failed { (retry * 2).min(RETRY_MAX) } else { PAUSE };
     }
 }
 

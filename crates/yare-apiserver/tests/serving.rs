@@ -471,3 +471,25 @@ async fn the_servers_own_endpoints_come_back() {
     until(ENDPOINTS, &there).await;
     assert_eq!(server.get(SERVICE).await.expect(200)["spec"]["ports"][0]["port"], 8443);
 }
+
+/// A store may be closed before those parts of the server that follow it have heard that the server stops.
+#[test]
+fn a_closed_store_keeps_nobody_busy() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    // Its one thread would be the one that is kept busy.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = Server::with(|config| {
+                config.advertise = Some(("192.0.2.1".parse().unwrap(), 6443));
+            })
+            .await;
+            server.api.core().store().clone().close().await;
+            tokio::task::yield_now().await;
+            server.get("/api/v1/namespaces/default/services/kubernetes").await.expect(200);
+            server.api.shutdown().await;
+        });
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(60)).unwrap();
+}

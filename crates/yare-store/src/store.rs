@@ -247,6 +247,11 @@ impl Store {
         self.shared.cache.snapshot_at(kind, revision)
     }
 
+    /// Whether this store was closed, by this clone or another.
+    pub fn is_closed(&self) -> bool {
+        self.shared.cache.is_closed()
+    }
+
     /// Waits until `revision` is visible; false when that took longer than `timeout` or the store was closed.
     pub async fn wait_for(&self, revision: u64, timeout: Duration) -> bool {
         self.shared.cache.wait_for(revision, timeout).await

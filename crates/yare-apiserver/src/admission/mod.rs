@@ -15,6 +15,7 @@ use yare_kinds::view::View;
 use yare_store::Object;
 
 use crate::{
+    changes::Changes,
     core::Call,
     options::DeleteOptions,
     registry::Served,
@@ -374,28 +375,11 @@ fn compile(core: &crate::core::Core) {
 pub fn start(core: &Arc<crate::core::Core>) {
     manifests::Manifests::follow(core);
     for kind in webhook::KINDS.into_iter().chain(policy::KINDS) {
-        // The revision comes before reading, so that nothing falls in between.
-        let mut from = core.store().revision();
+        let mut changes = Changes::from_now(core, [kind]);
         let core = core.clone();
         compile(&core);
         tokio::spawn(async move {
-            loop {
-                if let Ok(mut watcher) = core.store().watch(kind, from) {
-                    loop {
-                        let batch = tokio::select! {
-                            batch = watcher.next() => batch,
-                            () = core.stop.cancelled() => return,
-                        };
-                        if batch.is_err() {
-                            break;
-                        }
-                        compile(&core);
-                    }
-                }
-                if core.stop.is_cancelled() {
-                    return;
-                }
-                from = core.store().revision();
+            while changes.next().await.is_some() {
                 compile(&core);
             }
         });

@@ -11,7 +11,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, Method, Request};
 use serde_json::{Value, json};
 use yare_kinds::view::{View, ViewMut};
-use yare_store::Watcher;
+use yare_store::Object;
 
 use super::{
     backend::{Backend, ServiceRef},
@@ -19,7 +19,7 @@ use super::{
     resolve::{self, SERVICE_NAME},
     table::KIND,
 };
-use crate::{auth::User, body, bootstrap::internal_call, core::Core, verbs::write};
+use crate::{auth::User, body, bootstrap::internal_call, changes::Changes, core::Core, verbs::write};
 
 /// How often a server that answers is asked whether it still does.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
@@ -153,7 +153,7 @@ pub async fn keep(core: Arc<Core>, backend: Arc<Backend>) {
         tokio::select! {
             () = backend.closed.cancelled() => return,
             () = core.stop.cancelled() => return,
-            () = watch.changed(&core) => {}
+            goes_on = watch.changed() => if !goes_on { return },
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -164,55 +164,27 @@ struct Watch {
     service: String,
     prefix: String,
     name: String,
-    services: Option<Watcher>,
-    slices: Option<Watcher>,
+    changes: Changes,
 }
 
 impl Watch {
-    fn new(core: &Core, service: &ServiceRef) -> Self {
-        let mut watch = Self {
+    fn new(core: &Arc<Core>, service: &ServiceRef) -> Self {
+        Self {
             service: format!("{}/{}", service.namespace, service.name),
             prefix: format!("{}/", service.namespace),
             name: service.name.clone(),
-            services: None,
-            slices: None,
-        };
-        watch.open(core);
-        watch
-    }
-
-    fn open(&mut self, core: &Core) {
-        let from = core.store().revision();
-        self.services = core.store().watch("services", from).ok();
-        self.slices = core.store().watch("discovery.k8s.io/endpointslices", from).ok();
-    }
-
-    /// Returns when one of them may have changed.
-    async fn changed(&mut self, core: &Core) {
-        loop {
-            let (Some(services), Some(slices)) = (&mut self.services, &mut self.slices) else {
-                self.open(core);
-                tokio::time::sleep(PATIENCE).await;
-                return;
-            };
-            let batch = tokio::select! {
-                batch = services.next() => batch,
-                batch = slices.next() => batch,
-            };
-            let Ok(batch) = batch else {
-                // Fell out of history: look at the present state.
-                return self.open(core);
-            };
-            let ours = batch.iter().any(|event| {
-                let object = &event.object;
-                *object.key == *self.service
-                    || (object.key.starts_with(&self.prefix)
-                        && object.attrs.label(SERVICE_NAME) == Some(&self.name))
-            });
-            if ours {
-                return;
-            }
+            changes: Changes::from_now(core, ["services", "discovery.k8s.io/endpointslices"]),
         }
+    }
+
+    /// See [`Changes::until`].
+    async fn changed(&mut self) -> bool {
+        let Self { service, prefix, name, changes } = self;
+        let of_service = |object: &Object| {
+            *object.key == **service
+                || (object.key.starts_with(&**prefix) && object.attrs.label(SERVICE_NAME) == Some(&**name))
+        };
+        changes.until(of_service).await
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use yare_kinds::view::View;
 
 use super::{available, backend::Backend, priorities::Priority, register::Managed};
-use crate::core::Core;
+use crate::{changes::Changes, core::Core};
 
 /// Kind of APIServices in the store.
 pub const KIND: &str = "apiregistration.k8s.io/apiservices";
@@ -78,26 +78,12 @@ struct Known {
 /// Keeps the table in step with the store until the server stops. What is in the store already is taken in
 /// before this returns.
 pub fn follow(core: &Arc<Core>) {
-    // The revision comes before reading, so that nothing falls in between.
-    let mut from = core.store().revision();
+    let mut changes = Changes::from_now(core, [KIND]);
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
     settle(core, &mut known);
     let core = core.clone();
     tokio::spawn(async move {
-        loop {
-            if let Ok(mut watcher) = core.store().watch(KIND, from) {
-                loop {
-                    let batch = tokio::select! {
-                        batch = watcher.next() => batch,
-                        () = core.stop.cancelled() => return,
-                    };
-                    if batch.is_err() {
-                        break;
-                    }
-                    settle(&core, &mut known);
-                }
-            }
-            from = core.store().revision();
+        while changes.next().await.is_some() {
             settle(&core, &mut known);
         }
     });

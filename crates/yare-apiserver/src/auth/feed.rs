@@ -18,7 +18,7 @@ use yare_auth::{node, rbac};
 use yare_store::{EventKind, Watcher};
 
 use super::Auth;
-use crate::{core::Core, registry::store_kind};
+use crate::{changes::Changes, core::Core, registry::store_kind};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -80,16 +80,12 @@ pub fn start(core: &Arc<Core>) {
 
 impl Feed {
     async fn follow(self: Arc<Self>, core: Arc<Core>) {
-        // A closed store ends every watch at once: nothing below would ever wait.
-        while !core.stop.is_cancelled() {
-            // It only wakes: what is told is read from the position that all share.
-            let Ok(mut watcher) = core.store().watch(&self.kind, core.store().revision()) else { continue };
-            loop {
-                self.catch_up(&core);
-                tokio::select! {
-                    batch = watcher.next() => if batch.is_err() { break },
-                    () = core.stop.cancelled() => return,
-                }
+        // It only wakes: what is told is read from the position that all share.
+        let mut changes = Changes::from_now(&core, [&*self.kind]);
+        loop {
+            self.catch_up(&core);
+            if changes.next().await.is_none() {
+                return;
             }
         }
     }

@@ -8,7 +8,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
-    time::Duration,
 };
 
 use futures::future::join_all;
@@ -28,6 +27,7 @@ use super::{
 };
 use crate::{
     bootstrap::internal_call,
+    changes::{Change, Changes},
     core::Core,
     hooks::CLEANUP,
     options::DeleteOptions,
@@ -83,26 +83,19 @@ struct Swap {
 
 /// Serves the custom resources there are, and follows their definitions until the server stops.
 pub async fn start(core: &Arc<Core>) {
-    // The revision comes before reading, so that nothing falls in between.
-    let mut from = core.store().revision();
+    let mut changes = Changes::from_now(core, [DEFINITIONS]);
     let mut known = Known::default();
     settle(core, &mut known, None).await;
     let core = core.clone();
     tokio::spawn(async move {
-        loop {
-            if let Ok(mut watcher) = core.store().watch(DEFINITIONS, from) {
-                loop {
-                    let batch = tokio::select! {
-                        batch = watcher.next() => batch,
-                        () = core.stop.cancelled() => return,
-                    };
-                    let Ok(batch) = batch else { break };
-                    let names = batch.iter().map(|event| event.object.key.to_string()).collect();
-                    settle(&core, &mut known, Some(names)).await;
+        while let Some(change) = changes.next().await {
+            let names = match change {
+                Change::Of(_, batch) => {
+                    Some(batch.iter().map(|event| event.object.key.to_string()).collect())
                 }
-            }
-            from = core.store().revision();
-            settle(&core, &mut known, None).await;
+                Change::Missed => None,
+            };
+            settle(&core, &mut known, names).await;
         }
     });
 }
@@ -427,9 +420,6 @@ async fn terminating(core: &Arc<Core>, name: &str, status: &str, reason: &str, m
     modify(core, name, change).await
 }
 
-/// How long to wait before looking again at objects that hold themselves.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
 /// Deletes all objects of a definition that is going, then lets it go.
 async fn clean(core: Arc<Core>, name: String, established: bool) {
     let done = if overlaps(&core, &name) {
@@ -477,6 +467,7 @@ async fn remove_objects(core: &Arc<Core>, name: &str) -> bool {
     let served = compiled.swap_remove(storage);
     let served = Arc::new(served);
     let kind = served.stored.kind_key.clone();
+    let mut changes = Changes::from_now(core, [&*kind]);
     loop {
         let snapshot = core.store().snapshot(&kind);
         if snapshot.is_empty() {
@@ -496,13 +487,8 @@ async fn remove_objects(core: &Arc<Core>, name: &str) -> bool {
             return true;
         }
         // Finalizers hold the rest: wait until one of them changes.
-        let Ok(mut watcher) = core.store().watch(&kind, core.store().revision()) else {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            continue;
-        };
-        tokio::select! {
-            _ = watcher.next() => {}
-            () = core.stop.cancelled() => return false,
+        if changes.next().await.is_none() {
+            return false;
         }
     }
 }

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     bootstrap::internal_call,
+    changes::Changes,
     core::{Call, Core},
     options::{APPLY_PATCH, FieldValidation, WriteOptions},
     path::Query,
@@ -97,35 +98,27 @@ struct Feed {
 
 impl Feed {
     async fn follow(&mut self, core: &Arc<Core>) {
-        let (levels, schemas) = (store_kind(GROUP, LEVELS), store_kind(GROUP, SCHEMAS));
-        let mut wait: Option<Instant> = None;
-        // A closed store ends every watch at once: nothing below would ever wait.
-        while !core.stop.is_cancelled() {
-            let from = core.store().revision();
-            let (Ok(mut level_events), Ok(mut schema_events)) =
-                (core.store().watch(&levels, from), core.store().watch(&schemas, from))
-            else {
-                // Older than what is kept, which the present is not.
-                continue;
-            };
-            // What changed before the watch began.
-            wait = earlier(wait, self.sync(core).await);
-            loop {
-                let due = wait;
-                let timer = async {
-                    match due {
-                        Some(at) => tokio::time::sleep_until(at).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    batch = level_events.next() => if batch.is_err() { break } else { self.dirty = true },
-                    batch = schema_events.next() => if batch.is_err() { break } else { self.dirty = true },
-                    () = core.flow.reap.notified() => {}
-                    () = timer => wait = None,
+        let kinds = [LEVELS, SCHEMAS].map(|plural| store_kind(GROUP, plural));
+        let mut changes = Changes::from_now(core, kinds.iter().map(|kind| &**kind));
+        // What changed before the watch began.
+        let mut wait = self.sync(core).await;
+        loop {
+            let due = wait;
+            let timer = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
                 }
-                wait = earlier(wait, self.sync(core).await);
+            };
+            tokio::select! {
+                change = changes.next() => match change {
+                    Some(_) => self.dirty = true,
+                    None => return,
+                },
+                () = core.flow.reap.notified() => {}
+                () = timer => wait = None,
             }
+            wait = earlier(wait, self.sync(core).await);
         }
     }
 

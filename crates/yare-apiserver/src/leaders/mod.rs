@@ -9,13 +9,14 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, interval, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 use yare_kinds::view::{View as _, ViewMut as _};
-use yare_store::{Event, Object, Watcher};
+use yare_store::{Event, Object};
 
 use self::election::{Step, is_pending, is_stale, step};
 use crate::{
     bootstrap::{ensure, remove, rewrite},
+    changes::{Change, Changes},
     core::Core,
     lease::micro_time,
     verbs::write,
@@ -49,55 +50,46 @@ pub fn start(core: &Arc<Core>) {
 }
 
 async fn run(core: Arc<Core>) {
-    while !core.stop.is_cancelled() {
-        let revision = core.store().revision();
-        let watched = [CANDIDATE_KIND, LEASE_KIND].map(|kind| core.store().watch(kind, revision));
-        let [Ok(mut candidates), Ok(mut leases)] = watched else {
-            sleep(RETRY).await;
-            continue;
-        };
-        // What came before, or was missed.
-        let now = Instant::now();
-        let mut due: BTreeMap<Key, Instant> = all(&core).iter().map(|c| (lease_of(c), now)).collect();
-        follow(&core, &mut due, &mut candidates, &mut leases).await;
+    let mut changes = Changes::from_now(&core, [CANDIDATE_KIND, LEASE_KIND]);
+    let mut due = all_due(&core);
+    loop {
+        elect_due(&core, &mut due).await;
+        let next = due.values().min().copied();
+        tokio::select! {
+            change = changes.next() => match change {
+                Some(Change::Of(0, events)) => {
+                    for candidate in events.iter().filter_map(|event| parsed(&event.object)) {
+                        // Who was just asked and has not answered tells nothing new.
+                        if !is_pending(&candidate) {
+                            due.insert(lease_of(&candidate), Instant::now());
+                        }
+                    }
+                }
+                Some(Change::Of(_, events)) => {
+                    due.extend(events.iter().filter_map(|event| Some((key_of(event)?, Instant::now()))));
+                }
+                Some(Change::Missed) => due = all_due(&core),
+                None => return,
+            },
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+        }
     }
 }
 
-/// Does what is due, and takes in what comes, until a watch falls behind or the server stops.
-async fn follow(
-    core: &Arc<Core>,
-    due: &mut BTreeMap<Key, Instant>,
-    candidates: &mut Watcher,
-    leases: &mut Watcher,
-) {
-    loop {
-        let now = Instant::now();
-        let ready: Vec<Key> = due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
-        for key in ready {
-            due.remove(&key);
-            if let Some(again) = elect(core, &key).await {
-                due.insert(key, Instant::now() + again);
-            }
-        }
-        let next = due.values().min().copied();
-        tokio::select! {
-            events = candidates.next() => {
-                let Ok(events) = events else { return };
-                for candidate in events.iter().filter_map(|event| parsed(&event.object)) {
-                    // Who was just asked and has not answered tells nothing new.
-                    if !is_pending(&candidate) {
-                        due.insert(lease_of(&candidate), Instant::now());
-                    }
-                }
-            }
-            events = leases.next() => {
-                let Ok(events) = events else { return };
-                for event in events {
-                    due.extend(key_of(&event).map(|key| (key, Instant::now())));
-                }
-            }
-            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
-            () = core.stop.cancelled() => return,
+/// Every election, now.
+fn all_due(core: &Core) -> BTreeMap<Key, Instant> {
+    let now = Instant::now();
+    all(core).iter().map(|candidate| (lease_of(candidate), now)).collect()
+}
+
+/// Brings those further whose time has come.
+async fn elect_due(core: &Arc<Core>, due: &mut BTreeMap<Key, Instant>) {
+    let now = Instant::now();
+    let ready: Vec<Key> = due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+    for key in ready {
+        due.remove(&key);
+        if let Some(again) = elect(core, &key).await {
+            due.insert(key, Instant::now() + again);
         }
     }
 }
