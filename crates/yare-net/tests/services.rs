@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -419,7 +419,7 @@ fn the_health_check_port_tells_how_many_endpoints_are_here() {
             json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999});
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut servers = HealthServers::default();
+            let mut servers = HealthServers::new(Arc::default());
             let key = yare_client::ObjectKey::new("ns", "web");
             let address = format!("{}:30999", node.network.gateway().unwrap());
             for (pods, status) in [

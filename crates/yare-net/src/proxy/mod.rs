@@ -45,7 +45,7 @@ use crate::{
 pub use conntrack::Tracked;
 pub use health::HealthServers;
 pub use plan::{Endpoint, Health, Plan, ServicePlan, plan};
-pub use status::Listen;
+pub use status::{Listen, Progress};
 pub use view::{EndpointSlice, Service};
 
 /// How the proxy runs.
@@ -299,7 +299,7 @@ impl Drop for Proxy {
 impl Proxy {
     /// Takes the rules over from an earlier process, if there was one, and keeps them as services change.
     pub fn start(client: Client, config: Config, listen: Listen) -> Result<Self, ProxyError> {
-        let progress = Arc::new(status::Progress::default());
+        let progress = Arc::new(Progress::default());
         let family = |cidr: &Cidr| if cidr.base.is_ipv4() { "IPv4" } else { "IPv6" };
         let families = config.cluster_cidrs.iter().map(family).collect();
         let servers = status::Servers::start(&client, listen, &config.node_name, families, progress.clone());
@@ -308,7 +308,7 @@ impl Proxy {
     }
 }
 
-async fn run(client: Client, rules: Rules, progress: Arc<status::Progress>) {
+async fn run(client: Client, rules: Rules, progress: Arc<Progress>) {
     let services = client.informers().of(SERVICES);
     let slices = client.informers().of(ENDPOINT_SLICES);
     tokio::join!(services.synced(), slices.synced());
@@ -319,7 +319,7 @@ async fn run(client: Client, rules: Rules, progress: Arc<status::Progress>) {
         services: HashMap::new(),
         slices: HashMap::new(),
         applied: HashMap::new(),
-        health: HealthServers::default(),
+        health: HealthServers::new(progress.clone()),
     };
     let mut retry = HashSet::new();
     // Both caches are whole: what is known now comes into the kernel at once.

@@ -32,7 +32,7 @@ pub struct Listen {
 
 /// How far the rules are behind.
 #[derive(Debug, Default)]
-pub(super) struct Progress(Mutex<State>);
+pub struct Progress(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -40,6 +40,12 @@ struct State {
     behind: Option<Instant>,
     /// When all was set.
     updated: Option<Timestamp>,
+}
+
+impl State {
+    fn is_healthy(&self, now: Instant) -> bool {
+        self.behind.is_none_or(|since| now.duration_since(since) < LATE)
+    }
 }
 
 impl Progress {
@@ -53,10 +59,15 @@ impl Progress {
         *self.0.lock() = State { behind: None, updated: Some(Timestamp::now()) };
     }
 
+    /// Whether nothing waits for too long.
+    pub fn is_healthy(&self, now: Instant) -> bool {
+        self.0.lock().is_healthy(now)
+    }
+
     /// Whether it is well, and what is said of it; `families` are those it serves.
     fn report(&self, families: &[&str], now: Instant, time: Timestamp) -> (bool, Map<String, Value>) {
         let state = self.0.lock();
-        let healthy = state.behind.is_none_or(|since| now.duration_since(since) < LATE);
+        let healthy = state.is_healthy(now);
         let updated = state.updated.map(|t| t.to_string());
         let status: Map<String, Value> = updated
             .iter()
