@@ -348,9 +348,15 @@ async fn probes_decide_readiness_and_restarts() {
         .wait_pod("probed", "started", |p| p["status"]["containerStatuses"][0]["started"] == true)
         .await;
     assert_eq!(condition(&pod, "Ready"), "False");
+    let reasons = |pod: &Value| {
+        let of = |condition: &Value| condition["reason"].as_str().map(str::to_owned);
+        pod["status"]["conditions"].as_array().unwrap().iter().filter_map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(&pod), ["ContainersNotReady", "ContainersNotReady"]);
     cluster.wait_event("probed", "Unhealthy").await;
     cluster.runtime.set_exec("ready", 0);
-    cluster.wait_ready("probed").await;
+    let pod = cluster.wait_ready("probed").await;
+    assert_eq!(reasons(&pod), [""; 0], "what is met has no reason not to be");
     cluster.runtime.set_exec("alive", 1);
     cluster
         .wait_pod("probed", "restart", |p| {

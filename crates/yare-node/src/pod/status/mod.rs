@@ -3,19 +3,23 @@
 //! In: the pod, a [`Snapshot`] of the runtime, what the worker knows (why containers wait, probe outcomes,
 //! the status before). Out: the [`PodStatus`] to publish. Pure, so that every rule has a row in a test.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 use yare_runtime::{ContainerState as RuntimeState, ContainerStatus as RuntimeContainer, Resources};
 
 use super::snapshot::{Snapshot, should_start};
 use super::{conditions, phase, qos, restart_all, sizes};
-use crate::allocation::{self, Sizes};
+use crate::allocation::Sizes;
 use crate::clock;
 use crate::view::{
     Container, ContainerState, ContainerStatus, Ip, Pod, PodCondition, PodStatus, Running, Terminated,
     VolumeMountStatus, Waiting,
 };
+
+mod patch;
+
+pub(crate) use patch::patch;
 
 /// Why a container has not started, for its `waiting` state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -382,56 +386,6 @@ fn same_but_generation(server: &PodStatus, ours: &PodStatus) -> bool {
     *server == ours
 }
 
-/// The strategic merge patch that turns the server's status into ours; `None` when nothing differs.
-pub(crate) fn patch(uid: &str, server: &PodStatus, ours: &PodStatus) -> Option<serde_json::Value> {
-    let as_map = |status: &PodStatus| match serde_json::to_value(status) {
-        Ok(serde_json::Value::Object(map)) => map.into_iter().collect::<BTreeMap<_, _>>(),
-        _ => BTreeMap::new(),
-    };
-    let (before, after) = (as_map(server), as_map(ours));
-    let mut changed = serde_json::Map::new();
-    for (name, value) in &after {
-        if before.get(name) == Some(value) {
-            continue;
-        }
-        let value = match name.as_str() {
-            // Merged by type: only what changed, so that others' conditions are left alone.
-            "conditions" => {
-                let old = before.get(name).and_then(|v| v.as_array()).cloned().unwrap_or_default();
-                let new = value.as_array().into_iter().flatten();
-                let mut changes: Vec<_> = new.filter(|c| !old.contains(c)).cloned().collect();
-                // Of those that come and go, the ones that are over.
-                let over = allocation::CONDITIONS
-                    .iter()
-                    .filter(|kind| server.condition(kind).is_some() && ours.condition(kind).is_none());
-                changes.extend(over.map(|kind| serde_json::json!({"$patch": "delete", "type": kind})));
-                serde_json::Value::Array(changes)
-            }
-            // Amounts that are not there any more have to go.
-            "resources" | "allocatedResources" if before.contains_key(name) => {
-                let mut whole = value.clone();
-                whole["$patch"] = "replace".into();
-                whole
-            }
-            // Merged by address: an old address has to be replaced, not added to.
-            "podIPs" | "hostIPs" if before.contains_key(name) => {
-                let mut list = vec![serde_json::json!({"$patch": "replace"})];
-                list.extend(value.as_array().into_iter().flatten().cloned());
-                serde_json::Value::Array(list)
-            }
-            _ => value.clone(),
-        };
-        changed.insert(name.clone(), value);
-    }
-    for name in before.keys().filter(|name| !after.contains_key(*name)) {
-        changed.insert(name.clone(), serde_json::Value::Null);
-    }
-    if changed.is_empty() {
-        return None;
-    }
-    Some(serde_json::json!({"metadata": {"uid": uid}, "status": changed}))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -613,23 +567,5 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(status_of(&pod, running(), &[], false).condition("Ready").unwrap().status, "True");
-    }
-
-    #[test]
-    fn patches_say_only_what_changed() {
-        let pod = pod(serde_json::json!({"containers": [{"name": "a"}]}));
-        let before = status_of(&pod, vec![], &[], false);
-        assert_eq!(patch("u", &before, &before), None);
-        let after = status_of(&pod, vec![container_status("a", 0, RuntimeState::Running, 0)], &[], false);
-        let patch = patch("u", &before, &after).unwrap();
-        let kinds: Vec<&str> = patch["status"]["conditions"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|c| c["type"].as_str().unwrap())
-            .collect();
-        assert_eq!(kinds, ["Ready", "ContainersReady"]);
-        assert_eq!(patch["status"]["phase"], "Running");
-        assert!(patch["status"].get("podIP").is_none());
     }
 }
