@@ -16,9 +16,9 @@ use yare_store::Draft;
 
 use crate::{
     core::Call,
-    negotiate,
+    index, negotiate,
     options::FieldValidation,
-    registry::TypeHandle,
+    registry::{Stored, TypeHandle},
     status::{ApiError, ApiResult, quote},
 };
 
@@ -301,12 +301,13 @@ pub fn to_json(ty: &TypeHandle, value: &Value) -> Vec<u8> {
 }
 
 /// An object of the storage version, ready for the store.
-pub fn draft(ty: &TypeHandle, object: &mut Value) -> ApiResult<Draft> {
+pub fn draft(stored: &Stored, object: &mut Value) -> ApiResult<Draft> {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("resourceVersion".into(), "".into());
     }
-    let (json, rv_at) = encode::at_rest_as(ty.at(), object);
-    Ok(Draft { json, rv_at })
+    let (json, rv_at) = encode::at_rest_as(stored.ty.at(), object);
+    let selectable = stored.builtin.map_or(&[][..], |row| row.selectable);
+    Ok(Draft { json, rv_at, attrs: Some(index::attrs(selectable, object)) })
 }
 
 /// The type of `PartialObjectMetadata`.

@@ -25,7 +25,7 @@ type Beside = fn(&Call, Option<&Value>, Option<&Value>) -> ApiResult<Vec<Write>>
 type Ask = for<'a> fn(&'a Call, &'a Value, Option<&'a Value>) -> BoxFuture<'a, ApiResult<()>>;
 
 /// One resource with something of its own.
-struct Row {
+pub struct Row {
     resource: (&'static str, &'static str),
     /// Before a new or changed object is validated: asks the authorizers whether the caller may give it away.
     ask: Option<Ask>,
@@ -46,6 +46,7 @@ struct Row {
     deleted: Option<fn(&Call, &Value)>,
 }
 
+/// Most resources have nothing.
 const NOTHING: Row = Row {
     resource: ("", ""),
     ask: None,
@@ -118,8 +119,9 @@ const TABLE: &[Row] = &[
     Row { resource: ("rbac.authorization.k8s.io", "clusterrolebindings"), ..BINDING },
 ];
 
-fn row(served: &Served) -> Option<&'static Row> {
-    TABLE.iter().find(|r| r.resource == (&*served.stored.group, &*served.stored.plural))
+/// The row of a resource.
+pub fn row(group: &str, plural: &str) -> &'static Row {
+    TABLE.iter().find(|r| r.resource == (group, plural)).unwrap_or(&NOTHING)
 }
 
 /// Whether the caller may write it, where that is a question of what it may do itself. `None`: it is none.
@@ -129,7 +131,7 @@ pub fn ask<'a>(
     new: &'a Value,
     old: Option<&'a Value>,
 ) -> Option<BoxFuture<'a, ApiResult<()>>> {
-    row(served).and_then(|r| r.ask).map(|ask| ask(call, new, old))
+    served.stored.hooks.ask.map(|ask| ask(call, new, old))
 }
 
 /// Before a new object is validated.
@@ -139,7 +141,7 @@ pub fn before_create<'a>(
     object: &mut Value,
     dry_run: bool,
 ) -> ApiResult<Reserved<'a>> {
-    match row(served).and_then(|r| r.create) {
+    match served.stored.hooks.create {
         Some(create) => create(call, object, dry_run),
         None => Ok(Reserved::nothing()),
     }
@@ -153,7 +155,7 @@ pub fn before_update<'a>(
     old: &Value,
     dry_run: bool,
 ) -> ApiResult<Reserved<'a>> {
-    match row(served).and_then(|r| r.update) {
+    match served.stored.hooks.update {
         Some(update) => update(call, new, old, dry_run),
         None => Ok(Reserved::nothing()),
     }
@@ -166,7 +168,7 @@ pub fn beside(
     new: Option<&Value>,
     old: Option<&Value>,
 ) -> ApiResult<Vec<Write>> {
-    row(served).and_then(|r| r.beside).map_or(Ok(Vec::new()), |beside| beside(call, new, old))
+    served.stored.hooks.beside.map_or(Ok(Vec::new()), |beside| beside(call, new, old))
 }
 
 /// After an object was created.
@@ -179,30 +181,29 @@ pub fn after_create(call: &Call, served: &Served, _object: &Value) {
 pub fn after_update(call: &Call, served: &Served, new: &Value, old: &Value) {
     call.core.metrics.written(served, "update");
     crate::admission::written(&call.core, served);
-    if let Some(updated) = row(served).and_then(|r| r.updated) {
+    if let Some(updated) = served.stored.hooks.updated {
         updated(call, new, old);
     }
 }
 
 /// When a deletion starts: marks the object, and says whether something beside finalizers holds it.
 pub fn before_delete(served: &Served, object: &mut Value, now: &str) -> bool {
-    let Some(row) = row(served) else { return false };
-    if let Some(deleting) = row.deleting {
+    if let Some(deleting) = served.stored.hooks.deleting {
         deleting(object, now);
     }
-    row.held.is_some_and(|held| held(object))
+    is_held(served, object)
 }
 
 /// Whether something beside finalizers holds the object.
 pub fn is_held(served: &Served, object: &Value) -> bool {
-    row(served).and_then(|r| r.held).is_some_and(|held| held(object))
+    served.stored.hooks.held.is_some_and(|held| held(object))
 }
 
 /// After an object is gone.
 pub fn after_delete(call: &Call, served: &Served, object: &Value) {
     call.core.metrics.written(served, "delete");
     crate::admission::written(&call.core, served);
-    if let Some(deleted) = row(served).and_then(|r| r.deleted) {
+    if let Some(deleted) = served.stored.hooks.deleted {
         deleted(call, object);
     }
 }

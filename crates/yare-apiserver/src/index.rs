@@ -7,7 +7,10 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::Value;
-use yare_kinds::table::{RESOURCES, Selectable};
+use yare_kinds::{
+    table::{RESOURCES, Selectable},
+    view::View as _,
+};
 use yare_store::{Attrs, Indexer};
 
 use crate::registry::store_kind;
@@ -41,17 +44,23 @@ struct Labels {
 
 impl Indexer for TableIndexer {
     fn attrs(&self, kind: &str, json: &[u8]) -> Attrs {
-        let labels = |l: Option<BTreeMap<Box<str>, Box<str>>>| l.into_iter().flatten().collect();
         let Some(selectable) = self.fields.get(kind) else {
             let parsed: Labelled = serde_json::from_slice(json).unwrap_or_default();
-            return Attrs { labels: labels(parsed.metadata.labels), fields: Box::default() };
+            let labels = parsed.metadata.labels.into_iter().flatten().collect();
+            return Attrs { labels, fields: Box::default() };
         };
-        let object: Value = serde_json::from_slice(json).unwrap_or_default();
-        let mut fields: Vec<(Box<str>, Box<str>)> =
-            selectable.iter().map(|s| (s.name.into(), (s.read)(&object).into())).collect();
-        fields.sort();
-        let metadata = object.get("metadata").and_then(|m| m.get("labels")).cloned();
-        let parsed = metadata.and_then(|l| serde_json::from_value(l).ok());
-        Attrs { labels: labels(parsed), fields: fields.into() }
+        attrs(selectable, &serde_json::from_slice(json).unwrap_or_default())
     }
+}
+
+/// The same, of an object of the storage version that has not become JSON yet.
+pub fn attrs(selectable: &[Selectable], object: &Value) -> Attrs {
+    let mut fields: Vec<(Box<str>, Box<str>)> =
+        selectable.iter().map(|s| (s.name.into(), (s.read)(object).into())).collect();
+    fields.sort_unstable();
+    let labels = object.at("metadata.labels").as_object().into_iter().flatten();
+    // Sorted, as the map is.
+    let labels: Option<_> =
+        labels.map(|(name, value)| Some((name.as_str().into(), value.as_str()?.into()))).collect();
+    Attrs { labels: labels.unwrap_or_default(), fields: fields.into() }
 }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use yare_kinds::{
-    reset::{self, Reset},
+    reset::Reset,
     view::{View, ViewMut},
 };
 use yare_schema::{
@@ -76,11 +76,10 @@ fn reset(served: &Served, subresource: &str) -> Option<ResetFields> {
 
 /// The same, as the table of resources says it.
 pub fn reset_of(served: &Served, subresource: &str) -> Option<Reset> {
+    // Versions of a custom resource may differ in whether they have one.
     let stored = &served.stored;
-    if stored.custom.is_some() {
-        return reset::of_custom(subresource, served.strategy.has_status());
-    }
-    reset::of(&stored.group, &stored.plural, subresource, stored.strategy.has_status())
+    let strategy = if stored.custom.is_some() { &served.strategy } else { &stored.strategy };
+    stored.resets.at(subresource, strategy.has_status())
 }
 
 /// Records an update or create in `new`'s managed fields. Both objects are of the storage version.

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 use yare_kinds::{
-    gated,
+    gated, reset,
     strategy::Strategy,
     table::{RESOURCES, Resource, Scope},
 };
@@ -27,6 +27,7 @@ use yare_store::Kind;
 use crate::{
     convert::{self, Convert},
     crd::{Conversion, Custom, CustomType},
+    hooks,
     runtime_config::RuntimeConfig,
     status::{ApiError, ApiResult, GroupResource},
 };
@@ -101,6 +102,10 @@ pub struct Stored {
     pub strategy: StrategyRef,
     /// Fields that writes lose because their features are off.
     pub gated: gated::Rows,
+    /// Fields that requests cannot set.
+    pub resets: reset::Rows,
+    /// What the server itself does around writes.
+    pub hooks: &'static hooks::Row,
     /// The row, for built-in resources.
     pub builtin: Option<&'static Resource>,
     /// The definition, for custom resources.
@@ -457,6 +462,8 @@ fn builtin_stored(row: &'static Resource, gates: &Gates) -> Option<Stored> {
         ty: TypeHandle::Static(crate::codec::builtin_type(row.group, version.name, row.kind)?),
         strategy: StrategyRef::Static(row.strategy),
         gated: gated::of(row, gates),
+        resets: reset::of(row.group, row.plural),
+        hooks: hooks::row(row.group, row.plural),
         builtin: Some(row),
         custom: None,
     })

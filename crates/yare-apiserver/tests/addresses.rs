@@ -123,7 +123,7 @@ async fn a_restart_sets_right_what_was_missed() {
     stale["metadata"]["resourceVersion"] = "".into();
     let text = stale.to_string();
     let rv_at = text.find("\"resourceVersion\":\"").unwrap() + "\"resourceVersion\":\"".len();
-    let draft = yare_store::Draft { json: text.into_bytes(), rv_at };
+    let draft = yare_store::Draft { json: text.into_bytes(), rv_at, attrs: None };
     let writes = vec![change("10.43.9.9", yare_store::Op::Put(draft)), change(&ip, yare_store::Op::Delete)];
     store.commit(writes).await.unwrap();
     let server = Server { api: ApiServer::start(Config::new(store)).await.unwrap(), dir: server.dir };

@@ -75,23 +75,31 @@ const TABLE: &[(&str, &str, &str, Reset)] = &[
     ("storagemigration.k8s.io", "storageversionmigrations", "status", SPEC_AND_METADATA),
 ];
 
-/// What a request for a subresource (empty: the object itself) of a built-in resource cannot set.
-pub fn of(group: &str, plural: &str, subresource: &str, has_status: bool) -> Option<Reset> {
-    let row = TABLE.iter().find(|(g, p, s, _)| (*g, *p, *s) == (group, plural, subresource));
-    match (row, subresource) {
-        (Some((.., reset)), _) => Some(*reset),
-        (None, "") => has_status.then_some(STATUS),
-        (None, "status") => Some(SPEC),
-        (None, _) => None,
-    }
+/// The rows of one resource.
+#[derive(Clone, Debug, Default)]
+pub struct Rows(Box<[(&'static str, Reset)]>);
+
+/// The rows of a built-in resource.
+pub fn of(group: &str, plural: &str) -> Rows {
+    let own = TABLE.iter().filter(|(g, p, ..)| (*g, *p) == (group, plural));
+    Rows(own.map(|(.., subresource, reset)| (*subresource, *reset)).collect())
 }
 
-/// What a request for a custom resource cannot set.
-pub fn of_custom(subresource: &str, has_status: bool) -> Option<Reset> {
-    match subresource {
-        "" => has_status.then_some(STATUS),
-        "status" => Some(SPEC_AND_METADATA),
-        _ => None,
+/// The rows of a custom resource.
+pub fn of_custom() -> Rows {
+    Rows([("status", SPEC_AND_METADATA)].into())
+}
+
+impl Rows {
+    /// What a request for a subresource (empty: the object itself) cannot set. `has_status`: it is a subresource.
+    pub fn at(&self, subresource: &str, has_status: bool) -> Option<Reset> {
+        let row = self.0.iter().find(|(name, _)| *name == subresource);
+        match (row, subresource) {
+            (Some((_, reset)), _) => Some(*reset),
+            (None, "") => has_status.then_some(STATUS),
+            (None, "status") => Some(SPEC),
+            (None, _) => None,
+        }
     }
 }
 

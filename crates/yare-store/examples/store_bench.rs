@@ -59,7 +59,7 @@ fn put(i: usize, bytes: usize) -> Write {
         json.push_str(r#"{"name":"c","image":"registry.example/web:1.0","args":["serve"]},"#);
     }
     json.push_str(r#"{"name":"last"}]}}"#);
-    let draft = Draft { json: json.into_bytes(), rv_at };
+    let draft = Draft { json: json.into_bytes(), rv_at, attrs: None };
     let key = format!("ns-{:02}/pod-{i:07}", i % 50);
     Write { kind: "pods".into(), key, expect: Expect::Anything, op: Op::Put(draft) }
 }

@@ -121,6 +121,8 @@ pub struct Draft {
     pub json: Vec<u8>,
     /// The offset just after the opening quote of the empty resourceVersion.
     pub rv_at: usize,
+    /// What the [`Indexer`] would read, where whoever wrote the JSON knows it already.
+    pub attrs: Option<Attrs>,
 }
 
 impl fmt::Debug for Draft {
@@ -235,7 +237,7 @@ mod tests {
     fn revision_is_spliced_and_replaced() {
         let json = br#"{"metadata":{"resourceVersion":""}}"#.to_vec();
         let rv_at = json.windows(2).position(|w| w == b"\"\"").unwrap() + 1;
-        let draft = Draft { json, rv_at };
+        let draft = Draft { json, rv_at, attrs: None };
         assert!(draft.is_well_formed());
         for revision in [1, 9, 10, 99, 100, u64::MAX] {
             let object = Object {
@@ -255,7 +257,7 @@ mod tests {
             }
         }
         for bad in [0, 3, 1000] {
-            assert!(!Draft { json: draft.json.clone(), rv_at: bad }.is_well_formed());
+            assert!(!Draft { json: draft.json.clone(), rv_at: bad, attrs: None }.is_well_formed());
         }
     }
 

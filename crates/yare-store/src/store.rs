@@ -127,10 +127,16 @@ impl Store {
             .map(|Write { kind, key, expect, op }| {
                 bytes += 64 + kind.len() + key.len();
                 let op = match op {
-                    Op::Put(draft) => {
+                    Op::Put(mut draft) => {
                         let sealed = seal(&kind, &key, &draft.json)?;
                         bytes += sealed.as_ref().map_or(draft.json.len(), |s| s.len());
-                        let attrs = indexer.attrs(&kind, &draft.json);
+                        let attrs = match draft.attrs.take() {
+                            Some(attrs) => {
+                                debug_assert_eq!(attrs, indexer.attrs(&kind, &draft.json), "{kind} {key:?}");
+                                attrs
+                            }
+                            None => indexer.attrs(&kind, &draft.json),
+                        };
                         PreparedOp::Put(draft, attrs, sealed)
                     }
                     Op::Delete => PreparedOp::Delete,

@@ -60,7 +60,7 @@ async fn a_transaction_is_all_or_nothing_at_one_revision() {
                 "pods",
                 "x",
                 Expect::Anything,
-                Op::Put(yare_store::Draft { json: b"{}".to_vec(), rv_at: 1 }),
+                Op::Put(yare_store::Draft { json: b"{}".to_vec(), rv_at: 1, attrs: None }),
             ),
             r#"invalid transaction: pods "x": rv_at is not at an empty resourceVersion"#,
         ),

@@ -1,5 +1,6 @@
 //! Priority: a pod's priority is the one of its class; there is one default class.
 
+use serde::Deserialize;
 use serde_json::Value;
 use yare_kinds::view::{View, ViewMut};
 
@@ -8,13 +9,20 @@ use crate::status::ApiResult;
 
 const CLASSES: &str = "scheduling.k8s.io/priorityclasses";
 
+/// As much of a class as is read of all of them for each pod: hardly ever is one the default.
+#[derive(Deserialize)]
+struct Class {
+    #[serde(default, rename = "globalDefault")]
+    global_default: bool,
+}
+
 /// The class of pods that name none. Of several (a race while they were made) the lowest is the safe one.
 fn default_class(attributes: &Attributes<'_>) -> Option<Value> {
     let snapshot = attributes.call.core.store().snapshot(CLASSES);
     snapshot
         .range(std::ops::Bound::Unbounded, "")
+        .filter(|row| serde_json::from_slice(&row.bytes).is_ok_and(|class: Class| class.global_default))
         .filter_map(|row| serde_json::from_slice::<Value>(&row.bytes).ok())
-        .filter(|class| class.bool_at("globalDefault"))
         .min_by_key(|class| class.int_at("value"))
 }
 

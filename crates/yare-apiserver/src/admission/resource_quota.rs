@@ -99,7 +99,7 @@ pub fn charge(attributes: &Attributes<'_>, new: &Value, old: Option<&Value>) -> 
             kind: objects[i].kind.clone(),
             key: objects[i].key.to_string(),
             expect: Expect::Revision(objects[i].revision),
-            op: Op::Put(codec::draft(&served.stored.ty, &mut quotas[i])?),
+            op: Op::Put(codec::draft(&served.stored, &mut quotas[i])?),
         });
     }
     Ok(writes)

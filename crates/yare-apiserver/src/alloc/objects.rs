@@ -163,7 +163,7 @@ fn draft(call: &Call, address: IpAddr, service: &Value) -> ApiResult<Option<Draf
     served.stored.strategy.default(&mut object);
     managed::update(call, served, None, &mut object, &own_options(), "", &now);
     served.strategy.prepare_for_create(&mut object, &context(&now, call));
-    codec::draft(&served.stored.ty, &mut object).map(Some)
+    codec::draft(&served.stored, &mut object).map(Some)
 }
 
 fn object(address: IpAddr, service: &Value) -> Value {

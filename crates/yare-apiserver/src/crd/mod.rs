@@ -12,7 +12,7 @@ mod strategy;
 use std::sync::{Arc, Weak};
 
 use serde_json::Value;
-use yare_kinds::{gated, view::View};
+use yare_kinds::{gated, reset, view::View};
 
 use self::strategy::CustomStrategy;
 pub use self::{
@@ -24,6 +24,7 @@ use crate::{
     convert::Convert,
     core::{Call, Core},
     discovery::compare_versions,
+    hooks,
     registry::{Deprecation, Served, Stored, StrategyRef, Sub, TypeHandle, api_version, store_kind},
     status::{ApiError, ApiResult},
 };
@@ -145,6 +146,8 @@ pub fn compile(definition: &Value, names: &Value, since: u64, core: Weak<Core>) 
         strategy: strategy(storage_at),
         ty: TypeHandle::Owned(types[storage_at].clone()),
         gated: gated::Rows::default(),
+        resets: reset::of_custom(),
+        hooks: hooks::row(group, &plural),
         builtin: None,
         custom: Some(custom),
     });

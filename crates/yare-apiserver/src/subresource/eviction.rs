@@ -136,7 +136,7 @@ async fn mark(call: &Call, served: &Arc<Served>, name: &str, options: &mut Delet
         if !disrupt(&mut new, &call.core.now_rfc3339()) {
             return Ok(());
         }
-        let draft = codec::draft(&stored.ty, &mut new)?;
+        let draft = codec::draft(stored, &mut new)?;
         let write = Write {
             kind: stored.kind_key.clone(),
             key: key.clone(),
@@ -261,7 +261,7 @@ async fn store_budget(call: &Call, mut budget: Value, revision: u64) -> ApiResul
     let registry = call.core.registry.load_full();
     let served = registry.stored(BUDGETS).ok_or_else(ApiError::unknown_resource)?;
     let key = served.stored.key(budget.str_at("metadata.namespace"), budget.str_at("metadata.name"));
-    let draft = codec::draft(&served.stored.ty, &mut budget)?;
+    let draft = codec::draft(&served.stored, &mut budget)?;
     let write = Write {
         kind: served.stored.kind_key.clone(),
         key,

@@ -178,7 +178,7 @@ async fn commit(
         }
         let key = stored.key(&call.info.namespace, &name);
         let storing = Storing::creates(call, stored, &key, options.dry_run);
-        let mut draft = Some(storing.encode(|| codec::draft(&stored.ty, &mut new))?);
+        let mut draft = Some(storing.encode(|| codec::draft(stored, &mut new))?);
         // Last of all, so that nothing is charged for what is refused; again while others write to the quotas.
         for _ in 0..MAX_ATTEMPTS {
             let _turn = admission::resource_quota::turn(&attributes).await;

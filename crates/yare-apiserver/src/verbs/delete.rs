@@ -215,7 +215,7 @@ async fn run(
             Plan::Mark(new) => {
                 let mut new = *new;
                 storing.step("initial value restored");
-                let draft = storing.encode(|| codec::draft(&stored.ty, &mut new))?;
+                let draft = storing.encode(|| codec::draft(stored, &mut new))?;
                 if options.dry_run {
                     return Ok(Deleted {
                         bytes: write::dry(draft, Some(current.revision)),
@@ -282,7 +282,7 @@ pub async fn finish(
             Op::Delete
         } else {
             object.set("metadata.finalizers", left);
-            Op::Put(codec::draft(&stored.ty, &mut object)?)
+            Op::Put(codec::draft(stored, &mut object)?)
         };
         let write = Write {
             kind: stored.kind_key.clone(),

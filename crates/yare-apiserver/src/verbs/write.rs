@@ -317,7 +317,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         let charges = admission::resource_quota::charge(&attributes, &new, Some(&old))?;
         managed::settle(&old, &mut new);
         let finished = is_finished(&new, &old, served);
-        let draft = storing.encode(|| codec::draft(&stored.ty, &mut new))?;
+        let draft = storing.encode(|| codec::draft(stored, &mut new))?;
         if !finished && is_same(&draft, &current) && !is_stale(call, &current).await? {
             return Ok(Written { bytes: current.bytes.clone(), created: false });
         }
@@ -413,7 +413,7 @@ pub async fn modify(
         if dry_run {
             return Ok(());
         }
-        let draft = storing.encode(|| codec::draft(&stored.ty, &mut object))?;
+        let draft = storing.encode(|| codec::draft(stored, &mut object))?;
         if is_same(&draft, &current) && !is_stale(call, &current).await? {
             return Ok(());
         }

@@ -256,8 +256,7 @@ fn update_entries(
     let mut versions = Versions::new(kind, old, new, info.api_version, reset, Structs::BOTH);
     // Whoever updates an object is not told that another version of it cannot be had: who owned what there goes on.
     let _ = disown(&mut entries, None, &mut versions);
-    let Comparison { added, mut modified, .. } = versions.take_own();
-    modified.union(&added);
+    let mut modified = versions.take_own().changed();
     if let Some(reset) = reset {
         reset.filter(&mut modified);
     }

@@ -175,6 +175,19 @@ pub(crate) struct Comparison {
     pub removed: Set,
 }
 
+impl Comparison {
+    /// What the new object has that the old one did not have like this.
+    pub fn changed(self) -> Set {
+        let Self { added, mut modified, .. } = self;
+        // Of a new object everything is added.
+        if modified.is_empty() {
+            return added;
+        }
+        modified.union(&added);
+        modified
+    }
+}
+
 #[derive(Default)]
 struct Diff {
     added: Node,

@@ -48,7 +48,7 @@ struct Change {
 fn draft(value: u64, padding: usize) -> Draft {
     let json = format!(r#"{{"v":{value},"rv":"","pad":"{}"}}"#, "x".repeat(padding));
     let rv_at = json.find("\"\"").expect("the empty string") + 1;
-    Draft { json: json.into_bytes(), rv_at }
+    Draft { json: json.into_bytes(), rv_at, attrs: None }
 }
 
 fn value_of(json: &[u8]) -> (u64, u64) {

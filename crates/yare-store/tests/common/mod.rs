@@ -30,7 +30,7 @@ pub fn padded(value: u64, padding: usize) -> Draft {
     let json =
         format!(r#"{{"name":"n{value}","labels":{{"v":"{value}"}},"rv":"","v":{value},"pad":"{pad}"}}"#);
     let rv_at = json.find("\"\"").unwrap() + 1;
-    Draft { json: json.into_bytes(), rv_at }
+    Draft { json: json.into_bytes(), rv_at, attrs: None }
 }
 
 pub fn value(object: &Object) -> u64 {
