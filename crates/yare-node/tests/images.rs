@@ -82,3 +82,24 @@ async fn images_of_volumes_are_pulled_as_those_of_containers() {
     }
     cluster.wait_event("missing", "BackOff").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_goes_gives_up_its_place_among_the_pulls() {
+    let cluster = Cluster::start().await;
+    let pod = async |name: &str, image: &str| {
+        cluster.pod(name, json!({"containers": [{"name": name, "image": image, "command": ["run"]}]})).await;
+        cluster.wait_event(name, "Pulling").await;
+    };
+    let held = cluster.runtime.pulls.write().await;
+    pod("first", "slow:1").await;
+    cluster.wait_pod("first", "being pulled", |_| cluster.runtime.times("pull slow:1") == 1).await;
+    pod("second", "unwanted:1").await;
+    pod("third", "wanted:1").await;
+    cluster.delete_pod("second", 1).await;
+    cluster.wait_gone("second").await;
+    drop(held);
+    cluster.wait_ready("third").await;
+    let calls = cluster.runtime.calls();
+    let pulls: Vec<&str> = calls.iter().filter_map(|call| call.strip_prefix("pull ")).collect();
+    assert_eq!(pulls, ["slow:1", "wanted:1"]);
+}

@@ -31,7 +31,7 @@ use crate::pod::mailbox::Mailbox;
 use crate::view::Pod;
 use keyring::Login;
 use providers::Providers;
-use puller::Puller;
+use puller::{Puller, Turn};
 use verification::{Known, Verification};
 
 /// The gate without which images are everybody's.
@@ -273,13 +273,22 @@ async fn pull(wish: &Wish<'_>, image: &str, logins: Vec<Login>) -> Result<ImageS
     images.of_pod(wish.pod, |pulls| pulls.errors.remove(image));
     wish.event(EventKind::Normal, "Pulling", format!("Pulling image {requested:?}"));
     let began = Instant::now();
+    let stopping = async || {
+        wish.mailbox.stopping().await;
+        Err(lacking("ErrImagePull", "the pod is stopping".to_owned()))
+    };
+    // Whoever goes gives up its place.
+    let turn = tokio::select! {
+        turn = images.puller.turn() => turn,
+        gone = stopping() => return gone,
+    };
     // In a task of its own: dropping a pull half way would throw away what is on disk already.
-    let work = pull_recorded(kubelet.clone(), requested.to_owned(), image.to_owned(), logins);
+    let work = pull_recorded(kubelet.clone(), turn, requested.to_owned(), image.to_owned(), logins);
     let task = tokio::spawn(yare_trace::scoped(yare_trace::current(), work));
     let pulled = tokio::select! {
         done = task => done,
         // The pull goes on by itself and serves the next one.
-        () = wish.mailbox.stopping() => return Err(lacking("ErrImagePull", "the pod is stopping".to_owned())),
+        gone = stopping() => return gone,
     };
     let whole_ms =
         |time: Duration| Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
@@ -331,6 +340,7 @@ fn failed(image: &str, error: String) -> Lacking {
 /// Pulls, with what is to be remembered of it before and after.
 async fn pull_recorded(
     kubelet: Arc<Kubelet>,
+    turn: Turn,
     requested: String,
     image: String,
     logins: Vec<Login>,
@@ -344,7 +354,7 @@ async fn pull_recorded(
         );
         return (Err(message), Duration::ZERO);
     }
-    let pulled = images.puller.pull(&kubelet.runtime, &image, logins).await;
+    let pulled = images.puller.pull(turn, &kubelet.runtime, &image, logins).await;
     if let Some(verification) = &images.verification {
         let opened = pulled.outcome.as_ref().ok().map(|(status, login)| (status.id.as_str(), login.as_ref()));
         verification.end(&requested, opened, &rfc3339(kubelet.seams.now()));

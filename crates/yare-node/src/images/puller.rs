@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use yare_runtime::{ImageStatus, Runtime};
 
@@ -43,6 +43,12 @@ pub(crate) struct Puller {
     rate: Option<Mutex<Bucket>>,
 }
 
+/// One of the pulls that run at once, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
 /// A pull that came to an end.
 pub(crate) struct Pulled {
     /// The image, and the login that opened it.
@@ -68,13 +74,23 @@ impl Puller {
         Puller { slots: slots.map(|many| Arc::new(Semaphore::new(many))), rate }
     }
 
-    /// Waits for its turn and pulls; each login that fits is tried, and without any nobody says who he is.
-    pub(crate) async fn pull(&self, runtime: &Arc<dyn Runtime>, image: &str, logins: Vec<Login>) -> Pulled {
-        let _slot = match &self.slots {
+    /// Waits for its turn.
+    pub(crate) async fn turn(&self) -> Turn {
+        match &self.slots {
             // The semaphore is never closed.
-            Some(slots) => slots.clone().acquire_owned().await.ok(),
-            None => None,
-        };
+            Some(slots) => Turn { _slot: slots.clone().acquire_owned().await.ok() },
+            None => Turn { _slot: None },
+        }
+    }
+
+    /// Pulls; each login that fits is tried, and without any nobody says who he is.
+    pub(crate) async fn pull(
+        &self,
+        _turn: Turn,
+        runtime: &Arc<dyn Runtime>,
+        image: &str,
+        logins: Vec<Login>,
+    ) -> Pulled {
         let began = Instant::now();
         let outcome = self.pull_now(runtime, image, logins).await;
         Pulled { outcome, took: began.elapsed() }

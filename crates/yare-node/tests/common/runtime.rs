@@ -17,6 +17,8 @@ pub struct FakeRuntime {
     dir: PathBuf,
     state: Mutex<State>,
     events: broadcast::Sender<RuntimeEvent>,
+    /// Pulls wait while somebody writes here.
+    pub pulls: tokio::sync::RwLock<()>,
 }
 
 #[derive(Default)]
@@ -55,7 +57,12 @@ fn not_found(kind: &'static str, id: &str) -> RuntimeError {
 
 impl FakeRuntime {
     pub fn new(dir: PathBuf) -> Arc<Self> {
-        Arc::new(FakeRuntime { dir, state: Mutex::default(), events: broadcast::channel(64).0 })
+        Arc::new(FakeRuntime {
+            dir,
+            state: Mutex::default(),
+            events: broadcast::channel(64).0,
+            pulls: tokio::sync::RwLock::default(),
+        })
     }
 
     /// What was asked of it, in order: `start web`, `stop web`.
@@ -446,6 +453,7 @@ impl Runtime for FakeRuntime {
         _: Option<ProgressFn>,
     ) -> Result<ImageId> {
         self.note(format!("pull {reference}"));
+        let _goes_on = self.pulls.read().await;
         if reference.contains("missing") {
             return Err(RuntimeError::Pull { reference: reference.into(), message: "not found".into() });
         }

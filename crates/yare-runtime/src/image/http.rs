@@ -1,5 +1,6 @@
 //! The least HTTP client that registries need: one request on one connection, TLS or not, redirects by hand.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +13,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long connecting, or waiting for the next bytes, may take.
+/// How long connecting may take, the name's resolution included.
+const CONNECT: Duration = Duration::from_secs(30);
+/// How long waiting for the next bytes may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: u32 = 8;
 
@@ -33,6 +36,18 @@ impl Drop for Guard {
         self.0.abort();
     }
 }
+
+/// In an [`io::Error`]: nobody was reached.
+#[derive(Debug)]
+pub(super) struct Unreachable(String);
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unreachable {}
 
 fn late(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("{what} took longer than {} s", PATIENCE.as_secs()))
@@ -133,11 +148,15 @@ async fn once(
     let host = uri.host().ok_or_else(|| io::Error::other(format!("no host in {uri}")))?;
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let connect = TcpStream::connect((bare, port));
-    let stream = timeout(PATIENCE, connect)
+    let unreachable =
+        |why: io::Error| io::Error::new(why.kind(), Unreachable(format!("connect to {host}:{port}: {why}")));
+    let stream = timeout(CONNECT, TcpStream::connect((bare, port)))
         .await
-        .map_err(|_| late("connecting"))?
-        .map_err(|e| io::Error::new(e.kind(), format!("connect to {host}:{port}: {e}")))?;
+        .unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", CONNECT.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+        })
+        .map_err(unreachable)?;
     let mut request = Request::builder().method(method).uri(uri.path_and_query().map_or("/", |p| p.as_str()));
     let authority = uri.authority().map_or(host, |a| a.as_str());
     request = request

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use yare_schema::release::architecture;
 
 use super::archive::tempfile_in;
-use super::http::{Response, send};
+use super::http::{Response, Unreachable, send};
 use super::manifest::{Descriptor, Document, MAX_DOCUMENT, Plan, check_digest, choose, parse};
 use super::{ImageStore, Reference, digest_of, named};
 use crate::api::{ImageId, ProgressFn, PullProgress, RegistryAuth};
@@ -33,16 +33,36 @@ const ATTEMPTS: u32 = 5;
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// Why a request failed, and whether trying again helps.
+/// Why a request failed.
 struct Failure {
     message: String,
-    again: bool,
+    again: Again,
+}
+
+/// Whether trying again soon helps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Again {
+    Yes,
+    /// Only who has come half way already waits for a registry that cannot be reached: other images wait for their
+    /// turn, and whoever asked for this one asks again later.
+    Underway,
+    No,
+}
+
+impl Again {
+    fn when(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
 }
 
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Self {
-        // Certificates do not become valid by waiting.
-        let again = e.kind() != io::ErrorKind::InvalidData;
+        let again = if e.get_ref().is_some_and(|e| e.is::<Unreachable>()) {
+            Again::Underway
+        } else {
+            // Certificates do not become valid by waiting.
+            Again::when(e.kind() != io::ErrorKind::InvalidData)
+        };
         Self { message: e.to_string(), again }
     }
 }
@@ -183,7 +203,7 @@ impl ImageStore {
                     let fetched = async {
                         let file = tempfile_in(&store.ingest_dir()).map_err(Failure::from)?;
                         let room =
-                            store.room().map_err(|e| Failure { message: e.to_string(), again: false })?;
+                            store.room().map_err(|e| Failure { message: e.to_string(), again: Again::No })?;
                         repository.blob(&layer, file, room, &progress).await
                     };
                     let file = fetched.await.map_err(|f| pull(f.message))?;
@@ -270,7 +290,7 @@ impl Repository {
             };
             match result.await {
                 Ok(bytes) => return Ok(bytes),
-                Err(f) if f.again && attempt < ATTEMPTS => pause(attempt).await,
+                Err(f) if f.again == Again::Yes && attempt < ATTEMPTS => pause(attempt).await,
                 Err(f) => return Err(RuntimeError::Pull { reference: shown.to_owned(), message: f.message }),
             }
         }
@@ -290,7 +310,7 @@ impl Repository {
                 0 => format!("the manifest says no size of layer {digest}"),
                 _ => format!("layer {digest} has {size} bytes, and the disk has room for {room}"),
             };
-            return Err(Failure { message, again: false });
+            return Err(Failure { message, again: Again::No });
         }
         let url = format!("{}/blobs/{}", self.base, layer.digest);
         let mut hash = Sha256::new();
@@ -300,14 +320,15 @@ impl Repository {
             attempt += 1;
             match self.blob_part(&url, layer, &mut file, &mut hash, &mut have, progress).await {
                 Ok(()) => break,
-                Err(f) if f.again && attempt < ATTEMPTS => pause(attempt).await,
-                Err(f) => return Err(f),
+                Err(f) if f.again == Again::No || attempt == ATTEMPTS => return Err(f),
+                Err(f) if f.again == Again::Underway && have == 0 => return Err(f),
+                Err(_) => pause(attempt).await,
             }
         }
         let digest = named(hash);
         if digest != layer.digest {
             let message = format!("layer {} has the digest {digest}", layer.digest);
-            return Err(Failure { message, again: false });
+            return Err(Failure { message, again: Again::No });
         }
         file.seek(SeekFrom::Start(0))?;
         Ok(file)
@@ -336,7 +357,7 @@ impl Repository {
             if *have > layer.size {
                 let message =
                     format!("layer {} is larger than the {} bytes in the manifest", layer.digest, layer.size);
-                return Err(Failure { message, again: false });
+                return Err(Failure { message, again: Again::No });
             }
             hash.update(&chunk);
             file.write_all(&chunk)?;
@@ -345,14 +366,15 @@ impl Repository {
         }
         if *have < layer.size {
             let message = format!("layer {} ended after {have} of {} bytes", layer.digest, layer.size);
-            return Err(Failure { message, again: true });
+            return Err(Failure { message, again: Again::Yes });
         }
         Ok(())
     }
 
     /// A successful answer to a GET, getting a token when asked for one.
     async fn get(&self, url: &str, from: Option<u64>) -> std::result::Result<Response, Failure> {
-        let uri: Uri = url.parse().map_err(|e| Failure { message: format!("{url}: {e}"), again: false })?;
+        let uri: Uri =
+            url.parse().map_err(|e| Failure { message: format!("{url}: {e}"), again: Again::No })?;
         let mut challenged = false;
         loop {
             let mut headers = vec![(header::ACCEPT, ACCEPT.to_owned())];
@@ -373,14 +395,14 @@ impl Repository {
                 self.authenticate(&challenge).await?;
                 continue;
             }
-            let again = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            let again = Again::when(status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS);
             let text = response.bytes(64 * 1024).await.unwrap_or_default();
             return Err(Failure { message: refusal(url, status, &text), again });
         }
     }
 
     async fn authenticate(&self, challenge: &str) -> std::result::Result<(), Failure> {
-        let refuse = |message: String| Failure { message, again: false };
+        let refuse = |message: String| Failure { message, again: Again::No };
         let basic = (!self.auth.username.is_empty()).then(|| {
             let pair = format!("{}:{}", self.auth.username, self.auth.password);
             format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
@@ -426,7 +448,7 @@ impl Repository {
             send(Method::POST, &uri, &[kind], Bytes::from(form)).await?
         };
         if !response.status.is_success() {
-            let again = response.status.is_server_error();
+            let again = Again::when(response.status.is_server_error());
             return Err(Failure {
                 message: format!("failed to authorize: {realm} answered {}", response.status),
                 again,
@@ -505,6 +527,31 @@ fn refusal(url: &str, status: StatusCode, body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_registry_that_cannot_be_reached_is_left_to_whoever_asks_later() {
+        // A port where nobody listens.
+        let bound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = bound.local_addr().unwrap();
+        drop(bound);
+        let ask = async |authority: &str| {
+            let uri: Uri = format!("http://{authority}/v2/").parse().unwrap();
+            let answer = send(Method::GET, &uri, &[], Bytes::new()).await;
+            Failure::from(answer.map(|_| "an answer").unwrap_err())
+        };
+        let refused = ask(&address.to_string()).await;
+        assert_eq!(refused.again, Again::Underway);
+        assert!(refused.message.starts_with(&format!("connect to {address}: ")), "{}", refused.message);
+
+        // One that is there and hangs up is another matter.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let hangs_up = async {
+            let _ = listener.accept().await;
+        };
+        let (hung_up, ()) = tokio::join!(ask(&address), hangs_up);
+        assert_eq!(hung_up.again, Again::Yes, "{}", hung_up.message);
+    }
 
     #[test]
     fn challenges_are_read() {
