@@ -73,6 +73,7 @@ struct Hot {
     resource_version: u64,
     labels: Box<[(Box<str>, Box<str>)]>,
     owners: Box<[OwnerRef]>,
+    finalizers: Box<[Box<str>]>,
     deletion_timestamp: Option<Box<str>>,
     node_name: Option<Box<str>>,
     bytes: Bytes,
@@ -104,6 +105,8 @@ struct Metadata<'a> {
     labels: Option<BTreeMap<Box<str>, Box<str>>>,
     #[serde(default)]
     owner_references: Option<Vec<OwnerRef>>,
+    #[serde(default)]
+    finalizers: Option<Vec<Box<str>>>,
 }
 
 /// `spec` may be anything in a custom resource, so only an object's string `nodeName` counts.
@@ -213,6 +216,7 @@ impl Cached {
             resource_version: meta.resource_version.parse().unwrap_or(0),
             labels: meta.labels.unwrap_or_default().into_iter().collect(),
             owners: meta.owner_references.unwrap_or_default().into_boxed_slice(),
+            finalizers: meta.finalizers.unwrap_or_default().into_boxed_slice(),
             deletion_timestamp: meta.deletion_timestamp.map(|t| t.as_ref().into()),
             node_name: document.spec.0.filter(|n| !n.is_empty()).map(|n| n.as_ref().into()),
             bytes: bytes.clone(),
@@ -264,6 +268,16 @@ impl Cached {
     /// The owner that manages this object.
     pub fn controller(&self) -> Option<&OwnerRef> {
         self.0.owners.iter().find(|o| o.controller)
+    }
+
+    /// `metadata.finalizers`
+    pub fn finalizers(&self) -> &[Box<str>] {
+        &self.0.finalizers
+    }
+
+    /// Whether it has this one.
+    pub fn has_finalizer(&self, name: &str) -> bool {
+        self.0.finalizers.iter().any(|finalizer| **finalizer == *name)
     }
 
     /// `metadata.deletionTimestamp`
@@ -334,7 +348,7 @@ mod tests {
         let json = Bytes::from_static(
             br#"{"kind":"Pod","metadata":{"name":"a\u002d1","namespace":"n","uid":"u","resourceVersion":"42",
             "labels":{"z":"1","app":"w\n"},"deletionTimestamp":"2026-01-01T00:00:00Z","managedFields":[{}],
-            "ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"r","uid":"o","controller":true}]},
+            "finalizers":["x/y","z"],"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"r","uid":"o","controller":true}]},
             "spec":{"containers":[{"nodeName":3}],"nodeName":"n1"},"status":{"x":[1,2,{"y":null}]}}"#,
         );
         let c = Cached::new(json.clone()).unwrap();
@@ -344,6 +358,7 @@ mod tests {
         assert_eq!(c.controller().map(|o| &*o.uid), Some("o"));
         assert_eq!(c.deletion_timestamp(), Some("2026-01-01T00:00:00Z"));
         assert_eq!(c.node_name(), Some("n1"));
+        assert!(c.has_finalizer("z") && !c.has_finalizer("y"));
         assert_eq!(c.bytes().as_ptr(), json.as_ptr());
     }
 

@@ -74,7 +74,6 @@ struct Deletion {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct DeletionMeta {
-    deletion_timestamp: Option<String>,
     deletion_grace_period_seconds: Option<i64>,
 }
 
@@ -108,8 +107,8 @@ pub fn volumes(context: &Context) -> Arc<dyn Reconcile> {
 
 /// Whether the node is done with a pod, or nobody waits for it: only finalizers keep it.
 fn is_shut_down(pod: &Cached) -> bool {
-    let Deletion { metadata } = pod.view().unwrap_or_default();
-    metadata.deletion_timestamp.is_some() && metadata.deletion_grace_period_seconds == Some(0)
+    pod.deletion_timestamp().is_some()
+        && pod.view::<Deletion>().is_ok_and(|d| d.metadata.deletion_grace_period_seconds == Some(0))
 }
 
 /// Whether a pod on a node keeps a claim from going.
@@ -140,11 +139,8 @@ pub fn claims_of_pod(pod: &Cached) -> Vec<String> {
 /// A pod that ends, goes or comes concerns its claims.
 pub fn changed_pod(_: &Context, change: &Change, add: &mut dyn FnMut(ObjectKey)) {
     let Some(pod) = change.object() else { return };
-    let ended = change
-        .new
-        .as_ref()
-        .is_none_or(|p| is_shut_down(p) || p.view::<PodView>().is_ok_and(|v| v.is_finished()));
-    if ended || change.old.is_none() {
+    let has_ended = |p: &Cached| is_shut_down(p) || p.view::<PodView>().is_ok_and(|v| v.is_finished());
+    if change.old.is_none() || change.new.as_ref().is_none_or(has_ended) {
         for claim in claims_of_pod(pod) {
             add(ObjectKey::new(pod.namespace(), &claim));
         }

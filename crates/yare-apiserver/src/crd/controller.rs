@@ -467,7 +467,6 @@ async fn remove_objects(core: &Arc<Core>, name: &str) -> bool {
     let served = compiled.swap_remove(storage);
     let served = Arc::new(served);
     let kind = served.stored.kind_key.clone();
-    let mut changes = Changes::from_now(core, [&*kind]);
     loop {
         let snapshot = core.store().snapshot(&kind);
         if snapshot.is_empty() {
@@ -483,6 +482,8 @@ async fn remove_objects(core: &Arc<Core>, name: &str) -> bool {
                 tracing::warn!(%error, kind = &*kind, key = &*object.key, "cannot delete a custom resource");
             }
         }
+        // What the deletions themselves changed is no news.
+        let mut changes = Changes::from_now(core, [&*kind]);
         if core.store().snapshot(&kind).is_empty() {
             return true;
         }

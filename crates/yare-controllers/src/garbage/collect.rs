@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use yare_client::{Cached, ObjectKey, OwnerRef, Resource};
 
-use super::{FOREGROUND, Item, ORPHAN, Shared, Work, group_of, meta};
+use super::{FOREGROUND, Item, ORPHAN, Shared, Work, group_of};
 use crate::{
     api::{ApiError, Deletion, Patch, Propagation},
     context::Error,
@@ -54,10 +54,9 @@ impl Shared {
 
     async fn collect(&self, item: &Item) -> Result<(), Error> {
         let Some((resource, object)) = self.latest(item).await? else { return Ok(()) };
-        let meta = meta(&object);
         if object.deletion_timestamp().is_some() {
             // Only a foreground deletion needs our help.
-            return match meta.finalizers.iter().any(|f| f == FOREGROUND) {
+            return match object.has_finalizer(FOREGROUND) {
                 true => self.finish_foreground(&resource, &object).await,
                 false => Ok(()),
             };
@@ -97,9 +96,9 @@ impl Shared {
                 return self.delete(&resource, &object, Propagation::Foreground).await;
             }
             Propagation::Foreground
-        } else if meta.finalizers.iter().any(|f| f == ORPHAN) {
+        } else if object.has_finalizer(ORPHAN) {
             Propagation::Orphan
-        } else if meta.finalizers.iter().any(|f| f == FOREGROUND) {
+        } else if object.has_finalizer(FOREGROUND) {
             Propagation::Foreground
         } else {
             Propagation::Background
@@ -176,9 +175,7 @@ impl Shared {
 
     async fn orphan(&self, item: &Item) -> Result<(), Error> {
         let Some((resource, object)) = self.latest(item).await? else { return Ok(()) };
-        let waits =
-            object.deletion_timestamp().is_some() && meta(&object).finalizers.iter().any(|f| f == ORPHAN);
-        if !waits {
+        if object.deletion_timestamp().is_none() || !object.has_finalizer(ORPHAN) {
             return Ok(());
         }
         for (kind, dependent) in self.dependents(object.uid()) {
@@ -199,7 +196,7 @@ impl Shared {
     }
 
     async fn remove_finalizer(&self, resource: &Resource, object: &Cached, name: &str) -> Result<(), Error> {
-        let finalizers: Vec<String> = meta(object).finalizers.into_iter().filter(|f| f != name).collect();
+        let finalizers: Vec<&str> = object.finalizers().iter().map(|f| &**f).filter(|f| *f != name).collect();
         let patch = json!({"metadata": {
             "resourceVersion": object.resource_version().to_string(),
             "uid": object.uid(),
@@ -250,5 +247,5 @@ fn keep_value(owner: &Value, keep: &impl Fn(&OwnerRef) -> bool) -> bool {
 
 /// Whether it is being deleted and waits for its dependents.
 fn is_foreground(object: &Cached) -> bool {
-    object.deletion_timestamp().is_some() && meta(object).finalizers.iter().any(|f| f == FOREGROUND)
+    object.deletion_timestamp().is_some() && object.has_finalizer(FOREGROUND)
 }

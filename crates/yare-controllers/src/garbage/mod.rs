@@ -26,7 +26,6 @@ use crate::{
     context::{Context, Error},
     discovery::discover,
     harness::{Next, Reconcile, group_of},
-    views::Meta,
 };
 
 /// Workers on the queue.
@@ -230,12 +229,11 @@ impl Shared {
             });
         }
         if object.deletion_timestamp().is_some() {
-            let meta = meta(object);
-            if meta.finalizers.iter().any(|f| f == ORPHAN) {
+            if object.has_finalizer(ORPHAN) {
                 self.queue.add(Work::Orphan(item(kind, object)));
                 return;
             }
-            if meta.finalizers.iter().any(|f| f == FOREGROUND) {
+            if object.has_finalizer(FOREGROUND) {
                 for (kind, dependent) in self.dependents(object.uid()) {
                     self.add(&kind, &dependent);
                 }
@@ -303,13 +301,4 @@ fn item(kind: &GroupKind, object: &Cached) -> Item {
 
 fn group_kind(resource: &Resource) -> GroupKind {
     (resource.group.as_ref().into(), resource.kind.as_ref().into())
-}
-
-fn meta(object: &Cached) -> Meta {
-    #[derive(serde::Deserialize, Default)]
-    #[serde(default)]
-    struct View {
-        metadata: Meta,
-    }
-    object.view::<View>().unwrap_or_default().metadata
 }

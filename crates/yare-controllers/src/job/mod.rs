@@ -270,13 +270,10 @@ pub fn stray_pod(context: &Context, change: &Change, add: &mut dyn FnMut(ObjectK
 /// Whether with a change there is one more pod that has ended and is still held, or one less.
 fn held_event(change: &Change) -> Option<&'static str> {
     // Most pods are other controllers'; they are not decoded for this.
-    let may_be = |pod: &&Cached| pod.controller().is_none_or(|owner| &*owner.kind == "Job");
     let is_held = |pod: &Option<Cached>| {
-        let view = pod.as_ref().filter(may_be).and_then(|pod| pod.view::<PodView>().ok());
-        view.is_some_and(|v| {
-            matches!(&*v.status.phase, "Succeeded" | "Failed")
-                && v.metadata.finalizers.iter().any(|f| f == FINALIZER)
-        })
+        let view = pod.as_ref().filter(|pod| pod.has_finalizer(FINALIZER));
+        let view = view.and_then(|pod| pod.view::<PodView>().ok());
+        view.is_some_and(|v| matches!(&*v.status.phase, "Succeeded" | "Failed"))
     };
     match (is_held(&change.old), is_held(&change.new)) {
         (false, true) => Some("add"),
@@ -286,8 +283,7 @@ fn held_event(change: &Change) -> Option<&'static str> {
 }
 
 fn is_stray(pod: &Cached) -> bool {
-    let held = |v: PodView| v.metadata.finalizers.iter().any(|f| f == FINALIZER);
-    pod.controller().is_none() && pod.view().is_ok_and(held)
+    pod.controller().is_none() && pod.has_finalizer(FINALIZER)
 }
 
 impl Jobs {
@@ -315,7 +311,7 @@ impl Jobs {
             let of_this = pod.controller().is_some_and(|c| {
                 *c.kind == *"Job" && c.name == key.name && job.is_none_or(|j| j.uid() != &*c.uid)
             });
-            if of_this && pod.view::<PodView>()?.metadata.finalizers.iter().any(|f| f == FINALIZER) {
+            if of_this && pod.has_finalizer(FINALIZER) {
                 orphans.push(pod);
             }
         }
@@ -354,7 +350,7 @@ impl Jobs {
         let mut shown: HashSet<Box<str>> = HashSet::new();
         for cached in claimed {
             let view: PodView = cached.view()?;
-            let finalizer = view.metadata.finalizers.iter().any(|f| f == FINALIZER);
+            let finalizer = cached.has_finalizer(FINALIZER);
             let released = self.released.lock().get(job.key()).is_some_and(|r| r.contains(cached.uid()));
             if released && finalizer {
                 shown.insert(Box::from(cached.uid()));
