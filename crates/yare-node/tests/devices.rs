@@ -186,6 +186,8 @@ async fn either_side_may_start_anew() {
     cluster.delete_pod("next", 0).await;
     cluster.wait_gone("next").await;
     cluster.start_node(|_| {}).await;
+    // The node's object still says what the agent of before knew.
+    wait_capacity(&cluster, "0", "0").await;
     plugin.restart().await.unwrap();
     wait_capacity(&cluster, "2", "2").await;
     cluster.pod("last", gpus(1)).await;
