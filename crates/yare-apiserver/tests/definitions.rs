@@ -239,3 +239,52 @@ async fn definitions_of_what_is_built_in_take_nothing_with_them() {
     let left = server.get(&format!("{ingresses}/a")).await.expect(200);
     assert_eq!(left["metadata"]["deletionTimestamp"], Value::Null);
 }
+
+#[tokio::test]
+async fn a_definition_goes_when_the_last_of_its_objects_is_let_go() {
+    let server = Server::start().await;
+    let things = "/apis/g.io/v1/things";
+    let crd = definition("g.io", "things", "Thing", json!([version("v1", true, json!({}))]));
+    server.post(CRDS, &crd).await.expect(201);
+    condition(&server, "things.g.io", "Established", "True").await;
+    // Two are held by finalizers, one by a policy.
+    for name in ["a", "b", "guarded"] {
+        let finalizers = if name == "guarded" { json!([]) } else { json!(["e.com/hold"]) };
+        let thing = json!({
+            "apiVersion": "g.io/v1", "kind": "Thing", "metadata": {"name": name, "finalizers": finalizers},
+        });
+        server.post(things, &thing).await.expect(201);
+    }
+    let policies = "/apis/admissionregistration.k8s.io/v1";
+    let policy = json!({"metadata": {"name": "guard"}, "spec": {
+        "matchConstraints": {"resourceRules": [{
+            "apiGroups": ["g.io"], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["things"],
+        }]},
+        "validations": [{"expression": "oldObject.metadata.name != 'guarded'"}],
+    }});
+    server.post(&format!("{policies}/validatingadmissionpolicies"), &policy).await.expect(201);
+    let binding = json!({
+        "metadata": {"name": "guard"}, "spec": {"policyName": "guard", "validationActions": ["Deny"]},
+    });
+    server.post(&format!("{policies}/validatingadmissionpolicybindings"), &binding).await.expect(201);
+    let refused = async || server.delete(&format!("{things}/guarded?dryRun=All")).await.code == 422;
+    while !refused().await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let crd = format!("{CRDS}/things.g.io");
+    server.delete(&crd).await.expect(200);
+    let marked = |_: u16, object: &Value| object["metadata"]["deletionTimestamp"].is_string();
+    for name in ["a", "b"] {
+        let path = format!("{things}/{name}");
+        server.until_is(&path, "marked", marked).await;
+        let patch = json!({"metadata": {"finalizers": null}});
+        server.patch("merge", &path, &patch).await.expect(200);
+        server.get(&path).await.expect(404);
+    }
+    assert_eq!(server.get(&format!("{things}/guarded")).await.expect(200)["metadata"]["name"], "guarded");
+    let (reason, _) = condition(&server, "things.g.io", "Terminating", "True").await;
+    assert_eq!(reason, "InstanceDeletionInProgress");
+    // Nobody changes the object itself: it is asked for again.
+    server.delete(&format!("{policies}/validatingadmissionpolicybindings/guard")).await.expect(200);
+    server.until_is(&crd, "gone", |code, _| code == 404).await;
+}

@@ -24,16 +24,16 @@ use yare_schema::{
 use super::{
     DEFINITIONS, compile,
     names::{self, Claims, Names, Verdict},
+    removal,
 };
 use crate::{
     bootstrap::internal_call,
     changes::{Change, Changes},
     core::Core,
     hooks::CLEANUP,
-    options::DeleteOptions,
-    registry::{Served, store_kind},
+    registry::Served,
     span,
-    verbs::{delete, write},
+    verbs::write,
 };
 
 /// What is kept of a definition.
@@ -273,7 +273,7 @@ async fn settle(core: &Arc<Core>, known: &mut Known, named: Option<BTreeSet<Stri
         entry.register(&mut swap);
         if entry.deleting {
             if entry.cleanup && core.cleaning.lock().insert(name.to_owned()) {
-                tokio::spawn(clean(core.clone(), name.clone(), entry.is_true("Established")));
+                tokio::spawn(removal::clean(core.clone(), name.clone(), entry.is_true("Established")));
             }
         } else {
             reports.push((name, verdict));
@@ -407,7 +407,13 @@ pub fn mark_for_deletion(definition: &mut Value, now: &str) {
 }
 
 /// Writes how far the end of a definition has come.
-async fn terminating(core: &Arc<Core>, name: &str, status: &str, reason: &str, message: &str) -> bool {
+pub(super) async fn terminating(
+    core: &Arc<Core>,
+    name: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+) -> bool {
     let wanted = condition("Terminating", status, reason, message);
     let now = core.now_rfc3339();
     let change = |definition: &mut Value| {
@@ -418,78 +424,4 @@ async fn terminating(core: &Arc<Core>, name: &str, status: &str, reason: &str, m
         Ok(())
     };
     modify(core, name, change).await
-}
-
-/// Deletes all objects of a definition that is going, then lets it go.
-async fn clean(core: Arc<Core>, name: String, established: bool) {
-    let done = if overlaps(&core, &name) {
-        // Its objects would be those of the built-in resource.
-        let message = "instances overlap with built-in resources in storage";
-        terminating(&core, &name, "False", "OverlappingBuiltInResource", message).await
-    } else if established {
-        terminating(
-            &core,
-            &name,
-            "True",
-            "InstanceDeletionInProgress",
-            "CustomResource deletion is in progress",
-        )
-        .await
-            && remove_objects(&core, &name).await
-            && terminating(&core, &name, "False", "InstanceDeletionCompleted", "removed all instances").await
-    } else {
-        terminating(&core, &name, "False", "NeverEstablished", "resource was never established").await
-    };
-    if done && let Some(served) = core.builtin.stored(DEFINITIONS) {
-        let call = internal_call(&core, "update", "customresourcedefinitions", "", &name);
-        if let Err(error) = delete::finish(&call, served, "", &name, CLEANUP).await {
-            tracing::warn!(%error, definition = name, "cannot finish the deletion of a custom resource definition");
-        }
-    }
-    core.cleaning.lock().remove(&name);
-}
-
-/// Whether a definition is of a resource that is built in, and whose objects lie where its own would.
-fn overlaps(core: &Core, name: &str) -> bool {
-    core.read(DEFINITIONS, name).is_some_and(|definition| {
-        let kind = store_kind(definition.str_at("spec.group"), definition.str_at("spec.names.plural"));
-        core.builtin.stored(&kind).is_some()
-    })
-}
-
-async fn remove_objects(core: &Arc<Core>, name: &str) -> bool {
-    let Some(definition) = core.read(DEFINITIONS, name) else { return true };
-    let mut compiled = compile(&definition, definition.at("status.acceptedNames"), 0, Arc::downgrade(core));
-    let storage = compiled.iter().position(Served::is_storage).unwrap_or(0);
-    if compiled.is_empty() {
-        return true;
-    }
-    let served = compiled.swap_remove(storage);
-    let served = Arc::new(served);
-    let kind = served.stored.kind_key.clone();
-    loop {
-        let snapshot = core.store().snapshot(&kind);
-        if snapshot.is_empty() {
-            return true;
-        }
-        for object in snapshot.range(std::ops::Bound::Unbounded, "") {
-            let (namespace, name) = object.key.split_once('/').unwrap_or(("", &object.key));
-            let call = internal_call(core, "delete", &served.plural, namespace, name);
-            if let Err(error) =
-                delete::object(&call, &served, namespace, name, &DeleteOptions::default()).await
-                && error.reason != "NotFound"
-            {
-                tracing::warn!(%error, kind = &*kind, key = &*object.key, "cannot delete a custom resource");
-            }
-        }
-        // What the deletions themselves changed is no news.
-        let mut changes = Changes::from_now(core, [&*kind]);
-        if core.store().snapshot(&kind).is_empty() {
-            return true;
-        }
-        // Finalizers hold the rest: wait until one of them changes.
-        if changes.next().await.is_none() {
-            return false;
-        }
-    }
 }

@@ -7,6 +7,7 @@ mod controller;
 mod conversion;
 mod lazy;
 mod names;
+mod removal;
 mod strategy;
 
 use std::sync::{Arc, Weak};
