@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     body::{self, Reply},
     codec,
-    core::Call,
+    core::{Call, Clock},
     encodings::{Form, Items, Listing, Named},
     negotiate::{Accepted, Asked, Offer, Shape},
     registry::{Served, Stored, TypeHandle},
@@ -39,8 +39,8 @@ pub struct Renderer {
     pub accepted: Accepted,
     /// What table rows carry.
     pub include: IncludeObject,
-    /// Now, for ages.
-    pub now_s: i64,
+    /// For ages, each time anew: a watch lasts.
+    pub clock: std::sync::Arc<dyn Clock>,
 }
 
 impl Renderer {
@@ -84,7 +84,7 @@ impl Renderer {
             }
             _ => IncludeObject::Metadata,
         };
-        Ok(Self { served: served.clone(), accepted, include, now_s: call.core.now().as_second() })
+        Ok(Self { served: served.clone(), accepted, include, clock: call.core.config.clock.clone() })
     }
 
     /// The object as JSON value of the served version.
@@ -262,7 +262,7 @@ impl Renderer {
         } else {
             serde_json::from_slice(raw).map_err(ApiError::internal)?
         };
-        let cells = tables::cells(&self.served, &object, self.now_s);
+        let cells = tables::cells(&self.served, &object, self.clock.now().as_second());
         let mut out = BytesMut::with_capacity(512);
         out.extend_from_slice(b"{\"cells\":");
         out.extend_from_slice(Value::Array(cells).to_string().as_bytes());

@@ -3,10 +3,17 @@
 
 mod common;
 
-use std::io::Read as _;
+use std::{
+    io::Read as _,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use common::Server;
 use serde_json::{Value, json};
+use yare_apiserver::Clock;
 use yare_schema::{builtin::builtin, proto};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -159,5 +166,35 @@ async fn indented() {
             let answer = server.send("GET", &format!("{path}{query}"), &headers, "").await;
             assert_eq!(answer.text().contains("\n  \"kind\""), want, "{path}{query} {agent} {accept}");
         }
+    }
+}
+
+/// A clock that is moved by hand, in seconds.
+struct ByHand(AtomicI64);
+
+impl Clock for ByHand {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(self.0.load(Ordering::Relaxed)).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn ages_are_told_as_of_now_however_long_a_watch_lasts() {
+    let clock = Arc::new(ByHand(AtomicI64::new(2_000_000_000)));
+    let shown = clock.clone();
+    let server = Server::with(move |config| config.clock = shown).await;
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let make = async |name: &str| {
+        server.post(MAPS, &json!({"metadata": {"name": name}})).await.expect(201);
+    };
+    make("a").await;
+    let from = server.get(MAPS).await.json()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let mut events = server.watch_as(&format!("{MAPS}?watch=1&resourceVersion={from}"), table).await;
+    clock.0.fetch_add(90, Ordering::Relaxed);
+    make("b").await;
+    server.patch("merge", &format!("{MAPS}/a"), &json!({"data": {"x": "y"}})).await.expect(200);
+    for (name, age) in [("b", "0s"), ("a", "90s")] {
+        let row = events.next().await.unwrap()["object"]["rows"][0].clone();
+        assert_eq!((&row["cells"][0], &row["cells"][2]), (&name.into(), &age.into()), "{row}");
     }
 }

@@ -149,7 +149,12 @@ impl Server {
     }
 
     pub async fn watch(&self, path: &str) -> Events {
-        let request = Request::builder().uri(path).body(Full::default()).unwrap();
+        self.watch_as(path, "application/json").await
+    }
+
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub async fn watch_as(&self, path: &str, accept: &str) -> Events {
+        let request = Request::builder().uri(path).header("accept", accept).body(Full::default()).unwrap();
         let response = self.raw(request).await;
         assert_eq!(response.status(), 200);
         Events { body: response.into_body(), rest: Vec::new() }
