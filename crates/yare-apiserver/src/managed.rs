@@ -76,10 +76,7 @@ fn reset(served: &Served, subresource: &str) -> Option<ResetFields> {
 
 /// The same, as the table of resources says it.
 pub fn reset_of(served: &Served, subresource: &str) -> Option<Reset> {
-    // Versions of a custom resource may differ in whether they have one.
-    let stored = &served.stored;
-    let strategy = if stored.custom.is_some() { &served.strategy } else { &stored.strategy };
-    stored.resets.at(subresource, strategy.has_status())
+    served.stored.resets.at(subresource, served.strategy.has_status())
 }
 
 /// Records an update or create in `new`'s managed fields. Both objects are of the storage version.

@@ -76,7 +76,7 @@ const TABLE: &[(&str, &str, &str, Reset)] = &[
 ];
 
 /// The rows of one resource.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Rows(Box<[(&'static str, Reset)]>);
 
 /// The rows of a built-in resource.

@@ -152,7 +152,6 @@ pub async fn keep(core: Arc<Core>, backend: Arc<Backend>) {
         };
         tokio::select! {
             () = backend.closed.cancelled() => return,
-            () = core.stop.cancelled() => return,
             goes_on = watch.changed() => if !goes_on { return },
             () = tokio::time::sleep(wait) => {}
         }

@@ -44,7 +44,7 @@ impl JobPod {
     /// Reads a pod; `released`: its finalizer was removed though the cache still shows it.
     pub fn new(cached: Cached, view: PodView, released: bool) -> Self {
         let index = view.metadata.annotations.get(INDEX).and_then(|i| i.parse().ok()).filter(|i| *i >= 0);
-        let tracked = !released && view.metadata.finalizers.iter().any(|f| f == FINALIZER);
+        let tracked = !released && cached.has_finalizer(FINALIZER);
         Self { cached, view, index, tracked }
     }
 
