@@ -7,6 +7,7 @@ mod checkpoint;
 mod codec;
 mod log;
 mod parallel;
+mod queue;
 mod recover;
 #[cfg(test)]
 mod simulation;
@@ -26,7 +27,8 @@ use crate::error::{CommitError, OpenError};
 use crate::object::Indexer;
 use crate::options::Options;
 
-use writer::{Queue, Writer};
+use queue::Queue;
+use writer::Writer;
 
 /// A running engine.
 pub(crate) struct Embedded {

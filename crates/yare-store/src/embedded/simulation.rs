@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, oneshot};
 
+use super::queue::Queue;
 use super::recover::recover;
-use super::writer::{Outcome, Queue, Writer};
+use super::writer::{Outcome, Writer};
 use crate::disk::Disk;
 use crate::engine::{Prepared, PreparedOp, Transaction};
 use crate::sim::{Faults, SimDisk};

@@ -1,18 +1,18 @@
 //! The one thread that writes. It takes all transactions that are waiting, checks their preconditions in
 //! order, gives out revisions, appends them as one frame with one sync, publishes them, answers, and wakes the
-//! watchers. While it waits for the disk the next batch gathers: that is the group commit, without any timer.
+//! watchers. While it waits for the disk the next batch gathers: that is the group commit.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
 use tracing::{error, info, warn};
 
 use super::checkpoint;
 use super::codec::FrameWriter;
 use super::log::{AppendError, Log, checkpoint_name, revision_in};
+use super::queue::{Pace, Queue};
 use super::recover::{DELETE, PUT, Recovered};
 use crate::cache::{Batch, Cache};
 use crate::disk::Disk;
@@ -21,65 +21,8 @@ use crate::error::CommitError;
 use crate::object::{Expect, Object};
 use crate::sealer::{Stored, Value};
 
-/// Most transactions of one group commit.
-const BATCH_TRANSACTIONS: usize = 1024;
-/// A group commit takes no further transaction beyond this many bytes.
-const BATCH_BYTES: usize = 8 << 20;
-
 /// The answer to a transaction.
 pub(crate) type Outcome = Result<Vec<Arc<Object>>, CommitError>;
-
-/// Transactions that wait for the writer.
-#[derive(Default)]
-pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
-    wake: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    transactions: VecDeque<Transaction>,
-    closing: bool,
-}
-
-impl Queue {
-    pub fn submit(&self, transaction: Transaction) {
-        let mut waiting = self.waiting.lock();
-        if waiting.closing {
-            drop(waiting);
-            let _ = transaction.reply.send(Err(CommitError::Closed));
-            return;
-        }
-        waiting.transactions.push_back(transaction);
-        drop(waiting);
-        self.wake.notify_one();
-    }
-
-    /// No more is taken in.
-    pub fn close(&self) {
-        self.waiting.lock().closing = true;
-        self.wake.notify_one();
-    }
-
-    /// Waits for the next batch; `None` when the queue was closed and is empty.
-    fn take(&self) -> Option<Vec<Transaction>> {
-        let mut waiting = self.waiting.lock();
-        while waiting.transactions.is_empty() {
-            if waiting.closing {
-                return None;
-            }
-            self.wake.wait(&mut waiting);
-        }
-        let mut bytes = 0;
-        let mut batch = Vec::with_capacity(waiting.transactions.len().min(BATCH_TRANSACTIONS));
-        while batch.len() < BATCH_TRANSACTIONS && bytes < BATCH_BYTES {
-            let Some(transaction) = waiting.transactions.pop_front() else { break };
-            bytes += transaction.bytes;
-            batch.push(transaction);
-        }
-        Some(batch)
-    }
-}
 
 /// What the checkpoint thread and the writer tell each other.
 #[derive(Default)]
@@ -109,13 +52,7 @@ struct Farewell(Arc<Queue>, Arc<Cache>);
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        let mut waiting = self.0.waiting.lock();
-        waiting.closing = true;
-        let left = std::mem::take(&mut waiting.transactions);
-        drop(waiting);
-        for transaction in left {
-            let _ = transaction.reply.send(Err(CommitError::Closed));
-        }
+        self.0.abandon();
         self.1.close();
     }
 }
@@ -146,8 +83,11 @@ impl Writer {
     /// Runs until the queue is closed.
     pub fn run(mut self) {
         let _farewell = Farewell(self.queue.clone(), self.cache.clone());
-        while let Some(batch) = self.queue.take() {
+        let mut pace = Pace::default();
+        while let Some(batch) = self.queue.take(pace.gather()) {
+            let (answered, began) = (batch.len(), Instant::now());
             self.commit(batch);
+            pace.wrote(answered, self.queue.len(), began.elapsed());
             self.checkpoint_if_due();
         }
         // An empty frame: proof for the next start that the frame before it was complete.
