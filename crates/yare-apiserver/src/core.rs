@@ -293,12 +293,9 @@ impl Core {
 
     /// A new UID: a random (version 4) UUID.
     pub fn new_uid(&self) -> String {
-        let mut b = [0u8; 16];
-        self.config.random.fill(&mut b);
-        b[6] = (b[6] & 0x0f) | 0x40;
-        b[8] = (b[8] & 0x3f) | 0x80;
-        let hex: String = b.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+        let mut bytes = [0u8; 16];
+        self.config.random.fill(&mut bytes);
+        random_uuid(bytes).map(char::from).iter().collect()
     }
 
     /// Random letters and digits that spell no words.
@@ -349,22 +346,26 @@ impl RequestIds {
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             z ^ (z >> 31)
         };
-        let mut bytes = (u128::from(mix(self.seed[0])) << 64 | u128::from(mix(self.seed[1]))).to_be_bytes();
-        bytes[6] = (bytes[6] & 0x0f) | 0x40;
-        bytes[8] = (bytes[8] & 0x3f) | 0x80;
-        let mut out = [b'-'; 36];
-        let mut at = 0;
-        for (index, byte) in bytes.iter().enumerate() {
-            if matches!(index, 4 | 6 | 8 | 10) {
-                at += 1;
-            }
-            for digit in [byte >> 4, byte & 0x0f] {
-                out[at] = b"0123456789abcdef"[usize::from(digit)];
-                at += 1;
-            }
-        }
-        out
+        random_uuid((u128::from(mix(self.seed[0])) << 64 | u128::from(mix(self.seed[1]))).to_be_bytes())
     }
+}
+
+/// The text of the random (version 4) UUID that these bytes make.
+fn random_uuid(mut bytes: [u8; 16]) -> [u8; 36] {
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            at += 1;
+        }
+        for digit in [byte >> 4, byte & 0x0f] {
+            text[at] = b"0123456789abcdef"[usize::from(digit)];
+            at += 1;
+        }
+    }
+    text
 }
 
 /// RFC 3339 with seconds, as `metav1.Time` is written.

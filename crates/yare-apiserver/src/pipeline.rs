@@ -196,11 +196,15 @@ const FLOW_HEADERS: [HeaderName; 2] = [
 
 /// The client's own ID, or a new one.
 fn request_id(core: &Core, headers: &http::HeaderMap) -> HeaderValue {
-    match headers.get(AUDIT_ID) {
+    let mut id = match headers.get(AUDIT_ID) {
         Some(id) if !id.is_empty() => id.clone(),
         // Hexadecimal digits and dashes are a header's value.
         _ => HeaderValue::from_bytes(&core.request_ids.next()).unwrap_or(HeaderValue::from_static("")),
-    }
+    };
+    // HTTP/2 then keeps it out of the table of headers that come again: it does not, and would push out those
+    // that do, on both sides of every connection.
+    id.set_sensitive(true);
+    id
 }
 
 /// Holds seats until the answer is sent, but not for a client that does not take it.

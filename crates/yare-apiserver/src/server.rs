@@ -244,11 +244,13 @@ where
         if request.version() == http::Version::HTTP_2 && is_last(&core) {
             leave.notify_one();
         }
-        async move {
+        // Boxed here: the state of a request has some kilobytes, which would be moved again and again on their way to
+        // a task.
+        Box::pin(async move {
             let request = request.map(|body| box_request(Drained::new(body)));
             let identity = Identity::Remote(certificate);
             Ok::<_, Infallible>(pipeline::handle(core, request, identity, Some(peer)).await)
-        }
+        })
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     if spoken.only_http1 {
