@@ -9,6 +9,7 @@ use yare_schema::{
     coerce::{self, Misfits},
     decode::{self, DecodeError, Mode, Syntax},
     encode,
+    field::{FieldError, Path},
     model::TypeRef,
     proto, prune,
 };
@@ -19,7 +20,7 @@ use crate::{
     index, negotiate,
     options::FieldValidation,
     registry::{Stored, TypeHandle},
-    status::{ApiError, ApiResult, quote},
+    status::{ApiError, ApiResult, GroupResource, quote},
 };
 
 /// The built-in type of a kind.
@@ -56,30 +57,88 @@ pub fn cannot_be_handled(expected: &Expected<'_>, why: &str) -> String {
 }
 
 /// Refuses a body of another version or kind. Absent ones are fine for built-in kinds.
-pub fn check_identity(value: &Value, expected: &Expected<'_>) -> ApiResult<()> {
-    check_type(value.str_at("apiVersion"), value.str_at("kind"), expected)
+pub fn check_identity(value: &Value, expected: &Expected<'_>, body: &[u8]) -> ApiResult<()> {
+    let name = || value.str_at("metadata.name").to_owned();
+    check_type((value.str_at("apiVersion"), value.str_at("kind")), expected, body, name)
 }
 
-fn check_type(api_version: &str, kind: &str, expected: &Expected<'_>) -> ApiResult<()> {
+/// `name`: of the object, which is asked for where it is refused.
+fn check_type(
+    (api_version, kind): (&str, &str),
+    expected: &Expected<'_>,
+    body: &[u8],
+    name: impl FnOnce() -> String,
+) -> ApiResult<()> {
     let wanted = expected.api_version();
     if expected.custom && kind.is_empty() {
-        return Err(ApiError::bad_request("Object 'Kind' is missing in the request body"));
+        let why = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(body));
+        return Err(unrecognized(expected, &why, body));
     }
-    if !kind.is_empty() && kind != expected.kind {
-        let version = api_version.rsplit('/').next().unwrap_or_default();
-        return Err(ApiError::bad_request(format!(
-            "{kind} in version {} cannot be handled as a {}: no kind {} is registered for the resource",
+    let given = if api_version.is_empty() { &*wanted } else { api_version };
+    let of = if kind.is_empty() { expected.kind } else { kind };
+    let refused = |why: String| {
+        let version = given.rsplit('/').next().unwrap_or_default();
+        ApiError::bad_request(format!(
+            "{of} in version {} cannot be handled as a {}: {why}",
             quote(version),
             expected.kind,
-            quote(kind),
-        )));
+        ))
+    };
+    if !expected.custom && (of != expected.kind || *given != *wanted) {
+        let (group, version) = given.split_once('/').unwrap_or(("", given));
+        if builtin_type(group, version, of).is_none() {
+            return Err(refused(not_registered(given, of)));
+        }
+        if of != expected.kind {
+            let to = internal(expected.group);
+            return Err(refused(format!(
+                "converting ({version}.{of}) to ({to}.{}): unknown conversion",
+                expected.kind
+            )));
+        }
     }
     if (!api_version.is_empty() || expected.custom) && *api_version != *wanted {
         return Err(ApiError::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({wanted})"
         )));
     }
+    if of != expected.kind {
+        return Err(another_type((given, of), (&wanted, expected.kind), &name()));
+    }
     Ok(())
+}
+
+/// What is said to a custom resource that says of itself to be of another type than the one it is sent as.
+pub fn another_type(
+    (api_version, kind): (&str, &str),
+    (wanted_version, wanted_kind): (&str, &str),
+    name: &str,
+) -> ApiError {
+    let mut errors = Vec::new();
+    for (field, given, wanted) in [("kind", kind, wanted_kind), ("apiVersion", api_version, wanted_version)] {
+        if given != wanted {
+            errors.push(FieldError::invalid(&Path::new(field), given, format!("must be {wanted}")));
+        }
+    }
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    ApiError::invalid(GroupResource { group, resource: kind }, name, &errors)
+}
+
+/// What upstream says of a kind that it does not have.
+pub fn not_registered(api_version: &str, kind: &str) -> String {
+    format!(
+        "no kind {} is registered for version {} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+        quote(kind),
+        quote(api_version)
+    )
+}
+
+/// What upstream calls a group's own types in its errors.
+fn internal(group: &str) -> &str {
+    match group {
+        "" | "events.k8s.io" => "core",
+        group => group.split('.').next().unwrap_or_default(),
+    }
 }
 
 fn mode(validation: FieldValidation) -> Mode {
@@ -120,9 +179,14 @@ fn decoded(
                 let why = "couldn't get version/kind; json parse error: unexpected end of JSON input";
                 return Err(unrecognized(expected, why, body));
             }
-            let (api_version, kind) =
-                decode::type_meta(body).map_err(|e| unrecognized(expected, &e.to_string(), body))?;
-            check_type(&api_version, &kind, expected)?;
+            let (api_version, kind) = decode::type_meta(body).map_err(|e| {
+                unrecognized(expected, &format!("couldn't get version/kind; json parse error: {e}"), body)
+            })?;
+            let name = || {
+                let value: Value = serde_json::from_slice(body).unwrap_or_default();
+                value.str_at("metadata.name").to_owned()
+            };
+            check_type((&api_version, &kind), expected, body, name)?;
         }
         Syntax::Yaml => {
             if body.is_empty() {
@@ -138,7 +202,7 @@ fn decoded(
         Syntax::Cbor => {
             let (api_version, kind) =
                 cbor::type_meta(body).map_err(|e| unrecognized(expected, &e.to_string(), body))?;
-            check_type(&api_version, &kind, expected)?;
+            check_type((&api_version, &kind), expected, body, String::new)?;
         }
     }
     let mut decoded =
@@ -147,7 +211,7 @@ fn decoded(
             other => ApiError::bad_request(cannot_be_handled(expected, &other.to_string())),
         })?;
     if syntax == Syntax::Yaml {
-        check_identity(&decoded.value, expected)?;
+        check_identity(&decoded.value, expected, body)?;
     }
     if expected.custom {
         let unknown = fit_custom(ty, &mut decoded.value)
@@ -231,7 +295,7 @@ fn decode_protobuf(ty: &TypeHandle, expected: &Expected<'_>, body: &[u8]) -> Api
     }
     let (api_version, kind, value) = crate::wire::decode(ty.at(), body)
         .map_err(|e| ApiError::bad_request(cannot_be_handled(expected, &e)))?;
-    check_type(&api_version, &kind, expected)?;
+    check_type((&api_version, &kind), expected, body, String::new)?;
     identified(value, expected)
 }
 

@@ -19,7 +19,7 @@ use crate::{
     encodings::{Form, Format, Named, TABLE},
     negotiate::{self, Offer},
     registry::{Registry, Served, Sub, TypeHandle, api_version},
-    status::{ApiError, ApiResult},
+    status::ApiResult,
 };
 
 /// The more stable and then the newer version first: `v10`, `v2`, `v1`, `v2beta1`, `v1alpha1`, others by name.
@@ -212,7 +212,7 @@ pub fn group(call: &Call, name: &str) -> ApiResult<Reply> {
         Some(group) => {
             crate::render::document_of(call, StatusCode::OK, &group_document(&group, true), UNGATED)
         }
-        None => Err(ApiError::unknown_resource()),
+        None => Ok(crate::dispatch::nothing_here()),
     }
 }
 
@@ -220,7 +220,7 @@ pub fn group(call: &Call, name: &str) -> ApiResult<Reply> {
 pub fn version(call: &Call, group: &str, version: &str) -> ApiResult<Reply> {
     let registry = call.core.registry.load();
     let Some(resources) = registry.groups().get(group).and_then(|v| v.get(version)) else {
-        return Err(ApiError::unknown_resource());
+        return crate::dispatch::nothing_in(&registry, group);
     };
     let mut list: Vec<Value> = Vec::new();
     let mut sorted: Vec<&Arc<Served>> = resources.iter().collect();

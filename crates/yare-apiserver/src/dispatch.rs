@@ -12,7 +12,7 @@ use crate::{
     body::{self, Reply, RequestBody},
     core::Call,
     discovery, encryption, flow, health, identity,
-    registry::Served,
+    registry::{Registry, Served},
     status::{ApiError, ApiResult},
     subresource,
     verbs::{create, delete, list, patch, update, watch, write},
@@ -31,7 +31,7 @@ pub async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extens
     let registry = call.core.registry.load_full();
     let info = &call.info;
     let Some(served) = registry.find(&info.group, &info.version, &info.resource) else {
-        return Err(ApiError::unknown_resource());
+        return nothing_in(&registry, &info.group);
     };
     let shows_its_own_kind = served.sub(&info.subresource).is_none_or(|sub| sub.kind.is_none());
     if let Some(deprecation) = served.deprecation.as_ref().filter(|_| shows_its_own_kind) {
@@ -43,14 +43,12 @@ pub async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extens
         let sub = served.sub(&info.subresource).map_or("", |sub| &*sub.name);
         call.core.metrics.deprecated.used(served, sub, deprecation);
     }
-    if served.namespaced
-        && info.namespace.is_empty()
-        && !matches!(info.verb, "list" | "watch" | "deletecollection")
-        && (info.verb != "create" || served.has_verb("get"))
-    {
+    if !served.namespaced && !info.namespace.is_empty() && &*served.plural != "namespaces" {
         return Err(ApiError::unknown_resource());
     }
-    if !served.namespaced && !info.namespace.is_empty() && &*served.plural != "namespaces" {
+    if info.subresource.is_empty() {
+        route(call, served)?;
+    } else if served.namespaced && info.namespace.is_empty() {
         return Err(ApiError::unknown_resource());
     }
     // A deletion says itself whether it minds.
@@ -61,13 +59,37 @@ pub async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extens
     if !info.subresource.is_empty() {
         return subresource::handle(call, served, body, upgrade).await;
     }
-    if !served.has_verb(info.verb) {
-        return Err(ApiError::method_not_supported(served.group_resource(), info.verb));
-    }
-    if info.name.is_empty() && matches!(info.verb, "update" | "patch") {
-        return Err(ApiError::method_not_allowed());
-    }
     main(call, served, body).await
+}
+
+/// Whether the path has such a verb. Upstream has a router for built-in resources, which knows paths and methods
+/// alone, and a handler for all others, which tells of resources and verbs.
+fn route(call: &Call, served: &Served) -> ApiResult<()> {
+    let info = &call.info;
+    // A collection that is confined to one object has its name, too.
+    let on_many = info.name.is_empty() || matches!(info.verb, "list" | "watch" | "deletecollection");
+    let across = served.namespaced && info.namespace.is_empty();
+    let verbs: &[&str] = match (on_many, across) {
+        (true, false) => &["list", "watch", "create", "deletecollection"],
+        // Nobody writes to several namespaces with one request.
+        (true, true) => &["list", "watch"],
+        (false, false) => &["get", "update", "patch", "delete"],
+        (false, true) => &[],
+    };
+    let has = |verb: &str| served.has_verb(verb);
+    let is_built_in = served.stored.builtin.is_some();
+    // What is posted to a custom resource by its name is created all the same.
+    let named = !is_built_in && !across && info.verb == "create";
+    let may = (named || verbs.contains(&info.verb)) && has(info.verb);
+    if may && !(is_built_in && call.method == Method::HEAD) {
+        return Ok(());
+    }
+    Err(match is_built_in {
+        true if verbs.iter().any(|verb| has(verb)) => ApiError::method_not_allowed(),
+        false if !across && has(info.verb) => ApiError::bad_request("name must be provided"),
+        false if !across => ApiError::method_not_supported(served.group_resource(), info.verb),
+        _ => ApiError::unknown_resource(),
+    })
 }
 
 async fn main(call: &Call, served: &Arc<Served>, body: RequestBody) -> ApiResult<Reply> {
@@ -81,9 +103,6 @@ async fn main(call: &Call, served: &Arc<Served>, body: RequestBody) -> ApiResult
         "list" => list::list(call, served).await,
         "watch" => watch::watch(call, served).await,
         "create" => {
-            if !call.info.name.is_empty() {
-                return Err(ApiError::method_not_allowed());
-            }
             let bytes = body::read(&call.headers, body).await?;
             create::create(call, served, bytes).await
         }
@@ -113,7 +132,8 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 async fn other(call: &Call) -> ApiResult<Reply> {
     let path = call.info.path.trim_end_matches('/');
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    if !matches!(call.method, Method::GET | Method::HEAD) {
+    let routed = matches!(parts[0], "version" | "api" | "apis");
+    if call.method != Method::GET && (routed || call.method != Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }
     match parts.as_slice() {
@@ -122,7 +142,7 @@ async fn other(call: &Call) -> ApiResult<Reply> {
         [endpoint @ ("healthz" | "livez" | "readyz"), single @ ..] => {
             let single = single.join("/");
             health::ask(call, endpoint, &single).await;
-            health::check(call, endpoint, &single).ok_or_else(ApiError::unknown_resource)
+            Ok(health::check(call, endpoint, &single).unwrap_or_else(nothing_here))
         }
         ["metrics"] => Ok(body::reply(StatusCode::OK, METRICS, call.core.metrics.render(&call.core))),
         ["metrics", "slis"] => {
@@ -146,8 +166,18 @@ async fn other(call: &Call) -> ApiResult<Reply> {
             openid(call, "application/json", Signer::openid_configuration)
         }
         ["openid", "v1", "jwks"] => openid(call, "application/jwk-set+json", |signer, _| signer.jwks()),
-        _ => Err(ApiError::unknown_resource()),
+        _ => Ok(nothing_here()),
     }
+}
+
+/// The answer where a group does not have what is asked for.
+pub fn nothing_in(registry: &Registry, group: &str) -> ApiResult<Reply> {
+    if registry.is_built_in(group) { Err(ApiError::unknown_resource()) } else { Ok(nothing_here()) }
+}
+
+/// The answer where nothing is served at all: upstream's routers know nothing of such paths, and no `Status` is made.
+pub fn nothing_here() -> Reply {
+    body::reply(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n")
 }
 
 /// A document of the issuer of service-account tokens. Others may keep it for an hour, or until the keys of a

@@ -258,7 +258,7 @@ impl WriteOptions {
                 errors.push(FieldError::not_supported(
                     &Path::new("fieldValidation"),
                     other,
-                    &["Ignore", "Strict", "Warn"],
+                    &["", "Ignore", "Strict", "Warn"],
                 ));
                 FieldValidation::Warn
             }
@@ -305,15 +305,11 @@ fn default_manager(user_agent: &str) -> String {
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<FieldError>) -> bool {
-    let mut dry = false;
-    for value in values {
-        match value {
-            "All" => dry = true,
-            "" => {}
-            other => errors.push(FieldError::not_supported(&Path::new("dryRun"), other, &["All"])),
-        }
+    let values: Vec<&str> = values.collect();
+    if values.iter().any(|value| *value != "All") {
+        errors.push(FieldError::not_supported(&Path::new("dryRun"), values.clone(), &["All"]));
     }
-    dry
+    !values.is_empty()
 }
 
 /// What becomes of dependents.

@@ -209,11 +209,6 @@ impl Served {
         GroupResource { group: &self.group, resource: &self.plural }
     }
 
-    /// Group and kind, for messages of validation.
-    pub fn group_kind(&self) -> GroupResource<'_> {
-        GroupResource { group: &self.group, resource: &self.kind }
-    }
-
     /// Whether the main resource has the verb.
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| &**v == verb)
@@ -433,6 +428,12 @@ impl Registry {
         &self.versions
     }
 
+    /// Whether a group has built-in resources.
+    pub fn is_built_in(&self, group: &str) -> bool {
+        let versions = self.versions.get(group).into_iter().flat_map(|versions| versions.values());
+        versions.flatten().any(|served| served.stored.builtin.is_some())
+    }
+
     /// Every stored resource once.
     pub fn all_stored(&self) -> impl Iterator<Item = &Arc<Served>> {
         self.by_store.values()
@@ -493,7 +494,8 @@ fn builtin_served(row: &'static Resource, version: &'static str, stored: &Arc<St
             })
             .collect(),
         ty: TypeHandle::Static(crate::codec::builtin_type(row.group, version, row.kind)?),
-        strategy: stored.strategy.clone(),
+        // Not that of the storage, which may be another group's.
+        strategy: StrategyRef::Static(row.strategy),
         stored: stored.clone(),
         convert: convert::of(row, version, stored),
         deprecation: deprecation(row.group, version, row.kind),

@@ -21,7 +21,7 @@ use crate::{
     options::WriteOptions,
     registry::Served,
     render::{self, Renderer},
-    status::{ApiError, ApiResult},
+    status::{ApiError, ApiResult, GroupResource},
     subresource,
     verbs::write,
 };
@@ -57,7 +57,7 @@ pub async fn handle(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult
     }
     let Some((_, _, answer)) = TABLE.iter().find(|(g, p, _)| *g == &*served.group && *p == &*served.plural)
     else {
-        return Err(ApiError::method_not_supported(served.group_resource(), call.info.verb));
+        return Err(ApiError::method_not_allowed());
     };
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
     let mut object = write::decode(call, served, &body, options.field_validation)?;
@@ -162,7 +162,9 @@ async fn decide(call: &Call, served: &Served, object: &mut Value, user: &User) -
     let now = call.core.now_rfc3339();
     let errors = served.stored.strategy.validate(object, &write::context(&now, call));
     if !errors.is_empty() {
-        return Err(ApiError::invalid(served.group_kind(), "", &errors));
+        // Upstream names the group alone.
+        let what = GroupResource { group: &served.group, resource: "" };
+        return Err(ApiError::invalid(what, "", &errors));
     }
     let resource = object.at("spec.resourceAttributes").clone();
     let path = object.at("spec.nonResourceAttributes").clone();

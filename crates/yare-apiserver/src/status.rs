@@ -239,7 +239,10 @@ impl ApiError {
 
     /// This path has no such method.
     pub fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        let message = "the server does not allow this method on the requested resource";
+        let mut e = Self::new(405, "MethodNotAllowed", message);
+        e.details.present = true;
+        e
     }
 
     /// No encoding that the client accepts.
@@ -261,6 +264,13 @@ impl ApiError {
                 accepted.join(", ")
             ),
         )
+    }
+
+    /// The same of what upstream's router refuses, before anybody reads it.
+    pub fn unrouted_media_type() -> Self {
+        let mut e = Self::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+        e.details.present = true;
+        e
     }
 
     /// The body is over the limit.

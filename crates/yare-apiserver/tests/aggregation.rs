@@ -133,7 +133,7 @@ impl Setup {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_pass_under_the_callers_name() {
     let setup = setup(Extra::Modern).await;
-    setup.server.get(FLUNDERS).await.expect(404);
+    setup.server.get(FLUNDERS).await.expect_no_such_path();
     setup.register().await;
     let mut events = setup.server.watch(&format!("{FLUNDERS}?watch=1")).await;
     let made = setup.server.post(FLUNDERS, &json!({"metadata": {"name": "a"}})).await.expect(201);
@@ -200,7 +200,7 @@ async fn requests_pass_under_the_callers_name() {
 
     setup.server.delete(&format!("{API_SERVICES}/{NAME}")).await.expect(200);
     setup.until("/apis", "application/json", |v| !v.to_string().contains("wardle")).await;
-    setup.server.get(FLUNDERS).await.expect(404);
+    setup.server.get(FLUNDERS).await.expect_no_such_path();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::Server;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -235,7 +235,7 @@ async fn discovery() {
         assert_eq!(server.get(path).await.text(), "ok", "{path}");
     }
     assert!(server.get("/metrics").await.text().contains("apiserver_request_total"));
-    server.get("/apis/none.example.com/v1").await.expect_reason(404, "NotFound");
+    server.get("/apis/none.example.com/v1").await.expect_no_such_path();
     server.get("/api/v1/nothings").await.expect_reason(404, "NotFound");
 }
 
@@ -366,4 +366,42 @@ async fn service_addresses() {
         message.contains("spec.clusterIPs[0]: Invalid value: [\"10.43.0.77\"]: may not change once set"),
         "{message}"
     );
+}
+
+/// Leases and a few other kinds are made by an update where they are not there.
+#[tokio::test]
+async fn an_update_may_create() {
+    let server = Server::start().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = |name: &str, metadata: Value| {
+        let mut lease =
+            json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata});
+        lease["metadata"]["name"] = name.into();
+        lease
+    };
+    let put = async |name: &str, query: &str, metadata: Value| {
+        server.put(&format!("{leases}/{name}{query}"), &lease(name, metadata)).await
+    };
+    put("a", "", json!({})).await.expect(201);
+    // The version is that of an object that has gone meanwhile.
+    let made = put("b", "", json!({"resourceVersion": "5"})).await.expect(201);
+    assert_ne!(made["metadata"]["resourceVersion"], "5");
+    // A UID means that very object, and no other of the same name.
+    let why = |name: &str, root: &str, have: &str| {
+        format!(
+            "Operation cannot be fulfilled on leases.coordination.k8s.io \"{name}\": StorageError: invalid object, Code: 4, Key: {root}/leases/default/{name}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: x, UID in object meta: {have}"
+        )
+    };
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    for (name, query, root, have) in
+        [("c", "", "/registry", ""), ("c", "?dryRun=All", "", ""), ("b", "", "/registry", uid)]
+    {
+        let message = put(name, query, json!({"uid": "x"})).await.expect_reason(409, "Conflict");
+        assert_eq!(message, why(name, root, have));
+    }
+    server.get(&format!("{leases}/c")).await.expect(404);
+    // A created object has no version of its own yet; an applied one may have been seen before.
+    let message = server.post(leases, &lease("d", json!({"resourceVersion": "5"}))).await;
+    assert_eq!(message.expect(500)["message"], "resourceVersion should not be set on objects to be created");
+    server.apply(&format!("{leases}/e"), "m", &lease("e", json!({"resourceVersion": "5"}))).await.expect(201);
 }

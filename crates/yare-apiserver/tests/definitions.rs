@@ -51,7 +51,7 @@ async fn names_belong_to_one_definition() {
     assert_eq!((reason.as_str(), message.as_str()), ("ListKindConflict", "\"AList\" is already in use"));
     let (reason, _) = condition(&server, "bs.g.io", "Established", "False").await;
     assert_eq!(reason, "NotAccepted");
-    server.get("/apis/g.io/v1/bs").await.expect_reason(404, "NotFound");
+    server.get("/apis/g.io/v1/bs").await.expect_no_such_path();
 
     // An established definition keeps its names when it wants those of another.
     server.post(CRDS, &definition("g.io", "cs", "C", one())).await.expect(201);

@@ -82,7 +82,6 @@ async fn what_is_refused() {
     let all = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
     let body = "the body of the request was in an unknown format - accepted media types include: ";
     let table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io";
-    let patches = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
     let watch = format!("{MAPS}?watch=1");
     let missing = format!("{MAPS}/none");
     let not_found = "configmaps \"none\" not found".to_owned();
@@ -108,7 +107,7 @@ async fn what_is_refused() {
             "application/json",
             format!("{body}application/json, application/yaml, application/vnd.kubernetes.protobuf"),
         ),
-        ("PATCH", &missing, "", "application/json", 415, "application/json", format!("{body}{patches}")),
+        ("PATCH", &missing, "", "application/json", 415, "application/json", "415: Unsupported Media Type".into()),
         ("GET", &missing, "", "", 404, "application/json", not_found.clone()),
         ("GET", &missing, "application/yaml", "", 404, "application/yaml", not_found.clone()),
         ("GET", &missing, PROTOBUF, "", 404, PROTOBUF, not_found.clone()),

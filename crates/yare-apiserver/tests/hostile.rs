@@ -27,7 +27,7 @@ async fn bodies() {
         post(b"nonsense", 400, "BadRequest", "must be of type ConfigMap"),
         post(b"[]", 400, "BadRequest", ""),
         post(b"7", 400, "BadRequest", ""),
-        post(b"null", 400, "BadRequest", ""),
+        post(b"null", 422, "Invalid", "metadata.name: Required value: name or generateName is required"),
         // Invalid UTF-8 reads as replacement characters, as in Go.
         post(b"{\"metadata\":{\"name\":\"\xff\xfe\"}}", 422, "Invalid", "metadata.name"),
         post(
@@ -49,7 +49,7 @@ async fn bodies() {
             br#"{"kind":"ConfigMap","apiVersion":"v2","metadata":{"name":"a"}}"#,
             400,
             "BadRequest",
-            "the API version in the data (v2) does not match the expected API version (v1)",
+            "no kind \"ConfigMap\" is registered for version \"v2\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
         ),
         post(br#"{"metadata":{}}"#, 422, "Invalid", "name or generateName is required"),
         post(br#"{"metadata":{"name":"UPPER"}}"#, 422, "Invalid", "RFC 1123 subdomain"),
@@ -62,8 +62,8 @@ async fn bodies() {
         ),
         post(
             br#"{"metadata":{"name":"a","resourceVersion":"5"}}"#,
-            400,
-            "BadRequest",
+            500,
+            "",
             "resourceVersion should not be set on objects to be created",
         ),
         post(br#"{"metadata":{"name":"a","labels":{"x y":"z"}}}"#, 422, "Invalid", "metadata.labels"),
@@ -132,9 +132,9 @@ async fn bodies() {
             format!("{CONFIG_MAPS}/a"),
             json,
             br#"{"metadata":{"name":"b"}}"#.to_vec(),
-            404,
-            "NotFound",
-            "",
+            400,
+            "BadRequest",
+            "the name of the object (b) does not match the name on the URL (a)",
         ),
         (
             "DELETE",
@@ -159,8 +159,8 @@ async fn bodies() {
             "/api/v1/configmaps".into(),
             json,
             br#"{"metadata":{"name":"a"}}"#.to_vec(),
-            404,
-            "NotFound",
+            405,
+            "MethodNotAllowed",
             "",
         ),
         (
@@ -182,8 +182,6 @@ async fn bodies() {
             "",
         ),
         ("GET", "/api/v2/namespaces/default/configmaps".into(), json, Vec::new(), 404, "NotFound", ""),
-        ("GET", "/apis/nope.io/v1/things".into(), json, Vec::new(), 404, "NotFound", ""),
-        ("GET", "/nothing/here".into(), json, Vec::new(), 404, "NotFound", ""),
         ("GET", format!("{CONFIG_MAPS}?limit=x"), json, Vec::new(), 400, "BadRequest", ""),
         (
             "GET",
@@ -222,7 +220,7 @@ async fn bodies() {
         let status: serde_json::Value = serde_json::from_slice(&answer.bytes).unwrap_or_default();
         let message = status["message"].as_str().unwrap_or_default();
         if answer.code != code
-            || status["reason"] != reason
+            || status["reason"].as_str().unwrap_or_default() != reason
             || status["code"] != code
             || !message.contains(part)
         {

@@ -74,7 +74,7 @@ async fn values_rest_in_envelopes() {
 
     assert_eq!(server.get("/healthz/kms-providers").await.text(), "ok");
     assert_eq!(server.get("/readyz/kms-providers").await.text(), "ok");
-    server.get("/livez/kms-providers").await.expect_reason(404, "NotFound");
+    server.get("/livez/kms-providers").await.expect_no_such_path();
     let ready = server.get("/readyz?verbose").await.text();
     assert!(ready.contains("[+]kms-providers ok") && !ready.contains("automatic-reload"), "{ready}");
     assert!(!server.get("/livez?verbose").await.text().contains("kms"));

@@ -138,9 +138,9 @@ async fn configurations_that_cannot_be_applied() {
         // Conditions that do not hold.
         (
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "uid": "nobody"}}),
-            409,
-            "Conflict",
-            "Operation cannot be fulfilled on configmaps \"a\": Precondition failed: UID in precondition: nobody, UID in object meta: ",
+            422,
+            "Invalid",
+            "ConfigMap \"a\" is invalid: metadata.uid: Invalid value: \"nobody\": field is immutable",
         ),
         (
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "1"}}),

@@ -34,7 +34,7 @@ async fn patches_that_do_not_apply() {
         ("merge", "", json!({"data": {"x": 5}}), 422, "Invalid", "patch: Invalid value"),
         ("merge", "", json!({"metadata": {"name": "b"}}), 400, "BadRequest", renamed),
         ("merge", "", json!({"metadata": {"namespace": "kube-system"}}), 400, "BadRequest", elsewhere),
-        ("merge", "", json!({"metadata": {"uid": "other"}}), 409, "Conflict", "Precondition failed: UID in precondition: other, UID in object meta: "),
+        ("merge", "", json!({"metadata": {"uid": "other"}}), 422, "Invalid", "metadata.uid: Invalid value: \"other\": field is immutable"),
         ("merge", "", json!({"metadata": {"resourceVersion": "1"}}), 409, "Conflict", stale),
         ("merge", "?fieldValidation=Strict", json!({"nothing": 1}), 422, "Invalid", "strict decoding error: unknown field \"nothing\""),
         ("merge", "?force=true", json!({}), 422, "Invalid", "force: Forbidden: may not be specified for non-apply patch"),
@@ -44,7 +44,7 @@ async fn patches_that_do_not_apply() {
         ("strategic", "", json!({"metadata": {"$deleteFromPrimitiveListfinalizers": ["x"]}}), 400, "BadRequest", "invalid patch format of primitive list"),
         ("strategic", "", json!({"metadata": {"$setElementOrderfinalizers": ["x"]}}), 400, "BadRequest", "invalid patch format of setElementOrder list"),
         ("strategic", "", json!({"metadata": {"name": "b"}}), 400, "BadRequest", renamed),
-        ("text/plain", "", json!({}), 415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"),
+        ("text/plain", "", json!({}), 415, "UnsupportedMediaType", "415: Unsupported Media Type"),
     ];
     for (kind, query, patch, code, reason, message) in cases {
         let status = server.patch(kind, &format!("{path}{query}"), patch).await.expect(*code);

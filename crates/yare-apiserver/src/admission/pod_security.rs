@@ -249,7 +249,7 @@ async fn check_namespace(
         None => (None, Vec::new()),
     };
     if !errors.is_empty() && errors != old_errors {
-        return Err(ApiError::invalid(attributes.served.group_kind(), attributes.name, &errors));
+        return Err(ApiError::invalid(attributes.served.stored.group_kind(), attributes.name, &errors));
     }
     let exempt = attributes.settings().exemptions.namespaces.iter().any(|n| n == name);
     let warn_exempt = || {

@@ -261,7 +261,9 @@ async fn keep(core: &Arc<Core>, plural: &str, wanted: &Wanted) -> ApiResult<()> 
     };
     let Some(current) = core.read(&store_kind(GROUP, plural), name) else {
         let call = request(core, "create", plural, "", "");
-        return match create::object_of(&call, &served, wanted.object.clone(), &options, false).await {
+        return match create::object_of(&call, &served, wanted.object.clone(), &options, create::By::Create)
+            .await
+        {
             Err(error) if error.reason != "AlreadyExists" => Err(error),
             _ => Ok(()),
         };

@@ -72,14 +72,8 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     write::modify(call, pods, namespace, name, options.dry_run, |pod| {
         let conflict = |why: String| ApiError::conflict(BINDINGS, name, why);
         if !uid.is_empty() && uid != pod.str_at("metadata.uid") {
-            return Err(ApiError::conflict(
-                GroupResource { group: "", resource: "pods" },
-                name,
-                format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    pod.str_at("metadata.uid")
-                ),
-            ));
+            let uids = (uid, pod.str_at("metadata.uid"));
+            return Err(write::another_uid(call, pods, name, uids, options.dry_run));
         }
         if !version.is_empty() && version != pod.str_at("metadata.resourceVersion") {
             return Err(ApiError::modified(GroupResource { group: "", resource: "pods" }, name));

@@ -63,7 +63,9 @@ pub async fn handle(
     if node.is_empty() {
         if stream == Stream::Log {
             // A pod that runs nowhere has said nothing.
-            return Ok(Response::new(Body::default()));
+            let mut nothing = Response::new(Body::default());
+            *nothing.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(nothing);
         }
         return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::Extensions;
+use http::{Extensions, Method};
 use yare_kinds::view::ViewMut;
 
 use crate::{
@@ -144,11 +144,21 @@ pub async fn handle(
     upgrade: &mut Extensions,
 ) -> ApiResult<Reply> {
     let info = &call.info;
-    let Some(sub) = served.sub(&info.subresource) else { return Err(ApiError::unknown_resource()) };
+    let is_built_in = served.stored.builtin.is_some();
+    let Some(sub) = served.sub(&info.subresource) else {
+        return Err(match is_built_in {
+            true => ApiError::unknown_resource(),
+            false => ApiError::not_found(served.group_resource(), &info.name),
+        });
+    };
     // A proxied request may have any method.
     let proxied = info.subresource == "proxy";
-    if !proxied && !sub.verbs.iter().any(|v| **v == *info.verb) {
-        return Err(ApiError::method_not_supported(served.group_resource(), info.verb));
+    let may = sub.verbs.iter().any(|v| **v == *info.verb) && !(is_built_in && call.method == Method::HEAD);
+    if !proxied && !may {
+        return Err(match is_built_in {
+            true => ApiError::method_not_allowed(),
+            false => ApiError::method_not_supported(served.group_resource(), info.verb),
+        });
     }
     let here = (&*served.stored.group, &*served.stored.plural);
     let row = TABLE.iter().find(|(resource, name, _)| {

@@ -68,6 +68,15 @@ pub async fn handle(
     upgrade: &mut Extensions,
 ) -> ApiResult<Reply> {
     let info = &call.info;
+    let (scheme, name, port) = split_name(&info.name)?;
+    let mut endpoint = match &*served.plural {
+        "nodes" => node(call, name, port)?,
+        "pods" => pod(call, scheme, name, port)?,
+        _ => choose(&call.core, &call.info.namespace, name, port, |e| is_pod(call, e))?,
+    };
+    if !scheme.is_empty() && !endpoint.kubelet {
+        endpoint.tls = scheme == "https";
+    }
     // `…/proxy` without a slash is a page whose relative links would go astray.
     if info.rest.is_empty() && !info.path.ends_with('/') && matches!(call.method, Method::GET | Method::HEAD)
     {
@@ -78,15 +87,6 @@ pub async fn handle(
             response.headers_mut().insert(header::LOCATION, location);
         }
         return Ok(response);
-    }
-    let (scheme, name, port) = split_name(&info.name)?;
-    let mut endpoint = match &*served.plural {
-        "nodes" => node(call, name, port)?,
-        "pods" => pod(call, scheme, name, port)?,
-        _ => choose(&call.core, &call.info.namespace, name, port, |e| is_pod(call, e))?,
-    };
-    if !scheme.is_empty() && !endpoint.kubelet {
-        endpoint.tls = scheme == "https";
     }
     let mut target = format!("/{}", info.rest);
     if let Some(query) = call.query_text() {

@@ -33,6 +33,17 @@ const MAX_GENERATED: usize = 8;
 /// How often a create is tried while its namespace changes.
 const MAX_ATTEMPTS: usize = 16;
 
+/// How an object comes to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// It is created.
+    Create,
+    /// It is updated, and was not there.
+    Update,
+    /// It is applied by the server, and was not there; its managed fields are set already.
+    Apply,
+}
+
 /// Creates from a request's body.
 pub async fn create(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult<Reply> {
     // Whoever takes no answer that can be given changes nothing.
@@ -40,17 +51,17 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
     let object = write::decode(call, served, &body, options.field_validation)?;
     yare_trace::event("About to store object in database", &[]);
-    let written = trace::written(body.len(), object_of(call, served, object, &options, false).await)?;
+    let written = trace::written(body.len(), object_of(call, served, object, &options, By::Create).await)?;
     write::answer(call, &renderer, &written)
 }
 
-/// Creates an object given in the served version. `apply`: its managed fields are set already.
+/// Creates an object given in the served version.
 pub async fn object_of(
     call: &Call,
     served: &Arc<Served>,
     mut object: Value,
     options: &WriteOptions,
-    apply: bool,
+    by: By,
 ) -> ApiResult<Written> {
     let namespace = &call.info.namespace;
     if served.namespaced && namespace.is_empty() {
@@ -58,14 +69,15 @@ pub async fn object_of(
     }
     crate::crd::check_create(call, served)?;
     let version = object.str_at("metadata.resourceVersion");
-    let is_versioned = !version.is_empty() && version != "0";
+    // Whoever updates or applies may have seen the object before it went.
+    let is_versioned = by == By::Create && version.parse().is_ok_and(|version: u64| version != 0);
     write::settle_namespace(served, &mut object, namespace)?;
     served.default_own(&mut object);
     served.to_storage(&mut object)?;
     fill_system_fields(call, &mut object);
     let generated = object.str_at("metadata.name").is_empty() && object.is_set("metadata.generateName");
     for _ in 0..MAX_GENERATED {
-        match commit(call, served, &object, options, apply, is_versioned).await {
+        match commit(call, served, &object, options, by, is_versioned).await {
             Err(error) if generated && error.reason == "AlreadyExists" => {}
             done => return done,
         }
@@ -87,7 +99,6 @@ fn fill_system_fields(call: &Call, object: &mut Value) {
         "metadata.selfLink",
         "metadata.deletionTimestamp",
         "metadata.deletionGracePeriodSeconds",
-        "metadata.generation",
     ] {
         object.remove(path);
     }
@@ -100,7 +111,7 @@ async fn commit(
     served: &Arc<Served>,
     object: &Value,
     options: &WriteOptions,
-    apply: bool,
+    by: By,
     is_versioned: bool,
 ) -> ApiResult<Written> {
     let stored = &served.stored;
@@ -122,7 +133,7 @@ async fn commit(
     for _ in 0..MAX_ATTEMPTS {
         let mut new = object.clone();
         stored.strategy.default(&mut new);
-        if !apply {
+        if by != By::Apply {
             managed::update(call, served, None, &mut new, options, "", &now);
         }
         let admitted = admission::mutate(&attributes, &mut new, None).await?;
@@ -167,11 +178,12 @@ async fn commit(
             errors = of_metadata();
         }
         if !errors.is_empty() {
-            return Err(ApiError::invalid(served.group_kind(), &name, &errors));
+            return Err(ApiError::invalid(stored.group_kind(), &name, &errors));
         }
         admission::validate(&attributes, Some(&new), None).await?;
         if is_versioned {
-            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+            let why = "resourceVersion should not be set on objects to be created";
+            return Err(ApiError::new(500, "", why));
         }
         for warning in noted.into_iter().chain(served.strategy.warnings(&new, None)) {
             call.warn(warning);

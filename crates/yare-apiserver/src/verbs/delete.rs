@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use yare_kinds::view::{View, ViewMut};
 use yare_store::{CommitError, Expect, Object, Op, Write};
 
@@ -23,9 +23,12 @@ use crate::{
     registry::Served,
     render::Renderer,
     selection::Selection,
-    status::{ApiError, ApiResult, GroupResource, success},
+    status::{ApiError, ApiResult, success},
     trace::{self, Storing},
-    verbs::{list::page, write},
+    verbs::{
+        list::{metadata, page},
+        write,
+    },
 };
 
 const ORPHAN: &str = "orphan";
@@ -137,10 +140,10 @@ pub async fn collection(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiRe
     let selectors = ListOptions::parse(&call.query, false, &call.core.config.gates)?;
     let selection = Selection::new(served, &call.info, &selectors)?;
     let snapshot = call.core.store().snapshot(&served.stored.kind_key);
-    let found = page(&snapshot, &selection, None, selectors.limit).objects;
-    let metadata = json!({ "resourceVersion": snapshot.revision().to_string() });
-    let mut gone: Vec<Bytes> = Vec::with_capacity(found.len());
-    for target in found {
+    let found = page(&snapshot, &selection, None, selectors.limit);
+    let metadata = metadata(&snapshot, &selection, &found);
+    let mut gone: Vec<Bytes> = Vec::with_capacity(found.objects.len());
+    for target in found.objects {
         let (namespace, name) = target.key.split_once('/').unwrap_or(("", &target.key));
         match self::object(call, served, namespace, name, &options).await {
             Ok(deleted) => gone.push(deleted.bytes),
@@ -149,7 +152,7 @@ pub async fn collection(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiRe
             Err(error) => return Err(error),
         }
     }
-    renderer.list(metadata, Items::Loose(gone), call.in_process)
+    renderer.list(Value::Object(metadata), Items::Loose(gone), call.in_process)
 }
 
 /// Deletes one object, or starts its deletion.
@@ -307,7 +310,7 @@ pub fn check_preconditions(
     current: &Object,
     options: &DeleteOptions,
 ) -> ApiResult<()> {
-    let kind = GroupResource { group: &served.group, resource: &served.kind };
+    let kind = served.stored.group_kind();
     if let Some(wanted) = &options.uid {
         let have = old.str_at("metadata.uid");
         if wanted != have {

@@ -191,6 +191,18 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     }
     call.core.metrics.lists.listed(&served.stored.kind_key, page.fetched, page.objects.len());
     call.timed_now(Layer::Transform, || renderer.prepare(page.objects.iter().map(|o| &o.bytes)))?;
+    let mut metadata = metadata(&snapshot, &selection, &page);
+    if let Some(shard) = &selection.shard {
+        metadata.insert("shardInfo".into(), json!({ "selector": shard.to_string() }));
+    }
+    let items = Items::Stored(page.objects);
+    let media_type = renderer.media_type();
+    let list = || renderer.list(Value::Object(metadata), items, call.in_process);
+    call.timed_now(Layer::Serialization, || trace::serialize(call, media_type, list))
+}
+
+/// What a list says of itself: its state, and where it goes on.
+pub fn metadata(snapshot: &Snapshot, selection: &Selection, page: &Page) -> Map<String, Value> {
     let mut metadata = Map::new();
     metadata.insert("resourceVersion".into(), snapshot.revision().to_string().into());
     if let Some(last) = &page.next {
@@ -201,13 +213,7 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
             metadata.insert("remainingItemCount".into(), rest.into());
         }
     }
-    if let Some(shard) = &selection.shard {
-        metadata.insert("shardInfo".into(), json!({ "selector": shard.to_string() }));
-    }
-    let items = Items::Stored(page.objects);
-    let media_type = renderer.media_type();
-    let list = || renderer.list(Value::Object(metadata), items, call.in_process);
-    call.timed_now(Layer::Serialization, || trace::serialize(call, media_type, list))
+    metadata
 }
 
 /// One page.

@@ -65,7 +65,10 @@ pub fn media_type(call: &Call, custom: bool) -> ApiResult<&'static str> {
         accepted.push(APPLY_CBOR_PATCH);
     }
     let found = accepted.iter().find(|accepted| **accepted == media);
-    found.copied().ok_or_else(|| ApiError::unsupported_media_type(&accepted))
+    found.copied().ok_or_else(|| match custom {
+        true => ApiError::unsupported_media_type(&accepted),
+        false => ApiError::unrouted_media_type(),
+    })
 }
 
 /// A patch as a document.
@@ -117,7 +120,7 @@ pub async fn patch(call: &Call, served: &Arc<Served>, target: &Target, body: Byt
             }
             write::check_name(&new, name)?;
             create::authorize(call).await?;
-            match create::object_of(call, served, new, &options, true).await {
+            match create::object_of(call, served, new, &options, create::By::Apply).await {
                 // Somebody was faster.
                 Err(error) if error.reason == "AlreadyExists" && attempts < MAX_ATTEMPTS => {}
                 done => break done?,
@@ -211,7 +214,7 @@ impl Patch {
         current: Value,
     ) -> ApiResult<Value> {
         let again = (self.media != STRATEGIC_PATCH).then(|| current.clone());
-        let patched = self.patched(subject, current)?;
+        let mut patched = self.patched(subject, current)?;
         // Upstream's errors name no object; they show what does not fit: the strategic patch as Go prints it,
         // or else the patched object, which is made once more for them.
         let invalid = |why: String| {
@@ -227,13 +230,19 @@ impl Patch {
         if !patched.is_object() {
             return Err(invalid("the patched document is not an object".to_owned()));
         }
-        for (field, have) in [("apiVersion", subject.api_version), ("kind", subject.kind)] {
-            let given = patched.str_at(field);
-            if given != have {
-                return Err(ApiError::bad_request(format!(
-                    "the {field} of the patched object ({given}) does not match the expected one ({have})"
-                )));
-            }
+        let type_meta = [("apiVersion", subject.api_version), ("kind", subject.kind)];
+        if self.media == STRATEGIC_PATCH {
+            // It goes by the type that it is sent to, whatever it says of itself.
+            type_meta.iter().for_each(|(field, have)| patched.set(field, *have));
+        }
+        let given = (patched.str_at("apiVersion"), patched.str_at("kind"));
+        if given != (subject.api_version, subject.kind) {
+            return Err(if subject.custom {
+                let name = patched.str_at("metadata.name");
+                codec::another_type(given, (subject.api_version, subject.kind), name)
+            } else {
+                invalid(codec::not_registered(given.0, given.1))
+            });
         }
         let decoded = match codec::conform(subject.ty, patched) {
             Ok(decoded) => decoded,

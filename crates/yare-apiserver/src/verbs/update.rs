@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use yare_kinds::view::View;
 
 use crate::{
     body::Reply,
@@ -26,6 +27,7 @@ pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: By
     let mut object = write::decode(call, served, &body, options.field_validation)?;
     let name = call.info.name.as_str();
     write::settle_namespace(served, &mut object, &call.info.namespace)?;
+    write::check_name(&object, name)?;
     let make = |_: &serde_json::Value| Ok(object.clone());
     let update = Update {
         call,
@@ -45,9 +47,12 @@ pub async fn update(call: &Call, served: &Arc<Served>, target: &Target, body: By
                 && target.subresource.is_empty()
                 && served.stored.strategy.allow_create_on_update() =>
         {
-            write::check_name(&object, name)?;
+            let uid = object.str_at("metadata.uid");
+            if !uid.is_empty() {
+                return Err(write::another_uid(call, served, name, (uid, ""), options.dry_run));
+            }
             create::authorize(call).await?;
-            create::object_of(call, served, object.clone(), &options, false).await
+            create::object_of(call, served, object.clone(), &options, create::By::Update).await
         }
         done => done,
     };

@@ -24,10 +24,10 @@ use crate::{
     core::Call,
     hooks, managed,
     options::{FieldValidation, WriteOptions},
-    registry::Served,
+    registry::{Served, Stored},
     render::Renderer,
     span,
-    status::{ApiError, ApiResult},
+    status::{ApiError, ApiResult, GroupResource, quote},
     trace::{self, Storing},
 };
 
@@ -223,9 +223,13 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             served.from_storage(&mut shown)?;
             make(&shown)?
         };
-        check_identity(&mut new, &old, name, call, served)?;
+        check_identity(&mut new, &old, update)?;
         let wanted = new.str_at("metadata.resourceVersion").to_owned();
         let conditional = !wanted.is_empty() && wanted != "0";
+        if conditional && wanted.parse::<u64>().is_err() {
+            let why = format!("strconv.ParseUint: parsing {}: invalid syntax", quote(&wanted));
+            return Err(ApiError::new(500, "", why));
+        }
         if conditional && wanted != current.revision.to_string() {
             return Err(ApiError::modified(what, name));
         }
@@ -233,7 +237,8 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             let path = Path::new("metadata");
             let error =
                 FieldError::invalid(&path.child("resourceVersion"), 0, "must be specified for an update");
-            return Err(ApiError::invalid(served.group_kind(), name, &[error]));
+            // Upstream names the resource here, where it names the kind elsewhere.
+            return Err(ApiError::invalid(what, name, &[error]));
         }
         served.default_own(&mut new);
         served.to_storage(&mut new)?;
@@ -302,7 +307,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             errors.extend(admission::certificates::signing_errors(&attributes, &new, &old).await);
         }
         if !errors.is_empty() {
-            return Err(ApiError::invalid(served.group_kind(), name, &errors));
+            return Err(ApiError::invalid(stored.group_kind(), name, &errors));
         }
         let (seen, seen_old) = shown.as_ref().map_or((&new, &old), |(new, old)| (new, old));
         admission::validate(&attributes, Some(seen), Some(seen_old)).await?;
@@ -375,18 +380,61 @@ fn is_finished(new: &Value, old: &Value, served: &Served) -> bool {
         && !hooks::is_held(served, new)
 }
 
-fn check_identity(new: &mut Value, old: &Value, name: &str, call: &Call, served: &Served) -> ApiResult<()> {
+fn check_identity(new: &mut Value, old: &Value, update: &Update<'_>) -> ApiResult<()> {
+    let Update { call, served, name, target, options, .. } = *update;
     settle_namespace(served, new, &call.info.namespace)?;
     check_name(new, name)?;
     let (given, have) = (new.str_at("metadata.uid"), old.str_at("metadata.uid"));
-    if !given.is_empty() && given != have {
-        return Err(ApiError::conflict(
-            served.group_resource(),
-            name,
-            format!("Precondition failed: UID in precondition: {given}, UID in object meta: {have}"),
-        ));
+    if given.is_empty() || given == have {
+        return Ok(());
     }
+    if call.info.verb == "update" {
+        return Err(another_uid(call, served, name, (given, have), options.dry_run));
+    }
+    if target.subresource == "scale" {
+        let resource = format!("{}/scale", served.plural);
+        let what = GroupResource { group: &served.group, resource: &resource };
+        return Err(ApiError::conflict(what, name, differs(given, have)));
+    }
+    // What a patch makes of the UID is judged with the rest of the object.
     Ok(())
+}
+
+fn differs(given: &str, have: &str) -> String {
+    format!("Precondition failed: UID in precondition: {given}, UID in object meta: {have}")
+}
+
+/// What is said to who means another object of this name: the UID that was given, and that of the object (none
+/// where there is none).
+pub fn another_uid(
+    call: &Call,
+    served: &Served,
+    name: &str,
+    (given, have): (&str, &str),
+    dry_run: bool,
+) -> ApiError {
+    let place = place(&served.stored, &call.info.namespace, name);
+    let root = if dry_run { "" } else { "/registry" };
+    let why = differs(given, have);
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {root}/{place}, ResourceVersion: 0, AdditionalErrorMsg: {why}"
+    );
+    ApiError::conflict(served.group_resource(), name, why)
+}
+
+/// Where upstream keeps an object: what its errors name.
+fn place(stored: &Stored, namespace: &str, name: &str) -> String {
+    let kind = match (&*stored.group, &*stored.plural) {
+        ("", "services") => "services/specs",
+        ("", "endpoints") => "services/endpoints",
+        ("", "nodes") => "minions",
+        ("", "replicationcontrollers") => "controllers",
+        ("networking.k8s.io", "ingresses") => "ingress",
+        ("apiextensions.k8s.io" | "apiregistration.k8s.io", _) => &stored.kind_key,
+        (_, plural) if stored.builtin.is_some() => plural,
+        _ => &stored.kind_key,
+    };
+    format!("{kind}/{}", stored.key(namespace, name))
 }
 
 /// Changes an object in the server's own name (a binding, say): no admission, no validation beyond `change`

@@ -42,6 +42,12 @@ impl Answer {
         self.json()
     }
 
+    /// Nothing is served at this path: there is not even a Status.
+    #[track_caller]
+    pub fn expect_no_such_path(&self) {
+        assert_eq!((self.code, self.text().as_str()), (404, "404 page not found\n"));
+    }
+
     /// The reason of a Status.
     #[track_caller]
     pub fn expect_reason(self, code: u16, reason: &str) -> String {
@@ -139,7 +145,8 @@ impl Server {
         let mut last = Value::Null;
         for _ in 0..400 {
             let answer = self.get(path).await;
-            last = answer.json();
+            // Where nothing is served, no object comes.
+            last = serde_json::from_slice(&answer.bytes).unwrap_or_default();
             if fits(answer.code, &last) {
                 return last;
             }

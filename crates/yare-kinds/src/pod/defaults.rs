@@ -11,8 +11,10 @@ use crate::{
 /// Lists of containers in a pod's specification.
 pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
-/// Defaults of a `PodTemplateSpec`.
+/// Defaults of a `PodTemplateSpec`. One without a specification gets an empty one, which validation then finds wanting
+/// as upstream does.
 pub fn template(template: &mut Value) {
+    template.default_absent("spec", json!({}));
     if let Some(spec) = template.at_mut("spec") {
         self::spec(spec);
     }

@@ -20,12 +20,10 @@ pub fn judge_selector_after(old: &Value) -> JudgeSelector {
     judge(had_odd || has_odd_selectors(old.at("spec.template.spec")))
 }
 
-/// Sets the defaults of the template at `path`; a template that is missing becomes an empty one, which
-/// validation then finds wanting as upstream does.
+/// Sets the defaults of the template at `path`; a template that is missing becomes an empty one.
 pub fn default_template(object: &mut Value, path: &str) {
     object.default_absent(path, json!({}));
     if let Some(template) = object.at_mut(path) {
-        template.default_absent("spec", json!({}));
         defaults::template(template);
     }
 }

@@ -149,11 +149,20 @@ pub fn normalize(ty: TypeRef<'_>, value: Value, mode: Mode) -> Result<Decoded, D
 pub fn type_meta(bytes: &[u8]) -> Result<(String, String), DecodeError> {
     let mut reader = Json::new(bytes);
     let (mut api_version, mut kind) = (String::new(), String::new());
-    if reader.peek() != Some(b'{') {
-        reader.skip()?;
-        return Err(DecodeError::Type(
-            "couldn't get version/kind; json parse error: the body is not a JSON object".into(),
-        ));
+    match reader.peek() {
+        Some(b'{') => {}
+        Some(b'n') => {
+            reader.skip()?;
+            reader.end()?;
+            return Ok((api_version, kind));
+        }
+        other => {
+            reader.skip()?;
+            return Err(DecodeError::Type(format!(
+                r#"json: cannot unmarshal {} into Go value of type struct {{ APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }}"#,
+                json_type(other)
+            )));
+        }
     }
     reader.begin_object()?;
     let mut first = true;
@@ -173,7 +182,7 @@ pub fn type_meta(bytes: &[u8]) -> Result<(String, String), DecodeError> {
             other => {
                 reader.skip()?;
                 return Err(DecodeError::Type(format!(
-                    "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go struct field .{key} of type string",
+                    "json: cannot unmarshal {} into Go struct field .{key} of type string",
                     json_type(other)
                 )));
             }

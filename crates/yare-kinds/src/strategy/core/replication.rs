@@ -7,7 +7,7 @@ use crate::{
     check::{Check, Errors},
     names,
     pod::{defaults, spec, warnings},
-    strategy::{Context, Strategy},
+    strategy::{Context, Strategy, workload::default_template},
     view::{View, ViewMut, same},
 };
 
@@ -15,9 +15,7 @@ pub struct PodTemplate;
 
 impl Strategy for PodTemplate {
     fn default(&self, object: &mut Value) {
-        if let Some(template) = object.at_mut("template") {
-            defaults::template(template);
-        }
+        default_template(object, "template");
     }
 
     fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
