@@ -75,6 +75,7 @@ async fn what_has_no_such_method() {
     // Custom resources have a handler that knows verbs.
     server.post(WIDGETS, &widget("a")).await.expect(201);
     assert_eq!(ask(&server, "HEAD", &format!("{WIDGETS}/a")).await.code, 200);
+    // Upstream has no verb for this method, and says so with an empty one.
     let message = ask(&server, "OPTIONS", WIDGETS).await.expect_reason(405, "MethodNotAllowed");
     assert_eq!(message, " is not supported on resources of kind \"widgets.example.com\"");
     let message = server.put(WIDGETS, &widget("a")).await.expect_reason(400, "BadRequest");
@@ -175,6 +176,10 @@ async fn events_are_judged_by_the_group_they_come_in() {
         wanting,
         "Event \"b\" is invalid: [eventTime: Required value, type: Invalid value: \"\": has invalid value: ]"
     );
+    let mut misnamed = event.clone();
+    misnamed["metadata"]["name"] = "A_b".into();
+    let message = server.post(new, &misnamed).await.expect_reason(422, "Invalid");
+    assert!(message.contains("a lowercase RFC 1123 subdomain"), "{message}");
     server.post(new, &event).await.expect(201);
     let mut changed = event.clone();
     changed["note"] = "n".into();

@@ -158,7 +158,7 @@ async fn commit(
         }
         let reserved = hooks::before_create(call, served, &mut new, options.dry_run)?;
         let of_metadata = || {
-            let mut errors = meta::validate_create(&new, stored.namespaced, &*stored.strategy);
+            let mut errors = meta::validate_create(&new, stored.namespaced, &*served.strategy);
             if let Some(row) = stored.builtin {
                 errors.extend(row.check_finalizers(&new));
             }
