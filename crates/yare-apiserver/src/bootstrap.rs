@@ -179,9 +179,29 @@ pub async fn remove(
     (group, plural): (&str, &str),
     (namespace, name): (&str, &str),
 ) -> ApiResult<()> {
+    remove_if(core, (group, plural), (namespace, name), &DeleteOptions::default()).await
+}
+
+/// Removes an object that has not changed since it was read; `Conflict` when it has. One that is absent is well.
+pub async fn remove_as_read(core: &Arc<Core>, of: (&str, &str), read: &Value) -> ApiResult<()> {
+    let metadata = read.at("metadata");
+    let options = DeleteOptions {
+        uid: Some(metadata.str_at("uid").to_owned()),
+        resource_version: Some(metadata.str_at("resourceVersion").to_owned()),
+        ..DeleteOptions::default()
+    };
+    remove_if(core, of, (metadata.str_at("namespace"), metadata.str_at("name")), &options).await
+}
+
+async fn remove_if(
+    core: &Arc<Core>,
+    (group, plural): (&str, &str),
+    (namespace, name): (&str, &str),
+    options: &DeleteOptions,
+) -> ApiResult<()> {
     let Some(served) = core.builtin.stored(&store_kind(group, plural)) else { return Ok(()) };
     let call = internal_call(core, "delete", plural, namespace, name);
-    match delete::object(&call, served, namespace, name, &DeleteOptions::default()).await {
+    match delete::object(&call, served, namespace, name, options).await {
         Err(error) if error.reason != "NotFound" => Err(error),
         _ => Ok(()),
     }

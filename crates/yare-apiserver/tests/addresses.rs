@@ -166,7 +166,7 @@ async fn a_service_and_its_object_are_one_transaction() {
     server.patch("merge", &format!("{SERVICES}/d"), &change).await.expect_reason(422, "Invalid");
     server.post(SERVICES, &service("e", json!({"clusterIP": "10.43.0.11"}))).await.expect(201);
     // The same address goes from one service to the next without a gap.
-    for _ in 0..20 {
+    for _ in 0..200 {
         server.delete(&format!("{SERVICES}/e")).await.expect(200);
         server.post(SERVICES, &service("e", json!({"clusterIP": "10.43.0.11"}))).await.expect(201);
         server.get(&format!("{ADDRESSES}/10.43.0.11")).await.expect(200);

@@ -15,7 +15,7 @@ use yare_store::{Draft, Expect, Object, Op, Write};
 
 use super::{Allocators, Cidr, Reserved, addresses};
 use crate::{
-    bootstrap::{ensure, own_options, remove, rewrite},
+    bootstrap::{ensure, own_options, remove_as_read, rewrite},
     codec,
     core::{Call, Core},
     managed,
@@ -238,14 +238,21 @@ pub fn start(core: &Arc<Core>) {
 /// Makes the object of an address what it should be.
 async fn settle(core: &Arc<Core>, address: IpAddr) -> Result<(), String> {
     let name = address.to_string();
+    // Read before the service: what a service brought along after this is not taken for what one left behind.
+    let stored = core.read(KIND, &name);
     let owner = core.allocators.taken.lock().addresses.get(&address).cloned();
     let service = owner.filter(|key| !key.is_empty()).and_then(|key| core.read("services", &key));
     let service = service.filter(|service| addresses(service).contains(&address));
-    let stored = core.read(KIND, &name);
     match (&service, &stored) {
         (_, Some(stored)) if !is_own(stored) => return Ok(()),
         (Some(service), Some(stored)) if is_of(stored, service) => return Ok(()),
-        (_, Some(_)) => remove(core, IP_ADDRESSES, ("", &name)).await.map_err(|e| e.message)?,
+        (_, Some(stored)) => match remove_as_read(core, IP_ADDRESSES, stored).await {
+            Err(error) if error.reason == "Conflict" => {
+                core.allocators.look_at([address]);
+                return Ok(());
+            }
+            removed => removed.map_err(|e| e.message)?,
+        },
         _ => {}
     }
     let Some(service) = service else { return Ok(()) };

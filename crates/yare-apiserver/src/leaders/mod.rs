@@ -15,7 +15,7 @@ use yare_store::{Event, Object};
 
 use self::election::{Step, is_pending, is_stale, step};
 use crate::{
-    bootstrap::{ensure, remove, rewrite},
+    bootstrap::{ensure, remove_as_read, rewrite},
     changes::{Change, Changes},
     core::Core,
     lease::micro_time,
@@ -184,9 +184,12 @@ async fn collect(core: Arc<Core>) {
             () = core.stop.cancelled() => return,
         }
         for candidate in all(&core).iter().filter(|candidate| is_stale(candidate, core.now())) {
-            let (namespace, name) =
-                (candidate.str_at("metadata.namespace"), candidate.str_at("metadata.name"));
-            if let Err(error) = remove(&core, CANDIDATES, (namespace, name)).await {
+            // One that has just been heard of is another state of it.
+            if let Err(error) = remove_as_read(&core, CANDIDATES, candidate).await
+                && error.reason != "Conflict"
+            {
+                let (namespace, name) =
+                    (candidate.str_at("metadata.namespace"), candidate.str_at("metadata.name"));
                 tracing::warn!(namespace, name, why = error.message, "a silent candidate stays");
             }
         }
