@@ -123,7 +123,7 @@ impl Expression {
 }
 
 fn object<'n>(name: &str, fields: impl IntoIterator<Item = (&'n str, Decl)>) -> Decl {
-    Decl::object(name, fields.into_iter().map(|(name, decl)| (name, Field::optional(decl))))
+    Decl::object_as_is(name, fields.into_iter().map(|(name, decl)| (name, Field::optional(decl))))
 }
 
 /// `kubernetes.UserInfo`
@@ -203,6 +203,7 @@ mod tests {
             ("claims.foo", User, Anything, "undeclared reference to 'claims'"),
             ("user.unknown == 'foo'", User, Bool, "ERROR: <input>:1:5: undefined field 'unknown'"),
             ("request.user == 'bob'", Request, NamedBool, ""),
+            ("request.resourceAttributes.namespace == 'kube-system'", Request, NamedBool, ""),
             ("request.time == 'now'", Request, NamedBool, "undefined field 'time'"),
             ("request++'", Request, NamedBool, "Syntax error"),
             ("request.user", Request, NamedBool, "must evaluate to bool but got string"),

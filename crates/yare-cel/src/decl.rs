@@ -5,7 +5,7 @@
 //! has no fraction, a list with list type `set` is equal to another in any order); and it bounds sizes for
 //! the cost estimate. Nothing is converted before it is looked at.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use crate::{types::Type, written::Written};
 
@@ -74,6 +74,19 @@ pub struct ObjectDecl {
     pub name: Arc<str>,
     /// By the name an expression uses: escaped ([`crate::escape`]).
     pub fields: BTreeMap<Box<str>, Field>,
+    /// Expressions use the fields' names as they are.
+    pub as_is: bool,
+}
+
+impl ObjectDecl {
+    /// What expressions call a field; `None` where they cannot name it.
+    pub(crate) fn spelled<'n>(&self, name: &'n str) -> Option<Cow<'n, str>> {
+        if self.as_is {
+            return Some(Cow::Borrowed(name));
+        }
+        let escaped = crate::escape::escape(name)?;
+        Some(if escaped == name { Cow::Borrowed(name) } else { Cow::Owned(escaped) })
+    }
 }
 
 /// A field of an object type.
@@ -202,17 +215,27 @@ impl Decl {
 
     /// An object. Field names are JSON's; one that cannot be escaped into an identifier is left out.
     pub fn object<'n>(name: &str, fields: impl IntoIterator<Item = (&'n str, Field)>) -> Decl {
+        Decl::object_of(name, fields, false)
+    }
+
+    /// An object whose fields are spelled as they are called, `namespace` among them, which is a reserved word:
+    /// so it is with the types that are declared by hand and not by a schema.
+    pub fn object_as_is<'n>(name: &str, fields: impl IntoIterator<Item = (&'n str, Field)>) -> Decl {
+        Decl::object_of(name, fields, true)
+    }
+
+    fn object_of<'n>(name: &str, fields: impl IntoIterator<Item = (&'n str, Field)>, as_is: bool) -> Decl {
         let mut min = 2;
-        let mut by_name = BTreeMap::new();
+        let mut decl = ObjectDecl { name: name.into(), fields: BTreeMap::new(), as_is };
         for (json_name, field) in fields {
             if field.required {
                 min += json_name.len() as u64 + field.decl.min_serialized_size + 4;
             }
-            if let Some(escaped) = crate::escape::escape(json_name) {
-                by_name.insert(escaped.into(), field);
+            if let Some(spelled) = decl.spelled(json_name) {
+                decl.fields.insert((&*spelled).into(), field);
             }
         }
-        Decl::of(DeclKind::Object(Arc::new(ObjectDecl { name: name.into(), fields: by_name })), min)
+        Decl::of(DeclKind::Object(Arc::new(decl)), min)
     }
 
     /// Bounds the size.
@@ -249,7 +272,11 @@ impl Decl {
                     let decl = field.decl.named(&format!("{name}.{field_name}"));
                     (field_name.clone(), Field { decl, required: field.required })
                 });
-                DeclKind::Object(Arc::new(ObjectDecl { name: name.into(), fields: fields.collect() }))
+                DeclKind::Object(Arc::new(ObjectDecl {
+                    name: name.into(),
+                    fields: fields.collect(),
+                    as_is: object.as_is,
+                }))
             }
             DeclKind::Map { value } => {
                 DeclKind::Map { value: Arc::new(value.named(&format!("{name}.@elem"))) }

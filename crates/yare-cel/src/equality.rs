@@ -131,9 +131,8 @@ fn maps(a: &Map<'_>, b: &Map<'_>) -> Result<bool, EvalError> {
     if let (Map::Json(left, decl), Map::Json(right, _)) = (a, b)
         && let DeclKind::Object(object) = &decl.kind
     {
-        let undeclared = |name: &str| {
-            crate::escape::escape(name).is_none_or(|name| !object.fields.contains_key(name.as_str()))
-        };
+        let undeclared =
+            |name: &str| object.spelled(name).is_none_or(|name| !object.fields.contains_key(&*name));
         for (name, value) in left.iter().filter(|(name, _)| undeclared(name)) {
             if right.get(name).is_some_and(|other| other != value) {
                 return Ok(false);

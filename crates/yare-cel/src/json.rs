@@ -1,6 +1,6 @@
 //! JSON read through its declaration, when an expression looks at it.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use base64::Engine as _;
 use serde_json::Value as Json;
@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use crate::{
     decl::{Decl, DeclKind},
     error::EvalError,
-    escape, time,
+    time,
     value::{Key, List, Map, Str, Value},
     written,
 };
@@ -199,12 +199,11 @@ impl<'a> Map<'a> {
         match self {
             Map::Json(entries, decl) => match &decl.kind {
                 DeclKind::Object(object) => Box::new(entries.keys().filter_map(move |name| {
-                    let escaped = escape(name)?;
-                    object.fields.contains_key(escaped.as_str()).then(|| {
-                        Key::String(if escaped == *name {
-                            Str::Borrowed(name)
-                        } else {
-                            Str::Shared(escaped.into())
+                    let spelled = object.spelled(name)?;
+                    object.fields.contains_key(&*spelled).then(|| {
+                        Key::String(match spelled {
+                            Cow::Borrowed(name) => Str::Borrowed(name),
+                            Cow::Owned(escaped) => Str::Shared(escaped.into()),
                         })
                     })
                 })),
