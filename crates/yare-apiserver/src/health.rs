@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
-use yare_schema::release::{KUBERNETES_VERSION, architecture};
+use yare_schema::release::{Emulation, KUBERNETES_VERSION, MINOR, architecture};
 
 use crate::{
     body::{self, Reply},
@@ -13,10 +13,11 @@ use crate::{
 };
 
 /// `/version`
-pub fn version() -> Value {
+pub fn version(core: &Core) -> Value {
+    let Emulation { minor, compatible_minor } = core.config.gates.emulation();
     json!({
-        "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36",
-        "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+        "major": "1", "minor": MINOR.to_string(), "emulationMajor": "1", "emulationMinor": minor.to_string(),
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": compatible_minor.to_string(),
         "gitVersion": format!("{KUBERNETES_VERSION}+yare"), "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
         "platform": format!("linux/{}", architecture()),

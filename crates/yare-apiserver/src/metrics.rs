@@ -86,12 +86,12 @@ impl Metrics {
             "gauge",
             "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
         );
-        for (gate, on) in core.config.gates.iter() {
-            let labels = [("name", gate.name), ("stage", gate.now().stage.label())];
+        for (gate, stage, on) in core.config.gates.iter() {
+            let labels = [("name", gate.name), ("stage", stage.label())];
             page.sample(name, &labels, u8::from(on));
         }
         Process::read().expose(&mut page);
-        build(&mut page);
+        build(&mut page, core);
         core.aggregation.metrics.expose(core, &mut page);
         core.allocators.expose(core, &mut page);
         core.admission.expose(&mut page);
@@ -108,8 +108,8 @@ impl Metrics {
 }
 
 /// What this server is, as `/version` says it.
-fn build(page: &mut Page) {
-    let version = crate::health::version();
+fn build(page: &mut Page, core: &Core) {
+    let version = crate::health::version(core);
     let labels = [
         ("build_date", "buildDate"),
         ("compiler", "compiler"),

@@ -324,7 +324,7 @@ impl Registry {
             if row.gate.is_some_and(|gate| !gates.is_on(gate)) {
                 continue;
             }
-            for version in row.versions.iter().filter(|v| config.serves(row, v.name, v.served)) {
+            for version in config.served(row, gates.emulation()) {
                 if let Some(served) = builtin_served(row, version.name, &stored) {
                     registry.insert(Arc::new(served));
                 }

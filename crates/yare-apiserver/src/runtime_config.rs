@@ -1,12 +1,13 @@
 //! Which built-in group versions are served: `--runtime-config`.
 //!
 //! In: `api/all=true,apps/v1=false,batch/v1/jobs=false`. Out: [`RuntimeConfig`], which the registry asks about
-//! each resource in each version. Alpha and beta versions are off unless asked for, as upstream has it.
+//! each resource in each version. Alpha and beta versions are off unless asked for, as upstream has it. A server that
+//! emulates a release leaves out what came later (KEP-4330).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use yare_kinds::table::{RESOURCES, Resource};
-use yare_schema::features::parse_bool;
+use yare_kinds::table::{RESOURCES, Resource, Version};
+use yare_schema::{features::parse_bool, release::Emulation};
 
 /// What is wrong with a wish.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,6 +45,45 @@ pub enum RuntimeConfigError {
         /// What stands for the resource.
         resource: String,
     },
+    /// A resource that the emulated release does not have.
+    #[error(
+        "cannot enable resource {group}/{version}, Resource={resource} in runtime-config because it is introduced at 1.{since} after the current version 1.{emulated}. {ADVICE}"
+    )]
+    LaterResource {
+        /// Its group.
+        group: String,
+        /// Its version.
+        version: String,
+        /// Its plural name.
+        resource: String,
+        /// The minor version that brought it.
+        since: u16,
+        /// The minor version that is emulated.
+        emulated: u16,
+    },
+    /// A version of which the emulated release has nothing.
+    #[error(
+        "cannot enable version {group}/{version} in runtime-config because all the resources have been introduced after the current version 1.{emulated}. {ADVICE}"
+    )]
+    LaterVersion {
+        /// Its group.
+        group: String,
+        /// The version.
+        version: String,
+        /// The minor version that is emulated.
+        emulated: u16,
+    },
+}
+
+const ADVICE: &str = "Consider setting --runtime-config-emulation-forward-compatible=true";
+
+/// What is served of releases after the one that is emulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forward {
+    /// Later versions of what is served in an earlier one that is not alpha.
+    pub better: bool,
+    /// What `--runtime-config` asks for by version or resource.
+    pub asked: bool,
 }
 
 /// How settled a version is.
@@ -66,6 +106,7 @@ pub struct RuntimeConfig {
     versions: BTreeMap<(String, String), bool>,
     /// Group, version and plural → on or off.
     resources: BTreeMap<(String, String, String), bool>,
+    forward: Forward,
 }
 
 impl RuntimeConfig {
@@ -127,8 +168,68 @@ impl RuntimeConfig {
         }
     }
 
+    /// The same for a server that emulates a release.
+    ///
+    /// # Errors
+    /// Something is asked for that came later, and not let in.
+    pub fn emulating(mut self, emulation: Emulation, forward: Forward) -> Result<Self, RuntimeConfigError> {
+        self.forward = forward;
+        let emulated = emulation.minor;
+        let asked = self.resources.iter().filter(|(_, on)| **on && !forward.asked);
+        for ((group, version, resource), _) in asked {
+            let row = RESOURCES.iter().find(|r| (r.group, r.plural) == (group, resource));
+            let of = row.and_then(|r| r.versions.iter().find(|v| v.name == version));
+            if let Some(of) = of.filter(|of| of.since_minor > emulated) {
+                return Err(RuntimeConfigError::LaterResource {
+                    group: group.clone(),
+                    version: version.clone(),
+                    resource: resource.clone(),
+                    since: of.since_minor,
+                    emulated,
+                });
+            }
+        }
+        for ((group, version), _) in self.versions.iter().filter(|(_, on)| **on) {
+            let rows = RESOURCES.iter().filter(|r| r.group == *group);
+            let mut of = rows.filter(|r| r.versions.iter().any(|v| v.name == version)).peekable();
+            let is_left = |r: &Resource| self.served(r, emulation).iter().any(|v| v.name == version);
+            if of.peek().is_some() && !of.any(is_left) {
+                return Err(RuntimeConfigError::LaterVersion {
+                    group: group.clone(),
+                    version: version.clone(),
+                    emulated,
+                });
+            }
+        }
+        Ok(self)
+    }
+
+    /// The versions of a resource that are served, preferred first.
+    pub fn served(&self, resource: &Resource, emulation: Emulation) -> Vec<&'static Version> {
+        let mut served = Vec::new();
+        let mut has_lesser = false;
+        for version in resource.versions.iter().rev() {
+            let is_there = version.since_minor <= emulation.minor
+                || (self.forward.better && has_lesser)
+                || (self.forward.asked && self.asks_for(resource, version.name));
+            if is_there && self.serves(resource, version.name, version.served) {
+                has_lesser |= !version.name.contains("alpha");
+                served.push(version);
+            }
+        }
+        served.reverse();
+        served
+    }
+
+    /// Whether somebody asked for it by its name, or for its version.
+    fn asks_for(&self, resource: &Resource, version: &str) -> bool {
+        let (group, version) = (resource.group.to_owned(), version.to_owned());
+        self.resources.get(&(group.clone(), version.clone(), resource.plural.to_owned())) == Some(&true)
+            || self.versions.get(&(group, version)) == Some(&true)
+    }
+
     /// Whether a version of a resource is served. `by_default`: what holds where nobody asks for anything.
-    pub fn serves(&self, resource: &Resource, version: &str, by_default: bool) -> bool {
+    fn serves(&self, resource: &Resource, version: &str, by_default: bool) -> bool {
         let (group, plural) = (resource.group, resource.plural);
         let by = |key: (&str, &str, &str)| {
             self.resources.get(&(key.0.to_owned(), key.1.to_owned(), key.2.to_owned())).copied()
@@ -182,6 +283,52 @@ mod tests {
             let row = find(group, plural).expect("in the table");
             let by_default = row.versions.iter().any(|v| v.name == version && v.served);
             assert_eq!(config.serves(row, version, by_default), expect, "{text:?} {plural} {version}");
+        }
+    }
+
+    #[test]
+    fn what_came_later_is_left_out() {
+        let at = |minor: u16| Emulation { minor, compatible_minor: 33 };
+        let plain = Forward::default();
+        let (better, asked) =
+            (Forward { better: true, asked: false }, Forward { better: false, asked: true });
+        let policies = ("admissionregistration.k8s.io", "mutatingadmissionpolicies");
+        let claims = ("resource.k8s.io", "resourceclaims");
+        let beta = "admissionregistration.k8s.io/v1beta1";
+        let stable = "admissionregistration.k8s.io/v1/mutatingadmissionpolicies";
+        for (text, minor, forward, (group, plural), expect) in [
+            ("", 36, plain, policies, &["v1"][..]),
+            ("", 35, plain, policies, &[]),
+            (beta, 35, plain, policies, &["v1beta1"]),
+            (beta, 35, better, policies, &["v1", "v1beta1"]),
+            (stable, 35, asked, policies, &["v1"]),
+            ("", 35, asked, policies, &[]),
+            ("api/alpha=true", 35, better, policies, &["v1alpha1"]),
+            ("", 34, plain, claims, &["v1"]),
+            ("", 33, plain, claims, &[]),
+            ("api/all=true", 33, plain, claims, &["v1beta2", "v1beta1"]),
+            ("", 33, plain, ("apps", "deployments"), &["v1"]),
+        ] {
+            let config = RuntimeConfig::parse(text).unwrap().emulating(at(minor), forward).unwrap();
+            let row = find(group, plural).expect("in the table");
+            let served: Vec<&str> = config.served(row, at(minor)).iter().map(|v| v.name).collect();
+            assert_eq!(served, expect, "{text:?} 1.{minor} {forward:?} {plural}");
+        }
+        for (text, minor, expect) in [
+            (
+                stable,
+                35,
+                "cannot enable resource admissionregistration.k8s.io/v1, Resource=mutatingadmissionpolicies in runtime-config because it is introduced at 1.36 after the current version 1.35. Consider setting --runtime-config-emulation-forward-compatible=true",
+            ),
+            (
+                "storagemigration.k8s.io/v1beta1",
+                34,
+                "cannot enable version storagemigration.k8s.io/v1beta1 in runtime-config because all the resources have been introduced after the current version 1.34. Consider setting --runtime-config-emulation-forward-compatible=true",
+            ),
+        ] {
+            let config = RuntimeConfig::parse(text).unwrap();
+            assert_eq!(config.emulating(at(minor), plain).unwrap_err().to_string(), expect);
+            RuntimeConfig::parse(text).unwrap().emulating(at(minor), asked).unwrap();
         }
     }
 

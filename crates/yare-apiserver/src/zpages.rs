@@ -70,10 +70,12 @@ pub fn handle(call: &Call, page: Page, listed: &[String]) -> Option<ApiResult<Re
         let shown = if page == FLAGZ {
             Shown::Flags(call.core.config.flags.iter().map(|(name, value)| (&**name, &**value)).collect())
         } else {
-            let version = health::version();
+            let version = health::version(&call.core);
             let part = |name: &str| version[name].as_str().unwrap_or_default();
-            let minor = format!("{}.{}", part("major"), part("minor"));
-            Shown::Status(Status::now(call.core.now(), part("goVersion"), &minor, folders(listed)))
+            let own = format!("{}.{}", part("major"), part("minor"));
+            let emulated = format!("{}.{}", part("emulationMajor"), part("emulationMinor"));
+            let versions = [own.as_str(), emulated.as_str()];
+            Shown::Status(Status::now(call.core.now(), part("goVersion"), versions, folders(listed)))
         };
         let (version, encoding) = match wanted {
             Wanted::Text => {

@@ -89,7 +89,7 @@ async fn what_validations_say() {
         ),
         (
             one(
-                json!({"expression": "request.operation == 'CREATE' && request.resource.resource == 'configmaps' && request.kind.kind == 'ConfigMap' && request.userInfo.username == 'system:admin' && !request.dryRun && oldObject == null && request.options.kind == 'CreateOptions'"}),
+                json!({"expression": "request.operation == 'CREATE' && request.namespace == 'default' && request.resource.resource == 'configmaps' && request.kind.kind == 'ConfigMap' && request.userInfo.username == 'system:admin' && !request.dryRun && oldObject == null && request.options.kind == 'CreateOptions'"}),
             ),
             201,
             String::new(),

@@ -4,8 +4,8 @@ mod common;
 
 use common::Server;
 use serde_json::{Value, json};
-use yare_apiserver::runtime_config::RuntimeConfig;
-use yare_schema::features::Gates;
+use yare_apiserver::runtime_config::{Forward, RuntimeConfig};
+use yare_schema::{features::Gates, release::Emulation};
 
 const BUNDLES: &str = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles";
 const VAC: &str = "/apis/storage.k8s.io/v1beta1/volumeattributesclasses";
@@ -44,6 +44,67 @@ async fn versions_are_served_where_asked_for() {
     let bad = json!({"metadata": {"name": "a"}, "spec": {"trustBundle": "x"}});
     let message = gated.post(BUNDLES, &bad).await.expect_reason(422, "Invalid");
     assert!(message.contains("at least one trust anchor must be provided"), "{message}");
+}
+
+/// A server that behaves as the release before.
+#[tokio::test]
+async fn releases_are_emulated() {
+    let emulating = async |minor: &str, runtime_config: &str, better: bool| {
+        let emulation = Emulation::parse(&[format!("1.{minor}")], &[]).unwrap();
+        let forward = Forward { better, asked: false };
+        let gates = Gates::emulating(emulation, "").unwrap();
+        let runtime_config = RuntimeConfig::parse(runtime_config).unwrap();
+        let runtime_config = runtime_config.emulating(emulation, forward).unwrap();
+        Server::with(|config| {
+            config.gates = gates;
+            config.runtime_config = runtime_config;
+        })
+        .await
+    };
+    let at =
+        |version: &str| format!("/apis/admissionregistration.k8s.io/{version}/mutatingadmissionpolicies");
+    let before = emulating("35", "admissionregistration.k8s.io/v1beta1=true", false).await;
+    before.get(&at("v1")).await.expect_reason(404, "NotFound");
+    before.get(&at("v1beta1")).await.expect(200);
+    let version = before.get("/version").await.expect(200);
+    for (field, expect) in [
+        ("minor", "36"),
+        ("emulationMinor", "35"),
+        ("minCompatibilityMajor", "1"),
+        ("minCompatibilityMinor", "34"),
+    ] {
+        assert_eq!(version[field], expect, "{field}");
+    }
+    let metrics = before.get("/metrics").await.text();
+    for line in [
+        "kubernetes_feature_enabled{name=\"DRAConsumableCapacity\",stage=\"ALPHA\"} 0",
+        "kubernetes_feature_enabled{name=\"ConstrainedImpersonation\",stage=\"ALPHA\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line}");
+    }
+    assert!(!metrics.contains("name=\"AtomicFIFO\""), "a gate of 1.36");
+    let with_better = emulating("35", "admissionregistration.k8s.io/v1beta1=true", true).await;
+    with_better.get(&at("v1")).await.expect(200);
+    // What came with 1.34 is not for expressions that servers of 1.33 are to understand.
+    let policy = json!({"metadata": {"name": "p"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["pods"]}]},
+        "validations": [{"expression": "lists.range(3).size() == 3"}],
+    }});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "things.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "things", "kind": "Thing"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                "type": "object", "x-kubernetes-validations": [{"rule": "lists.range(3).size() == 3"}]}}}]},
+    });
+    let older = emulating("34", "", false).await;
+    for (path, object) in [
+        ("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", policy),
+        ("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition),
+    ] {
+        let message = older.post(path, &object).await.expect_reason(422, "Invalid");
+        assert!(message.contains("undeclared reference to 'lists'"), "{message}");
+        before.post(path, &object).await.expect(201);
+    }
 }
 
 #[tokio::test]

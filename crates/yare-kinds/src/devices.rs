@@ -6,9 +6,9 @@
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use yare_cel::{Ast, Budget, Env, Key, Library, Program, Str, Type, Value, Vars};
-use yare_schema::{features::Gates, field::ErrorKind, quantity::Quantity};
+use yare_schema::{features::Gates, field::ErrorKind, quantity::Quantity, release::Emulation};
 
-use crate::expressions::Age;
+use crate::expressions::{Age, VERSIONS};
 
 /// The most that an expression may cost for one device, by estimate and when it is evaluated.
 pub(crate) const MAX_COST: u64 = 1_000_000;
@@ -19,6 +19,7 @@ const DEVICE: &str = "kubernetes.DRADevice";
 /// How selectors are looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
+    emulation: Emulation,
     age: Age,
     /// Devices may be shared, and say so.
     shared: bool,
@@ -30,6 +31,7 @@ impl Terms {
     /// `stored`: the selectors are those that were there before.
     pub fn new(gates: &Gates, stored: bool) -> Self {
         Self {
+            emulation: gates.emulation(),
             age: if stored { Age::Stored } else { Age::New },
             shared: gates.is_on("DRAConsumableCapacity"),
             lists: gates.is_on("DRAListTypeAttributes"),
@@ -43,9 +45,12 @@ impl Terms {
 
     /// What is stored may use all that some gate lets one use.
     fn environment(self) -> &'static Env {
-        static MADE: [OnceLock<Env>; 8] = [const { OnceLock::new() }; 8];
+        static MADE: [OnceLock<Env>; VERSIONS << 3] = [const { OnceLock::new() }; VERSIONS << 3];
         let stored = self.age == Age::Stored;
-        let at = usize::from(stored) << 2 | usize::from(self.shared) << 1 | usize::from(self.lists);
+        let at = self.age.place(self.emulation) << 3
+            | usize::from(stored) << 2
+            | usize::from(self.shared) << 1
+            | usize::from(self.lists);
         MADE[at].get_or_init(|| {
             let by_name = |of: Type| Type::map(Type::String, Type::map(Type::String, of));
             let mut fields = vec![
@@ -56,7 +61,7 @@ impl Terms {
             if stored || self.shared {
                 fields.push(("allowMultipleAllocations", Type::Bool));
             }
-            let mut env = Env::kubernetes(self.age.version())
+            let mut env = Env::kubernetes(self.age.version(self.emulation))
                 .extend()
                 .library(Library::Bindings)
                 .object_type(DEVICE, fields, false)

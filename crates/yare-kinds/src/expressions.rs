@@ -7,6 +7,7 @@
 use std::sync::OnceLock;
 
 use yare_cel::{Decl, Env, Field, Library, Program, References, Type, Version, authz};
+use yare_schema::release::{Emulation, MINOR, OLDEST_MINOR};
 
 pub mod shapes;
 pub mod written;
@@ -27,8 +28,8 @@ const OBJECT: &str = "Object";
 /// The type of one operation of a JSON patch.
 const JSON_PATCH: &str = "JSONPatch";
 
-/// How old an expression is. A new one may only use what the release before also knows, so that an upgrade can be
-/// taken back; one that is stored may use all there is.
+/// How old an expression is. A new one may only use what the oldest release that the server gets on with also knows, so
+/// that an upgrade can be taken back; one that is stored may use all there is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Age {
     /// It is being written.
@@ -38,14 +39,26 @@ pub enum Age {
 }
 
 impl Age {
-    /// The version of Kubernetes whose functions it may use.
-    pub fn version(self) -> Version {
+    /// The version of Kubernetes whose functions it may use, beside what a server gets on with.
+    pub fn version(self, emulation: Emulation) -> Version {
+        Version::new(1, self.minor(emulation).into())
+    }
+
+    fn minor(self, emulation: Emulation) -> u16 {
         match self {
-            Self::New => Version::new(1, 35),
-            Self::Stored => Version::new(1, 36),
+            Self::New => emulation.compatible_minor,
+            Self::Stored => MINOR,
         }
     }
+
+    /// Where environments for its version stand among those for all.
+    pub(crate) fn place(self, emulation: Emulation) -> usize {
+        self.minor(emulation).saturating_sub(OLDEST_MINOR).into()
+    }
 }
+
+/// For how many versions of Kubernetes there can be environments.
+pub(crate) const VERSIONS: usize = (MINOR - OLDEST_MINOR + 1) as usize;
 
 /// What an expression may name beside `object`, `oldObject`, `request` and `namespaceObject`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -125,8 +138,8 @@ fn variable_type(of: &Type) -> Type {
 }
 
 /// Declares what all expressions of admission see; `shape` says of which type objects are, where that is known.
-fn environment(age: Age, scope: Scope, shapes: Shapes<'_>) -> Env {
-    let mut env = Env::kubernetes(age.version()).extend();
+fn environment(version: Version, scope: Scope, shapes: Shapes<'_>) -> Env {
+    let mut env = Env::kubernetes(version).extend();
     for name in ["object", "oldObject"] {
         env = match shapes.object {
             Some(decl) => env.declare(name, decl),
@@ -152,13 +165,13 @@ fn environment(age: Age, scope: Scope, shapes: Shapes<'_>) -> Env {
 }
 
 /// The environments without shapes: there are few, and all expressions share them.
-fn shared(age: Age, scope: Scope) -> &'static Env {
-    static ALL: [OnceLock<Env>; 16] = [const { OnceLock::new() }; 16];
-    let place = usize::from(age == Age::Stored) << 3
+fn shared(age: Age, emulation: Emulation, scope: Scope) -> &'static Env {
+    static ALL: [OnceLock<Env>; VERSIONS << 3] = [const { OnceLock::new() }; VERSIONS << 3];
+    let place = age.place(emulation) << 3
         | usize::from(scope.params) << 2
         | usize::from(scope.authorizer) << 1
         | usize::from(scope.patches);
-    ALL[place].get_or_init(|| environment(age, scope, Shapes::default()))
+    ALL[place].get_or_init(|| environment(age.version(emulation), scope, Shapes::default()))
 }
 
 /// The types of objects and parameters, for type checking. Evaluation is dynamic.
@@ -172,6 +185,7 @@ pub struct Shapes<'a> {
 
 /// Compiles the expressions of one webhook or policy, whose variables they may read.
 pub struct Compiler<'a> {
+    emulation: Emulation,
     shapes: Shapes<'a>,
     /// Variables so far; `None` where there is no such thing as `variables`.
     variables: Option<Vec<(String, Type)>>,
@@ -181,7 +195,7 @@ pub struct Compiler<'a> {
 impl Compiler<'static> {
     /// For expressions that stand alone.
     pub fn plain() -> Self {
-        Self { shapes: Shapes::default(), variables: None, envs: Vec::new() }
+        Self { emulation: Emulation::NONE, shapes: Shapes::default(), variables: None, envs: Vec::new() }
     }
 
     /// For expressions that share variables.
@@ -193,18 +207,28 @@ impl Compiler<'static> {
 impl<'a> Compiler<'a> {
     /// For expressions that share variables, over objects of known types.
     pub fn typed(shapes: Shapes<'a>) -> Self {
-        Self { shapes, variables: Some(Vec::new()), envs: Vec::new() }
+        Self { emulation: Emulation::NONE, shapes, variables: Some(Vec::new()), envs: Vec::new() }
+    }
+
+    /// The same, on a server that may behave as another release.
+    #[must_use]
+    pub fn emulating(mut self, emulation: Emulation) -> Self {
+        self.emulation = emulation;
+        self
     }
 
     fn env(&mut self, age: Age, scope: Scope) -> Env {
         let is_shared = self.shapes.object.is_none() && self.shapes.params.is_none();
         if self.variables.is_none() && is_shared {
-            return shared(age, scope).clone();
+            return shared(age, self.emulation, scope).clone();
         }
         if let Some((.., env)) = self.envs.iter().find(|(a, s, _)| (*a, *s) == (age, scope)) {
             return env.clone();
         }
-        let base = if is_shared { shared(age, scope).clone() } else { environment(age, scope, self.shapes) };
+        let base = match is_shared {
+            true => shared(age, self.emulation, scope).clone(),
+            false => environment(age.version(self.emulation), scope, self.shapes),
+        };
         let env = match &self.variables {
             Some(variables) => {
                 let fields = variables.iter().map(|(name, of)| (name.as_str(), of.clone()));
@@ -279,7 +303,7 @@ impl<'a> Compiler<'a> {
 }
 
 fn object<'n>(name: &str, fields: impl IntoIterator<Item = (&'n str, Decl)>) -> Decl {
-    Decl::object(name, fields.into_iter().map(|(name, decl)| (name, Field::optional(decl))))
+    Decl::object_as_is(name, fields.into_iter().map(|(name, decl)| (name, Field::optional(decl))))
 }
 
 /// `request`: an AdmissionRequest without its objects.
@@ -376,6 +400,8 @@ mod tests {
         for (expression, scope, returns, expect) in [
             ("object.spec.replicas > 1 && params.max == 2", policy, Returns::Bool, ""),
             ("request.userInfo.username == 'x'", policy, Returns::Bool, ""),
+            ("has(request.namespace) && request.namespace == 'x'", policy, Returns::Bool, ""),
+            ("namespaceObject.metadata.namespace == ''", policy, Returns::Bool, ""),
             ("namespaceObject.metadata.labels['a'] == 'b'", policy, Returns::Bool, ""),
             ("authorizer.group('').resource('pods').check('get').allowed()", policy, Returns::Bool, ""),
             ("authorizer.requestResource.check('get').allowed()", policy, Returns::Bool, ""),

@@ -76,6 +76,15 @@ pub struct Version {
     pub served: bool,
     /// The version objects are stored in (exactly one is).
     pub storage: bool,
+    /// The release that brought it, as the number behind `1.`; 0 for all that are older than any that is emulated.
+    pub since_minor: u16,
+}
+
+impl Version {
+    const fn since(mut self, minor: u16) -> Self {
+        self.since_minor = minor;
+        self
+    }
 }
 
 /// One subresource.
@@ -187,11 +196,21 @@ impl Resource {
     }
 
     /// Errors in finalizers beyond those that every object may have. The groups that upstream keeps apart from the rest
-    /// have no such errors: `customresourcecleanup.apiextensions.k8s.io` has no domain before a slash.
+    /// have no such errors (`customresourcecleanup.apiextensions.k8s.io` has no domain before a slash), nor have events.
     pub fn check_finalizers(&self, object: &Value) -> Vec<FieldError> {
-        const APART: [&str; 3] =
-            ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
-        if APART.contains(&self.group) { Vec::new() } else { meta::validate_kube_finalizers(object) }
+        const APART: [&str; 6] = [
+            "admissionregistration.k8s.io",
+            "apiextensions.k8s.io",
+            "apiregistration.k8s.io",
+            "coordination.k8s.io",
+            "node.k8s.io",
+            "policy",
+        ];
+        if APART.contains(&self.group) || (self.group, self.kind) == ("", "Event") {
+            Vec::new()
+        } else {
+            meta::validate_kube_finalizers(object)
+        }
     }
 
     /// Errors by rules that gates switch and that all specifications of pods share.
@@ -344,22 +363,22 @@ const API_EXTENSIONS: &[&str] = &["api-extensions"];
 
 /// Served by default, and the version of storage.
 const fn stored(name: &'static str) -> Version {
-    Version { name, served: true, storage: true }
+    Version { name, served: true, storage: true, since_minor: 0 }
 }
 
 /// Served by default.
 const fn served(name: &'static str) -> Version {
-    Version { name, served: true, storage: false }
+    Version { name, served: true, storage: false, since_minor: 0 }
 }
 
 /// Known, but served only where configured.
 const fn off(name: &'static str) -> Version {
-    Version { name, served: false, storage: false }
+    Version { name, served: false, storage: false, since_minor: 0 }
 }
 
 /// The version of storage, served only where configured.
 const fn off_stored(name: &'static str) -> Version {
-    Version { name, served: false, storage: true }
+    Version { name, served: false, storage: true, since_minor: 0 }
 }
 
 const V1: &[Version] = &[stored("v1")];

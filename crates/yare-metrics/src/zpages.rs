@@ -62,14 +62,14 @@ impl Page {
             }
             Shown::Status(status) => {
                 out.push('\n');
-                let (up_s, version) = (status.up_s, status.version.as_str());
+                let up_s = status.up_s;
                 let up = format!("{} hr {:02} min {:02} sec", up_s / 3600, up_s / 60 % 60, up_s % 60);
                 for (name, value) in [
                     ("Started", &*status.started.strftime("%a %b %e %H:%M:%S UTC %Y").to_string()),
                     ("Up", &up),
                     ("Go version", &status.go_version),
-                    ("Binary version", version),
-                    ("Emulation version", version),
+                    ("Binary version", &status.version),
+                    ("Emulation version", &status.emulated),
                     ("Paths", &status.paths.join(" ")),
                 ] {
                     let _ = writeln!(out, "{name}{between} {value}");
@@ -95,7 +95,7 @@ impl Page {
                 object["uptimeSeconds"] = status.up_s.into();
                 object["goVersion"] = status.go_version.as_str().into();
                 object["binaryVersion"] = status.version.as_str().into();
-                object["emulationVersion"] = status.version.as_str().into();
+                object["emulationVersion"] = status.emulated.as_str().into();
                 object["paths"] = json!(status.paths);
             }
         }
@@ -119,16 +119,19 @@ pub struct Status {
     go_version: String,
     /// `1.36`
     version: String,
+    /// The version that it behaves as.
+    emulated: String,
     /// Paths that help to debug.
     paths: Vec<String>,
 }
 
 impl Status {
-    /// Of this process. `version`: `1.36`.
-    pub fn now(now: Timestamp, go_version: &str, version: &str, paths: Vec<String>) -> Self {
+    /// Of this process. `versions`: its own (`1.36`), and the one that it behaves as.
+    pub fn now(now: Timestamp, go_version: &str, versions: [&str; 2], paths: Vec<String>) -> Self {
         let started = Timestamp::from_second(Process::read().start_s() as i64).unwrap_or(now);
         let up_s = (now.as_second() - started.as_second()).max(0);
-        Self { started, up_s, go_version: go_version.to_owned(), version: version.to_owned(), paths }
+        let [version, emulated] = versions.map(str::to_owned);
+        Self { started, up_s, go_version: go_version.to_owned(), version, emulated, paths }
     }
 }
 
@@ -153,19 +156,20 @@ mod tests {
             up_s: 3_723,
             go_version: "none".into(),
             version: "1.36".into(),
+            emulated: "1.35".into(),
             paths: vec!["/a".into(), "/b".into()],
         };
         let shown = Shown::Status(status);
         let text = STATUSZ.text("apiserver", &shown, 2);
         assert!(text.ends_with(
             "only.\n\nStarted= Fri Jan  2 03:04:05 UTC 2026\nUp= 1 hr 02 min 03 sec\nGo version= none\nBinary version= 1.36\n\
-             Emulation version= 1.36\nPaths= /a /b\n"
+             Emulation version= 1.35\nPaths= /a /b\n"
         ), "{text}");
         assert_eq!(
             STATUSZ.object("apiserver", "v1alpha1", &shown),
             json!({"kind": "Statusz", "apiVersion": "config.k8s.io/v1alpha1", "metadata": {"name": "apiserver"},
                 "startTime": "2026-01-02T03:04:05Z", "uptimeSeconds": 3723, "goVersion": "none",
-                "binaryVersion": "1.36", "emulationVersion": "1.36", "paths": ["/a", "/b"]})
+                "binaryVersion": "1.36", "emulationVersion": "1.35", "paths": ["/a", "/b"]})
         );
         assert_eq!(STATUSZ.version("Statusz", GROUP, "v1beta1"), Some("v1beta1"));
         assert_eq!(STATUSZ.version("Flagz", GROUP, "v1beta1"), None);

@@ -143,6 +143,20 @@ pub struct ServerArgs {
     /// GROUP/VERSION/RESOURCE, each with =true or =false.
     #[arg(long, env = "YARE_RUNTIME_CONFIG", value_delimiter = ',')]
     pub runtime_config: Vec<String>,
+    /// As which version of Kubernetes the API behaves: features and API versions that came later are not there. From
+    /// 1.33 to 1.36.
+    #[arg(long, env = "YARE_EMULATED_VERSION", value_delimiter = ',')]
+    pub emulated_version: Vec<String>,
+    /// The oldest version that other components have: new expressions may use no more than it knows. The one before
+    /// the emulated version where not given.
+    #[arg(long, env = "YARE_MIN_COMPATIBILITY_VERSION", value_delimiter = ',')]
+    pub min_compatibility_version: Vec<String>,
+    /// Of what is served in a beta version, serve the better versions that came after the emulated version, too.
+    #[arg(long, env = "YARE_EMULATION_FORWARD_COMPATIBLE")]
+    pub emulation_forward_compatible: bool,
+    /// Serve what --runtime-config names although it came after the emulated version.
+    #[arg(long, env = "YARE_RUNTIME_CONFIG_EMULATION_FORWARD_COMPATIBLE")]
+    pub runtime_config_emulation_forward_compatible: bool,
     /// Run the control plane only. Needs no root.
     #[arg(long, env = "YARE_DISABLE_AGENT")]
     pub disable_agent: bool,

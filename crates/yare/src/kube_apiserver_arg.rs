@@ -39,9 +39,6 @@ const LOG: &str =
 const ONE_SERVER: &str =
     "there is one API server to a store, which holds elections without being elected for it";
 const NO_PEERS: &str = "requests are not passed on to other API servers of the cluster";
-const ONE_VERSION: &str = "this server is like 1.36 and emulates no other version";
-const NOT_EMULATING: &str =
-    "cannot be set to true if the emulation version is the same as the binary version";
 
 /// A flag that is one here by the same name.
 const fn same(name: &'static str) -> Row {
@@ -128,8 +125,8 @@ const ROWS: &[Row] = &[
     same("disable-http2-serving"),
     ("disabled-metrics", Refused("no metric can be switched off")),
     same("egress-selector-config-file"),
-    ("emulated-version", Only(&["1.36", "kube=1.36"], ONE_VERSION)),
-    ("emulation-forward-compatible", Only(&["false"], NOT_EMULATING)),
+    same("emulated-version"),
+    same("emulation-forward-compatible"),
     same("enable-admission-plugins"),
     same("enable-aggregator-routing"),
     same("enable-bootstrap-token-auth"),
@@ -178,7 +175,7 @@ const ROWS: &[Row] = &[
     ("max-connection-bytes-per-sec", Only(&["0"], "connections are not throttled")),
     same("max-mutating-requests-inflight"),
     same("max-requests-inflight"),
-    ("min-compatibility-version", Only(&["1.35", "kube=1.35"], ONE_VERSION)),
+    same("min-compatibility-version"),
     same("min-request-timeout"),
     same("oidc-ca-file"),
     same("oidc-client-id"),
@@ -208,7 +205,7 @@ const ROWS: &[Row] = &[
     same("requestheader-uid-headers"),
     same("requestheader-username-headers"),
     same("runtime-config"),
-    ("runtime-config-emulation-forward-compatible", Only(&["false"], NOT_EMULATING)),
+    same("runtime-config-emulation-forward-compatible"),
     ("secure-port", As("https-listen-port")),
     same("service-account-extend-token-expiration"),
     same("service-account-issuer"),
@@ -374,7 +371,7 @@ mod tests {
             ("audit-log-compress=0", ""),
             ("profiling=FALSE", ""),
             ("storage-media-type=application/vnd.kubernetes.protobuf", ""),
-            ("emulated-version=1.36", ""),
+            ("emulated-version=kube=1.35", "--emulated-version=kube=1.35"),
             ("show-hidden-metrics-for-version=", ""),
         ] {
             let flags = expanded(&[&format!("--kube-apiserver-arg={argument}")]).unwrap();
@@ -395,7 +392,6 @@ mod tests {
             (&["etcd-servers=http://127.0.0.1:2379"], "below --data-dir"),
             (&["v=4"], "YARE_LOG"),
             (&["profiling"], "there are no profiles"),
-            (&["emulated-version=1.35"], "emulates no other version"),
             (&["allow-privileged=false"], "Pod Security"),
             (&["tls-cert-file=a"], "--tls-private-key-file"),
             (&["event-ttl=1h", "--event-ttl=2h"], "--event-ttl is given as well"),

@@ -15,7 +15,7 @@ use yare_apiserver::{
     admission::Settings,
     aggregation::{FrontProxy, resolve::Routing},
     identity,
-    runtime_config::RuntimeConfig,
+    runtime_config::{Forward, RuntimeConfig},
 };
 use yare_auth::{
     User, bootstrap,
@@ -26,7 +26,7 @@ use yare_client::Client;
 use yare_controllers::Controllers;
 use yare_net::ipam::Cidr;
 use yare_scheduler::Scheduler;
-use yare_schema::features::Gates;
+use yare_schema::{features::Gates, release::Emulation};
 use yare_store::{Options, Store};
 
 use crate::{
@@ -143,6 +143,24 @@ fn service_cidrs(text: &str) -> anyhow::Result<Vec<Cidr>> {
     Ok(ranges)
 }
 
+/// As which version of Kubernetes the API behaves.
+fn emulation(args: &ServerArgs) -> anyhow::Result<Emulation> {
+    let emulation = Emulation::parse(&args.emulated_version, &args.min_compatibility_version)
+        .map_err(anyhow::Error::msg)
+        .context("--emulated-version, --min-compatibility-version")?;
+    for (flag, given) in [
+        ("emulation-forward-compatible", args.emulation_forward_compatible),
+        ("runtime-config-emulation-forward-compatible", args.runtime_config_emulation_forward_compatible),
+    ] {
+        if given && !emulation.is_other() {
+            bail!(
+                "--{flag} cannot be set to true if the emulation version is the same as the binary version"
+            );
+        }
+    }
+    Ok(emulation)
+}
+
 fn admission(args: &ServerArgs) -> anyhow::Result<Settings> {
     let mut settings = Settings::load(
         &args.enable_admission_plugins,
@@ -209,8 +227,15 @@ pub async fn run(args: ServerArgs, flags: BTreeMap<String, String>) -> anyhow::R
     let port = listener.local_addr()?.port();
 
     let data_dir = &args.node.data.data_dir;
-    let gates = Gates::parse(&args.node.feature_gates.join(",")).context("--feature-gates")?;
-    let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(",")).context("--runtime-config")?;
+    let emulation = emulation(&args)?;
+    let gates = Gates::emulating(emulation, &args.node.feature_gates.join(",")).context("--feature-gates")?;
+    let forward = Forward {
+        better: args.emulation_forward_compatible,
+        asked: args.runtime_config_emulation_forward_compatible,
+    };
+    let runtime_config = RuntimeConfig::parse(&args.runtime_config.join(","))
+        .and_then(|config| config.emulating(emulation, forward))
+        .context("--runtime-config")?;
     let pki = Pki::open(&data_dir.join("tls")).map_err(|error| unusable(data_dir, error.into()))?;
     let egress = args.requests.egress()?;
     let auth = args.auth.open(&pki, args.token.as_deref(), egress.as_deref()).await?;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use yare_schema::{
     field::{FieldError, Path},
     goprint,
+    release::Emulation,
 };
 
 use super::{Context, Strategy, certificates::check_ca_bundle, webhook::default_client_config};
@@ -57,19 +58,19 @@ impl Strategy for CustomResourceDefinition {
         record_storage_version(new);
     }
 
-    fn validate(&self, crd: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate(&self, crd: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let name = crd.str_at("metadata.name");
         if name != format!("{}.{}", crd.str_at("spec.names.plural"), crd.str_at("spec.group")) {
             errs.invalid(&Path::new("metadata.name"), name, "must be spec.names.plural+\".\"+spec.group");
         }
-        check(&mut errs, crd, None);
+        check(&mut errs, crd, None, ctx.gates.emulation());
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        check(&mut errs, new, Some(old));
+        check(&mut errs, new, Some(old), ctx.gates.emulation());
         let path = Path::new("spec");
         let fixed: &[&str] = if is_established(old) {
             &["scope", "names.kind", "group", "names.plural"]
@@ -138,8 +139,8 @@ fn record_storage_version(crd: &mut Value) {
     }
 }
 
-fn check(errs: &mut Errors, crd: &Value, old: Option<&Value>) {
-    spec::check(errs, &Path::new("spec"), crd.at("spec"), old);
+fn check(errs: &mut Errors, crd: &Value, old: Option<&Value>, emulation: Emulation) {
+    spec::check(errs, &Path::new("spec"), crd.at("spec"), old, emulation);
     spec::check_names(errs, &Path::new("status.acceptedNames"), crd.at("status.acceptedNames"));
     check_stored_versions(errs, &Path::new("status.storedVersions"), crd);
     check_approval(errs, crd, old);

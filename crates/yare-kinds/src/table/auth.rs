@@ -76,7 +76,7 @@ pub(super) const ROWS: &[Resource] = &[
     .gated("ClusterTrustBundle"),
     namespaced(
         CERTIFICATES,
-        &[off_stored("v1beta1")],
+        &[off_stored("v1beta1").since(35)],
         "PodCertificateRequest",
         "podcertificaterequests",
         "podcertificaterequest",

@@ -11,7 +11,7 @@ use crate::{
 const ADMISSION: &str = "admissionregistration.k8s.io";
 /// New in 1.36 as `v1`; stored as `v1beta1` for one release, so that a downgrade can read it.
 const MUTATING_POLICY: &[Version] =
-    &[served("v1"), Version { name: "v1beta1", served: false, storage: true }, off("v1alpha1")];
+    &[served("v1").since(36), off_stored("v1beta1").since(34), off("v1alpha1")];
 const FLOWCONTROL: &str = "flowcontrol.apiserver.k8s.io";
 
 pub(super) const ROWS: &[Resource] = &[
@@ -118,7 +118,7 @@ pub(super) const ROWS: &[Resource] = &[
     .does(internal::STORAGE_VERSION),
     cluster(
         "storagemigration.k8s.io",
-        &[off_stored("v1beta1")],
+        &[off_stored("v1beta1").since(35)],
         "StorageVersionMigration",
         "storageversionmigrations",
         "storageversionmigration",

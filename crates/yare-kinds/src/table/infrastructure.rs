@@ -53,7 +53,7 @@ pub(super) const ROWS: &[Resource] = &[
         .does(storage::VOLUME_ATTACHMENT),
     cluster(
         STORAGE,
-        V1_AND_BETA,
+        &[stored("v1").since(34), off("v1beta1")],
         "VolumeAttributesClass",
         "volumeattributesclasses",
         "volumeattributesclass",

@@ -10,7 +10,7 @@ use crate::{
 };
 
 const RESOURCE: &str = "resource.k8s.io";
-const RESOURCE_VERSIONS: &[Version] = &[stored("v1"), off("v1beta2"), off("v1beta1")];
+const RESOURCE_VERSIONS: &[Version] = &[stored("v1").since(34), off("v1beta2"), off("v1beta1")];
 const SCHEDULING: &str = "scheduling.k8s.io";
 
 pub(super) const ROWS: &[Resource] = &[
@@ -88,7 +88,7 @@ pub(super) const ROWS: &[Resource] = &[
         .does(resource::DEVICE_CLASS),
     cluster(
         RESOURCE,
-        &[off("v1beta2"), off_stored("v1alpha3")],
+        &[off("v1beta2").since(36), off_stored("v1alpha3")],
         "DeviceTaintRule",
         "devicetaintrules",
         "devicetaintrule",
@@ -111,7 +111,7 @@ pub(super) const ROWS: &[Resource] = &[
     .does(resource::RESOURCE_CLAIM_TEMPLATE),
     cluster(
         RESOURCE,
-        &[off_stored("v1alpha3")],
+        &[off_stored("v1alpha3").since(36)],
         "ResourcePoolStatusRequest",
         "resourcepoolstatusrequests",
         "resourcepoolstatusrequest",

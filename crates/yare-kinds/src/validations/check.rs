@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 use yare_cel::{Decl, MAX_REQUEST_SIZE_BYTES};
-use yare_schema::field::{ErrorKind, FieldError, Path, html_safe};
+use yare_schema::{
+    field::{ErrorKind, FieldError, Path, html_safe},
+    release::Emulation,
+};
 
 use super::{
     KEYWORD, RUNTIME_COST_BUDGET, STATIC_COST_LIMIT, STATIC_TOTAL_COST_LIMIT,
@@ -25,13 +28,15 @@ const MAX_EXPENSIVE: usize = 4;
 pub struct Before<'a> {
     rules: HashSet<&'a str>,
     messages: HashSet<&'a str>,
+    /// As which release the server behaves.
+    emulation: Emulation,
 }
 
 impl<'a> Before<'a> {
     /// Those of all versions of a definition's `spec`.
-    pub fn of(spec: &'a Value) -> Self {
-        let mut out = Self::default();
-        for version in spec.items("versions") {
+    pub fn of(spec: Option<&'a Value>, emulation: Emulation) -> Self {
+        let mut out = Self { emulation, ..Self::default() };
+        for version in spec.map_or(&[][..], |spec| spec.items("versions")) {
             out.collect(version.at("schema.openAPIV3Schema"));
         }
         out
@@ -252,7 +257,7 @@ impl Checker<'_> {
             },
         };
         let times = place.cardinality.unwrap_or_else(|| most_in_a_request(decl));
-        let mut envs = Envs::new(decl);
+        let mut envs = Envs::new(decl, self.before.emulation);
         let before = self.before;
         let list = place.path.child(KEYWORD);
         for (i, rule) in rules(schema).iter().enumerate() {

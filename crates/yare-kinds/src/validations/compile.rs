@@ -2,29 +2,30 @@
 
 use serde_json::Value;
 use yare_cel::{Ast, Decl, DeclKind, DeclSizes, Env, Program, Type, Version, escape};
-use yare_schema::crd::field_path;
+use yare_schema::{crd::field_path, release::Emulation};
 
 use crate::view::View;
 
-/// What new expressions may use: whatever the release before this one knows, so that one can go back to it.
-const NEW: Version = Version::new(1, 35);
 /// What stored expressions may use: everything that any release knows.
 const STORED: Version = Version::new(1, u32::MAX);
 
 /// The environments of the expressions of one schema, made when they are first asked for.
 pub(super) struct Envs<'d> {
     decl: &'d Decl,
+    /// What new expressions may use: whatever the oldest release that the server gets on with knows.
+    new: Version,
     made: Vec<(Version, bool, Env)>,
 }
 
 impl<'d> Envs<'d> {
-    pub fn new(decl: &'d Decl) -> Self {
-        Self { decl, made: Vec::new() }
+    pub fn new(decl: &'d Decl, emulation: Emulation) -> Self {
+        let new = Version::new(1, emulation.compatible_minor.into());
+        Self { decl, new, made: Vec::new() }
     }
 
     /// `optional`: `oldSelf` is an optional value.
     fn get(&mut self, stored: bool, optional: bool) -> Env {
-        let version = if stored { STORED } else { NEW };
+        let version = if stored { STORED } else { self.new };
         if let Some((.., env)) = self.made.iter().find(|(v, o, _)| *v == version && *o == optional) {
             return env.clone();
         }

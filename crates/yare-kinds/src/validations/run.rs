@@ -11,6 +11,7 @@ use yare_cel::{Budget, Decl, EvalError, Program, Value as CelValue, Vars};
 use yare_schema::{
     field::{ErrorKind, FieldError, Path},
     model::TypeRef,
+    release::Emulation,
 };
 
 use super::{
@@ -182,7 +183,7 @@ impl Node {
     fn load(schema: &Value, decl: Option<Decl>) -> Option<Node> {
         let ready: Box<[Ready]> = match &decl {
             Some(decl) if !rules(schema).is_empty() => {
-                let mut envs = Envs::new(decl);
+                let mut envs = Envs::new(decl, Emulation::NONE);
                 // Whatever is here was accepted once.
                 rules(schema).iter().map(|rule| Ready::load(rule, schema, &mut envs)).collect()
             }

@@ -108,7 +108,7 @@ pub(super) fn statusz(kubelet: &Kubelet, headers: &HeaderMap, paths: Vec<String>
     let version = KUBERNETES_VERSION.trim_start_matches('v');
     let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
     let build = concat!("yare ", env!("CARGO_PKG_VERSION"));
-    let shown = Shown::Status(Status::now(kubelet.seams.now(), build, minor, paths));
+    let shown = Shown::Status(Status::now(kubelet.seams.now(), build, [minor, minor], paths));
     answer(kubelet, headers, STATUSZ, &shown)
 }
 

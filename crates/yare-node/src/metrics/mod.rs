@@ -81,8 +81,8 @@ impl Metrics {
             "gauge",
             "[BETA] This metric records the data about the stage and enablement of a k8s feature.",
         );
-        for (gate, on) in config.gates().iter() {
-            let labels = [("name", gate.name), ("stage", gate.now().stage.label())];
+        for (gate, stage, on) in config.gates().iter() {
+            let labels = [("name", gate.name), ("stage", stage.label())];
             page.sample(name, &labels, u8::from(on));
         }
         Process::read().expose(page);

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, fmt, sync::LazyLock};
 
+use crate::release::Emulation;
+
 /// How far a feature has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
@@ -68,6 +70,11 @@ impl Gate {
     /// What it is now.
     pub fn now(&self) -> Step {
         self.steps[self.steps.len() - 1]
+    }
+
+    /// What it was in a release; `None` before there was one.
+    fn at(&self, minor: u16) -> Option<Step> {
+        self.steps.iter().rev().find(|step| step.since_minor <= minor).copied()
     }
 }
 
@@ -154,6 +161,19 @@ pub enum GateError {
         /// What it stays.
         locked: bool,
     },
+    /// A gate that the emulated release does not have.
+    #[error(
+        "cannot set feature gate {name} to {wanted}, feature is PreAlpha at emulated version 1.{}, min compatibility version 1.{}",
+        at.minor, at.compatible_minor
+    )]
+    TooNew {
+        /// The gate.
+        name: String,
+        /// What was asked for.
+        wanted: bool,
+        /// What is emulated.
+        at: Emulation,
+    },
     /// A gate that is on without what it needs.
     #[error("{name} is enabled, but depends on features that are disabled: [{}]", needs.join(" "))]
     Needs {
@@ -183,17 +203,24 @@ impl std::error::Error for GateErrors {}
 /// Which features are on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gates {
+    /// The release whose gates these are.
+    emulation: Emulation,
     /// What differs from the defaults, or was named.
     set: BTreeMap<&'static str, bool>,
 }
 
 /// The gates of a server that was told nothing about them.
-pub static DEFAULT: Gates = Gates { set: BTreeMap::new() };
+pub static DEFAULT: Gates = Gates { emulation: Emulation::NONE, set: BTreeMap::new() };
 
 impl Gates {
     /// Reads `A=true,B=false`. The last wish for a gate holds; `AllAlpha` and `AllBeta` leave alone what is
     /// named beside them.
     pub fn parse(text: &str) -> Result<Self, GateErrors> {
+        Self::emulating(Emulation::NONE, text)
+    }
+
+    /// The same for a server that behaves as another release.
+    pub fn emulating(emulation: Emulation, text: &str) -> Result<Self, GateErrors> {
         let mut wishes: BTreeMap<&str, bool> = BTreeMap::new();
         for wish in text.split(',').filter(|w| !w.is_empty()) {
             let (name, value) = wish
@@ -205,15 +232,16 @@ impl Gates {
             })?;
             wishes.insert(name, on);
         }
-        Self::of(&wishes)
+        Self::of(emulation, &wishes)
     }
 
-    fn of(wishes: &BTreeMap<&str, bool>) -> Result<Self, GateErrors> {
+    fn of(emulation: Emulation, wishes: &BTreeMap<&str, bool>) -> Result<Self, GateErrors> {
         let mut errors = Vec::new();
         let mut set: BTreeMap<&'static str, bool> = BTreeMap::new();
         for (all_of, stage) in [(ALL_ALPHA, Stage::Alpha), (ALL_BETA, Stage::Beta)] {
             if let Some(&on) = wishes.get(all_of) {
-                set.extend(all().iter().filter(|g| g.now().stage == stage).map(|gate| (gate.name, on)));
+                let is_of = |gate: &&Gate| gate.at(emulation.minor).is_some_and(|step| step.stage == stage);
+                set.extend(all().iter().filter(is_of).map(|gate| (gate.name, on)));
                 // The switches themselves are gates of their stage, but not of each other's.
                 set.insert(all_of, on);
             }
@@ -223,14 +251,20 @@ impl Gates {
                 errors.push(GateError::Unknown((*name).to_owned()));
                 continue;
             };
-            let now = gate.now();
-            if now.locked && now.on != on {
-                errors.push(GateError::Locked { name: (*name).to_owned(), wanted: on, locked: now.on });
-                continue;
+            match gate.at(emulation.minor) {
+                None => {
+                    errors.push(GateError::TooNew { name: (*name).to_owned(), wanted: on, at: emulation });
+                    continue;
+                }
+                Some(step) if step.locked && step.on != on => {
+                    errors.push(GateError::Locked { name: (*name).to_owned(), wanted: on, locked: step.on });
+                    continue;
+                }
+                Some(_) => {}
             }
             set.insert(gate.name, on);
         }
-        let gates = Self { set };
+        let gates = Self { emulation, set };
         if errors.is_empty() {
             for gate in all().iter().filter(|gate| gates.is_on(gate.name)) {
                 let off: Vec<&'static str> = gate.needs.iter().copied().filter(|n| !gates.is_on(n)).collect();
@@ -246,13 +280,22 @@ impl Gates {
     pub fn is_on(&self, name: &str) -> bool {
         match self.set.get(name) {
             Some(on) => *on,
-            None => find(name).is_some_and(|gate| gate.now().on),
+            None => {
+                let step = find(name).and_then(|gate| gate.at(self.emulation.minor));
+                step.is_some_and(|step| step.on)
+            }
         }
     }
 
-    /// Every gate and whether it is on, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static Gate, bool)> + '_ {
-        all().iter().map(|gate| (gate, self.is_on(gate.name)))
+    /// The release whose gates these are.
+    pub fn emulation(&self) -> Emulation {
+        self.emulation
+    }
+
+    /// Every gate that the release has, by name: how far it has come, and whether it is on.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Gate, Stage, bool)> + '_ {
+        let there = |gate: &'static Gate| Some((gate, gate.at(self.emulation.minor)?));
+        all().iter().filter_map(there).map(|(gate, step)| (gate, step.stage, self.is_on(gate.name)))
     }
 }
 
@@ -268,6 +311,7 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::release::{MINOR, OLDEST_MINOR};
 
     #[test]
     fn the_table_reads_and_is_consistent() {
@@ -281,7 +325,7 @@ mod tests {
         assert!(all().is_sorted_by(|a, b| a.name < b.name), "a gate stands twice");
         for gate in all() {
             assert!(gate.steps.is_sorted_by_key(|s| s.since_minor), "{}", gate.name);
-            assert!(gate.now().since_minor <= 36, "{}", gate.name);
+            assert!(gate.now().since_minor <= MINOR, "{}", gate.name);
             let locks = gate.steps.iter().map(|s| s.locked);
             assert!(locks.is_sorted(), "{}: a lock never opens", gate.name);
             for need in &gate.needs {
@@ -290,6 +334,35 @@ mod tests {
             }
         }
         assert_eq!(Gates::parse(""), Ok(Gates::default()), "the defaults satisfy each other's needs");
+    }
+
+    #[test]
+    fn releases_before_have_the_gates_that_they_had() {
+        let at = |minor: u16, text: &str| {
+            Gates::emulating(Emulation { minor, compatible_minor: minor.max(34) - 1 }, text)
+        };
+        for minor in OLDEST_MINOR..=MINOR {
+            at(minor, "").expect("the defaults satisfy each other's needs");
+        }
+        // Beta and on since 1.36, alpha before, locked by none.
+        let gate = "DRAConsumableCapacity";
+        assert!(at(36, "").unwrap().is_on(gate));
+        assert!(!at(35, "").unwrap().is_on(gate));
+        assert!(at(35, "DRAConsumableCapacity=true").unwrap().is_on(gate));
+        assert!(at(35, "AllAlpha=true").unwrap().is_on(gate));
+        let stages = |minor| at(minor, "").unwrap().iter().find(|(g, ..)| g.name == gate).map(|(_, s, _)| s);
+        assert_eq!([33, 35, 36].map(stages), [None, Some(Stage::Alpha), Some(Stage::Beta)]);
+        assert_eq!(
+            at(33, "DRAConsumableCapacity=false").unwrap_err().to_string(),
+            "cannot set feature gate DRAConsumableCapacity to false, feature is PreAlpha at emulated version 1.33, min compatibility version 1.33"
+        );
+        // Locked since 1.34.
+        assert!(at(34, "AuthorizeWithSelectors=false").is_err());
+        assert!(
+            !at(33, "AuthorizeWithSelectors=false,AuthorizeNodeWithSelectors=false")
+                .unwrap()
+                .is_on("AuthorizeWithSelectors")
+        );
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use yare_schema::field::{FieldError, Path};
+use yare_schema::{
+    features::Gates,
+    field::{FieldError, Path},
+};
 
 use super::{
     check_static_name,
@@ -42,13 +45,13 @@ impl Strategy for Policy {
     }
 
     fn validate(&self, policy: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = self.check(policy, None);
+        let mut errs = self.check(policy, None, ctx.gates);
         check_static_name(&mut errs, policy, ctx);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        self.check(new, Some(old))
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        self.check(new, Some(old), ctx.gates)
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
@@ -86,7 +89,7 @@ impl Strategy for Policy {
 }
 
 impl Policy {
-    fn check(&self, policy: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    fn check(&self, policy: &Value, old: Option<&Value>, gates: &Gates) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let old = old.map(|old| old.at("spec"));
         let (path, spec) = (Path::new("spec"), policy.at("spec"));
@@ -113,12 +116,13 @@ impl Policy {
         if touched {
             let stored = old.map_or(&[][..], |old| old.items("matchConditions"));
             let (p, before) = (path.child("matchConditions"), Before::of(stored, "expression"));
-            check_conditions(&mut errs, &p, spec.items("matchConditions"), params, &before);
+            check_conditions(&mut errs, &p, spec.items("matchConditions"), params, &before, gates);
         }
         let list = path.child("variables");
         let variables = spec.items("variables");
-        let mut compiler =
+        let compiler =
             if self.mutating || !variables.is_empty() { Compiler::composing() } else { Compiler::plain() };
+        let mut compiler = compiler.emulating(gates.emulation());
         let stored = old.map_or(&[][..], |old| old.items("validations"));
         let before = Before::of(stored, "expression");
         for (i, variable) in variables.iter().enumerate() {

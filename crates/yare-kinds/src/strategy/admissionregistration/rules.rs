@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
-use yare_schema::field::Path;
+use yare_schema::{features::Gates, field::Path};
 
 use crate::{
     check::{Check, Errors},
@@ -167,6 +167,7 @@ pub fn check_conditions(
     conditions: &[Value],
     params: bool,
     before: &Before<'_>,
+    gates: &Gates,
 ) {
     check_items(errs, path, conditions.len(), MAX_CONDITIONS);
     let mut seen: HashSet<&str> = HashSet::new();
@@ -177,7 +178,8 @@ pub fn check_conditions(
             errs.required(&p, "");
         } else {
             let (scope, age) = (Scope::of_policy(params), before.age(expression));
-            let compiled = Compiler::plain().compile(expression, scope, Returns::Bool, age);
+            let mut compiler = Compiler::plain().emulating(gates.emulation());
+            let compiled = compiler.compile(expression, scope, Returns::Bool, age);
             check_expression(errs, &p, expression, compiled);
         }
         let (p, name) = (path.child("name"), condition.str_at("name"));

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use yare_schema::field::{FieldError, Path};
+use yare_schema::{
+    features::Gates,
+    field::{FieldError, Path},
+};
 
 use super::{
     check_static_name,
@@ -47,13 +50,13 @@ impl Strategy for WebhookConfiguration {
     }
 
     fn validate(&self, configuration: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = self.check(configuration, None);
+        let mut errs = self.check(configuration, None, ctx.gates);
         check_static_name(&mut errs, configuration, ctx);
         errs
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
-        self.check(new, Some(old))
+    fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
+        self.check(new, Some(old), ctx.gates)
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
@@ -70,7 +73,7 @@ impl Strategy for WebhookConfiguration {
 }
 
 impl WebhookConfiguration {
-    fn check(&self, configuration: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    fn check(&self, configuration: &Value, old: Option<&Value>, gates: &Gates) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let stored = old.map_or(&[][..], |old| old.items("webhooks"));
         let before = Before::of(stored.iter().flat_map(|hook| hook.items("matchConditions")), "expression");
@@ -89,7 +92,7 @@ impl WebhookConfiguration {
             self.check_hook(&mut errs, &path, hook, judge);
             if conditions {
                 let p = path.child("matchConditions");
-                check_conditions(&mut errs, &p, hook.items("matchConditions"), false, &before);
+                check_conditions(&mut errs, &p, hook.items("matchConditions"), false, &before, gates);
             }
             let versions = hook.strings("admissionReviewVersions");
             let p = path.child("admissionReviewVersions");

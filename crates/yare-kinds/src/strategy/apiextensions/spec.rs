@@ -4,7 +4,10 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use yare_schema::field::{FieldError, Path};
+use yare_schema::{
+    field::{FieldError, Path},
+    release::Emulation,
+};
 
 use super::{
     ca_bundle, check_kind, has_bad_ca_bundle, is_established, joined,
@@ -21,7 +24,7 @@ use crate::{
 };
 
 /// Errors in `spec`; `old` is the definition that it was in.
-pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: Option<&Value>) {
+pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: Option<&Value>, emulation: Emulation) {
     let (p, group) = (path.child("group"), spec.str_at("group"));
     let messages = names::dns1123_subdomain(group);
     if group.is_empty() {
@@ -33,7 +36,7 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: Option<&Valu
     }
     errs.required_one_of(&path.child("scope"), spec.str_at("scope"), &["Cluster", "Namespaced"]);
     let list = spec.items("versions");
-    let terms = Terms::new(spec, old.map(|old| old.at("spec")));
+    let terms = Terms::new(spec, old.map(|old| old.at("spec")), emulation);
     versions::check(errs, path, &terms);
     let p = path.child("versions");
     let all: HashSet<&str> = list.iter().map(|v| v.str_at("name")).collect();

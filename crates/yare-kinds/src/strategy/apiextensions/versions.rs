@@ -10,6 +10,7 @@ use yare_schema::{
     crd::{self, Kept},
     field::Path,
     goprint,
+    release::Emulation,
 };
 
 use super::joined;
@@ -58,6 +59,8 @@ impl Part {
 pub struct Terms<'a> {
     spec: &'a Value,
     old: Option<&'a Value>,
+    /// As which release the server behaves.
+    emulation: Emulation,
     kept: OnceCell<Kept>,
 }
 
@@ -68,8 +71,8 @@ fn schemas(spec: &Value) -> impl Iterator<Item = &Value> {
 
 impl<'a> Terms<'a> {
     /// `spec` replaces `old`.
-    pub fn new(spec: &'a Value, old: Option<&'a Value>) -> Self {
-        Self { spec, old, kept: OnceCell::new() }
+    pub fn new(spec: &'a Value, old: Option<&'a Value>, emulation: Emulation) -> Self {
+        Self { spec, old, emulation, kept: OnceCell::new() }
     }
 
     fn versions(&self) -> &'a [Value] {
@@ -224,7 +227,7 @@ fn check_schema(errs: &mut Errors, path: &Path<'_>, version: &Value, status: boo
     }
     let found = crd::check(schema, path, terms.kept());
     let rules = if found.is_sound {
-        let before = terms.old.map(validations::Before::of).unwrap_or_default();
+        let before = validations::Before::of(terms.old, terms.emulation);
         validations::check(schema, path, &found.errors, &before, is_unchanged)
     } else {
         Vec::new()
