@@ -163,7 +163,8 @@ impl Allocators {
         self.look_at(addresses.iter().copied());
     }
 
-    fn take_address(&self, range: &Cidr, owner: Box<str>, random: &dyn Random) -> Option<IpAddr> {
+    /// A free address of the range, taken for its owner; without one it is only looked for.
+    fn take_address(&self, range: &Cidr, owner: Option<Box<str>>, random: &dyn Random) -> Option<IpAddr> {
         let mut taken = self.taken.lock();
         let size = range.usable();
         // The lower band is for addresses that people choose; KEP-3070.
@@ -178,7 +179,9 @@ impl Allocators {
                 .find(|a| !taken.addresses.contains_key(a))
         };
         let found = pick(band, size, &taken).or_else(|| pick(0, band, &taken))?;
-        taken.addresses.insert(found, owner);
+        if let Some(owner) = owner {
+            taken.addresses.insert(found, owner);
+        }
         Some(found)
     }
 
@@ -354,7 +357,7 @@ fn address(
         ))
     };
     let ranges = objects::ranges(&call.core, family);
-    let owner = key(service);
+    let owner = (!reserved.dry_run).then(|| key(service));
     let began = Instant::now();
     if wanted.is_empty() {
         let random = &*call.core.config.random;
@@ -364,7 +367,9 @@ fn address(
             given
         });
         let given = given.next().ok_or_else(full)?;
-        reserved.addresses.push(given);
+        if !reserved.dry_run {
+            reserved.addresses.push(given);
+        }
         return Ok(given.to_string());
     }
     let Some(address) = net::parse_ip_sloppy(wanted) else {
@@ -385,6 +390,8 @@ fn address(
             "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
         ));
     }
+    // A dry run takes nothing, and does not ask who has the address either: that of the service itself is taken.
+    let Some(owner) = owner else { return Ok(wanted.to_owned()) };
     let free = match allocators.taken.lock().addresses.entry(address) {
         Entry::Occupied(_) => false,
         Entry::Vacant(free) => {

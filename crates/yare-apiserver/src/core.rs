@@ -209,6 +209,8 @@ pub struct Core {
     pub registry: ArcSwap<Registry>,
     /// The built-in part of it.
     pub builtin: Registry,
+    /// In which way callers acted in others' names last.
+    pub impersonation: crate::auth::impersonate::LastModes,
     /// Admission plugins and webhooks.
     pub admission: Admission,
     /// Service addresses and node ports.
@@ -255,6 +257,7 @@ impl Core {
             registry: ArcSwap::from_pointee(builtin.patched(&builtin, &[], &[])),
             storage_versions: crate::identity::versions::Versions::of(&config, &builtin),
             builtin,
+            impersonation: crate::auth::impersonate::LastModes::default(),
             admission: Admission::new(&config.admission),
             allocators: crate::alloc::Allocators::new(&config),
             metrics: crate::metrics::Metrics::default(),

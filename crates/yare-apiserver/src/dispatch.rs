@@ -81,7 +81,10 @@ fn route(call: &Call, served: &Served) -> ApiResult<()> {
     // What is posted to a custom resource by its name is created all the same.
     let named = !is_built_in && !across && info.verb == "create";
     let may = (named || verbs.contains(&info.verb)) && has(info.verb);
-    if may && !(is_built_in && call.method == Method::HEAD) {
+    // The old paths of watches say what is done, whatever the method.
+    let reads = matches!(info.verb, "get" | "list" | "watch");
+    let by_method = !reads || call.method == Method::GET || (call.method == Method::HEAD && !is_built_in);
+    if may && by_method {
         return Ok(());
     }
     Err(match is_built_in {
@@ -138,7 +141,7 @@ async fn other(call: &Call) -> ApiResult<Reply> {
     }
     match parts.as_slice() {
         [""] => Ok(body::json_reply(StatusCode::OK, &serde_json::json!({ "paths": paths(call) }))),
-        ["version"] => Ok(body::json_reply(StatusCode::OK, &health::version())),
+        ["version"] => Ok(body::json_reply(StatusCode::OK, &health::version(&call.core))),
         [endpoint @ ("healthz" | "livez" | "readyz"), single @ ..] => {
             let single = single.join("/");
             health::ask(call, endpoint, &single).await;

@@ -5,7 +5,10 @@
 
 use futures::{FutureExt, future::BoxFuture};
 use serde_json::{Value, json};
-use yare_kinds::view::{View, ViewMut};
+use yare_kinds::{
+    strategy::scheduling,
+    view::{View, ViewMut},
+};
 use yare_store::Write;
 
 use crate::{
@@ -16,7 +19,7 @@ use crate::{
     core::Call,
     crd, escalation,
     registry::Served,
-    status::ApiResult,
+    status::{ApiError, ApiResult},
 };
 
 type Create = for<'a> fn(&'a Call, &mut Value, bool) -> ApiResult<Reserved<'a>>;
@@ -38,6 +41,8 @@ pub struct Row {
     beside: Option<Beside>,
     /// After an object changed.
     updated: Option<fn(&Call, &Value, &Value)>,
+    /// Why the object of a name may never be deleted, where it may not.
+    kept: Option<fn(&str) -> Option<&'static str>>,
     /// When an object's deletion starts, with the time.
     deleting: Option<fn(&mut Value, &str)>,
     /// Whether something beside finalizers holds the object.
@@ -54,6 +59,7 @@ const NOTHING: Row = Row {
     update: None,
     beside: None,
     updated: None,
+    kept: None,
     deleting: None,
     held: None,
     deleted: None,
@@ -117,6 +123,14 @@ const TABLE: &[Row] = &[
     Row { resource: ("rbac.authorization.k8s.io", "clusterroles"), ..ROLE },
     Row { resource: ("rbac.authorization.k8s.io", "rolebindings"), ..BINDING },
     Row { resource: ("rbac.authorization.k8s.io", "clusterrolebindings"), ..BINDING },
+    Row {
+        resource: ("scheduling.k8s.io", "priorityclasses"),
+        kept: Some(|name| {
+            scheduling::is_system_class(name)
+                .then_some("this is a system priority class and cannot be deleted")
+        }),
+        ..NOTHING
+    },
 ];
 
 /// The row of a resource.
@@ -132,6 +146,14 @@ pub fn ask<'a>(
     old: Option<&'a Value>,
 ) -> Option<BoxFuture<'a, ApiResult<()>>> {
     served.stored.hooks.ask.map(|ask| ask(call, new, old))
+}
+
+/// Refuses to delete what the server cannot be without.
+pub fn spare(served: &Served, name: &str) -> ApiResult<()> {
+    match served.stored.hooks.kept.and_then(|kept| kept(name)) {
+        Some(why) => Err(ApiError::forbidden(served.group_resource(), name, why)),
+        None => Ok(()),
+    }
 }
 
 /// Before a new object is validated.

@@ -92,7 +92,7 @@ pub fn update(
     let registry = call.core.registry.load();
     let versions = Versions { registry: &registry, served };
     let info = info(served, options, subresource, now);
-    let reset = if old.is_none() { reset(served, subresource) } else { None };
+    let reset = reset(served, subresource);
     if served.is_storage() {
         managed::update(&versions, old, new, &info, reset.as_ref());
     } else {

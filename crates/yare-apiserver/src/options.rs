@@ -51,7 +51,7 @@ pub struct ListOptions {
     pub resource_version: String,
     /// How `resource_version` is meant.
     pub version_match: VersionMatch,
-    /// Ends a watch.
+    /// Ends a watch; zero (as negative numbers come out) at once.
     pub timeout_s: Option<u64>,
     /// The watcher understands BOOKMARK events.
     pub bookmarks: bool,
@@ -76,8 +76,8 @@ impl ListOptions {
                 _ => VersionMatch::Unset,
             },
             timeout_s: integer(query, "timeoutSeconds")?
-                .and_then(|s| u64::try_from(s).ok())
-                .filter(|s| *s > 0),
+                .filter(|s| *s != 0)
+                .map(|s| u64::try_from(s).unwrap_or(0)),
             limit: integer(query, "limit")?.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
             bookmarks: query.flag("allowWatchBookmarks"),
             send_initial_events: query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents")),
@@ -95,9 +95,10 @@ impl ListOptions {
                 // Without a revision a watch starts with the present state, as it always has.
                 options.send_initial_events = Some(true);
                 options.version_match = VersionMatch::NotOlderThan;
-                return Ok(options);
+                options.check_watch("NotOlderThan", watch_list)
+            } else {
+                options.check_watch(&raw_match, watch_list)
             }
-            options.check_watch(&raw_match, watch_list)
         } else {
             options.check_list(&raw_match)
         };

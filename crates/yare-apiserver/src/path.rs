@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 
 use http::{Method, Uri};
+use yare_kinds::names;
+use yare_schema::selector::FieldSelector;
 
 /// What a request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,16 +87,14 @@ impl RequestInfo {
                 _ => {}
             }
         }
-        // A collection restricted to one name is authorized as that object.
-        if matches!(info.verb, "list" | "watch" | "deletecollection")
+        // Of a collection restricted to one name that object is read, and no other.
+        if matches!(info.verb, "list" | "watch")
             && info.name.is_empty()
-            && let Some(selector) = query.get("fieldSelector")
+            && let Some(selector) = query.get("fieldSelector").and_then(|s| FieldSelector::parse(s).ok())
+            && let Some(name) = selector.exact_match("metadata.name")
+            && names::path_segment(name).is_empty()
         {
-            for clause in selector.split(',') {
-                if let Some(name) = clause.strip_prefix("metadata.name=") {
-                    info.name = name.trim_start_matches('=').to_owned();
-                }
-            }
+            info.name = name.to_owned();
         }
         info
     }
@@ -236,6 +236,26 @@ mod tests {
                 "GET",
                 "/api/v1/nodes?fieldSelector=metadata.name%3Dn1",
                 ["list", "", "v1", "", "nodes", "n1", "", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/nodes?fieldSelector=metadata.name%3D%3Dn1,metadata.name%3Dn2",
+                ["list", "", "v1", "", "nodes", "n1", "", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/nodes?fieldSelector=metadata.name%3Da%5C,b",
+                ["list", "", "v1", "", "nodes", "a,b", "", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/nodes?fieldSelector=metadata.name%3Da/b",
+                ["list", "", "v1", "", "nodes", "", "", ""],
+            ),
+            (
+                "DELETE",
+                "/api/v1/namespaces/x/pods?fieldSelector=metadata.name%3Dn1",
+                ["deletecollection", "", "v1", "x", "pods", "", "", ""],
             ),
             (
                 "POST",

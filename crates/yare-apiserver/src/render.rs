@@ -177,7 +177,7 @@ impl Renderer {
 
     /// A bookmark in the shape and encoding asked for. `columns`: a table says what its columns are.
     pub fn bookmark(&self, revision: u64, initial_end: bool, columns: bool) -> ApiResult<Bytes> {
-        let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        let mut metadata = json!({ "resourceVersion": revision.to_string() });
         if initial_end {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }

@@ -45,13 +45,13 @@ pub fn cells(served: &Served, object: &Value, now_s: i64) -> Vec<Value> {
     let mut out = vec![object["metadata"]["name"].clone()];
     out.extend(custom.columns(&served.version).iter().map(|c| {
         let found = jsonpath::find(object, &c.json_path);
+        // Of several, a cell has the first.
         let Some(first) = found.first() else { return Value::Null };
         match c.kind.as_str() {
             "date" => age(first, now_s),
             "integer" => first.as_i64().map_or(Value::Null, Value::from),
             "number" => first.as_f64().map_or(Value::Null, Value::from),
             "boolean" => first.as_bool().map_or(Value::Null, Value::from),
-            _ if found.len() > 1 => found.iter().map(|v| text(v)).collect::<Vec<_>>().join(",").into(),
             _ => text(first).into(),
         }
     }));

@@ -47,7 +47,24 @@ async fn each_address_of_a_service_has_an_object() {
     server.get(&path).await.expect(404);
     // Services without an address have none; dry runs leave none.
     server.post(SERVICES, &service("headless", json!({"clusterIP": "None"}))).await.expect(201);
-    server.post(&format!("{SERVICES}?dryRun=All"), &service("dry", json!({}))).await.expect(201);
+    let dry = format!("{SERVICES}?dryRun=All");
+    server.post(&dry, &service("dry", json!({}))).await.expect(201);
+    // Nor do they ask who has an address, which may be the service itself.
+    let taken = service("taken", json!({"clusterIP": "10.43.0.77"}));
+    for _ in 0..2 {
+        server.post(&dry, &taken).await.expect(201);
+    }
+    server.post(SERVICES, &taken).await.expect(201);
+    server.post(&dry, &taken).await.expect_reason(409, "AlreadyExists");
+    server.delete(&format!("{SERVICES}/taken")).await.expect(200);
+    server
+        .post(&dry, &service("other", json!({"clusterIP": "10.44.0.1"})))
+        .await
+        .expect_reason(422, "Invalid");
+    // A policy that says nothing is not one that is left out.
+    let message =
+        server.post(&dry, &service("odd", json!({"ipFamilyPolicy": ""}))).await.expect_reason(422, "Invalid");
+    assert!(message.contains("spec.ipFamilyPolicy: Unsupported value: \"\""), "{message}");
     // An address that is given back by a change of type.
     let made = server.post(SERVICES, &service("b", json!({}))).await.expect(201);
     let path = format!("{ADDRESSES}/{}", made["spec"]["clusterIP"].as_str().unwrap());

@@ -109,6 +109,13 @@ async fn priorities() {
     }
     let message = server.post(PODS, &with("d", json!("none"))).await.expect_reason(403, "Forbidden");
     assert!(message.contains("no PriorityClass with name none was found"), "{message}");
+    let message =
+        server.delete(&format!("{classes}/system-node-critical")).await.expect_reason(403, "Forbidden");
+    assert_eq!(
+        message,
+        "priorityclasses.scheduling.k8s.io \"system-node-critical\" is forbidden: this is a system priority class and cannot be deleted"
+    );
+    server.delete(&format!("{classes}/high")).await.expect(200);
 }
 
 #[tokio::test]

@@ -213,6 +213,14 @@ async fn acting_in_anothers_name() {
     let old = issue(&cluster.pki.cluster, Usage::Client, "old", &[]);
     let as_bob = [("impersonate-user", "bob")];
     assert_eq!(cluster.json(Some(&old), Method::GET, PODS, &as_bob, &NONE).await.0, 200);
+    // Whoever succeeded in one way is told what is missing for that.
+    let as_carol = [("impersonate-user", "carol")];
+    let (code, status) = cluster.json(Some(&old), Method::GET, PODS, &as_carol, &NONE).await;
+    assert_eq!(code, 403);
+    assert_eq!(
+        status["message"],
+        "users \"carol\" is forbidden: User \"old\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope"
+    );
     // The constrained way: only pods.
     grant(
         "new",

@@ -271,8 +271,20 @@ async fn finalizers_and_grace() {
         .patch("merge", &path, &json!({"metadata": {"finalizers": ["example.com/wait", "example.com/more"]}}))
         .await
         .expect_reason(422, "Invalid");
+    let message = server
+        .post(CONFIG_MAPS, &json!({"metadata": {"name": "a"}}))
+        .await
+        .expect_reason(409, "AlreadyExists");
+    assert_eq!(message, "object is being deleted: configmaps \"a\" already exists");
     server.patch("merge", &path, &json!({"metadata": {"finalizers": null}})).await.expect(200);
     server.get(&path).await.expect_reason(404, "NotFound");
+    // Of some kinds upstream does not look at what finalizers are called.
+    let held = json!({"metadata": {"name": "a", "finalizers": ["wait"]}});
+    server.post(CONFIG_MAPS, &held).await.expect_reason(422, "Invalid");
+    server.post("/apis/coordination.k8s.io/v1/namespaces/default/leases", &held).await.expect(201);
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"metadata": {"name": "A_b", "finalizers": ["wait"]}, "spec": {"selector": {"matchLabels": {"a": "b"}}}});
+    server.post(budgets, &budget).await.expect(201);
 
     let pods = "/api/v1/namespaces/default/pods";
     let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
@@ -404,4 +416,51 @@ async fn an_update_may_create() {
     let message = server.post(leases, &lease("d", json!({"resourceVersion": "5"}))).await;
     assert_eq!(message.expect(500)["message"], "resourceVersion should not be set on objects to be created");
     server.apply(&format!("{leases}/e"), "m", &lease("e", json!({"resourceVersion": "5"}))).await.expect(201);
+}
+
+/// Who sends what was sent before changes nothing, whatever the server fills in or puts back.
+#[tokio::test]
+async fn what_is_left_out_is_no_change() {
+    let server = Server::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {
+        "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "v", "iscsi": {"targetPortal": "10.0.0.1", "iqn": "iqn.2026-01.com.example:a"}}],
+    }});
+    let made = server.post(pods, &pod).await.expect(201);
+    assert_eq!(made["spec"]["volumes"][0]["iscsi"]["lun"], 0);
+    let mut sent = pod.clone();
+    // Those are not put back, and cannot be left out.
+    for field in ["serviceAccountName", "serviceAccount", "volumes"] {
+        sent["spec"][field] = made["spec"][field].clone();
+    }
+    sent["spec"]["containers"][0]["volumeMounts"] = made["spec"]["containers"][0]["volumeMounts"].clone();
+    sent["spec"]["volumes"][0]["iscsi"].as_object_mut().unwrap().remove("lun");
+    let same = server.put(&format!("{pods}/p"), &sent).await.expect(200);
+    assert_eq!((&same["metadata"]["generation"], &same["spec"]), (&json!(1), &made["spec"]));
+
+    let policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+    let policy = json!({"metadata": {"name": "n"}, "spec": {"policyTypes": ["Ingress"]}});
+    let made = server.post(policies, &policy).await.expect(201);
+    assert_eq!(made["spec"]["podSelector"], json!({}));
+    let same = server.put(&format!("{policies}/n"), &policy).await.expect(200);
+    assert_eq!(same["metadata"]["generation"], 1);
+    assert_eq!(same["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+}
+
+/// Upstream's objects rest as protobuf, which knows no empty lists.
+#[tokio::test]
+async fn lists_that_are_empty_rest_as_nothing() {
+    let server = Server::start().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let made = server.post(roles, &json!({"metadata": {"name": "a"}, "rules": []})).await.expect(201);
+    assert_eq!(made["rules"], Value::Null);
+    assert!(made.as_object().unwrap().contains_key("rules"), "{made}");
+    let config = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": "a"}, "rules": []});
+    let message = server.apply(&format!("{roles}/a"), "other", &config).await.expect_reason(409, "Conflict");
+    assert!(
+        message.ends_with("conflict with \"unknown\" using rbac.authorization.k8s.io/v1: .rules"),
+        "{message}"
+    );
 }

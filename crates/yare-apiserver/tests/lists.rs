@@ -307,7 +307,9 @@ async fn watches() {
         assert_eq!(events.brief().await, "ADDED b", "{query}");
         let end = events.next().await.unwrap();
         assert_eq!(end["type"], "BOOKMARK", "{query}");
-        assert_eq!(end["object"]["metadata"]["annotations"], json!({"k8s.io/initial-events-end": "true"}));
+        let metadata = end["object"]["metadata"].as_object().unwrap();
+        assert_eq!(metadata["annotations"], json!({"k8s.io/initial-events-end": "true"}));
+        assert_eq!(metadata.len(), 2, "{metadata:?}");
         let revision: u64 = end["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
         assert!(revision >= now, "{query}: {revision}");
     }
@@ -337,6 +339,15 @@ async fn watches() {
             assert_eq!(events.brief().await, *want);
         }
     }
+    // A watch that may last for less than no time ends at once.
+    let mut over = server.watch(&format!("{from_now}&timeoutSeconds=-1")).await;
+    assert_eq!(over.next().await, None);
+    let message = server.get(&format!("{MAPS}?watch=1&continue=x")).await.expect_reason(422, "Invalid");
+    assert!(message.ends_with("resourceVersionMatch is forbidden when continue is provided"), "{message}");
+    // Nothing has two names.
+    let none =
+        server.get(&format!("{MAPS}?fieldSelector=metadata.name%3Da,metadata.name%3Db")).await.expect(200);
+    assert_eq!(none["items"], json!([]));
     let path = "/api/v1/watch/namespaces/default/configmaps/b?fieldSelector=metadata.name%3Da";
     assert_eq!(
         server.get(path).await.expect_reason(400, "BadRequest"),

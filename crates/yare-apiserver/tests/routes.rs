@@ -55,6 +55,9 @@ async fn what_has_no_such_method() {
         ("GET", "/api/v1/namespaces/default/serviceaccounts/default/token"),
         ("POST", "/version"),
         ("HEAD", "/apis"),
+        // The old paths of watches.
+        ("DELETE", "/api/v1/watch/namespaces/default/configmaps"),
+        ("POST", "/api/v1/watch/configmaps"),
     ] {
         let answer = ask(&server, method, path).await;
         assert_eq!(answer.code, 405, "{method} {path}");

@@ -73,6 +73,11 @@ async fn eviction() {
     assert_eq!(budget["status"]["disruptionsAllowed"], 0);
     assert!(budget["status"]["disruptedPods"]["a"].is_string());
     server.post(&format!("{PODS}/b/eviction"), &evict("b")).await.expect_reason(429, "TooManyRequests");
+    // As those who drain nodes for long send it.
+    let old = json!({"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": "b"}});
+    server.post(&format!("{PODS}/b/eviction"), &old).await.expect_reason(429, "TooManyRequests");
+    let other = json!({"apiVersion": "policy/v2", "kind": "Eviction", "metadata": {"name": "b"}});
+    server.post(&format!("{PODS}/b/eviction"), &other).await.expect_reason(400, "BadRequest");
     server.post(&format!("{PODS}/none/eviction"), &evict("none")).await.expect_reason(404, "NotFound");
 }
 

@@ -16,7 +16,7 @@ pub fn json(ty: TypeRef<'_>, value: &Value) -> Vec<u8> {
 
 /// Appends the value as JSON in the field order of `ty`.
 pub fn write_json(ty: TypeRef<'_>, value: &Value, out: &mut Vec<u8>) {
-    let mut writer = Writer { out: std::mem::take(out), rv_at: None };
+    let mut writer = Writer { out: std::mem::take(out), at_rest: false, rv_at: None };
     writer.value(ty, value);
     *out = writer.out;
 }
@@ -40,7 +40,7 @@ pub fn at_rest(value: &Value) -> (Vec<u8>, usize) {
 /// An object as JSON at rest like [`at_rest`], with the fields of `ty` in their order.
 pub fn at_rest_as(ty: TypeRef<'_>, value: &Value) -> (Vec<u8>, usize) {
     let Some(s) = ty.as_struct().filter(|_| ty.schema.typed) else { return at_rest(value) };
-    let mut writer = Writer::new();
+    let mut writer = Writer { at_rest: true, ..Writer::new() };
     let empty = Map::new();
     writer.object(ty, s, value.as_object().unwrap_or(&empty), Role::Top);
     writer.finish()
@@ -167,12 +167,15 @@ enum Role {
 
 struct Writer {
     out: Vec<u8>,
+    /// The object is written for the store: upstream's rests as protobuf, which has no empty lists, so that they come
+    /// back as `null`.
+    at_rest: bool,
     rv_at: Option<usize>,
 }
 
 impl Writer {
     fn new() -> Self {
-        Self { out: Vec::with_capacity(1024), rv_at: None }
+        Self { out: Vec::with_capacity(1024), at_rest: false, rv_at: None }
     }
 
     fn finish(self) -> (Vec<u8>, usize) {
@@ -263,6 +266,12 @@ impl Writer {
             }
             match value {
                 Some(value) if is_omitted(ty, field, value) => {}
+                Some(Value::Array(items))
+                    if self.at_rest && items.is_empty() && matches!(field_type.shape(), Shape::List(_)) =>
+                {
+                    self.key(&mut first, &field.name);
+                    self.out.extend_from_slice(b"null");
+                }
                 Some(value) => {
                     self.key(&mut first, &field.name);
                     self.value(field_type, value);

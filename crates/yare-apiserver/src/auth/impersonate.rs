@@ -2,11 +2,16 @@
 //!
 //! [`MODES`] are tried in order: first those that are confined to one kind of identity and to what is done with
 //! it (constrained impersonation, KEP-5284), then the old one, which is not. The first that allows it counts;
-//! where none does, the first refusal is the answer.
+//! where none does, the first refusal is the answer. The mode in which a caller succeeded last comes before all others.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+};
 
 use http::HeaderMap;
+use parking_lot::Mutex;
 use yare_auth::{
     Action, User,
     config::authentication::check_extra_key,
@@ -50,6 +55,31 @@ const MODES: &[Mode] = &[
     },
     Mode { name: "", applies: |_, _| true },
 ];
+
+/// Callers whose last mode is remembered.
+const REMEMBERED: usize = 10_000;
+
+/// In which of [`MODES`] callers succeeded last: whoever uses one uses it again, and is not asked about the others.
+#[derive(Default)]
+pub struct LastModes {
+    hasher: RandomState,
+    /// By the hash of the caller's name: what two names share is an order in which to ask.
+    modes: Mutex<HashMap<u64, usize>>,
+}
+
+impl LastModes {
+    fn of(&self, caller: &User) -> Option<usize> {
+        self.modes.lock().get(&self.hasher.hash_one(&caller.name)).copied()
+    }
+
+    fn remember(&self, caller: &User, mode: usize) {
+        let mut modes = self.modes.lock();
+        if modes.len() >= REMEMBERED {
+            modes.clear();
+        }
+        modes.insert(self.hasher.hash_one(&caller.name), mode);
+    }
+}
 
 fn only_name(user: &User) -> bool {
     user.uid.is_empty() && user.groups.is_empty() && user.extra.is_empty()
@@ -106,12 +136,18 @@ pub async fn run(
     }
     let constrained = core.config.gates.is_on(GATE);
     let mut refused = None;
-    for mode in MODES.iter().filter(|m| constrained || m.name.is_empty()) {
-        if !(mode.applies)(&wanted, caller) {
+    let last = core.impersonation.of(caller).filter(|_| constrained);
+    let others = (0..MODES.len()).filter(|place| Some(*place) != last);
+    for place in last.into_iter().chain(others) {
+        let mode = &MODES[place];
+        if !(constrained || mode.name.is_empty()) || !(mode.applies)(&wanted, caller) {
             continue;
         }
         match (Attempt { core, caller, mode }).run(&wanted, action).await {
             Ok(user) => {
+                if constrained && last != Some(place) {
+                    core.impersonation.remember(caller, place);
+                }
                 let constraint =
                     if mode.name.is_empty() { String::new() } else { format!("impersonate:{}", mode.name) };
                 return Ok(Some(Impersonated { user: Arc::new(user), constraint }));

@@ -24,6 +24,7 @@ use crate::{
     render,
     status::{ApiError, ApiResult, Cause, GroupResource},
     verbs::delete,
+    wire,
 };
 
 const PODS: &str = "pods";
@@ -31,14 +32,23 @@ const BUDGETS: &str = "policy/poddisruptionbudgets";
 const MAX_DISRUPTED: usize = 2000;
 const MAX_ATTEMPTS: usize = 32;
 
+/// The version of a body: evictions are also taken in the one before, which is served no more.
+fn version(body: &[u8]) -> &'static str {
+    let said = wire::type_meta(body).map(|(api_version, _)| api_version);
+    let said = said.or_else(|| Some(codec::from_yaml(body).ok()?.str_at("apiVersion").to_owned()));
+    if said.as_deref() == Some("policy/v1beta1") { "v1beta1" } else { "v1" }
+}
+
 /// Evicts a pod.
 pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult<Reply> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", None, call.user_agent())?;
-    let expected = codec::Expected { group: "policy", version: "v1", kind: "Eviction", custom: false };
-    let ty = codec::builtin_type("policy", "v1", "Eviction")
+    let version = version(body);
+    let expected = codec::Expected { group: "policy", version, kind: "Eviction", custom: false };
+    let ty = codec::builtin_type("policy", version, "Eviction")
         .ok_or_else(|| ApiError::internal("no type for Eviction"))?;
     let mut eviction =
         codec::decode_body(call, &TypeHandle::Static(ty), &expected, body, FieldValidation::Ignore)?;
+    eviction.set("apiVersion", "policy/v1");
     let name = call.info.name.as_str();
     if eviction.str_at("metadata.name") != name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));

@@ -181,7 +181,7 @@ async fn commit(
             return Err(ApiError::invalid(stored.group_kind(), &name, &errors));
         }
         admission::validate(&attributes, Some(&new), None).await?;
-        if is_versioned {
+        if is_versioned && !options.dry_run {
             let why = "resourceVersion should not be set on objects to be created";
             return Err(ApiError::new(500, "", why));
         }
@@ -199,7 +199,7 @@ async fn commit(
             let Some(draft) = this else { break };
             if options.dry_run {
                 if store.get(&stored.kind_key, &key).is_some() {
-                    return Err(ApiError::already_exists(what, &name));
+                    return Err(already_exists(call, served, &key, &name));
                 }
                 return Ok(Written { bytes: write::dry(draft, None), created: true });
             }
@@ -239,9 +239,20 @@ async fn commit(
                         break;
                     }
                 }
+                Err(CommitError::Exists { .. }) => return Err(already_exists(call, served, &key, &name)),
                 Err(error) => return Err(ApiError::from_commit(error, what, &name)),
             }
         }
     }
     Err(ApiError::modified(what, given))
+}
+
+/// The name is taken; whoever waits for the object that has it to go is told that it goes.
+fn already_exists(call: &Call, served: &Served, key: &str, name: &str) -> ApiError {
+    let mut error = ApiError::already_exists(served.group_resource(), name);
+    let taken = call.core.read(&served.stored.kind_key, key);
+    if taken.is_some_and(|object| object.has("metadata.deletionTimestamp")) {
+        error.message.insert_str(0, "object is being deleted: ");
+    }
+    error
 }

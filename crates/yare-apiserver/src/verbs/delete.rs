@@ -199,6 +199,7 @@ async fn run(
         dry_run: options.dry_run,
         deletion: Some(options),
     };
+    hooks::spare(served, name)?;
     for _ in 0..MAX_ATTEMPTS {
         let Some(current) = store.get(&stored.kind_key, &key) else {
             return Err(ApiError::not_found(what, name));

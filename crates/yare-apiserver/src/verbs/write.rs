@@ -13,7 +13,10 @@ use yare_kinds::{
     strategy::Context,
     view::{View, ViewMut},
 };
-use yare_schema::field::{FieldError, Path};
+use yare_schema::{
+    encode,
+    field::{FieldError, Path},
+};
 use yare_store::{CommitError, Draft, Expect, Object, Op, Write};
 
 use crate::{
@@ -243,16 +246,20 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         served.default_own(&mut new);
         served.to_storage(&mut new)?;
         stored.strategy.default(&mut new);
+        if stored.builtin.is_some() {
+            // What a client left out is no change where the same is always written.
+            encode::fill(stored.ty.at(), &mut new);
+        }
         let now = call.core.now_rfc3339();
         let ctx = context(&now, call);
+        if !apply {
+            // Of what was sent: whoever leaves out what is put back lets go of it.
+            managed::update(call, served, Some(&old), &mut new, options, target.subresource, &now);
+        }
         if !stored.gated.is_empty() {
             stored.gated.drop(&mut new, Some(&old));
         }
         (target.prepare)(served, &mut new, &old, &ctx);
-        if !apply {
-            // What prepare put back is not this writer's doing; ownership is read off the prepared object.
-            managed::update(call, served, Some(&old), &mut new, options, target.subresource, &now);
-        }
         let attributes = admission::Attributes {
             call,
             served,
@@ -269,7 +276,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         let shown = match view {
             Some(view) => {
                 let mut seen = (shown_by(view, served, &new)?, shown_by(view, served, &old)?);
-                if admission::mutate(&attributes, &mut seen.0, Some(&seen.1)).await?.from_outside {
+                if admission::mutate(&attributes, &mut seen.0, Some(&seen.1)).await?.changed {
                     served.from_storage(&mut new)?;
                     view.put(&mut new, &seen.0);
                     served.to_storage(&mut new)?;
@@ -278,8 +285,8 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
                 Some(seen)
             }
             None => {
-                if admission::mutate(&attributes, &mut new, Some(&old)).await?.from_outside {
-                    // What a webhook must not change is put back as well.
+                if admission::mutate(&attributes, &mut new, Some(&old)).await?.changed {
+                    // What admission must not change is put back as well; the generation counts what it did.
                     (target.prepare)(served, &mut new, &old, &ctx);
                 }
                 None

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     check::{Check, Errors},
     meta::{JudgeSelector, judge_selectors_after, validate_conditions, validate_label_selector},
+    names,
     shown::BUDGET,
     view::View,
 };
@@ -20,6 +21,11 @@ pub const POD_DISRUPTION_BUDGET: &dyn Strategy = &PodDisruptionBudget;
 struct PodDisruptionBudget;
 
 impl Strategy for PodDisruptionBudget {
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        // No more than what a path takes: upstream has no other rule.
+        names::path_segment(name)
+    }
+
     fn validate(&self, budget: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
         check(budget, validate_label_selector)
     }

@@ -79,6 +79,10 @@ struct ResourceClaim;
 impl Strategy for ResourceClaim {
     fn default(&self, object: &mut Value) {
         claims::default_requests(object, "spec.devices.requests");
+        object
+            .items_mut("status.allocation.devices.results")
+            .iter_mut()
+            .for_each(claims::default_tolerations);
     }
 
     fn prepare_for_create(&self, object: &mut Value, _ctx: &Context<'_>) {

@@ -27,6 +27,11 @@ const SYSTEM_PREFIX: &str = "system-";
 const SYSTEM: [(&str, i64); 2] =
     [("system-node-critical", 2 * HIGHEST_USER + 1000), ("system-cluster-critical", 2 * HIGHEST_USER)];
 
+/// Whether a priority class is one that every cluster has.
+pub fn is_system_class(name: &str) -> bool {
+    SYSTEM.iter().any(|(system, _)| *system == name)
+}
+
 struct PriorityClass;
 
 impl Strategy for PriorityClass {

@@ -128,9 +128,14 @@ fn with_syntax(
             // What YAML itself has to say comes first, as upstream reads the YAML strictly first.
             let inner = if mode == Mode::Strict { Mode::Warn } else { mode };
             let mut decoded = read(ty, Json::new(&json), inner)?;
-            if mode != Mode::Ignore {
+            if mode == Mode::Warn {
+                // One warning for each, without the head that an error has.
+                let lines = duplicates.iter().flat_map(|d| d.lines().skip(1));
+                decoded.warnings.splice(0..0, lines.map(|line| line.trim().to_owned()));
+            }
+            if mode == Mode::Strict {
                 decoded.warnings.splice(0..0, duplicates);
-                if mode == Mode::Strict && !decoded.warnings.is_empty() {
+                if !decoded.warnings.is_empty() {
                     return Err(DecodeError::Strict(decoded.warnings));
                 }
             }

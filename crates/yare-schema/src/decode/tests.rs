@@ -195,6 +195,8 @@ fn yaml_goes_through_the_schema() {
         error.to_string(),
         "strict decoding error: yaml: unmarshal errors:\n  line 7: key \"foo\" already set in map, unknown field \"spec.foo\""
     );
+    let warned = decode_as(ty("", "v1", "Pod"), text, Syntax::Yaml, Mode::Warn).unwrap();
+    assert_eq!(warned.warnings, ["line 7: key \"foo\" already set in map", "unknown field \"spec.foo\""]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::set::{Node, Set, field_key, item_key, value_key};
 use crate::{
     encode,
-    model::{Field, List, ListKind, Shape, Struct, TypeRef},
+    model::{Field, List, ListKind, Scalar, Shape, Struct, TypeRef},
 };
 
 /// A type, or `None` for untyped JSON (whose objects are granular and whose lists are atomic).
@@ -89,6 +89,21 @@ pub(crate) fn walk<'a>(ty: Ty<'a>, value: &Value) -> Walk<'a> {
     }
 }
 
+/// What a key is that an item does not say: its default, or Go's zero value of what Go always writes, which upstream's
+/// schemas have as the default.
+fn key_default<'a>(item_ty: TypeRef<'a>, field: &'a Field) -> Option<&'a Value> {
+    static ZERO: LazyLock<Value> = LazyLock::new(|| Value::from(0));
+    static EMPTY: Value = Value::String(String::new());
+    if field.slot.default.is_some() || !item_ty.schema.typed || !encode::filled(item_ty, field) {
+        return field.slot.default.as_deref();
+    }
+    match item_ty.to(&field.slot).shape() {
+        Shape::Scalar(Scalar::String) => Some(&EMPTY),
+        Shape::Scalar(Scalar::Int32 | Scalar::Int64) => Some(&ZERO),
+        _ => None,
+    }
+}
+
 /// The step to an item of a list with keys or of a set; why not, where there is none.
 pub(crate) fn item_step(list: &List, item_ty: TypeRef<'_>, item: &Value) -> Result<String, String> {
     match &list.kind {
@@ -99,7 +114,7 @@ pub(crate) fn item_step(list: &List, item_ty: TypeRef<'_>, item: &Value) -> Resu
             };
             let mut fields: Vec<(&str, &Value)> = Vec::with_capacity(keys.len());
             for key in keys {
-                let default = || item_ty.field(key).and_then(|f| f.slot.default.as_deref());
+                let default = || item_ty.field(key).and_then(|field| key_default(item_ty, field));
                 if let Some(value) = map.get(&**key).or_else(default) {
                     fields.push((key, value));
                 }

@@ -160,13 +160,17 @@ fn type_name(value: &Value) -> (&'static str, &'static str) {
     match value {
         Value::Null => ("null", ""),
         Value::Bool(_) => ("boolean", ""),
-        Value::Number(n) if n.is_f64() => ("number", "float64"),
+        // What does not fit is read as a float, in Go.
+        Value::Number(n) if n.as_i64().is_none() => ("number", "float64"),
         Value::Number(_) => ("integer", "int64"),
         Value::String(_) => ("string", ""),
         Value::Array(_) => ("array", ""),
         Value::Object(_) => ("object", ""),
     }
 }
+
+/// Whole numbers beyond it are not whole to upstream where they are read as floats: doubles do not hold all of them.
+const MAX_WHOLE: f64 = 9_007_199_254_740_991.0;
 
 fn wrong_type(path: &Path<'_>, wanted: &str, have: &str) -> FieldError {
     let detail = format!("{} in body must be of type {wanted}: {have:?}", shown(path));
@@ -188,7 +192,7 @@ fn check_type(
         return;
     }
     let (have, have_format) = type_name(value);
-    let whole = value.as_f64().is_some_and(|x| x.fract() == 0.0);
+    let whole = value.as_f64().is_some_and(|x| x.fract() == 0.0 && x.abs() <= MAX_WHOLE);
     let fits = match wanted {
         JsonType::Number => value.is_number(),
         JsonType::Integer => value.is_number() && (have == "integer" || whole),

@@ -28,7 +28,15 @@ fn defaults() {
     assert_eq!(job.int_at("spec.backoffLimit"), 6);
     assert_eq!(job.str_at("spec.completionMode"), "NonIndexed");
     assert_eq!(job.str_at("spec.podReplacementPolicy"), "TerminatingOrFailed");
-    assert_eq!(job.at("metadata.labels"), &json!({"app": "a"}));
+    assert_eq!(
+        job.at("metadata.labels"),
+        job.at("spec.template.metadata.labels"),
+        "those that are generated, too"
+    );
+    let own = json!({"metadata": {"uid": "u", "labels": {"own": "x"}}, "spec": {"template": pods()}});
+    let mut own = defaulted("batch", "Job", named(own));
+    strategy("batch", "Job").prepare_for_create(&mut own, &CONTEXT);
+    assert_eq!(own.at("metadata.labels"), &json!({"own": "x"}));
     assert_eq!(job.at("spec.selector"), &json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
     assert_eq!(
         job.at("spec.template.metadata.labels"),

@@ -36,12 +36,20 @@ pub fn default_requests(object: &mut Value, path: &str) {
         if request.str_at("allocationMode") == "ExactCount" {
             request.default_zero("count", 1);
         }
+        default_tolerations(request);
     };
     for request in object.items_mut(path) {
         if let Some(exactly) = request.at_mut("exactly") {
             one(exactly);
         }
         request.items_mut("firstAvailable").iter_mut().for_each(one);
+    }
+}
+
+/// Fills in how tolerations of taints compare values.
+pub fn default_tolerations(holder: &mut Value) {
+    for toleration in holder.items_mut("tolerations") {
+        toleration.default_zero("operator", "Equal");
     }
 }
 

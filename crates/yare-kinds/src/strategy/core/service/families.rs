@@ -27,7 +27,7 @@ pub fn assign(service: &mut Value, old: &Value, known: &[&str], strict: bool) ->
     let mut errs = Errors::new();
     let path = Path::new("spec");
     let free = service.str_at("spec.clusterIP") == "None" && !service.is_set("spec.selector");
-    if !service.is_set("spec.ipFamilyPolicy") {
+    if !service.has("spec.ipFamilyPolicy") {
         match old.str_opt("spec.ipFamilyPolicy") {
             Some(policy) => service.set("spec.ipFamilyPolicy", policy),
             None => service.set("spec.ipFamilyPolicy", if free { REQUIRE } else { SINGLE }),
