@@ -381,15 +381,10 @@ fn address(
         let shown = service.at("spec.clusterIPs").clone();
         Err(invalid(service, &[FieldError::invalid(&path.child("clusterIPs"), shown, why)]))
     };
-    let Some(range) = ranges.iter().find(|r| r.contains(address)) else {
+    // The first and the last address of a range are of none.
+    let Some(range) = ranges.iter().find(|r| r.gives(address)) else {
         return refuse("the provided network does not match the current range");
     };
-    if !ranges.iter().any(|r| r.gives(address)) {
-        reserved.counts(range, metrics::STATIC, began, false);
-        return refuse(&format!(
-            "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
-        ));
-    }
     // A dry run takes nothing, and does not ask who has the address either: that of the service itself is taken.
     let Some(owner) = owner else { return Ok(wanted.to_owned()) };
     let free = match allocators.taken.lock().addresses.entry(address) {

@@ -208,6 +208,12 @@ pub fn after_update(call: &Call, served: &Served, new: &Value, old: &Value) {
     }
 }
 
+/// Whether there is more to a deletion than its time: upstream marks such objects itself, and they have no period of
+/// grace, not even none.
+pub fn ends_its_own_way(served: &Served) -> bool {
+    served.stored.hooks.deleting.is_some()
+}
+
 /// When a deletion starts: marks the object, and says whether something beside finalizers holds it.
 pub fn before_delete(served: &Served, object: &mut Value, now: &str) -> bool {
     if let Some(deleting) = served.stored.hooks.deleting {

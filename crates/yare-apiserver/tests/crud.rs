@@ -314,6 +314,7 @@ async fn namespaces() {
     server.delete("/api/v1/namespaces/default").await.expect_reason(403, "Forbidden");
     let going = server.delete("/api/v1/namespaces/x").await.expect(200);
     assert_eq!(going["status"]["phase"], "Terminating");
+    assert!(!going["metadata"].as_object().unwrap().contains_key("deletionGracePeriodSeconds"), "{going}");
     let message = server
         .post("/api/v1/namespaces/x/configmaps", &json!({"metadata": {"name": "a"}}))
         .await
@@ -446,6 +447,20 @@ async fn what_is_left_out_is_no_change() {
     let same = server.put(&format!("{policies}/n"), &policy).await.expect(200);
     assert_eq!(same["metadata"]["generation"], 1);
     assert_eq!(same["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+}
+
+/// A list without anything in it is not one that is left out, where that makes a difference.
+#[tokio::test]
+async fn no_way_to_scale_is_none() {
+    let server = Server::start().await;
+    let scalers = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let scaler = json!({"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "behavior": {"scaleUp": {"policies": []}},
+        "scaleTargetRef": {"kind": "Deployment", "name": "a", "apiVersion": "apps/v1"}}});
+    let message = server.post(scalers, &scaler).await.expect_reason(422, "Invalid");
+    assert!(
+        message.ends_with("spec.behavior.scaleUp.policies: Required value: must specify at least one Policy"),
+        "{message}"
+    );
 }
 
 /// Upstream's objects rest as protobuf, which knows no empty lists.

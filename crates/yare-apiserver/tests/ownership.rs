@@ -189,6 +189,19 @@ async fn configurations_that_cannot_be_applied() {
     let long = "m".repeat(129);
     let message = server.apply(path, &long, &config_map(json!({}))).await.expect_reason(422, "Invalid");
     assert!(message.contains("fieldManager: Too long: may not be more than 128 bytes"), "{message}");
+    // A key that Go always writes is there also where nobody says it; that it is empty is for validation to refuse.
+    let unnamed = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {
+        "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"image": "i"}]}}}});
+    let message =
+        server.apply(&format!("{DEPLOYMENTS}/d"), "one", &unnamed).await.expect_reason(422, "Invalid");
+    assert!(message.contains("spec.template.spec.containers[0].name: Required value"), "{message}");
+    let accounts = "/api/v1/namespaces/default/serviceaccounts/s";
+    let unnamed =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s"}, "secrets": [{}]});
+    let status = server.apply(accounts, "one", &unnamed).await.expect(500);
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("omits all key fields [\"name\"]"), "{message}");
 }
 
 #[tokio::test]

@@ -51,6 +51,12 @@ async fn levels_are_enforced() {
     let pods = |ns: &str| format!("{NAMESPACES}/{ns}/pods");
     server.post(&pods("free"), &pod("a", privileged)).await.expect(201);
     server.post(&pods("base"), &pod("a", |_| {})).await.expect(201);
+    // Whoever is refused is told what else there is to say, too.
+    let mut old = pod("b", privileged);
+    old["metadata"]["annotations"] =
+        json!({"container.apparmor.security.beta.kubernetes.io/c": "unconfined"});
+    let refused = server.post(&pods("base"), &old).await;
+    assert_eq!((refused.code, warnings(&refused).len()), (403, 1));
     let message = server.post(&pods("base"), &pod("b", privileged)).await.expect_reason(403, "Forbidden");
     assert_eq!(
         message,

@@ -32,7 +32,7 @@ pub use candidate::{Candidate, CandidateConfig, OLDEST_EMULATION_VERSION};
 pub use client::{Client, ClientError, from_kubeconfig, in_process, in_process_as};
 pub use election::{Elector, ElectorConfig, Leadership};
 pub use informer::{Informer, Informers, Selection};
-pub use object::{Cached, ObjectKey, OwnerRef, ViewError};
+pub use object::{Cached, ObjectKey, OwnerRef, ViewError, nullable};
 pub use queue::Queue;
 pub use queue_metrics::Queues;
 pub use recorder::{EventKind, ObjectRef, Recorder};

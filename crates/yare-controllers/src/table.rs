@@ -63,8 +63,10 @@ pub const GATED: &[(&str, &str)] = &[
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "ClusterTrustBundle"),
     ("podcertificaterequest-cleaner-controller", "PodCertificateRequest"),
     ("podgroup-protection-controller", pod_group_protection::GATE),
+    ("resourceclaim-controller", "DynamicResourceAllocation"),
     ("storage-version-migrator-controller", "StorageVersionMigrator"),
     ("storageversion-garbage-collector-controller", "StorageVersionAPI"),
+    ("volumeattributesclass-protection-controller", "VolumeAttributesClass"),
 ];
 
 /// All controllers, in alphabetical order.

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+pub use yare_client::nullable;
 
 /// `metadata`, as far as cached objects do not have it at hand.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
@@ -21,11 +22,6 @@ pub struct Meta {
     /// Who must agree before it goes.
     #[serde(deserialize_with = "nullable")]
     pub finalizers: Vec<String>,
-}
-
-/// Takes `null` for the default, as Go does.
-pub fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
 /// A condition of any kind's status.

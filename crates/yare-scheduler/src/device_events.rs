@@ -23,8 +23,11 @@ pub(crate) enum Kind {
     TaintRule,
 }
 
-/// All that is watched for devices.
+/// All that is watched for devices: nothing where they are not dynamic.
 pub(crate) fn watched(client: &Client, gates: &Gates) -> Watched<Kind> {
+    if !gates.is_on("DynamicResourceAllocation") {
+        return Watched::new(client, []);
+    }
     let mut kinds =
         vec![(Kind::Claim, RESOURCE_CLAIMS), (Kind::Class, DEVICE_CLASSES), (Kind::Slice, RESOURCE_SLICES)];
     if gates.is_on("DRADeviceTaintRules") {

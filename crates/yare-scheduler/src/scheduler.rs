@@ -95,7 +95,6 @@ pub(crate) struct State {
     /// Pods whose claims for devices are being written.
     pub(crate) reserving: HashMap<ObjectKey, Work>,
     sources: Arc<Sources>,
-    resource_claims: Informer,
     /// Looked at only when somebody is to be preempted.
     budgets: Informer,
 }
@@ -129,7 +128,6 @@ async fn run(client: Client, config: Config) {
     let mut state = State {
         waiting: HashMap::new(),
         reserving: HashMap::new(),
-        resource_claims: client.informers().of(RESOURCE_CLAIMS),
         sources: Arc::new(Sources::of(&client)),
         tie: config.seed,
         client,
@@ -347,7 +345,7 @@ impl State {
                     client: self.client.kube(),
                     recorder: self.recorder.clone(),
                     sources: self.sources.clone(),
-                    resource_claims: self.resource_claims.clone(),
+                    resource_claims: claims.as_ref().map(|_| self.client.informers().of(RESOURCE_CLAIMS)),
                     pod,
                     node,
                 };

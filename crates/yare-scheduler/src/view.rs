@@ -8,13 +8,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, SeqAccess, Visitor},
 };
-
-/// `null` is the default.
-pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-    d: D,
-) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
-}
+pub(crate) use yare_client::nullable;
 
 /// A pod.
 #[derive(Debug, Default, Deserialize)]
@@ -144,6 +138,7 @@ pub struct Disk {
     /// Ceph pool.
     pub pool: String,
     /// Ceph monitors.
+    #[serde(deserialize_with = "nullable")]
     pub monitors: Vec<String>,
 }
 
@@ -286,6 +281,7 @@ pub struct NodeAffinity {
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSelector {
     /// The terms.
+    #[serde(deserialize_with = "nullable")]
     pub node_selector_terms: Vec<NodeSelectorTerm>,
 }
 
@@ -456,6 +452,7 @@ pub struct NodeStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct Image {
     /// Its names.
+    #[serde(deserialize_with = "nullable")]
     pub names: Vec<String>,
     /// Its size.
     pub size_bytes: i64,
@@ -487,4 +484,17 @@ pub struct BudgetStatus {
     pub disruptions_allowed: i64,
     /// Pods whose eviction is under way, and since when.
     pub disrupted_pods: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node may hold images without names.
+    #[test]
+    fn lists_that_are_null_are_empty() {
+        let text = r#"{"images":[{"names":null,"sizeBytes":5},{"names":["a"],"sizeBytes":6}]}"#;
+        let status: NodeStatus = serde_json::from_str(text).unwrap();
+        assert_eq!(status.images.iter().map(|i| i.names.len()).collect::<Vec<_>>(), [0, 1]);
+    }
 }

@@ -30,8 +30,11 @@ impl<K: Copy> Watched<K> {
         self.changes.iter_mut().find_map(|(kind, changes)| Some((*kind, changes.try_recv()?)))
     }
 
-    /// The next change. Cancel safe.
+    /// The next change; never one where nothing is watched. Cancel safe.
     pub(crate) async fn recv(&mut self) -> Option<(K, Change)> {
+        if self.changes.is_empty() {
+            return futures::future::pending().await;
+        }
         let next = self.changes.iter_mut().map(|(kind, changes)| {
             Box::pin(async move { changes.recv().await.map(|change| (*kind, change)) })
         });

@@ -89,7 +89,8 @@ pub(crate) struct Binding {
     pub(crate) client: kube::Client,
     pub(crate) recorder: Recorder,
     pub(crate) sources: Arc<Sources>,
-    pub(crate) resource_claims: Informer,
+    /// Where the pod has claims.
+    pub(crate) resource_claims: Option<Informer>,
     pub(crate) pod: Arc<PodInfo>,
     pub(crate) node: String,
 }
@@ -142,11 +143,14 @@ impl Binding {
     async fn claims(&self, work: Option<&Work>, written: &mut Written) -> Result<(), String> {
         let Some(work) = work else { return Ok(()) };
         claims::reserve(&self.client, &self.pod, work, written).await?;
-        if work.dated && work.may_wait() {
+        if work.dated
+            && work.may_wait()
+            && let Some(claims) = &self.resource_claims
+        {
             let about = ObjectRef::of(&PODS, &self.pod.object);
             let message = format!("waiting for binding conditions for device on node {}", work.node);
             self.recorder.event(about, EventKind::Normal, "BindingConditionsPending", message);
-            claims::attached(&self.resource_claims, work, written).await?;
+            claims::attached(claims, work, written).await?;
         }
         Ok(())
     }

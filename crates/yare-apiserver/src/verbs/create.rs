@@ -180,13 +180,14 @@ async fn commit(
         if !errors.is_empty() {
             return Err(ApiError::invalid(stored.group_kind(), &name, &errors));
         }
+        // Also whoever is refused by admission is told of them.
+        for warning in noted.into_iter().chain(served.strategy.warnings(&new, None)) {
+            call.warn(warning);
+        }
         admission::validate(&attributes, Some(&new), None).await?;
         if is_versioned && !options.dry_run {
             let why = "resourceVersion should not be set on objects to be created";
             return Err(ApiError::new(500, "", why));
-        }
-        for warning in noted.into_iter().chain(served.strategy.warnings(&new, None)) {
-            call.warn(warning);
         }
         let key = stored.key(&call.info.namespace, &name);
         let storing = Storing::creates(call, stored, &key, options.dry_run);

@@ -397,7 +397,9 @@ fn plan(served: &Served, old: &Value, options: &DeleteOptions, now: Timestamp) -
     if marked.is_none_or(|at| at > now) {
         new.set("metadata.deletionTimestamp", rfc3339(now));
     }
-    new.set("metadata.deletionGracePeriodSeconds", 0);
+    if !hooks::ends_its_own_way(served) {
+        new.set("metadata.deletionGracePeriodSeconds", 0);
+    }
     if new == *old { Plan::Pending } else { Plan::Mark(Box::new(new)) }
 }
 

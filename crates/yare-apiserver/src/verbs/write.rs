@@ -316,8 +316,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         if !errors.is_empty() {
             return Err(ApiError::invalid(stored.group_kind(), name, &errors));
         }
-        let (seen, seen_old) = shown.as_ref().map_or((&new, &old), |(new, old)| (new, old));
-        admission::validate(&attributes, Some(seen), Some(seen_old)).await?;
+        // Also whoever is refused by admission is told of them.
         let warnings = match target.subresource {
             "" | "scale" => served.strategy.warnings(&new, Some(&old)),
             subresource => served.strategy.subresource_warnings(subresource, &new),
@@ -325,6 +324,8 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         for warning in warnings {
             call.warn(warning);
         }
+        let (seen, seen_old) = shown.as_ref().map_or((&new, &old), |(new, old)| (new, old));
+        admission::validate(&attributes, Some(seen), Some(seen_old)).await?;
         let _turn = admission::resource_quota::turn(&attributes).await;
         let charges = admission::resource_quota::charge(&attributes, &new, Some(&old))?;
         managed::settle(&old, &mut new);

@@ -368,6 +368,10 @@ mod tests {
                     &["spec.metrics[0].pods.target.averageValue: Invalid value: \"0\": must be positive"],
                 ),
                 (
+                    json!({"spec": {"behavior": {"scaleDown": {"policies": []}}}}),
+                    &["spec.behavior.scaleDown.policies: Required value: must specify at least one Policy"],
+                ),
+                (
                     json!({"spec": {"behavior": {"scaleUp": {"policies": [{"type": "X", "value": 0, "periodSeconds": 1801}]}}}}),
                     &[
                         "spec.behavior.scaleUp.policies[0].type: Unsupported value: \"X\": supported values: \"Percent\", \"Pods\"",

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use yare_client::nullable;
 
 /// A Service.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -45,8 +46,10 @@ pub struct Port {
 #[serde(default)]
 pub struct EndpointSlice {
     /// Endpoints.
+    #[serde(deserialize_with = "nullable")]
     pub endpoints: Vec<Endpoint>,
     /// Their ports.
+    #[serde(deserialize_with = "nullable")]
     pub ports: Vec<Port>,
 }
 
@@ -74,4 +77,17 @@ fn addresses<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D
 pub struct Conditions {
     /// Unknown counts as ready.
     pub ready: Option<bool>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As slices of services without ports, or without pods, are.
+    #[test]
+    fn lists_that_are_null_are_empty() {
+        let text = r#"{"addressType":"IPv4","endpoints":null,"ports":null}"#;
+        let slice: EndpointSlice = serde_json::from_str(text).unwrap();
+        assert!(slice.endpoints.is_empty() && slice.ports.is_empty());
+    }
 }

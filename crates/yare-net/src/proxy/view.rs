@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use yare_client::nullable;
 
 /// A Service.
 #[derive(Debug, Default, Deserialize)]
@@ -107,8 +108,10 @@ pub struct EndpointSlice {
     /// `IPv4`, `IPv6`, `FQDN`
     pub address_type: String,
     /// Endpoints.
+    #[serde(deserialize_with = "nullable")]
     pub endpoints: Vec<SliceEndpoint>,
     /// Ports of all of them.
+    #[serde(deserialize_with = "nullable")]
     pub ports: Vec<SlicePort>,
 }
 
@@ -117,6 +120,7 @@ pub struct EndpointSlice {
 #[serde(rename_all = "camelCase", default)]
 pub struct SliceEndpoint {
     /// All are equivalent; the first is used.
+    #[serde(deserialize_with = "nullable")]
     pub addresses: Vec<String>,
     /// Its state.
     pub conditions: Conditions,
@@ -146,4 +150,17 @@ pub struct SlicePort {
     pub protocol: Option<String>,
     /// Number.
     pub port: Option<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As slices of services without ports, or without pods, are.
+    #[test]
+    fn lists_that_are_null_are_empty() {
+        let text = r#"{"addressType":"IPv4","endpoints":null,"ports":null}"#;
+        let slice: EndpointSlice = serde_json::from_str(text).unwrap();
+        assert!(slice.endpoints.is_empty() && slice.ports.is_empty());
+    }
 }

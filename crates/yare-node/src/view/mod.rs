@@ -17,13 +17,4 @@ pub use status::*;
 pub use storage::*;
 pub use volume::*;
 
-use serde::Deserialize;
-
-/// A list that also accepts an explicit `null`, which clients may send for an empty one.
-pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
+pub(crate) use yare_client::nullable;

@@ -540,8 +540,8 @@ impl<'a, S: Source<'a>> Decoder<'a, S> {
 
 /// Whether a field that was read keeps its value: what Go would not write back is absent to begin with.
 fn kept(ty: TypeRef<'_>, field: &Field, value: &Value) -> bool {
-    if &*field.name == "managedFields" && value.is_array() {
-        // An empty list says that nobody owns anything, and is not the same as none.
+    // An empty list says that nobody owns anything, or that there is no way to scale, and is not the same as none.
+    if matches!(&*field.name, "managedFields" | "policies") && value.is_array() {
         return true;
     }
     field.pointer || !field.omit_empty || !crate::encode::is_omitted(ty, field, value)

@@ -130,9 +130,10 @@ fn map_of(value: &Value) -> Map<String, Value> {
 fn generate_selector(job: &mut Value) {
     let (name, uid) = (job.at("metadata.name").clone(), job.at("metadata.uid").clone());
     let mut labels = map_of(job.at("spec.template.metadata.labels"));
-    // A job without labels has those of its template. To upstream both are one map, which then gets these as well.
-    let shared =
-        job.at("spec.template.metadata.labels").is_object() && map_of(job.at("metadata.labels")) == labels;
+    // A job without labels has those of its template: upstream's are one map, which then gets these as well, or the
+    // job gets them when it is read.
+    let own = map_of(job.at("metadata.labels"));
+    let shared = own.is_empty() || own == labels;
     for (key, value) in [(OLD_NAME, &name), (NAME, &name), (OLD_UID, &uid), (UID, &uid)] {
         labels.entry(key).or_insert_with(|| value.clone());
     }

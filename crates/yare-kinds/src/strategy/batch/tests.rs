@@ -37,6 +37,10 @@ fn defaults() {
     let mut own = defaulted("batch", "Job", named(own));
     strategy("batch", "Job").prepare_for_create(&mut own, &CONTEXT);
     assert_eq!(own.at("metadata.labels"), &json!({"own": "x"}));
+    let bare = json!({"metadata": {"uid": "u"}, "spec": {"template": {"spec": pods()["spec"].clone()}}});
+    let mut bare = defaulted("batch", "Job", named(bare));
+    strategy("batch", "Job").prepare_for_create(&mut bare, &CONTEXT);
+    assert_eq!(bare.at("metadata.labels"), bare.at("spec.template.metadata.labels"));
     assert_eq!(job.at("spec.selector"), &json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
     assert_eq!(
         job.at("spec.template.metadata.labels"),

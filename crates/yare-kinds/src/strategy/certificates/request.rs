@@ -92,8 +92,9 @@ impl Strategy for CertificateSigningRequest {
                 stamp(new, old, ctx.now);
                 let conditions = new.at(CONDITIONS).clone();
                 new.copy_from(old, "status");
-                if !conditions.is_null() {
-                    new.set(CONDITIONS, conditions);
+                match conditions {
+                    Value::Null => drop(new.remove(CONDITIONS)),
+                    conditions => new.set(CONDITIONS, conditions),
                 }
             }
             _ => self.prepare_for_update(new, old, ctx),

@@ -88,6 +88,12 @@ fn updates() {
         &["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""],
     );
     check(
+        "approval",
+        set(&["Approved"]),
+        json!({}),
+        &["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""],
+    );
+    check(
         "status",
         json!({}),
         set(&["Approved"]),
