@@ -51,6 +51,14 @@ impl TypeHandle {
         }
     }
 
+    /// The type, if it is one of the tables, which say what Go writes.
+    pub fn of_tables(&self) -> Option<TypeRef<'static>> {
+        match self {
+            Self::Static(ty) => Some(*ty).filter(|ty| ty.schema.typed),
+            Self::Owned(_) => None,
+        }
+    }
+
     /// The type, to walk.
     pub fn at(&self) -> TypeRef<'_> {
         match self {

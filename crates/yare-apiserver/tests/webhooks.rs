@@ -126,6 +126,10 @@ fn odd(path: &str, review: &Value) -> Option<Response<Full<Bytes>>> {
                 {"op": "add", "path": "/metadata/unknown", "value": "field"},
             ]),
         ),
+        "/template" => patched(
+            "v1",
+            json!([{"op": "add", "path": "/spec/template/metadata/annotations", "value": {"by": "hook"}}]),
+        ),
         "/replicas" => patched("v1", json!([{"op": "replace", "path": "/spec/replicas", "value": 7}])),
         "/denied" => answer(
             "v1",
@@ -583,8 +587,46 @@ async fn subresources_show_their_own_kind() {
             &seen["object"]["spec"]["expirationSeconds"],
             &seen["object"]["status"]["token"]
         ),
-        (&json!("robot"), &json!(3600), &json!(null))
+        (&json!("robot"), &json!(3600), &json!(""))
     );
+}
+
+/// What Go always writes is there to be patched; what the server has yet to say of an object is not there yet.
+#[tokio::test]
+async fn objects_are_shown_as_go_writes_them_and_as_they_were_sent() {
+    let (server, hook) = (Server::start().await, hook().await);
+    let rules = |group: &str, resource: &str| json!({"rules": [{"operations": ["CREATE", "UPDATE"], "apiGroups": [group], "apiVersions": ["v1"], "resources": [resource]}]});
+    configure(&server, &hook, true, &[("a.example.com", "/template", rules("batch", "jobs"))]).await;
+    let job = json!({"metadata": {"name": "j"}, "spec": {"template": {"spec": {
+        "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    let made = server.post("/apis/batch/v1/namespaces/default/jobs", &job).await.expect(201);
+    assert_eq!(made["spec"]["template"]["metadata"]["annotations"], json!({"by": "hook"}));
+    assert!(made["metadata"]["uid"].is_string() && made["metadata"]["creationTimestamp"].is_string());
+    let seen = hook.seen.lock().last().cloned().unwrap()["object"].clone();
+    assert_eq!((&seen["status"], &seen["spec"]["template"]["metadata"]), (&json!({}), &json!({})));
+    let metadata = seen["metadata"].as_object().unwrap();
+    for field in ["uid", "creationTimestamp", "generation"] {
+        assert!(!metadata.contains_key(field), "{field}: {seen}");
+    }
+    // An update is seen before its generation is counted, by those who may change it.
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template":
+        {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    server.post(deployments, &deployment).await.expect(201);
+    configure(&server, &hook, true, &[("a.example.com", "/allowed", rules("apps", "deployments"))]).await;
+    configure(&server, &hook, false, &[("a.example.com", "/allowed", rules("apps", "deployments"))]).await;
+    let patch = json!({"spec": {"replicas": 2}, "status": {"replicas": 9}});
+    let changed = server.patch("merge", &format!("{deployments}/d"), &patch).await.expect(200);
+    assert_eq!((&changed["metadata"]["generation"], &changed["status"]), (&json!(2), &json!({})));
+    let seen: Vec<(Value, Value)> = hook
+        .seen
+        .lock()
+        .iter()
+        .rev()
+        .take(2)
+        .map(|r| (r["object"]["metadata"]["generation"].clone(), r["object"]["status"].clone()))
+        .collect();
+    assert_eq!(seen, [(json!(2), json!({})), (json!(1), json!({"replicas": 9}))]);
 }
 
 #[tokio::test]

@@ -17,17 +17,11 @@ use yare_kinds::{
 };
 use yare_schema::{
     encode,
-    model::TypeRef,
     selector::{FieldSelector, LabelSelector},
 };
 
 use super::{Attributes, metrics::ConditionSeries, request};
-use crate::{
-    auth, codec,
-    core::Core,
-    registry::{Served, TypeHandle},
-    status::ApiResult,
-};
+use crate::{auth, core::Core, registry::Served, status::ApiResult};
 
 static NULL: Value = Value::Null;
 /// Objects are dynamic when expressions run, whatever type checking knew of them.
@@ -205,21 +199,10 @@ impl<'a> Scene<'a> {
     /// The object cannot be brought into this version.
     pub fn written(&self) -> ApiResult<Value> {
         let mut object = self.show(&self.shown, self.object)?.clone();
-        if let Some(ty) = self.builtin() {
+        if let Some(ty) = request::type_in(self.attributes, &self.served) {
             encode::fill(ty, &mut object);
         }
         Ok(object)
-    }
-
-    /// The type of the object, if it is of the tables.
-    fn builtin(&self) -> Option<TypeRef<'static>> {
-        match self.served.sub(self.attributes.subresource).and_then(|s| s.kind.as_ref()) {
-            Some((group, version, kind)) => codec::builtin_type(group, version, kind),
-            None => match self.served.ty {
-                TypeHandle::Static(ty) => Some(ty).filter(|ty| ty.schema.typed),
-                TypeHandle::Owned(_) => None,
-            },
-        }
     }
 
     fn show<'s>(
@@ -283,7 +266,7 @@ impl<'a> Scene<'a> {
     pub fn vars<'v>(&'v self, reads: Reads, params: Option<&'v Value>) -> ApiResult<Vars<'v>> {
         let mut vars = Vars::new();
         // Go writes some fields of built-in types although nobody set them, and expressions count on that.
-        let decl = self.builtin().map_or(&DYNAMIC, written::of);
+        let decl = request::type_in(self.attributes, &self.served).map_or(&DYNAMIC, written::of);
         let object = if reads.object { self.show(&self.shown, self.object)? } else { &NULL };
         vars.bind_json("object", object, decl);
         let old = if reads.old { self.show(&self.shown_old, self.old)? } else { &NULL };

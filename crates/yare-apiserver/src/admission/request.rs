@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 use yare_kinds::view::{View, ViewMut, same};
+use yare_schema::{encode, model::TypeRef};
 
 use super::{Attributes, Operation};
 use crate::{
@@ -21,9 +22,37 @@ fn kind_of(served: &Served, subresource: &str) -> Value {
     json!({ "group": &**group, "version": &**version, "kind": &**kind })
 }
 
+/// The type of the object of the request in a version of its resource, if it is of the tables.
+pub fn type_in(attributes: &Attributes<'_>, served: &Served) -> Option<TypeRef<'static>> {
+    own_type(attributes, served).unwrap_or_else(|| served.ty.of_tables())
+}
+
+/// The type of a subresource's own body, where it has one.
+fn own_type(attributes: &Attributes<'_>, served: &Served) -> Option<Option<TypeRef<'static>>> {
+    let own = served.sub(attributes.subresource)?.kind.as_ref();
+    own.map(|(group, version, kind)| codec::builtin_type(group, version, kind))
+}
+
+/// Adds what Go always writes: a webhook may say of an empty `status` or of a template's `metadata` what comes into it.
+pub fn fill(attributes: &Attributes<'_>, object: &mut Value) {
+    let served = attributes.served;
+    if let Some(ty) = own_type(attributes, served).unwrap_or_else(|| served.stored.ty.of_tables()) {
+        encode::fill(ty, object);
+    }
+}
+
 /// Whether the object of the request is the resource's own, which has versions.
 fn has_versions(attributes: &Attributes<'_>) -> bool {
     attributes.served.sub(attributes.subresource).is_none_or(|s| s.kind.is_none())
+}
+
+/// The object in a version of its resource, with what Go writes of it.
+pub fn written(attributes: &Attributes<'_>, served: &Served, object: &Value) -> ApiResult<Value> {
+    let mut object = in_version(attributes, served, object)?;
+    if let Some(ty) = type_in(attributes, served) {
+        encode::fill(ty, &mut object);
+    }
+    Ok(object)
 }
 
 /// The object in a version of its resource.

@@ -23,7 +23,7 @@ use crate::{
     registry::{Served, TypeHandle},
     render,
     status::{ApiError, ApiResult, Cause, GroupResource},
-    verbs::delete,
+    verbs::{delete, write},
     wire,
 };
 
@@ -49,6 +49,7 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let mut eviction =
         codec::decode_body(call, &TypeHandle::Static(ty), &expected, body, FieldValidation::Ignore)?;
     eviction.set("apiVersion", "policy/v1");
+    write::settle_namespace(served, &mut eviction, &call.info.namespace)?;
     let name = call.info.name.as_str();
     if eviction.str_at("metadata.name") != name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));

@@ -10,6 +10,7 @@ use crate::{
     admission::{self, Attributes, Operation},
     body::{self, Reply, RequestBody},
     core::Call,
+    path::percent_decode,
     registry::Served,
     status::{ApiError, ApiResult},
     verbs::{list, patch, update, write, write::Target},
@@ -125,8 +126,8 @@ async fn connect(call: &Call, served: &Arc<Served>) -> ApiResult<()> {
     if !command.is_empty() {
         options.set("command", command);
     }
-    if kind.ends_with("ProxyOptions") && call.query.has("path") {
-        options.set("path", call.query.get("path").unwrap_or_default());
+    if kind.ends_with("ProxyOptions") {
+        options.set("path", format!("/{}", percent_decode(info.rest.trim_end_matches('/'), false)));
     }
     let ports: Vec<i64> = call.query.all("ports").filter_map(|p| p.parse().ok()).collect();
     if kind == "PodPortForwardOptions" && !ports.is_empty() {

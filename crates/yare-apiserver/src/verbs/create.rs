@@ -74,10 +74,11 @@ pub async fn object_of(
     write::settle_namespace(served, &mut object, namespace)?;
     served.default_own(&mut object);
     served.to_storage(&mut object)?;
-    fill_system_fields(call, &mut object);
+    clear_system_fields(&mut object);
+    let system = System { created: call.core.now_rfc3339(), uid: call.core.new_uid() };
     let generated = object.str_at("metadata.name").is_empty() && object.is_set("metadata.generateName");
     for _ in 0..MAX_GENERATED {
-        match commit(call, served, &object, options, by, is_versioned).await {
+        match commit(call, served, &object, &system, options, by, is_versioned).await {
             Err(error) if generated && error.reason == "AlreadyExists" => {}
             done => return done,
         }
@@ -93,23 +94,30 @@ pub async fn authorize(call: &Call) -> ApiResult<()> {
     auth::refuse(&outcome, &call.user, &action)
 }
 
-fn fill_system_fields(call: &Call, object: &mut Value) {
+/// What the server alone says of an object, once those have seen it who may change it.
+struct System {
+    created: String,
+    uid: String,
+}
+
+fn clear_system_fields(object: &mut Value) {
     for path in [
         "metadata.resourceVersion",
         "metadata.selfLink",
         "metadata.deletionTimestamp",
         "metadata.deletionGracePeriodSeconds",
+        "metadata.creationTimestamp",
+        "metadata.uid",
     ] {
         object.remove(path);
     }
-    object.set("metadata.creationTimestamp", call.core.now_rfc3339());
-    object.set("metadata.uid", call.core.new_uid());
 }
 
 async fn commit(
     call: &Call,
     served: &Arc<Served>,
     object: &Value,
+    system: &System,
     options: &WriteOptions,
     by: By,
     is_versioned: bool,
@@ -137,6 +145,8 @@ async fn commit(
             managed::update(call, served, None, &mut new, options, "", &now);
         }
         let admitted = admission::mutate(&attributes, &mut new, None).await?;
+        new.set("metadata.creationTimestamp", system.created.as_str());
+        new.set("metadata.uid", system.uid.as_str());
         // Who changes the object sees that its name is still to be made; who may refuse it sees the name.
         if new.str_at("metadata.name").is_empty() {
             if new.is_set("metadata.generateName") {

@@ -256,10 +256,6 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             // Of what was sent: whoever leaves out what is put back lets go of it.
             managed::update(call, served, Some(&old), &mut new, options, target.subresource, &now);
         }
-        if !stored.gated.is_empty() {
-            stored.gated.drop(&mut new, Some(&old));
-        }
-        (target.prepare)(served, &mut new, &old, &ctx);
         let attributes = admission::Attributes {
             call,
             served,
@@ -280,18 +276,19 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
                     served.from_storage(&mut new)?;
                     view.put(&mut new, &seen.0);
                     served.to_storage(&mut new)?;
-                    (target.prepare)(served, &mut new, &old, &ctx);
                 }
                 Some(seen)
             }
             None => {
-                if admission::mutate(&attributes, &mut new, Some(&old)).await?.changed {
-                    // What admission must not change is put back as well; the generation counts what it did.
-                    (target.prepare)(served, &mut new, &old, &ctx);
-                }
+                admission::mutate(&attributes, &mut new, Some(&old)).await?;
                 None
             }
         };
+        // Also what admission must not change is put back; the generation counts what it did.
+        if !stored.gated.is_empty() {
+            stored.gated.drop(&mut new, Some(&old));
+        }
+        (target.prepare)(served, &mut new, &old, &ctx);
         if let Some(asked) = hooks::ask(call, served, &new, Some(&old)) {
             asked.await?;
         }

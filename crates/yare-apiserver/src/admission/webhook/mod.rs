@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use yare_kinds::view::same;
 
-use super::{Attributes, Operation, metrics::Outcome};
+use super::{Attributes, Operation, metrics::Outcome, request};
 use crate::{
     audit::Layer,
     core::Core,
@@ -167,6 +167,7 @@ pub async fn mutate(
     if hooks.is_empty() {
         return Ok(false);
     }
+    request::fill(attributes, object);
     let again = rounds.round > 0;
     if again && rounds.output.as_ref().is_some_and(|output| !same(output, object)) {
         // A plugin changed what the webhooks had left.

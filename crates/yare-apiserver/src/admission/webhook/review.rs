@@ -72,8 +72,8 @@ pub async fn run(
     };
     let core = &attributes.call.core;
     let uid = core.new_uid();
-    let shown = object.map(|o| request::in_version(attributes, served, o)).transpose()?;
-    let shown_old = old.map(|o| request::in_version(attributes, served, o)).transpose()?;
+    let shown = object.map(|o| request::written(attributes, served, o)).transpose()?;
+    let shown_old = old.map(|o| request::written(attributes, served, o)).transpose()?;
     let mut request = request::describe(attributes, served, shown.as_ref());
     request.insert("uid".into(), uid.as_str().into());
     request.insert("object".into(), shown.clone().unwrap_or_default());
