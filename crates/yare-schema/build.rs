@@ -36,18 +36,20 @@ fn main() {
     fs::write(out.join("docs.z"), bytes).expect("OUT_DIR is writable");
 }
 
-/// `&[include_str!("…/apps.txt"), …]`
+/// `&[include_str!("…/apps.txt"), …]`. Where the crate lies is for the compiler to say: clones may share what is built.
 fn tables() -> String {
-    let dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("tables");
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+    let mut names: Vec<String> = fs::read_dir("tables")
         .expect("the tables are part of the crate")
         .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".txt"))
         .collect();
-    paths.sort();
-    let rows: Vec<String> = paths.iter().map(|path| format!("include_str!({path:?}),\n")).collect();
-    format!("&[\n{}]", rows.concat())
+    names.sort();
+    let row = |name: &String| {
+        let path = format!("/tables/{name}");
+        format!("include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?})),\n")
+    };
+    format!("&[\n{}]", names.iter().map(row).collect::<String>())
 }
 
 /// The newest `src/v1_NN` of the crate that the workspace resolves to.

@@ -239,8 +239,8 @@ impl Admission {
 pub struct Admitted {
     /// The namespace of a new object as it was seen: the transaction checks that it is still so.
     pub namespace: Option<Arc<Object>>,
-    /// A plugin that changes such objects ran, or a policy or webhook changed this one.
-    pub changed: bool,
+    /// A policy or webhook changed the object.
+    pub from_outside: bool,
 }
 
 /// Runs what may change the object.
@@ -264,7 +264,6 @@ async fn change(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Va
     let namespace = namespace_lifecycle::namespace(attributes, object)?;
     let mut rounds = webhook::Rounds::default();
     let mut policy_rounds = policy::Rounds::default();
-    let mut changed = false;
     // What policies and webhooks change is shown once more to the plugins, and to those of them that ask for it.
     loop {
         for (place, row) in admission.rows(attributes) {
@@ -274,7 +273,6 @@ async fn change(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Va
                 let started = Instant::now();
                 let done = mutate(attributes, object, old);
                 measured(attributes, *place, metrics::Step::Admit, started.elapsed(), done)?;
-                changed = true;
             }
         }
         let mut again = false;
@@ -289,8 +287,8 @@ async fn change(attributes: &Attributes<'_>, object: &mut Value, old: Option<&Va
             again |= webhook::mutate(attributes, object, old, &mut rounds).await?;
         }
         if !again {
-            changed |= rounds.has_changes() || policy_rounds.has_changes();
-            return Ok(Admitted { namespace, changed });
+            let from_outside = rounds.has_changes() || policy_rounds.has_changes();
+            return Ok(Admitted { namespace, from_outside });
         }
     }
 }

@@ -24,19 +24,21 @@ fn kind_of(served: &Served, subresource: &str) -> Value {
 
 /// The type of the object of the request in a version of its resource, if it is of the tables.
 pub fn type_in(attributes: &Attributes<'_>, served: &Served) -> Option<TypeRef<'static>> {
-    own_type(attributes, served).unwrap_or_else(|| served.ty.of_tables())
+    own_type_or(attributes, served, &served.ty)
 }
 
-/// The type of a subresource's own body, where it has one.
-fn own_type(attributes: &Attributes<'_>, served: &Served) -> Option<Option<TypeRef<'static>>> {
-    let own = served.sub(attributes.subresource)?.kind.as_ref();
-    own.map(|(group, version, kind)| codec::builtin_type(group, version, kind))
+/// The type of the subresource's own body, or the resource's where it has none.
+fn own_type_or(attributes: &Attributes<'_>, served: &Served, main: &TypeHandle) -> Option<TypeRef<'static>> {
+    match served.sub(attributes.subresource).and_then(|s| s.kind.as_ref()) {
+        Some((group, version, kind)) => codec::builtin_type(group, version, kind),
+        None => main.of_tables(),
+    }
 }
 
 /// Adds what Go always writes: a webhook may say of an empty `status` or of a template's `metadata` what comes into it.
 pub fn fill(attributes: &Attributes<'_>, object: &mut Value) {
     let served = attributes.served;
-    if let Some(ty) = own_type(attributes, served).unwrap_or_else(|| served.stored.ty.of_tables()) {
+    if let Some(ty) = own_type_or(attributes, served, &served.stored.ty) {
         encode::fill(ty, object);
     }
 }

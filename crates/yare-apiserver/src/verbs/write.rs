@@ -272,7 +272,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         let shown = match view {
             Some(view) => {
                 let mut seen = (shown_by(view, served, &new)?, shown_by(view, served, &old)?);
-                if admission::mutate(&attributes, &mut seen.0, Some(&seen.1)).await?.changed {
+                if admission::mutate(&attributes, &mut seen.0, Some(&seen.1)).await?.from_outside {
                     served.from_storage(&mut new)?;
                     view.put(&mut new, &seen.0);
                     served.to_storage(&mut new)?;
