@@ -341,7 +341,7 @@ impl Inner {
             .await?;
         let status =
             answer.status.ok_or_else(|| RuntimeError::NotFound { kind: "container", id: id.to_owned() })?;
-        Ok(map::container_status(status, self.sandbox_of(id).await?))
+        Ok(map::container::status(status, self.sandbox_of(id).await?))
     }
 
     /// The pod's cgroup, relative to the hierarchies' roots.
@@ -402,7 +402,7 @@ impl Runtime for CriRuntime {
     }
 
     async fn sandbox(&self, id: &str) -> Result<SandboxStatus> {
-        Ok(map::sandbox_status(self.inner.raw_sandbox(id).await?))
+        Ok(map::sandbox::status(self.inner.raw_sandbox(id).await?))
     }
 
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>> {

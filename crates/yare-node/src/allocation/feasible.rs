@@ -3,7 +3,8 @@
 //! In: the pod with the sizes that it has, and with those that it wants. Out: the message for its status.
 
 use super::sizes::{Switches, same};
-use crate::pod::qos::{self, Policy};
+use crate::pod::limits::{self, Policy};
+use crate::pod::qos;
 use crate::quantity;
 use crate::view::{Container, Pod, ResourceRequirements};
 
@@ -51,7 +52,8 @@ fn swap(case: &Case<'_>) -> Option<String> {
         let restarts = memory.is_some_and(|p| p.restart_policy == "RestartContainer");
         !restarts
             && differs(amount(wanted, "memory"), amount(had, "memory"))
-            && (qos::may_swap(case.policy, case.wants, wanted) || qos::may_swap(case.policy, case.has, had))
+            && (limits::may_swap(case.policy, case.wants, wanted)
+                || limits::may_swap(case.policy, case.has, had))
     });
     swaps.then(|| "In-place resize of containers with swap is not supported.".to_owned())
 }

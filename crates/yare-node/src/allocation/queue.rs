@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::pod::mailbox::Mailbox;
-use crate::pod::qos;
+use crate::pod::{qos, totals};
 use crate::view::Pod;
 
 /// A pod that waits to be resized.
@@ -24,7 +24,7 @@ pub(crate) fn sort(entries: &mut [Entry]) {
 type Key = (bool, Reverse<i32>, bool, bool, Option<String>);
 
 fn key(has: &Pod, wants: &Pod, since: Option<&str>) -> Key {
-    let (before, after) = (qos::requests(has), qos::requests(wants));
+    let (before, after) = (totals::requests(has), totals::requests(wants));
     let grows = ["cpu", "memory"].iter().any(|name| {
         let of = |set: &std::collections::BTreeMap<String, i128>| set.get(*name).copied().unwrap_or(0);
         of(&after) > of(&before)

@@ -11,7 +11,7 @@ use yare_schema::quantity::Quantity;
 
 use super::thresholds::Layout;
 use super::usage::{PodUsage, Usage};
-use crate::pod::qos;
+use crate::pod::totals;
 use crate::quantity;
 use crate::view::Pod;
 
@@ -77,7 +77,7 @@ fn whole(pod: &Pod, usage: &PodUsage) -> Option<String> {
     }
     let format = first?.format();
     let overhead = pod.spec.overhead.get(STORAGE).map_or(0, |t| quantity::value(t));
-    let total = qos::totals(pod, |r| &r.limits).get(STORAGE).copied().unwrap_or(0);
+    let total = totals::peak(pod, |r| &r.limits).get(STORAGE).copied().unwrap_or(0);
     let limit = i64::try_from(total / 1_000_000_000).unwrap_or(i64::MAX).saturating_add(overhead);
     let limit = Quantity::new(limit, format);
     (bytes(usage.ephemeral) > limit)

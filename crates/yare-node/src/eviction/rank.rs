@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::signals::{Signal, Starved};
 use super::thresholds::Layout;
 use super::usage::{PodUsage, Usage};
-use crate::pod::qos;
+use crate::pod::totals;
 use crate::view::Pod;
 
 /// What of a pod's disk use lies on a file system.
@@ -131,7 +131,7 @@ fn processes(usage: &Option<PodUsage>) -> i128 {
 
 /// Whole units of what the pod asks for.
 fn request(pod: &Pod, name: &str) -> i128 {
-    qos::requests(pod).get(name).map_or(0, |nanos| nanos / 1_000_000_000)
+    totals::requests(pod).get(name).map_or(0, |nanos| nanos / 1_000_000_000)
 }
 
 fn disk(candidate: &Candidate, measure: Measure, inodes: bool) -> i128 {

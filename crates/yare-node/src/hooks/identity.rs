@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use yare_runtime::{PortMapping, PortProtocol};
 
 use super::{PodFailure, PodHook, PodStart};
-use crate::pod::qos;
+use crate::pod::{limits, qos};
 use crate::view::Pod;
 
 pub(crate) struct Identity;
@@ -57,7 +57,7 @@ impl PodHook for Identity {
             pod.spec.termination_grace_period_seconds.unwrap_or(30).to_string(),
         );
         sandbox.cgroup_parent = qos::cgroup_parent(&start.kubelet.resources.root_group(), pod);
-        sandbox.resources = qos::pod(&start.kubelet.resources.policy, pod, start.kubelet.pids_limit());
+        sandbox.resources = limits::pod(&start.kubelet.resources.policy, pod, start.kubelet.pids_limit());
         start.kubelet.managers.place_pod(pod, &mut sandbox.resources);
         sandbox.port_mappings = if pod.spec.host_network { Vec::new() } else { port_mappings(pod) };
         sandbox.sysctls = pod

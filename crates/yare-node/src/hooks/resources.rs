@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{ContainerHook, ContainerStart, StartFailure};
-use crate::pod::qos;
+use crate::pod::limits;
 
 pub(crate) struct ContainerResources;
 
@@ -15,7 +15,7 @@ impl ContainerHook for ContainerResources {
 
     async fn apply(&self, start: &mut ContainerStart<'_>) -> Result<(), StartFailure> {
         let kubelet = start.kubelet;
-        let mut resources = qos::container(&kubelet.resources.policy, start.pod, start.container);
+        let mut resources = limits::container(&kubelet.resources.policy, start.pod, start.container);
         kubelet.managers.place(start.pod, start.container, &mut resources);
         start.config.resources = resources;
         Ok(())

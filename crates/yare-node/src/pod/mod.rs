@@ -10,6 +10,7 @@ pub(crate) mod fields;
 pub(crate) mod id_ranges;
 pub(crate) mod kill;
 pub(crate) mod lifecycle;
+pub(crate) mod limits;
 pub(crate) mod mailbox;
 pub(crate) mod manager;
 pub(crate) mod messages;
@@ -24,5 +25,6 @@ pub(crate) mod start;
 pub(crate) mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod totals;
 pub(crate) mod worker;
 pub(crate) mod writer;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::qos;
+use super::{qos, totals};
 use crate::view::Pod;
 
 /// `status.reason` of a pod that made room, and the reason of its event.
@@ -53,7 +53,7 @@ fn preemptable(preemptor: &Pod, pod: &Pod) -> bool {
 
 /// What a pod asks for of a resource.
 fn request(pod: &Pod, resource: &str) -> i128 {
-    let nanos = || qos::requests(pod).get(resource).copied().unwrap_or(0);
+    let nanos = || totals::requests(pod).get(resource).copied().unwrap_or(0);
     match resource {
         "pods" => 1,
         "cpu" => nanos() / 1_000_000,

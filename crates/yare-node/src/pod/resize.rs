@@ -12,6 +12,7 @@ use yare_client::EventKind;
 use yare_runtime::{ContainerState, Resources};
 
 use super::actions::{Actions, Kill, KillReason};
+use super::limits;
 use super::qos;
 use super::snapshot::Snapshot;
 use super::worker::Worker;
@@ -296,7 +297,7 @@ impl Worker {
     async fn put_in_force(&self, pod: &Arc<Pod>, plan: &Plan) -> Result<(), String> {
         let kubelet = &self.kubelet;
         let limits_of = |pod: &Pod| {
-            let mut limits = qos::pod(&kubelet.resources.policy, pod, kubelet.pids_limit());
+            let mut limits = limits::pod(&kubelet.resources.policy, pod, kubelet.pids_limit());
             kubelet.managers.place_pod(pod, &mut limits);
             limits
         };
@@ -330,7 +331,7 @@ impl Worker {
     async fn resize_container(&self, pod: &Pod, change: &Change, resource: Resource) -> Result<(), String> {
         let kubelet = &self.kubelet;
         let Some(container) = pod.container(&change.name) else { return Ok(()) };
-        let mut limits = qos::container(&kubelet.resources.policy, pod, container);
+        let mut limits = limits::container(&kubelet.resources.policy, pod, container);
         kubelet.managers.place(pod, container, &mut limits);
         let update = kubelet.runtime.update_resources(&change.id, only(resource, &limits));
         update

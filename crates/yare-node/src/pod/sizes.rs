@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use yare_runtime::Resources;
 use yare_schema::quantity::{Format, Quantity};
 
-use super::qos;
+use super::totals;
 use crate::allocation::Sizes;
 use crate::view::{Container, Pod, ResourceRequirements};
 
@@ -63,7 +63,7 @@ fn amounts(set: BTreeMap<String, i128>) -> BTreeMap<String, String> {
 
 /// A pod's `allocatedResources`: what it asks for as a whole.
 pub(crate) fn requests(pod: &Pod) -> BTreeMap<String, String> {
-    amounts(qos::requests(pod))
+    amounts(totals::requests(pod))
 }
 
 /// A pod's `resources`. `limits`: those of its cgroup, for a pod that runs.
@@ -75,7 +75,7 @@ pub(crate) fn of_pod(
     let mut out = pod.spec.resources.clone().unwrap_or_default();
     let Some(limits) = limits else {
         out.requests = requests(pod);
-        out.limits = amounts(qos::limits(pod));
+        out.limits = amounts(totals::limits(pod));
         return out;
     };
     let spec_milli = |set: &BTreeMap<String, String>| set.get("cpu").map_or(0, |t| crate::quantity::milli(t));

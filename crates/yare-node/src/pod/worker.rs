@@ -20,9 +20,9 @@ use yare_trace::Span;
 use super::backoff::{Backoffs, Waits};
 use super::dirs::PodDirs;
 use super::fields::Facts;
+use super::limits;
 use super::mailbox::Mailbox;
 use super::messages;
-use super::qos;
 use super::snapshot::Snapshot;
 use super::status::{self, Verdict, WaitReason};
 use crate::allocation;
@@ -327,7 +327,7 @@ impl Worker {
         let resize = if terminal { Vec::new() } else { allocations.conditions(uid) };
         let of_pod = allocations.switches.pod.then(|| {
             let policy = &self.kubelet.resources.policy;
-            qos::pod(policy, &allocations.as_in_force(pod), self.kubelet.pids_limit())
+            limits::pod(policy, &allocations.as_in_force(pod), self.kubelet.pids_limit())
         });
         let mut status = status::generate(
             pod,

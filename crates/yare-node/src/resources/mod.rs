@@ -18,7 +18,7 @@ pub use settings::{
 use crate::error::{Error, Result};
 use crate::eviction::thresholds::{self, Threshold};
 use crate::node::capacity::Capacity;
-use crate::pod::qos::Policy;
+use crate::pod::limits::Policy;
 use reservations::Reservations;
 use tree::Tree;
 

@@ -14,7 +14,7 @@ use super::settings::{Amounts, ResourceSettings};
 use crate::eviction::signals::Signal;
 use crate::eviction::thresholds::Threshold;
 use crate::node::capacity::Capacity;
-use crate::pod::qos;
+use crate::pod::limits;
 
 /// What can be reserved. Process ids are not offered, but kept.
 const RESERVABLE: &[&str] = &["cpu", "memory", "ephemeral-storage", PIDS];
@@ -158,7 +158,7 @@ fn parse(texts: &Amounts) -> Result<BTreeMap<String, Quantity>, String> {
 /// A group's limits; `compressible`: only those that slow down and do not kill.
 fn limits(amounts: &BTreeMap<String, Quantity>, compressible: bool) -> Resources {
     let mut limits = Resources {
-        cpu_shares: amounts.get("cpu").map(|q| qos::shares(q.milli_value())),
+        cpu_shares: amounts.get("cpu").map(|q| limits::shares(q.milli_value())),
         ..Resources::default()
     };
     if compressible {

@@ -15,7 +15,7 @@ use super::settings::{MemoryReservation, ResourceSettings};
 use crate::kubelet::Kubelet;
 use crate::metrics::table;
 use crate::pod::admission::Claims;
-use crate::pod::qos;
+use crate::pod::limits;
 
 /// Hugepage limits of the classes: none.
 const UNBOUNDED: u64 = 1 << 62;
@@ -118,7 +118,7 @@ impl Tree {
         let shares = Resources { cpu_shares: limits.cpu_shares, ..Resources::default() };
         self.groups.ensure(&self.root, &shares)?;
         self.groups.ensure(&self.class("burstable"), &self.unbounded(None))?;
-        self.groups.ensure(&self.class("besteffort"), &self.unbounded(Some(qos::shares(0))))
+        self.groups.ensure(&self.class("besteffort"), &self.unbounded(Some(limits::shares(0))))
     }
 
     fn unbounded(&self, cpu_shares: Option<u64>) -> Resources {
@@ -128,8 +128,10 @@ impl Tree {
 
     /// What the classes' groups should have while pods claim this much.
     fn follow(&self, settings: &ResourceSettings, claims: &Claims) -> Vec<(String, Resources)> {
-        let mut burstable =
-            Resources { cpu_shares: Some(qos::shares(claims.burstable_cpu_milli)), ..Resources::default() };
+        let mut burstable = Resources {
+            cpu_shares: Some(limits::shares(claims.burstable_cpu_milli)),
+            ..Resources::default()
+        };
         let mut all = Resources::default();
         if settings.memory_qos && self.groups.unified() {
             let protect = settings.memory_reservation == MemoryReservation::TieredReservation;

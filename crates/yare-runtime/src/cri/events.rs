@@ -285,7 +285,7 @@ async fn look(client: &Inner, running: &mut Running) -> Result<()> {
     let ready: BTreeSet<SandboxId> = ready.map(|s| s.id).collect();
     let alive = containers
         .into_iter()
-        .filter(|c| map::container_state(c.state) == ContainerState::Running)
+        .filter(|c| map::container::state(c.state) == ContainerState::Running)
         .map(|c| (c.id, c.sandbox_id))
         .collect();
     let before = std::mem::replace(running, Running { containers: alive, sandboxes: ready });

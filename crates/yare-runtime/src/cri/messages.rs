@@ -350,7 +350,7 @@ messages! {
         #[prost(bool, tag = "14")] tty: bool,
         #[prost(message, optional, tag = "15")] linux: Option<LinuxContainerConfig>,
         #[prost(message, repeated, tag = "17")] cdi_devices: Vec<CdiDevice>,
-        /// `Signal`: see [`super::map::signal`].
+        /// `Signal`: see [`super::map::container`].
         #[prost(int32, tag = "18")] stop_signal: i32,
     }
     CreateContainerRequest {

@@ -54,7 +54,7 @@ impl Inner {
                 .ctx(|| format!("cgroup of pod {}/{}", config.namespace, config.name))?;
         }
         let request = cri::RunSandboxRequest {
-            config: Some(map::sandbox(&config, self.driver)),
+            config: Some(map::sandbox::config(&config, self.driver)),
             runtime_handler: config.runtime_handler.clone(),
         };
         // Twice as long as other calls: the runtime may have to pull the image of the sandbox's process.
@@ -86,7 +86,7 @@ impl Inner {
         let request = cri::SandboxId { id: id.to_owned() };
         self.ask_gone(method!(runtime "RemovePodSandbox"), request, About("sandbox", id)).await?;
         self.sandbox_of.lock().retain(|_, sandbox| sandbox != id);
-        let group = map::sandbox_again(&status).and_then(|c| self.cgroup(&c.cgroup_parent));
+        let group = map::sandbox::again(&status).and_then(|c| self.cgroup(&c.cgroup_parent));
         if let Some(group) = group {
             self.give_cgroup_back(&status.metadata.unwrap_or_default().uid, &group).await?;
         }
@@ -120,7 +120,7 @@ impl Inner {
         if status.state != i32::from(cri::SandboxState::Ready) {
             return Err(RuntimeError::FailedPrecondition(format!("sandbox {sandbox} is not ready")));
         }
-        let Some(sandbox_config) = map::sandbox_again(&status) else {
+        let Some(sandbox_config) = map::sandbox::again(&status) else {
             return Err(RuntimeError::FailedPrecondition(format!(
                 "sandbox {sandbox} was made by another kubelet: delete its pod to have it made anew"
             )));
@@ -135,8 +135,8 @@ impl Inner {
         }
         let request = cri::CreateContainerRequest {
             sandbox_id: sandbox.to_owned(),
-            config: Some(map::container(&config, &sandbox_config)?),
-            sandbox_config: Some(map::sandbox(&sandbox_config, self.driver)),
+            config: Some(map::container::config(&config, &sandbox_config)?),
+            sandbox_config: Some(map::sandbox::config(&sandbox_config, self.driver)),
         };
         let made: cri::ContainerId = self.ask(method!(runtime "CreateContainer"), request, NOTHING).await?;
         self.sandbox_of.lock().insert(made.id.clone(), sandbox.to_owned());
@@ -185,7 +185,7 @@ impl Inner {
 
     pub(super) async fn update_sandbox(&self, id: &str, limits: Resources) -> Result<()> {
         let status = self.raw_sandbox(id).await?;
-        let group = map::sandbox_again(&status).and_then(|c| self.cgroup(&c.cgroup_parent));
+        let group = map::sandbox::again(&status).and_then(|c| self.cgroup(&c.cgroup_parent));
         if let Some(group) = group {
             self.cgroups.apply(&group, &limits).ctx(|| format!("update sandbox {id}"))?;
         }

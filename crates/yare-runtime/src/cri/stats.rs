@@ -33,7 +33,7 @@ impl Inner {
             Some(pod) => pod,
             None => {
                 let status = self.raw_sandbox(&stats.sandbox_id).await.ok()?;
-                let pod = map::sandbox_again(&status).and_then(|c| self.cgroup(&c.cgroup_parent))?;
+                let pod = map::sandbox::again(&status).and_then(|c| self.cgroup(&c.cgroup_parent))?;
                 self.group_of.lock().insert(stats.sandbox_id.clone(), pod.clone());
                 pod
             }

@@ -58,7 +58,7 @@ fn serve(socket: &Path, containers: &Containers) -> oneshot::Sender<()> {
             }
         })
         .unary(method!(runtime "PodSandboxStatus"), async |asked: cri::SandboxId| {
-            let told = map::sandbox(&SandboxConfig::default(), CgroupDriver::Cgroupfs);
+            let told = map::sandbox::config(&SandboxConfig::default(), CgroupDriver::Cgroupfs);
             let status = match asked.id.as_str() {
                 "s" => {
                     cri::SandboxStatus { id: asked.id, annotations: told.annotations, ..Default::default() }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::hooks;
 use super::launch::{self, Failure, Group, Report, Stdio, Wires};
 use super::log::{Log, Stream};
-use super::rootfs;
+use super::rootfs::devices;
 use super::sandbox::{self, Held};
 use super::stream::Output;
 use crate::api::{ContainerUser, NamespaceMode};
@@ -79,7 +79,7 @@ impl Container {
     ) -> Result<Self, String> {
         let dir = containers_dir.join(id);
         let spec: Spec = read_json(&dir.join("spec.json")).map_err(|e| format!("{}: {e}", dir.display()))?;
-        let rules = rootfs::device_rules(&spec)?;
+        let rules = devices::rules(&spec)?;
         let joined = match spec.pid_target.as_str() {
             "" => held.pause.as_ref().filter(|_| spec.pid == NamespaceMode::Pod).map(|p| p.pidfd.as_fd()),
             target => Some(first(target).ok_or_else(|| format!("target container {target} does not run"))?),

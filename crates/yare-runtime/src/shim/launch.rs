@@ -17,7 +17,8 @@ use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::hooks;
-use super::rootfs::{self, Root, Sources};
+use super::rootfs::sources::Sources;
+use super::rootfs::{self, Root, overlay};
 use super::sandbox::{UserNs, become_root};
 use super::seccomp::Profile;
 use super::{caps, user};
@@ -146,17 +147,17 @@ pub(super) fn container(
                 nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
                     .map_err(|e| format!("cgroup namespace: {e}"))?;
             }
-            rootfs::enter(spec, dir)?;
+            overlay::enter(spec, dir)?;
         }
         Some(userns) => {
-            let tree = rootfs::mapped_overlay(spec, dir, userns)?;
+            let tree = overlay::mapped(spec, dir, userns)?;
             for fd in stdio.iter().flat_map(|s| [&s.stdin, &s.stdout, &s.stderr]).filter(|fd| is_pipe(fd)) {
                 let (uid, gid) = (Uid::from_raw(userns.root_uid), Gid::from_raw(userns.root_gid));
                 let _ = nix::unistd::fchown(fd, Some(uid), Some(gid));
             }
             fork_into(spec, group.cgroups, userns, socket)?;
             sources.mount_kernel(spec)?;
-            rootfs::enter_tree(&tree)?;
+            overlay::enter_tree(&tree)?;
         }
     }
     if let Some(gate) = gate {

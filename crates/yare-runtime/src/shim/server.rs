@@ -1,8 +1,13 @@
-//! A shim's event loop: requests from the engine, children that end, streams that have something.
+//! A shim's event loop: connections of engines, children that end, containers to kill in time.
+//!
+//! What an engine asks for is done in [`requests`], what streams have goes on in [`streams`].
+
+mod requests;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -11,14 +16,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use super::container::{Container, Phase, Waiter, failed_exit};
+use super::container::{Container, Waiter};
 use super::exec::Exec;
-use super::launch::{Failure, Stdio};
 use super::log::Stream;
 use super::sandbox::Held;
-use super::stream::{Output, Progress, Tap};
 use crate::cgroup::Cgroups;
-use crate::proto::{Answer, Ask, Message, Request, SandboxSpec};
+use crate::proto::{Answer, Message, SandboxSpec};
 use crate::sys;
 
 /// What a token in the event loop stands for.
@@ -47,16 +50,10 @@ pub(super) struct Server {
     connections: BTreeMap<u64, OwnedFd>,
     containers: BTreeMap<String, Container>,
     execs: BTreeMap<u64, Exec>,
-    /// Everything is to be killed, and the shim ends; answers these when done.
-    ending: Option<(Option<Waiter>, Instant)>,
+    /// Everything is to be killed, and the shim ends; who is answered when that is done, and at the latest when.
+    ending: Option<(Waiter, Instant)>,
     buffer: Vec<u8>,
 }
-
-/// How long killed containers may take until the shim ends without them.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Longer graces are cut to this.
-const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 impl Server {
     pub(super) fn new(spec: SandboxSpec, held: Held, cgroups: Cgroups) -> io::Result<Self> {
@@ -114,7 +111,7 @@ impl Server {
         self.send(token, &Message::Ready { pid: std::process::id() as i32, error: None }, &[]);
     }
 
-    fn send(&mut self, connection: u64, message: &Message, fds: &[std::os::fd::BorrowedFd<'_>]) {
+    fn send(&mut self, connection: u64, message: &Message, fds: &[BorrowedFd<'_>]) {
         let Some(socket) = self.connections.get(&connection) else { return };
         let Ok(bytes) = serde_json::to_vec(message) else { return };
         if sys::send_packet(socket.as_fd(), &bytes, fds).is_err() {
@@ -165,9 +162,7 @@ impl Server {
             if let Some((waiter, deadline)) = self.ending
                 && (self.containers.values().all(|c| !c.alive()) || Instant::now() >= deadline)
             {
-                if let Some(waiter) = waiter {
-                    self.reply(waiter, Answer::Done);
-                }
+                self.reply(waiter, Answer::Done);
                 let _ = std::fs::remove_file(&self.spec.socket);
                 return;
             }
@@ -203,9 +198,7 @@ impl Server {
                 self.reap();
             }
             Source::Listener => {
-                if let Ok(raw) =
-                    socket::accept4(std::os::fd::AsRawFd::as_raw_fd(&self.listener), SockFlag::SOCK_CLOEXEC)
-                {
+                if let Ok(raw) = socket::accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
                     self.adopt(own(raw));
                 }
             }
@@ -224,245 +217,6 @@ impl Server {
             Source::Tap(id, stream) => self.flush_taps(id, *stream, token),
         }
     }
-
-    // ---- requests
-
-    fn receive(&mut self, connection: u64) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(sys::MAX_PACKET, 0);
-        let received = match self.connections.get(&connection) {
-            Some(socket) => sys::recv_packet(socket.as_fd(), &mut buffer),
-            None => return,
-        };
-        match received {
-            Ok((0, _)) => self.disconnect(connection),
-            Ok((n, fds)) => match serde_json::from_slice::<Request>(&buffer[..n]) {
-                Ok(request) => {
-                    // Free again while the request is served: it is large, and rarely needed.
-                    drop(buffer);
-                    self.serve(Waiter { connection, seq: request.seq }, request.body, fds);
-                }
-                // A newer or older engine that says something unknown gets no answer it could misread.
-                Err(_) => self.disconnect(connection),
-            },
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.disconnect(connection),
-        }
-    }
-
-    fn serve(&mut self, waiter: Waiter, ask: Ask, mut fds: Vec<OwnedFd>) {
-        match ask {
-            Ask::Start { id } => self.start(&id, waiter),
-            Ask::Stop { id, grace_ms } => {
-                let answer = match self.containers.get_mut(&id).filter(|c| c.alive()) {
-                    Some(c) => {
-                        c.stop(Duration::from_millis(grace_ms).min(MAX_GRACE), &self.cgroups);
-                        Answer::Done
-                    }
-                    None => Answer::NotRunning(id),
-                };
-                self.reply(waiter, answer);
-            }
-            Ask::Exec { exec, id, argv, tty, stdin } => self.exec(exec, &id, &argv, tty, stdin, fds, waiter),
-            Ask::KillExec { exec } => {
-                if let Some(exec) = self.execs.get(&exec) {
-                    exec.kill();
-                }
-                self.reply(waiter, Answer::Done);
-            }
-            Ask::Attach { id, stdin } => self.attach(&id, stdin, &mut fds, waiter),
-            Ask::ReopenLog { id } => {
-                let answer = match self.containers.get_mut(&id).filter(|c| c.alive()) {
-                    Some(c) => c
-                        .log
-                        .reopen()
-                        .map_or_else(|e| Answer::Failed(format!("reopen log: {e}")), |()| Answer::Done),
-                    None => Answer::NotRunning(id),
-                };
-                self.reply(waiter, answer);
-            }
-            Ask::Dial { port, v6 } => match dial(port, v6) {
-                Ok(socket) => self.reply_fd(waiter, Answer::Done, Some(&socket)),
-                Err(e) => self.reply(waiter, Answer::Failed(format!("connect to localhost:{port}: {e}"))),
-            },
-            Ask::List => {
-                let running = self.containers.values().filter(|c| c.alive()).map(|c| c.id.clone()).collect();
-                self.reply(waiter, Answer::Running(running));
-            }
-            Ask::Shutdown => {
-                for c in self
-                    .containers
-                    .values_mut()
-                    .filter(|c| matches!(c.phase, Phase::Starting { .. } | Phase::Running))
-                {
-                    c.kill(&self.cgroups);
-                }
-                self.ending = Some((Some(waiter), Instant::now() + KILL_PATIENCE));
-            }
-        }
-    }
-
-    fn start(&mut self, id: &str, waiter: Waiter) {
-        if self.containers.get(id).is_some_and(Container::alive) {
-            return self.reply(waiter, Answer::Failed(format!("container {id} is already running")));
-        }
-        let others = &self.containers;
-        let first = |id: &str| others.get(id).filter(|c| c.alive()).map(|c| c.pidfd.as_fd());
-        match Container::start(id, &self.spec.containers_dir, &self.cgroups, &self.held, &first, waiter) {
-            Ok(mut c) => {
-                if let Some(report) = &c.report {
-                    let _ = sys::set_nonblocking(report.as_fd(), true);
-                    c.report_token = {
-                        let token = self.next_token;
-                        self.next_token += 1;
-                        self.sources.insert(token, Source::Report(id.to_owned()));
-                        let _ = self.epoll.add(report, EpollEvent::new(EpollFlags::EPOLLIN, token));
-                        token
-                    };
-                }
-                for output in &mut c.outputs {
-                    self.register(id, output);
-                }
-                self.containers.insert(id.to_owned(), c);
-            }
-            Err(message) => {
-                let failure = Failure { message: start_words(&message), code: 128 };
-                failed_exit(&self.spec.containers_dir.join(id), &failure);
-                self.reply(waiter, Answer::Failed(failure.message));
-            }
-        }
-    }
-
-    fn register(&mut self, id: &str, output: &mut Output) {
-        output.token =
-            self.watch(&output.fd, EpollFlags::EPOLLIN, Source::Output(id.to_owned(), output.stream));
-    }
-
-    /// A container's report socket closed: it runs, or it failed.
-    fn settle(&mut self, id: &str) {
-        let Some(mut c) = self.containers.remove(id) else { return };
-        if let Some(report) = c.report.take() {
-            let _ = self.epoll.delete(&report);
-            self.sources.remove(&c.report_token);
-        }
-        if let Phase::Starting { waiter, ready, failed } = std::mem::replace(&mut c.phase, Phase::Running) {
-            match (failed, ready) {
-                (None, Some((user, home))) => {
-                    if let Some(terminal) = c.terminal.take() {
-                        self.use_terminal(&mut c, terminal);
-                    }
-                    let record = c.started(user, home);
-                    c.run_hooks("poststart", &self.held);
-                    self.reply(waiter, Answer::Started(record));
-                }
-                (failed, _) => {
-                    let mut failure = failed.unwrap_or_else(|| Failure {
-                        message: "the container's process was killed before it could start".into(),
-                        code: 128,
-                    });
-                    failure.message = start_words(&failure.message);
-                    self.close_outputs(&mut c);
-                    c.failed(&failure, &self.cgroups);
-                    // The process itself is a zombie by now, or soon.
-                    let _ = waitpid(nix::unistd::Pid::from_raw(c.pid), None);
-                    let _ = self.cgroups.remove(&c.cgroup);
-                    c.run_hooks("poststop", &self.held);
-                    self.reply(waiter, Answer::Failed(failure.message));
-                    return;
-                }
-            }
-        }
-        self.containers.insert(id.to_owned(), c);
-    }
-
-    fn use_terminal(&mut self, c: &mut Container, terminal: OwnedFd) {
-        let _ = sys::set_nonblocking(terminal.as_fd(), true);
-        if let Ok(fd) = terminal.try_clone() {
-            let mut output = Output { stream: Stream::Stdout, fd, token: 0, taps: Vec::new(), paused: false };
-            self.register(&c.id, &mut output);
-            c.outputs.push(output);
-        }
-        c.terminal = Some(terminal);
-    }
-
-    fn attach(&mut self, id: &str, stdin: bool, fds: &mut Vec<OwnedFd>, waiter: Waiter) {
-        let Some(mut c) = self.containers.remove(id).filter(Container::alive) else {
-            return self.reply(waiter, Answer::NotRunning(id.to_owned()));
-        };
-        let mut fds = fds.drain(..);
-        for output in &mut c.outputs {
-            let Some(fd) = fds.next() else { break };
-            let _ = sys::set_nonblocking(fd.as_fd(), true);
-            // No events asked for: an error (the reader is gone) is always reported.
-            let token = self.watch(&fd, EpollFlags::empty(), Source::Tap(id.to_owned(), output.stream));
-            output.taps.push(Tap { fd, pending: Vec::new(), token });
-        }
-        let input = match (&c.terminal, stdin) {
-            (Some(terminal), _) => terminal.try_clone().ok(),
-            (None, false) => None,
-            // The only write end goes along, so that its closing is the end of file.
-            (None, true) if c.stdin_once => c.stdin.take(),
-            (None, true) => c.stdin.as_ref().and_then(|fd| fd.try_clone().ok()),
-        };
-        self.containers.insert(id.to_owned(), c);
-        self.reply_fd(waiter, Answer::Done, input.as_ref());
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn exec(
-        &mut self,
-        exec: u64,
-        id: &str,
-        argv: &[String],
-        tty: bool,
-        stdin: bool,
-        fds: Vec<OwnedFd>,
-        waiter: Waiter,
-    ) {
-        let Some(c) = self.containers.get(id).filter(|c| matches!(c.phase, Phase::Running)) else {
-            return self.reply(waiter, Answer::NotRunning(id.to_owned()));
-        };
-        let result = exec_stdio(tty, stdin, fds).and_then(|stdio| {
-            Exec::start(exec, c, argv, stdio, &self.cgroups, self.held.userns.is_some(), waiter)
-        });
-        match result {
-            Ok(mut e) => {
-                if let Some(report) = &e.report {
-                    let _ = sys::set_nonblocking(report.as_fd(), true);
-                    let token = self.next_token;
-                    self.next_token += 1;
-                    self.sources.insert(token, Source::ExecReport(exec));
-                    let _ = self.epoll.add(report, EpollEvent::new(EpollFlags::EPOLLIN, token));
-                    e.report_token = token;
-                }
-                self.execs.insert(exec, e);
-            }
-            Err(message) => self.reply(waiter, Answer::Failed(exec_words(&message))),
-        }
-    }
-
-    fn settle_exec(&mut self, id: u64) {
-        let Some(mut e) = self.execs.remove(&id) else { return };
-        if let Some(report) = e.report.take() {
-            let _ = self.epoll.delete(&report);
-            self.sources.remove(&e.report_token);
-        }
-        let waiter = e.waiter;
-        match (e.failed.take(), e.ready.take()) {
-            (None, Some(record)) => {
-                let terminal = e.terminal.take();
-                self.execs.insert(id, e);
-                self.reply_fd(waiter, Answer::Started(record), terminal.as_ref());
-            }
-            (failed, _) => {
-                let message = failed
-                    .map_or_else(|| "the process was killed before it could start".into(), |f| f.message);
-                self.reply(waiter, Answer::Failed(exec_words(&message)));
-            }
-        }
-    }
-
-    // ---- children
 
     fn reap(&mut self) {
         loop {
@@ -516,149 +270,12 @@ impl Server {
         c.terminal = None;
         self.broadcast(&Message::Exited { id: id.to_owned(), exit_code: code });
     }
-
-    // ---- streams
-
-    /// Reads a stream; `drain`: everything that is there, the process having ended.
-    fn pump(&mut self, id: &str, stream: Stream, drain: bool) {
-        let Some(mut c) = self.containers.remove(id) else { return };
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(32 * 1024, 0);
-        if let Some(at) = c.outputs.iter().position(|o| o.stream == stream) {
-            let before: Vec<u64> = c.outputs[at].taps.iter().map(|t| t.token).collect();
-            loop {
-                let progress = c.outputs[at].pump(&mut buffer, &mut c.log);
-                let output = &mut c.outputs[at];
-                match progress {
-                    // One read per event keeps the streams fair to each other.
-                    Progress::More if drain => {}
-                    Progress::More | Progress::Empty => break,
-                    Progress::Blocked if drain => {}
-                    Progress::Blocked => {
-                        output.paused = true;
-                        self.set_events(&output.fd, output.token, EpollFlags::empty());
-                        break;
-                    }
-                    Progress::End => {
-                        c.log.finish(stream, sys::now_ns());
-                        let output = c.outputs.remove(at);
-                        self.end_output(&c.id, output, &mut c.outputs);
-                        break;
-                    }
-                }
-            }
-            if let Some(output) = c.outputs.iter().find(|o| o.stream == stream) {
-                self.sync_taps(output, &before);
-            }
-        }
-        self.buffer = buffer;
-        self.buffer.truncate(0);
-        self.containers.insert(id.to_owned(), c);
-    }
-
-    /// Forgets taps that are gone, and asks to hear when those behind can take more.
-    fn sync_taps(&mut self, output: &Output, before: &[u64]) {
-        for token in before {
-            if !output.taps.iter().any(|t| t.token == *token) {
-                self.sources.remove(token);
-            }
-        }
-        for tap in &output.taps {
-            let flags = if tap.pending.is_empty() { EpollFlags::empty() } else { EpollFlags::EPOLLOUT };
-            self.set_events(&tap.fd, tap.token, flags);
-        }
-    }
-
-    fn set_events(&self, fd: &OwnedFd, token: u64, flags: EpollFlags) {
-        let _ = self.epoll.modify(fd, &mut EpollEvent::new(flags, token));
-    }
-
-    /// A stream ended. Taps that are behind stay until they have everything.
-    fn end_output(&mut self, id: &str, mut output: Output, outputs: &mut Vec<Output>) {
-        if output.token != 0 {
-            let _ = self.epoll.delete(&output.fd);
-            self.sources.remove(&output.token);
-            output.token = 0;
-        }
-        let (behind, done): (Vec<Tap>, Vec<Tap>) =
-            output.taps.into_iter().partition(|t| !t.pending.is_empty());
-        for tap in done {
-            let _ = self.epoll.delete(&tap.fd);
-            self.sources.remove(&tap.token);
-        }
-        if !behind.is_empty() {
-            for tap in &behind {
-                self.sources.insert(tap.token, Source::Tap(id.to_owned(), output.stream));
-                self.set_events(&tap.fd, tap.token, EpollFlags::EPOLLOUT);
-            }
-            output.taps = behind;
-            outputs.push(Output { paused: true, ..output });
-        }
-    }
-
-    fn flush_taps(&mut self, id: &str, stream: Stream, woken: u64) {
-        let Some(mut c) = self.containers.remove(id) else { return };
-        if let Some(at) = c.outputs.iter().position(|o| o.stream == stream) {
-            let output = &mut c.outputs[at];
-            let before: Vec<u64> = output.taps.iter().map(|t| t.token).collect();
-            // Only an error wakes a tap that waits for nothing.
-            output
-                .taps
-                .retain_mut(|tap| !(tap.token == woken && tap.pending.is_empty()) && tap.flush().is_ok());
-            let caught_up = output.taps.iter().all(|t| t.pending.is_empty());
-            if output.token == 0 && caught_up {
-                c.outputs.remove(at);
-            } else if caught_up && output.paused {
-                output.paused = false;
-                self.set_events(&output.fd, output.token, EpollFlags::EPOLLIN);
-            }
-            if let Some(output) = c.outputs.iter().find(|o| o.stream == stream) {
-                self.sync_taps(output, &before);
-            } else {
-                for token in before {
-                    self.sources.remove(&token);
-                }
-            }
-        }
-        self.containers.insert(id.to_owned(), c);
-    }
-
-    fn close_outputs(&mut self, c: &mut Container) {
-        for output in std::mem::take(&mut c.outputs) {
-            let _ = self.epoll.delete(&output.fd);
-            self.sources.remove(&output.token);
-            for tap in output.taps {
-                self.sources.remove(&tap.token);
-            }
-        }
-    }
-}
-
-fn start_words(message: &str) -> String {
-    format!("failed to create container: unable to start container process: {message}")
-}
-
-fn exec_words(message: &str) -> String {
-    format!("exec failed: unable to start container process: {message}")
 }
 
 #[allow(unsafe_code)]
 fn own(raw: i32) -> OwnedFd {
     // SAFETY: `accept4` just made it, and nobody else has it.
-    unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) }
-}
-
-fn exec_stdio(tty: bool, stdin: bool, fds: Vec<OwnedFd>) -> Result<Option<Stdio>, String> {
-    if tty {
-        return Ok(None);
-    }
-    let mut fds = fds.into_iter();
-    let mut next = || fds.next().ok_or_else(|| "a stream is missing".to_owned());
-    let stdin = match stdin {
-        true => next()?,
-        false => std::fs::File::open("/dev/null").map_err(|e| e.to_string())?.into(),
-    };
-    Ok(Some(Stdio { stdin, stdout: next()?, stderr: next()? }))
+    unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
 fn listen(spec: &SandboxSpec) -> io::Result<OwnedFd> {
@@ -668,28 +285,9 @@ fn listen(spec: &SandboxSpec) -> io::Result<OwnedFd> {
         std::fs::create_dir_all(parent)?;
     }
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let bound = socket::bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &UnixAddr::new(&spec.socket)?);
+    let bound = socket::bind(listener.as_raw_fd(), &UnixAddr::new(&spec.socket)?);
     nix::sys::stat::umask(before);
     bound?;
     socket::listen(&listener, Backlog::new(8)?)?;
     Ok(listener)
-}
-
-/// Starts connecting to a port on this network namespace's loopback; the engine waits for it.
-fn dial(port: u16, v6: bool) -> io::Result<OwnedFd> {
-    let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket::socket(family, SockType::Stream, flags, None)?;
-    let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
-    let result = if v6 {
-        let to = std::net::SocketAddrV6::new(std::net::Ipv6Addr::LOCALHOST, port, 0, 0);
-        socket::connect(raw, &socket::SockaddrIn6::from(to))
-    } else {
-        let to = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port);
-        socket::connect(raw, &socket::SockaddrIn::from(to))
-    };
-    match result {
-        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => Ok(socket),
-        Err(e) => Err(e.into()),
-    }
 }

@@ -13,7 +13,7 @@ use yare_client::{Cached, ObjectKey, ViewError};
 use yare_kinds::quota;
 use yare_schema::quantity::Quantity;
 
-use super::types::{Alternative, ClaimSpec, Class, Request, Wanted};
+use super::requests::{Alternative, ClaimSpec, Class, Request, Wanted};
 use crate::view;
 
 /// Tells a claim that was made for extended resources.

@@ -5,6 +5,7 @@ pub mod bind;
 pub mod claim;
 pub mod extended;
 pub mod programs;
+pub mod requests;
 pub mod rules;
 pub mod slices;
 pub mod state;

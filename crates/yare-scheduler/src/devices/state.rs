@@ -11,10 +11,11 @@ use super::{
     claim::Claim,
     extended::Resources,
     programs::Programs,
+    requests::{ClaimSpec, Class},
     rules::Rules,
     slices::Slices,
     taken::{Holding, Taken},
-    types::{ClaimSpec, Class, Slice},
+    types::Slice,
 };
 
 /// A claim, and what was decided for it.

@@ -19,8 +19,9 @@ use crate::{
         bind,
         claim::{Claim, Readiness},
         extended::{self, Asking, Wish},
+        requests::ClaimSpec,
         state::Devices,
-        types::{ClaimSpec, Node},
+        types::Node,
     },
     pod::{ClaimName, PodInfo},
 };

@@ -365,7 +365,7 @@ impl DeviceManager {
         let requests: Vec<(String, usize)> = match container {
             Some(container) => self.requests(pod, container),
             None => {
-                let totals = crate::pod::qos::totals(pod, |r| &r.limits);
+                let totals = crate::pod::totals::peak(pod, |r| &r.limits);
                 let state = self.state.lock();
                 let of_plugin = |name: &str| state.knows(name) && !pod.status.is_claimed(None, name);
                 let known = totals.into_iter().filter(|(name, _)| of_plugin(name));

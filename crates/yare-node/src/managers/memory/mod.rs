@@ -2,6 +2,7 @@
 //!
 //! In: pods, the machine, what is reserved on each node. Out: the NUMA nodes a container's memory comes from.
 
+mod nodes;
 mod policy;
 mod state;
 
@@ -12,7 +13,8 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 
-use self::policy::{Reserved, StaticPolicy, release};
+use self::nodes::Reserved;
+use self::policy::{StaticPolicy, is_memory, release};
 use self::state::State;
 use super::ManagerSettings;
 use super::machine::Machine;
@@ -124,11 +126,8 @@ fn reserved(
     kept: &BTreeMap<String, u64>,
 ) -> Result<Reserved, String> {
     let mut reserved: Reserved = machine.nodes.iter().map(|n| (n.id, BTreeMap::new())).collect();
-    let mut totals: BTreeMap<&str, u64> = kept
-        .keys()
-        .filter(|name| *name == "memory" || name.starts_with("hugepages-"))
-        .map(|name| (name.as_str(), 0))
-        .collect();
+    let mut totals: BTreeMap<&str, u64> =
+        kept.keys().filter(|name| is_memory(name)).map(|name| (name.as_str(), 0)).collect();
     for (node, limits) in &settings.reserved_memory {
         let Some(of_node) = reserved.get_mut(node) else {
             return Err(format!(

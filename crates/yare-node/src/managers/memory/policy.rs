@@ -5,18 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use super::state::{Block, NodeState, Nodes, State, Table};
+use super::nodes::{Amounts, Reserved, breaks_groups, enough, fresh, give_back, may_join, same, take};
+use super::state::{Block, Nodes, State, Table};
 use crate::managers::machine::Machine;
 use crate::managers::topology::{Hint, Hints, Mask, combinations};
 use crate::pod::qos;
 use crate::quantity;
 use crate::view::{Container, Pod};
-
-/// Bytes by resource.
-type Amounts = BTreeMap<String, u64>;
-
-/// What is reserved for the system: NUMA node → bytes by resource.
-pub(crate) type Reserved = BTreeMap<u32, Amounts>;
 
 /// See the module.
 pub(crate) struct StaticPolicy {
@@ -26,7 +21,7 @@ pub(crate) struct StaticPolicy {
 }
 
 /// Which memory this is: `memory`, or a size of huge pages.
-fn is_memory(resource: &str) -> bool {
+pub(super) fn is_memory(resource: &str) -> bool {
     resource == "memory" || resource.starts_with("hugepages-")
 }
 
@@ -69,52 +64,6 @@ fn requests_of_pod(pod: &Pod) -> Amounts {
 fn qualifies(pod: &Pod) -> bool {
     // With resources of the pod as a whole, containers have none of their own: that gate is off.
     qos::class(pod) == "Guaranteed" && pod.spec.resources.is_none()
-}
-
-/// `hugepages-2Mi` from a page size in KiB.
-fn hugepage_resource(kib: u64) -> String {
-    match kib {
-        k if k % (1 << 20) == 0 => format!("hugepages-{}Gi", k >> 20),
-        k if k % (1 << 10) == 0 => format!("hugepages-{}Mi", k >> 10),
-        k => format!("hugepages-{k}Ki"),
-    }
-}
-
-fn fresh(machine: &Machine, reserved: &Reserved) -> Nodes {
-    let mut nodes = Nodes::new();
-    for node in &machine.nodes {
-        let kept =
-            |resource: &str| reserved.get(&node.id).and_then(|r| r.get(resource)).copied().unwrap_or(0);
-        let table = |total: u64, usable: u64, resource: &str| {
-            let allocatable = usable.saturating_sub(kept(resource));
-            Table { total, system_reserved: kept(resource), allocatable, reserved: 0, free: allocatable }
-        };
-        let mut memory_map = BTreeMap::new();
-        let mut in_pages = 0;
-        for (kib, pages) in &node.hugepages {
-            let (resource, bytes) = (hugepage_resource(*kib), kib * pages * 1024);
-            memory_map.insert(resource.clone(), table(bytes, bytes, &resource));
-            in_pages += bytes;
-        }
-        let usable = node.memory_bytes.saturating_sub(in_pages);
-        memory_map.insert("memory".to_owned(), table(node.memory_bytes, usable, "memory"));
-        nodes.insert(node.id, NodeState { number_of_assignments: 0, memory_map, cells: vec![node.id] });
-    }
-    nodes
-}
-
-/// Takes memory from nodes, in their order.
-fn take(nodes: &mut Nodes, from: &[u32], resource: &str, mut size: u64) {
-    for id in from {
-        let Some(node) = nodes.get_mut(id) else { continue };
-        node.number_of_assignments += 1;
-        node.cells = from.to_vec();
-        let Some(table) = node.memory_map.get_mut(resource) else { continue };
-        let taken = size.min(table.free);
-        table.reserved += taken;
-        table.free -= taken;
-        size -= taken;
-    }
 }
 
 impl StaticPolicy {
@@ -321,19 +270,7 @@ pub(crate) fn release(state: &mut State, uid: &str, container: &str) -> bool {
         state.assigned.remove(uid);
     }
     for block in blocks {
-        let mut left = block.size;
-        for id in &block.nodes {
-            let Some(node) = state.nodes.get_mut(id) else { continue };
-            node.number_of_assignments -= 1;
-            if node.number_of_assignments == 0 {
-                node.cells = vec![*id];
-            }
-            let Some(table) = node.memory_map.get_mut(&block.resource) else { continue };
-            let back = left.min(table.reserved);
-            table.free += back;
-            table.reserved -= back;
-            left -= back;
-        }
+        give_back(&mut state.nodes, &block.nodes, &block.resource, block.size);
     }
     state.save();
     true
@@ -371,43 +308,6 @@ fn again(blocks: &[Block], wanted: &Amounts) -> Hints {
 /// The best of some hints: preferred, then narrow.
 fn pick(hints: &[Hint]) -> Option<Hint> {
     hints.iter().min_by_key(|h| (!h.preferred, h.affinity.unwrap_or_default().width())).copied()
-}
-
-fn enough(nodes: &Nodes, mask: Mask, wanted: &Amounts) -> bool {
-    let free = |resource: &String| -> u64 {
-        mask.nodes().filter_map(|id| nodes.get(&id)?.memory_map.get(resource)).map(|t| t.free).sum()
-    };
-    wanted.iter().all(|(resource, size)| free(resource) >= *size)
-}
-
-/// Whether a node may give memory together with others: it gives none, or gives with these.
-fn may_join(node: &NodeState, mask: Mask) -> bool {
-    node.number_of_assignments == 0 || (node.cells.len() > 1 && Mask::of(node.cells.iter().copied()) == mask)
-}
-
-fn breaks_groups(nodes: &Nodes, mask: Mask) -> bool {
-    mask.count() > 1 && mask.nodes().filter_map(|id| nodes.get(&id)).any(|node| !may_join(node, mask))
-}
-
-/// Whether two states of a machine are the same, however memory is spread within groups of nodes.
-fn same(a: &Nodes, b: &Nodes) -> bool {
-    let group = |nodes: &Nodes, cells: &[u32], resource: &str| {
-        let tables = cells.iter().filter_map(|id| nodes.get(id)?.memory_map.get(resource));
-        tables.fold((0, 0), |sum, t| (sum.0 + t.free, sum.1 + t.reserved))
-    };
-    let fixed = |t: &Table| (t.total, t.system_reserved, t.allocatable);
-    a.len() == b.len()
-        && a.iter().all(|(id, one)| {
-            b.get(id).is_some_and(|two| {
-                one.number_of_assignments == two.number_of_assignments
-                    && Mask::of(one.cells.iter().copied()) == Mask::of(two.cells.iter().copied())
-                    && one.memory_map.len() == two.memory_map.len()
-                    && one.memory_map.iter().all(|(resource, table)| {
-                        two.memory_map.get(resource).map(fixed) == Some(fixed(table))
-                            && group(a, &one.cells, resource) == group(b, &one.cells, resource)
-                    })
-            })
-        })
 }
 
 #[cfg(test)]

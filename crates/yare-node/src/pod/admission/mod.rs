@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::affinity::node_affinity;
 pub(crate) use self::affinity::term_matches;
 use super::preemption::Shortage;
-use super::qos;
+use super::{qos, totals};
 use crate::eviction::{Pressure, REASON as EVICTED};
 use crate::quantity;
 use crate::view::{Pod, Taint};
@@ -296,7 +296,7 @@ pub(crate) fn shortages(pod: &Pod, used: &Used, offer: &Offer) -> Vec<Shortage> 
 
 /// What a pod asks for, less what a claim stands behind: of that the node's figures say nothing.
 fn requests(pod: &Pod) -> BTreeMap<String, i128> {
-    let mut requests = qos::requests(pod);
+    let mut requests = totals::requests(pod);
     requests.retain(|name, _| !pod.status.is_claimed(None, name));
     requests
 }

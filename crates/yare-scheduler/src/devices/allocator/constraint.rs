@@ -2,7 +2,7 @@
 
 use yare_kinds::devices::Attribute;
 
-use crate::devices::types::{Constraint, Device};
+use crate::devices::{requests::Constraint, types::Device};
 
 /// A constraint and the values of the devices that were chosen.
 #[derive(Debug)]

@@ -27,10 +27,11 @@ use std::{collections::HashMap, sync::Arc};
 use yare_schema::features::Gates;
 
 use super::{
+    requests::{ClaimSpec, Class},
     rules::Rules,
     slices::Slices,
     taken::Taken,
-    types::{Amounts, ClaimSpec, Class, Device, Node, Slice},
+    types::{Amounts, Device, Node, Slice},
 };
 
 /// Devices tried for one node before the search gives up.

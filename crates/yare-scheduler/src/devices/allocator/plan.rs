@@ -3,7 +3,7 @@
 use std::{cell::RefCell, sync::Arc};
 
 use super::{Failure, MAX_DEVICES, capacity, pools, search::Search};
-use crate::devices::types::{Alternative, ClaimSpec, Class, Request, Wanted};
+use crate::devices::requests::{Alternative, ClaimSpec, Class, Request, Wanted};
 
 /// One alternative of a request.
 #[derive(Debug)]

@@ -4,8 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Given, World};
 use crate::devices::{
+    requests::{Alternative, ClaimSpec, Request},
     taken::Holding,
-    types::{ClaimSpec, Node, NodeSelector, Nodes},
+    types::{Node, NodeSelector, Nodes},
 };
 
 /// An allocation of one claim.
@@ -115,10 +116,9 @@ fn configuration(world: &World<'_>, claim: &ClaimSpec, chosen: &[usize]) -> Vec<
     for config in &claim.config {
         let requests = config.get("requests").cloned().unwrap_or_default();
         let named: Vec<&str> = requests.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let concerns =
-            |(request, wish): &(&crate::devices::types::Request, &crate::devices::types::Alternative)| {
-                named.contains(&&*request.name) || named.contains(&&*wish.name)
-            };
+        let concerns = |(request, wish): &(&Request, &Alternative)| {
+            named.contains(&&*request.name) || named.contains(&&*wish.name)
+        };
         if named.is_empty() || wishes.iter().any(concerns) {
             out.push(entry("FromClaim", requests, config));
         }

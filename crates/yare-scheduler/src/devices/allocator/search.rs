@@ -13,7 +13,10 @@ use super::{
     plan::Plan,
     pools::{Pool, State},
 };
-use crate::devices::types::{Alternative, Amounts, ClaimSpec, Device, Node, Nodes, Slice, Taint};
+use crate::devices::{
+    requests::{Alternative, ClaimSpec},
+    types::{Amounts, Device, Node, Nodes, Slice, Taint},
+};
 
 /// After so many steps it is worth a look whether any solution can exist.
 const LOOK_AFTER: u64 = 4_096;

@@ -9,9 +9,10 @@ use yare_client::Cached;
 use super::*;
 use crate::devices::{
     programs::Programs,
+    requests::SpecView,
     rules::Rules,
     taken::Holding,
-    types::{Amount, DeviceId, PoolId, SpecView},
+    types::{Amount, DeviceId, PoolId},
 };
 
 mod exhaustive;
