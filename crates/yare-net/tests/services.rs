@@ -298,8 +298,10 @@ fn rules_are_made_anew_and_removed_whole() {
         node.applied = None;
         node.expose(&json!({}), &[0]);
         assert!(ask("10.43.0.5:80").is_ok());
+        assert!(node.rules.are_there().unwrap());
         remove_rules().unwrap();
         remove_rules().unwrap();
+        assert!(!node.rules.are_there().unwrap());
         let removed = thread::spawn(|| ask("10.43.0.5:80"));
         // This thread is in the node's namespace, the other inherits it.
         assert!(removed.join().unwrap().is_err());

@@ -18,6 +18,7 @@ const NEWCHAIN: u16 = 3;
 const NEWRULE: u16 = 6;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
+const GETTABLE: u16 = 1;
 const GETSETELEM: u16 = 13;
 const DELSETELEM: u16 = 14;
 const GETGEN: u16 = 16;
@@ -337,6 +338,15 @@ pub fn elements(socket: &mut Socket, family: Family, table: &str, set: &str) -> 
         }
     })?;
     Ok(out)
+}
+
+/// Whether the table is there.
+pub fn has_table(socket: &mut Socket, family: Family, table: &str) -> Result<bool, Error> {
+    let message = Message::new((SUBSYSTEM << 8) | GETTABLE, 0).raw(&[family.number(), 0, 0, 0]).str(1, table);
+    match socket.get(message, |_, _| {}) {
+        Err(error) if error.errno() == Some(nix::errno::Errno::ENOENT) => Ok(false),
+        answered => answered.map(|()| true),
+    }
 }
 
 /// Asks the kernel's nftables for their generation, which loads them where they are a module; an error where

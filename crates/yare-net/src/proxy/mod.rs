@@ -133,6 +133,16 @@ impl Rules {
         Ok(())
     }
 
+    /// Whether the tables are still there: another program may have emptied all there is (`nft flush ruleset`).
+    pub fn are_there(&mut self) -> Result<bool, ProxyError> {
+        for family in [Family::V4, Family::V6] {
+            if !nft::has_table(&mut self.socket, family, rules::TABLE).map_err(doing("look"))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Replaces what `old` set by what `new` wants.
     pub fn apply(&mut self, old: Option<&Plan>, new: Option<&Plan>) -> Result<(), ProxyError> {
         for family in [Family::V4, Family::V6] {
@@ -336,12 +346,16 @@ async fn run(client: Client, rules: Rules, progress: Arc<Progress>) {
     }
     retry.clear();
     progress.done();
+    let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         let mut touched: HashSet<ObjectKey> = std::mem::take(&mut retry);
+        // What cannot be set may have lost the table that it belongs into.
+        let mut is_doubtful = !touched.is_empty();
         if touched.is_empty() {
             tokio::select! {
                 Some(change) = service_changes.recv() => state.service_changed(change, &mut touched),
                 Some(change) = slice_changes.recv() => state.slice_changed(change, &mut touched),
+                _ = look.tick() => is_doubtful = true,
                 else => return,
             }
         } else {
@@ -354,6 +368,9 @@ async fn run(client: Client, rules: Rules, progress: Arc<Progress>) {
         }
         while let Some(change) = slice_changes.try_recv() {
             state.slice_changed(change, &mut touched);
+        }
+        if is_doubtful && let Err(error) = state.restore() {
+            tracing::warn!(%error, "service rules that somebody removed are not set again yet");
         }
         for key in touched {
             if let Err(error) = state.sync(&key) {
@@ -368,6 +385,8 @@ async fn run(client: Client, rules: Rules, progress: Arc<Progress>) {
 }
 
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often somebody looks whether the rules are still there, while nothing changes.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
 /// On a Service: another proxy, of this name, looks after it.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// On an EndpointSlice: it is for DNS alone.
@@ -431,6 +450,19 @@ impl State {
         }
         self.applied = plans;
         Ok(())
+    }
+
+    /// Sets all rules anew where somebody has removed them.
+    fn restore(&mut self) -> Result<(), ProxyError> {
+        if self.rules.are_there()? {
+            return Ok(());
+        }
+        tracing::warn!("somebody removed the service rules; they are set again");
+        for key in self.applied.keys().filter(|key| !self.services.contains_key(key)) {
+            self.health.set(key, None);
+        }
+        let all = self.services.keys().cloned().collect();
+        self.take_over(&all)
     }
 
     fn sync(&mut self, key: &ObjectKey) -> Result<(), ProxyError> {
