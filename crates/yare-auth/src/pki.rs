@@ -295,6 +295,13 @@ pub fn not_after_s(der: &[u8]) -> Option<i64> {
     Some(certificate.validity().not_after.timestamp())
 }
 
+/// For how long a certificate (DER) is valid from its first moment to its last, seconds.
+pub fn lifetime_s(der: &[u8]) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let validity = certificate.validity();
+    Some(validity.not_after.timestamp() - validity.not_before.timestamp())
+}
+
 fn still_good(pem: &str, subject: &Subject<'_>) -> bool {
     let Some(der) = der(pem) else { return false };
     let Ok((_, cert)) = x509_parser::parse_x509_certificate(&der) else { return false };

@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
     server::{
         WebPkiClientVerifier,
@@ -15,15 +14,19 @@ use rustls::{
 
 use crate::pki::KeyPairPem;
 
+mod lenient;
 mod limits;
 mod serving;
 mod shown;
+mod signatures;
 mod unverified;
 
+use lenient::{CLIENT, believing, is_vouched_for};
 pub use limits::{Limits, limited_server};
 use serving::certified;
 pub use serving::{NamedPair, Serving};
 pub use shown::{Shown, showing_client};
+pub use signatures::provider;
 use unverified::any_server;
 pub use unverified::unverified;
 
@@ -77,7 +80,7 @@ fn roots(authority: &str) -> Result<Arc<RootCertStore>, TlsError> {
 
 /// A server that shows `pair` and asks clients for a certificate of `authority` (PEM), without requiring one.
 pub fn server(pair: &KeyPairPem, authority: &str, speaks: Speaks) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider.clone())
         .allow_unauthenticated()
         .build()
@@ -127,15 +130,15 @@ pub fn outside_client(
     pair: Option<&KeyPairPem>,
     speaks: Speaks,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .map_err(bad("the protocol versions"))?;
-    let builder = match trust {
-        Trust::System => builder.with_root_certificates(system_roots()),
-        Trust::Authority(pem) => builder.with_root_certificates(roots(pem)?),
-        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(any_server(provider)),
+    let verifier = match trust {
+        Trust::System => believing(system_roots())?,
+        Trust::Authority(pem) => believing(roots(pem)?)?,
+        Trust::Anybody => any_server(),
     };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match pair {
         Some(pair) => builder
             .with_client_auth_cert(chain(&pair.certificate)?, key(&pair.key)?)
@@ -157,16 +160,20 @@ pub fn check_authority(pem: &str) -> Result<(), String> {
 
 /// Vouches for client certificates.
 #[derive(Clone, Debug)]
-pub struct ClientAuthority(Arc<dyn ClientCertVerifier>);
+pub struct ClientAuthority {
+    verifier: Arc<dyn ClientCertVerifier>,
+    roots: Arc<RootCertStore>,
+}
 
 impl ClientAuthority {
     /// The authorities of `pem`.
     pub fn new(pem: &str) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots(pem)?, provider)
+        let provider = Arc::new(provider());
+        let roots = roots(pem)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider)
             .build()
             .map_err(bad("the client authority"))?;
-        Ok(Self(verifier))
+        Ok(Self { verifier, roots })
     }
 
     /// Whether it vouches for the first certificate of `chain`, with the others in between, at `now_s` (Unix
@@ -174,15 +181,18 @@ impl ClientAuthority {
     pub fn vouches(&self, chain: &[CertificateDer<'_>], now_s: i64) -> Result<(), String> {
         let Some((leaf, between)) = chain.split_first() else { return Err("no certificate".into()) };
         let now = std::time::Duration::from_secs(u64::try_from(now_s).unwrap_or_default());
-        self.0
-            .verify_client_cert(leaf, between, UnixTime::since_unix_epoch(now))
-            .map(|_| ())
-            .map_err(|e| format!("verifying certificate failed: {e}"))
+        let now = UnixTime::since_unix_epoch(now);
+        match self.verifier.verify_client_cert(leaf, between, now) {
+            Err(error) if !is_vouched_for(&self.roots, leaf, between, now, CLIENT) => {
+                Err(format!("verifying certificate failed: {error}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The names of the authorities, by which clients choose what to show.
     fn names(&self) -> Vec<DistinguishedName> {
-        self.0.root_hint_subjects().to_vec()
+        self.verifier.root_hint_subjects().to_vec()
     }
 }
 
@@ -191,7 +201,6 @@ impl ClientAuthority {
 /// and not a broken handshake.
 #[derive(Debug)]
 struct AnyCertificate {
-    provider: Arc<CryptoProvider>,
     hints: Vec<DistinguishedName>,
 }
 
@@ -219,8 +228,7 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        signatures::verify_1_2(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -229,11 +237,10 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        signatures::verify_1_3(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        signatures::schemes()
     }
 }

@@ -166,12 +166,16 @@ async fn exec_over_websocket() {
     assert_eq!(status["reason"], "NonZeroExitCode");
     assert_eq!(status["details"]["causes"][0]["message"], "3");
 
+    // As text too, which is how some clients send it.
     let path = "/exec/default/web/web?command=say&command=0&output=1&tty=1";
-    let mut socket = websocket(address, path, "v4.channel.k8s.io").await;
-    socket.send(Message::Binary(Bytes::from_static(b"\x04{\"Width\":80,\"Height\":24}"))).await.unwrap();
-    let channels = collect(&mut socket).await;
-    assert_eq!(String::from_utf8_lossy(&channels[&1]), "say 0\n80x24\n");
-    assert_eq!(String::from_utf8_lossy(&channels[&3]), r#"{"metadata":{},"status":"Success"}"#);
+    let size = "\x04{\"Width\":80,\"Height\":24}";
+    for message in [Message::Binary(Bytes::from_static(size.as_bytes())), Message::text(size)] {
+        let mut socket = websocket(address, path, "v4.channel.k8s.io").await;
+        socket.send(message).await.unwrap();
+        let channels = collect(&mut socket).await;
+        assert_eq!(String::from_utf8_lossy(&channels[&1]), "say 0\n80x24\n");
+        assert_eq!(String::from_utf8_lossy(&channels[&3]), r#"{"metadata":{},"status":"Success"}"#);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

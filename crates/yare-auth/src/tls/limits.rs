@@ -9,7 +9,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{AnyCertificate, ClientAuthority, Speaks, TlsError, bad};
+use super::{AnyCertificate, ClientAuthority, Speaks, TlsError, bad, provider};
 
 /// What a server agrees to speak; by default all that is known.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl Limits {
             "VersionTLS13" => vec![&TLS13],
             other => return Err(format!("unknown tls version {other:?}")),
         };
-        let all = rustls::crypto::ring::default_provider().cipher_suites;
+        let all = provider().cipher_suites;
         let name = |suite: &SupportedCipherSuite| {
             suite.suite().as_str().unwrap_or_default().replacen("TLS13_", "TLS_", 1)
         };
@@ -48,7 +48,7 @@ impl Limits {
             .into_iter()
             .filter(|suite| suite.tls13().is_some() || suites.is_empty() || suites.contains(&name(suite)))
             .collect();
-        let known = rustls::crypto::ring::default_provider().kx_groups;
+        let known = provider().kx_groups;
         let number = |group: &dyn SupportedKxGroup| i32::from(u16::from(group.name()));
         for wanted in groups {
             if !known.iter().any(|group| number(*group) == *wanted) {
@@ -63,7 +63,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let provider = rustls::crypto::ring::default_provider();
+        let provider = provider();
         Self { versions: vec![&TLS13, &TLS12], groups: provider.kx_groups, suites: provider.cipher_suites }
     }
 }
@@ -76,12 +76,12 @@ pub fn limited_server(
     limits: &Limits,
     speaks: Speaks,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut provider = rustls::crypto::ring::default_provider();
+    let mut provider = provider();
     provider.cipher_suites.clone_from(&limits.suites);
     provider.kx_groups.clone_from(&limits.groups);
     let provider = Arc::new(provider);
     let hints = authorities.iter().flat_map(|a| a.names()).collect();
-    let verifier = Arc::new(AnyCertificate { provider: provider.clone(), hints });
+    let verifier = Arc::new(AnyCertificate { hints });
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&limits.versions)
         .map_err(bad("the protocol versions"))?

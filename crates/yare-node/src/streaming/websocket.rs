@@ -115,6 +115,11 @@ where
                         None => continue,
                     }
                 }
+                // Some clients send as text what is text; the channel stands before it all the same.
+                Message::Text(text) if !text.is_empty() => {
+                    let mut bytes = Bytes::from(text);
+                    (bytes.get_u8(), bytes)
+                }
                 Message::Close(_) => break,
                 _ => continue,
             };
