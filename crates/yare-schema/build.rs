@@ -2,12 +2,14 @@
 //! into one compressed blob.
 //!
 //! In: `tables/*.txt`, and the sources of that crate, wherever cargo keeps them. Out: `OUT_DIR/tables.rs`,
-//! an array of the tables' texts; and `OUT_DIR/docs.z` (deflate), a text whose lines are `=DEFINITION`, then the type's own documentation, then `.FIELD documentation` for each field.
+//! an array of the tables' texts; `OUT_DIR/openapi.fingerprint`, which changes with what OpenAPI documents are
+//! made of; and `OUT_DIR/docs.z` (deflate), a text whose lines are `=DEFINITION`, then the type's own documentation, then `.FIELD documentation` for each field.
 //! So prose for `kubectl explain` is in the binary without a copy of it in the repository.
 
 use std::{
     collections::{BTreeMap, HashMap},
     env, fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::Write as _,
     path::{Path, PathBuf},
     process::Command,
@@ -17,6 +19,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../../Cargo.lock");
     println!("cargo::rerun-if-changed=tables");
+    println!("cargo::rerun-if-changed=src/openapi");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::write(out.join("tables.rs"), tables()).expect("OUT_DIR is writable");
     let mut text = String::new();
@@ -33,7 +36,22 @@ fn main() {
     let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(text.as_bytes()).expect("writing to memory cannot fail");
     let bytes = encoder.finish().expect("writing to memory cannot fail");
+    fs::write(out.join("openapi.fingerprint"), fingerprint(&text)).expect("OUT_DIR is writable");
     fs::write(out.join("docs.z"), bytes).expect("OUT_DIR is writable");
+}
+
+/// A hash of the prose, of the tables, and of the code that makes documents of both.
+fn fingerprint(prose: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    prose.hash(&mut hasher);
+    let files =
+        |dir: &str| fs::read_dir(dir).expect("the crate has its directories").flatten().map(|e| e.path());
+    let mut all: Vec<PathBuf> = files("tables").chain(files("src/openapi")).collect();
+    all.sort();
+    for path in all {
+        fs::read(path).expect("the crate's files can be read").hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
 }
 
 /// `&[include_str!("…/apps.txt"), …]`. Where the crate lies is for the compiler to say: clones may share what is built.
@@ -52,18 +70,25 @@ fn tables() -> String {
     format!("&[\n{}]", names.iter().map(row).collect::<String>())
 }
 
-/// The newest `src/v1_NN` of the crate that the workspace resolves to.
+/// `src/v1_NN` of the crate that the workspace resolves to: of the release that the tables are of, or else the newest.
 fn sources() -> Option<PathBuf> {
     let src = by_metadata().or_else(by_lock_file)?.join("src");
+    let of_tables = release();
     fs::read_dir(src)
         .ok()?
         .filter_map(|entry| {
             let path = entry.ok()?.path();
             let minor: u32 = path.file_name()?.to_str()?.strip_prefix("v1_")?.parse().ok()?;
-            path.is_dir().then_some((minor, path))
+            path.is_dir().then_some(((Some(minor) == of_tables, minor), path))
         })
         .max()
         .map(|(_, path)| path)
+}
+
+/// The release that the tables are of: upstream's Go modules count 0.N where the release counts 1.N.
+fn release() -> Option<u32> {
+    let packages = fs::read_to_string("tables/SOURCES").ok()?;
+    packages.split_once("golang-k8s-api-dev_0.")?.1.split('.').next()?.parse().ok()
 }
 
 /// The crate's directory, asked of cargo.
@@ -130,7 +155,13 @@ fn read_file(text: &str, docs: &mut BTreeMap<String, String>) {
             continue;
         }
         if line.starts_with("pub struct ") || line.starts_with("pub enum ") {
-            out.push_str(&format!("{}\n", joined(&comment)));
+            // Of an event, which is an enum in Rust, one comment says what the type and what its field is.
+            let doc = joined(&comment);
+            let (doc, object) = doc.split_once("\\n\\nObject is:").unwrap_or((&doc, ""));
+            out.push_str(&format!("{doc}\n"));
+            if !object.is_empty() {
+                out.push_str(&format!(".object Object is:{object}\n"));
+            }
         } else if let Some((name, _)) = line.strip_prefix("    pub ").and_then(|l| l.split_once(':')) {
             let name = name.trim_start_matches("r#");
             let json = names.get(name).copied().unwrap_or(name);

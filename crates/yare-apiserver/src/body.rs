@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use serde_json::Value;
@@ -310,6 +310,20 @@ pub fn reply(code: StatusCode, content_type: &'static str, bytes: impl Into<Byte
 /// A JSON document.
 pub fn json_reply(code: StatusCode, value: &Value) -> Reply {
     reply(code, "application/json", value.to_string())
+}
+
+/// The answer to a `HEAD`: the body's size is all that is said of it. HTTP/2 would send the body.
+pub fn head_only(mut reply: Reply) -> Reply {
+    if let Some(size) = reply.body().size() {
+        reply.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(size));
+    }
+    reply.map(|_| Body::default())
+}
+
+/// An answer that repeats what the client sent: a browser shall not make of it what it does not say it is.
+pub fn unsniffed(mut reply: Reply) -> Reply {
+    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply
 }
 
 /// Plain text.

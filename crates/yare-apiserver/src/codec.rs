@@ -87,7 +87,7 @@ fn check_type(
     if !expected.custom && (of != expected.kind || *given != *wanted) {
         let (group, version) = given.split_once('/').unwrap_or(("", given));
         if builtin_type(group, version, of).is_none() {
-            return Err(refused(not_registered(given, of)));
+            return Err(refused(not_registered(expected.group, given, of)));
         }
         if of != expected.kind {
             let to = internal(expected.group);
@@ -124,12 +124,19 @@ pub fn another_type(
     ApiError::invalid(GroupResource { group, resource: kind }, name, &errors)
 }
 
-/// What upstream says of a kind that it does not have.
-pub fn not_registered(api_version: &str, kind: &str) -> String {
+/// What upstream says of a kind that it does not have, where one of `group` is asked for: three of its servers are one,
+/// each with a scheme of its own.
+pub fn not_registered(group: &str, api_version: &str, kind: &str) -> String {
+    let scheme = match group {
+        "apiextensions.k8s.io" => "pkg/apiserver/apiserver.go:55",
+        "apiregistration.k8s.io" => "pkg/apiserver/scheme/scheme.go:28",
+        _ => "pkg/api/legacyscheme/scheme.go:30",
+    };
     format!(
-        "no kind {} is registered for version {} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+        "no kind {} is registered for version {} in scheme {}",
         quote(kind),
-        quote(api_version)
+        quote(api_version),
+        quote(scheme)
     )
 }
 
@@ -195,7 +202,7 @@ fn decoded(
             }
             // In JSON, bytes that are no text are replaced; in YAML they are an error.
             if std::str::from_utf8(body).is_err() {
-                let why = "error converting YAML to JSON: yaml: invalid leading UTF-8 octet";
+                let why = "yaml: invalid leading UTF-8 octet";
                 return Err(unrecognized(expected, why, body));
             }
         }
@@ -205,11 +212,13 @@ fn decoded(
             check_type((&api_version, &kind), expected, body, String::new)?;
         }
     }
-    let mut decoded =
-        decode::decode_as(ty.at(), body, syntax, mode(validation)).map_err(|error| match error {
-            DecodeError::Syntax(text) => unrecognized(expected, &text, body),
-            other => ApiError::bad_request(cannot_be_handled(expected, &other.to_string())),
-        })?;
+    // Of a custom resource, keys that stand twice are told together with those that its schema does not know.
+    let together = expected.custom && syntax == Syntax::Json && validation == FieldValidation::Strict;
+    let mode = if together { Mode::Warn } else { mode(validation) };
+    let mut decoded = decode::decode_as(ty.at(), body, syntax, mode).map_err(|error| match error {
+        DecodeError::Syntax(text) => unrecognized(expected, &text, body),
+        other => ApiError::bad_request(cannot_be_handled(expected, &other.to_string())),
+    })?;
     if syntax == Syntax::Yaml {
         check_identity(&decoded.value, expected, body)?;
     }
@@ -217,7 +226,10 @@ fn decoded(
         let unknown = fit_custom(ty, &mut decoded.value)
             .map_err(|why| ApiError::bad_request(cannot_be_handled(expected, &why)))?;
         // Of custom resources in CBOR upstream names no unknown fields.
-        let unknown = if syntax == Syntax::Cbor { Vec::new() } else { unknown };
+        let mut unknown = if syntax == Syntax::Cbor { Vec::new() } else { unknown };
+        if together {
+            unknown.splice(0..0, std::mem::take(&mut decoded.warnings));
+        }
         if validation == FieldValidation::Strict && !unknown.is_empty() {
             let why = format!("strict decoding error: {}", unknown.join(", "));
             return Err(ApiError::bad_request(cannot_be_handled(expected, &why)));
@@ -232,8 +244,7 @@ fn decoded(
 
 /// Prunes a custom resource and brings its metadata into form. Gives what was unknown.
 fn fit_custom(ty: &TypeHandle, value: &mut Value) -> Result<Vec<String>, String> {
-    let mut unknown: Vec<String> =
-        prune::prune(ty.at(), value).iter().map(|path| format!("unknown field {}", quote(path))).collect();
+    let mut unknown = Vec::new();
     if let Some(metadata) = value.get_mut("metadata") {
         let decoded = decode::normalize(builtin().object_meta(), metadata.take(), Mode::Warn)
             .map_err(|e| e.to_string())?;
@@ -241,6 +252,7 @@ fn fit_custom(ty: &TypeHandle, value: &mut Value) -> Result<Vec<String>, String>
         // What is said of `x` is said of `metadata.x`.
         unknown.extend(decoded.warnings.iter().map(|w| w.replacen(" \"", " \"metadata.", 1)));
     }
+    unknown.extend(prune::prune(ty.at(), value).iter().map(|path| format!("unknown field {}", quote(path))));
     unknown.extend(coerce::coerce(ty.at(), value, Misfits::Refuse).map_err(|error| error.to_string())?);
     Ok(unknown)
 }
@@ -335,7 +347,15 @@ pub fn conform(ty: &TypeHandle, value: Value) -> Result<Conformed, String> {
 
 /// YAML (or JSON) of no known type.
 pub fn from_yaml(bytes: &[u8]) -> Result<Value, String> {
-    decode::decode_untyped_as(bytes, Syntax::Yaml, Mode::Ignore).map(|d| d.value).map_err(|e| e.to_string())
+    decode::decode_untyped_as(bytes, Syntax::Yaml, Mode::Ignore).map(|d| d.value).map_err(|e| match e {
+        DecodeError::Syntax(why) if why.starts_with("yaml: ") => converting(&why),
+        other => other.to_string(),
+    })
+}
+
+/// Where upstream reads YAML into what it likes, and not by the kind that it is of, its errors say so.
+fn converting(why: &str) -> String {
+    format!("error converting YAML to JSON: {why}")
 }
 
 /// CBOR of no known type.
@@ -347,9 +367,7 @@ pub fn from_cbor(bytes: &[u8]) -> Result<Value, String> {
 pub fn strict_yaml(bytes: &[u8]) -> Result<(), String> {
     match decode::decode_untyped_as(bytes, Syntax::Yaml, Mode::Strict) {
         Ok(_) => Ok(()),
-        Err(DecodeError::Strict(reports)) => {
-            Err(format!("error converting YAML to JSON: yaml: unmarshal errors:\n{}", reports.join("\n")))
-        }
+        Err(DecodeError::Strict(reports)) => Err(converting(&reports.join("\n"))),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -26,7 +26,10 @@ use crate::{
     audit::{Audit, Layer, Record},
     auth::{Auth, User},
     flow::{self, Ticket},
-    outbound::egress::{Egress, Network, Route},
+    outbound::{
+        Calls,
+        egress::{Egress, Network, Route},
+    },
     path::{Query, RequestInfo},
     registry::Registry,
     runtime_config::RuntimeConfig,
@@ -139,6 +142,8 @@ pub struct Config {
     pub aggregator_routing: crate::aggregation::resolve::Routing,
     /// What other components of this process count; `/metrics` says it too.
     pub metrics: Vec<Expose>,
+    /// What is counted of calls to others.
+    pub calls: Arc<Calls>,
     /// Proxies that connections to others go through; absent: none does.
     pub egress: Option<Arc<Egress>>,
     /// Where traces of requests go; absent: there are none.
@@ -189,6 +194,7 @@ impl Config {
             front_proxy: None,
             aggregator_routing: Default::default(),
             metrics: Vec::new(),
+            calls: Arc::default(),
             egress: None,
             tracer: None,
             flags: BTreeMap::new(),

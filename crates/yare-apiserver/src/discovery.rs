@@ -15,8 +15,11 @@ use crate::{
         table::Table,
     },
     body::{self, Body, Reply},
+    codec,
     core::{Call, Core},
-    encodings::{Form, Format, Named, TABLE},
+    dispatch,
+    encodings::{self, Form, Format, Named, TABLE},
+    metrics::seldom,
     negotiate::{self, Offer},
     registry::{Registry, Served, Sub, TypeHandle, api_version},
     status::ApiResult,
@@ -139,6 +142,7 @@ pub fn root(call: &Call, legacy: bool) -> ApiResult<Reply> {
         return aggregated(call, legacy, format, version);
     }
     let document = if legacy {
+        negotiate::accept_one_of(&call.headers, &encodings::media_types(None))?;
         json!({
             "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": address(call) }],
@@ -149,7 +153,7 @@ pub fn root(call: &Call, legacy: bool) -> ApiResult<Reply> {
             groups(&registry, &table, false, true).iter().map(|g| group_document(g, false)).collect();
         json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
     };
-    crate::render::document_of(call, StatusCode::OK, &with_version(document), UNGATED)
+    crate::render::document_of(call, StatusCode::OK, &document, UNGATED)
 }
 
 /// What upstream serves of this by codecs that no gate changes.
@@ -157,26 +161,20 @@ const UNGATED: Offer<'static> = Offer { gates: None, custom: false, transforms: 
 
 /// In what encoding and version the client takes all groups in one document, where it does.
 fn aggregation_asked(call: &Call) -> Option<(&'static Format, &'static str)> {
+    let gates = &call.core.config.gates;
     negotiate::clauses(&call.headers).iter().find_map(|clause| {
         let named = ["as", "g"].map(|name| clause.param(name));
-        if named != [Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io")] {
+        if named != [Some(LIST), Some(GROUP)] {
             return None;
         }
         let version = match clause.param("v") {
             Some("v2") => "v2",
-            Some("v2beta1") => "v2beta1",
+            Some("v2beta1") if !gates.is_on("AggregatedDiscoveryRemoveBetaType") => "v2beta1",
             _ => return None,
         };
         let format = TABLE.iter().find(|f| f.is_on(None) && clause.covers(f.media_type))?;
         Some((format, version))
     })
-}
-
-fn with_version(mut document: Value) -> Value {
-    if let Some(map) = document.as_object_mut() {
-        map.entry("apiVersion").or_insert_with(|| "v1".into());
-    }
-    document
 }
 
 fn address(call: &Call) -> String {
@@ -212,7 +210,7 @@ pub fn group(call: &Call, name: &str) -> ApiResult<Reply> {
         Some(group) => {
             crate::render::document_of(call, StatusCode::OK, &group_document(&group, true), UNGATED)
         }
-        None => Ok(crate::dispatch::nothing_here()),
+        None => Ok(dispatch::nothing_here()),
     }
 }
 
@@ -220,8 +218,9 @@ pub fn group(call: &Call, name: &str) -> ApiResult<Reply> {
 pub fn version(call: &Call, group: &str, version: &str) -> ApiResult<Reply> {
     let registry = call.core.registry.load();
     let Some(resources) = registry.groups().get(group).and_then(|v| v.get(version)) else {
-        return crate::dispatch::nothing_in(&registry, group);
+        return dispatch::nothing_in(&registry, group);
     };
+    dispatch::only_get(call)?;
     let mut list: Vec<Value> = Vec::new();
     let mut sorted: Vec<&Arc<Served>> = resources.iter().collect();
     sorted.sort_by(|a, b| a.plural.cmp(&b.plural));
@@ -237,6 +236,9 @@ pub fn version(call: &Call, group: &str, version: &str) -> ApiResult<Reply> {
     });
     let custom = resources.iter().any(|served| served.stored.custom.is_some());
     let offer = if custom { UNGATED } else { crate::render::offer(call) };
+    if !custom {
+        negotiate::route(&call.headers, &[], false, &call.core.config.gates)?;
+    }
     crate::render::document_of(call, StatusCode::OK, &document, offer)
 }
 
@@ -251,7 +253,8 @@ fn resource_document(served: &Served) -> Value {
     if !served.categories.is_empty() {
         out["categories"] = strings(&served.categories);
     }
-    if served.has_verb("get") {
+    // What is only made for an answer is stored in no version.
+    if served.has_verb("get") && !served.stored.builtin.is_some_and(|row| row.is_virtual()) {
         out["storageVersionHash"] = storage_hash(served).into();
     }
     out
@@ -306,7 +309,11 @@ impl Cache {
         {
             return found.clone();
         }
-        let bytes = Bytes::from(make(&registry, &core.aggregation.table.load(), legacy, version).to_string());
+        core.metrics.seldom.count(&seldom::DISCOVERY, &[]);
+        let made = make(&registry, &core.aggregation.table.load(), legacy, version);
+        let ty = codec::builtin_type(GROUP, version, LIST).map(TypeHandle::Static);
+        let bytes = ty.map_or_else(|| made.to_string().into_bytes(), |ty| codec::to_json(&ty, &made));
+        let bytes = Bytes::from(bytes);
         let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
         let etag: String = digest.as_ref().iter().map(|b| format!("{b:02X}")).collect();
         // Hexadecimal digits are a header's value.
@@ -322,16 +329,21 @@ impl Cache {
     }
 }
 
+/// What an aggregated document is.
+const GROUP: &str = "apidiscovery.k8s.io";
+const LIST: &str = "APIGroupDiscoveryList";
+
 fn make(registry: &Registry, table: &Table, legacy: bool, version: &str) -> Value {
     let groups: Vec<Value> = groups(registry, table, legacy, false)
         .iter()
         .map(|group| {
             let versions: Vec<Value> = group.versions.iter().map(aggregated_version).collect();
-            json!({ "metadata": { "name": group.name, "creationTimestamp": null }, "versions": versions })
+            let metadata = if group.name.is_empty() { json!({}) } else { json!({ "name": group.name }) };
+            json!({ "metadata": metadata, "versions": versions })
         })
         .collect();
     json!({
-        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "kind": LIST, "apiVersion": format!("{GROUP}/{version}"),
         "metadata": {}, "items": groups,
     })
 }
@@ -363,25 +375,30 @@ fn aggregated(call: &Call, legacy: bool, format: &'static Format, version: &'sta
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return Ok(response);
     }
-    let kind = "APIGroupDiscoveryList";
-    let api_version = format!("apidiscovery.k8s.io/{version}");
-    let ty = crate::codec::builtin_type("apidiscovery.k8s.io", version, kind).map(TypeHandle::Static);
-    let of = Named { ty: ty.as_ref(), api_version: &api_version, kind };
+    let api_version = format!("{GROUP}/{version}");
+    let ty = codec::builtin_type(GROUP, version, LIST).map(TypeHandle::Static);
+    let of = Named { ty: ty.as_ref(), api_version: &api_version, kind: LIST };
     let bytes = (format.document)(&of, Form::Json(bytes), false)?;
     let mut response = body::reply(StatusCode::OK, format.media_type, bytes);
-    let media = format!("{};g=apidiscovery.k8s.io;v={version};as={kind}", format.media_type);
+    let media = format!("{};g={GROUP};v={version};as={LIST}", format.media_type);
     let headers = response.headers_mut();
     if let Ok(media) = HeaderValue::from_str(&media) {
         headers.insert(header::CONTENT_TYPE, media);
     }
     headers.insert(header::ETAG, etag);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
     headers.insert(header::VARY, HeaderValue::from_static("Accept"));
     Ok(response)
 }
 
 fn aggregated_resource(served: &Served) -> Value {
-    let response_kind =
-        |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
+    // Of what is built in, group and version are said only where they are others than the resource's.
+    let is_built_in = served.stored.builtin.is_some();
+    let response_kind = |group: &str, version: &str, kind: &str| {
+        let is_own = is_built_in && (group, version) == (&*served.group, &*served.version);
+        let (group, version) = if is_own { ("", "") } else { (group, version) };
+        json!({ "group": group, "version": version, "kind": kind })
+    };
     let mut out = json!({
         "resource": &*served.plural,
         "responseKind": response_kind(&served.group, &served.version, &served.kind),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 
 use yare_auth::token::Signer;
@@ -11,7 +12,7 @@ use crate::{
     aggregation,
     body::{self, Reply, RequestBody},
     core::Call,
-    discovery, encryption, flow, health, identity,
+    discovery, encryption, flow, health, identity, negotiate,
     registry::{Registry, Served},
     status::{ApiError, ApiResult},
     subresource,
@@ -27,6 +28,10 @@ pub async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extens
     }
     if !call.info.is_resource {
         return other(call).await;
+    }
+    let proxied = call.info.subresource == "proxy";
+    if !proxied && call.info.path.trim_end_matches('/').contains("//") {
+        return Err(ApiError::unknown_resource());
     }
     let registry = call.core.registry.load_full();
     let info = &call.info;
@@ -46,9 +51,10 @@ pub async fn dispatch(call: &Call, body: RequestBody, upgrade: &mut http::Extens
     if !served.namespaced && !info.namespace.is_empty() && &*served.plural != "namespaces" {
         return Err(ApiError::unknown_resource());
     }
+    let is_too_long = !info.rest.is_empty() && !proxied && served.stored.builtin.is_some();
     if info.subresource.is_empty() {
         route(call, served)?;
-    } else if served.namespaced && info.namespace.is_empty() {
+    } else if is_too_long || (served.namespaced && info.namespace.is_empty()) {
         return Err(ApiError::unknown_resource());
     }
     // A deletion says itself whether it minds.
@@ -85,9 +91,18 @@ fn route(call: &Call, served: &Served) -> ApiResult<()> {
     let reads = matches!(info.verb, "get" | "list" | "watch");
     let by_method = !reads || call.method == Method::GET || (call.method == Method::HEAD && !is_built_in);
     if may && by_method {
+        if is_built_in {
+            if info.verb == "patch" {
+                patch::media_type(call, false)?;
+            }
+            let streams = matches!(info.verb, "list" | "watch");
+            negotiate::route(&call.headers, &[], streams, &call.core.config.gates)?;
+        }
         return Ok(());
     }
     Err(match is_built_in {
+        // The path of a proxy of long ago.
+        true if info.verb == "proxy" => ApiError::unknown_resource(),
         true if verbs.iter().any(|verb| has(verb)) => ApiError::method_not_allowed(),
         false if !across && has(info.verb) => ApiError::bad_request("name must be provided"),
         false if !across => ApiError::method_not_supported(served.group_resource(), info.verb),
@@ -95,10 +110,17 @@ fn route(call: &Call, served: &Served) -> ApiResult<()> {
     })
 }
 
+/// The body of a request for a resource.
+pub async fn read(call: &Call, served: &Served, body: RequestBody) -> ApiResult<Bytes> {
+    let bytes = body::read(&call.headers, body).await?;
+    call.core.metrics.bodies.read(served, call.info.verb, bytes.len());
+    Ok(bytes)
+}
+
 async fn main(call: &Call, served: &Arc<Served>, body: RequestBody) -> ApiResult<Reply> {
     let is_virtual = served.stored.builtin.is_some_and(|row| row.is_virtual());
     if is_virtual {
-        let bytes = body::read(&call.headers, body).await?;
+        let bytes = read(call, served, body).await?;
         return crate::review::handle(call, served, bytes).await;
     }
     match call.info.verb {
@@ -106,43 +128,54 @@ async fn main(call: &Call, served: &Arc<Served>, body: RequestBody) -> ApiResult
         "list" => list::list(call, served).await,
         "watch" => watch::watch(call, served).await,
         "create" => {
-            let bytes = body::read(&call.headers, body).await?;
+            let bytes = read(call, served, body).await?;
             create::create(call, served, bytes).await
         }
         "update" => {
-            let bytes = body::read(&call.headers, body).await?;
+            let bytes = read(call, served, body).await?;
             update::update(call, served, &write::MAIN, bytes).await
         }
         "patch" => {
-            let bytes = body::read(&call.headers, body).await?;
+            let bytes = read(call, served, body).await?;
             patch::patch(call, served, &write::MAIN, bytes).await
         }
         "delete" => {
-            let bytes = body::read(&call.headers, body).await?;
+            let bytes = read(call, served, body).await?;
             delete::delete(call, served, &bytes).await
         }
         "deletecollection" => {
-            let bytes = body::read(&call.headers, body).await?;
+            let bytes = read(call, served, body).await?;
             delete::collection(call, served, &bytes).await
         }
         _ => Err(ApiError::method_not_allowed()),
     }
 }
 
+/// What upstream's router leads to has its methods. All else does not ask.
+pub fn only_get(call: &Call) -> ApiResult<()> {
+    if call.method == Method::GET { Ok(()) } else { Err(ApiError::method_not_allowed()) }
+}
+
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Paths that are not resources.
 async fn other(call: &Call) -> ApiResult<Reply> {
-    let path = call.info.path.trim_end_matches('/');
-    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let routed = matches!(parts[0], "version" | "api" | "apis");
-    if call.method != Method::GET && (routed || call.method != Method::HEAD) {
-        return Err(ApiError::method_not_allowed());
-    }
+    let path = call.info.path.strip_prefix('/').unwrap_or_default();
+    // What a router serves may end in slashes; all else is known to the letter.
+    let first = path.split('/').next().unwrap_or_default();
+    let is_lenient = matches!(first, "version" | "api" | "apis" | ".well-known" | "openid");
+    let path = if is_lenient { path.trim_end_matches('/') } else { path };
+    let parts: Vec<&str> = path.split('/').collect();
     match parts.as_slice() {
-        [""] => Ok(body::json_reply(StatusCode::OK, &serde_json::json!({ "paths": paths(call) }))),
-        ["version"] => Ok(body::json_reply(StatusCode::OK, &health::version(&call.core))),
-        [endpoint @ ("healthz" | "livez" | "readyz"), single @ ..] => {
+        ["" | "index.html"] => {
+            Ok(body::json_reply(StatusCode::OK, &serde_json::json!({ "paths": paths(call) })))
+        }
+        ["version"] => {
+            only_get(call)?;
+            negotiate::accept_one_of(&call.headers, &[negotiate::JSON])?;
+            Ok(body::json_reply(StatusCode::OK, &health::version(&call.core)))
+        }
+        [endpoint @ ("healthz" | "livez" | "readyz"), single @ ..] if single != [""] => {
             let single = single.join("/");
             health::ask(call, endpoint, &single).await;
             Ok(health::check(call, endpoint, &single).unwrap_or_else(nothing_here))
@@ -159,7 +192,13 @@ async fn other(call: &Call) -> ApiResult<Reply> {
         }
         ["statusz"] => zpage(call, zpages::STATUSZ),
         ["flagz"] => zpage(call, zpages::FLAGZ),
-        ["api"] => discovery::root(call, true),
+        ["version" | "api" | "apis", "", ..] | ["version", _, ..] | ["apis", _, "", ..] => {
+            Err(ApiError::unknown_resource())
+        }
+        ["api"] => {
+            only_get(call)?;
+            discovery::root(call, true)
+        }
         ["apis"] => discovery::root(call, false),
         ["api", version] => discovery::version(call, "", version),
         ["apis", group] => discovery::group(call, group),
@@ -180,7 +219,7 @@ pub fn nothing_in(registry: &Registry, group: &str) -> ApiResult<Reply> {
 
 /// The answer where nothing is served at all: upstream's routers know nothing of such paths, and no `Status` is made.
 pub fn nothing_here() -> Reply {
-    body::reply(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n")
+    body::unsniffed(body::reply(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n"))
 }
 
 /// A document of the issuer of service-account tokens. Others may keep it for an hour, or until the keys of a
@@ -190,6 +229,7 @@ fn openid(
     media: &'static str,
     document: fn(&Signer, &str) -> serde_json::Value,
 ) -> ApiResult<Reply> {
+    only_get(call)?;
     let config = &call.core.config;
     let signer = config.auth.signer.as_ref().filter(|signer| signer.publishes());
     let (Some(signer), Some(keys_at)) = (signer, &config.openid) else {
@@ -214,6 +254,7 @@ fn paths(call: &Call) -> Vec<String> {
         "/api",
         "/api/v1",
         "/apis",
+        "/apis/",
         "/healthz",
         "/livez",
         "/metrics",
@@ -227,6 +268,7 @@ fn paths(call: &Call) -> Vec<String> {
     .map(str::to_owned)
     .to_vec();
     all.extend(zpages::paths(&call.core.config.gates));
+    all.extend(health::paths(&call.core));
     for (group, versions) in call.core.registry.load().groups().iter().filter(|(g, _)| !g.is_empty()) {
         all.push(format!("/apis/{group}"));
         all.extend(versions.keys().map(|v| format!("/apis/{group}/{v}")));

@@ -118,7 +118,8 @@ pub async fn binding(call: &Call, binding: &Value, old: Option<&Value>) -> ApiRe
     }
     let key = if cluster { role_name.to_owned() } else { format!("{namespace}/{role_name}") };
     let Some(rules) = call.core.config.auth.rbac.role_rules(cluster, &key) else {
-        return Err(ApiError::not_found(GroupResource { group: GROUP, resource }, role_name));
+        // Upstream calls the role that is not there by what the request is about.
+        return Err(ApiError::not_found(GroupResource { group: GROUP, resource: bindings }, role_name));
     };
     check(call, GroupResource { group: GROUP, resource: bindings }, name, namespace, &rules)
 }

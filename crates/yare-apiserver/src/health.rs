@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use serde_json::{Value, json};
 use yare_schema::release::{Emulation, KUBERNETES_VERSION, MINOR, architecture};
 
@@ -36,6 +36,8 @@ struct Check {
 
 const ALL: &[&str] = &["healthz", "livez", "readyz"];
 const READY: &[&str] = &["readyz"];
+/// What a restart would mend.
+const NOT_READY: &[&str] = &["healthz", "livez"];
 /// What a restart would not mend.
 const NOT_LIVE: &[&str] = &["healthz", "readyz"];
 
@@ -51,6 +53,10 @@ fn has_identity(core: &Core) -> bool {
     core.config.gates.is_on("APIServerIdentity")
 }
 
+fn is_fair(core: &Core) -> bool {
+    core.flow.settings().fair
+}
+
 /// The plugins of key management services, all in one; asked before the checks are.
 const KMS: &str = "kms-providers";
 
@@ -59,6 +65,8 @@ const KMS: &str = "kms-providers";
 const CHECKS: &[Check] = &[
     check_of("ping", ALL, |_| true),
     check_of("log", ALL, |_| true),
+    // Upstream's server speaks to itself under a certificate that is made at its start, and ends.
+    check_of("loopback-serving-certificate", NOT_READY, |_| true),
     check_of("etcd", ALL, |core| core.store().revision() > 0),
     check_of("etcd-readiness", READY, |core| core.store().revision() > 0),
     Check {
@@ -74,8 +82,9 @@ const CHECKS: &[Check] = &[
         ..hook("poststarthook/start-encryption-provider-config-automatic-reload")
     },
     hook("poststarthook/generic-apiserver-start-informers"),
-    hook("poststarthook/priority-and-fairness-config-consumer"),
-    hook("poststarthook/priority-and-fairness-filter"),
+    Check { is_there: is_fair, ..hook("poststarthook/priority-and-fairness-config-consumer") },
+    Check { is_there: is_fair, ..hook("poststarthook/priority-and-fairness-filter") },
+    Check { is_there: |core| !is_fair(core), ..hook("poststarthook/max-in-flight-filter") },
     hook("poststarthook/storage-object-count-tracker-hook"),
     hook("poststarthook/start-apiextensions-informers"),
     hook("poststarthook/start-apiextensions-controllers"),
@@ -102,7 +111,10 @@ const CHECKS: &[Check] = &[
     hook("poststarthook/priority-and-fairness-config-producer"),
     hook("poststarthook/bootstrap-controller"),
     hook("poststarthook/start-kubernetes-service-cidr-controller"),
-    hook("poststarthook/aggregator-reload-proxy-client-cert"),
+    Check {
+        is_there: |core| core.config.front_proxy.is_some(),
+        ..hook("poststarthook/aggregator-reload-proxy-client-cert")
+    },
     hook("poststarthook/start-kube-aggregator-informers"),
     hook("poststarthook/apiservice-status-local-available-controller"),
     hook("poststarthook/apiservice-status-remote-available-controller"),
@@ -169,12 +181,13 @@ pub fn check(call: &Call, endpoint: &str, single: &str) -> Option<Reply> {
     }
     drop(results);
     if !single.is_empty() {
-        let (code, text) = if failed {
-            (StatusCode::INTERNAL_SERVER_ERROR, "internal server error: reason withheld\n".to_owned())
-        } else {
-            (StatusCode::OK, "ok".to_owned())
-        };
-        return Some(plain(code, text));
+        return Some(match failed {
+            true => plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal server error: reason withheld\n".to_owned(),
+            ),
+            false => body::text_reply(StatusCode::OK, "ok"),
+        });
     }
     if !unknown.is_empty() {
         unknown.sort_unstable();
@@ -197,7 +210,11 @@ pub fn check(call: &Call, endpoint: &str, single: &str) -> Option<Reply> {
 }
 
 fn plain(code: StatusCode, text: String) -> Reply {
-    let mut reply = body::text_reply(code, text);
-    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    reply
+    body::unsniffed(body::text_reply(code, text))
+}
+
+/// The paths of all checks.
+pub fn paths(core: &Core) -> impl Iterator<Item = String> {
+    let of = |check: &'static Check| check.of.iter().map(|endpoint| format!("/{endpoint}/{}", check.name));
+    CHECKS.iter().filter(|check| (check.is_there)(core)).flat_map(of)
 }

@@ -18,6 +18,7 @@ use crate::{
     auth::tracking,
     core::Call,
     crd, escalation,
+    metrics::csr,
     registry::Served,
     status::{ApiError, ApiResult},
 };
@@ -111,6 +112,7 @@ const TABLE: &[Row] = &[
     Row {
         resource: ("certificates.k8s.io", "certificatesigningrequests"),
         create: Some(record_asker),
+        updated: Some(csr::changed),
         ..NOTHING
     },
     Row {

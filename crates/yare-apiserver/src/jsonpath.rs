@@ -110,8 +110,14 @@ fn index<'v>(value: &'v Value, step: &str) -> Vec<&'v Value> {
     }
     let Some(items) = value.as_array() else { return Vec::new() };
     if let Some((from, to)) = step.split_once(':') {
-        let from = from.parse::<usize>().unwrap_or(0).min(items.len());
-        let to = to.parse::<usize>().unwrap_or(items.len()).clamp(from, items.len());
+        // Below zero, they count from the end.
+        let place = |text: &str, otherwise: usize| match text.trim().parse::<i64>() {
+            Ok(at) if at < 0 => items.len().saturating_sub(usize::try_from(-at).unwrap_or(usize::MAX)),
+            Ok(at) => usize::try_from(at).unwrap_or(usize::MAX).min(items.len()),
+            Err(_) => otherwise,
+        };
+        let from = place(from, 0);
+        let to = place(to, items.len()).max(from);
         return items[from..to].iter().collect();
     }
     match step.parse::<i64>() {
@@ -146,6 +152,8 @@ mod tests {
             (".spec['a.b']", "1"),
             (".spec.list[0].v", "1"),
             (".spec.list[-1].v", "2"),
+            (".spec.list[-1:].v", "2"),
+            (".spec.list[0:-1].v", "1"),
             (".spec.list[?(@.t==\"y\")].v", "2"),
             (".status.conditions[?(@.type=='Ready')].status", "True"),
             (".spec.none.x", ""),

@@ -45,6 +45,7 @@ pub mod openapi;
 pub mod options;
 mod outbound;
 mod own_service;
+mod owner_references;
 pub mod path;
 pub mod pipeline;
 pub mod registry;

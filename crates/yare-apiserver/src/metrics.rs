@@ -1,10 +1,14 @@
 //! Counters and histograms under upstream's names, written by hand. What belongs to one part of the server is
 //! counted there; here is what is counted of requests, watches and the process, and the page with all of it.
 
+mod bodies;
 mod cel;
+pub mod csr;
 mod deprecated;
+mod filters;
 pub mod pods;
 mod requests;
+pub mod seldom;
 mod stored;
 mod watches;
 
@@ -13,15 +17,17 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+pub use bodies::Bodies;
 pub use cel::Cel;
 pub use deprecated::Deprecated;
+pub use filters::{Filter, Filters};
 use parking_lot::Mutex;
 pub use requests::{Ended, Labels, Requests};
 pub use stored::Lists;
-pub use watches::{Scope, WatchEvents, Watched};
+pub use watches::{Scope, Sharded, WatchEvents, Watched};
 use yare_kinds::view::View;
 pub use yare_metrics::slis::Checks;
-use yare_metrics::{process::Process, text::Page};
+use yare_metrics::{process::Process, table::Counts, text::Page};
 pub use yare_metrics::{text, timing};
 
 use crate::{core::Core, registry::Served};
@@ -31,6 +37,10 @@ use crate::{core::Core, registry::Served};
 pub struct Metrics {
     /// Requests.
     pub requests: Requests,
+    /// Steps on their way.
+    pub filters: Filters,
+    /// Their bodies.
+    pub bodies: Bodies,
     /// Events that were sent to watchers.
     pub watches: WatchEvents,
     /// Lists.
@@ -39,6 +49,8 @@ pub struct Metrics {
     pub cel: Cel,
     /// Versions on their way out that somebody used.
     pub deprecated: Deprecated,
+    /// What happens seldom.
+    pub seldom: Counts,
     /// Results of health checks.
     pub checks: Mutex<Checks>,
     /// TLS handshakes that failed.
@@ -56,6 +68,8 @@ impl Metrics {
     pub fn render(&self, core: &Core) -> String {
         let mut page = Page::new();
         self.requests.expose(&mut page);
+        self.filters.expose(&mut page);
+        self.bodies.expose(&mut page);
         core.flow.expose(&mut page);
         self.watches.expose(&mut page);
         core.config.auth.expose(&mut page);
@@ -74,6 +88,8 @@ impl Metrics {
         stored::expose(core, &mut page);
         self.deprecated.expose(&mut page);
         self.cel.expose(&mut page);
+        seldom::expose(&self.seldom, &mut page);
+        core.config.calls.expose(&mut page);
         page.single(
             "yare_store_writes_total",
             "counter",
@@ -125,15 +141,26 @@ fn build(page: &mut Page, core: &Core) {
     let name = "kubernetes_build_info";
     page.family(name, "gauge", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.");
     page.sample(name, &labels, 1);
+    let pair = |major, minor| format!("{}.{}", version.str_at(major), version.str_at(minor));
+    let labels = [
+        ("binary", &*pair("major", "minor")),
+        ("component", "kube"),
+        ("emulation", &pair("emulationMajor", "emulationMinor")),
+        ("min_compat", &pair("minCompatibilityMajor", "minCompatibilityMinor")),
+    ];
+    let name = "version_info";
+    page.family(name, "gauge", "[ALPHA] Provides the compatibility version info of the component. The component label is the name of the component, usually kube, but is relevant for aggregated-apiservers.");
+    page.sample(name, &labels, 1);
 }
 
-/// How many families a page has, by their stability.
+/// How many families a page has, by their stability and since when they are on their way out.
 fn registered(out: &mut String) {
     let helps =
         out.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(" [")?.1.split_once(']'));
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for (stability, _) in helps {
-        *counts.entry(stability).or_default() += 1;
+    let mut counts: BTreeMap<[&str; 2], u64> = BTreeMap::new();
+    for (stability, help) in helps {
+        let since = help.strip_prefix(" (Deprecated since ").and_then(|rest| rest.split(')').next());
+        *counts.entry([since.unwrap_or_default(), stability]).or_default() += 1;
     }
     let mut page = Page::new();
     let name = "registered_metrics_total";
@@ -142,8 +169,8 @@ fn registered(out: &mut String) {
         "counter",
         "[BETA] The count of registered metrics broken by stability level and deprecation version.",
     );
-    for (stability, count) in counts {
-        page.sample(name, &[("deprecated_version", ""), ("stability_level", stability)], count);
+    for ([since, stability], count) in counts {
+        page.sample(name, &[("deprecated_version", since), ("stability_level", stability)], count);
     }
     // None can be switched off here, and none is old enough to be hidden.
     page.single("disabled_metrics_total", "counter", "[BETA] The count of disabled metrics.", 0);

@@ -165,6 +165,35 @@ pub fn accept(headers: &HeaderMap, query: &Query, offer: Offer<'_>) -> ApiResult
     Err(ApiError::not_acceptable(&encodings::media_types(offer.gates)))
 }
 
+/// Whether upstream's router of what is built in has an answer for the client. `special`: what the path produces beside
+/// the encodings of objects.
+pub fn route(headers: &HeaderMap, special: &[&'static str], streams: bool, gates: &Gates) -> ApiResult<()> {
+    // Most requests.
+    if headers.get(header::ACCEPT).is_none_or(|v| v.is_empty() || v == JSON) {
+        return Ok(());
+    }
+    let mut available = special.to_vec();
+    available.extend(encodings::media_types(Some(gates)));
+    if streams {
+        available.extend(encodings::stream_types(Some(gates)));
+    }
+    accept_one_of(headers, &available)
+}
+
+/// The same for a path that produces just these. The router knows media types to the letter, and the wildcard of all.
+pub fn accept_one_of(headers: &HeaderMap, available: &[&'static str]) -> ApiResult<()> {
+    let is_taken = |wanted: &str| {
+        let media = wanted.split_once(';').map_or(wanted, |(media, _)| media).trim_matches(' ');
+        media == "*/*" || available.contains(&media)
+    };
+    match headers.get(header::ACCEPT).filter(|v| !v.is_empty()) {
+        Some(value) if !value.to_str().is_ok_and(|text| text.split(',').any(is_taken)) => {
+            Err(ApiError::unrouted_accept(available))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What the clause makes of an answer in this encoding; none where it cannot be had.
 fn shape(clause: &Clause<'_>, format: &Format, offer: Offer<'_>) -> Option<Shape> {
     let streams = |s: &str| s.is_empty() || (s == "watch" && format.stream.is_some());

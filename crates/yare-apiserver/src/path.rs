@@ -40,9 +40,9 @@ impl RequestInfo {
     /// Reads method, path and query.
     pub fn parse(method: &Method, uri: &Uri, query: &Query) -> Self {
         let mut info = Self { path: uri.path().to_owned(), verb: plain_verb(method), ..Self::default() };
-        let parts: Vec<Cow<'_, str>> =
-            uri.path().trim_matches('/').split('/').filter(|p| !p.is_empty()).map(decode_part).collect();
-        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+        // What is encoded in the path separates as what is not.
+        let path = percent_decode(uri.path(), false);
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let mut rest: &[&str] = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => {
                 info.version = (*version).to_owned();
@@ -76,7 +76,7 @@ impl RequestInfo {
         info.name = rest.get(1).copied().unwrap_or_default().to_owned();
         info.subresource = rest.get(2).copied().unwrap_or_default().to_owned();
         if rest.len() > 3 {
-            info.rest = raw_rest(uri.path(), rest.len() - 3);
+            info.rest = raw_rest(uri.path(), parts.len() - (rest.len() - 3));
         }
         if info.name.is_empty() {
             match info.verb {
@@ -100,10 +100,10 @@ impl RequestInfo {
     }
 }
 
-/// The last `count` segments of a path as they were sent, with a trailing slash kept.
+/// What follows the first `count` segments of a path, as it was sent.
 fn raw_rest(path: &str, count: usize) -> String {
-    let trimmed = path.trim_end_matches('/');
-    let start = trimmed.rmatch_indices('/').nth(count - 1).map_or(0, |(i, _)| i + 1);
+    let path = path.trim_start_matches('/');
+    let start = path.match_indices('/').nth(count - 1).map_or(path.len(), |(i, _)| i + 1);
     path[start..].to_owned()
 }
 
@@ -131,10 +131,6 @@ fn resource_verb(method: &Method) -> &'static str {
         Method::DELETE => "delete",
         _ => "",
     }
-}
-
-fn decode_part(part: &str) -> Cow<'_, str> {
-    percent_decode(part, false)
 }
 
 /// Percent-decoding; invalid escapes stay as they are, `plus`: `+` is a space.
@@ -262,6 +258,14 @@ mod tests {
                 "/api/v1/namespaces/x/services/s:80/proxy/a/b%20c/",
                 ["create", "", "v1", "x", "services", "s:80", "proxy", "a/b%20c/"],
             ),
+            (
+                "GET",
+                "/api/v1/namespaces/x/pods/p/proxy//a%2Fb/c//",
+                ["get", "", "v1", "x", "pods", "p", "proxy", "/a%2Fb/c//"],
+            ),
+            ("GET", "/api/v1/namespaces/x/pods/p%2Flog", ["get", "", "v1", "x", "pods", "p", "log", ""]),
+            ("GET", "/api/v1//namespaces", ["get", "", "v1", "", "", "namespaces", "", ""]),
+            ("GET", "/api/v1/namespaces/x/pods/", ["list", "", "v1", "x", "pods", "", "", ""]),
         ] {
             let got = parse(method, uri);
             assert!(got.is_resource, "{uri}");

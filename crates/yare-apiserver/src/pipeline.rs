@@ -23,7 +23,7 @@ use crate::{
     dispatch::dispatch,
     encodings,
     flow::{self, Ticket},
-    metrics::{Ended, Labels},
+    metrics::{Ended, Filter, Labels},
     negotiate,
     options::APPLY_PATCH,
     path::{Query, RequestInfo},
@@ -47,7 +47,8 @@ pub async fn handle(
     let in_process = matches!(identity, Identity::Local(_));
     let id = request_id(&core, request.headers());
     let method = request.method().clone();
-    let counted = Counted {
+    let mut counted = Counted {
+        own: false,
         spans: trace::Spans::default(),
         core: core.clone(),
         apply: request.headers().get(header::CONTENT_TYPE).is_some_and(|v| v == APPLY_PATCH),
@@ -75,6 +76,7 @@ pub async fn handle(
         spans: &counted.spans,
     };
     let origin = core.config.browsers.origin(request.headers());
+    let is_head = request.method() == Method::HEAD;
     let too_late = core.closed.load(Ordering::Relaxed) && !in_process && !shutdown::is_exempt(&info);
     let outcome = if too_late {
         Outcome::of(shutdown::late(&core))
@@ -87,6 +89,7 @@ pub async fn handle(
             Err(panic) => panicked(&info, reason(&*panic), record.get()).await,
         }
     };
+    counted.own = outcome.own;
     let mut reply = outcome.reply;
     let mut complete = None;
     if let Some(record) = record.into_inner().filter(|_| !outcome.recorded) {
@@ -95,6 +98,9 @@ pub async fn handle(
     }
     if gzip {
         reply = compress::apply(reply).await;
+    }
+    if is_head {
+        reply = body::head_only(reply);
     }
     let headers = reply.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
@@ -227,6 +233,8 @@ impl Drop for AbortOnDrop {
 
 /// What a request is counted under.
 struct Counted {
+    /// The server sent it itself.
+    own: bool,
     /// What traces say of it.
     spans: trace::Spans,
     core: Arc<Core>,
@@ -249,8 +257,8 @@ impl Counted {
     fn ended(self, code: u16, excluded: Duration, sent: Sent) {
         self.spans.answered(code, sent.bytes);
         let requests = &self.core.metrics.requests;
-        requests
-            .ended(self.labels(), Ended { code, took: self.received.elapsed(), excluded, bytes: sent.bytes });
+        let (took, own) = (self.received.elapsed(), self.own);
+        requests.ended(self.labels(), Ended { code, took, excluded, bytes: sent.bytes, own });
         if code == 429 || code == 504 {
             requests.terminated(self.labels(), code);
         }
@@ -297,7 +305,12 @@ struct Outcome {
     stream: Option<oneshot::Receiver<()>>,
     /// Audit knows how it ended.
     recorded: bool,
+    /// The server sent the request itself.
+    own: bool,
 }
+
+/// The server's name for itself, where it sends requests.
+const OWN_NAME: &str = "system:apiserver";
 
 impl Outcome {
     fn of(reply: Reply) -> Self {
@@ -309,6 +322,7 @@ impl Outcome {
             long: None,
             stream: None,
             recorded: false,
+            own: false,
         }
     }
 }
@@ -398,6 +412,7 @@ impl Way<'_> {
         let active = self.spans.request(&seen, &user);
         let active = self.spans.layer("audit").or(active);
         if let Some(record) = self.record(&parts, Some(&user)) {
+            let recording = Instant::now();
             // Set once.
             let record = self.record.get_or_init(|| record);
             for (key, value) in known.annotations {
@@ -408,6 +423,7 @@ impl Way<'_> {
                 let error = ApiError::internal("failed to store audit event");
                 return Outcome { recorded: true, ..Outcome::of(render::error(&error)) };
             }
+            self.core.metrics.filters.passed(Filter::Audit, recording.elapsed());
         }
         let active = self.spans.layer(self.impersonation()).or(active);
         if auth::impersonate::is_wanted(&parts.headers) {
@@ -424,7 +440,7 @@ impl Way<'_> {
                     }
                     user = other.user;
                 }
-                Err(error) => return Outcome::of(render::error(&error)),
+                Err(error) => return Outcome::of(body::unsniffed(render::error(&error))),
             }
         }
         let Self { core, info, query, received, long_running, peer, record, id, spans } = self;
@@ -451,7 +467,8 @@ impl Way<'_> {
         }
         let ticket = if reply.body().size().is_none() { call.take_ticket() } else { None };
         let stream = call.take_stream();
-        Outcome { reply, ticket, deadline, excluded: call.excluded(), long, stream, recorded: false }
+        let (excluded, own) = (call.excluded(), call.user.name == OWN_NAME);
+        Outcome { reply, ticket, deadline, excluded, long, stream, recorded: false, own }
     }
 }
 
@@ -502,6 +519,9 @@ async fn admitted(
                 uids = pass.uids;
                 call.exclude(pass.waited);
                 call.took(Layer::QueueWait, pass.waited);
+                if core.flow.settings().fair {
+                    core.metrics.filters.passed(Filter::PriorityAndFairness, pass.waited);
+                }
                 call.hold(pass.ticket);
             }
             Err(refused) => return (too_many(refused.retry_after_s), refused.uids),
@@ -514,6 +534,7 @@ async fn admitted(
     let outcome = scoped(active.clone(), authorizers::decide(core, &call.user, &action)).await;
     let took = began.elapsed();
     core.config.auth.metrics.decided(&outcome, took);
+    core.metrics.filters.passed(Filter::Authorization, took);
     call.took(Layer::Authorization, took);
     if let Some(record) = &call.audit {
         if outcome.is_allowed() || outcome.error.is_empty() {
@@ -527,7 +548,7 @@ async fn admitted(
     if let Err(error) = auth::refuse(&outcome, &call.user, &action) {
         // Upstream refuses before it knows of resources, with codecs that no gate changes.
         let offer = negotiate::Offer { gates: None, ..render::offer(call) };
-        return (render::failure(call, &error, offer), uids);
+        return (body::unsniffed(render::failure(call, &error, offer)), uids);
     }
     if let Some(verb) = active.as_ref().and_then(|inside| trace::verb(call, inside)) {
         active = Some(spans.enter(verb));
@@ -543,7 +564,7 @@ async fn admitted(
             // and what it stored belong together.
             let (call, mut upgrade) = (call.clone(), std::mem::take(upgrade));
             let work = async move { dispatch(&call, body, &mut upgrade).await };
-            let work = ToTheEnd::new(scoped(active, work));
+            let work = ToTheEnd::new(core.clone(), scoped(active, work));
             tokio::time::timeout_at(at, work).await.unwrap_or_else(|_| Err(too_slow()))
         }
     };
@@ -559,8 +580,7 @@ fn too_slow() -> ApiError {
 
 fn too_many(retry_after_s: u64) -> Reply {
     let text = "Too many requests, please try again later.\n";
-    let mut reply = body::text_reply(StatusCode::TOO_MANY_REQUESTS, text);
+    let mut reply = body::unsniffed(body::text_reply(StatusCode::TOO_MANY_REQUESTS, text));
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
-    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply
 }

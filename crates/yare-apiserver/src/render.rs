@@ -5,14 +5,15 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use yare_kinds::{printers::Printer, view::View};
 
 use crate::{
     body::{self, Reply},
     codec,
     core::{Call, Clock},
-    encodings::{Form, Items, Listing, Named},
-    negotiate::{Accepted, Asked, Offer, Shape},
+    encodings::{Form, Items, Listing, Named, indented},
+    negotiate::{Accepted, Asked, JSON, Offer, Shape},
     registry::{Served, Stored, TypeHandle},
     span,
     status::{ApiError, ApiResult, quote},
@@ -28,6 +29,22 @@ pub enum IncludeObject {
     Metadata,
     /// All of it.
     Object,
+}
+
+impl IncludeObject {
+    fn wanted(call: &Call, shape: Shape) -> ApiResult<Self> {
+        match (shape, call.query.get("includeObject")) {
+            (Shape::Table(_), Some("None")) => Ok(Self::None),
+            (Shape::Table(_), Some("Object")) => Ok(Self::Object),
+            (Shape::Table(_), Some(other)) if !matches!(other, "Metadata" | "") => {
+                Err(ApiError::bad_request(format!(
+                    "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+                    quote(other)
+                )))
+            }
+            _ => Ok(Self::Metadata),
+        }
+    }
 }
 
 /// Renders objects of one resource for one request.
@@ -62,28 +79,11 @@ impl Renderer {
                 ));
             }
             (Shape::PartialList(_), Asked::One) => {
-                return Err(ApiError::new(
-                    406,
-                    "NotAcceptable",
-                    format!(
-                        "you requested PartialObjectMetadataList, but the requested object is not a list ({})",
-                        go_type(&served.stored, &served.kind)
-                    ),
-                ));
+                return Err(no_list(&go_type(&served.stored, &served.kind)));
             }
             (shape, _) => shape,
         };
-        let include = match (accepted.shape, call.query.get("includeObject")) {
-            (Shape::Table(_), Some("None")) => IncludeObject::None,
-            (Shape::Table(_), Some("Object")) => IncludeObject::Object,
-            (Shape::Table(_), Some(other)) if !matches!(other, "Metadata" | "") => {
-                return Err(ApiError::bad_request(format!(
-                    "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
-                    quote(other)
-                )));
-            }
-            _ => IncludeObject::Metadata,
-        };
+        let include = IncludeObject::wanted(call, accepted.shape)?;
         Ok(Self { served: served.clone(), accepted, include, clock: call.core.config.clock.clone() })
     }
 
@@ -228,7 +228,12 @@ impl Renderer {
     }
 
     /// A list of these objects.
-    pub fn list(self, metadata: Value, items: Items, shared: bool) -> ApiResult<Reply> {
+    pub fn list(self, mut metadata: Map<String, Value>, items: Items, shared: bool) -> ApiResult<Reply> {
+        // A list without a Go type says where it goes on also where it does not.
+        if self.served.stored.custom.is_some() && self.accepted.shape == Shape::Full {
+            metadata.entry("continue").or_insert_with(|| "".into());
+        }
+        let metadata = Value::Object(metadata);
         let format = self.accepted.encoding.format();
         let body = (format.list)(Listing { renderer: self, metadata, items, shared })?;
         let mut response = http::Response::new(body);
@@ -271,7 +276,7 @@ impl Renderer {
             out.extend_from_slice(conditions.to_string().as_bytes());
         }
         match self.include {
-            IncludeObject::None => {}
+            IncludeObject::None => out.extend_from_slice(b",\"object\":null"),
             IncludeObject::Metadata => {
                 out.extend_from_slice(b",\"object\":");
                 let version = if let Shape::Table(version) = self.accepted.shape { version } else { "v1" };
@@ -328,6 +333,48 @@ pub fn document_of(call: &Call, code: StatusCode, value: &Value, offer: Offer<'_
     encoded(code, value, accepted)
 }
 
+/// A view of an object (its scale), which has the shapes that objects have. `printer`: its columns.
+pub fn view(call: &Call, code: StatusCode, value: &Value, printer: &Printer) -> ApiResult<Reply> {
+    let offer = Offer { transforms: true, ..offer(call) };
+    let accepted = crate::negotiate::accept(&call.headers, &call.query, offer)?;
+    let partial = |version| partial(&value.to_string().into(), version);
+    let (api_version, kind, json) = match accepted.shape {
+        Shape::Full => return encoded(code, value, accepted),
+        Shape::PartialList(_) => {
+            let (api_version, kind) = (value.str_at("apiVersion"), value.str_at("kind"));
+            let group = api_version.split_once('/').map_or("core", |(group, _)| group);
+            return Err(no_list(&format!("*{group}.{kind}")));
+        }
+        Shape::Partial(version) => (version, "PartialObjectMetadata", partial(version)),
+        Shape::Table(version) => {
+            let object = match IncludeObject::wanted(call, accepted.shape)? {
+                IncludeObject::None => "null".into(),
+                IncludeObject::Metadata => partial(version),
+                IncludeObject::Object => value.to_string().into(),
+            };
+            let now_s = call.core.now().as_second();
+            let object = String::from_utf8_lossy(&object);
+            (version, "Table", tables::single(printer, version, value, &object, now_s).into())
+        }
+    };
+    let ty = TypeHandle::Static(codec::partial_type(api_version)?);
+    let of = Named {
+        ty: (kind != "Table").then_some(&ty),
+        api_version: &format!("meta.k8s.io/{api_version}"),
+        kind,
+    };
+    let format = accepted.encoding.format();
+    let bytes = (format.document)(&of, Form::Json(json), accepted.pretty)?;
+    Ok(body::reply(code, format.media_type, bytes))
+}
+
+fn no_list(go_type: &str) -> ApiError {
+    let message = format!(
+        "you requested PartialObjectMetadataList, but the requested object is not a list ({go_type})"
+    );
+    ApiError::new(406, "NotAcceptable", message)
+}
+
 /// A document of a built-in type in this encoding.
 pub fn encoded(code: StatusCode, value: &Value, accepted: Accepted) -> ApiResult<Reply> {
     let api_version = value["apiVersion"].as_str().unwrap_or("v1");
@@ -349,13 +396,19 @@ pub fn failure(call: &Call, error: &ApiError, offer: Offer<'_>) -> Reply {
     });
     match answer {
         Ok(reply) => retry_after(reply, error),
-        Err(_) => self::error(error),
+        // Laid out for reading, as who takes none of the encodings may be no program.
+        Err(_) => {
+            let json = indented(error.to_json().to_string().as_bytes());
+            retry_after(body::reply(code, JSON, json), error)
+        }
     }
 }
 
 /// The answer to a failed request in JSON, where nothing is known of the client.
 pub fn error(error: &ApiError) -> Reply {
-    retry_after(body::json_reply(body::status_code(error.code), &error.to_json()), error)
+    let (code, status) = (body::status_code(error.code), error.to_json());
+    let reply = encoded(code, &status, Accepted::PLAIN).unwrap_or_else(|_| body::json_reply(code, &status));
+    retry_after(reply, error)
 }
 
 fn retry_after(mut reply: Reply, error: &ApiError) -> Reply {

@@ -285,5 +285,5 @@ fn components(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     }
     let renderer = Renderer::new(call, served, Asked::List)?;
     let items = names.iter().map(|n| one(n).to_string().into()).collect();
-    renderer.list(json!({}), Items::Loose(items), call.in_process)
+    renderer.list(Map::new(), Items::Loose(items), call.in_process)
 }

@@ -116,14 +116,17 @@ impl Selection {
         key.starts_with(&self.prefix)
     }
 
+    /// Whether the object is in the shard that is selected; there may be none.
+    pub fn is_in_shard(&self, object: &Object) -> bool {
+        self.shard.as_ref().is_none_or(|shard| in_shard(shard, object))
+    }
+
     /// Whether the object (whose key is in the namespace) matches the selectors.
     pub fn matches(&self, object: &Object) -> bool {
         if !self.labels.is_empty() && !self.labels.matches(&object.attrs.labels) {
             return false;
         }
-        if let Some(shard) = &self.shard
-            && !in_shard(shard, object)
-        {
+        if !self.is_in_shard(object) {
             return false;
         }
         if self.fields.is_empty() {

@@ -38,6 +38,8 @@ pub struct Details {
     pub name: String,
     /// Object UID.
     pub uid: String,
+    /// A reason in the words of whoever refused, in place of one of the known ones.
+    pub own_reason: String,
     /// One per wrong field.
     pub causes: Vec<Cause>,
     /// When to try again.
@@ -80,6 +82,11 @@ impl ApiError {
     /// An error without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self { code, reason, message: message.into(), details: Box::default(), continue_token: None }
+    }
+
+    /// `StatusReason` as clients see it.
+    pub fn reason(&self) -> &str {
+        if self.details.own_reason.is_empty() { self.reason } else { &self.details.own_reason }
     }
 
     fn about(mut self, what: GroupResource<'_>, name: &str) -> Self {
@@ -254,6 +261,15 @@ impl ApiError {
         )
     }
 
+    /// The same of what upstream's router refuses, before anybody looks at the request.
+    pub fn unrouted_accept(available: &[&str]) -> Self {
+        let available = available.join(", ");
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {available}");
+        let mut e = Self::new(406, "NotAcceptable", message);
+        e.details.present = true;
+        e
+    }
+
     /// The body has an encoding the server cannot read.
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {
         Self::new(
@@ -321,8 +337,8 @@ impl ApiError {
         status.insert("metadata".into(), metadata);
         status.insert("status".into(), "Failure".into());
         status.insert("message".into(), self.message.clone().into());
-        if !self.reason.is_empty() {
-            status.insert("reason".into(), self.reason.into());
+        if !self.reason().is_empty() {
+            status.insert("reason".into(), self.reason().into());
         }
         if self.details.present {
             status.insert("details".into(), self.details.to_json());

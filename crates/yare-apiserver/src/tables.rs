@@ -3,19 +3,42 @@
 
 use serde_json::{Value, json};
 
+use yare_kinds::{printers::Printer, table::Column};
+
 use crate::{jsonpath, registry::Served};
 
 /// A table in JSON up to the opening bracket of its rows. `metadata`: JSON of its ListMeta. `columns`:
 /// definitions are left out of all but a watch's first table.
 pub fn head(served: &Served, version: &str, metadata: &str, columns: bool) -> String {
     let definitions = if columns { definitions(served) } else { Value::Null };
+    opening(version, metadata, &definitions)
+}
+
+/// A table of one row in JSON, for an object that is none of a resource but a view of one. `object`: what the row
+/// carries of it, as JSON.
+pub fn single(printer: &Printer, version: &str, value: &Value, object: &str, now_s: i64) -> String {
+    let metadata = json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
+    let definitions = printed(printer.columns);
+    let cells = Value::Array((printer.row)(value, now_s));
+    let opening = opening(version, &metadata.to_string(), &definitions);
+    format!("{opening}{{\"cells\":{cells},\"object\":{object}}}]}}")
+}
+
+fn opening(version: &str, metadata: &str, definitions: &Value) -> String {
     format!(
         "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{metadata},\"columnDefinitions\":{definitions},\"rows\":["
     )
 }
 
+fn column(name: &str, kind: &str, format: &str, description: &str, priority: i32) -> Value {
+    json!({ "name": name, "type": kind, "format": format, "description": description, "priority": priority })
+}
+
+fn printed(columns: &[Column]) -> Value {
+    columns.iter().map(|c| column(c.name, c.kind, c.format, c.description, c.priority)).collect()
+}
+
 fn definitions(served: &Served) -> Value {
-    let column = |name: &str, kind: &str, format: &str, description: &str, priority: i32| json!({ "name": name, "type": kind, "format": format, "description": description, "priority": priority });
     if let Some(custom) = &served.stored.custom {
         let mut out = vec![column(
             "Name",
@@ -32,8 +55,7 @@ fn definitions(served: &Served) -> Value {
         );
         return Value::Array(out);
     }
-    let row = served.stored.builtin.map_or(&[][..], |row| row.columns);
-    row.iter().map(|c| column(c.name, c.kind, c.format, c.description, c.priority)).collect()
+    printed(served.stored.builtin.map_or(&[][..], |row| row.columns))
 }
 
 /// The cells of an object: a built-in one in the storage version, a custom one in the served version.
@@ -49,8 +71,12 @@ pub fn cells(served: &Served, object: &Value, now_s: i64) -> Vec<Value> {
         let Some(first) = found.first() else { return Value::Null };
         match c.kind.as_str() {
             "date" => age(first, now_s),
-            "integer" => first.as_i64().map_or(Value::Null, Value::from),
-            "number" => first.as_f64().map_or(Value::Null, Value::from),
+            "integer" => whole(first).map_or(Value::Null, Value::from),
+            // Go writes a float that is whole as one that has no fraction.
+            "number" => match first.as_f64() {
+                Some(number) if number.fract() == 0.0 && number.abs() < 1e18 => (number as i64).into(),
+                number => number.map_or(Value::Null, Value::from),
+            },
             "boolean" => first.as_bool().map_or(Value::Null, Value::from),
             _ => text(first).into(),
         }
@@ -69,10 +95,15 @@ pub fn conditions(served: &Served, object: &Value) -> Option<Value> {
     Some(json!([{ "type": "Completed", "status": "True", "reason": reason, "message": message }]))
 }
 
+/// What of a number is whole.
+fn whole(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_f64().map(|number| number as i64))
+}
+
 fn text(value: &Value) -> String {
     match value {
         Value::String(s) => s.clone(),
-        Value::Null => String::new(),
+        Value::Null => "<no value>".into(),
         other => other.to_string(),
     }
 }
@@ -119,6 +150,20 @@ pub fn human_duration(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_of_custom_resources() {
+        for (value, expect) in
+            [(json!(7), Some(7)), (json!(2.75), Some(2)), (json!("7"), None), (json!(null), None)]
+        {
+            assert_eq!(whole(&value), expect, "{value}");
+        }
+        for (value, expect) in
+            [(json!(null), "<no value>"), (json!("x"), "x"), (json!({"a": 1}), "{\"a\":1}")]
+        {
+            assert_eq!(text(&value), expect);
+        }
+    }
 
     #[test]
     fn durations() {

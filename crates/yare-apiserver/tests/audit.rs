@@ -41,7 +41,11 @@ async fn server(dir: &std::path::Path, change: impl FnOnce(&mut Settings)) -> Se
     settings.log = Some(log(dir.join("audit.log"), Mode::Blocking));
     change(&mut settings);
     let audit = Audit::open(&settings, Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
-    Server::with(|config| config.audit = audit).await
+    Server::with(|config| {
+        config.audit = audit;
+        config.calls = settings.calls;
+    })
+    .await
 }
 
 fn events(dir: &std::path::Path) -> Vec<Value> {
@@ -293,6 +297,23 @@ async fn a_webhook_gets_events_in_batches_and_again_where_it_fails() {
     let cut = events.iter().find(|e| e["verb"] == "create" && e["stage"] == "ResponseComplete").unwrap();
     assert_eq!(cut["annotations"]["audit.k8s.io/truncated"], "true");
     assert!(cut.get("requestObject").is_none() && cut["responseStatus"]["code"] == 201);
+    // An answer is counted once it is read.
+    let counted = |page: &str| {
+        ["200", "503"].iter().all(|code| {
+            page.contains(&format!(
+                r#"rest_client_requests_total{{code="{code}",host="{address}",method="POST"}} "#
+            ))
+        })
+    };
+    let mut page = String::new();
+    for _ in 0..400 {
+        page = server.get("/metrics").await.text();
+        if counted(&page) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(counted(&page), "{page}");
     // What is in the buffer at the end still goes out.
     server.get("/version").await.expect(200);
     server.api.shutdown().await;

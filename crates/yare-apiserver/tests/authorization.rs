@@ -283,6 +283,19 @@ async fn acting_in_anothers_name() {
     let anonymous = [("impersonate-user", "system:anonymous")];
     assert_eq!(cluster.json(Some(&admin), Method::GET, "/version", &anonymous, &NONE).await.0, 200);
     assert_eq!(cluster.who(Some(&admin), &anonymous).await.0, 403);
+    let page = metrics(&cluster).await;
+    for line in [
+        // Of the old one, and all of the administrator's.
+        r#"apiserver_impersonation_attempts_total{decision="allowed",mode="legacy"} 1"#,
+        r#"apiserver_impersonation_attempts_total{decision="allowed",mode="user-info"} 5"#,
+        r#"apiserver_impersonation_attempts_total{decision="denied",mode=""} 3"#,
+        r#"apiserver_impersonation_attempts_duration_seconds_count{decision="allowed",mode="user-info"} 5"#,
+        r#"apiserver_impersonation_authorization_attempts_total{decision="denied",mode="legacy"} 3"#,
+        r#"apiserver_impersonation_authorization_attempts_duration_seconds_count{decision="denied",mode="legacy"} 3"#,
+        r#"apiserver_request_filter_duration_seconds_count{filter="constrainedimpersonation"} 11"#,
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
     assert_eq!(cluster.who(Some(&admin), &[("impersonate-group", "x")]).await.0, 400);
     cluster.api.shutdown().await;
 }

@@ -251,6 +251,13 @@ async fn dry_run_and_generated_names() {
     let made = server.post(CONFIG_MAPS, &json!({"metadata": {"generateName": "gen-"}})).await.expect(201);
     let name = made["metadata"]["name"].as_str().unwrap();
     assert!(name.starts_with("gen-") && name.len() == 9, "{name}");
+    let both = json!({"metadata": {"name": name, "generateName": "gen-"}});
+    let status = server.post(CONFIG_MAPS, &both).await.expect(409);
+    assert_eq!(status["details"]["retryAfterSeconds"], 1, "{status}");
+    let owner = json!({"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u"});
+    let owned = json!({"metadata": {"name": "owned", "ownerReferences": [owner, owner]}});
+    let owned = server.post(&format!("{CONFIG_MAPS}?dryRun=All"), &owned).await.expect(201);
+    assert_eq!(owned["metadata"]["ownerReferences"], json!([owner]));
     server
         .post(&format!("{CONFIG_MAPS}?dryRun=Some"), &json!({"metadata": {"name": "x"}}))
         .await

@@ -79,6 +79,7 @@ fn status(media: &str, bytes: &[u8]) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused() {
     let server = Server::start().await;
+    let routed = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
     let all = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
     let body = "the body of the request was in an unknown format - accepted media types include: ";
     let table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io";
@@ -87,7 +88,8 @@ async fn what_is_refused() {
     let not_found = "configmaps \"none\" not found".to_owned();
     let include = format!("{MAPS}?includeObject=x");
     for (method, path, accept, content, code, media, want) in [
-        ("GET", MAPS, "text/html", "", 406, "application/json", all.to_owned()),
+        ("GET", MAPS, "text/html", "", 406, "application/json", routed.to_owned()),
+        ("GET", MAPS, "application/*", "", 406, "application/json", routed.to_owned()),
         ("GET", MAPS, table, "", 406, "application/json", all.to_owned()),
         (
             "GET",

@@ -318,6 +318,10 @@ async fn requests_end_in_time() {
     drop(sender);
     let line = "apiserver_request_terminations_total{code=\"504\",component=\"apiserver\",group=\"\",resource=\"configmaps\",scope=\"resource\",subresource=\"\",verb=\"POST\",version=\"v1\"} ";
     assert_eq!(metric(&server, line).await, Some(1.0));
+    // The body has an end now: the write goes on, and has no name to write under.
+    let line = r#"apiserver_request_post_timeout_total{source="rest-handler",status="error"} "#;
+    let ended = eventually("the end of the write", async || metric(&server, line).await).await;
+    assert!((ended - 1.0).abs() < f64::EPSILON, "{ended}");
 }
 
 #[tokio::test]

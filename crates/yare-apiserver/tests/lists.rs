@@ -441,6 +441,31 @@ async fn shards() {
     }
     found.sort();
     assert_eq!(found, all);
+    // A watch of a half is told of what comes to it, and of nothing else.
+    let query: String = halves[0].bytes().map(|b| format!("%{b:02X}")).collect();
+    let path = format!("{MAPS}?watch=1&resourceVersion=1&shardSelector={query}");
+    let mut events = server.watch(&path).await;
+    let mine = names(&server.get(&format!("{MAPS}?shardSelector={query}")).await.expect(200));
+    let mut others = all.len() - mine.len();
+    for name in &mine {
+        assert_eq!(events.brief().await, format!("ADDED {name}"));
+    }
+    for number in 0.. {
+        let name = format!("n{number}");
+        map(&server, &name).await;
+        if names(&server.get(&format!("{MAPS}?shardSelector={query}")).await.expect(200)).contains(&name) {
+            assert_eq!(events.brief().await, format!("ADDED {name}"));
+            break;
+        }
+        others += 1;
+    }
+    let page = server.get("/metrics").await.text();
+    for line in [
+        r#"apiserver_watch_shards_total{group="",resource="configmaps"} 1"#.to_owned(),
+        format!(r#"apiserver_watch_filtered_events_total{{group="",resource="configmaps"}} {others}"#),
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
     let refused = server.get(&format!("{MAPS}?shardSelector=x")).await.expect(500);
     assert_eq!(
         refused["message"],

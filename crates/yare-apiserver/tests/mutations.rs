@@ -45,10 +45,16 @@ async fn what_mutations_do() {
         // Which object it is, is not the policy's to say.
         (
             vec![apply(
-                "Object{kind: 'Secret', apiVersion: 'v2', metadata: Object.metadata{uid: 'x', namespace: 'y'}, data: {'l': '1'}}",
+                "Object{kind: 'Secret', apiVersion: 'v2', metadata: Object.metadata{uid: 'x'}, data: {'l': '1'}}",
             )],
             201,
             json!({"labels": {"a": "b"}, "data": {"k": "v", "l": "1"}}),
+        ),
+        // Nor what its type has.
+        (
+            vec![patch("[JSONPatch{op: 'add', path: '/nothing', value: 1}]")],
+            500,
+            json!("Internal error occurred: strict decoding error: unknown field \"nothing\""),
         ),
         (
             vec![patch("[JSONPatch{op: 'replace', path: '/kind', value: 'Secret'}]")],

@@ -474,6 +474,29 @@ async fn streams_to_kubelets() {
         stages(dir, "log")[..3],
         ["RequestReceived null", "ResponseStarted 200", "ResponseComplete 200"]
     );
+
+    // Over WebSocket; and a kubelet that cannot prove that it is one.
+    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let path = format!("{pods}/p/attach?stdout=true");
+    let response = cluster.request(Some(&admin), Method::GET, &path, &upgrade, &Value::Null).await;
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let stranger = kubelet(&cluster.pki.front_proxy).await;
+    let status = json!({"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": stranger.port()}}}});
+    cluster.json(Some(&admin), Method::PATCH, "/api/v1/nodes/n1/status", &merge, &status).await;
+    let (code, answer) =
+        cluster.json(Some(&admin), Method::GET, &format!("{pods}/p/log"), &[], &Value::Null).await;
+    assert_eq!(code, 503, "{answer}");
+    let page = cluster.request(Some(&admin), Method::GET, "/metrics", &[], &Value::Null).await;
+    let page = page.into_body().collect().await.unwrap().to_bytes();
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    for line in [
+        r#"kube_apiserver_pod_logs_insecure_backend_total{usage="enforce_tls"} 5"#,
+        "kube_apiserver_pod_logs_backend_tls_failure_total 1",
+        r#"apiserver_websocket_streaming_requests_total{proxy_type="proxied_to_kubelet",subresource="attach"} 1"#,
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
+    assert!(page.contains(r#"apiserver_request_filter_duration_seconds_count{filter="audit"} "#), "{page}");
     cluster.api.shutdown().await;
 }
 
@@ -523,6 +546,59 @@ async fn a_certificate_is_asked_for_in_ones_own_name() {
     assert_eq!(made["spec"]["groups"], json!(["system:masters", "system:authenticated"]));
     let credential = "authentication.kubernetes.io/credential-id";
     assert!(made["spec"]["extra"][credential][0].is_string() && made["spec"]["extra"]["scopes"].is_null());
+    cluster.api.shutdown().await;
+}
+
+#[tokio::test]
+async fn whether_certificates_last_as_long_as_they_were_asked_to() {
+    let cluster = cluster().await;
+    let root = issue(&cluster.pki.cluster, Usage::Client, "root", &["system:masters"]);
+    let params = rcgen::CertificateParams::default();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = STANDARD.encode(params.serialize_request(&key).unwrap().pem().unwrap());
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let merge = [("content-type", "application/merge-patch+json")];
+    // Each gets a certificate for a day.
+    for (name, signer, wanted_s) in [
+        ("a", "kubernetes.io/kube-apiserver-client", json!(86_400)),
+        ("b", "kubernetes.io/kube-apiserver-client", json!(600)),
+        ("c", "example.com/s", json!(86_400)),
+        ("d", "example.com/s", Value::Null),
+    ] {
+        let body = json!({"metadata": {"name": name}, "spec": {
+            "signerName": signer, "usages": ["client auth"], "request": request, "expirationSeconds": wanted_s}});
+        let (code, made) = cluster.json(Some(&root), Method::POST, path, &[], &body).await;
+        assert_eq!(code, 201, "{made}");
+        let approved =
+            json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "r"}]}});
+        let approval = format!("{path}/{name}/approval");
+        let (code, made) = cluster.json(Some(&root), Method::PATCH, &approval, &merge, &approved).await;
+        assert_eq!(code, 200, "{made}");
+        let certificate = issue(&cluster.pki.cluster, Usage::Client, name, &[]).certificate;
+        let issued = json!({"status": {"certificate": STANDARD.encode(certificate)}});
+        let status = format!("{path}/{name}/status");
+        let (code, made) = cluster.json(Some(&root), Method::PATCH, &status, &merge, &issued).await;
+        assert_eq!(code, 200, "{made}");
+        // What happens to it afterwards is no other certificate.
+        let labelled = json!({"metadata": {"labels": {"a": "b"}}});
+        let (code, made) =
+            cluster.json(Some(&root), Method::PATCH, &format!("{path}/{name}"), &merge, &labelled).await;
+        assert_eq!(code, 200, "{made}");
+    }
+    let page = cluster.request(Some(&root), Method::GET, "/metrics", &[], &Value::Null).await;
+    let page = page.into_body().collect().await.unwrap().to_bytes();
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    let counted: Vec<&str> =
+        page.lines().filter_map(|l| l.strip_prefix("apiserver_certificates_registry_csr_")).collect();
+    assert_eq!(
+        counted,
+        [
+            r#"requested_duration_total{signerName="kubernetes.io/kube-apiserver-client"} 2"#,
+            r#"requested_duration_total{signerName="other"} 1"#,
+            r#"honored_duration_total{signerName="kubernetes.io/kube-apiserver-client"} 1"#,
+            r#"honored_duration_total{signerName="other"} 1"#,
+        ]
+    );
     cluster.api.shutdown().await;
 }
 

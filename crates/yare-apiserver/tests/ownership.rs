@@ -127,13 +127,13 @@ async fn configurations_that_cannot_be_applied() {
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "datum": {}}),
             500,
             "",
-            "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): .datum: field not declared in schema",
+            "failed to create typed patch object (/a; /v1, Kind=ConfigMap): .datum: field not declared in schema",
         ),
         (
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"x": 5}}),
             500,
             "",
-            "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): .data.x: expected string, got &value.valueUnstructured{Value:5}",
+            "failed to create typed patch object (/a; /v1, Kind=ConfigMap): .data.x: expected string, got &value.valueUnstructured{Value:5}",
         ),
         // Conditions that do not hold.
         (
@@ -519,7 +519,7 @@ async fn custom_resources_have_owners_in_every_version() {
         .expect(500);
     assert_eq!(
         twice["message"],
-        "failed to create typed patch object (default/t; x.io/v1, Kind=Thing): .spec.ports: duplicate entries for key [port=1,protocol=\"TCP\"]"
+        "failed to create typed patch object (/t; x.io/v1, Kind=Thing): .spec.ports: duplicate entries for key [port=1,protocol=\"TCP\"]"
     );
     // The scale of a custom resource.
     let scale = format!("{}/scale", path("v1"));

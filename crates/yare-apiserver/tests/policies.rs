@@ -460,11 +460,11 @@ async fn parameters_must_be_readable_by_who_refers_to_them() {
     );
     let jane = [("impersonate-user", "jane"), ("content-type", "application/json")];
     let refused = allowed(&server, &policies, &jane, &policy).await;
-    let part = "spec.paramKind: Forbidden: user &{jane  [system:authenticated] map[]} must have \\\"get\\\" permission on all objects of the referenced paramKind (kind=ConfigMap, apiVersion=v1)";
+    let part = "spec.paramKind: Forbidden: user \\u0026{jane  [system:authenticated] map[]} must have \\\"get\\\" permission on all objects of the referenced paramKind (kind=ConfigMap, apiVersion=v1)";
     check(refused, 422, part, &"policy");
     server.post(&policies, &policy).await.expect(201);
     let refused = server.send("POST", &bindings, &jane, bound.to_string()).await;
-    let part = "spec.paramRef: Forbidden: user &{jane  [system:authenticated] map[]} does not have \\\"get\\\" permission on the object referenced by paramRef";
+    let part = "spec.paramRef: Forbidden: user \\u0026{jane  [system:authenticated] map[]} does not have \\\"get\\\" permission on the object referenced by paramRef";
     check(refused, 422, part, &"binding");
     let reads = json!({"rules": [{"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]},
         {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]});

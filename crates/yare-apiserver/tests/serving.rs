@@ -344,6 +344,29 @@ async fn watches_are_let_go_over_time() {
 }
 
 #[tokio::test]
+async fn checks_of_health() {
+    let names = async |server: &Server, endpoint: &str| -> Vec<String> {
+        let page = server.get(&format!("/{endpoint}?verbose")).await.text();
+        page.lines().filter_map(|l| l.strip_prefix("[+]")?.strip_suffix(" ok").map(str::to_owned)).collect()
+    };
+    let has = |names: &[String], name: &str| names.iter().any(|n| n == name);
+    let server = Server::start().await;
+    let [healthz, livez, readyz] =
+        [names(&server, "healthz").await, names(&server, "livez").await, names(&server, "readyz").await];
+    assert_eq!(livez[..4], ["ping", "log", "loopback-serving-certificate", "etcd"]);
+    assert_eq!(healthz, livez);
+    assert_eq!(readyz[..5], ["ping", "log", "etcd", "etcd-readiness", "informer-sync"]);
+    assert_eq!(readyz.last().map(String::as_str), Some("shutdown"));
+    let (fair, plain) = ("poststarthook/priority-and-fairness-filter", "poststarthook/max-in-flight-filter");
+    assert!(has(&livez, fair) && !has(&livez, plain), "{livez:?}");
+    let proxy = "poststarthook/aggregator-reload-proxy-client-cert";
+    assert!(!has(&livez, proxy), "there is no front proxy: {livez:?}");
+    let server = Server::with(|config| config.flow.fair = false).await;
+    let livez = names(&server, "livez").await;
+    assert!(!has(&livez, fair) && has(&livez, plain), "{livez:?}");
+}
+
+#[tokio::test]
 async fn times_that_the_operator_chooses() {
     let server = Server::with(|config| {
         config.min_request_timeout = Duration::from_millis(200);

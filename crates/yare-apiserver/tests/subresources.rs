@@ -196,27 +196,6 @@ async fn two_faces_of_one_object() {
 }
 
 #[tokio::test]
-async fn openapi_documents() {
-    let server = Server::start().await;
-    let index = server.get("/openapi/v3").await.expect(200);
-    assert!(
-        index["paths"]["apis/apps/v1"]["serverRelativeURL"]
-            .as_str()
-            .unwrap()
-            .starts_with("/openapi/v3/apis/apps/v1?hash=")
-    );
-    let apps = server.get("/openapi/v3/apis/apps/v1").await;
-    let etag = apps.headers["etag"].to_str().unwrap().to_owned();
-    assert!(apps.expect(200)["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments"].is_object());
-    assert_eq!(
-        server.send("GET", "/openapi/v3/apis/apps/v1", &[("if-none-match", &etag)], "").await.code,
-        304
-    );
-    let v2 = server.get("/openapi/v2").await.expect(200);
-    assert!(v2["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
-}
-
-#[tokio::test]
 async fn parts_of_pods() {
     let server = Server::start().await;
     server.post(PODS, &pod("p", json!({}))).await.expect(201);

@@ -114,6 +114,12 @@ fn odd(path: &str, review: &Value) -> Option<Response<Full<Bytes>>> {
         "/absent" => {
             body(b"{\"apiVersion\": \"admission.k8s.io/v1\", \"kind\": \"AdmissionReview\"}".to_vec())
         }
+        "/no-bool" => answer("v1", json!({"allowed": "true"})),
+        "/empty" => body(Vec::new()),
+        "/rename" => patched("v1", json!([{"op": "replace", "path": "/metadata/name", "value": "other"}])),
+        "/move" => {
+            patched("v1", json!([{"op": "replace", "path": "/metadata/namespace", "value": "elsewhere"}]))
+        }
         "/old" => {
             patched("v1beta1", json!([{"op": "add", "path": "/data", "value": {"by": review["apiVersion"]}}]))
         }
@@ -121,7 +127,6 @@ fn odd(path: &str, review: &Value) -> Option<Response<Full<Bytes>>> {
         "/system-fields" => patched(
             "v1",
             json!([
-                {"op": "add", "path": "/metadata/namespace", "value": "elsewhere"},
                 {"op": "add", "path": "/metadata/uid", "value": "mine"},
                 {"op": "add", "path": "/metadata/unknown", "value": "field"},
             ]),
@@ -315,6 +320,24 @@ async fn custom_resources_are_converted() {
     assert_eq!(changed["port"], "82");
     let shown = server.get(&format!("{}/a", at("v1"))).await.expect(200);
     assert_eq!(shown["hostPort"], "one:82");
+    // Nobody is there any more.
+    let nobody =
+        json!({"spec": {"conversion": {"webhook": {"clientConfig": {"url": "https://127.0.0.1:1/"}}}}});
+    let path = format!("{DEFINITIONS}/places.example.com");
+    server.patch("merge", &path, &nobody).await.expect(200);
+    let gone = |code: u16, _: &Value| code == 500;
+    server.until_is(&format!("{}/a", at("v1")), "a failing conversion", gone).await;
+    let metrics = server.get("/metrics").await.text();
+    let failed = r#"failure_type="conversion_webhook_call_failure",result="failure""#;
+    for part in [
+        r#"apiserver_conversion_webhook_request_total{failure_type="",result="success"} "#,
+        r#"apiserver_conversion_webhook_duration_seconds_bucket{failure_type="",result="success",le="60"} "#,
+        &format!("apiserver_conversion_webhook_request_total{{{failed}}} 1"),
+        r#"apiserver_crd_conversion_webhook_duration_seconds_count{crd_name="places.example.com",from_version="v1",succeeded="true",to_version="v2"} "#,
+        r#"apiserver_crd_conversion_webhook_duration_seconds_count{crd_name="places.example.com",from_version="v2",succeeded="false",to_version="v1"} 1"#,
+    ] {
+        assert!(metrics.contains(part), "{part}\n{metrics}");
+    }
 }
 
 /// A configuration with several webhooks: name, path, and what else each says.
@@ -353,7 +376,9 @@ async fn faults_are_named() {
         ("/big", false, json!({}), format!("failed to call webhook: Post \"{url}/big?timeout=10s\": the answer is larger than 8388608 bytes")),
         ("/error", false, json!({}), "failed to call webhook: an error on the server (\"out of order\") has prevented the request from succeeding".into()),
         ("/absent", false, json!({}), "received invalid webhook response: webhook response was absent".into()),
-        ("/old", false, json!({}), "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got admission.k8s.io/v1beta1, Kind=AdmissionReview".into()),
+        ("/old", false, json!({}), "failed to call webhook: converting (v1beta1.AdmissionReview) to (v1.AdmissionReview): unknown conversion".into()),
+        ("/no-bool", false, json!({}), "failed to call webhook: json: cannot unmarshal string into Go struct field AdmissionResponse.response.allowed of type bool".into()),
+        ("/empty", false, json!({}), "failed to call webhook: 0-length response with status code: 200 and content type: ".into()),
         ("/step-x", false, json!({}), "received invalid webhook response: validating webhook may not return response.patch".into()),
         (
             "/allowed",
@@ -379,10 +404,19 @@ async fn faults_are_named() {
         server.post(CONFIG_MAPS, &body).await.expect(201);
     }
     let metrics = server.get("/metrics").await.text();
+    let here = format!("host=\"127.0.0.1:{}\"", hook.port);
     for part in [
-        "apiserver_admission_webhook_fail_open_count{name=\"a.example.com\",type=\"validating\"} 8",
+        // Each is called twice.
+        &format!("rest_client_requests_total{{code=\"500\",{here},method=\"POST\"}} 2"),
+        "rest_client_requests_total{code=\"<error>\",host=\"127.0.0.1:1\",method=\"POST\"} 2",
+        "rest_client_requests_total{code=\"<error>\",host=\"nobody.default.svc:8443\",method=\"POST\"} 2",
+        "rest_client_request_duration_seconds_count{host=\"127.0.0.1:1\",verb=\"POST\"} 2",
+        "rest_client_request_size_bytes_bucket{host=\"127.0.0.1:1\",verb=\"POST\",le=\"64\"} 0",
+        "rest_client_request_size_bytes_count{host=\"127.0.0.1:1\",verb=\"POST\"} 2",
+        &format!("rest_client_response_size_bytes_bucket{{{here},verb=\"POST\",le=\"64\"}}"),
+        "apiserver_admission_webhook_fail_open_count{name=\"a.example.com\",type=\"validating\"} 10",
         "apiserver_admission_webhook_rejection_count{name=\"a.example.com\",type=\"validating\",operation=\"CREATE\",error_type=\"calling_webhook_error\",rejection_code=\"500\"} 1",
-        "apiserver_admission_webhook_request_total{name=\"a.example.com\",type=\"validating\",operation=\"CREATE\",code=\"503\",rejected=\"true\"} 7",
+        "apiserver_admission_webhook_request_total{name=\"a.example.com\",type=\"validating\",operation=\"CREATE\",code=\"503\",rejected=\"true\"} 9",
     ] {
         assert!(metrics.contains(part), "{part}");
     }
@@ -495,6 +529,24 @@ async fn what_the_server_keeps() {
     assert_eq!(made["metadata"]["namespace"], "default");
     assert_ne!(made["metadata"]["uid"], "mine");
     assert!(made["metadata"].get("unknown").is_none(), "{made}");
+    // An object that is there has an UID that does not change.
+    let message = server
+        .put(&format!("{CONFIG_MAPS}/a"), &json!({"metadata": {"name": "a"}}))
+        .await
+        .expect_reason(422, "Invalid");
+    assert!(message.contains("metadata.uid: Invalid value: \"mine\": field is immutable"), "{message}");
+    // Where an object is, is not a webhook's to say; what it is called, is, while it is made.
+    configure(&server, &hook, true, &[("a.example.com", "/move", json!({}))]).await;
+    let message =
+        server.post(CONFIG_MAPS, &json!({"metadata": {"name": "b"}})).await.expect_reason(400, "BadRequest");
+    assert_eq!(
+        message,
+        "the namespace of the provided object does not match the namespace sent on the request"
+    );
+    configure(&server, &hook, true, &[("a.example.com", "/rename", json!({}))]).await;
+    let made = server.post(CONFIG_MAPS, &json!({"metadata": {"name": "c"}})).await.expect(201);
+    assert_eq!(made["metadata"]["name"], "other");
+    server.get(&format!("{CONFIG_MAPS}/c")).await.expect(404);
 }
 
 #[tokio::test]

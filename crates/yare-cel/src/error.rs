@@ -22,6 +22,8 @@ pub struct CompileError {
     /// In the order of the source.
     pub issues: Vec<Issue>,
     source: Arc<str>,
+    /// What is wrong with an expression that is well-formed: of it, upstream names no place.
+    planning: Option<Box<str>>,
 }
 
 /// So many mistakes are told; the rest is counted.
@@ -32,12 +34,20 @@ const MAX_SNIPPET_BYTES: usize = 16_384;
 impl CompileError {
     pub(crate) fn new(mut issues: Vec<Issue>, source: &str) -> CompileError {
         issues.sort_by_key(|issue| (issue.line, issue.column));
-        CompileError { issues, source: source.into() }
+        CompileError { issues, source: source.into(), planning: None }
+    }
+
+    /// Of an expression that is well-formed and never has a value.
+    pub(crate) fn of_plan(message: impl Into<Box<str>>) -> CompileError {
+        CompileError { issues: Vec::new(), source: "".into(), planning: Some(message.into()) }
     }
 }
 
 impl fmt::Display for CompileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(message) = &self.planning {
+            return f.write_str(message);
+        }
         for (i, issue) in self.issues.iter().take(MAX_ISSUES).enumerate() {
             if i > 0 {
                 f.write_str("\n")?;

@@ -76,11 +76,12 @@ impl<'s> Lexer<'s> {
             match self.token() {
                 Some(tok) => tokens.push(Token { tok, start: start as u32, end: self.at as u32 }),
                 None => {
-                    // What was consumed is no token; at least one character is, or this would not end.
-                    self.at = self.at.max(start + 1);
+                    // What was consumed is no token; at least one character is, or this would not end. Of what may
+                    // be the first half of a symbol, the other half is gone with it.
+                    let half = usize::from(self.at == start && matches!(self.chars[start], '=' | '&' | '|'));
+                    self.at = self.at.max(start + 1 + half).min(self.chars.len());
                     let text: String = self.chars[start..self.at].iter().collect();
-                    self.errors
-                        .push((start as u32, format!("token recognition error at: '{}'", printable(&text))));
+                    self.errors.push((start as u32, format!("token recognition error at: '{text}'")));
                 }
             }
         }
@@ -184,13 +185,15 @@ impl<'s> Lexer<'s> {
             match self.peek(0) {
                 None => return false,
                 Some('\\') if !raw => {
-                    if self.peek(1).is_none() {
-                        self.at += 1;
+                    self.at += 1;
+                    if !self.escape() {
                         return false;
                     }
-                    self.at += 2;
                 }
-                Some('\n' | '\r') if !long => return false,
+                Some('\n' | '\r') if !long => {
+                    self.at += 1;
+                    return false;
+                }
                 Some(c) if c == quote && (0..width).all(|i| self.peek(i) == Some(quote)) => {
                     self.at += width;
                     return true;
@@ -198,6 +201,28 @@ impl<'s> Lexer<'s> {
                 Some(_) => self.at += 1,
             }
         }
+    }
+
+    /// Behind a backslash. What is wrong is stepped over, too.
+    fn escape(&mut self) -> bool {
+        let Some(c) = self.peek(0) else { return false };
+        self.at += 1;
+        let (more, radix) = match c {
+            'a' | 'b' | 'f' | 'n' | 'r' | 't' | 'v' | '"' | '\'' | '\\' | '?' | '`' => return true,
+            'x' | 'X' => (2, 16),
+            'u' => (4, 16),
+            'U' => (8, 16),
+            '0'..='3' => (2, 8),
+            _ => return false,
+        };
+        for _ in 0..more {
+            let Some(digit) = self.peek(0) else { return false };
+            self.at += 1;
+            if !digit.is_digit(radix) {
+                return false;
+            }
+        }
+        true
     }
 
     fn escaped_ident(&mut self) -> Option<Tok> {
@@ -214,10 +239,6 @@ impl<'s> Lexer<'s> {
         }
         None
     }
-}
-
-fn printable(text: &str) -> String {
-    text.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
 }
 
 /// The characters or bytes that a string or bytes token stands for.

@@ -10,14 +10,14 @@ use crate::{
     macros::{self, MacroSet},
 };
 
+mod recovery;
+
+use recovery::{STARTS, STARTS_OR_END, STARTS_OR_MARK};
+
 /// The longest expression, in code points.
 const MAX_CODE_POINTS: usize = 100_000;
 /// How deep expressions nest.
 const MAX_DEPTH: u32 = 250;
-/// What can begin an expression, as messages list it.
-const STARTS: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, \
-                      BYTES, IDENTIFIER}";
-
 pub(crate) struct Options {
     pub macros: MacroSet,
     pub optional_syntax: bool,
@@ -115,26 +115,6 @@ impl Parser<'_> {
 
     fn eat(&mut self, symbol: &str) -> Option<Token> {
         self.is(symbol).then(|| self.bump())
-    }
-
-    fn unexpected(&mut self, expected: &str) -> Stop {
-        let token = self.token();
-        let text = self.text(token);
-        // A second mistake right after a token that was none tells nothing new.
-        self.issue_at(token.start, format!("Syntax error: mismatched input '{text}' expecting {expected}"));
-        Stop
-    }
-
-    fn expect(&mut self, symbol: &str) -> Res<Token> {
-        match self.eat(symbol) {
-            Some(token) => Ok(token),
-            None if self.token().tok == Tok::Eof => {
-                let token = self.token();
-                self.issue_at(token.start, format!("Syntax error: missing '{symbol}' at '<EOF>'"));
-                Err(Stop)
-            }
-            None => Err(self.unexpected(&format!("'{symbol}'"))),
-        }
     }
 
     pub(crate) fn id(&mut self, offset: u32) -> Id {
@@ -236,8 +216,16 @@ impl Parser<'_> {
             }
             let op = self.token();
             let mut count = 0;
-            while self.eat(symbol).is_some() {
-                count += 1;
+            let mut last = op;
+            while let Some(sign) = self.eat(symbol) {
+                (count, last) = (count + 1, sign);
+            }
+            if self.token().tok == Tok::Eof {
+                if symbol == "!" {
+                    self.odd("extraneous", STARTS);
+                    return Err(Stop);
+                }
+                self.dangling(last);
             }
             if count % 2 == 0 {
                 return self.member();
@@ -268,8 +256,15 @@ impl Parser<'_> {
             let optional = self.eat("?").is_some();
             let token = self.token();
             if !matches!(token.tok, Tok::Ident | Tok::EscapedIdent) {
-                // `a.in` and the like: reserved words are no fields.
-                return Err(self.unexpected("IDENTIFIER"));
+                if !optional {
+                    return Err(match token.tok {
+                        Tok::True | Tok::False | Tok::Null => self.unexpected("IDENTIFIER"),
+                        _ => self.dangling(op),
+                    });
+                }
+                self.odd("mismatched", "{IDENTIFIER, ESC_IDENTIFIER}");
+                self.issue_at(token.start, "unsupported ident kind".into());
+                return Err(Stop);
             }
             self.bump();
             let name: Name = self.field_name(token).into();
@@ -312,6 +307,9 @@ impl Parser<'_> {
     fn index(&mut self, operand: Expr, op: Token) -> Res<Expr> {
         let optional = self.eat("?").is_some();
         let id = self.id(op.start);
+        if !optional {
+            self.begins(STARTS_OR_MARK)?;
+        }
         let index = self.expr()?;
         self.expect("]")?;
         if optional && !self.options.optional_syntax {
@@ -323,6 +321,9 @@ impl Parser<'_> {
     fn args(&mut self) -> Res<Vec<Expr>> {
         let mut args = Vec::new();
         if self.eat(")").is_some() {
+            return Ok(args);
+        }
+        if self.begins(STARTS_OR_END)? && self.eat(")").is_some() {
             return Ok(args);
         }
         loop {
@@ -369,11 +370,22 @@ impl Parser<'_> {
             }
             Tok::Sym("[") => self.list(),
             Tok::Sym("{") => self.map(),
-            Tok::Sym(".") if self.tokens[self.at + 1].tok == Tok::Ident => {
+            Tok::Sym(".") => {
                 self.bump();
-                self.name(token.start, ".")
+                if self.token().tok == Tok::Ident {
+                    self.name(token.start, ".")
+                } else {
+                    Err(self.dangling(token))
+                }
             }
             Tok::Ident => self.name(token.start, ""),
+            Tok::Sym("-") if self.behind() == Tok::Eof => {
+                self.bump();
+                self.dangling(token);
+                Err(self.unexpected(STARTS))
+            }
+            // A sign behind another one begins nothing here.
+            _ if self.begins(STARTS)? => self.unary(),
             _ => Err(self.unexpected(STARTS)),
         }
     }
@@ -422,10 +434,10 @@ impl Parser<'_> {
             let optional = self.eat("?");
             let token = self.token();
             if !matches!(token.tok, Tok::Ident | Tok::EscapedIdent) {
-                return Err(self.unexpected(if fields.is_empty() {
-                    "{'}', ',', '?', IDENTIFIER}"
+                return Err(self.unexpected(if fields.is_empty() && optional.is_none() {
+                    "{'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}"
                 } else {
-                    "IDENTIFIER"
+                    "{IDENTIFIER, ESC_IDENTIFIER}"
                 }));
             }
             self.bump();
@@ -439,8 +451,7 @@ impl Parser<'_> {
             }
             let name = self.field_name(token).into();
             fields.push(FieldInit { id: field_id, name, value, optional: optional.is_some() });
-            if self.eat(",").is_none() {
-                self.expect("}")?;
+            if self.closes("}")? {
                 break;
             }
         }
@@ -468,8 +479,7 @@ impl Parser<'_> {
                 }
             }
             items.push(self.expr()?);
-            if self.eat(",").is_none() {
-                self.expect("]")?;
+            if self.closes("]")? {
                 break;
             }
         }
@@ -498,8 +508,7 @@ impl Parser<'_> {
                 self.mistake(mark.start, "unsupported syntax '?'");
             }
             entries.push(Entry { key, value, optional: mark.is_some() });
-            if self.eat(",").is_none() {
-                self.expect("}")?;
+            if self.closes("}")? {
                 break;
             }
         }

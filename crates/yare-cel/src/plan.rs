@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     ast::{Ast, Call, Expr, Fold, Kind, Literal, Name, Reference},
-    error::{CompileError, Issue},
+    error::CompileError,
     eval,
     library::{self, Cost, Eval, Overload},
     types::Type,
@@ -169,16 +169,16 @@ struct Planner<'a> {
     ast: &'a Ast,
     locals: Vec<(Name, usize)>,
     slots: usize,
-    issues: Vec<Issue>,
+    /// The first of what makes that there is never a value.
+    failure: Option<Box<str>>,
 }
 
 pub(crate) fn plan(ast: &Ast) -> Result<Program, CompileError> {
-    let mut planner = Planner { ast, locals: Vec::new(), slots: 0, issues: Vec::new() };
+    let mut planner = Planner { ast, locals: Vec::new(), slots: 0, failure: None };
     let root = planner.node(&ast.root);
-    if planner.issues.is_empty() {
-        Ok(Program { root, slots: planner.slots })
-    } else {
-        Err(CompileError::new(planner.issues, ast.source()))
+    match planner.failure {
+        None => Ok(Program { root, slots: planner.slots }),
+        Some(why) => Err(CompileError::of_plan(why)),
     }
 }
 
@@ -328,7 +328,7 @@ impl Planner<'_> {
                     return node;
                 }
             }
-            "matches" | "find" | "findAll" => self.precompile(call, &mut args),
+            "matches" | "find" | "findAll" => self.precompile(&mut args),
             _ => {}
         }
         if matches!(&*call.function, "_+_" | "cel.@mapInsert") {
@@ -364,22 +364,26 @@ impl Planner<'_> {
             let node = Node::Call(Box::new(node));
             return match eval::constant(&node) {
                 Ok(value) => Node::Const { value, cost },
-                Err(_) => node,
+                Err(error) => {
+                    // Upstream converts constants when it plans, and then tells what is wrong with them.
+                    if free {
+                        self.failure.get_or_insert_with(|| error.to_string().into());
+                    }
+                    node
+                }
             };
         }
         Node::Call(Box::new(node))
     }
 
     /// A constant pattern is compiled now. Its size, by which it is charged, is kept.
-    fn precompile(&mut self, call: &Call, args: &mut [Node]) {
+    fn precompile(&mut self, args: &mut [Node]) {
         let Some(Node::Const { value, .. }) = args.get_mut(1) else { return };
         let Some(pattern) = value.as_str() else { return };
         match library::precompile(pattern) {
             Ok(regex) => *value = regex,
             Err(message) => {
-                let at = call.args.last().map_or(0, |arg| arg.id);
-                let (line, column) = self.ast.positions.of(at);
-                self.issues.push(Issue { message, line, column });
+                self.failure.get_or_insert_with(|| message.into());
             }
         }
     }

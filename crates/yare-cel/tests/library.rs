@@ -167,6 +167,44 @@ fn refusals_have_upstream_s_words_and_place() {
             "ERROR: <input>:1:4: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', \
              'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}\n | 1 +\n | ...^",
         ),
+        (
+            "self..name",
+            "ERROR: <input>:1:6: Syntax error: no viable alternative at input '..'\n | self..name\n | .....^",
+        ),
+        (
+            "self.",
+            "ERROR: <input>:1:6: Syntax error: no viable alternative at input '.'\n | self.\n | .....^",
+        ),
+        (
+            "1 * + 2",
+            "ERROR: <input>:1:5: Syntax error: extraneous input '+' expecting {'[', '{', '(', '.', '-', '!', 'true', \
+             'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}\n | 1 * + 2\n | ....^",
+        ),
+        (
+            "[1",
+            "ERROR: <input>:1:3: Syntax error: mismatched input '<EOF>' expecting {']', ','}\n | [1\n | ..^",
+        ),
+        ("[1,", "ERROR: <input>:1:4: Syntax error: missing ']' at '<EOF>'\n | [1,\n | ...^"),
+        (
+            "[1 2]",
+            "ERROR: <input>:1:4: Syntax error: extraneous input '2' expecting {']', ','}\n | [1 2]\n | ...^",
+        ),
+        ("(1 2)", "ERROR: <input>:1:4: Syntax error: extraneous input '2' expecting ')'\n | (1 2)\n | ...^"),
+        (
+            "1 ? 2",
+            "ERROR: <input>:1:6: Syntax error: mismatched input '<EOF>' expecting ':'\n | 1 ? 2\n | .....^",
+        ),
+        ("1 ? 2 3", "ERROR: <input>:1:7: Syntax error: missing ':' at '3'\n | 1 ? 2 3\n | ......^"),
+        (
+            "1 = 2",
+            "ERROR: <input>:1:3: Syntax error: token recognition error at: '= '\n | 1 = 2\n | ..^\n\
+             ERROR: <input>:1:5: Syntax error: extraneous input '2' expecting <EOF>\n | 1 = 2\n | ....^",
+        ),
+        (
+            "!-x",
+            "ERROR: <input>:1:2: Syntax error: mismatched input '-' expecting {'[', '{', '(', '.', '-', '!', 'true', \
+             'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}\n | !-x\n | .^",
+        ),
         ("has(self)", "ERROR: <input>:1:5: invalid argument to has() macro\n | has(self)\n | ....^"),
         ("for == 1", "ERROR: <input>:1:1: reserved identifier: for\n | for == 1\n | ^"),
         (

@@ -7,7 +7,10 @@
 use std::sync::OnceLock;
 
 use yare_cel::{Decl, Env, Field, Library, Program, References, Type, Version, authz};
-use yare_schema::release::{Emulation, MINOR, OLDEST_MINOR};
+use yare_schema::{
+    field::ErrorKind,
+    release::{Emulation, MINOR, OLDEST_MINOR},
+};
 
 pub mod shapes;
 pub mod written;
@@ -251,7 +254,7 @@ impl<'a> Compiler<'a> {
         expression: &str,
         scope: Scope,
         age: Age,
-    ) -> Result<Compiled, String> {
+    ) -> Result<Compiled, Unfit> {
         let done = self.compile_typed(expression, scope, Returns::Anything, age);
         let of = done.as_ref().map_or(Type::Dyn, |(_, of)| variable_type(of));
         self.variables.get_or_insert_default().push((name.to_owned(), of));
@@ -269,7 +272,7 @@ impl<'a> Compiler<'a> {
         scope: Scope,
         returns: Returns,
         age: Age,
-    ) -> Result<Compiled, String> {
+    ) -> Result<Compiled, Unfit> {
         self.compile_typed(expression, scope, returns, age).map(|(compiled, _)| compiled)
     }
 
@@ -279,20 +282,23 @@ impl<'a> Compiler<'a> {
         scope: Scope,
         returns: Returns,
         age: Age,
-    ) -> Result<(Compiled, Type), String> {
+    ) -> Result<(Compiled, Type), Unfit> {
         let env = self.env(age, scope);
-        let ast = env.compile(expression).map_err(|e| format!("compilation failed: {e}"))?;
+        let ast = env.compile(expression).map_err(|e| Unfit::invalid(format!("compilation failed: {e}")))?;
         let (found, wanted) = (ast.output_type(), returns.types());
         if !wanted.is_empty() && !wanted.contains(found) {
-            return Err(match wanted.as_slice() {
+            return Err(Unfit::invalid(match wanted.as_slice() {
                 [one] => format!("must evaluate to {} but got {}", one.full_name(), found.full_name()),
                 many => {
                     let many: Vec<String> = many.iter().map(Type::full_name).collect();
                     format!("must evaluate to one of [{}] but got {}", many.join(" "), found.full_name())
                 }
-            });
+            }));
         }
-        let program = ast.program().map_err(|e| format!("program instantiation failed: {e}"))?;
+        let program = ast.program().map_err(|e| Unfit {
+            kind: ErrorKind::Internal,
+            why: format!("program instantiation failed: {e}"),
+        })?;
         Ok((Compiled { program, references: ast.references() }, found.clone()))
     }
 
@@ -301,6 +307,29 @@ impl<'a> Compiler<'a> {
         self.env(age, scope).compile(expression).err().map(|e| e.to_string())
     }
 }
+
+/// Why an expression is none that may stand where it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// How validation tells it.
+    pub kind: ErrorKind,
+    /// What is wrong.
+    pub why: String,
+}
+
+impl Unfit {
+    fn invalid(why: String) -> Self {
+        Self { kind: ErrorKind::Invalid, why }
+    }
+}
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Unfit {}
 
 fn object<'n>(name: &str, fields: impl IntoIterator<Item = (&'n str, Decl)>) -> Decl {
     Decl::object_as_is(name, fields.into_iter().map(|(name, decl)| (name, Field::optional(decl))))
@@ -409,6 +438,12 @@ mod tests {
             ("[1]", message, Returns::String, "must evaluate to string but got list(int)"),
             ("1", policy, Returns::StringOrNull, "must evaluate to one of [string null_type] but got int"),
             ("null", policy, Returns::StringOrNull, ""),
+            (
+                "int('x') == 1",
+                policy,
+                Returns::Bool,
+                "program instantiation failed: type conversion error from 'string' to 'int'",
+            ),
             ("Object{spec: Object.spec{replicas: 3}}", Scope::of_mutation(false), Returns::Object, ""),
             (
                 "[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('b/c'), value: 1}]",
@@ -424,11 +459,11 @@ mod tests {
             ),
         ] {
             let found = Compiler::plain().compile(expression, scope, returns, Age::New);
-            assert_eq!(found.err().unwrap_or_default(), expect, "{expression}");
+            assert_eq!(found.err().map(|unfit| unfit.why).unwrap_or_default(), expect, "{expression}");
         }
         let found = Compiler::plain().compile("params.x", message, Returns::Bool, Age::New);
         let expect = "compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')\n | params.x\n | ^";
-        assert_eq!(found.err().unwrap_or_default(), expect);
+        assert_eq!(found.err().map(|unfit| unfit.why).unwrap_or_default(), expect);
     }
 
     #[test]
@@ -439,14 +474,14 @@ mod tests {
         compiler.variable("b", "variables.a[0] + 1", scope, Age::New).unwrap();
         compiler.variable("broken", "nothing", scope, Age::New).unwrap_err();
         compiler.compile("variables.b > 1 && variables.broken", scope, Returns::Bool, Age::New).unwrap();
-        let error = compiler.compile("variables.b == 'x'", scope, Returns::Bool, Age::New).unwrap_err();
+        let error = compiler.compile("variables.b == 'x'", scope, Returns::Bool, Age::New).unwrap_err().why;
         assert!(
             error.contains("found no matching overload for '_==_' applied to '(int, string)'"),
             "{error}"
         );
-        let error = compiler.compile("variables.c", scope, Returns::Bool, Age::New).unwrap_err();
+        let error = compiler.compile("variables.c", scope, Returns::Bool, Age::New).unwrap_err().why;
         assert!(error.contains("undefined field 'c'"), "{error}");
-        let error = Compiler::plain().compile("variables.a", scope, Returns::Bool, Age::New).unwrap_err();
+        let error = Compiler::plain().compile("variables.a", scope, Returns::Bool, Age::New).unwrap_err().why;
         assert!(error.contains("undeclared reference to 'variables'"), "{error}");
     }
 }

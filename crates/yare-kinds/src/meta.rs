@@ -10,7 +10,7 @@ pub use yare_schema::metadata::{
 };
 use yare_schema::{
     field::{FieldError, Path},
-    metadata::validate_common,
+    metadata::{validate_common, validate_what_clients_write},
 };
 
 use crate::{
@@ -69,7 +69,8 @@ pub fn changed_beside_status(new: &Value, old: &Value) -> bool {
     body(new, old) || body(old, new)
 }
 
-fn restore_system_fields(new: &mut Value, old: &Value) {
+/// Restores the metadata that no update changes.
+pub(crate) fn restore_system_fields(new: &mut Value, old: &Value) {
     new.copy_from(old, "metadata.generation");
     new.default_zero("metadata.uid", old.at("metadata.uid").clone());
     for path in ["metadata.creationTimestamp", "metadata.deletionTimestamp"] {
@@ -84,32 +85,58 @@ fn restore_system_fields(new: &mut Value, old: &Value) {
 
 /// Errors in the metadata of a new object.
 pub fn validate_create(object: &Value, namespaced: bool, strategy: &dyn Strategy) -> Vec<FieldError> {
+    validate_whole(object, namespaced, &|name, is_prefix| {
+        let messages = of_kind(strategy, object, name, is_prefix);
+        if messages.is_empty() { names::path_segment_begun(name, is_prefix) } else { messages }
+    })
+}
+
+/// Errors in an object's metadata by its own kind's rule for names.
+pub fn validate_own(object: &Value, namespaced: bool, strategy: &dyn Strategy) -> Vec<FieldError> {
+    validate_whole(object, namespaced, &|name, is_prefix| of_kind(strategy, object, name, is_prefix))
+}
+
+fn of_kind(strategy: &dyn Strategy, object: &Value, name: &str, is_prefix: bool) -> Vec<String> {
+    match is_prefix {
+        true if strategy.judges_prefix() => {
+            strategy.validate_name_of(&names::mask_trailing_dash(name), object)
+        }
+        true => Vec::new(),
+        false => strategy.validate_name_of(name, object),
+    }
+}
+
+/// What is wrong with a name, or with what one is to begin with.
+type NameRule<'a> = &'a dyn Fn(&str, bool) -> Vec<String>;
+
+fn validate_whole(object: &Value, namespaced: bool, rule: NameRule<'_>) -> Vec<FieldError> {
     let path = Path::new("metadata");
     let mut errs = Vec::new();
-    let generate_name = object.str_at("metadata.generateName");
-    if !generate_name.is_empty() {
-        let p = path.child("generateName");
-        let masked = names::mask_trailing_dash(generate_name);
-        errs.extend(invalid_each(&p, generate_name, strategy.validate_name(&masked)));
+    let prefix = object.str_at("metadata.generateName");
+    if !prefix.is_empty() {
+        errs.extend(invalid_each(&path.child("generateName"), prefix, rule(prefix, true)));
     }
     let name = object.str_at("metadata.name");
     let p = path.child("name");
     if name.is_empty() {
         errs.push(FieldError::required(&p, "name or generateName is required"));
     } else {
-        let mut messages = strategy.validate_name(name);
-        if messages.is_empty() {
-            messages = names::path_segment(name);
-        }
-        errs.extend(invalid_each(&p, name, messages));
+        errs.extend(invalid_each(&p, name, rule(name, false)));
     }
     errs.extend(validate_common(object.at("metadata"), namespaced, &path));
     errs
 }
 
-/// Errors of an update's metadata. Whether an update may omit `resourceVersion` is the server's question
-/// ([`Strategy::allow_unconditional_update`]) and not looked at here.
+/// Errors of an update's metadata by the rules of all kinds. Whether an update may omit `resourceVersion` is the
+/// server's question ([`Strategy::allow_unconditional_update`]) and not looked at here.
 pub fn validate_update(new: &Value, old: &Value, namespaced: bool) -> Vec<FieldError> {
+    let mut errs = validate_whole(new, namespaced, &names::path_segment_begun);
+    errs.extend(validate_change(new, old));
+    errs
+}
+
+/// Errors of what an update makes of the metadata.
+pub fn validate_change(new: &Value, old: &Value) -> Vec<FieldError> {
     let path = Path::new("metadata");
     let mut errs = Vec::new();
     if old.has("metadata.deletionTimestamp") {
@@ -141,7 +168,7 @@ pub fn validate_update(new: &Value, old: &Value, namespaced: bool) -> Vec<FieldE
             &path.child(field),
         ));
     }
-    errs.extend(validate_common(new.at("metadata"), namespaced, &path));
+    errs.extend(validate_what_clients_write(new.at("metadata"), &path));
     errs
 }
 

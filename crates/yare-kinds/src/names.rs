@@ -86,7 +86,12 @@ pub fn qualified_name(value: &str) -> Vec<String> {
 
 /// A name that can be one segment of a URL path: RBAC objects and many cluster-scoped kinds.
 pub fn path_segment(value: &str) -> Vec<String> {
-    content::path_segment(value, false)
+    path_segment_begun(value, false)
+}
+
+/// [`path_segment`], or what can begin one.
+pub fn path_segment_begun(value: &str, is_prefix: bool) -> Vec<String> {
+    content::path_segment(value, is_prefix)
 }
 
 /// A C identifier.

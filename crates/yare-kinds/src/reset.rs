@@ -70,6 +70,7 @@ const TABLE: &[(&str, &str, &str, Reset)] = &[
     ("resource.k8s.io", "devicetaintrules", "status", SPEC_AND_METADATA),
     ("resource.k8s.io", "resourceclaims", "status", SPEC_AND_METADATA),
     ("resource.k8s.io", "resourcepoolstatusrequests", "status", SPEC_AND_METADATA),
+    ("scheduling.k8s.io", "podgroups", "", Fields(&[])),
     ("scheduling.k8s.io", "podgroups", "status", SPEC_AND_METADATA),
     ("storage.k8s.io", "volumeattachments", "status", SPEC_AND_METADATA),
     ("storagemigration.k8s.io", "storageversionmigrations", "status", SPEC_AND_METADATA),

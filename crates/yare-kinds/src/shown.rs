@@ -21,9 +21,11 @@ pub enum Form {
     Of(&'static Shape),
     /// `null`; a list of upstream's type.
     ListOf(&'static Shape),
+    /// `null`; a label selector, which is the API's own type.
+    Selector,
 }
 
-use Form::{ListOf, Number, Of, Plain, Text, Truth};
+use Form::{ListOf, Number, Of, Plain, Selector, Text, Truth};
 
 /// The fields of one of upstream's types: its name, the API's, and what it is.
 pub type Shape = [(&'static str, &'static str, Form)];
@@ -47,11 +49,38 @@ fn one(value: &Value, shape: &Shape) -> String {
             (Number, Value::Null) => "0".to_owned(),
             (Truth, Value::Null) => "false".to_owned(),
             (Of(shape) | ListOf(shape), _) => show(member, shape),
+            (Selector, _) => selector(member),
             _ => html_safe(&member.to_string()),
         };
         format!("\"{name}\":{text}")
     });
     format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+}
+
+/// A label selector as the API writes it, in the order of its fields there.
+pub fn selector(value: &Value) -> String {
+    if value.is_null() {
+        return "null".to_owned();
+    }
+    let json = |value: &Value| html_safe(&value.to_string());
+    let mut members = Vec::new();
+    if value.is_set("matchLabels") {
+        members.push(format!("\"matchLabels\":{}", json(value.at("matchLabels"))));
+    }
+    if value.is_set("matchExpressions") {
+        let one = |item: &Value| {
+            let values = if item.is_set("values") {
+                format!(",\"values\":{}", json(item.at("values")))
+            } else {
+                String::new()
+            };
+            let (key, operator) = (Value::from(item.str_at("key")), Value::from(item.str_at("operator")));
+            format!("{{\"key\":{},\"operator\":{}{values}}}", json(&key), json(&operator))
+        };
+        let items: Vec<String> = value.items("matchExpressions").iter().map(one).collect();
+        members.push(format!("\"matchExpressions\":[{}]", items.join(",")));
+    }
+    format!("{{{}}}", members.join(","))
 }
 
 /// `PodResourceClaim`
@@ -148,7 +177,7 @@ pub const PRIORITY_LEVEL: &Shape = &[
 pub const TRUST_BUNDLE: &Shape = &[
     ("Name", "name", Plain),
     ("SignerName", "signerName", Plain),
-    ("LabelSelector", "labelSelector", Plain),
+    ("LabelSelector", "labelSelector", Selector),
     ("Optional", "optional", Plain),
     ("Path", "path", Text),
 ];
@@ -268,7 +297,7 @@ pub const ROLE_REF: &Shape =
 /// `PodDisruptionBudgetSpec`
 pub const BUDGET: &Shape = &[
     ("MinAvailable", "minAvailable", Plain),
-    ("Selector", "selector", Plain),
+    ("Selector", "selector", Selector),
     ("MaxUnavailable", "maxUnavailable", Plain),
     ("UnhealthyPodEvictionPolicy", "unhealthyPodEvictionPolicy", Plain),
 ];
@@ -300,6 +329,65 @@ pub const CSI_DRIVER: &Shape = &[
 
 /// `UncountedTerminatedPods`
 pub const UNCOUNTED: &Shape = &[("Succeeded", "succeeded", Plain), ("Failed", "failed", Plain)];
+
+/// `DaemonSetUpdateStrategy` and `DeploymentStrategy`
+pub const ROLLOUT: &Shape = &[
+    ("Type", "type", Text),
+    (
+        "RollingUpdate",
+        "rollingUpdate",
+        Of(&[("MaxUnavailable", "maxUnavailable", Number), ("MaxSurge", "maxSurge", Number)]),
+    ),
+];
+
+/// `StatefulSetUpdateStrategy`
+pub const ORDERED_ROLLOUT: &Shape = &[
+    ("Type", "type", Text),
+    (
+        "RollingUpdate",
+        "rollingUpdate",
+        Of(&[("Partition", "partition", Number), ("MaxUnavailable", "maxUnavailable", Plain)]),
+    ),
+];
+
+/// `SuccessPolicy`
+pub const SUCCESS_POLICY: &Shape = &[(
+    "Rules",
+    "rules",
+    ListOf(&[("SucceededIndexes", "succeededIndexes", Plain), ("SucceededCount", "succeededCount", Plain)]),
+)];
+
+/// `ServiceCIDRSpec`
+pub const SERVICE_RANGES: &Shape = &[("CIDRs", "cidrs", Plain)];
+
+/// `ParentReference`
+pub const PARENT: &Shape = &[
+    ("Group", "group", Text),
+    ("Resource", "resource", Text),
+    ("Namespace", "namespace", Text),
+    ("Name", "name", Text),
+];
+
+/// `DeviceAttribute`
+pub const ATTRIBUTE: &Shape = &[
+    ("IntValue", "int", Plain),
+    ("BoolValue", "bool", Plain),
+    ("StringValue", "string", Plain),
+    ("VersionValue", "version", Plain),
+    ("IntValues", "ints", Plain),
+    ("BoolValues", "bools", Plain),
+    ("StringValues", "strings", Plain),
+    ("VersionValues", "versions", Plain),
+];
+
+/// `Toleration`
+pub const TOLERATION: &Shape = &[
+    ("Key", "key", Text),
+    ("Operator", "operator", Text),
+    ("Value", "value", Text),
+    ("Effect", "effect", Text),
+    ("TolerationSeconds", "tolerationSeconds", Plain),
+];
 
 /// `StorageVersionMigrationSpec`
 pub const MIGRATION: &Shape =
@@ -338,5 +426,11 @@ mod tests {
         );
         assert_eq!(show(&json!([{"ip": "1.2.3.4"}]), ADDRESS), r#"[{"IP":"1.2.3.4"}]"#);
         assert_eq!(show(&Value::Null, PROFILE), "null");
+        let expressions = json!([{"operator": "In", "values": ["v"], "key": "k"}, {}]);
+        assert_eq!(
+            selector(&json!({"matchLabels": {"a": "b"}, "matchExpressions": expressions})),
+            r#"{"matchLabels":{"a":"b"},"matchExpressions":[{"key":"k","operator":"In","values":["v"]},{"key":"","operator":""}]}"#
+        );
+        assert_eq!(selector(&json!({"matchLabels": {}})), "{}");
     }
 }

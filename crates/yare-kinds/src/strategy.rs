@@ -53,6 +53,9 @@ pub trait Strategy: Sync + Send {
     /// Sets defaults; runs on create, update, patch and on objects read from older storage.
     fn default(&self, _object: &mut Value) {}
 
+    /// Sets the defaults that a feature brings or that tell the time; runs after the others, on what is written.
+    fn default_in(&self, _object: &mut Value, _ctx: &Context<'_>) {}
+
     /// Clears what a client may not set on create (`status`), sets `generation` and the like.
     fn prepare_for_create(&self, object: &mut Value, _ctx: &Context<'_>) {
         if self.has_status() {
@@ -206,6 +209,16 @@ pub trait Strategy: Sync + Send {
     /// Rules for `metadata.name`.
     fn validate_name(&self, name: &str) -> Vec<String> {
         crate::names::dns1123_subdomain(name)
+    }
+
+    /// [`Strategy::validate_name`] where the rule depends on the object.
+    fn validate_name_of(&self, name: &str, _object: &Value) -> Vec<String> {
+        self.validate_name(name)
+    }
+
+    /// Whether what a name is to begin with (`metadata.generateName`) must follow the rule for names, too.
+    fn judges_prefix(&self) -> bool {
+        true
     }
 }
 

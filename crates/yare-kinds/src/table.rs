@@ -7,7 +7,7 @@ use serde_json::Value;
 use yare_schema::field::FieldError;
 
 use crate::{
-    gated, meta, pod,
+    gated, looks, meta, pod,
     printers::{self, Printer},
     strategy::{Context, Neutral, Strategy},
     view::View,
@@ -122,6 +122,28 @@ pub struct Selectable {
     pub read: fn(&Value) -> String,
 }
 
+/// Resources whose deletion answers with the object.
+const RETURNED: [(&str, &str); 18] = [
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "pods"),
+    ("", "podtemplates"),
+    ("", "resourcequotas"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "devicetaintrules"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourcepoolstatusrequests"),
+    ("resource.k8s.io", "resourceslices"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "volumeattributesclasses"),
+];
+
 const FAMILIES: &[&[Resource]] =
     &[core::ROWS, workloads::ROWS, auth::ROWS, infrastructure::ROWS, extension::ROWS];
 
@@ -178,6 +200,11 @@ impl Resource {
         self.scope == Scope::Namespaced
     }
 
+    /// Whether a deletion answers with the object, and not with a `Status`.
+    pub fn returns_deleted(&self) -> bool {
+        RETURNED.contains(&(self.group, self.plural))
+    }
+
     /// The subresource of this name.
     pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
         self.subresources.iter().find(|s| s.name == name)
@@ -189,15 +216,16 @@ impl Resource {
             return self.strategy.validate(object, ctx);
         }
         let mut errs = meta::validate_create(object, self.is_namespaced(), self.strategy);
-        errs.extend(self.check_finalizers(object));
+        errs.extend(self.check_finalizers(object, self.strategy));
         errs.extend(self.strategy.validate(object, ctx));
         errs.extend(self.check_switched(object, None, ctx));
         errs
     }
 
     /// Errors in finalizers beyond those that every object may have. The groups that upstream keeps apart from the rest
-    /// have no such errors (`customresourcecleanup.apiextensions.k8s.io` has no domain before a slash), nor have events.
-    pub fn check_finalizers(&self, object: &Value) -> Vec<FieldError> {
+    /// have no such errors (`customresourcecleanup.apiextensions.k8s.io` has no domain before a slash), nor have events
+    /// of the core group. `strategy`: that of the group that is asked.
+    pub fn check_finalizers(&self, object: &Value, strategy: &dyn Strategy) -> Vec<FieldError> {
         const APART: [&str; 6] = [
             "admissionregistration.k8s.io",
             "apiextensions.k8s.io",
@@ -206,7 +234,7 @@ impl Resource {
             "node.k8s.io",
             "policy",
         ];
-        if APART.contains(&self.group) || (self.group, self.kind) == ("", "Event") {
+        if APART.contains(&self.group) || !strategy.judges_metadata() {
             Vec::new()
         } else {
             meta::validate_kube_finalizers(object)
@@ -224,10 +252,31 @@ impl Resource {
         errs
     }
 
+    /// Errors in the metadata of an update through the resource or a subresource: those of all kinds, and those
+    /// that the kind's own looks find. `strategy`: that of the group that is asked.
+    pub fn validate_metadata_update(
+        &self,
+        subresource: &str,
+        strategy: &dyn Strategy,
+        new: &Value,
+        old: &Value,
+    ) -> Vec<FieldError> {
+        let mut errs = meta::validate_update(new, old, self.is_namespaced());
+        let looks = looks::of(self, subresource, strategy);
+        for _ in 0..looks.changes {
+            errs.extend(meta::validate_change(new, old));
+            errs.extend(self.check_finalizers(new, strategy));
+        }
+        for _ in 0..looks.wholes {
+            errs.extend(meta::validate_own(new, self.is_namespaced(), strategy));
+            errs.extend(self.check_finalizers(new, strategy));
+        }
+        errs
+    }
+
     /// Every error of an update, metadata included.
     pub fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = meta::validate_update(new, old, self.is_namespaced());
-        errs.extend(self.check_finalizers(new));
+        let mut errs = self.validate_metadata_update("", self.strategy, new, old);
         errs.extend(self.strategy.validate_update(new, old, ctx));
         errs.extend(self.check_switched(new, Some(old), ctx));
         errs
@@ -246,8 +295,7 @@ impl Resource {
         old: &Value,
         ctx: &Context<'_>,
     ) -> Vec<FieldError> {
-        let mut errs = meta::validate_update(new, old, self.is_namespaced());
-        errs.extend(self.check_finalizers(new));
+        let mut errs = self.validate_metadata_update(subresource, self.strategy, new, old);
         errs.extend(self.strategy.validate_subresource_update(subresource, new, old, ctx));
         errs.extend(self.check_switched(new, Some(old), ctx));
         errs

@@ -44,6 +44,7 @@ fn run(file: &str, case: &Map<String, Value>, base: &Value) -> Vec<String> {
     }
     let defaulted = |mut object: Value| {
         kind.strategy.default(&mut object);
+        kind.strategy.default_in(&mut object, &ctx);
         object
     };
     let old = case.get("old").map(|patch| {

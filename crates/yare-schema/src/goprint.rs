@@ -156,7 +156,7 @@ fn is_combining(c: char) -> bool {
 }
 
 /// The Go type name of a decoded JSON value, as `%T` shows it.
-pub(crate) fn type_name(value: &Value) -> &'static str {
+pub fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
         Value::Bool(_) => "bool",

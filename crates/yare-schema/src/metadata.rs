@@ -41,6 +41,18 @@ pub fn validate_common(meta: &Value, namespaced: bool, path: &Path<'_>) -> Vec<F
     errs
 }
 
+/// Errors in as much of `metadata` as each look at a change of it goes over again.
+pub fn validate_what_clients_write(meta: &Value, path: &Path<'_>) -> Vec<FieldError> {
+    let mut errs = validate_labels(member(meta, "labels"), &path.child("labels"));
+    errs.extend(validate_annotations(member(meta, "annotations"), &path.child("annotations")));
+    errs.extend(validate_owner_references(
+        items(member(meta, "ownerReferences")),
+        &path.child("ownerReferences"),
+    ));
+    errs.extend(validate_managed_fields(items(member(meta, "managedFields")), &path.child("managedFields")));
+    errs
+}
+
 /// One `Invalid` error per message.
 pub fn invalid_each(path: &Path<'_>, value: impl Into<Value>, messages: Vec<String>) -> Vec<FieldError> {
     let value = value.into();

@@ -76,6 +76,12 @@ impl Run {
                     self.within(&format!("[{i}]"), |run| run.visit(ty.to(&l.item), item));
                 }
             }
+            // What should be no object at all has no fields either.
+            (Shape::Scalar(_) | Shape::List(_), Value::Object(map)) => {
+                for name in std::mem::take(map).keys().take(MAX_NAMED.saturating_sub(self.unknown.len())) {
+                    self.within(name, |run| run.unknown.push(run.path.clone()));
+                }
+            }
             // Where no type is demanded, a list may stand in the place of an object.
             (Shape::Struct(_), Value::Array(items))
                 if ty.ty().constraints.as_ref().is_some_and(|c| c.untyped) =>

@@ -32,6 +32,8 @@ pub(crate) struct State {
 pub(crate) struct KindRoot {
     pub kind: Kind,
     pub objects: Tree<Arc<Object>>,
+    /// What their JSON comes to.
+    pub bytes: u64,
 }
 
 impl Keyed for KindRoot {
@@ -182,6 +184,10 @@ impl Cache {
         self.state().kinds.iter().map(|root| (root.kind.clone(), root.objects.len())).collect()
     }
 
+    pub fn sizes(&self) -> Vec<(Kind, u64)> {
+        self.state().kinds.iter().map(|root| (root.kind.clone(), root.bytes)).collect()
+    }
+
     /// How many events each kind had, in the order of their names.
     pub fn events(&self) -> Vec<(Kind, u64)> {
         let channels = self.channels.read();
@@ -248,14 +254,14 @@ impl Cache {
         {
             let mut ledger = self.ledger.lock();
             for touched in touched.into_values() {
-                let Touched { channel, objects, events, roots, first, reread } = touched;
+                let Touched { channel, objects, bytes, events, roots, first, reread } = touched;
                 if reread {
                     cut.push(channel.clone());
                 }
                 if objects.is_empty() {
                     next.kinds.remove(&channel.kind);
                 } else {
-                    next.kinds.insert(KindRoot { kind: channel.kind.clone(), objects });
+                    next.kinds.insert(KindRoot { kind: channel.kind.clone(), objects, bytes });
                 }
                 if events.is_empty() {
                     continue;
@@ -408,6 +414,8 @@ pub(crate) struct Batch {
 struct Touched {
     channel: Arc<Channel>,
     objects: Tree<Arc<Object>>,
+    /// What their JSON comes to.
+    bytes: u64,
     events: Vec<Arc<Event>>,
     roots: Vec<(u64, Tree<Arc<Object>>)>,
     /// Position of `events[0]`.
@@ -433,6 +441,7 @@ impl Batch {
         let created = previous.as_ref().map_or(revision, |p| p.created);
         let kind = touched.channel.kind.clone();
         let object = Arc::new(Object::new(kind, key, created, revision, value));
+        touched.weigh(previous.as_deref(), Some(&object));
         touched.objects.insert(object.clone());
         touched.record(Event { revision, object: object.clone(), previous, kind: EventKind::Put });
         object
@@ -452,6 +461,7 @@ impl Batch {
         if let Some(old) = touched.objects.get(key).filter(same).cloned() {
             let kind = touched.channel.kind.clone();
             let object = Object::new(kind, old.key.clone(), old.created, revision, value);
+            touched.weigh(Some(&old), Some(&object));
             touched.objects.insert(Arc::new(object));
             touched.reread = true;
         }
@@ -463,6 +473,7 @@ impl Batch {
         self.revision = revision;
         let touched = self.touch(kind);
         let previous = touched.objects.remove(key)?;
+        touched.weigh(Some(&previous), None);
         let object = Arc::new(previous.deleted_at(revision));
         let previous = Some(previous);
         touched.record(Event { revision, object: object.clone(), previous, kind: EventKind::Delete });
@@ -473,10 +484,11 @@ impl Batch {
         if !self.touched.contains_key(kind) {
             let channel = self.cache.channel(kind);
             let first = channel.ring.read().end();
-            let objects = self.base.objects(kind).cloned().unwrap_or_default();
+            let base = self.base.kinds.get(kind);
             let touched = Touched {
                 channel: channel.clone(),
-                objects,
+                objects: base.map(|root| root.objects.clone()).unwrap_or_default(),
+                bytes: base.map_or(0, |root| root.bytes),
                 events: Vec::new(),
                 roots: Vec::new(),
                 first,
@@ -489,6 +501,12 @@ impl Batch {
 }
 
 impl Touched {
+    /// An object comes in the place of another; absent: of none, or none does.
+    fn weigh(&mut self, old: Option<&Object>, new: Option<&Object>) {
+        let bytes = |object: Option<&Object>| object.map_or(0, |o| o.bytes.len() as u64);
+        self.bytes = self.bytes + bytes(new) - bytes(old);
+    }
+
     fn record(&mut self, event: Event) {
         self.events.push(Arc::new(event));
         let position = self.first + self.events.len() as u64;

@@ -274,6 +274,11 @@ impl Store {
         self.shared.cache.kinds()
     }
 
+    /// What the JSON of the objects of each kind comes to, in bytes.
+    pub fn sizes(&self) -> Vec<(Kind, u64)> {
+        self.shared.cache.sizes()
+    }
+
     /// How many events each kind had since the store was opened, those that were read from the log included.
     pub fn events(&self) -> Vec<(Kind, u64)> {
         self.shared.cache.events()

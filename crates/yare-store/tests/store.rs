@@ -182,6 +182,15 @@ proptest! {
     }
 }
 
+/// Compares what is said of sizes with what is there.
+fn weigh(store: &Store) {
+    let held =
+        |kind: &str| store.snapshot(kind).range(Bound::Unbounded, "").map(|o| o.bytes.len()).sum::<usize>();
+    for (kind, bytes) in store.sizes() {
+        assert_eq!(bytes, held(&kind) as u64, "{kind}");
+    }
+}
+
 /// Compares probed revisions with the model; returns all events of all kinds as text.
 async fn verify(store: &Store, past: &[[Content; 2]], probes: &[prop::sample::Index]) -> Vec<String> {
     let mut seen = Vec::new();
@@ -218,6 +227,7 @@ async fn verify(store: &Store, past: &[[Content; 2]], probes: &[prop::sample::In
             assert_eq!(state, past[past.len() - 1][i]);
         }
     }
+    weigh(store);
     seen
 }
 
@@ -471,7 +481,8 @@ async fn old_log_goes_when_a_checkpoint_holds_it_and_a_backup_opens() {
     let restored = open(Options::new(&other)).await;
     assert_eq!(restored.revision(), 3001);
     assert_eq!(content(&restored.snapshot("pods")), content(&store.snapshot("pods")));
-    assert_eq!(restored.oldest(), 3001);
+    assert_eq!((restored.oldest(), restored.sizes()), (3001, store.sizes()));
+    weigh(&restored);
     one(&restored, put("pods", "new", 1)).await.unwrap();
     drop(restored);
     assert_eq!(open(Options::new(&other)).await.revision(), 3002);

@@ -144,7 +144,8 @@ impl From<ModeArg> for Mode {
 impl AuditArgs {
     /// Opens what the flags name.
     pub fn open(&self, config: &Config) -> anyhow::Result<Option<Arc<Audit>>> {
-        let settings = Settings { egress: config.egress.clone(), ..self.settings()? };
+        let (egress, calls) = (config.egress.clone(), config.calls.clone());
+        let settings = Settings { egress, calls, ..self.settings()? };
         Audit::open(&settings, config.clock.clone(), config.random.clone()).map_err(anyhow::Error::msg)
     }
 
@@ -207,7 +208,13 @@ impl AuditArgs {
                 )?,
             }),
         };
-        Ok(Settings { policy: self.audit_policy_file.clone(), log, webhook, egress: None })
+        Ok(Settings {
+            policy: self.audit_policy_file.clone(),
+            log,
+            webhook,
+            egress: None,
+            calls: Arc::default(),
+        })
     }
 }
 

@@ -84,6 +84,8 @@ pub struct GoPackage {
     pub decls: BTreeMap<String, GoDecl>,
     /// String constants: name, type (empty: untyped), value.
     pub consts: Vec<(String, String, String)>,
+    /// Constants that are another package's in a type of this one: type, import path and name of the other.
+    pub borrowed: Vec<(String, String, String)>,
 }
 
 /// Reads one file of the package `path` into `package`.
@@ -106,7 +108,7 @@ pub fn parse(path: &str, text: &str, package: &mut GoPackage) {
         if in_const {
             match line {
                 ")" => in_const = false,
-                _ => constant(line, package),
+                _ => constant(line, &imports, package),
             }
             continue;
         }
@@ -132,7 +134,7 @@ pub fn parse(path: &str, text: &str, package: &mut GoPackage) {
         } else if line == "const (" {
             in_const = true;
         } else if let Some(rest) = line.strip_prefix("const ") {
-            constant(rest, package);
+            constant(rest, &imports, package);
         } else if let Some(rest) = line.strip_prefix("type ") {
             let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
             let rest = rest.trim();
@@ -173,7 +175,7 @@ fn import(line: &str, imports: &mut HashMap<String, String>) {
     imports.insert(alias.to_owned(), path.to_owned());
 }
 
-fn constant(line: &str, package: &mut GoPackage) {
+fn constant(line: &str, imports: &HashMap<String, String>, package: &mut GoPackage) {
     let Some((left, right)) = line.split_once('=') else { return };
     let mut left = left.split_whitespace();
     let (Some(name), ty) = (left.next(), left.next().unwrap_or_default()) else { return };
@@ -183,7 +185,15 @@ fn constant(line: &str, package: &mut GoPackage) {
         Some((conversion, value)) if !right.starts_with('"') => (conversion, value),
         _ => (ty, right),
     };
-    let Some(value) = right.strip_prefix('"').and_then(|r| r.split('"').next()) else { return };
+    let Some(value) = right.strip_prefix('"').and_then(|r| r.split('"').next()) else {
+        // `Name = Type(other.Name)`
+        if let Some((alias, other)) = right.trim_end_matches(')').split_once('.')
+            && let Some(path) = imports.get(alias)
+        {
+            package.borrowed.push((ty.to_owned(), path.clone(), other.to_owned()));
+        }
+        return;
+    };
     package.consts.push((name.to_owned(), ty.to_owned(), value.to_owned()));
 }
 
@@ -299,6 +309,7 @@ const (
 	// First.
 	PhaseOne Phase = "One"
 	PhaseTwo       = Phase("Two")
+	PhaseThree     = Phase(metav1.Three)
 )
 
 // +structType=atomic
@@ -326,6 +337,9 @@ type Ignored interface {
         assert!(package.decls["Phase"].markers.has("enum"));
         let consts: Vec<_> = package.consts.iter().map(|(n, t, v)| (&**n, &**t, &**v)).collect();
         assert_eq!(consts, [("PhaseOne", "Phase", "One"), ("PhaseTwo", "Phase", "Two")]);
+        let three =
+            ("Phase".to_owned(), "k8s.io/apimachinery/pkg/apis/meta/v1".to_owned(), "Three".to_owned());
+        assert_eq!(package.borrowed, [three]);
         let thing = &package.decls["Thing"];
         assert_eq!(thing.markers.get("structType"), Some("atomic"));
         let GoBody::Struct(fields) = &thing.body else { panic!("Thing is a struct") };

@@ -291,19 +291,15 @@ impl Sources {
                 self.write_fields(text, path, fields, &mut Vec::new(), true)
             }
             GoBody::Alias(GoType::Basic(basic)) if basic == "string" => {
-                let mut values: Vec<&str> = self.packages[path]
-                    .consts
-                    .iter()
-                    .filter(|(_, ty, _)| ty == name)
-                    .map(|(.., v)| v.as_str())
-                    .collect();
-                values.sort_unstable();
-                values.dedup();
-                if decl.markers.has("enum") && values.iter().all(|v| !v.contains(' ')) {
-                    writeln!(text, "string {name} {}", values.join(" "))?;
-                } else {
-                    writeln!(text, "string {name}")?;
+                write!(text, "string {name}")?;
+                if decl.markers.has("enum") {
+                    let values = self.values(path, name);
+                    let quoted = values.iter().any(|v| v.contains(' '));
+                    for value in values {
+                        if quoted { write!(text, " {value:?}") } else { write!(text, " {value}") }?;
+                    }
                 }
+                text.push('\n');
                 Ok(())
             }
             // `type List metav1.List`: the same fields under a new name.
@@ -322,6 +318,18 @@ impl Sources {
                 Ok(())
             }
         }
+    }
+
+    /// The constants of a string type, sorted.
+    fn values(&self, path: &str, name: &str) -> BTreeSet<&str> {
+        let package = &self.packages[path];
+        let own = package.consts.iter().filter(|(_, ty, _)| ty == name).map(|(.., v)| v.as_str());
+        let borrowed =
+            package.borrowed.iter().filter(|(ty, ..)| ty == name).filter_map(|(_, path, other)| {
+                let consts = &self.packages.get(path)?.consts;
+                consts.iter().find(|(n, ..)| n == other).map(|(.., v)| v.as_str())
+            });
+        own.chain(borrowed).collect()
     }
 
     fn write_fields(

@@ -95,7 +95,7 @@ impl Expression {
         reads: &mut Reads,
     ) -> Self {
         let age = yare_kinds::expressions::Age::Stored;
-        let compiled = compiler.compile(source, scope, returns, age);
+        let compiled = compiler.compile(source, scope, returns, age).map_err(|unfit| unfit.why);
         if let Ok(compiled) = &compiled {
             reads.add(&compiled.references);
         }
@@ -138,7 +138,9 @@ impl Variables {
                     out.list.push((name.to_owned(), compiled));
                 }
                 // Who reads it fails with that.
-                Err(why) => tracing::warn!(variable = name, why, "a policy's variable does not compile"),
+                Err(unfit) => {
+                    tracing::warn!(variable = name, why = unfit.why, "a policy's variable does not compile");
+                }
             }
         }
         out

@@ -60,7 +60,7 @@ impl ImagePolicy {
             allow_ttl: ttl("allowTTL", 300 * SECOND)?,
             deny_ttl: ttl("denyTTL", 30 * SECOND)?,
             default_allow: config.bool_at("defaultAllow"),
-            client: kubeconfig::client(Path::new(config.str_at("kubeConfigFile")))?,
+            client: kubeconfig::client(Path::new(config.str_at("kubeConfigFile")))?.through(None),
             known: Cache::new(REMEMBERED),
         })
     }
@@ -80,7 +80,7 @@ impl ImagePolicy {
         let document = Bytes::from(review.to_string());
         let mut backoff = Backoff { first: self.backoff, attempts: ATTEMPTS };
         let answer = loop {
-            match self.client.ask(None, "timeout=30s", document.clone(), TIMEOUT).await {
+            match self.client.ask(Some(core), "timeout=30s", document.clone(), TIMEOUT).await {
                 Ok(answer) => break answer,
                 Err(failure) => {
                     if !failure.is_transient() || !backoff.wait(&*core.config.random).await {

@@ -66,23 +66,54 @@ pub fn in_version(attributes: &Attributes<'_>, served: &Served, object: &Value) 
     Ok(object)
 }
 
-/// Metadata that neither webhooks nor policies change.
-const FIXED: [&str; 6] = [
+/// Metadata that the server alone says: a new object has none of it yet.
+const OF_SERVER: [&str; 6] = [
+    "metadata.creationTimestamp",
+    "metadata.deletionGracePeriodSeconds",
+    "metadata.deletionTimestamp",
+    "metadata.resourceVersion",
+    "metadata.selfLink",
+    "metadata.uid",
+];
+/// Metadata of an object that is there: left out it is as it was, and changed it is judged with the rest.
+const KEPT: [&str; 5] = [
     "metadata.creationTimestamp",
     "metadata.deletionGracePeriodSeconds",
     "metadata.deletionTimestamp",
     "metadata.namespace",
-    "metadata.resourceVersion",
     "metadata.uid",
 ];
 
+/// What becomes of metadata that a webhook or policy changed.
+fn settle_metadata(attributes: &Attributes<'_>, object: &Value, changed: &mut Value) -> ApiResult<()> {
+    if attributes.operation == Operation::Create {
+        for field in OF_SERVER {
+            changed.remove(field);
+        }
+    } else {
+        changed.copy_from(object, "metadata.resourceVersion");
+    }
+    for field in KEPT {
+        if !changed.is_set(field) {
+            changed.copy_from(object, field);
+        }
+    }
+    if changed.str_at("metadata.namespace") != object.str_at("metadata.namespace") {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
 /// What a webhook or policy made of the object in the version it saw it in, as an object of the storage version;
-/// `None` where that changes nothing.
+/// `None` where that changes nothing. `strict`: a field that its type has not is a mistake.
 pub fn settle(
     attributes: &Attributes<'_>,
     served: &Served,
     object: &Value,
     patched: Value,
+    strict: bool,
 ) -> ApiResult<Option<Value>> {
     let own = served.sub(attributes.subresource).and_then(|s| s.kind.as_ref());
     let expected = kind_of(served, attributes.subresource);
@@ -101,19 +132,19 @@ pub fn settle(
             codec::conform(&TypeHandle::Static(ty), patched).map_err(ApiError::internal)?.value
         }
         None => {
-            let mut value = codec::conform(&served.ty, patched).map_err(ApiError::internal)?.value;
+            let conformed = codec::conform(&served.ty, patched).map_err(ApiError::internal)?;
+            if strict && served.ty.at().schema.typed && !conformed.problems.is_empty() {
+                let problems = conformed.problems.join(", ");
+                return Err(ApiError::internal(format!("strict decoding error: {problems}")));
+            }
+            let mut value = conformed.value;
             served.to_storage(&mut value)?;
             attributes.served.stored.strategy.default(&mut value);
             value
         }
     };
     if own.is_none() {
-        for field in FIXED {
-            changed.copy_from(object, field);
-        }
-        if !object.str_at("metadata.name").is_empty() {
-            changed.copy_from(object, "metadata.name");
-        }
+        settle_metadata(attributes, object, &mut changed)?;
     }
     Ok((!same(&changed, object)).then_some(changed))
 }

@@ -1,10 +1,16 @@
 //! ServiceAccount: every pod runs as a service account that exists, with a token to reach the API.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use yare_kinds::view::{View, ViewMut};
+use yare_store::Object;
 
 use super::{Attributes, Operation, references};
-use crate::status::ApiResult;
+use crate::{
+    span,
+    status::{ApiError, ApiResult},
+};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
@@ -32,27 +38,62 @@ pub fn mutate(attributes: &Attributes<'_>, pod: &mut Value, old: Option<&Value>)
         let account = account_of(attributes, pod)?;
         let automount = pod
             .bool_opt("spec.automountServiceAccountToken")
-            .or_else(|| account.bool_opt("automountServiceAccountToken"))
+            .or_else(|| account.member("automountServiceAccountToken").as_bool())
             .unwrap_or(true);
         if automount {
             mount_token(pod, &attributes.call.core.random_suffix(5));
         }
-        if !pod.is_set("spec.imagePullSecrets") && account.is_set("imagePullSecrets") {
-            pod.set("spec.imagePullSecrets", account["imagePullSecrets"].clone());
+        let secrets = account.member("imagePullSecrets");
+        if !pod.is_set("spec.imagePullSecrets") && !secrets.items("").is_empty() {
+            pod.set("spec.imagePullSecrets", secrets);
         }
+        return account.check(attributes, pod, false);
     }
     validate(attributes, Some(pod), old)
 }
 
-fn account_of(attributes: &Attributes<'_>, pod: &Value) -> ApiResult<Value> {
+/// A service account at rest, of which every pod asks for little.
+struct Account(Arc<Object>);
+
+impl Account {
+    /// One member of the account; null where it has none.
+    fn member(&self, name: &str) -> Value {
+        let found = span::member(&self.0.bytes, name).map(|at| &self.0.bytes[at]);
+        found.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
+    }
+
+    /// Refuses secrets that it does not list, where its annotation says that only those may be used.
+    fn check(&self, attributes: &Attributes<'_>, pod: &Value, ephemeral: bool) -> ApiResult<()> {
+        let bytes = &self.0.bytes;
+        let annotated = span::member(bytes, "metadata").is_some_and(|at| {
+            let metadata = &bytes[at];
+            span::member(metadata, "annotations").is_some()
+        });
+        if !annotated {
+            return Ok(());
+        }
+        let account: Value = serde_json::from_slice(bytes).map_err(ApiError::internal)?;
+        let enforced = account.at("metadata.annotations").get(ENFORCE).and_then(Value::as_str);
+        // As Go reads booleans.
+        if !matches!(enforced, Some("1" | "t" | "T" | "true" | "TRUE" | "True")) {
+            return Ok(());
+        }
+        match unlisted_secret(pod, &account, ephemeral) {
+            Some(why) => Err(attributes.forbidden_object(pod, why)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn account_of(attributes: &Attributes<'_>, pod: &Value) -> ApiResult<Account> {
     let (namespace, name) = (attributes.namespace, pod.str_at("spec.serviceAccountName"));
     if name.is_empty() {
         let pod_name = pod.str_at("metadata.name");
         return Err(attributes
             .forbidden_object(pod, format!("no service account specified for pod {namespace}/{pod_name}")));
     }
-    let account = attributes.call.core.read("serviceaccounts", &format!("{namespace}/{name}"));
-    account.ok_or_else(|| {
+    let account = attributes.call.core.store().get("serviceaccounts", &format!("{namespace}/{name}"));
+    account.map(Account).ok_or_else(|| {
         attributes.forbidden_object(
             pod,
             format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"),
@@ -74,16 +115,7 @@ pub fn validate(attributes: &Attributes<'_>, object: Option<&Value>, _old: Optio
             None => Ok(()),
         };
     }
-    let account = account_of(attributes, pod)?;
-    let enforced = account.at("metadata.annotations").get(ENFORCE).and_then(Value::as_str);
-    // As Go reads booleans.
-    if !matches!(enforced, Some("1" | "t" | "T" | "true" | "TRUE" | "True")) {
-        return Ok(());
-    }
-    match unlisted_secret(pod, &account, ephemeral) {
-        Some(why) => Err(attributes.forbidden_object(pod, why)),
-        None => Ok(()),
-    }
+    account_of(attributes, pod)?.check(attributes, pod, ephemeral)
 }
 
 fn forbidden_to_mirrors(pod: &Value) -> Option<&'static str> {

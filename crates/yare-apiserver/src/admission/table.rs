@@ -157,7 +157,11 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "Priority",
-        resources: &[("", "pods"), ("scheduling.k8s.io", "priorityclasses")],
+        resources: &[
+            ("", "pods"),
+            ("scheduling.k8s.io", "priorityclasses"),
+            ("scheduling.k8s.io", "podgroups"),
+        ],
         operations: WRITES,
         mutate: Some(priority::mutate),
         validate: Some(priority::validate),

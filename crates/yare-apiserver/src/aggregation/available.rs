@@ -110,7 +110,7 @@ pub async fn write(core: &Arc<Core>, name: &str, new: &Condition) {
         set(service, new, &now);
         Ok(())
     };
-    if let Err(error) = write::modify(&call, served, "", name, false, change).await
+    if let Err(error) = write::modify(&call, served, "", name, Some("status"), false, change).await
         && error.reason != "NotFound"
     {
         tracing::warn!(%error, apiservice = name, "cannot write the status of an APIService");

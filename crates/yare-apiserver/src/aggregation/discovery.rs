@@ -103,7 +103,7 @@ async fn read(core: &Arc<Core>, backend: &Backend) -> Result<Value, String> {
     if fetched.code != StatusCode::OK {
         return Err(format!("{root}: {}", fetched.code));
     }
-    Ok(of_list(&parse(&fetched.bytes)?, &backend.group, &backend.version))
+    Ok(of_list(&parse(&fetched.bytes)?, &backend.version))
 }
 
 /// The version's part of an aggregated document; empty where it is not in it.
@@ -138,13 +138,11 @@ fn complete(resource: &mut Value) {
 }
 
 /// The same made of an `APIResourceList`.
-fn of_list(document: &Value, group: &str, version: &str) -> Value {
+fn of_list(document: &Value, version: &str) -> Value {
+    // Nothing in the place of a group or version stands for that of the list.
     let response_kind = |resource: &Value| {
-        let of = |field: &str, own: &str| match resource.str_at(field) {
-            "" => Value::from(own),
-            text => text.into(),
-        };
-        json!({ "group": of("group", group), "version": of("version", version), "kind": resource.str_at("kind") })
+        let [group, version, kind] = ["group", "version", "kind"].map(|field| resource.str_at(field));
+        json!({ "group": group, "version": version, "kind": kind })
     };
     let mut out: Vec<Value> = Vec::new();
     let list = document.items("resources");
@@ -218,16 +216,16 @@ mod tests {
             {"name": "lonely/connect", "namespaced": false, "kind": "C", "verbs": ["create"]},
         ]});
         assert_eq!(
-            of_list(&document, "g", "v1"),
+            of_list(&document, "v1"),
             json!({"version": "v1", "resources": [
                 {"resource": "flunders", "singularResource": "flunder", "scope": "Namespaced", "verbs": ["get"],
-                 "shortNames": ["fl"], "responseKind": {"group": "g", "version": "v1", "kind": "Flunder"},
+                 "shortNames": ["fl"], "responseKind": {"group": "", "version": "", "kind": "Flunder"},
                  "subresources": [{"subresource": "scale", "verbs": ["get"],
                     "responseKind": {"group": "autoscaling", "version": "v1", "kind": "Scale"}}]},
                 {"resource": "lonely", "scope": "Cluster", "verbs": [],
                  "responseKind": {"group": "", "version": "", "kind": ""},
                  "subresources": [{"subresource": "connect", "verbs": ["create"],
-                    "responseKind": {"group": "g", "version": "v1", "kind": "C"}}]},
+                    "responseKind": {"group": "", "version": "", "kind": "C"}}]},
             ]})
         );
     }

@@ -29,6 +29,7 @@ const USER: HeaderName = HeaderName::from_static("x-remote-user");
 const UID: HeaderName = HeaderName::from_static("x-remote-uid");
 const GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 const EXTRA_PREFIX: &str = "x-remote-extra-";
+const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// An answer of this server in plain text.
 fn plain(code: StatusCode, text: &str) -> Reply {
@@ -80,6 +81,41 @@ fn escape(key: &str) -> String {
     out
 }
 
+/// Says what becomes of the request in which audit's records, and whom it comes from. `host`: where it goes to; absent
+/// where the connection becomes the client's own, of which upstream says less.
+fn say_where_from(headers: &mut HeaderMap, call: &Call, host: Option<&str>) {
+    let mut say = |name: &'static str, text: &str| {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    say("audit-id", call.audit_id());
+    if let Some(peer) = call.peer {
+        let before = call.headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+        let all: Vec<String> = before.map(str::to_owned).chain([peer.to_string()]).collect();
+        say(FORWARDED_FOR, &all.join(", "));
+    }
+    if let Some(host) = host {
+        say("x-forwarded-uri", &cleaned(&call.info.path));
+        say("x-forwarded-host", host);
+        say("x-forwarded-proto", "https");
+    }
+}
+
+/// The path without steps that lead nowhere.
+fn cleaned(path: &str) -> String {
+    let mut steps: Vec<&str> = Vec::new();
+    for step in path.split('/') {
+        match step {
+            "" | "." => {}
+            ".." => drop(steps.pop()),
+            step => steps.push(step),
+        }
+    }
+    let end = if path.len() > 1 && path.ends_with('/') { "/" } else { "" };
+    format!("/{}{end}", steps.join("/"))
+}
+
 fn wants_upgrade(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::CONNECTION)
@@ -122,6 +158,8 @@ pub async fn forward(
     let upgrading = wants_upgrade(&call.headers) && upgrade.get::<OnUpgrade>().is_some();
     copy_headers(&call.headers, request.headers_mut(), upgrading);
     identify(request.headers_mut(), &call.user);
+    let host = targets.first().map(resolve::Target::authority).unwrap_or_default();
+    say_where_from(request.headers_mut(), call, (!upgrading).then_some(host.as_str()));
     let mut span = trace::calls(&call.method, || {
         format!("https://{}{target}", targets.first().map(resolve::Target::authority).unwrap_or_default())
     });
@@ -153,7 +191,8 @@ pub async fn forward(
     let mut response = match answer {
         Ok(response) => response,
         Err(error) => {
-            let text = format!("error trying to reach service: {error}");
+            let what = if upgrading { "error dialing backend" } else { "error trying to reach service" };
+            let text = format!("{what}: {error}");
             return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, &text));
         }
     };
@@ -164,6 +203,8 @@ pub async fn forward(
             "the backend attempted to redirect this request, which is not permitted",
         ));
         *reply.status_mut() = StatusCode::BAD_GATEWAY;
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        reply.headers_mut().insert(header::CONTENT_TYPE, text);
         return Ok(reply);
     }
     let mut reply = Response::new(Body::default());
@@ -184,6 +225,15 @@ pub async fn forward(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_cleaned() {
+        for (path, want) in
+            [("/", "/"), ("/a//b", "/a/b"), ("/a/", "/a/"), ("/a/../b/./c", "/b/c"), ("/..", "/")]
+        {
+            assert_eq!(cleaned(path), want);
+        }
+    }
 
     #[test]
     fn identities() {

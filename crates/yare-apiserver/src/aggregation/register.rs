@@ -172,7 +172,7 @@ async fn restore(core: &Arc<Core>, group: &str, version: &str, priority: Priorit
         }
         Ok(())
     };
-    if let Err(error) = write::modify(&call, served, "", &name, false, change).await
+    if let Err(error) = write::modify(&call, served, "", &name, Some(""), false, change).await
         && error.code != StatusCode::NOT_FOUND.as_u16()
     {
         tracing::warn!(%error, apiservice = name, "cannot restore an APIService");

@@ -103,7 +103,7 @@ async fn publish(core: &Arc<Core>) {
         object.set("data", data);
         Ok(())
     };
-    if let Err(error) = write::modify(&call, served, NAMESPACE, NAME, false, change).await
+    if let Err(error) = write::modify(&call, served, NAMESPACE, NAME, Some(""), false, change).await
         && error.reason != "NotFound"
     {
         tracing::warn!(%error, "cannot publish how extension servers recognize this one");

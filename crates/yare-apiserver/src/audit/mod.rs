@@ -38,7 +38,10 @@ use crate::{
     core::{Clock, Core, Random},
     files::follow,
     metrics::text::Page,
-    outbound::egress::{Egress, Network},
+    outbound::{
+        Calls,
+        egress::{Egress, Network},
+    },
     path::RequestInfo,
 };
 
@@ -92,6 +95,8 @@ pub struct Settings {
     pub webhook: Option<WebhookSettings>,
     /// Proxies on the way to it.
     pub egress: Option<Arc<Egress>>,
+    /// Where calls of it are counted.
+    pub calls: Arc<Calls>,
 }
 
 /// Audit of a server.
@@ -130,7 +135,8 @@ impl Audit {
         if let Some(hook) = &settings.webhook {
             let out = settings.egress.as_ref().and_then(|egress| egress.route(Network::ControlPlane));
             let receiver = webhook::Receiver::read(&hook.config, out, random)
-                .map_err(|e| format!("initializing audit webhook: {e}"))?;
+                .map_err(|e| format!("initializing audit webhook: {e}"))?
+                .counted(settings.calls.clone());
             let pause = hook.initial_backoff;
             backends.push(Backend::webhook(
                 receiver,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     core::Random,
-    outbound::{Backoff, Client, egress::Route, kubeconfig},
+    outbound::{Backoff, Calls, Client, egress::Route, kubeconfig},
 };
 
 /// How long one post may take.
@@ -24,6 +24,13 @@ impl Receiver {
     /// `out`: the way to the receiver.
     pub fn read(path: &Path, out: Option<Arc<Route>>, random: Arc<dyn Random>) -> Result<Self, String> {
         Ok(Self { client: kubeconfig::client(path)?.through(out), random })
+    }
+
+    /// Counts its calls there.
+    #[must_use]
+    pub fn counted(mut self, calls: Arc<Calls>) -> Self {
+        self.client = self.client.counted(calls);
+        self
     }
 
     /// Posts a list of events (JSON), again and again with growing pauses, whatever goes wrong.

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
+    time::Instant,
 };
 
 use http::HeaderMap;
@@ -23,6 +24,7 @@ use yare_schema::content;
 use super::{authorizers, forbidden};
 use crate::{
     core::Core,
+    metrics::{Filter, seldom},
     path::percent_decode,
     status::{ApiError, ApiResult},
 };
@@ -41,6 +43,17 @@ struct Mode {
     /// Whether it is about this identity at all: wanted and caller.
     applies: fn(&User, &User) -> bool,
 }
+
+impl Mode {
+    /// Its name in metrics.
+    fn label(&self) -> &'static str {
+        if self.name.is_empty() { "legacy" } else { self.name }
+    }
+}
+
+/// Decisions in metrics.
+const ALLOWED: &str = "allowed";
+const DENIED: &str = "denied";
 
 const MODES: &[Mode] = &[
     Mode { name: "associated-node", applies: is_own_node },
@@ -135,22 +148,46 @@ pub async fn run(
         headers.remove(name);
     }
     let constrained = core.config.gates.is_on(GATE);
+    let began = Instant::now();
+    let taken = take_on(core, caller, &wanted, action, constrained).await;
+    let took = began.elapsed();
+    let filter = if constrained { Filter::ConstrainedImpersonation } else { Filter::Impersonation };
+    core.metrics.filters.passed(filter, took);
+    let labels = match &taken {
+        Ok((_, mode)) => [ALLOWED, mode.label()],
+        Err(_) => [DENIED, ""],
+    };
+    core.metrics.seldom.count(&seldom::IMPERSONATIONS, &labels);
+    core.metrics.seldom.observe(&seldom::IMPERSONATIONS_TOOK, &labels, took.as_secs_f64());
+    taken.map(|(user, mode)| {
+        let constraint =
+            if mode.name.is_empty() { String::new() } else { format!("impersonate:{}", mode.name) };
+        Some(Impersonated { user: Arc::new(user), constraint })
+    })
+}
+
+/// The identity as the first mode that allows it gives it.
+async fn take_on(
+    core: &Core,
+    caller: &User,
+    wanted: &User,
+    action: &Action<'_>,
+    constrained: bool,
+) -> ApiResult<(User, &'static Mode)> {
     let mut refused = None;
     let last = core.impersonation.of(caller).filter(|_| constrained);
     let others = (0..MODES.len()).filter(|place| Some(*place) != last);
     for place in last.into_iter().chain(others) {
         let mode = &MODES[place];
-        if !(constrained || mode.name.is_empty()) || !(mode.applies)(&wanted, caller) {
+        if !(constrained || mode.name.is_empty()) || !(mode.applies)(wanted, caller) {
             continue;
         }
-        match (Attempt { core, caller, mode }).run(&wanted, action).await {
+        match (Attempt { core, caller, mode }).run(wanted, action).await {
             Ok(user) => {
                 if constrained && last != Some(place) {
                     core.impersonation.remember(caller, place);
                 }
-                let constraint =
-                    if mode.name.is_empty() { String::new() } else { format!("impersonate:{}", mode.name) };
-                return Ok(Some(Impersonated { user: Arc::new(user), constraint }));
+                return Ok((user, mode));
             }
             Err(error) => refused = refused.or(Some(error)),
         }
@@ -254,7 +291,12 @@ impl Attempt<'_> {
         } else {
             self.caller
         };
+        let began = Instant::now();
         let outcome = authorizers::decide(self.core, caller, action).await;
+        let labels = [if outcome.is_allowed() { ALLOWED } else { DENIED }, self.mode.label()];
+        let (counts, took_s) = (&self.core.metrics.seldom, began.elapsed().as_secs_f64());
+        counts.count(&seldom::IMPERSONATION_CHECKS, &labels);
+        counts.observe(&seldom::IMPERSONATION_CHECKS_TOOK, &labels, took_s);
         if outcome.is_allowed() {
             return Ok(());
         }

@@ -93,7 +93,7 @@ async fn keep(core: &Arc<Core>, next: &mut Instant) -> Option<Instant> {
         }
         Ok(())
     };
-    match write::modify(&call, served, NAMESPACE, TRACKING_MAP, false, change).await {
+    match write::modify(&call, served, NAMESPACE, TRACKING_MAP, Some(""), false, change).await {
         Err(error) if error.reason != "NotFound" => {
             tracing::warn!(why = error.message, "cannot say since when the use of tokens is noted");
             Some(Instant::now() + RETRY)

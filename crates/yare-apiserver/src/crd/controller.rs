@@ -383,7 +383,7 @@ async fn modify(
 ) -> bool {
     let call = internal_call(core, "update", "customresourcedefinitions", "", name);
     let Some(served) = core.builtin.stored(DEFINITIONS) else { return false };
-    match write::modify(&call, served, "", name, false, change).await {
+    match write::modify(&call, served, "", name, Some("status"), false, change).await {
         Ok(()) => true,
         Err(error) => {
             if error.reason != "NotFound" {

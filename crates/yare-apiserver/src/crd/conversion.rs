@@ -4,17 +4,24 @@
 //! In: objects in whatever version they are. Out: the same objects in the version asked for. What the webhook
 //! made of an object is remembered by its content, since every reader and watcher of a revision needs it.
 
-use std::{collections::HashMap, future::Future, sync::Weak, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::Weak,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use yare_kinds::view::{View, ViewMut};
+use yare_schema::goprint;
 use yare_trace::{Kind, Span};
 
 use crate::{
     core::Core,
-    outbound::Client,
+    metrics::seldom,
+    outbound::{self, Client},
     status::{ApiError, ApiResult},
 };
 
@@ -24,6 +31,18 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BATCH: usize = 500;
 /// Converted objects that are remembered; over this, all are forgotten.
 const MAX_KNOWN: usize = 4096;
+
+/// Why a webhook's answer came to nothing; upstream's words for metrics. `why` begins behind what it is a webhook for.
+struct Failure {
+    kind: &'static str,
+    why: String,
+}
+
+const NO_ANSWER: &str = "conversion_webhook_call_failure";
+const MALFORMED: &str = "conversion_webhook_malformed_response_failure";
+const PARTIAL: &str = "conversion_webhook_partial_response_failure";
+const INVALID: &str = "conversion_webhook_invalid_converted_object_failure";
+const NO_OBJECTS: &str = "conversion_webhook_no_objects_returned_failure";
 
 /// Digest of an object and the wanted version.
 type Key = [u8; 32];
@@ -103,21 +122,38 @@ impl Conversion {
     }
 
     fn failed(&self, object: &Value, why: impl std::fmt::Display) -> ApiError {
-        ApiError::internal(format!(
-            "conversion webhook for {}, Kind={} failed: {why}",
-            object.str_at("apiVersion"),
-            object.str_at("kind")
-        ))
+        let (api_version, kind) = (object.str_at("apiVersion"), object.str_at("kind"));
+        ApiError::new(500, "", format!("conversion webhook for {api_version}, Kind={kind} {why}"))
     }
 
     fn ask(&self, objects: &[Value], api_version: &str) -> ApiResult<Vec<Value>> {
         let Some(first) = objects.first() else { return Ok(Vec::new()) };
-        let failed = |why: String| self.failed(first, why);
-        let core = self.core.upgrade().ok_or_else(|| failed("the server is stopping".into()))?;
+        let core = self.core.upgrade().ok_or_else(|| self.failed(first, "failed: the server is stopping"))?;
+        let began = Instant::now();
+        let asked = self.exchange(&core, objects, api_version);
+        let took_s = began.elapsed().as_secs_f64();
+        let (result, failure) = match &asked {
+            Ok(_) => ("success", ""),
+            Err(failure) => ("failure", failure.kind),
+        };
+        let counts = &core.metrics.seldom;
+        counts.count(&seldom::CONVERSIONS, &[failure, result]);
+        counts.observe(&seldom::CONVERSIONS_TOOK, &[failure, result], took_s);
+        let [from, to] = [first.str_at("apiVersion"), api_version]
+            .map(|api_version| api_version.rsplit('/').next().unwrap_or_default());
+        let succeeded = if asked.is_ok() { "true" } else { "false" };
+        let labels = [&*self.definition, from, succeeded, to];
+        counts.observe(&seldom::DEFINITION_CONVERSIONS, &labels, took_s);
+        asked.map_err(|failure| self.failed(first, failure.why))
+    }
+
+    fn exchange(&self, core: &Core, objects: &[Value], api_version: &str) -> Result<Vec<Value>, Failure> {
         let uid = core.new_uid();
         let review = json!({
             "kind": "ConversionReview", "apiVersion": self.review_version,
             "request": { "uid": uid, "desiredAPIVersion": api_version, "objects": objects },
+            // As Go writes one that is empty.
+            "response": { "uid": "", "convertedObjects": null, "result": { "metadata": {} } },
         });
         let document = review.to_string().into();
         let span = yare_trace::described("Call conversion webhook", Kind::Internal, |span| {
@@ -128,32 +164,59 @@ impl Conversion {
         });
         // Also where another thread waits for the answer.
         let active = span.as_ref().map(Span::active).or_else(yare_trace::current);
-        let asked = self.client.ask(Some(&core), "timeout=30s", document, TIMEOUT);
+        let wanted = outbound::Kind {
+            group: "apiextensions.k8s.io",
+            version: self.review_version.rsplit('/').next().unwrap_or_default(),
+            kind: "ConversionReview",
+            scheme: "pkg/util/webhook/client.go:71",
+        };
+        let asked = self.client.ask_for(Some(core), "timeout=30s", document, TIMEOUT, wanted);
         let answer = wait(yare_trace::scoped(active, asked));
         if let (Some(span), Ok(Ok(_))) = (&span, &answer) {
             span.event("Request completed", &[]);
         }
-        let answer = answer.and_then(|answer| answer.map_err(|f| f.message)).map_err(&failed)?;
+        let answer = answer.and_then(|answer| answer.map_err(|f| f.message));
+        let answer = answer.map_err(|why| Failure { kind: NO_ANSWER, why: format!("failed: {why}") })?;
+        let malformed = |why: String| Failure { kind: MALFORMED, why: format!("failed: {why}") };
         let response = answer.at("response");
-        if response.str_at("uid") != uid {
-            return Err(failed(format!("expected response.uid={uid:?}, got {:?}", response.str_at("uid"))));
+        // Of the first version of the review, upstream looks at less.
+        if wanted.version == "v1" {
+            let (group, version) =
+                answer.str_at("apiVersion").rsplit_once('/').unwrap_or(("", answer.str_at("apiVersion")));
+            let kind = answer.str_at("kind");
+            if (group, version, kind) != (wanted.group, wanted.version, wanted.kind) {
+                return Err(malformed(format!(
+                    "expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got {group}/{version}, Kind={kind}"
+                )));
+            }
         }
-        let result = response.at("result");
-        if result.str_at("status") != "Success" {
-            let message = match result.str_at("message") {
-                "" => "it gives no reason",
-                message => message,
-            };
-            return Err(failed(message.to_owned()));
+        if !response.is_object() {
+            return Err(malformed("no response provided".into()));
+        }
+        if wanted.version == "v1" && response.str_at("uid") != uid {
+            return Err(malformed(format!(
+                "expected response.uid={uid:?}, got {:?}",
+                response.str_at("uid")
+            )));
+        }
+        let (status, message) = (response.str_at("result.status"), response.str_at("result.message"));
+        if status != "Success" {
+            return Err(malformed(match message {
+                "" => format!("response.result.status was '{status}', not 'Success'"),
+                message => message.to_owned(),
+            }));
         }
         let converted = response.items("convertedObjects");
         if converted.len() != objects.len() {
-            return Err(failed(format!("returned {} objects, expected {}", converted.len(), objects.len())));
+            let why = format!("returned {} objects, expected {}", converted.len(), objects.len());
+            return Err(Failure { kind: if objects.len() == 1 { NO_OBJECTS } else { PARTIAL }, why });
         }
         objects
             .iter()
             .zip(converted)
-            .map(|(before, after)| checked(before, after, api_version).map_err(&failed))
+            .map(|(before, after)| {
+                checked(before, after, api_version).map_err(|why| Failure { kind: INVALID, why })
+            })
             .collect()
     }
 }
@@ -161,23 +224,41 @@ impl Conversion {
 /// The converted object, if the webhook changed nothing that is not its own: of metadata, it may change
 /// labels and annotations.
 fn checked(before: &Value, after: &Value, api_version: &str) -> Result<Value, String> {
-    let mut after = after.clone();
-    let given = after.str_at("apiVersion");
-    if given != api_version {
-        return Err(format!("returned an object of version {given}, expected {api_version}"));
+    if after.str_at("kind").is_empty() {
+        return Err(format!("returned invalid object at index 0: Object 'Kind' is missing in '{after}'"));
+    }
+    let differs = |what: &str, expected: &str, found: &str| {
+        format!("returned invalid object at index 0: invalid {what} (expected {expected}, received {found})")
+    };
+    if after.str_at("apiVersion") != api_version {
+        return Err(differs("groupVersion", api_version, after.str_at("apiVersion")));
     }
     if after.str_at("kind") != before.str_at("kind") {
-        return Err(format!("returned a {}, expected a {}", after.str_at("kind"), before.str_at("kind")));
+        return Err(differs("kind", before.str_at("kind"), after.str_at("kind")));
     }
-    for field in ["name", "namespace", "uid"] {
-        let path = format!("metadata.{field}");
-        if after.str_at(&path) != before.str_at(&path) {
-            return Err(format!("returned an object with another {path}"));
+    for (field, name) in [("name", "name"), ("namespace", "namespace"), ("uid", "UID")] {
+        let [had, has] = [before, after].map(|object| object.at("metadata").str_at(field));
+        if had != has {
+            return Err(format!("returned invalid object: must have the same {name}: {had} != {has}"));
         }
     }
+    let given = after.at("metadata");
+    if !given.is_object() {
+        return Err("returned invalid metadata: missing metadata in converted object".into());
+    }
     let mut metadata = before.at("metadata").clone();
-    metadata.copy_from(after.at("metadata"), "labels");
-    metadata.copy_from(after.at("metadata"), "annotations");
+    for field in ["labels", "annotations"] {
+        for (key, value) in given.entries(field) {
+            if !value.is_string() {
+                return Err(format!(
+                    "returned invalid metadata: metadata.{field}[{key}] must be a string, but is {} in converted object",
+                    goprint::type_name(value)
+                ));
+            }
+        }
+        metadata.copy_from(given, field);
+    }
+    let mut after = after.clone();
     after.set("metadata", metadata);
     Ok(after)
 }
@@ -208,5 +289,41 @@ where
             };
             scope.spawn(run).join().unwrap_or_else(|_| Err("the call panicked".into()))
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_webhook_may_change() {
+        let before = json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "n", "uid": "u", "labels": {"a": "b"}}});
+        let made = |change: Value| {
+            let after = json!({"apiVersion": "g/v2", "kind": "K", "metadata": {"name": "n", "uid": "u"}});
+            let after = yare_schema::patch::merge::apply(after, change).expect("an object stays one");
+            checked(&before, &after, "g/v2")
+        };
+        for (change, expect) in [
+            (
+                json!({"apiVersion": "g/v3"}),
+                "invalid object at index 0: invalid groupVersion (expected g/v2, received g/v3)",
+            ),
+            (json!({"kind": "L"}), "invalid object at index 0: invalid kind (expected K, received L)"),
+            (json!({"metadata": {"name": "m"}}), "invalid object: must have the same name: n != m"),
+            (json!({"metadata": {"uid": "v"}}), "invalid object: must have the same UID: u != v"),
+            (
+                json!({"metadata": {"labels": {"a": 1}}}),
+                "invalid metadata: metadata.labels[a] must be a string, but is int64 in converted object",
+            ),
+        ] {
+            assert_eq!(made(change), Err(format!("returned {expect}")));
+        }
+        let after = made(json!({"metadata": {"labels": {"c": "d"}, "finalizers": ["f"]}}));
+        assert_eq!(
+            after.map(|after| after["metadata"].clone()),
+            Ok(json!({"name": "n", "uid": "u", "labels": {"c": "d"}})),
+            "of metadata, labels and annotations are the webhook's"
+        );
     }
 }

@@ -252,7 +252,13 @@ fn version(version: &Value) -> CustomVersion {
             name: c.str_at("name").to_owned(),
             kind: c.str_at("type").to_owned(),
             format: c.str_at("format").to_owned(),
-            description: c.str_at("description").to_owned(),
+            description: match c.str_at("description") {
+                "" => format!(
+                    "Custom resource definition column (in JSONPath format): {}",
+                    c.str_at("jsonPath")
+                ),
+                given => given.to_owned(),
+            },
             priority: i32::try_from(c.int_at("priority")).unwrap_or(0),
             json_path: c.str_at("jsonPath").to_owned(),
         })

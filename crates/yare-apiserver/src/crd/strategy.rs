@@ -12,7 +12,7 @@ use yare_kinds::{
 use yare_schema::{
     defaults,
     field::{ErrorKind, FieldError, Path},
-    validate,
+    goprint, validate,
 };
 
 use super::{CustomType, ScalePaths};
@@ -68,13 +68,13 @@ impl CustomStrategy {
         }
         check_replicas(&scale.status_replicas, object, errors);
         if let Some(selector) = &scale.label_selector {
-            let value = object.at(selector.trim_start_matches('.'));
-            if !value.is_null() && !value.is_string() {
-                let detail = format!(
-                    "{selector} accessor error: {value} is of the type {}, expected string",
-                    go_type(value)
-                );
-                errors.push(FieldError::invalid(&Path::new(selector), "", detail));
+            match reach(selector, object) {
+                Ok(value) if value.is_null() || value.is_string() => {}
+                Ok(value) => {
+                    let detail = misfit(selector, value, "string");
+                    errors.push(FieldError::invalid(&Path::new(selector), "", detail));
+                }
+                Err(detail) => errors.push(FieldError::invalid(&Path::new(selector), "", detail)),
             }
         }
     }
@@ -83,14 +83,13 @@ impl CustomStrategy {
 /// A number of replicas, where there is one, is a 32-bit count.
 fn check_replicas(path: &str, object: &Value, errors: &mut Vec<FieldError>) {
     let at = Path::new(path);
-    let value = object.at(path.trim_start_matches('.'));
+    let value = match reach(path, object) {
+        Ok(value) => value,
+        Err(detail) => return errors.push(FieldError::invalid(&at, 0, detail)),
+    };
     match value.as_i64() {
         None if value.is_null() => {}
-        None => {
-            let detail =
-                format!("{path} accessor error: {value} is of the type {}, expected int64", go_type(value));
-            errors.push(FieldError::invalid(&at, 0, detail));
-        }
+        None => errors.push(FieldError::invalid(&at, 0, misfit(path, value, "int64"))),
         Some(count) if count < 0 => {
             errors.push(FieldError::invalid(&at, count, "should be a non-negative integer"));
         }
@@ -102,17 +101,27 @@ fn check_replicas(path: &str, object: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// What upstream's messages call the type of free JSON.
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
+/// What is at `path` (`.spec.replicas`), null where nothing is.
+///
+/// # Errors
+/// Something on the way is no object.
+fn reach<'a>(path: &str, object: &'a Value) -> Result<&'a Value, String> {
+    let (mut value, mut walked) = (object, String::new());
+    for field in path.trim_start_matches('.').split('.') {
+        walked = format!("{walked}.{field}");
+        value = match value {
+            Value::Object(map) => map.get(field).unwrap_or(&Value::Null),
+            Value::Null => value,
+            other => return Err(misfit(&walked, other, "map[string]interface{}")),
+        };
     }
+    Ok(value)
+}
+
+/// What is said of a value of another type than it should be.
+fn misfit(path: &str, value: &Value, wanted: &str) -> String {
+    let (shown, ty) = (goprint::value(value), goprint::type_name(value));
+    format!("{path} accessor error: {shown} is of the type {ty}, expected {wanted}")
 }
 
 /// Finalizers that need no domain.
@@ -217,5 +226,40 @@ impl Strategy for CustomStrategy {
 
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::dns1123_subdomain(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn replicas_are_reached_through_objects_alone() {
+        for (object, expect) in [
+            (json!({"spec": {"replicas": 3}}), vec![]),
+            (json!({}), vec![]),
+            (
+                json!({"spec": {"replicas": -1}}),
+                vec![".spec.replicas: Invalid value: -1: should be a non-negative integer"],
+            ),
+            (
+                json!({"spec": {"replicas": "x"}}),
+                vec![
+                    ".spec.replicas: Invalid value: 0: .spec.replicas accessor error: x is of the type string, expected int64",
+                ],
+            ),
+            (
+                json!({"spec": []}),
+                vec![
+                    ".spec.replicas: Invalid value: 0: .spec.replicas accessor error: [] is of the type []interface {}, expected map[string]interface{}",
+                ],
+            ),
+        ] {
+            let mut errors = Vec::new();
+            check_replicas(".spec.replicas", &object, &mut errors);
+            assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), expect, "{object}");
+        }
     }
 }

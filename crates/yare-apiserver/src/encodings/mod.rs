@@ -121,7 +121,7 @@ pub enum Form<'a> {
     Json(Bytes),
     /// A value of the type.
     Value(Value),
-    /// A value that was put together, whose members stay in their order.
+    /// A value that was put together.
     Made(&'a Value),
 }
 
@@ -131,6 +131,7 @@ impl Form<'_> {
             (Self::Json(json), _) => json,
             (Self::Value(value), Some(ty)) => yare_schema::encode::json(ty.at(), &value).into(),
             (Self::Value(value), None) => yare_schema::encode::any(&value).into(),
+            (Self::Made(value), Some(ty @ TypeHandle::Static(_))) => codec::to_json(ty, value).into(),
             (Self::Made(value), _) => value.to_string().into(),
         }
     }

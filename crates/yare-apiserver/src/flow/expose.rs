@@ -154,7 +154,7 @@ impl FlowControl {
             }
         }
         let name = "read_vs_write_current_requests";
-        page.family(&full(name), "histogram", "[ALPHA] Observations, at the end of every nanosecond, of the number of requests (as a fraction of the relevant limit) waiting or in regular stage of execution");
+        page.family(&full(name), "histogram", "EXPERIMENTAL: [ALPHA] Observations, at the end of every nanosecond, of the number of requests (as a fraction of the relevant limit) waiting or in regular stage of execution");
         for kind in Kind::ALL {
             for phase in Phase::ALL {
                 let labels = [("phase", phase.label()), ("request_kind", kind.label())];
@@ -221,18 +221,18 @@ fn expose_levels(page: &mut Page, levels: &[Level]) {
         }
     }
     let name = "demand_seats";
-    page.family(&full(name), "histogram", "[ALPHA] Observations, at the end of every nanosecond, of (the number of seats each priority level could use) / (nominal number of seats for that level)");
+    page.family(&full(name), "histogram", "EXPERIMENTAL: [ALPHA] Observations, at the end of every nanosecond, of (the number of seats each priority level could use) / (nominal number of seats for that level)");
     for level in levels {
         histogram(page, name, &[("priority_level", &level.name)], &DEMAND_BOUNDS, &level.usage.demand);
     }
     let name = "priority_level_seat_utilization";
-    page.family(&full(name), "histogram", "[ALPHA] Observations, at the end of every nanosecond, of utilization of seats for any stage of execution (but only initial stage for WATCHes)");
+    page.family(&full(name), "histogram", "EXPERIMENTAL: [ALPHA] Observations, at the end of every nanosecond, of utilization of seats for any stage of execution (but only initial stage for WATCHes)");
     for level in levels {
         let labels = [("phase", "executing"), ("priority_level", level.name.as_str())];
         histogram(page, name, &labels, &SEAT_USE_BOUNDS, &level.usage.seats);
     }
     let name = "priority_level_request_utilization";
-    page.family(&full(name), "histogram", "[ALPHA] Observations, at the end of every nanosecond, of number of requests (as a fraction of the relevant limit) waiting or in any stage of execution (but only initial stage for WATCHes)");
+    page.family(&full(name), "histogram", "EXPERIMENTAL: [ALPHA] Observations, at the end of every nanosecond, of number of requests (as a fraction of the relevant limit) waiting or in any stage of execution (but only initial stage for WATCHes)");
     for level in levels {
         for (phase, usage) in
             [(Phase::Waiting, &level.usage.waiting), (Phase::Executing, &level.usage.running)]

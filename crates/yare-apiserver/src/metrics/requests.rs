@@ -2,7 +2,7 @@
 //! seen before.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
     time::Duration,
 };
@@ -133,6 +133,8 @@ struct Series {
     size_bytes: Histogram<7>,
     running: i64,
     aborts: u64,
+    /// Of those that ended, the server's own.
+    own: u64,
 }
 
 fn count(codes: &mut Vec<(u16, u64)>, code: u16) {
@@ -153,6 +155,8 @@ pub struct Ended {
     pub excluded: Duration,
     /// Bytes of the answer.
     pub bytes: u64,
+    /// The server sent it itself.
+    pub own: bool,
 }
 
 /// Counts of all requests.
@@ -191,6 +195,7 @@ impl Requests {
         let took_s = ended.took.as_secs_f64();
         self.with(labels, |series| {
             count(&mut series.codes, ended.code);
+            series.own += u64::from(ended.own);
             series.duration_s.observe(&DURATION_BOUNDS_S, took_s);
             if labels.dry_run.is_empty() {
                 let own_s = ended.took.saturating_sub(ended.excluded).as_secs_f64();
@@ -282,6 +287,19 @@ impl Requests {
             labels.retain(|(label, _)| *label != "component");
             page.sample(name, &labels, series.aborts);
         }
+        let name = "apiserver_selfrequest_total";
+        page.family(name, "counter", "[ALPHA] Counter of apiserver self-requests broken out for each verb, API resource and subresource.");
+        // Of all versions and scopes together.
+        let mut own: BTreeMap<[&str; 4], u64> = BTreeMap::new();
+        for series in sorted.iter().filter(|s| s.own > 0) {
+            let labels = [&*series.group, &*series.resource, &*series.subresource, series.verb];
+            *own.entry(labels).or_default() += series.own;
+        }
+        for ([group, resource, subresource, verb], count) in own {
+            let labels =
+                [("group", group), ("resource", resource), ("subresource", subresource), ("verb", verb)];
+            page.sample(name, &labels, count);
+        }
     }
 }
 
@@ -362,7 +380,8 @@ mod tests {
     #[test]
     fn label_sets_are_bounded() {
         let requests = Requests::default();
-        let ended = Ended { code: 200, took: Duration::from_millis(1), excluded: Duration::ZERO, bytes: 10 };
+        let (took, excluded) = (Duration::from_millis(1), Duration::ZERO);
+        let ended = Ended { code: 200, took, excluded, bytes: 10, own: false };
         for n in 0..MAX_SERIES + 100 {
             let resource = n.to_string();
             requests.ended(Labels { verb: "GET", resource: &resource, ..Labels::default() }, ended);
@@ -372,5 +391,21 @@ mod tests {
         requests.expose(&mut page);
         let want = "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"\",scope=\"\",subresource=\"\",verb=\"GET\",version=\"\"} 100";
         assert!(page.finish().contains(want));
+    }
+
+    #[test]
+    fn own_requests_are_counted_over_scopes() {
+        let requests = Requests::default();
+        let ended = Ended { code: 200, took: Duration::ZERO, excluded: Duration::ZERO, bytes: 0, own: true };
+        let pods = Labels { verb: "LIST", version: "v1", resource: "pods", ..Labels::default() };
+        requests.ended(Labels { scope: "cluster", ..pods }, ended);
+        requests.ended(Labels { scope: "namespace", ..pods }, ended);
+        requests.ended(Labels { scope: "namespace", ..pods }, Ended { own: false, ..ended });
+        let mut page = Page::new();
+        requests.expose(&mut page);
+        let own = page.finish();
+        let own: Vec<&str> = own.lines().filter(|l| l.starts_with("apiserver_selfrequest_total")).collect();
+        let want = r#"apiserver_selfrequest_total{group="",resource="pods",subresource="",verb="LIST"} 2"#;
+        assert_eq!(own, [want]);
     }
 }

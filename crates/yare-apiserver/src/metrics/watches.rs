@@ -52,6 +52,9 @@ pub struct Watched {
     bytes: AtomicU64,
     initial: AtomicU64,
     terminated: AtomicU64,
+    /// Open watches of a shard, and events that were outside of it.
+    shards: AtomicU64,
+    filtered: AtomicU64,
     /// By scope.
     lists: [Timing<17>; SCOPES.len()],
 }
@@ -72,6 +75,17 @@ impl Watched {
         self.terminated.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A watch of a shard, open until what is returned goes.
+    pub fn sharded(self: &Arc<Self>) -> Sharded {
+        self.shards.fetch_add(1, Ordering::Relaxed);
+        Sharded(self.clone())
+    }
+
+    /// An event is not of the shard.
+    pub fn filtered(&self) {
+        self.filtered.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// An event of that many bytes was sent.
     pub fn event(&self, bytes: usize) {
         if let Some(at) = BOUNDS_BYTES.iter().position(|bound| bytes as f64 <= *bound) {
@@ -79,6 +93,15 @@ impl Watched {
         }
         self.count.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// An open watch of a shard.
+pub struct Sharded(Arc<Watched>);
+
+impl Drop for Sharded {
+    fn drop(&mut self) {
+        self.0.shards.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -120,16 +143,30 @@ impl WatchEvents {
                 timing.expose(page, name, &labels, &LIST_BOUNDS_S);
             }
         }
-        for (name, help, value) in [
+        for (name, kind, help, value) in [
             (
                 "apiserver_init_events_total",
+                "counter",
                 "[ALPHA] Counter of init events processed in watch cache broken by resource type.",
                 (|w| &w.initial) as fn(&Watched) -> &AtomicU64,
             ),
             (
                 "apiserver_terminated_watchers_total",
+                "counter",
                 "[ALPHA] Counter of watchers closed due to unresponsiveness broken by resource type.",
                 |w| &w.terminated,
+            ),
+            (
+                "apiserver_watch_shards_total",
+                "gauge",
+                "[ALPHA] Number of active sharded watch connections broken by resource type.",
+                |w| &w.shards,
+            ),
+            (
+                "apiserver_watch_filtered_events_total",
+                "counter",
+                "[ALPHA] Counter of events filtered out by shard selector during watch dispatch, broken by resource type.",
+                |w| &w.filtered,
             ),
         ] {
             // Of all versions together.
@@ -137,7 +174,7 @@ impl WatchEvents {
             for ([group, _, resource], watched) in all.iter() {
                 *sums.entry([group, resource]).or_default() += value(watched).load(Ordering::Relaxed);
             }
-            page.family(name, "counter", help);
+            page.family(name, kind, help);
             for ([group, resource], sum) in sums.into_iter().filter(|(_, sum)| *sum > 0) {
                 page.sample(name, &[("group", group), ("resource", resource)], sum);
             }

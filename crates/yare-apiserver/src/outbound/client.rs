@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -16,21 +15,23 @@ use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use yare_auth::pki::KeyPairPem;
-use yare_kinds::view::View;
 
 use super::{
     Dialer,
+    answer::{Answer, Kind},
     dial::{authority, http_text, is_reset},
     egress::{Network, Route},
-    identity::{Believed, Identity, Peer, Shown, secret},
+    identity::{Identity, Peer, Shown, secret},
     kubeconfig::Users,
+    metrics::{Calls, Of},
+    target::{Place, Target, webhook},
 };
 use crate::{core::Core, subresource::proxy, trace};
 
 /// Largest answer that is read.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// Of an error's body, what goes into messages.
-const MAX_SHOWN_BYTES: usize = 2048;
+/// How often a call is made again because the other side asks for that.
+const MAX_REPETITIONS: usize = 10;
 /// Connections kept for the next call, and for how long.
 const MAX_IDLE: usize = 16;
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
@@ -46,7 +47,7 @@ pub struct Failure {
     /// There was no answer in time.
     pub timed_out: bool,
     /// The connection was cut, or the other side asks to be called again later.
-    may_pass: bool,
+    pub(super) may_pass: bool,
 }
 
 impl Failure {
@@ -60,48 +61,16 @@ impl Failure {
     }
 }
 
-/// Where calls go.
-enum Place {
-    Address {
-        host: String,
-        port: u16,
-    },
-    /// A service in the cluster: its endpoints are looked up for each connection.
-    Service {
-        namespace: String,
-        name: String,
-        port: i64,
-    },
-}
-
-impl Place {
-    fn port(&self) -> i64 {
-        match self {
-            Self::Address { port, .. } => (*port).into(),
-            Self::Service { port, .. } => *port,
-        }
-    }
-}
-
-/// A server, and how it is spoken to.
-struct Target {
-    place: Place,
-    /// Its name in requests.
-    host: String,
-    path: String,
-    url: String,
-    /// How connections to it are made, or why they cannot be.
-    dialer: Result<Dialer, String>,
-}
-
 /// What reaches one server.
 pub struct Client {
     /// Absent where the configuration is no place, which calls are told.
     target: Result<Target, String>,
     identity: Identity,
     agent: &'static str,
-    /// The way to it; absent: what the server's configuration says of such places, where it is at hand.
-    out: Option<Arc<Route>>,
+    /// The way to it, which may be the direct one; absent: what the server's configuration says of such places.
+    out: Option<Option<Arc<Route>>>,
+    /// Where its calls are counted that are made without a server at hand; absent: nowhere.
+    calls: Option<Arc<Calls>>,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -129,7 +98,8 @@ struct Call<'a> {
 
 impl Client {
     fn of(target: Result<Target, String>, agent: &'static str) -> Self {
-        Self { target, identity: Identity::default(), agent, out: None, idle: Mutex::default() }
+        let (identity, idle) = Default::default();
+        Self { target, identity, agent, out: None, calls: None, idle }
     }
 
     /// Of a `clientConfig` (of a webhook or a conversion). What is wrong with it is told to whoever calls. `users`:
@@ -196,10 +166,17 @@ impl Client {
         self
     }
 
-    /// Goes this way.
+    /// Goes this way, or directly, whatever the server's configuration says of such places.
     #[must_use]
     pub fn through(mut self, out: Option<Arc<Route>>) -> Self {
-        self.out = out;
+        self.out = Some(out);
+        self
+    }
+
+    /// Counts its calls there.
+    #[must_use]
+    pub fn counted(mut self, calls: Arc<Calls>) -> Self {
+        self.calls = Some(calls);
         self
     }
 
@@ -220,7 +197,7 @@ impl Client {
             body: Bytes::new(),
             authorization: authorization.as_ref(),
         };
-        self.call(None, &call, timeout).await
+        self.call(None, &call, timeout).await.map(|answer| answer.body)
     }
 
     /// Posts `document`, with `query` (`a=b`) added to the URL. Services are looked up in `core`.
@@ -235,7 +212,24 @@ impl Client {
         timeout: Duration,
     ) -> Result<Bytes, Failure> {
         let call = Call { method: Method::POST, query, body: document, authorization: None };
-        self.call(core, &call, timeout).await
+        self.call(core, &call, timeout).await.map(|answer| answer.body)
+    }
+
+    /// The same, and reads the answer as an object of the kind.
+    ///
+    /// # Errors
+    /// As of [`Client::post`], or that it is none.
+    pub async fn ask_for(
+        &self,
+        core: Option<&Core>,
+        query: &str,
+        document: Bytes,
+        timeout: Duration,
+        kind: Kind<'_>,
+    ) -> Result<Value, Failure> {
+        let call = Call { method: Method::POST, query, body: document, authorization: None };
+        let answer = self.call(core, &call, timeout).await?;
+        answer.read(kind).map_err(Failure::new)
     }
 
     /// The same, and reads the answer as JSON.
@@ -254,7 +248,7 @@ impl Client {
             .map_err(|e| Failure::new(format!("couldn't get version/kind; json parse error: {e}")))
     }
 
-    async fn call(&self, core: Option<&Core>, call: &Call<'_>, timeout: Duration) -> Result<Bytes, Failure> {
+    async fn call(&self, core: Option<&Core>, call: &Call<'_>, timeout: Duration) -> Result<Answer, Failure> {
         let target = self.target.as_ref().map_err(Failure::new)?;
         let named = |mut failure: Failure| {
             let verb = if call.method == Method::GET { "Get" } else { "Post" };
@@ -263,9 +257,21 @@ impl Client {
             failure
         };
         let mut span = trace::calls(&call.method, || with_query(&target.url, call.query));
-        let exchange = self.exchange(core, target, call);
+        let calls = core.map(|core| &core.config.calls).or(self.calls.as_ref());
+        let exchange = self.exchanges(core, calls, target, call);
         let exchange = yare_trace::scoped(span.as_ref().map(yare_trace::Span::active), exchange);
+        let began = Instant::now();
         let done = tokio::time::timeout(timeout, exchange).await;
+        if let Some(calls) = calls {
+            let answer = done.as_ref().ok().and_then(|done| done.as_ref().ok());
+            let answer = answer.map(|answer| (answer.status.as_u16(), answer.body.len()));
+            let sent = (call.method == Method::POST).then_some(call.body.len());
+            calls.called(
+                Of { host: target.authority(), method: &call.method, sent },
+                answer,
+                began.elapsed(),
+            );
+        }
         if let Some(span) = &mut span {
             trace::called(
                 span,
@@ -277,20 +283,38 @@ impl Client {
             );
         }
         match done {
-            Ok(Ok(answer)) if answer.status.is_success() => Ok(answer.body),
-            Ok(Ok(answer)) => Err(answer.refused()),
+            Ok(Ok(answer)) if answer.is_success() => Ok(answer),
+            Ok(Ok(answer)) => Err(answer.refused(call.method == Method::GET)),
             Ok(Err(failure)) => Err(named(failure)),
             Err(_) => Err(named(Failure { timed_out: true, ..Failure::new("context deadline exceeded") })),
         }
     }
 
-    async fn exchange(
+    /// Makes the call, and makes it again as often as the other side asks for that.
+    async fn exchanges(
         &self,
         core: Option<&Core>,
+        calls: Option<&Arc<Calls>>,
         target: &Target,
         call: &Call<'_>,
     ) -> Result<Answer, Failure> {
-        let shown = self.identity.now().await.map_err(Failure::new)?;
+        let mut answer = self.exchange(core, calls, target, call).await?;
+        for _ in 0..MAX_REPETITIONS {
+            let Some(seconds) = answer.again_after_s() else { break };
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            answer = self.exchange(core, calls, target, call).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn exchange(
+        &self,
+        core: Option<&Core>,
+        calls: Option<&Arc<Calls>>,
+        target: &Target,
+        call: &Call<'_>,
+    ) -> Result<Answer, Failure> {
+        let shown = self.identity.now(calls).await.map_err(Failure::new)?;
         let answer = self.send(core, target, call, &shown).await?;
         if answer.status == StatusCode::UNAUTHORIZED {
             self.identity.refused(&shown).await;
@@ -315,12 +339,23 @@ impl Client {
                 Err(e) => return Err(failure(&e)),
             }
         }
-        let mut connection =
-            target.connect(core, self.out.as_ref(), shown.dialer.as_ref()).await.map_err(Failure::new)?;
+        let connecting = target.connect(core, self.way(core, target), shown.dialer.as_ref());
+        let mut connection = connecting.await.map_err(Failure::new)?;
         match connection.sender.send_request(request()?).await {
             Ok(response) => self.answer(connection, response).await,
             Err(e) => Err(failure(&e)),
         }
+    }
+
+    /// The way to the server; none: directly.
+    fn way(&self, core: Option<&Core>, target: &Target) -> Option<Arc<Route>> {
+        if let Some(out) = &self.out {
+            return out.clone();
+        }
+        core?.config.route(match target.place {
+            Place::Address { .. } => Network::ControlPlane,
+            Place::Service { .. } => Network::Cluster,
+        })
     }
 
     fn request(
@@ -376,8 +411,7 @@ impl Client {
                 idle.push(connection);
             }
         }
-        let later = parts.headers.contains_key(header::RETRY_AFTER);
-        Ok(Answer { status: parts.status, later, body: body.to_bytes() })
+        Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
     }
 }
 
@@ -393,98 +427,17 @@ fn with_query(url: &str, query: &str) -> String {
     }
 }
 
-struct Answer {
-    status: StatusCode,
-    later: bool,
-    body: Bytes,
-}
-
-impl Answer {
-    /// An answer that is no success, as clients of Kubernetes tell it.
-    fn refused(&self) -> Failure {
-        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(MAX_SHOWN_BYTES)]);
-        let text = text.trim();
-        let text = if text.is_empty() { "unknown" } else { text };
-        let message = match self.status {
-            StatusCode::NOT_FOUND => "the server could not find the requested resource".into(),
-            StatusCode::UNAUTHORIZED => "the server has asked for the client to provide credentials".into(),
-            StatusCode::FORBIDDEN => text.to_owned(),
-            status if status.is_server_error() => {
-                format!("an error on the server ({text:?}) has prevented the request from succeeding")
-            }
-            status => format!(
-                "the server responded with the status code {} but did not return more information",
-                status.as_u16()
-            ),
-        };
-        Failure { code: Some(self.status.as_u16()), may_pass: self.later, ..Failure::new(message) }
-    }
-}
-
-fn webhook(config: &Value) -> Result<(Target, Peer), String> {
-    let trust = bundle(config)?.map_or(Believed::System, Believed::Authority);
-    let dialer = |peer: &Peer| peer.dialer(None).map_err(|e| format!("caBundle: {e}"));
-    if let Some(url) = config.str_opt("url") {
-        let uri: Uri = url.parse().map_err(|e| format!("Unparsable URL: parse {url:?}: {e}"))?;
-        let host = uri.host().ok_or_else(|| format!("Unparsable URL: {url:?} names no host"))?;
-        let host = host.trim_matches(['[', ']']).to_owned();
-        let peer = Peer { name: host.clone(), trust };
-        let target = Target {
-            host: host.clone(),
-            dialer: dialer(&peer),
-            place: Place::Address { host, port: uri.port_u16().unwrap_or(443) },
-            path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
-            url: url.to_owned(),
-        };
-        return Ok((target, peer));
-    }
-    let service = config.at("service");
-    if service.is_null() {
-        return Err("webhook configuration must have either service or URL".into());
-    }
-    let (namespace, name) = (service.str_at("namespace"), service.str_at("name"));
-    let port = service.int_opt("port").unwrap_or(443);
-    let path = format!("/{}", service.str_at("path").trim_start_matches('/'));
-    let dns = format!("{name}.{namespace}.svc");
-    let peer = Peer { name: dns.clone(), trust };
-    let target = Target {
-        url: format!("https://{dns}:{port}{path}"),
-        place: Place::Service { namespace: namespace.to_owned(), name: name.to_owned(), port },
-        dialer: dialer(&peer),
-        host: dns,
-        path,
-    };
-    Ok((target, peer))
-}
-
-/// The `caBundle` of a webhook, conversion or APIService, if there is one.
-pub fn bundle(config: &Value) -> Result<Option<String>, String> {
-    let bytes = STANDARD.decode(config.str_at("caBundle")).map_err(|e| format!("caBundle: {e}"))?;
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let text = String::from_utf8(bytes).map_err(|e| format!("caBundle: {e}"))?;
-    yare_auth::tls::check_authority(&text)
-        .map_err(|why| format!("caBundle: unable to load root certificates: {why}"))?;
-    Ok(Some(text))
-}
-
 impl Target {
     async fn connect(
         &self,
         core: Option<&Core>,
-        out: Option<&Arc<Route>>,
+        out: Option<Arc<Route>>,
         own: Option<&(u64, Dialer)>,
     ) -> Result<Connection, String> {
         let (shows, dialer) = match own {
             Some((number, dialer)) => (*number, dialer),
             None => (0, self.dialer.as_ref().map_err(Clone::clone)?),
         };
-        let network = match self.place {
-            Place::Address { .. } => Network::ControlPlane,
-            Place::Service { .. } => Network::Cluster,
-        };
-        let out = out.cloned().or_else(|| core.and_then(|core| core.config.route(network)));
         let routed = out.map(|out| dialer.clone().through(Some(out)));
         let dialer = routed.as_ref().unwrap_or(dialer);
         let stream = match (&self.place, core) {
@@ -521,8 +474,6 @@ mod tests {
         for (code, expect) in [(500, true), (504, true), (429, true), (503, false), (404, false)] {
             assert_eq!(failure(code).is_transient(), expect, "{code}");
         }
-        let later = Answer { status: StatusCode::SERVICE_UNAVAILABLE, later: true, body: Bytes::new() };
-        assert!(later.refused().is_transient());
         assert!(!Failure::new("connection refused").is_transient());
     }
 
@@ -532,12 +483,14 @@ mod tests {
         let shown = |client: Client| {
             let target = client.target.unwrap();
             let Place::Address { host, port } = &target.place else { panic!("an address") };
-            format!("{host} {port} {} {}", target.host, with_query(&target.path, "timeout=3s"))
+            let path = with_query(&target.path, "timeout=3s");
+            format!("{host} {port} {} {path} {}", target.host, target.authority())
         };
         for (url, expect) in [
-            ("https://a.example", "a.example 443 a.example /?timeout=3s"),
-            ("https://[::1]:8/x", "::1 8 [::1]:8 /x?timeout=3s"),
-            ("http://127.0.0.1/audit?x=1", "127.0.0.1 80 127.0.0.1 /audit?x=1&timeout=3s"),
+            ("https://a.example", "a.example 443 a.example /?timeout=3s a.example"),
+            ("https://[::1]:8/x", "::1 8 [::1]:8 /x?timeout=3s [::1]:8"),
+            ("http://127.0.0.1/audit?x=1", "127.0.0.1 80 127.0.0.1 /audit?x=1&timeout=3s 127.0.0.1"),
+            ("http://127.0.0.1:80/?x=1", "127.0.0.1 80 127.0.0.1 /?x=1&timeout=3s 127.0.0.1:80"),
         ] {
             assert_eq!(shown(Client::of_url(url, &tls).unwrap()), expect);
         }
@@ -549,16 +502,5 @@ mod tests {
         }
         let url = Client::of_webhook(&json!({"service": {"namespace": "n", "name": "s", "path": "p"}}), None);
         assert_eq!(url.url(), "https://s.n.svc:443/p");
-    }
-
-    #[test]
-    fn a_bundle_must_hold_certificates() {
-        let read = |text: &str| bundle(&json!({ "caBundle": STANDARD.encode(text) }));
-        assert_eq!(read(""), Ok(None));
-        for text in ["x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            let error = read(text).unwrap_err();
-            assert!(error.starts_with("caBundle: unable to load root certificates: "), "{error}");
-        }
-        assert!(bundle(&json!({"caBundle": "!"})).is_err());
     }
 }

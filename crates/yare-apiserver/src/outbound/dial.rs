@@ -2,6 +2,7 @@
 //! for.
 
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,7 +13,10 @@ use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
 };
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{
+    CertificateError, ClientConfig,
+    pki_types::{ServerName, UnixTime},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -107,8 +111,8 @@ pub fn authority(host: &str, port: u16) -> String {
 pub fn io_text(error: &std::io::Error) -> String {
     if let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         return match tls {
-            rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
-                "tls: failed to verify certificate: x509: certificate signed by unknown authority".into()
+            rustls::Error::InvalidCertificate(why) => {
+                format!("tls: failed to verify certificate: x509: {}", certificate_text(why))
             }
             other => format!("tls: {other}"),
         };
@@ -119,6 +123,59 @@ pub fn io_text(error: &std::io::Error) -> String {
         std::io::ErrorKind::UnexpectedEof => "EOF".into(),
         _ => error.to_string(),
     }
+}
+
+/// What is wrong with a certificate, as Go says it.
+fn certificate_text(why: &CertificateError) -> String {
+    use CertificateError as E;
+    let time = |time: &UnixTime| {
+        let seconds = i64::try_from(time.as_secs()).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+        seconds.map(|s| s.to_string()).unwrap_or_default()
+    };
+    let expired = "certificate has expired or is not yet valid";
+    match why {
+        // Of another authority of the same name, too.
+        E::UnknownIssuer | E::BadSignature => "certificate signed by unknown authority".into(),
+        E::ExpiredContext { time: now, not_after } => {
+            format!("{expired}: current time {} is after {}", time(now), time(not_after))
+        }
+        E::NotValidYetContext { time: now, not_before } => {
+            format!("{expired}: current time {} is before {}", time(now), time(not_before))
+        }
+        E::Expired | E::NotValidYet => expired.into(),
+        E::NotValidForNameContext { expected: ServerName::IpAddress(wanted), presented } => {
+            let wanted = IpAddr::from(*wanted);
+            let addresses = names(presented, "IpAddress(");
+            match addresses.is_empty() {
+                true => {
+                    format!("cannot validate certificate for {wanted} because it doesn't contain any IP SANs")
+                }
+                false => format!("certificate is valid for {}, not {wanted}", addresses.join(", ")),
+            }
+        }
+        E::NotValidForNameContext { expected, presented } => {
+            let hosts = names(presented, "DnsName(");
+            match hosts.is_empty() {
+                true => "certificate relies on legacy Common Name field, use SANs instead".into(),
+                false => format!("certificate is valid for {}, not {}", hosts.join(", "), expected.to_str()),
+            }
+        }
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
+            "certificate specifies an incompatible key usage".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The names of one kind among those that a certificate is good for, which come as text.
+fn names<'a>(presented: &'a [String], kind: &str) -> Vec<&'a str> {
+    let bare = |name: &'a String| Some(name.strip_prefix(kind)?.trim_end_matches(')').trim_matches('"'));
+    presented.iter().filter_map(bare).collect()
+}
+
+/// Whether a text of [`io_text`] says that the other side could not prove itself.
+pub fn is_untrusted(text: &str) -> bool {
+    text.contains("tls: failed to verify certificate")
 }
 
 /// What went wrong with a request: the last cause, which is the one that says something.

@@ -15,7 +15,10 @@ use tokio::{io::AsyncReadExt as _, process::Command, sync::Mutex, time::timeout}
 use yare_auth::pki::KeyPairPem;
 use yare_kinds::view::View;
 
-use super::identity::{Peer, Shown, secret};
+use super::{
+    identity::{Peer, Shown, secret},
+    metrics::{Calls, Program},
+};
 
 const GROUP: &str = "client.authentication.k8s.io/";
 const EXTENSION: &str = "client.authentication.k8s.io/exec";
@@ -118,11 +121,11 @@ impl Plugin {
         })
     }
 
-    /// What it says, or said and is still so.
+    /// What it says, or said and is still so. `calls`: where it is counted that it runs.
     ///
     /// # Errors
     /// Why it says nothing.
-    pub async fn now(self: &Arc<Self>) -> Result<Arc<Shown>, String> {
+    pub async fn now(self: &Arc<Self>, calls: Option<&Arc<Calls>>) -> Result<Arc<Shown>, String> {
         let mut kept = self.kept.clone().lock_owned().await;
         if let Some(said) = &kept.said
             && said.until.is_none_or(|until| Timestamp::now() <= until)
@@ -130,9 +133,9 @@ impl Plugin {
             return Ok(said.shown.clone());
         }
         // Whoever asks may give up before it is done; the next one then has what it said.
-        let this = self.clone();
+        let (this, calls) = (self.clone(), calls.cloned());
         let run = tokio::spawn(async move {
-            let shown = this.refresh(&mut kept).await;
+            let shown = this.refresh(&mut kept, calls.as_deref()).await;
             drop(kept);
             shown
         });
@@ -149,8 +152,8 @@ impl Plugin {
         }
     }
 
-    async fn refresh(&self, kept: &mut Kept) -> Result<Arc<Shown>, String> {
-        let status = self.ask().await?;
+    async fn refresh(&self, kept: &mut Kept, calls: Option<&Calls>) -> Result<Arc<Shown>, String> {
+        let status = self.ask(calls).await?;
         let (token, certificate, key) =
             (status.str_at("token"), status.str_at("clientCertificateData"), status.str_at("clientKeyData"));
         let pair = match (certificate, key) {
@@ -190,7 +193,7 @@ impl Plugin {
     }
 
     /// Runs it. Gives the status that it prints.
-    async fn ask(&self) -> Result<Value, String> {
+    async fn ask(&self, calls: Option<&Calls>) -> Result<Value, String> {
         let terminal = std::io::stdin().is_terminal();
         let interactive = match self.interactive {
             Interactive::Never => false,
@@ -216,10 +219,15 @@ impl Plugin {
             .stdout(Stdio::piped())
             .kill_on_drop(true);
         let name = self.command.display();
-        let mut child = command.spawn().map_err(|error| match error.kind() {
-            ErrorKind::NotFound if self.hint.is_empty() => format!("exec: executable {name} not found"),
-            ErrorKind::NotFound => format!("exec: executable {name} not found\n\n{}", self.hint),
-            _ => format!("exec: {error}"),
+        let ran = |program: Program| calls.into_iter().for_each(|calls| calls.ran(program));
+        let mut child = command.spawn().map_err(|error| {
+            let missing = error.kind() == ErrorKind::NotFound;
+            ran(if missing { Program::NotFound } else { Program::Failed });
+            match (missing, self.hint.as_str()) {
+                (true, "") => format!("exec: executable {name} not found"),
+                (true, hint) => format!("exec: executable {name} not found\n\n{hint}"),
+                (false, _) => format!("exec: {error}"),
+            }
         })?;
         let mut printed = Vec::new();
         let running = async {
@@ -228,7 +236,12 @@ impl Plugin {
             }
             child.wait().await
         };
-        let status = match timeout(PATIENCE, running).await {
+        let ended = timeout(PATIENCE, running).await;
+        ran(match &ended {
+            Ok(Ok(status)) => Program::Ended(status.code().unwrap_or(-1)),
+            _ => Program::Failed,
+        });
+        let status = match ended {
             Ok(status) => status.map_err(|error| format!("exec: {error}"))?,
             Err(_) => {
                 return Err(format!("exec: executable {name} did not end within {} s", PATIENCE.as_secs()));
@@ -311,7 +324,7 @@ mod tests {
     }
 
     async fn token(plugin: &Arc<Plugin>) -> Result<String, String> {
-        let shown = plugin.now().await?;
+        let shown = plugin.now(None).await?;
         Ok(shown.authorization.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned())
     }
 
@@ -328,7 +341,7 @@ mod tests {
         };
         let kept = plugin(&script(""), json!({})).unwrap();
         assert_eq!(token(&kept).await.unwrap(), "Bearer t1");
-        let shown = kept.now().await.unwrap();
+        let shown = kept.now(None).await.unwrap();
         assert_eq!(token(&kept).await.unwrap(), "Bearer t1");
         kept.forget(&shown).await;
         assert_eq!(token(&kept).await.unwrap(), "Bearer t2");
@@ -371,9 +384,21 @@ mod tests {
             let error = token(&plugin(&script, json!({})).unwrap()).await.unwrap_err();
             assert!(error.contains(part), "{script}: {error}");
         }
+        let calls = Arc::<Calls>::default();
         let absent = plugin("", json!({"command": "no-such-program", "installHint": "get it"})).unwrap();
-        let error = token(&absent).await.unwrap_err();
+        let error = absent.now(Some(&calls)).await.err().unwrap();
         assert_eq!(error, "exec: executable no-such-program not found\n\nget it");
+        for script in ["exit 3".to_owned(), saying(r#"{"token": "t"}"#)] {
+            let _ = plugin(&script, json!({})).unwrap().now(Some(&calls)).await;
+        }
+        let mut page = yare_metrics::text::Page::new();
+        calls.expose(&mut page);
+        let page = page.finish();
+        for (status, code) in [("plugin_not_found_error", 1), ("plugin_execution_error", 3), ("no_error", 0)]
+        {
+            let line = format!(r#"call_total{{call_status="{status}",code="{code}"}} 1"#);
+            assert!(page.contains(&line), "{line}\n{page}");
+        }
         for (more, part) in [
             (json!({"command": ""}), "command must be specified for u to use exec authentication plugin"),
             (json!({"apiVersion": ""}), "apiVersion must be specified"),

@@ -17,7 +17,7 @@ use yare_auth::{
 };
 use yare_kinds::view::View;
 
-use super::{Dialer, exec::Plugin};
+use super::{Dialer, exec::Plugin, metrics::Calls};
 
 /// How old a token may be that was read from a file.
 const TOKEN_FILE_AGE: Duration = Duration::from_secs(10);
@@ -190,13 +190,13 @@ impl Identity {
         &self.headers
     }
 
-    /// What a call shows now.
+    /// What a call shows now. `calls`: where runs of a program for it are counted.
     ///
     /// # Errors
     /// Why there is nothing to be shown.
-    pub async fn now(&self) -> Result<Arc<Shown>, String> {
+    pub async fn now(&self, calls: Option<&Arc<Calls>>) -> Result<Arc<Shown>, String> {
         match (&self.plugin, &self.credentials) {
-            (Some(plugin), _) => plugin.now().await.map_err(|why| format!("getting credentials: {why}")),
+            (Some(plugin), _) => plugin.now(calls).await.map_err(|why| format!("getting credentials: {why}")),
             (None, credentials) => {
                 let authorization = credentials.as_ref().map(Credentials::now);
                 Ok(Arc::new(Shown { authorization, dialer: None }))

@@ -69,7 +69,7 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     let now = call.core.now_rfc3339();
     let node = binding.str_at("target.name");
     let gates = &call.core.config.gates;
-    write::modify(call, pods, namespace, name, options.dry_run, |pod| {
+    write::modify(call, pods, namespace, name, None, options.dry_run, |pod| {
         let conflict = |why: String| ApiError::conflict(BINDINGS, name, why);
         if !uid.is_empty() && uid != pod.str_at("metadata.uid") {
             let uids = (uid, pod.str_at("metadata.uid"));

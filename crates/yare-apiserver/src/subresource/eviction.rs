@@ -15,9 +15,10 @@ use yare_store::{CommitError, Expect, Op, Write};
 use crate::{
     admission::{self, Attributes, Operation},
     body::Reply,
+    bootstrap::own_options,
     codec,
     core::{Call, Core},
-    hooks,
+    hooks, managed,
     options::{DeleteOptions, FieldValidation, WriteOptions},
     path::Query,
     registry::{Served, TypeHandle},
@@ -89,7 +90,9 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         } else {
             let mut budgets = matching(&call.core, namespace, &pod);
             if budgets.len() > 1 {
-                return Err(ApiError::internal(
+                return Err(ApiError::new(
+                    500,
+                    "",
                     "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
                 ));
             }
@@ -99,8 +102,9 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
                     finish(call, served, name, guarded).await
                 }
                 Some((budget, revision)) => {
-                    let taken = take(budget, name, &call.core.now_rfc3339())?;
-                    if !deletion.dry_run && !store_budget(call, taken, revision).await? {
+                    let now = call.core.now_rfc3339();
+                    let taken = take(budget.clone(), name, &now)?;
+                    if !deletion.dry_run && !store_budget(call, &budget, taken, revision, &now).await? {
                         continue;
                     }
                     return finish(call, served, name, deletion).await;
@@ -258,6 +262,9 @@ fn take(mut budget: Value, pod: &str, now: &str) -> ApiResult<Value> {
         ));
     }
     budget.set("status.disruptionsAllowed", allowed - 1);
+    if allowed == 1 {
+        exhaust(&mut budget, now);
+    }
     if !budget.has("status.disruptedPods") {
         budget.set("status.disruptedPods", Map::new());
     }
@@ -267,10 +274,41 @@ fn take(mut budget: Value, pod: &str, now: &str) -> ApiResult<Value> {
     Ok(budget)
 }
 
+/// Says in the budget's condition that no more may be disrupted.
+fn exhaust(budget: &mut Value, now: &str) {
+    let mut conditions = budget.items("status.conditions").to_vec();
+    let mut condition = json!({
+        "type": "DisruptionAllowed",
+        "status": "False",
+        "observedGeneration": budget.int_at("status.observedGeneration"),
+        "lastTransitionTime": now,
+        "reason": "InsufficientPods",
+        "message": "",
+    });
+    match conditions.iter_mut().find(|c| c.str_at("type") == "DisruptionAllowed") {
+        Some(there) => {
+            if there.str_at("status") == "False" {
+                condition.copy_from(there, "lastTransitionTime");
+            }
+            *there = condition;
+        }
+        None => conditions.push(condition),
+    }
+    budget.set("status.conditions", conditions);
+}
+
 /// Whether the budget was still what it was.
-async fn store_budget(call: &Call, mut budget: Value, revision: u64) -> ApiResult<bool> {
+async fn store_budget(
+    call: &Call,
+    old: &Value,
+    mut budget: Value,
+    revision: u64,
+    now: &str,
+) -> ApiResult<bool> {
     let registry = call.core.registry.load_full();
     let served = registry.stored(BUDGETS).ok_or_else(ApiError::unknown_resource)?;
+    managed::update(call, served, Some(old), &mut budget, &own_options(), "status", now);
+    managed::settle(old, &mut budget);
     let key = served.stored.key(budget.str_at("metadata.namespace"), budget.str_at("metadata.name"));
     let draft = codec::draft(&served.stored, &mut budget)?;
     let write = Write {

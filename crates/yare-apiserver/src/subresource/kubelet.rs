@@ -11,6 +11,8 @@ use yare_schema::field::{FieldError, Path};
 use crate::{
     body::{Body, Reply, RequestBody},
     core::Call,
+    metrics::seldom,
+    negotiate, outbound, render,
     status::{ApiError, ApiResult, GroupResource},
     subresource::{
         proxy::{self, Endpoint},
@@ -52,8 +54,17 @@ pub async fn handle(
     upgrade: &mut Extensions,
 ) -> ApiResult<Reply> {
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
-    if stream == Stream::Log {
-        check_log_options(call)?;
+    let counts = &call.core.metrics.seldom;
+    match stream {
+        Stream::Log => {
+            // A client that takes text alone is refused still: upstream looks for an encoding as if of an object.
+            negotiate::accept(&call.headers, &call.query, render::offer(call))?;
+            // A kubelet has to prove itself, whatever the client says of that.
+            counts.count(&seldom::LOGS, &["enforce_tls"]);
+            check_log_options(call)?;
+        }
+        Stream::PortForward => check_ports(call)?,
+        Stream::Exec | Stream::Attach => {}
     }
     let Some(pod) = call.core.read("pods", &format!("{namespace}/{name}")) else {
         return Err(ApiError::not_found(PODS, name));
@@ -100,11 +111,19 @@ pub async fn handle(
     };
     let target = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
     if stream != Stream::Log {
+        if websocket::requested(&call.headers) {
+            counts.count(&seldom::STREAMS, &["proxied_to_kubelet", &call.info.subresource]);
+        }
         return proxy::forward(call, &endpoint, call.method.clone(), &target, body, upgrade).await;
     }
     // Without the connection's upgrade: the kubelet is asked for a plain answer.
-    let mut reply =
-        proxy::forward(call, &endpoint, Method::GET, &target, body, &mut Extensions::new()).await?;
+    let mut extensions = Extensions::new();
+    let asked = proxy::forward(call, &endpoint, Method::GET, &target, body, &mut extensions).await;
+    let mut reply = asked.inspect_err(|error| {
+        if outbound::is_untrusted(&error.message) {
+            counts.count(&seldom::LOGS_UNTRUSTED, &[]);
+        }
+    })?;
     if !reply.status().is_success() {
         return Err(refused(reply, name).await);
     }
@@ -131,6 +150,15 @@ async fn refused(reply: Reply, name: &str) -> ApiError {
         }
         StatusCode::INTERNAL_SERVER_ERROR => ApiError::internal(text),
         other => ApiError::unavailable(format!("the kubelet of pod {name:?} answered {other}: {text}")),
+    }
+}
+
+fn check_ports(call: &Call) -> ApiResult<()> {
+    match call.query.all("ports").find(|port| port.parse::<u32>().is_err()) {
+        Some(port) => Err(ApiError::bad_request(format!(
+            "cannot convert to []int32: strconv.ParseUint: parsing {port:?}: invalid syntax"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -207,7 +235,9 @@ fn container(call: &Call, pod: &Value) -> ApiResult<String> {
 /// Where a node's kubelet listens.
 pub fn node_endpoint(call: &Call, name: &str) -> ApiResult<Endpoint> {
     let Some(node) = call.core.read("nodes", name) else {
-        return Err(ApiError::not_found(GroupResource { group: "", resource: "nodes" }, name));
+        // As upstream says it, which looks for the node in the name of what was asked for.
+        let what = GroupResource { group: &call.info.group, resource: &call.info.resource };
+        return Err(ApiError::not_found(what, name));
     };
     let address = call.core.config.kubelet_addresses.iter().find_map(|kind| {
         node.items("status.addresses")

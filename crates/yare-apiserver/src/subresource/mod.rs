@@ -8,8 +8,9 @@ use yare_kinds::view::ViewMut;
 
 use crate::{
     admission::{self, Attributes, Operation},
-    body::{self, Reply, RequestBody},
+    body::{Reply, RequestBody},
     core::Call,
+    negotiate,
     path::percent_decode,
     registry::Served,
     status::{ApiError, ApiResult},
@@ -113,6 +114,9 @@ async fn connect(call: &Call, served: &Arc<Served>) -> ApiResult<()> {
         ("nodes", "proxy") => "NodeProxyOptions",
         _ => return Ok(()),
     };
+    if call.query.has("dryRun") {
+        return Err(ApiError::bad_request("dryRun is not supported"));
+    }
     let mut options = serde_json::json!({ "kind": kind, "apiVersion": "v1" });
     for flag in ["stdin", "stdout", "stderr", "tty"] {
         if call.query.flag(flag) {
@@ -166,6 +170,18 @@ pub async fn handle(
         (*resource == here || resource.1.is_empty()) && *name == info.subresource
     });
     let Some((_, _, does)) = row else { return Err(ApiError::unknown_resource()) };
+    // What connects passes on whatever comes back; logs are text.
+    let special: Option<&[&'static str]> = match does {
+        Does::Kubelet(kubelet::Stream::Log) => Some(&["text/plain"]),
+        Does::Kubelet(_) | Does::Proxy => None,
+        _ => Some(&[]),
+    };
+    if let Some(special) = special.filter(|_| is_built_in) {
+        if info.verb == "patch" {
+            patch::media_type(call, false)?;
+        }
+        negotiate::route(&call.headers, special, false, &call.core.config.gates)?;
+    }
     match does {
         Does::Kubelet(stream) => {
             connect(call, served).await?;
@@ -177,7 +193,7 @@ pub async fn handle(
         }
         _ => {}
     }
-    let bytes = body::read(&call.headers, body).await?;
+    let bytes = crate::dispatch::read(call, served, body).await?;
     match does {
         Does::Writes(target) => match info.verb {
             "get" => list::get(call, served).await,

@@ -324,8 +324,14 @@ pub async fn splice(client: OnUpgrade, backend: OnUpgrade, _open: oneshot::Sende
 
 /// Copies headers that go beyond two neighbours, without credentials.
 pub fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrade: bool) {
+    let listed = from.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let listed: Vec<String> =
+        listed.flat_map(|names| names.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
     for (name, value) in from {
-        let skip = HOP_BY_HOP.contains(&name.as_str())
+        // What a side says is between it and its neighbour goes no further.
+        let neighbours = !is_connection(name) && listed.iter().any(|listed| listed == name.as_str());
+        let skip = neighbours
+            || HOP_BY_HOP.contains(&name.as_str())
             || *name == header::AUTHORIZATION
             || name.as_str().starts_with("impersonate-")
             || *name == header::HOST

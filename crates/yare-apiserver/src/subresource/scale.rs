@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
-use yare_kinds::view::{View, ViewMut};
+use yare_kinds::{
+    printers,
+    view::{View, ViewMut},
+};
 use yare_schema::{
     field::{FieldError, Path},
     managed::{
@@ -69,11 +72,17 @@ pub async fn handle(call: &Call, served: &Arc<Served>, body: Bytes) -> ApiResult
             let object = list::find(call, served).await?;
             let mut value: Value = serde_json::from_slice(&object.bytes).map_err(ApiError::internal)?;
             served.from_rest(&mut value)?;
+            if served.stored.custom.is_some() && value.at(&paths.spec).is_null() {
+                return Err(ApiError::internal(format!(
+                    "the spec replicas field \".{}\" does not exist",
+                    paths.spec
+                )));
+            }
             shown(served, &paths, &value)
         }
         _ => change(call, served, &paths, &body).await?,
     };
-    render::document(call, StatusCode::OK, &scale)
+    render::view(call, StatusCode::OK, &scale, &printers::SCALE)
 }
 
 fn shown(served: &Served, paths: &Paths, object: &Value) -> Value {
@@ -92,10 +101,14 @@ fn shown(served: &Served, paths: &Paths, object: &Value) -> Value {
         metadata.copy_from(object.at("metadata"), field);
     }
     let mut scale = json!({
-        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
-        "spec": { "replicas": object.int_at(&paths.spec) },
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": {},
         "status": { "replicas": object.int_at(&paths.status) },
     });
+    // No replicas are wanted: the one number of a scale that is left out where it is zero.
+    let wanted = object.int_at(&paths.spec);
+    if wanted != 0 {
+        scale.set("spec.replicas", wanted);
+    }
     if !selector.is_empty() {
         scale.set("status.selector", selector);
     }

@@ -68,6 +68,8 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
         request.set("spec.audiences", call.core.config.auth.audiences().to_vec());
     }
     request.default_absent("spec.expirationSeconds", DEFAULT_SECONDS);
+    // Said also where there is none.
+    request.default_absent("spec.boundObjectRef", Value::Null);
     request.set("metadata.name", name);
     request.set("metadata.namespace", namespace);
     request.default_zero("metadata.uid", uid);
@@ -135,6 +137,9 @@ fn bound(
             )));
         }
     };
+    if name.is_empty() {
+        return Err(ApiError::bad_request("Name parameter required."));
+    }
     let what = GroupResource { group: "", resource: plural };
     let Some(object) = core.read(plural, &key) else { return Err(ApiError::not_found(what, name)) };
     let have = object.str_at("metadata.uid");

@@ -21,9 +21,10 @@ use crate::{
     hooks, managed,
     negotiate::Asked,
     options::WriteOptions,
+    owner_references::{self, Seen},
     registry::Served,
     render::Renderer,
-    status::{ApiError, ApiResult},
+    status::{ApiError, ApiResult, GroupResource},
     trace::{self, Storing},
     verbs::write::{self, Written},
 };
@@ -75,15 +76,22 @@ pub async fn object_of(
     served.default_own(&mut object);
     served.to_storage(&mut object)?;
     clear_system_fields(&mut object);
+    if by != By::Apply {
+        owner_references::deduplicate(call, &mut object, Seen::Sent);
+    }
     let system = System { created: call.core.now_rfc3339(), uid: call.core.new_uid() };
-    let generated = object.str_at("metadata.name").is_empty() && object.is_set("metadata.generateName");
-    for _ in 0..MAX_GENERATED {
+    let generates = by == By::Create && object.is_set("metadata.generateName");
+    // Who gives a name besides is told the same as who was given one, but not given another.
+    let attempts = if object.str_at("metadata.name").is_empty() { MAX_GENERATED } else { 1 };
+    let mut taken = String::new();
+    for _ in 0..attempts {
         match commit(call, served, &object, &system, options, by, is_versioned).await {
-            Err(error) if generated && error.reason == "AlreadyExists" => {}
+            Err(error) if generates && error.reason == "AlreadyExists" => taken = error.details.name,
             done => return done,
         }
     }
-    Err(ApiError::generate_name_conflict(served.group_resource(), object.str_at("metadata.generateName")))
+    let what = GroupResource { group: &served.stored.group, resource: &served.plural };
+    Err(ApiError::generate_name_conflict(what, &taken))
 }
 
 /// Whoever creates by an update or an apply must be allowed to create as well.
@@ -141,10 +149,12 @@ async fn commit(
     for _ in 0..MAX_ATTEMPTS {
         let mut new = object.clone();
         stored.strategy.default(&mut new);
+        stored.strategy.default_in(&mut new, &ctx);
         if by != By::Apply {
             managed::update(call, served, None, &mut new, options, "", &now);
         }
         let admitted = admission::mutate(&attributes, &mut new, None).await?;
+        owner_references::deduplicate(call, &mut new, Seen::Admitted);
         new.set("metadata.creationTimestamp", system.created.as_str());
         new.set("metadata.uid", system.uid.as_str());
         // Who changes the object sees that its name is still to be made; who may refuse it sees the name.
@@ -170,7 +180,7 @@ async fn commit(
         let of_metadata = || {
             let mut errors = meta::validate_create(&new, stored.namespaced, &*served.strategy);
             if let Some(row) = stored.builtin {
-                errors.extend(row.check_finalizers(&new));
+                errors.extend(row.check_finalizers(&new, &*served.strategy));
             }
             errors
         };

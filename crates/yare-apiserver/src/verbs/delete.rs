@@ -1,6 +1,6 @@
 //! `delete` and `deletecollection`: preconditions, grace periods, finalizers, propagation.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -35,21 +35,6 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const MAX_ATTEMPTS: usize = 64;
 
-/// Resources whose deletion answers with the object instead of a `Status`.
-const RETURN_OBJECT: [(&str, &str); 11] = [
-    ("", "pods"),
-    ("", "podtemplates"),
-    ("", "services"),
-    ("", "serviceaccounts"),
-    ("", "persistentvolumeclaims"),
-    ("", "persistentvolumes"),
-    ("", "resourcequotas"),
-    ("storage.k8s.io", "storageclasses"),
-    ("storage.k8s.io", "csinodes"),
-    ("storage.k8s.io", "csidrivers"),
-    ("storage.k8s.io", "volumeattachments"),
-];
-
 /// Resources that have always left their dependents behind, unless told otherwise.
 const ORPHANED: [(&str, &str); 2] = [("", "replicationcontrollers"), ("batch", "jobs")];
 
@@ -80,7 +65,7 @@ pub async fn delete(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
     yare_trace::event("About to delete object from database", &[]);
     let deleted = object(call, served, &call.info.namespace, &call.info.name, &options).await?;
     yare_trace::event("Object deleted from database", &[]);
-    let returns = RETURN_OBJECT.contains(&(&*served.stored.group, &*served.stored.plural));
+    let returns = served.stored.builtin.is_some_and(|row| row.returns_deleted());
     if deleted.gone && !returns {
         let status = success(served.group_resource(), &call.info.name, &deleted.uid);
         // A Status is no table: it comes as it is in the encoding that was found.
@@ -142,17 +127,16 @@ pub async fn collection(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiRe
     let snapshot = call.core.store().snapshot(&served.stored.kind_key);
     let found = page(&snapshot, &selection, None, selectors.limit);
     let metadata = metadata(&snapshot, &selection, &found);
-    let mut gone: Vec<Bytes> = Vec::with_capacity(found.objects.len());
-    for target in found.objects {
+    for target in &found.objects {
         let (namespace, name) = target.key.split_once('/').unwrap_or(("", &target.key));
         match self::object(call, served, namespace, name, &options).await {
-            Ok(deleted) => gone.push(deleted.bytes),
-            // Somebody else deleted it in between.
-            Err(error) if error.reason == "NotFound" => {}
-            Err(error) => return Err(error),
+            // Or somebody else deleted it in between.
+            Err(error) if error.reason != "NotFound" => return Err(error),
+            _ => {}
         }
     }
-    renderer.list(Value::Object(metadata), Items::Loose(gone), call.in_process)
+    // As they were found.
+    renderer.list(metadata, Items::Stored(found.objects), call.in_process)
 }
 
 /// Deletes one object, or starts its deletion.
@@ -200,41 +184,39 @@ async fn run(
         deletion: Some(options),
     };
     hooks::spare(served, name)?;
+    let mut options = Cow::Borrowed(options);
+    // What was marked here with no time left, and goes in the next round.
+    let mut ended: Option<Deleted> = None;
     for _ in 0..MAX_ATTEMPTS {
         let Some(current) = store.get(&stored.kind_key, &key) else {
-            return Err(ApiError::not_found(what, name));
+            return ended.ok_or_else(|| ApiError::not_found(what, name));
         };
         let old: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
-        check_preconditions(served, name, &old, &current, options)?;
-        if admit {
+        check_preconditions(served, name, &old, &current, &options)?;
+        if admit && ended.is_none() {
             admission::validate(&attributes, None, Some(&old)).await?;
         }
         let uid = old.str_at("metadata.uid").to_owned();
-        let plan = plan(served, &old, options, call.core.now());
+        let plan = plan(served, &old, &options, call.core.now());
         // What goes at once is no update.
-        let goes = options.dry_run || !matches!(plan, Plan::Mark(_));
+        let goes = options.dry_run || !matches!(plan, Plan::Mark(_) | Plan::End(_));
         let storing = Storing::updates(call, stored, &key, goes);
+        let ends = matches!(plan, Plan::End(_));
         let (op, new) = match plan {
             Plan::Pending => return Ok(Deleted { bytes: current.bytes.clone(), gone: false, uid }),
-            Plan::Mark(new) => {
+            Plan::Delete if options.dry_run => {
+                return Ok(Deleted { bytes: current.bytes.clone(), gone: true, uid });
+            }
+            Plan::Mark(new) | Plan::End(new) => {
                 let mut new = *new;
                 storing.step("initial value restored");
                 let draft = storing.encode(|| codec::draft(stored, &mut new))?;
                 if options.dry_run {
-                    return Ok(Deleted {
-                        bytes: write::dry(draft, Some(current.revision)),
-                        gone: false,
-                        uid,
-                    });
+                    return Ok(Deleted { bytes: write::dry(draft, Some(current.revision)), gone: ends, uid });
                 }
                 (Op::Put(draft), Some(new))
             }
-            Plan::Delete => {
-                if options.dry_run {
-                    return Ok(Deleted { bytes: current.bytes.clone(), gone: true, uid });
-                }
-                (Op::Delete, None)
-            }
+            Plan::Delete => (Op::Delete, None),
         };
         let gone = new.is_none();
         let write = Write {
@@ -254,6 +236,15 @@ async fn run(
                 match &new {
                     Some(new) => hooks::after_update(call, served, new, &old),
                     None => hooks::after_delete(call, served, &old),
+                }
+                if ends {
+                    if let (Some(wanted), Some(marked)) =
+                        (&mut options.to_mut().resource_version, objects.first())
+                    {
+                        *wanted = marked.revision.to_string();
+                    }
+                    ended = Some(Deleted { bytes, gone: true, uid });
+                    continue;
                 }
                 if gone && (&*stored.group, &*stored.plural) == ("", "services") {
                     delete_endpoints(call, key).await;
@@ -345,6 +336,8 @@ enum Plan {
     Pending,
     /// It stays for now, marked.
     Mark(Box<Value>),
+    /// It has no time left: it is marked, for all who watch to see, and goes.
+    End(Box<Value>),
     /// It goes.
     Delete,
 }
@@ -387,10 +380,10 @@ fn plan(served: &Served, old: &Value, options: &DeleteOptions, now: Timestamp) -
         return Plan::Mark(Box::new(new));
     }
     if !pending {
-        return Plan::Delete;
+        return if graceful { Plan::End(Box::new(new)) } else { Plan::Delete };
     }
     // Finalizers hold it: whoever set them sees the mark and acts.
-    if !deleting && !graceful {
+    if !deleting && !graceful && !hooks::ends_its_own_way(served) {
         bump_generation(&mut new);
     }
     let marked = new.str_at("metadata.deletionTimestamp").parse::<Timestamp>().ok();

@@ -7,7 +7,8 @@ use base64::{DecodeError, Engine as _, engine::general_purpose::URL_SAFE_NO_PAD}
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use yare_store::{Object, Snapshot, SnapshotError};
+use tokio::time::Instant;
+use yare_store::{Kind, Object, Snapshot, SnapshotError};
 
 use crate::{
     audit::Layer,
@@ -42,7 +43,8 @@ pub async fn find(call: &Call, served: &Served) -> ApiResult<Arc<Object>> {
     if let Some(text) = call.query.get("resourceVersion") {
         // Upstream gives no reason here, and 500.
         let wanted = revision(text).map_err(|e| ApiError::new(500, "", e.to_string()))?;
-        call.timed(Layer::Storage, fresh(&call.core, wanted.unwrap_or(0))).await?;
+        let kind = &served.stored.kind_key;
+        call.timed(Layer::Storage, fresh(&call.core, kind, wanted.unwrap_or(0))).await?;
     }
     let stored = || {
         let found = call.core.store().get(&served.stored.kind_key, &key);
@@ -57,13 +59,15 @@ pub async fn find(call: &Call, served: &Served) -> ApiResult<Arc<Object>> {
     stored()
 }
 
-/// Waits until the revision is visible.
-pub async fn fresh(core: &Core, wanted: u64) -> ApiResult<()> {
-    let current = core.store().revision();
-    if wanted <= current || core.store().wait_for(wanted, FRESH_TIMEOUT).await {
+/// Waits until the revision is visible, for a read of the kind.
+pub async fn fresh(core: &Core, kind: &Kind, wanted: u64) -> ApiResult<()> {
+    if wanted == 0 {
         return Ok(());
     }
-    Err(ApiError::too_large(wanted, current))
+    let (began, current) = (Instant::now(), core.store().revision());
+    let is_there = wanted <= current || core.store().wait_for(wanted, FRESH_TIMEOUT).await;
+    core.metrics.lists.waited(kind, began.elapsed());
+    if is_there { Ok(()) } else { Err(ApiError::too_large(wanted, current)) }
 }
 
 /// Where the next page starts. The form is upstream's, so that tokens look alike; clients must not read it.
@@ -112,7 +116,7 @@ fn decode_continue(token: &str) -> ApiResult<Continue> {
 }
 
 /// The state that a list shows, and the key behind which it starts.
-async fn state(core: &Core, kind: &str, options: &ListOptions) -> ApiResult<(Snapshot, Option<String>)> {
+async fn state(core: &Core, kind: &Kind, options: &ListOptions) -> ApiResult<(Snapshot, Option<String>)> {
     let store = core.store();
     if !options.continue_token.is_empty() {
         let token = decode_continue(&options.continue_token)?;
@@ -124,7 +128,7 @@ async fn state(core: &Core, kind: &str, options: &ListOptions) -> ApiResult<(Sna
         let Ok(revision) = u64::try_from(token.rv) else {
             return Ok((store.snapshot(kind), Some(token.start)));
         };
-        fresh(core, revision).await?;
+        fresh(core, kind, revision).await?;
         return match store.snapshot_at(kind, revision) {
             Ok(snapshot) => Ok((snapshot, Some(token.start))),
             Err(SnapshotError::Compacted { .. }) => Err(continue_expired(&token.start)),
@@ -136,7 +140,7 @@ async fn state(core: &Core, kind: &str, options: &ListOptions) -> ApiResult<(Sna
     let Some(wanted) = wanted.filter(|wanted| *wanted > 0) else {
         return Ok((store.snapshot(kind), None));
     };
-    fresh(core, wanted).await?;
+    fresh(core, kind, wanted).await?;
     // A page at a revision is that revision exactly, unless the client says any newer one will do.
     let exact = options.version_match == VersionMatch::Exact
         || (options.version_match == VersionMatch::Unset && options.limit > 0);
@@ -189,7 +193,8 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
         listing.event("Listed items from cache", &[trace::number("count", page.fetched)]);
         listing.event("Filtered items", &[trace::number("count", page.objects.len())]);
     }
-    call.core.metrics.lists.listed(&served.stored.kind_key, page.fetched, page.objects.len());
+    let consistent = options.resource_version.is_empty() && options.continue_token.is_empty();
+    call.core.metrics.lists.listed(&served.stored.kind_key, consistent, page.fetched, page.objects.len());
     call.timed_now(Layer::Transform, || renderer.prepare(page.objects.iter().map(|o| &o.bytes)))?;
     let mut metadata = metadata(&snapshot, &selection, &page);
     if let Some(shard) = &selection.shard {
@@ -197,7 +202,7 @@ pub async fn list(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     }
     let items = Items::Stored(page.objects);
     let media_type = renderer.media_type();
-    let list = || renderer.list(Value::Object(metadata), items, call.in_process);
+    let list = || renderer.list(metadata, items, call.in_process);
     call.timed_now(Layer::Serialization, || trace::serialize(call, media_type, list))
 }
 

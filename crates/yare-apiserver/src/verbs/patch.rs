@@ -193,6 +193,9 @@ impl Patch {
                 return Err(ApiError::request_too_large(error));
             }
             if !lenient {
+                if let Some(why) = operations.iter().find_map(ill_typed) {
+                    return Err(bad(why));
+                }
                 for (i, operation) in operations.iter().enumerate() {
                     let members = operation.as_object().into_iter().flatten();
                     for (name, _) in members.filter(|(name, _)| !OPERATION.contains(&name.as_str())) {
@@ -241,7 +244,8 @@ impl Patch {
                 let name = patched.str_at("metadata.name");
                 codec::another_type(given, (subject.api_version, subject.kind), name)
             } else {
-                invalid(codec::not_registered(given.0, given.1))
+                let group = subject.api_version.split_once('/').map_or("", |(group, _)| group);
+                invalid(codec::not_registered(group, given.0, given.1))
             });
         }
         let decoded = match codec::conform(subject.ty, patched) {
@@ -290,6 +294,22 @@ fn unmergeable(error: StrategicPatchError) -> ApiError {
     }
 }
 
+/// Why a strict reader does not take a JSON patch's operation for one.
+fn ill_typed(operation: &Value) -> Option<String> {
+    if !operation.is_object() && !operation.is_null() {
+        let have = json_kind(operation);
+        return Some(format!("json: cannot unmarshal {have} into Go value of type handlers.jsonPatchOp"));
+    }
+    // Its `value` may be anything.
+    ["op", "path", "from"].into_iter().find_map(|member| {
+        let value = operation.get(member).filter(|value| !value.is_string() && !value.is_null())?;
+        let have = json_kind(value);
+        Some(format!(
+            "json: cannot unmarshal {have} into Go struct field jsonPatchOp.{member} of type string"
+        ))
+    })
+}
+
 fn json_kind(value: &Value) -> &'static str {
     match value {
         Value::Object(_) => "object",
@@ -322,7 +342,10 @@ pub fn configuration(media: &str, body: &[u8], api_version: &str, kind: &str) ->
 
 fn applied(call: &Call, served: &Served, media: &str, body: &[u8]) -> ApiResult<Value> {
     let mut value = configuration(media, body, &served.api_version, &served.kind)?;
-    write::settle_namespace(served, &mut value, &call.info.namespace)?;
+    // A namespace that it does not say is not its own: messages about it leave it out.
+    if !served.namespaced || value.is_set("metadata.namespace") {
+        write::settle_namespace(served, &mut value, &call.info.namespace)?;
+    }
     Ok(value)
 }
 
@@ -336,7 +359,8 @@ pub fn check_duplicates(call: &Call, media: &str, body: &[u8], options: &WriteOp
     if options.field_validation == FieldValidation::Strict {
         return Err(ApiError::bad_request(format!("error strict decoding YAML: {why}")));
     }
-    call.warn(why);
+    // One warning for each, without the head that an error has.
+    why.lines().skip(1).for_each(|line| call.warn(line.trim()));
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::{
     encodings::{self, Stream},
     encryption::locked,
     flow::{Ticket, watches::Watching},
-    metrics::{Scope, Watched},
+    metrics::{Scope, Sharded, Watched},
     negotiate::{Asked, Shape},
     options::ListOptions,
     registry::Served,
@@ -47,6 +47,7 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
     // Upstream gives no reason here, and 500.
     let wanted = options.revision().map_err(|e| ApiError::new(500, "", e.to_string()))?.filter(|r| *r > 0);
     let initial = options.send_initial_events.unwrap_or(wanted.is_none());
+    let watched = call.core.metrics.watches.of(served);
     let mut stream = Watch {
         core: call.core.clone(),
         encoder: Encoder {
@@ -54,8 +55,9 @@ pub async fn watch(call: &Call, served: &Arc<Served>) -> ApiResult<Reply> {
             framing,
             columns_sent: false,
             shared: call.in_process,
-            watched: call.core.metrics.watches.of(served),
+            watched: watched.clone(),
         },
+        _sharded: selection.shard.as_ref().map(|_| watched.sharded()),
         selection,
         watcher: None,
         queue: VecDeque::new(),
@@ -141,6 +143,8 @@ struct Watch {
     ticket: Option<Ticket>,
     /// Counts this watch among those that a write costs.
     _watching: Option<Watching>,
+    /// Counts it among those of a shard.
+    _sharded: Option<Sharded>,
     /// What traces say of the state at the start, until it is sent.
     spans: Vec<yare_trace::Span>,
     /// Events up to this revision are not sent: the client asked for what comes after.
@@ -164,7 +168,7 @@ impl Watch {
         let store = self.core.store();
         if initial {
             if let Some(wanted) = wanted {
-                fresh(&self.core, wanted).await?;
+                fresh(&self.core, &kind, wanted).await?;
             }
             let snapshot = store.snapshot(&kind);
             self.initial = page(&snapshot, &self.selection, None, 0).objects.into();
@@ -270,6 +274,9 @@ impl Watch {
                 continue;
             }
             let open = self.selection.is_open();
+            if !open && !self.selection.is_in_shard(&event.object) {
+                self.encoder.watched.filtered();
+            }
             let before = event.previous.as_deref().is_some_and(|o| open || self.selection.matches(o));
             match event.kind {
                 EventKind::Put => {

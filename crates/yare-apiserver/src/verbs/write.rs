@@ -23,10 +23,12 @@ use crate::{
     admission::{self, Operation},
     audit::Layer,
     body::Reply,
+    bootstrap::own_options,
     codec,
     core::Call,
     hooks, managed,
     options::{FieldValidation, WriteOptions},
+    owner_references::{self, Seen},
     registry::{Served, Stored},
     render::Renderer,
     span,
@@ -227,6 +229,9 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             make(&shown)?
         };
         check_identity(&mut new, &old, update)?;
+        if call.info.verb == "update" {
+            owner_references::deduplicate(call, &mut new, Seen::Sent);
+        }
         let wanted = new.str_at("metadata.resourceVersion").to_owned();
         let conditional = !wanted.is_empty() && wanted != "0";
         if conditional && wanted.parse::<u64>().is_err() {
@@ -243,15 +248,16 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
             // Upstream names the resource here, where it names the kind elsewhere.
             return Err(ApiError::invalid(what, name, &[error]));
         }
+        let now = call.core.now_rfc3339();
+        let ctx = context(&now, call);
         served.default_own(&mut new);
         served.to_storage(&mut new)?;
         stored.strategy.default(&mut new);
+        stored.strategy.default_in(&mut new, &ctx);
         if stored.builtin.is_some() {
             // What a client left out is no change where the same is always written.
             encode::fill(stored.ty.at(), &mut new);
         }
-        let now = call.core.now_rfc3339();
-        let ctx = context(&now, call);
         if !apply {
             // Of what was sent: whoever leaves out what is put back lets go of it.
             managed::update(call, served, Some(&old), &mut new, options, target.subresource, &now);
@@ -284,6 +290,7 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
                 None
             }
         };
+        owner_references::deduplicate(call, &mut new, Seen::Admitted);
         // Also what admission must not change is put back; the generation counts what it did.
         if !stored.gated.is_empty() {
             stored.gated.drop(&mut new, Some(&old));
@@ -294,10 +301,14 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         }
         let reserved = hooks::before_update(call, served, &mut new, &old, options.dry_run)?;
         let mut errors = admission::claims::errors(&attributes, &new, Some(&old)).await;
-        errors.extend(meta::validate_update(&new, &old, stored.namespaced));
-        if let Some(row) = stored.builtin {
-            errors.extend(row.check_finalizers(&new));
-        }
+        errors.extend(match stored.builtin {
+            Some(row) => row.validate_metadata_update(target.subresource, &*served.strategy, &new, &old),
+            None => {
+                let mut errors = meta::validate_update(&new, &old, stored.namespaced);
+                errors.extend(meta::validate_change(&new, &old));
+                errors
+            }
+        });
         let mut warnings = Vec::new();
         let judged = (served.judged(&new)?, served.judged(&old)?);
         errors.extend((target.validate)(served, &judged.0, &judged.1, &ctx, &mut warnings));
@@ -320,6 +331,10 @@ pub async fn update(update: &Update<'_>) -> ApiResult<Written> {
         };
         for warning in warnings {
             call.warn(warning);
+        }
+        if !conditional {
+            // Whoever names no revision means this one, and those who may refuse it see that.
+            new.set("metadata.resourceVersion", current.revision.to_string());
         }
         let (seen, seen_old) = shown.as_ref().map_or((&new, &old), |(new, old)| (new, old));
         admission::validate(&attributes, Some(seen), Some(seen_old)).await?;
@@ -443,12 +458,14 @@ fn place(stored: &Stored, namespace: &str, name: &str) -> String {
 }
 
 /// Changes an object in the server's own name (a binding, say): no admission, no validation beyond `change`
-/// itself, tried again while others write.
+/// itself, tried again while others write. `owned`: the subresource in whose name the server, as one client among
+/// others, owns what it changes; none where it writes beneath them all.
 pub async fn modify(
     call: &Call,
     served: &Served,
     namespace: &str,
     name: &str,
+    owned: Option<&str>,
     dry_run: bool,
     change: impl Fn(&mut Value) -> ApiResult<()>,
 ) -> ApiResult<()> {
@@ -462,9 +479,15 @@ pub async fn modify(
         };
         storing.step(if attempt == 0 { "initial value restored" } else { "Retry value restored" });
         let mut object: Value = serde_json::from_slice(&current.bytes).map_err(ApiError::internal)?;
+        let old = owned.map(|_| object.clone());
         change(&mut object)?;
         if dry_run {
             return Ok(());
+        }
+        if let (Some(subresource), Some(old)) = (owned, &old) {
+            let (options, now) = (own_options(), call.core.now_rfc3339());
+            managed::update(call, served, Some(old), &mut object, &options, subresource, &now);
+            managed::settle(old, &mut object);
         }
         let draft = storing.encode(|| codec::draft(stored, &mut object))?;
         if is_same(&draft, &current) && !is_stale(call, &current).await? {

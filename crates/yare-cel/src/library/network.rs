@@ -379,7 +379,8 @@ fn network(value: &Value<'_>) -> Result<Network, EvalError> {
 fn contains_ip<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     let own = network(&args[0])?;
     let other = match &args[1] {
-        Value::String(text) => parse_ip(text)?.0,
+        // Unlike of a network that is none, upstream says no more of it.
+        Value::String(text) => parse_ip(text).map_err(|_| EvalError::no_such_overload())?.0,
         other => address(std::slice::from_ref(other))?,
     };
     Ok(Value::Bool(own.contains(other)))

@@ -219,7 +219,10 @@ pub fn check_file_volumes(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
             let p = list.index(i);
             let p = p.child("env");
             for (j, var) in container.items("env").iter().enumerate() {
-                let Some(name) = var.str_opt("valueFrom.fileKeyRef.volumeName") else { continue };
+                if !var.has("valueFrom.fileKeyRef") {
+                    continue;
+                }
+                let name = var.str_at("valueFrom.fileKeyRef.volumeName");
                 let p = p.index(j);
                 let p = p.child("valueFrom");
                 let p = p.child("fileKeyRef");

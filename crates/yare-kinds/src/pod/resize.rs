@@ -38,7 +38,7 @@ pub fn prepare(new: &mut Value, old: &Value, gates: &Gates) {
             }
         }
     }
-    new.copy_from(old, "metadata.generation");
+    meta::restore_system_fields(new, old);
     if !same(new.at("spec"), old.at("spec")) {
         meta::bump_generation(new, old);
     }

@@ -222,7 +222,9 @@ pub fn check_template_meta(errs: &mut Errors, path: &Path<'_>, metadata: &Value)
         "managedFields",
     ];
     for field in OTHERS.iter().filter(|field| metadata.is_set(field)) {
-        errs.forbidden(&path.child(field), "cannot be set");
+        // Upstream makes the name of a field from its own.
+        let shown = if *field == "uid" { "uID" } else { field };
+        errs.forbidden(&path.child(shown), "cannot be set");
     }
 }
 

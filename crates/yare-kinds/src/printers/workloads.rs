@@ -481,3 +481,14 @@ fn pool_status(o: &Value, now_s: i64) -> Vec<Value> {
         completed,
     ]
 }
+
+/// `Scale`, as which a workload is shown by its subresource.
+pub const SCALE: Printer = Printer {
+    columns: &[
+        NAME,
+        integer("Desired", "Number of replicas there should be."),
+        integer("Available", "Number of replicas there are."),
+        AGE,
+    ],
+    row: |o, now_s| cells![name(o), o.int_at("spec.replicas"), o.int_at("status.replicas"), age(o, now_s)],
+};

@@ -60,9 +60,12 @@ impl Strategy for CustomResourceDefinition {
 
     fn validate(&self, crd: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        let name = crd.str_at("metadata.name");
-        if name != format!("{}.{}", crd.str_at("spec.names.plural"), crd.str_at("spec.group")) {
-            errs.invalid(&Path::new("metadata.name"), name, "must be spec.names.plural+\".\"+spec.group");
+        let expected = format!("{}.{}", crd.str_at("spec.names.plural"), crd.str_at("spec.group"));
+        for field in ["metadata.generateName", "metadata.name"] {
+            let name = crd.str_at(field);
+            if !name.is_empty() && name != expected {
+                errs.invalid(&Path::new(field), name, "must be spec.names.plural+\".\"+spec.group");
+            }
         }
         check(&mut errs, crd, None, ctx.gates.emulation());
         errs

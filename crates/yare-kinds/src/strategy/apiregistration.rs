@@ -43,15 +43,6 @@ impl Strategy for ApiService {
         let mut errs = Errors::new();
         let spec = object.at("spec");
         let (group, version) = (spec.str_at("group"), spec.str_at("version"));
-        let (name, required) = (object.str_at("metadata.name"), format!("{version}.{group}"));
-        if name != required {
-            let path = Path::new("metadata");
-            errs.invalid(
-                &path.child("name"),
-                name,
-                format!("must be `spec.version+\".\"+spec.group`: {required:?}"),
-            );
-        }
         let path = Path::new("spec");
         if group.is_empty() {
             if version != "v1" {
@@ -93,8 +84,13 @@ impl Strategy for ApiService {
         false
     }
 
-    fn validate_name(&self, name: &str) -> Vec<String> {
-        names::path_segment(name)
+    fn validate_name_of(&self, name: &str, service: &Value) -> Vec<String> {
+        let messages = names::path_segment(name);
+        let required = format!("{}.{}", service.str_at("spec.version"), service.str_at("spec.group"));
+        if messages.is_empty() && name != required {
+            return vec![format!("must be `spec.version+\".\"+spec.group`: {required:?}")];
+        }
+        messages
     }
 }
 

@@ -167,7 +167,7 @@ fn check_union(errs: &mut Errors, path: &Path<'_>, members: &[&str], value: &Val
         1 => {}
         _ => errs.invalid(
             path,
-            format!("{{{}}}", quoted(&set)),
+            format!("{{{}}}", set.join(", ")),
             format!("must specify exactly one of: {}", quoted(members)),
         ),
     }

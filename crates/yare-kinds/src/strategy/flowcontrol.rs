@@ -11,7 +11,7 @@ use yare_schema::{
 use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors, annotation},
-    names, shown,
+    meta, names, shown,
     view::{View, ViewMut, same},
 };
 
@@ -91,6 +91,10 @@ impl Strategy for FlowSchema {
     fn has_generation(&self) -> bool {
         true
     }
+
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
+        keep_all_but_status(new, old);
+    }
 }
 
 /// The specification that every cluster's schema of this name has.
@@ -116,6 +120,14 @@ fn mandatory_schema(name: &str) -> Option<Value> {
             "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
         }],
     }))
+}
+
+/// Puts back all but the status, and but the record of who wrote it.
+fn keep_all_but_status(new: &mut Value, old: &Value) {
+    meta::prepare_for_status_update(new, old);
+    let managed = new.at("metadata.managedFields").clone();
+    new.copy_from(old, "metadata");
+    new.set("metadata.managedFields", managed);
 }
 
 fn check_conditions(errs: &mut Errors, object: &Value) {
@@ -327,6 +339,10 @@ impl Strategy for PriorityLevelConfiguration {
 
     fn has_generation(&self) -> bool {
         true
+    }
+
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
+        keep_all_but_status(new, old);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     meta::validate_labels,
     names,
     pod::{affinity::check_tolerations, defaults::round_up_resources, resources, warnings::deprecated_label},
+    shown,
     view::View,
 };
 
@@ -41,7 +42,8 @@ impl Strategy for RuntimeClass {
         let mut seen = HashSet::new();
         for (i, toleration) in tolerations.iter().enumerate() {
             if !seen.insert(["key", "operator", "value", "effect"].map(|f| toleration.str_at(f))) {
-                errs.duplicate(&path.index(i), toleration.clone());
+                let shown = shown::show(toleration, shown::TOLERATION);
+                errs.push(FieldError::duplicate(&path.index(i), Value::Null).showing(shown));
             }
         }
         errs

@@ -50,6 +50,10 @@ impl Strategy for DeviceClass {
     fn has_generation(&self) -> bool {
         true
     }
+
+    fn judges_prefix(&self) -> bool {
+        false
+    }
 }
 
 fn check_class(class: &Value, old: Option<&Value>, ctx: &Context<'_>) -> Errors {

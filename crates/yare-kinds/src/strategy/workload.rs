@@ -2,13 +2,17 @@
 //! that may be percentages, and the counts in their status.
 
 use serde_json::{Value, json};
-use yare_schema::{field::Path, selector::LabelSelector};
+use yare_schema::{
+    field::{FieldError, Path},
+    selector::LabelSelector,
+};
 
 use crate::{
     check::{Check, Errors},
     meta::{JudgeSelector, judge, validate_label_selector},
     names,
     pod::{defaults, spec, switched::has_odd_selectors, warnings},
+    shown,
     view::{View, ViewMut},
 };
 
@@ -44,7 +48,7 @@ pub fn check_selector(
     }
     let parsed = LabelSelector::from_object(selector).ok();
     if parsed.is_none() {
-        errs.invalid(path, selector.clone(), malformed);
+        errs.push(FieldError::invalid(path, Value::Null, malformed).showing(shown::selector(selector)));
     }
     parsed
 }

@@ -11,7 +11,8 @@
 //!   TypeMeta                            kind and apiVersion
 //!   inline NAME … end                   the fields between come from a Go struct that is inlined here
 //!   FIELD[!][?|??] TYPE PROTO [merge] [retainKeys] [replace] [key=K] [granular|atomic] [default=JSON]
-//! string NAME [VALUE…]                  a string type; the values, where it is an enumeration
+//! string NAME [VALUE…]                  a string type; its values, where it is an enumeration: all in
+//!                                       quotes if one has a space
 //! alias NAME TYPE | items NAME TYPE     a named list or map; items: a protobuf message of its own
 //! schemaOrBool NAME (also schemaOrArray, schemaOrStrings)
 //! ```
@@ -156,7 +157,7 @@ impl Reader {
             };
             let mut ty = Type::new(format!("{}.{name}", package.openapi), shape);
             if word == "string" && !rest.is_empty() {
-                ty.enumeration = rest.split(' ').map(Into::into).collect();
+                ty.enumeration = values(rest).map(Into::into).collect();
             }
             self.declare(package.reference, name, ty);
         }
@@ -481,6 +482,14 @@ impl Reader {
         let shape = Shape::Struct(Struct { fields, ..Struct::default() }.index());
         let ty = Type::new(format!("{}.{name}", package.openapi), shape);
         self.declare(package.reference, name, ty)
+    }
+}
+
+/// The values of an enumeration. Where they are quoted, what is between them lies at even places.
+fn values(text: &'static str) -> Box<dyn Iterator<Item = &'static str>> {
+    match text.starts_with('"') {
+        true => Box::new(text.split('"').skip(1).step_by(2)),
+        false => Box::new(text.split(' ')),
     }
 }
 

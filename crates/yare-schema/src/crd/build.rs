@@ -86,7 +86,7 @@ impl Builder {
         let ty = self.ty(s, path, root);
         let mut default = s.get("default").cloned();
         match (&mut default, self.checks) {
-            (Some(default), Some(kept)) => self.check_default(ty, default, path, kept),
+            (Some(default), Some(kept)) => self.check_default(ty, default, path, kept, root),
             // Definitions of the past may have defaults with more in them than there may be.
             (Some(default), None) if self.within.is_none() => {
                 prune_value(self.schema.at(ty), default);
@@ -99,7 +99,7 @@ impl Builder {
     }
 
     /// A default must be a value of its type, and part of an object that can be where it stands in what all have.
-    fn check_default(&mut self, ty: TypeId, default: &Value, path: &Path<'_>, kept: Kept) {
+    fn check_default(&mut self, ty: TypeId, default: &Value, path: &Path<'_>, kept: Kept, root: bool) {
         let at = path.child("default");
         if let Some(steps) = &self.within {
             if let Some(why) = meta_errors(steps, default) {
@@ -117,7 +117,15 @@ impl Builder {
             fit.clone_from(default);
             let mut found = Vec::new();
             match coerce::coerce_value(ty, &mut fit, &at, Misfits::Refuse) {
-                Ok(_) => embedded::check(ty, default, false, &at, &mut found),
+                Ok(_) => {
+                    // One of the whole is an object in its own right.
+                    if let Value::Object(map) = default
+                        && root
+                    {
+                        embedded::resource(map, &at, &mut found);
+                    }
+                    embedded::check(ty, default, root, &at, &mut found);
+                }
                 Err(error) => found.push(error),
             }
             if !found.is_empty() {

@@ -301,7 +301,7 @@ fn list_and_map_types(s: Keywords<'_>, path: &Path<'_>, kept: Kept, errors: &mut
             FieldError::invalid(&items_path.child(LIST_TYPE), items.text(LIST_TYPE), detail)
         } else {
             // Upstream shows the type of a list here, which there seldom is.
-            let shown = items.get(LIST_TYPE).and_then(Value::as_str).unwrap_or("null");
+            let shown = items.get(LIST_TYPE).cloned().unwrap_or_default();
             FieldError::invalid(&items_path.child(MAP_TYPE), shown, detail)
         });
     }
@@ -309,7 +309,7 @@ fn list_and_map_types(s: Keywords<'_>, path: &Path<'_>, kept: Kept, errors: &mut
     if !keys.is_empty() && list_type != "map" {
         let detail = "must be map if x-kubernetes-list-map-keys is non-empty";
         let type_path = path.child(LIST_TYPE);
-        errors.push(if list_type.is_empty() {
+        errors.push(if s.get(LIST_TYPE).is_none() {
             FieldError::required(&type_path, detail)
         } else {
             FieldError::invalid(&type_path, list_type, detail)

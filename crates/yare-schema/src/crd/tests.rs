@@ -35,11 +35,11 @@ fn values_are_validated_in_upstreams_words() {
     let cases = [
         (json!({"type": "string"}), json!(1), vec![r#"spec: Invalid value: "integer": spec in body must be of type string: "integer""#]),
         (json!({"type": "integer"}), json!("1"), vec![r#"spec: Invalid value: "string": spec in body must be of type integer: "string""#]),
-        (json!({"type": "integer"}), json!(1.5), vec![r#"spec: Invalid value: "number": spec in body must be of type integer: "number""#]),
+        (json!({"type": "integer"}), json!(1.5), vec![r#"spec: Invalid value: "number": spec in body must be of type integer: "number""#, r#"<nil>: Invalid value: "": Checked value must be of type integer (default format) in spec"#]),
         (json!({"type": "integer"}), json!(1.0), vec![]),
         (json!({"type": "integer"}), json!(9_007_199_254_740_991f64), vec![]),
-        (json!({"type": "integer", "format": "int64"}), json!(1e20), vec![r#"spec: Invalid value: "float64": spec in body must be of type int64: "float64""#]),
-        (json!({"type": "integer", "format": "int64"}), json!(u64::MAX), vec![r#"spec: Invalid value: "float64": spec in body must be of type int64: "float64""#]),
+        (json!({"type": "integer", "format": "int64"}), json!(1e20), vec![r#"spec: Invalid value: "float64": spec in body must be of type int64: "float64""#, r#"<nil>: Invalid value: "": Checked value must be of type integer with format int64 in spec"#]),
+        (json!({"type": "integer", "format": "int64"}), json!(u64::MAX), vec![r#"spec: Invalid value: "float64": spec in body must be of type int64: "float64""#, r#"<nil>: Invalid value: "": Checked value must be of type integer with format int64 in spec"#]),
         (json!({"type": "number"}), json!(1), vec![]),
         (json!({"type": "string"}), json!(null), vec![r#"spec: Invalid value: "null": spec in body must be of type string: "null""#]),
         (json!({"type": "string", "nullable": true}), json!(null), vec![]),
@@ -51,6 +51,14 @@ fn values_are_validated_in_upstreams_words() {
         (json!({"type": "integer", "minimum": 1}), json!(0), vec!["spec: Invalid value: 0: spec in body should be greater than or equal to 1"]),
         (json!({"type": "integer", "minimum": 1, "exclusiveMinimum": true}), json!(1), vec!["spec: Invalid value: 1: spec in body should be greater than 1"]),
         (json!({"type": "number", "maximum": 1.5}), json!(2.5), vec!["spec: Invalid value: 2.5: spec in body should be less than or equal to 1.5"]),
+        // A whole number meets what of a limit is whole; a type for whole ones has no other limits.
+        (json!({"type": "number", "minimum": 0.5}), json!(0), vec![]),
+        (json!({"type": "number", "minimum": 0.5}), json!(-1), vec!["spec: Invalid value: -1: spec in body should be greater than or equal to 0"]),
+        (json!({"type": "integer", "maximum": 1.5}), json!(1), vec![r#"<nil>: Invalid value: "": Maximum value must be of type integer (default format) in spec"#]),
+        (json!({"type": "object", "properties": {"a": string}, "required": ["a", "a"]}), json!({}), vec!["spec.a: Required value"]),
+        // Of clauses that do not hold, the one that looked at most is told.
+        (json!({"type": "object", "properties": {"a": string, "b": string}, "anyOf": [{"required": ["a"]}, {"properties": {"b": {"enum": ["x"]}}}]}), json!({"b": "y"}),
+            vec![r#"<nil>: Invalid value: "": "spec" must validate at least one schema (anyOf)"#, r#"spec.b: Unsupported value: "y": supported values: "x""#]),
         (json!({"type": "integer", "multipleOf": 3}), json!(4), vec!["spec: Invalid value: 4: spec in body should be a multiple of 3"]),
         (json!({"type": "number", "multipleOf": 0.1}), json!(0.3), vec![]),
         (json!({"type": "integer", "format": "int32"}), json!(3_000_000_000u64), vec![r#"<nil>: Invalid value: "": Checked value must be of type integer with format int32 in spec"#]),
@@ -130,7 +138,7 @@ fn unstructural_schemas_are_refused() {
         (json!({"type": "object", "anyOf": [{"properties": {"spec": {"required": ["a"]}}}]}), vec![
             "schema.properties[spec]: Required value: because it is defined in schema.anyOf[0].properties[spec]"]),
         (at_root(json!({"type": "string", "pattern": "("})), vec![
-            "schema.properties[spec].pattern: Invalid value: \"(\": must be a valid regular expression, but isn't: error: unclosed group"]),
+            "schema.properties[spec].pattern: Invalid value: \"(\": must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `(`"]),
         (at_root(json!({"type": "object", "x-kubernetes-embedded-resource": true})), vec![
             "schema.properties[spec].properties: Required value: must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields"]),
         (at_root(json!({"x-kubernetes-int-or-string": true, "x-kubernetes-preserve-unknown-fields": true})), vec![

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use base64::{
+    Engine as _, alphabet,
+    engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD as BASE64},
+};
 use serde_json::Value;
 
 use super::{Decoder, Outcome, Source, go_type, read};
@@ -11,6 +14,11 @@ use crate::{
     model::{Scalar, TypeRef},
     quantity::{Quantity, QuantityError},
 };
+
+const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 impl<'a, S: Source<'a>> Decoder<'a, S> {
     pub(super) fn scalar(
@@ -45,6 +53,7 @@ impl<'a, S: Source<'a>> Decoder<'a, S> {
                     }
                 }
             }
+            (Scalar::Bytes, Some(b'[')) if !Self::CBOR => self.octets(ty).map(Some),
             (Scalar::IntOrString, Some(b'"')) => Ok(Some(Value::String(self.reader.string()?.into_owned()))),
             (Scalar::IntOrString, Some(b'-' | b'0'..=b'9')) => {
                 let text = self.reader.number()?;
@@ -139,6 +148,30 @@ impl<'a, S: Source<'a>> Decoder<'a, S> {
         }
     }
 
+    /// Bytes as a list of numbers, which Go takes as well.
+    fn octets(&mut self, ty: TypeRef<'a>) -> Outcome<Value> {
+        let mut octets: Vec<u8> = Vec::new();
+        self.reader.begin_array()?;
+        let mut is_first = true;
+        while self.reader.next_item(is_first)? {
+            is_first = false;
+            let first = self.reader.peek();
+            let (octet, found) = if matches!(first, Some(b'-' | b'0'..=b'9')) {
+                let text = self.reader.number()?;
+                (text.parse().ok(), format!("number {text}"))
+            } else {
+                let found = self.reader.found(first).to_owned();
+                self.reader.skip()?;
+                (first.filter(|first| *first == b'n').map(|_| 0), found)
+            };
+            if octet.is_none() && self.failure.is_none() {
+                self.failure = Some(self.unmarshal_error(ty, &found, "uint8"));
+            }
+            octets.push(octet.unwrap_or_default());
+        }
+        Ok(Value::String(BASE64.encode(octets)))
+    }
+
     fn bytes(&mut self, text: &str) -> Option<Value> {
         // Go skips line breaks inside base64.
         let text: Cow<'_, str> =
@@ -146,19 +179,40 @@ impl<'a, S: Source<'a>> Decoder<'a, S> {
         match BASE64.decode(text.as_bytes()) {
             Ok(_) => Some(Value::String(text.into_owned())),
             Err(e) => {
-                let at = match e {
-                    base64::DecodeError::InvalidByte(at, _)
-                    | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                    base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => {
-                        text.len() / 4 * 4
-                    }
-                };
+                // Go does not mind bits that the last letter has too many, and does not write them.
+                if let (base64::DecodeError::InvalidLastSymbol(..), Ok(bytes)) =
+                    (&e, LENIENT_BASE64.decode(text.as_bytes()))
+                {
+                    return Some(Value::String(BASE64.encode(bytes)));
+                }
+                let at = corrupt_at(text.as_bytes());
                 let whose = if Self::CBOR { "cbor: failed to decode base64 from byte string: " } else { "" };
                 self.failure.get_or_insert_with(|| format!("{whose}illegal base64 data at input byte {at}"));
                 None
             }
         }
     }
+}
+
+/// Where Go finds that text is no base64.
+fn corrupt_at(text: &[u8]) -> usize {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    for (group, letters) in text.chunks(4).enumerate() {
+        let at = group * 4;
+        let Some(odd) = letters.iter().position(|byte| !is_letter(*byte)) else {
+            if letters.len() < 4 {
+                return at;
+            }
+            continue;
+        };
+        return match (odd, &letters[odd..]) {
+            (2, [b'=']) => text.len(),
+            (2, [b'=', b'=']) | (3, [b'=']) => at + 4,
+            (2, [b'=', _]) => at + 2,
+            _ => at + odd,
+        };
+    }
+    text.len()
 }
 
 fn canonical_time(scalar: Scalar, text: &str) -> Result<Option<Value>, String> {

@@ -156,6 +156,50 @@ fn yaml_is_read_as_upstream_reads_it() {
 }
 
 #[test]
+fn yaml_becomes_json_with_its_keys_in_order() {
+    let cases = [
+        ("b: 1\na: {d: 1, c: !!binary aGVsbG8=}\n", Ok(r#"{"a":{"c":"hello","d":1},"b":1}"#)),
+        ("a: !!binary x\n", Err("yaml: !!binary value contains invalid base64 data")),
+        ("a: {? [b] : c}\n", Err("yaml: line 1: invalid map key")),
+    ];
+    for (text, expected) in cases {
+        let found = yaml_to_json(text.as_bytes()).map(|(json, _)| String::from_utf8(json).unwrap());
+        assert_eq!(
+            found.map_err(|e| e.to_string()),
+            expected.map(str::to_owned).map_err(str::to_owned),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn bytes_are_read_as_go_reads_them() {
+    let cases = [
+        (r#""da==""#, Ok("dQ==")),
+        (r#""dab=""#, Ok("daY=")),
+        (r#""dQ=""#, Err("illegal base64 data at input byte 3")),
+        (r#""dQ===""#, Err("illegal base64 data at input byte 4")),
+        (r#""d===""#, Err("illegal base64 data at input byte 1")),
+        (r#""YWJjd""#, Err("illegal base64 data at input byte 4")),
+        (r#""YWJja-==""#, Err("illegal base64 data at input byte 5")),
+        ("[104,105]", Ok("aGk=")),
+        ("[]", Ok("")),
+        ("[null]", Ok("AA==")),
+        ("[256]", Err("json: cannot unmarshal number 256 into Go struct field Secret.data of type uint8")),
+        (r#"["x"]"#, Err("json: cannot unmarshal string into Go struct field Secret.data of type uint8")),
+    ];
+    for (given, expected) in cases {
+        let text = format!(r#"{{"data":{{"a":{given}}}}}"#);
+        let found = decode(ty("", "v1", "Secret"), text.as_bytes(), Mode::Strict);
+        match (found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found.value["data"]["a"], expected, "{given}"),
+            (Err(error), Err(expected)) => assert_eq!(error.to_string(), expected, "{given}"),
+            (found, _) => panic!("{given}: {found:?}"),
+        }
+    }
+}
+
+#[test]
 fn yaml_aliases_do_not_explode() {
     let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
     for i in 1..12 {

@@ -1,10 +1,11 @@
 //! YAML to JSON, as upstream's YAML library resolves plain scalars (YAML 1.1: `yes` is true).
 //!
-//! In: the text of a YAML stream. Out: its first document as JSON text, in document order, and the keys
-//! that stand twice. Aliases are bounded by the size of what they expand to.
+//! In: the text of a YAML stream. Out: its first document as JSON text, its keys in order (upstream makes maps of it,
+//! and what is wrong first is so in that order), and the keys that stand twice. Aliases are bounded by the size of what they expand to.
 
 use std::{collections::HashMap, rc::Rc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
 use serde_json::Value;
 
@@ -61,7 +62,7 @@ struct Builder<'a> {
 }
 
 fn syntax(message: impl std::fmt::Display) -> DecodeError {
-    DecodeError::Syntax(format!("error converting YAML to JSON: yaml: {message}"))
+    DecodeError::Syntax(format!("yaml: {message}"))
 }
 
 impl<'a> Builder<'a> {
@@ -168,6 +169,7 @@ impl<'a> Builder<'a> {
                 }
             }
         }
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Node::Map(entries))
     }
 }
@@ -222,7 +224,10 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, De
             return Ok(Value::from(text));
         }
         if tag.handle().starts_with("tag:yaml.org") && tag.suffix() == "binary" {
-            return Ok(Value::from(text.split_whitespace().collect::<String>()));
+            let text: String = text.split_whitespace().collect();
+            let bytes =
+                BASE64.decode(text).map_err(|_| syntax("!!binary value contains invalid base64 data"))?;
+            return Ok(Value::from(String::from_utf8_lossy(&bytes)));
         }
         if tag.is_yaml_core_schema() {
             return Ok(plain(text));

@@ -4,11 +4,9 @@ use std::{collections::HashMap, io::Read as _};
 
 static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/docs.z"));
 
-/// What stands for fields that every kind has.
-const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object, such as \
-    apps/v1; v1 alone in the core group. The server converts it and rejects what it does not know.";
-const KIND: &str = "Kind is the resource this object represents, in CamelCase. The server knows it from the endpoint; it \
-    cannot be changed.";
+/// Where it is said what the fields are that every kind has, and those of every list.
+const OF_KINDS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+const OF_LISTS: &str = "io.k8s.List";
 
 /// Documentation of types and fields by definition name.
 pub struct Docs {
@@ -55,15 +53,17 @@ impl Docs {
 
     /// What the field of the type is.
     pub fn field(&self, definition: &str, field: &str) -> Option<String> {
-        let found = self.lines(definition).skip(1).find_map(|line| {
-            line.strip_prefix('.')?.strip_prefix(field)?.strip_prefix(' ').filter(|d| !d.is_empty())
+        let said = |definition: &str| {
+            self.lines(definition).skip(1).find_map(|line| {
+                line.strip_prefix('.')?.strip_prefix(field)?.strip_prefix(' ').filter(|d| !d.is_empty())
+            })
+        };
+        let found = said(definition).or_else(|| match field {
+            "apiVersion" | "kind" => said(OF_KINDS),
+            "metadata" if definition.ends_with("List") => said(OF_LISTS),
+            _ => None,
         });
-        match (found, field) {
-            (Some(doc), _) => Some(unescape(doc)),
-            (None, "apiVersion") => Some(API_VERSION.to_owned()),
-            (None, "kind") => Some(KIND.to_owned()),
-            (None, _) => None,
-        }
+        found.map(unescape)
     }
 }
 
@@ -94,8 +94,26 @@ mod tests {
         let doc = docs.field("io.k8s.api.core.v1.ContainerPort", "hostIP").unwrap();
         assert!(doc.contains("host IP"), "{doc}");
         assert!(docs.field("io.k8s.api.core.v1.SeccompProfile", "type").is_some());
-        assert!(docs.field("io.k8s.api.core.v1.Pod", "kind").is_some());
+        assert!(docs.field("io.k8s.api.core.v1.Pod", "kind").unwrap().starts_with("Kind is"));
+        assert!(docs.field("io.k8s.api.core.v1.PodList", "metadata").unwrap().starts_with("Standard list"));
         assert!(docs.field("io.k8s.api.core.v1.Pod", "nonsense").is_none());
+        let event = "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent";
+        assert!(docs.field(event, "object").unwrap().starts_with("Object is:"));
+        assert!(!docs.of(event).unwrap().contains("Object is:"));
+    }
+
+    /// The prose is of the release that the tables are of: what they have is described, unless upstream says nothing.
+    #[test]
+    fn prose_is_of_the_release_of_the_tables() {
+        let docs = Docs::load();
+        let kinds = crate::builtin::builtin().kinds().iter();
+        let objects = kinds.filter(|k| k.group == "scheduling.k8s.io" && k.item.is_none() && !k.is_removed());
+        let names: Vec<_> =
+            objects.map(|k| crate::builtin::builtin().at(k.ty).ty().name.to_string()).collect();
+        assert!(names.len() > 1, "{names:?}");
+        for name in names {
+            assert!(docs.of(&name).is_some(), "{name}");
+        }
         assert!(docs.of("nonsense").is_none());
     }
 }

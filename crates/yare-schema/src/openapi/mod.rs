@@ -4,20 +4,27 @@
 //! document. A document is written part by part, so that making the whole of v2 (5 MB) holds no tree of
 //! it in memory; callers keep the result compressed, or not at all.
 
+mod custom;
 pub mod docs;
 pub mod merge;
+mod operation;
+mod pages;
+mod parameters;
 mod paths;
 mod schema;
 mod wire;
+mod wire3;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 
-use self::{docs::Docs, schema::Definitions};
+use self::{
+    docs::Docs,
+    operation::Item,
+    parameters::Shared,
+    schema::{Definitions, GroupVersions},
+};
 use crate::{builtin::builtin, encode};
 
 /// Content type of the protobuf form of v2, which discovery clients ask for ...
@@ -25,6 +32,15 @@ pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0
 
 /// ... by this name, which is no valid media type: answer it with [`V2_PROTOBUF`].
 pub const V2_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The same of v3 ...
+pub const V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+
+/// ... and how it is asked for.
+pub const V3_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+
+/// Changes with what documents are made of: this module, the tables and the prose.
+const FINGERPRINT: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.fingerprint"));
 
 /// Which OpenAPI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,8 +65,25 @@ impl Dialect {
 pub enum Source<'a> {
     /// The tables.
     Builtin,
-    /// `openAPIV3Schema` of a CustomResourceDefinition's version, where it has one.
-    Custom(Option<&'a Value>),
+    /// The version of a CustomResourceDefinition: its entry in `spec.versions`.
+    Custom(&'a Value),
+}
+
+/// What a server serves, as far as its documents tell.
+#[derive(Clone, Copy)]
+pub struct Server<'a> {
+    /// The version of Kubernetes that it behaves as, such as `1.36`.
+    pub version: &'a str,
+    /// The prose.
+    pub docs: &'a Docs,
+    /// Its resources.
+    pub resources: &'a [Resource<'a>],
+    /// Whether it tells how to verify tokens of service accounts.
+    pub openid: bool,
+    /// Whether built-in kinds are served in CBOR.
+    pub cbor: bool,
+    /// Whether enumerated strings list their values.
+    pub enums: bool,
 }
 
 /// A resource that is served.
@@ -62,6 +95,8 @@ pub struct Resource<'a> {
     pub version: &'a str,
     /// `Deployment`
     pub kind: &'a str,
+    /// `DeploymentList`
+    pub list_kind: &'a str,
     /// `deployments`
     pub plural: &'a str,
     /// Whether its objects live in namespaces.
@@ -72,8 +107,8 @@ pub struct Resource<'a> {
     pub subresources: Vec<Subresource<'a>>,
     /// Where its schema comes from.
     pub source: Source<'a>,
-    /// Whether it is served in CBOR.
-    pub cbor: bool,
+    /// Whether a deletion answers with the object instead of a `Status`.
+    pub returns_deleted: bool,
 }
 
 /// A subresource that is served.
@@ -101,15 +136,32 @@ impl Subresource<'_> {
 impl Resource<'_> {
     /// The name of the kind's definition: `io.k8s.api.apps.v1.Deployment`, `com.example.v1.Widget`.
     fn definition(&self) -> String {
+        self.definition_named(self.kind)
+    }
+
+    /// The name of the list's definition.
+    fn list_definition(&self) -> String {
+        self.definition_named(self.list_kind)
+    }
+
+    fn definition_named(&self, kind: &str) -> String {
         let builtin = match self.source {
-            Source::Builtin => definition_of(self.group, self.version, self.kind),
+            Source::Builtin => definition_of(self.group, self.version, kind),
             Source::Custom(_) => None,
         };
         builtin.unwrap_or_else(|| {
             let mut parts: Vec<&str> = self.group.split('.').rev().collect();
-            parts.extend([self.version, self.kind]);
+            parts.extend([self.version, kind]);
             parts.join(".")
         })
+    }
+
+    /// The name of the v3 document that it is in.
+    fn document(&self) -> String {
+        match self.group {
+            "" => format!("api/{}", self.version),
+            group => format!("apis/{group}/{}", self.version),
+        }
     }
 }
 
@@ -121,6 +173,7 @@ fn definition_of(group: &str, version: &str, kind: &str) -> Option<String> {
 trait Sink {
     fn path(&mut self, path: &str, item: &Value);
     fn definition(&mut self, name: &str, schema: &Value);
+    fn parameter(&mut self, name: &str, parameter: &Value);
 }
 
 /// Parts as JSON text, sorted by name as Go writes them.
@@ -128,6 +181,7 @@ trait Sink {
 struct JsonParts {
     paths: BTreeMap<String, Vec<u8>>,
     definitions: BTreeMap<String, Vec<u8>>,
+    parameters: BTreeMap<String, Vec<u8>>,
 }
 
 impl Sink for JsonParts {
@@ -137,6 +191,10 @@ impl Sink for JsonParts {
 
     fn definition(&mut self, name: &str, schema: &Value) {
         self.definitions.insert(name.to_owned(), encode::any(schema));
+    }
+
+    fn parameter(&mut self, name: &str, parameter: &Value) {
+        self.parameters.insert(name.to_owned(), encode::any(parameter));
     }
 }
 
@@ -153,146 +211,197 @@ fn object(parts: &BTreeMap<String, Vec<u8>>, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Sends the paths and definitions of the resources to `sink`.
-fn generate(dialect: Dialect, docs: &Docs, resources: &[Resource<'_>], sink: &mut dyn Sink) {
-    let group_versions: BTreeSet<(String, String)> =
-        resources.iter().map(|r| (r.group.to_owned(), r.version.to_owned())).collect();
-    let mut definitions = Definitions::new(dialect, docs, group_versions);
-    sink.definition(
-        "io.k8s.apimachinery.pkg.apis.meta.v1.Patch",
-        &json!({"description": "Whatever the patch's content type says.", "type": "object"}),
-    );
-    for resource in resources {
-        paths::paths(dialect, resource, &mut definitions, &mut |path, item| sink.path(&path, &item));
-        let Source::Custom(custom) = resource.source else { continue };
-        let name = resource.definition();
-        let (group, version, kind) = (resource.group, resource.version, resource.kind);
-        let schema = schema::custom(&mut definitions, group, version, kind, custom);
-        sink.definition(&name, &schema);
-        let mut meta = definitions.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta");
-        if dialect == Dialect::V3 {
-            meta = json!({ "allOf": [meta] });
-        }
-        let list = json!({
-            "description": format!("{kind}List is a list of {kind} objects."),
-            "type": "object",
-            "required": ["items"],
-            "properties": {
-                "apiVersion": {"type": "string"},
-                "kind": {"type": "string"},
-                "metadata": meta,
-                "items": {"type": "array", "items": {"$ref": format!("{}{name}", dialect.prefix())}},
-            },
-            "x-kubernetes-group-version-kind": [
-                {"group": group, "kind": format!("{kind}List"), "version": version}
-            ],
-        });
-        sink.definition(&format!("{name}List"), &list);
-    }
-    discovery(dialect, resources, &mut definitions, sink);
-    while let Some((name, schema)) = definitions.next() {
-        sink.definition(&name, &schema);
-    }
-}
-
-/// The paths at which groups and resources are listed.
-fn discovery(
+/// Writes the parts of a document to `sink`, which needs no order.
+struct Writer<'a, 's> {
     dialect: Dialect,
-    resources: &[Resource<'_>],
-    definitions: &mut Definitions<'_>,
-    sink: &mut dyn Sink,
-) {
-    let mut paths: BTreeMap<String, &str> = BTreeMap::new();
-    for resource in resources {
-        if resource.group.is_empty() {
-            paths.insert(format!("/api/{}/", resource.version), "APIResourceList");
-        } else {
-            paths.insert(format!("/apis/{}/{}/", resource.group, resource.version), "APIResourceList");
+    server: &'a Server<'a>,
+    definitions: Definitions<'a>,
+    shared: Shared,
+    sink: &'s mut dyn Sink,
+}
+
+impl<'a, 's> Writer<'a, 's> {
+    fn new(
+        dialect: Dialect,
+        server: &'a Server<'a>,
+        group_versions: GroupVersions<'_>,
+        sink: &'s mut dyn Sink,
+    ) -> Self {
+        let definitions = Definitions::new(dialect, server.docs, server.enums, group_versions);
+        Self { dialect, server, definitions, shared: Shared::default(), sink }
+    }
+
+    fn item(&mut self, item: &Item) {
+        let written = item.write(self.dialect, &mut self.definitions);
+        self.path(&item.path, written);
+    }
+
+    fn path(&mut self, path: &str, mut item: Value) {
+        if self.dialect == Dialect::V2 {
+            self.shared.share(&mut item);
+        }
+        self.sink.path(path, &item);
+    }
+
+    fn resource(&mut self, resource: &Resource<'_>) {
+        paths::paths(self.server, resource, &mut |item| self.item(&item));
+        if let Source::Custom(version) = resource.source {
+            let (object, list) = custom::definitions(&mut self.definitions, resource, version);
+            self.sink.definition(&resource.definition(), &object);
+            self.sink.definition(&resource.list_definition(), &list);
         }
     }
-    for (path, kind) in paths {
-        let reference = definitions.reference(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}"));
-        let response = match dialect {
-            Dialect::V3 => {
-                json!({"description": "OK", "content": {"application/json": {"schema": reference}}})
-            }
-            Dialect::V2 => json!({"description": "OK", "schema": reference}),
-        };
-        let item = json!({"get": {
-            "description": "get available resources",
-            "responses": {"200": response, "401": {"description": "Unauthorized"}},
-        }});
-        sink.path(&path, &item);
+
+    /// What paths and definitions refer to.
+    fn finish(mut self) {
+        while let Some((name, schema)) = self.definitions.next() {
+            self.sink.definition(&name, &schema);
+        }
+        for (name, parameter) in &self.shared.0 {
+            self.sink.parameter(name, parameter);
+        }
     }
 }
 
-/// What documents of other servers add to this one's v2.
-fn additions(parts: &JsonParts, others: &[Arc<Value>]) -> merge::Additions {
-    merge::additions(
-        others,
-        |path| parts.paths.contains_key(path),
-        |name| serde_json::from_slice(parts.definitions.get(name)?).ok(),
-    )
-}
-
-fn add(additions: &merge::Additions, sink: &mut dyn Sink) {
-    for (path, item) in &additions.paths {
-        sink.path(path, item);
+/// Sends the whole of v2 to `sink`, and what `others` adds to it.
+fn generate(server: &Server<'_>, others: Option<&merge::Additions>, sink: &mut dyn Sink) {
+    let mut writer = Writer::new(Dialect::V2, server, GroupVersions::All, sink);
+    for item in pages::pages(server) {
+        writer.item(&item);
     }
-    for (name, schema) in &additions.definitions {
+    for resource in server.resources {
+        writer.resource(resource);
+    }
+    for (path, item) in others.into_iter().flat_map(|o| &o.paths) {
+        writer.path(path, item.clone());
+    }
+    writer.finish();
+    for (name, schema) in others.into_iter().flat_map(|o| &o.definitions) {
         sink.definition(name, schema);
     }
 }
 
-/// The v2 document as JSON. `version`: of the server, such as `v1.36.0`. `others`: what other servers' documents
-/// have about their versions, as [`merge::about`] gives it, the more important ones first.
-pub fn v2(version: &str, docs: &Docs, resources: &[Resource<'_>], others: &[Arc<Value>]) -> Vec<u8> {
-    let mut parts = JsonParts::default();
-    generate(Dialect::V2, docs, resources, &mut parts);
-    add(&additions(&parts, others), &mut parts);
-    let mut out = Vec::with_capacity(6 << 20);
-    out.extend_from_slice(br#"{"swagger":"2.0","info":"#);
-    encode::write_any(&json!({"title": "Kubernetes", "version": version}), &mut out);
-    out.extend_from_slice(br#","paths":"#);
-    object(&parts.paths, &mut out);
-    out.extend_from_slice(br#","definitions":"#);
-    object(&parts.definitions, &mut out);
-    out.extend_from_slice(br#","securityDefinitions":"#);
-    encode::write_any(&security_definitions(), &mut out);
-    out.extend_from_slice(br#","security":[{"BearerToken":[]}]}"#);
-    out
-}
-
-/// The v2 document as protobuf ([`V2_PROTOBUF`]).
-pub fn v2_protobuf(version: &str, docs: &Docs, resources: &[Resource<'_>], others: &[Arc<Value>]) -> Vec<u8> {
-    let mut parts = wire::ProtoParts::default();
-    generate(Dialect::V2, docs, resources, &mut parts);
-    if !others.is_empty() {
-        // Which names are taken by what shows in JSON only.
-        let mut json = JsonParts::default();
-        generate(Dialect::V2, docs, resources, &mut json);
-        add(&additions(&json, others), &mut parts);
+/// What documents of other servers add to this one's v2.
+fn additions(server: &Server<'_>, others: &[Arc<Value>]) -> Option<merge::Additions> {
+    if others.is_empty() {
+        return None;
     }
-    parts.finish(version)
+    // Which names are taken, and by what, shows in JSON.
+    let mut parts = JsonParts::default();
+    generate(server, None, &mut parts);
+    Some(merge::additions(
+        others,
+        |path| parts.paths.contains_key(path),
+        |name| serde_json::from_slice(parts.definitions.get(name)?).ok(),
+    ))
 }
 
-/// The v3 document of one group version, of whose resources only those count.
-pub fn v3(group: &str, version: &str, docs: &Docs, resources: &[Resource<'_>]) -> Vec<u8> {
-    let resources: Vec<Resource<'_>> =
-        resources.iter().filter(|r| r.group == group && r.version == version).cloned().collect();
-    let mut parts = JsonParts::default();
-    generate(Dialect::V3, docs, &resources, &mut parts);
-    let mut out = Vec::with_capacity(1 << 20);
-    out.extend_from_slice(
-        br#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"unversioned"},"paths":"#,
-    );
-    object(&parts.paths, &mut out);
-    out.extend_from_slice(br#","components":{"schemas":"#);
-    object(&parts.definitions, &mut out);
-    out.extend_from_slice(br#","securitySchemes":"#);
-    encode::write_any(&security_definitions(), &mut out);
-    out.extend_from_slice(b"}}");
-    out
+impl Server<'_> {
+    /// The v2 document as JSON. `others`: what other servers' documents have about their versions, as
+    /// [`merge::about`] gives it, the more important ones first.
+    pub fn v2(&self, others: &[Arc<Value>]) -> Vec<u8> {
+        let mut parts = JsonParts::default();
+        generate(self, additions(self, others).as_ref(), &mut parts);
+        let mut out = Vec::with_capacity(6 << 20);
+        out.extend_from_slice(br#"{"swagger":"2.0","info":"#);
+        encode::write_any(&json!({"title": "Kubernetes", "version": self.version}), &mut out);
+        out.extend_from_slice(br#","paths":"#);
+        object(&parts.paths, &mut out);
+        out.extend_from_slice(br#","definitions":"#);
+        object(&parts.definitions, &mut out);
+        out.extend_from_slice(br#","parameters":"#);
+        object(&parts.parameters, &mut out);
+        out.extend_from_slice(br#","securityDefinitions":"#);
+        encode::write_any(&security_definitions(), &mut out);
+        out.extend_from_slice(br#","security":[{"BearerToken":[]}]}"#);
+        out
+    }
+
+    /// The v2 document as protobuf ([`V2_PROTOBUF`]).
+    pub fn v2_protobuf(&self, others: &[Arc<Value>]) -> Vec<u8> {
+        let mut parts = wire::ProtoParts::default();
+        generate(self, additions(self, others).as_ref(), &mut parts);
+        parts.finish(self.version)
+    }
+
+    /// Sends the parts of a v3 document to `sink`, and returns what it says of itself and of who may come. `None`:
+    /// there is no such document.
+    fn v3_parts(&self, document: &str, sink: &mut dyn Sink) -> Option<(Value, Option<Value>)> {
+        let pages = pages::pages(self);
+        let pages: Vec<&Item> = pages.iter().filter(|item| item.path.trim_matches('/') == document).collect();
+        let resources: Vec<&Resource<'_>> =
+            self.resources.iter().filter(|resource| resource.document() == document).collect();
+        let custom = pages.is_empty();
+        let group_versions = match resources.first() {
+            Some(resource) if !custom => GroupVersions::Own(resource.group, resource.version),
+            Some(_) => GroupVersions::OfCustom,
+            None if custom => return None,
+            None => GroupVersions::Own("", "v1"),
+        };
+        let mut writer = Writer::new(Dialect::V3, self, group_versions, sink);
+        pages.iter().for_each(|item| writer.item(item));
+        resources.iter().for_each(|resource| writer.resource(resource));
+        writer.finish();
+        Some(match custom {
+            true => (json!({"title": "Kubernetes CRD Swagger", "version": "v0.1.0"}), None),
+            false => (json!({"title": "Kubernetes", "version": self.version}), Some(security_definitions())),
+        })
+    }
+
+    /// The v3 document of this name ([`Server::v3_documents`]), where there is one.
+    pub fn v3(&self, document: &str) -> Option<Vec<u8>> {
+        let mut parts = JsonParts::default();
+        let (info, security) = self.v3_parts(document, &mut parts)?;
+        let mut out = Vec::with_capacity(1 << 20);
+        out.extend_from_slice(br#"{"openapi":"3.0.0","info":"#);
+        encode::write_any(&info, &mut out);
+        out.extend_from_slice(br#","paths":"#);
+        object(&parts.paths, &mut out);
+        out.extend_from_slice(br#","components":{"#);
+        if !parts.definitions.is_empty() {
+            out.extend_from_slice(br#""schemas":"#);
+            object(&parts.definitions, &mut out);
+        }
+        if let Some(security) = security {
+            out.extend_from_slice(if parts.definitions.is_empty() { b"" } else { b"," });
+            out.extend_from_slice(br#""securitySchemes":"#);
+            encode::write_any(&security, &mut out);
+        }
+        out.extend_from_slice(b"}}");
+        Some(out)
+    }
+
+    /// The same as protobuf ([`V3_PROTOBUF`]).
+    pub fn v3_protobuf(&self, document: &str) -> Option<Vec<u8>> {
+        let mut parts = wire3::ProtoParts::default();
+        let (info, security) = self.v3_parts(document, &mut parts)?;
+        Some(parts.finish(&info, security.as_ref()))
+    }
+
+    /// All that decides the content of a v3 document, but for the definitions of custom resources.
+    pub fn seed(&self, document: &str) -> String {
+        let Self { version, openid, cbor, enums, .. } = self;
+        let mut seed = format!("{FINGERPRINT} {document} {version} {openid} {cbor} {enums}");
+        for resource in self.resources.iter().filter(|resource| resource.document() == document) {
+            let Resource {
+                kind, list_kind, plural, namespaced, verbs, subresources, returns_deleted, ..
+            } = resource;
+            seed.push_str(&format!(
+                ",{kind} {list_kind} {plural} {namespaced} {verbs:?} {subresources:?} {returns_deleted}"
+            ));
+        }
+        seed
+    }
+
+    /// The names of the v3 documents: `api/v1`, `apis/apps`, `version`.
+    pub fn v3_documents(&self) -> Vec<String> {
+        let pages = pages::pages(self);
+        let mut all: Vec<String> = pages.iter().map(|page| page.path.trim_matches('/').to_owned()).collect();
+        all.extend(self.resources.iter().map(Resource::document));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
 }
 
 /// The v3 index: for each document its path below `/openapi/v3` (`apis/apps/v1`) and its URL with a hash that

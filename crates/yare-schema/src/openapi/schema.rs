@@ -4,47 +4,151 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, docs::Docs};
+use super::{
+    Dialect,
+    docs::Docs,
+    operation::{PATCH_BODY, camel},
+    pages::{VERSION_INFO, version_info},
+};
 use crate::{
     builtin::{Kind, builtin},
     encode,
     model::{Field, ListKind, Scalar, Shape, TypeId, TypeRef, Wire},
 };
 
+/// Groups of the tables whose kinds are files, logs and answers of machinery, and no objects of servers ...
+const APART: [&str; 4] = ["apidiscovery.k8s.io", "apiserver.config.k8s.io", "audit.k8s.io", "meta.k8s.io"];
+
+/// ... versions that upstream's servers know, though the tables do not any more ...
+const KNOWN: [(&str, &str); 2] = [("apiextensions.k8s.io", "v1beta1"), ("apiregistration.k8s.io", "v1beta1")];
+
+/// ... and groups that are unknown where documents of custom resources are made.
+const UNKNOWN: [&str; 4] =
+    ["admission.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "imagepolicy.k8s.io"];
+
+/// Markers that say nothing new of a field, and are published all the same.
+const MARKED: [(&str, &str, &str, &str); 2] = [
+    (
+        "io.k8s.api.core.v1.PersistentVolumeClaimStatus",
+        "allocatedResourceStatuses",
+        "x-kubernetes-map-type",
+        "granular",
+    ),
+    (
+        "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceSpec",
+        "caBundle",
+        "x-kubernetes-list-type",
+        "atomic",
+    ),
+];
+
+/// Types of whose fields one is set (KEP-1027), whatever their version: package, name, the field that says which one,
+/// and those that it is about.
+const UNIONS: [(&str, &str, &str, &[&str]); 8] = [
+    ("io.k8s.api.core.", "AppArmorProfile", "type", &["localhostProfile"]),
+    ("io.k8s.api.core.", "PodSchedulingGroup", "", &["podGroupName"]),
+    ("io.k8s.api.core.", "SeccompProfile", "type", &["localhostProfile"]),
+    ("io.k8s.api.flowcontrol.", "LimitResponse", "type", &["queuing"]),
+    ("io.k8s.api.flowcontrol.", "PriorityLevelConfigurationSpec", "type", &["exempt", "limited"]),
+    ("io.k8s.api.flowcontrol.", "Subject", "kind", &["group", "serviceAccount", "user"]),
+    ("io.k8s.api.scheduling.", "PodGroupSchedulingPolicy", "", &["basic", "gang"]),
+    ("io.k8s.api.scheduling.", "PodGroupTemplateReference", "", &["workload"]),
+];
+
+/// The group versions in which a document has the kinds that all of them have.
+#[derive(Clone, Copy)]
+pub(super) enum GroupVersions<'a> {
+    /// Those that a server knows.
+    All,
+    /// Those that are known where documents of custom resources are made.
+    OfCustom,
+    /// The document's own one, and the first of all.
+    Own(&'a str, &'a str),
+}
+
+impl GroupVersions<'_> {
+    fn list(self) -> BTreeSet<(String, String)> {
+        if let Self::Own(group, version) = self {
+            return [("", "v1"), (group, version)].map(|(g, v)| (g.to_owned(), v.to_owned())).into();
+        }
+        let of_tables = builtin().kinds().iter().map(|kind| (kind.group, kind.version));
+        let all = of_tables.filter(|(group, _)| *group != "*" && !APART.contains(group)).chain(KNOWN);
+        let known = |group: &str| matches!(self, Self::All) || !UNKNOWN.contains(&group);
+        all.filter(|(group, _)| known(group)).map(|(g, v)| (g.to_owned(), v.to_owned())).collect()
+    }
+}
+
+/// Definitions of what is no kind, and in no table.
+const NO_KINDS: [&str; 2] = [PATCH_BODY, VERSION_INFO];
+
 /// Collects definitions as they are referred to.
 pub(super) struct Definitions<'a> {
-    dialect: Dialect,
-    docs: &'a Docs,
-    /// Group versions that a document is about; kinds that every group version has list them.
+    pub(super) dialect: Dialect,
+    pub(super) docs: &'a Docs,
+    /// Whether enumerated strings list their values.
+    enums: bool,
+    /// What the kinds that every group version has list.
     group_versions: BTreeSet<(String, String)>,
     kinds: BTreeMap<TypeId, Vec<&'static Kind>>,
     todo: Vec<TypeId>,
     seen: BTreeSet<TypeId>,
+    /// Which of those that no table has are referred to.
+    apart: BTreeSet<&'static str>,
 }
 
 impl<'a> Definitions<'a> {
-    pub(super) fn new(dialect: Dialect, docs: &'a Docs, group_versions: BTreeSet<(String, String)>) -> Self {
+    pub(super) fn new(
+        dialect: Dialect,
+        docs: &'a Docs,
+        enums: bool,
+        group_versions: GroupVersions<'_>,
+    ) -> Self {
         let mut kinds: BTreeMap<TypeId, Vec<&'static Kind>> = BTreeMap::new();
         for kind in builtin().kinds() {
             kinds.entry(kind.ty).or_default().push(kind);
         }
-        Self { dialect, docs, group_versions, kinds, todo: Vec::new(), seen: BTreeSet::new() }
+        let group_versions = group_versions.list();
+        Self {
+            dialect,
+            docs,
+            enums,
+            group_versions,
+            kinds,
+            todo: Vec::new(),
+            seen: BTreeSet::new(),
+            apart: BTreeSet::new(),
+        }
     }
 
     /// The next definition that was referred to: its name and schema.
     pub(super) fn next(&mut self) -> Option<(String, Value)> {
-        let id = self.todo.pop()?;
-        let ty = builtin().at(id);
-        Some((ty.ty().name.to_string(), self.definition(ty)))
+        if let Some(id) = self.todo.pop() {
+            let ty = builtin().at(id);
+            return Some((ty.ty().name.to_string(), self.definition(ty)));
+        }
+        let name = self.apart.pop_first()?;
+        let mut schema = match name {
+            VERSION_INFO => version_info(self.dialect, self.docs),
+            _ => json!({"type": "object"}),
+        };
+        if let Some(doc) = self.docs.of(name) {
+            schema["description"] = doc.into();
+        }
+        Some((name.to_owned(), schema))
     }
 
     /// A reference to the built-in definition `name`.
     pub(super) fn reference(&mut self, name: &str) -> Value {
-        if let Some(ty) = builtin().definition(name)
-            && self.seen.insert(ty.id)
-        {
-            self.todo.push(ty.id);
+        match builtin().definition(name) {
+            Some(ty) if self.seen.insert(ty.id) => self.todo.push(ty.id),
+            Some(_) => {}
+            None => self.apart.extend(NO_KINDS.iter().find(|apart| **apart == name)),
         }
+        self.reference_to(name)
+    }
+
+    /// A reference to the definition `name` of somebody else's.
+    pub(super) fn reference_to(&self, name: &str) -> Value {
         json!({ "$ref": format!("{}{name}", self.dialect.prefix()) })
     }
 
@@ -69,7 +173,6 @@ impl<'a> Definitions<'a> {
                     out.insert("properties".into(), properties.into());
                 }
                 if !required.is_empty() {
-                    required.sort_unstable();
                     out.insert("required".into(), required.into());
                 }
                 if s.atomic {
@@ -82,6 +185,9 @@ impl<'a> Definitions<'a> {
                 }
             }
             _ => self.inline(ty, &mut out),
+        }
+        if let Some(union) = union_of(name) {
+            out.insert("x-kubernetes-unions".into(), json!([union]));
         }
         let kinds = self.group_version_kinds(ty.id);
         if !kinds.is_empty() {
@@ -107,8 +213,13 @@ impl<'a> Definitions<'a> {
     fn field(&mut self, owner: TypeRef<'static>, field: &Field) -> Value {
         let ty = owner.to(&field.slot);
         let mut out = Map::new();
-        if let Some(doc) = self.docs.field(&owner.ty().name, &field.name) {
-            out.insert("description".into(), doc.into());
+        let mut doc = self.docs.field(&owner.ty().name, &field.name).unwrap_or_default();
+        if self.enums && !ty.ty().enumeration.is_empty() {
+            doc.push_str("\n\nPossible enum values:");
+            ty.ty().enumeration.iter().for_each(|value| doc.push_str(&format!("\n - `\"{value}\"`")));
+        }
+        if !doc.is_empty() {
+            out.insert("description".into(), doc.trim_start().into());
         }
         self.slot(ty, &mut out);
         if self.dialect == Dialect::V3 {
@@ -119,7 +230,7 @@ impl<'a> Definitions<'a> {
                     Shape::Struct(_) => {
                         out.insert("default".into(), json!({}));
                     }
-                    Shape::Scalar(s) if !field.omit_empty && plain(*s) => {
+                    Shape::Scalar(s) if !field.omit_empty && plain(*s) && *s != Scalar::Bytes => {
                         out.insert("default".into(), encode::zero(ty));
                     }
                     _ => {}
@@ -147,7 +258,15 @@ impl<'a> Definitions<'a> {
         if let Some(key) = &field.merge_key {
             out.insert("x-kubernetes-patch-merge-key".into(), key.to_string().into());
         }
-        Value::Object(out)
+        let of = (&*owner.ty().name, &*field.name);
+        if of.1 == "items" && of.0.ends_with("List") {
+            // Nobody owns the items of a list, so that upstream does not say how.
+            out.remove("x-kubernetes-list-type");
+        }
+        for (.., word, value) in MARKED.iter().filter(|(definition, field, ..)| (*definition, *field) == of) {
+            out.insert((*word).to_owned(), (*value).into());
+        }
+        unwrapped(out)
     }
 
     /// The schema of a value of the type in some place: a reference where the type has a definition.
@@ -178,30 +297,14 @@ impl<'a> Definitions<'a> {
     fn item(&mut self, ty: TypeRef<'static>) -> Value {
         let mut out = Map::new();
         self.slot(ty, &mut out);
-        if self.dialect == Dialect::V3 {
-            match ty.shape() {
-                Shape::Struct(_) => {
-                    out.insert("default".into(), json!({}));
-                }
-                Shape::Scalar(s) if plain(*s) && *s != Scalar::Bytes => {
-                    out.insert("default".into(), encode::zero(ty));
-                }
-                _ => {
-                    // `allOf` of one without siblings is the reference itself.
-                    if let Some(Value::Array(all)) = out.remove("allOf") {
-                        return all.into_iter().next().unwrap_or_default();
-                    }
-                }
-            }
-        }
-        Value::Object(out)
+        unwrapped(out)
     }
 
     fn inline(&mut self, ty: TypeRef<'static>, out: &mut Map<String, Value>) {
         match ty.shape() {
             Shape::Scalar(scalar) => {
                 self.scalar(*scalar, out);
-                if !ty.ty().enumeration.is_empty() && self.dialect == Dialect::V3 {
+                if self.enums && !ty.ty().enumeration.is_empty() {
                     let values: Vec<Value> =
                         ty.ty().enumeration.iter().map(|v| Value::from(v.to_string())).collect();
                     out.insert("enum".into(), values.into());
@@ -220,7 +323,9 @@ impl<'a> Definitions<'a> {
                         "map"
                     }
                 };
-                out.insert("x-kubernetes-list-type".into(), kind.into());
+                if ty.ty().wire != Wire::Items {
+                    out.insert("x-kubernetes-list-type".into(), kind.into());
+                }
             }
             Shape::Map(m) => {
                 out.insert("type".into(), "object".into());
@@ -273,118 +378,32 @@ fn plain(scalar: Scalar) -> bool {
     )
 }
 
+/// The schema; `allOf` of one without siblings is the reference itself.
+fn unwrapped(mut out: Map<String, Value>) -> Value {
+    if out.len() == 1
+        && let Some(Value::Array(all)) = out.get_mut("allOf")
+        && let Some(reference) = all.pop()
+    {
+        return reference;
+    }
+    out.into()
+}
+
+fn union_of(definition: &str) -> Option<Value> {
+    let (_, _, discriminator, fields) = UNIONS.iter().find(|(package, name, ..)| {
+        definition.starts_with(package) && definition.rsplit('.').next() == Some(*name)
+    })?;
+    // Fields go by their names in Go.
+    let fields: Map<String, Value> =
+        fields.iter().map(|field| ((*field).to_owned(), camel(field, true).into())).collect();
+    let mut out = json!({ "fields-to-discriminateBy": fields });
+    if !discriminator.is_empty() {
+        out["discriminator"] = (*discriminator).into();
+    }
+    Some(out)
+}
+
 fn list_doc(name: &str) -> Option<String> {
     let kind = name.rsplit('.').next()?.strip_suffix("List")?;
     Some(format!("{kind}List is a list of {kind} objects."))
-}
-
-/// The schema of a CustomResourceDefinition's kind, as it is published: with what every object has.
-pub(super) fn custom(
-    definitions: &mut Definitions<'_>,
-    group: &str,
-    version: &str,
-    kind: &str,
-    schema: Option<&Value>,
-) -> Value {
-    let v2 = definitions.dialect == Dialect::V2;
-    let mut out = match schema {
-        // Clients of v2 take listed properties for all there are, so that an open object lists none.
-        Some(Value::Object(map)) if !(v2 && is_set(map, "x-kubernetes-preserve-unknown-fields")) => {
-            let mut out = map.clone();
-            if v2 {
-                simplify(&mut out);
-            }
-            add_embedded(definitions, &mut out);
-            add_type_meta(definitions, &mut out);
-            out
-        }
-        _ => Map::new(),
-    };
-    out.insert("type".into(), "object".into());
-    out.insert(
-        "x-kubernetes-group-version-kind".into(),
-        json!([{"group": group, "kind": kind, "version": version}]),
-    );
-    Value::Object(out)
-}
-
-fn is_set(map: &Map<String, Value>, name: &str) -> bool {
-    map.get(name) == Some(&Value::Bool(true))
-}
-
-/// Adds what every object has to a schema of objects.
-fn add_type_meta(definitions: &mut Definitions<'_>, schema: &mut Map<String, Value>) {
-    let mut meta = definitions.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
-    if definitions.dialect == Dialect::V3 {
-        meta = json!({ "allOf": [meta] });
-    }
-    meta["description"] = "Standard object's metadata: name, labels and the like.".into();
-    let text = |name: &str| json!({"type": "string", "description": definitions.docs.field("", name).unwrap_or_default()});
-    let properties = schema.entry("properties").or_insert_with(|| Value::Object(Map::new()));
-    if let Value::Object(properties) = properties {
-        properties.insert("apiVersion".into(), text("apiVersion"));
-        properties.insert("kind".into(), text("kind"));
-        properties.insert("metadata".into(), meta);
-    }
-}
-
-/// Does the same for whole objects within a schema (`x-kubernetes-embedded-resource`).
-fn add_embedded(definitions: &mut Definitions<'_>, schema: &mut Map<String, Value>) {
-    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
-        for inner in properties.values_mut().filter_map(Value::as_object_mut) {
-            add_embedded(definitions, inner);
-        }
-    }
-    for word in ["items", "additionalProperties"] {
-        if let Some(Value::Object(inner)) = schema.get_mut(word) {
-            add_embedded(definitions, inner);
-        }
-    }
-    let open = is_set(schema, "x-kubernetes-preserve-unknown-fields") && definitions.dialect == Dialect::V2;
-    if open || !is_set(schema, "x-kubernetes-embedded-resource") {
-        return;
-    }
-    add_type_meta(definitions, schema);
-    let required = schema.entry("required").or_insert_with(|| Value::Array(Vec::new()));
-    if let Value::Array(required) = required {
-        for name in ["kind", "apiVersion"] {
-            if !required.iter().any(|r| r == name) {
-                required.push(name.into());
-            }
-        }
-    }
-}
-
-/// Takes out what OpenAPI v2 has no words for.
-fn simplify(map: &mut Map<String, Value>) {
-    for word in ["oneOf", "anyOf", "allOf", "not", "default", "x-kubernetes-validations"] {
-        map.remove(word);
-    }
-    if map.remove("nullable") == Some(Value::Bool(true)) {
-        for word in ["type", "items", "properties", "additionalProperties", "format"] {
-            map.remove(word);
-        }
-        return;
-    }
-    if is_set(map, "x-kubernetes-int-or-string") {
-        map.remove("type");
-        map.remove("format");
-    }
-    if is_set(map, "x-kubernetes-preserve-unknown-fields") {
-        map.remove("items");
-        map.remove("properties");
-        return;
-    }
-    for word in ["items", "additionalProperties"] {
-        if let Some(Value::Object(inner)) = map.get_mut(word) {
-            simplify(inner);
-        }
-    }
-    if let Some(Value::Object(properties)) = map.get_mut("properties") {
-        for value in properties.values_mut() {
-            if let Value::Object(inner) = value {
-                simplify(inner);
-            }
-        }
-    }
 }

@@ -11,7 +11,7 @@ use crate::encode;
 
 /// A message, first byte to last.
 #[derive(Default)]
-struct Message(Vec<u8>);
+pub(super) struct Message(pub(super) Vec<u8>);
 
 impl Message {
     fn varint(&mut self, mut value: u64) {
@@ -22,52 +22,63 @@ impl Message {
         self.0.push(value as u8);
     }
 
-    fn bytes(&mut self, number: u32, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, number: u32, bytes: &[u8]) {
         self.varint(u64::from(number) << 3 | 2);
         self.varint(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
 
-    fn message(&mut self, number: u32, message: &Message) {
+    pub(super) fn message(&mut self, number: u32, message: &Message) {
         self.bytes(number, &message.0);
     }
 
     /// A string, unless it is empty or none.
-    fn text(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn text(&mut self, number: u32, value: Option<&Value>) {
         if let Some(text) = value.and_then(Value::as_str).filter(|t| !t.is_empty()) {
             self.bytes(number, text.as_bytes());
         }
     }
 
-    fn texts(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn texts(&mut self, number: u32, value: Option<&Value>) {
         for text in value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
             self.bytes(number, text.as_bytes());
         }
     }
 
-    fn flag(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn flag(&mut self, number: u32, value: Option<&Value>) {
         if value == Some(&Value::Bool(true)) {
             self.varint(u64::from(number) << 3);
             self.varint(1);
         }
     }
 
-    fn integer(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn integer(&mut self, number: u32, value: Option<&Value>) {
         if let Some(n) = value.and_then(Value::as_i64).filter(|n| *n != 0) {
             self.varint(u64::from(number) << 3);
             self.varint(n as u64);
         }
     }
 
-    fn double(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn double(&mut self, number: u32, value: Option<&Value>) {
         if let Some(n) = value.and_then(Value::as_f64).filter(|n| *n != 0.0) {
-            self.varint(u64::from(number) << 3 | 1);
-            self.0.extend_from_slice(&n.to_le_bytes());
+            self.fixed(number, n);
         }
     }
 
+    /// A boolean that is there whatever it says.
+    pub(super) fn choice(&mut self, number: u32, value: bool) {
+        self.varint(u64::from(number) << 3);
+        self.varint(value.into());
+    }
+
+    /// A double that is there whatever it says.
+    pub(super) fn fixed(&mut self, number: u32, value: f64) {
+        self.varint(u64::from(number) << 3 | 1);
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
     /// `Any`: the value as YAML text, of which JSON is a part.
-    fn any(&mut self, number: u32, value: &Value) {
+    pub(super) fn any(&mut self, number: u32, value: &Value) {
         let mut any = Message::default();
         let mut yaml = encode::any(value);
         yaml.push(b'\n');
@@ -76,14 +87,14 @@ impl Message {
     }
 
     /// A `Named…` entry.
-    fn named(&mut self, number: u32, name: &str, value: &Message) {
+    pub(super) fn named(&mut self, number: u32, name: &str, value: &Message) {
         let mut entry = Message::default();
         entry.bytes(1, name.as_bytes());
         entry.message(2, value);
         self.message(number, &entry);
     }
 
-    fn extensions(&mut self, number: u32, value: &Value) {
+    pub(super) fn extensions(&mut self, number: u32, value: &Value) {
         for (name, value) in value.as_object().into_iter().flatten().filter(|(n, _)| n.starts_with("x-")) {
             let mut entry = Message::default();
             entry.bytes(1, name.as_bytes());
@@ -98,6 +109,7 @@ impl Message {
 pub(super) struct ProtoParts {
     paths: BTreeMap<String, Message>,
     definitions: BTreeMap<String, Message>,
+    parameters: BTreeMap<String, Message>,
 }
 
 impl Sink for ProtoParts {
@@ -107,6 +119,10 @@ impl Sink for ProtoParts {
 
     fn definition(&mut self, name: &str, value: &Value) {
         self.definitions.insert(name.to_owned(), schema(value));
+    }
+
+    fn parameter(&mut self, name: &str, value: &Value) {
+        self.parameters.insert(name.to_owned(), parameter(value));
     }
 }
 
@@ -129,6 +145,11 @@ impl ProtoParts {
             definitions.named(1, name, schema);
         }
         document.message(9, &definitions);
+        let mut parameters = Message::default();
+        for (name, parameter) in &self.parameters {
+            parameters.named(1, name, parameter);
+        }
+        document.message(10, &parameters);
         let mut requirement = Message::default();
         requirement.named(1, "BearerToken", &Message::default());
         document.message(12, &requirement);
@@ -177,7 +198,7 @@ fn schema(value: &Value) -> Message {
     if let Some(additional) = get("additionalProperties") {
         let mut item = Message::default();
         match additional {
-            Value::Bool(_) => item.flag(2, Some(additional)),
+            Value::Bool(any) => item.choice(2, *any),
             other => item.message(1, &schema(other)),
         }
         out.message(21, &item);
@@ -202,6 +223,15 @@ fn schema(value: &Value) -> Message {
         }
         out.message(25, &named);
     }
+    if let Some(docs) = get("externalDocs") {
+        let mut message = Message::default();
+        message.text(1, docs.get("description"));
+        message.text(2, docs.get("url"));
+        out.message(29, &message);
+    }
+    if let Some(example) = get("example") {
+        out.any(30, example);
+    }
     out.extensions(31, value);
     out
 }
@@ -216,7 +246,7 @@ fn path_item(value: &Value) -> Message {
         }
     }
     for value in value.get("parameters").and_then(Value::as_array).into_iter().flatten() {
-        out.message(9, &parameter(value));
+        out.message(9, &parameters_item(value));
     }
     out.extensions(10, value);
     out
@@ -231,7 +261,7 @@ fn operation(value: &Value) -> Message {
     out.texts(6, get("produces"));
     out.texts(7, get("consumes"));
     for value in get("parameters").and_then(Value::as_array).into_iter().flatten() {
-        out.message(8, &parameter(value));
+        out.message(8, &parameters_item(value));
     }
     let mut responses = Message::default();
     for (code, value) in get("responses").and_then(Value::as_object).into_iter().flatten() {
@@ -252,7 +282,20 @@ fn operation(value: &Value) -> Message {
     out
 }
 
-/// `ParametersItem` of a parameter in the body, the path or the query.
+/// A parameter, or a reference to one.
+fn parameters_item(value: &Value) -> Message {
+    let mut item = Message::default();
+    if value.get("$ref").is_some() {
+        let mut reference = Message::default();
+        reference.text(1, value.get("$ref"));
+        item.message(2, &reference);
+    } else {
+        item.message(1, &parameter(value));
+    }
+    item
+}
+
+/// A parameter in the body, the path or the query.
 fn parameter(value: &Value) -> Message {
     let get = |name: &str| value.get(name);
     let mut either = Message::default();
@@ -284,7 +327,5 @@ fn parameter(value: &Value) -> Message {
         non_body.message(slot, &simple);
         either.message(2, &non_body);
     }
-    let mut item = Message::default();
-    item.message(1, &either);
-    item
+    either
 }

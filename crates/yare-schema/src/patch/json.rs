@@ -73,7 +73,8 @@ pub fn apply(document: Value, patch: &Value) -> Result<Value, JsonPatchError> {
     if operations.len() > MAX_OPERATIONS {
         return Err(JsonPatchError::TooManyOperations(operations.len()));
     }
-    if let Some(bad) = operations.iter().find(|o| !o.is_object()) {
+    // `null` is an operation that says nothing.
+    if let Some(bad) = operations.iter().find(|o| !o.is_object() && !o.is_null()) {
         return Err(decode(bad, "Operation"));
     }
     let mut visits = 0;
@@ -447,6 +448,8 @@ mod tests {
             (json!([{"op": "copy", "from": "/a"}]), "copy operation failed to decode path: missing value"),
             (json!([{"op": "move", "from": "/a"}]), "move operation failed to decode path: operation missing path field: missing value"),
             (json!([{"op": "replace", "path": "", "value": 1}]), "replace operation value must be object or array: %!w(<nil>)"),
+            (json!([null]), "Unexpected kind: unknown"),
+            (json!([5]), "json: cannot unmarshal number into Go value of type jsonpatch.Operation"),
             (json!({}), "json: cannot unmarshal object into Go value of type jsonpatch.Patch"),
         ];
         for (patch, message) in cases {

@@ -49,6 +49,10 @@ type Result<T> = std::result::Result<T, StrategicPatchError>;
 
 /// Applies `patch` to `document`, both of the type `ty`.
 pub fn apply(ty: TypeRef<'_>, document: Value, patch: Value) -> Result<Value> {
+    // `null` is a patch that says nothing.
+    if patch.is_null() {
+        return Ok(document);
+    }
     let (Value::Object(document), Value::Object(patch)) = (document, patch) else {
         return Err(StrategicPatchError::BadDocument);
     };

@@ -1,9 +1,6 @@
 //! The `format`s of strings that schemas can demand.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::LazyLock,
-};
+use std::{net::Ipv6Addr, sync::LazyLock};
 
 use base64::Engine;
 use regex::Regex;
@@ -17,7 +14,7 @@ type Check = fn(&str) -> bool;
 /// checked.
 const FORMATS: [(&str, Check); 26] = [
     ("bsonobjectid", |s| s.len() == 24 && s.bytes().all(|b| b.is_ascii_hexdigit())),
-    ("byte", |s| base64::engine::general_purpose::STANDARD.decode(s).is_ok()),
+    ("byte", |s| !s.is_empty() && base64::engine::general_purpose::STANDARD.decode(s).is_ok()),
     ("cidr", is_cidr),
     ("creditcard", is_credit_card),
     ("date", is_date),
@@ -29,7 +26,7 @@ const FORMATS: [(&str, Check); 26] = [
         matches!(digits.len(), 3 | 6) && digits.bytes().all(|b| b.is_ascii_hexdigit())
     }),
     ("hostname", is_hostname),
-    ("ipv4", |s| s.parse::<Ipv4Addr>().is_ok()),
+    ("ipv4", |s| is_ipv4(s) || (s.contains('.') && s.parse::<Ipv6Addr>().is_ok())),
     ("ipv6", |s| s.contains(':') && s.parse::<Ipv6Addr>().is_ok()),
     ("isbn", |s| is_isbn10(s) || is_isbn13(s)),
     ("isbn10", is_isbn10),
@@ -65,11 +62,22 @@ pub(crate) fn matches(format: &str, text: &str) -> bool {
 fn is_cidr(s: &str) -> bool {
     let Some((address, length)) = s.split_once('/') else { return false };
     let plain = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
-    match (address.parse::<IpAddr>(), length.parse::<u8>()) {
-        (Ok(IpAddr::V4(_)), Ok(n)) => plain && n <= 32,
-        (Ok(IpAddr::V6(_)), Ok(n)) => plain && n <= 128,
+    match length.parse::<u8>() {
+        Ok(n) if is_ipv4(address) => plain && n <= 32,
+        Ok(n) if address.parse::<Ipv6Addr>().is_ok() => plain && n <= 128,
         _ => false,
     }
+}
+
+/// Numbers with leading zeros count, as Go took them before 1.17.
+fn is_ipv4(s: &str) -> bool {
+    let number = |n: &str| {
+        let digits = n.trim_start_matches('0');
+        !n.is_empty()
+            && n.bytes().all(|b| b.is_ascii_digit())
+            && (digits.is_empty() || digits.parse::<u8>().is_ok())
+    };
+    s.split('.').count() == 4 && s.split('.').all(number)
 }
 
 fn is_credit_card(s: &str) -> bool {
@@ -151,19 +159,29 @@ fn is_email(s: &str) -> bool {
 }
 
 fn is_hostname(s: &str) -> bool {
-    if s.is_empty() || s.len() > 255 {
+    static SIGNS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^[a-zA-Z0-9\p{S}\p{L}\-]+$").ok());
+    let label = |l: &&str| {
+        (1..=63).contains(&l.len())
+            && SIGNS.as_ref().is_some_and(|signs| signs.is_match(l))
+            && !l.starts_with('-')
+    };
+    let labels: Vec<&str> = s.split('.').collect();
+    if s.len() > 255 || !labels.iter().all(label) {
         return false;
     }
-    let name = s.strip_suffix('.').unwrap_or(s);
-    let labels: Vec<&str> = name.split('.').collect();
-    let label = |l: &&str| {
-        let ok = |c: char| c.is_alphanumeric() || c == '-';
-        !l.is_empty() && l.len() <= 63 && l.chars().all(ok) && !l.starts_with('-') && !l.ends_with('-')
-    };
-    // The last of several labels is a domain of letters.
-    let top = labels.len() == 1
-        || labels.last().is_some_and(|l| l.chars().count() >= 2 && l.chars().all(char::is_alphabetic));
-    labels.iter().all(label) && top
+    match labels.as_slice() {
+        // Upstream's expression takes a dash in such a name as its second sign, and there alone.
+        [one] => {
+            one.char_indices().all(|(i, c)| c != '-' || i == one.chars().next().map_or(0, char::len_utf8))
+        }
+        // The last of several is a domain of letters.
+        [names @ .., top] => {
+            names.iter().all(|name| !name.ends_with('-'))
+                && top.chars().count() >= 2
+                && top.chars().all(char::is_alphabetic)
+        }
+        [] => false,
+    }
 }
 
 fn isbn_digits(s: &str) -> String {
@@ -214,10 +232,10 @@ fn is_rgb_color(s: &str) -> bool {
 }
 
 fn is_ssn(s: &str) -> bool {
-    let digits: String = s.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
-    let shape =
-        |at: usize| s.as_bytes().get(at).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b' '));
-    digits.len() == 9 && digits.bytes().all(|b| b.is_ascii_digit()) && s.len() <= 11 && shape(3)
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let [a, b, c] = [s.get(..3), s.get(4..6), s.get(7..)].map(Option::unwrap_or_default);
+    let between = |at: usize| matches!(s.as_bytes().get(at), Some(b'-' | b' '));
+    s.len() == 11 && digits(a) && between(3) && digits(b) && between(6) && digits(c)
 }
 
 fn is_uri(s: &str) -> bool {
@@ -231,7 +249,9 @@ fn is_uri(s: &str) -> bool {
     let named = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     let host = rest.strip_prefix("//").map(|r| r.split(['/', '?', '#']).next().unwrap_or_default());
-    named && !rest.is_empty() && host.is_none_or(|h| !h.contains([' ', '<', '>', '"']))
+    // An address in brackets ends with one.
+    let closed = |h: &str| !h.contains('[') || h.contains(']');
+    named && !rest.is_empty() && host.is_none_or(|h| !h.contains([' ', '<', '>', '"']) && closed(h))
 }
 
 fn is_uuid(s: &str, version: Option<u8>) -> bool {
@@ -271,7 +291,9 @@ mod tests {
             ("byte", "aGk=", true), ("byte", "%", false), ("mac", "00:00:5e:00:53:01", true), ("mac", "00:00", false),
             ("hexcolor", "#fff", true), ("hexcolor", "#ff", false), ("rgbcolor", "rgb(1,2,255)", true), ("rgbcolor", "rgb(1,2,256)", false),
             ("isbn10", "0321751043", true), ("isbn", "978-0321751041", true), ("isbn13", "978-0321751042", false),
-            ("ssn", "111-22-3333", true), ("ssn", "1", false), ("creditcard", "4111 1111 1111 1111", true), ("creditcard", "4111 1111 1111 1112", false),
+            ("ssn", "111-22-3333", true), ("ssn", "1", false), ("ssn", "111223333", false), ("byte", "", false), ("uri", "http://[::1", false),
+            ("ipv4", "01.2.3.4", true), ("ipv4", "1.2.3.256", false), ("cidr", "01.0.0.0/8", true), ("ipv4", "::ffff:1.2.3.4", true),
+            ("hostname", "2020-01-01", false), ("hostname", "a-", true), ("hostname", "a.", false), ("hostname", "xn--a", false), ("hostname", "a-b", true), ("hostname", "a-b.c", false), ("hostname", "a-b-c.com", true), ("hostname", "1.2.3.4", false), ("creditcard", "4111 1111 1111 1111", true), ("creditcard", "4111 1111 1111 1112", false),
             ("bsonobjectid", "507f1f77bcf86cd799439011", true), ("bsonobjectid", "x", false), ("password", "", true),
             ("k8s-short-name", "a-b", true), ("k8s-short-name", "a.b", false), ("k8s-long-name", "a.b", true), ("whatever", "x", true),
         ];

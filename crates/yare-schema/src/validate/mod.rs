@@ -5,15 +5,15 @@
 
 pub(crate) mod embedded;
 pub(crate) mod formats;
+mod numbers;
 
 use std::collections::HashSet;
 
-use serde_json::{Number, Value};
+use serde_json::Value;
 
 use crate::{
     constraints::{Constraints, JsonType, Rule},
     field::{ErrorKind, FieldError, Path},
-    goprint::GoFloat,
     managed::same_value,
     model::{List, ListKind, Scalar, Shape, TypeRef},
 };
@@ -35,17 +35,39 @@ pub fn validate_update(ty: TypeRef<'_>, object: &Value, old: &Value) -> Vec<Fiel
 
 fn run(ty: TypeRef<'_>, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    values(ty, false, object, old, &Path::ROOT, &mut errors);
+    values(ty, Slot::default(), object, old, &Path::ROOT, &mut errors);
+    once(&mut errors);
     embedded::check(ty, object, true, &Path::ROOT, &mut errors);
     lists(ty, object, old, &mut errors);
     errors.truncate(MAX_ERRORS);
     errors
 }
 
+/// What is wrong with a value against its schema is said once.
+fn once(errors: &mut Vec<FieldError>) {
+    let mut seen = HashSet::new();
+    errors.retain(|error| seen.insert(error.to_string()));
+}
+
+/// What is known of a value beside its type.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    nullable: bool,
+    /// It is (part of) a default, where upstream lets what may be a number or a text be anything.
+    default: bool,
+}
+
+impl Slot {
+    fn to(self, nullable: bool) -> Self {
+        Self { nullable, ..self }
+    }
+}
+
 /// What is wrong with a value against its schema alone, as with a default.
 pub(crate) fn validate_value(ty: TypeRef<'_>, value: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    values(ty, false, value, None, &Path::ROOT, &mut errors);
+    values(ty, Slot { default: true, ..Slot::default() }, value, None, &Path::ROOT, &mut errors);
+    once(&mut errors);
     errors
 }
 
@@ -54,7 +76,16 @@ pub fn validate_status_update(ty: TypeRef<'_>, object: &Value, old: &Value) -> V
     let mut errors = Vec::new();
     let slot = ty.field("status").map(|field| &field.slot);
     if let (Some(slot), Some(status)) = (slot, object.get("status")) {
-        values(ty.to(slot), slot.nullable, status, old.get("status"), &Path::new("status"), &mut errors);
+        // Messages name what is wrong as seen from `status`.
+        let nullable = Slot::default().to(slot.nullable);
+        values(ty.to(slot), nullable, status, old.get("status"), &Path::ROOT, &mut errors);
+        once(&mut errors);
+        for error in &mut errors {
+            error.field = match &*error.field {
+                "<nil>" => "status".into(),
+                field => format!("status.{field}"),
+            };
+        }
     }
     lists(ty, object, Some(old), &mut errors);
     errors.truncate(MAX_ERRORS);
@@ -102,6 +133,19 @@ fn demanded(ty: TypeRef<'_>) -> Option<JsonType> {
     })
 }
 
+/// Whether a value is what it was. A null that was not there is new, though it says no more than nothing.
+fn is_kept(old: &Value, new: &Value) -> bool {
+    fn has_null(value: &Value) -> bool {
+        match value {
+            Value::Null => true,
+            Value::Array(items) => items.iter().any(has_null),
+            Value::Object(map) => map.values().any(has_null),
+            _ => false,
+        }
+    }
+    old == new || (same_value(old, new) && !has_null(new))
+}
+
 /// The item of an old list that `item` succeeds. Only keys tell which one that is.
 fn predecessor<'v>(list: &List, old: Option<&'v Value>, item: &Value) -> Option<&'v Value> {
     let ListKind::Map(keys) = &list.kind else { return None };
@@ -111,23 +155,27 @@ fn predecessor<'v>(list: &List, old: Option<&'v Value>, item: &Value) -> Option<
 
 fn values(
     ty: TypeRef<'_>,
-    nullable: bool,
+    at: Slot,
     value: &Value,
     old: Option<&Value>,
     path: &Path<'_>,
     errors: &mut Vec<FieldError>,
 ) {
-    if errors.len() >= MAX_ERRORS || old.is_some_and(|old| same_value(old, value)) {
+    if errors.len() >= MAX_ERRORS || old.is_some_and(|old| is_kept(old, value)) {
         return;
     }
     let old_member = |name: &str| old.and_then(|old| old.get(name));
     let constraints = ty.ty().constraints.as_deref();
     let format = constraints.and_then(Constraints::format);
-    if let Some(wanted) = demanded(ty) {
-        check_type(wanted, nullable, format, value, path, errors);
+    let wanted = demanded(ty);
+    if let Some(wanted) = wanted.filter(|wanted| !at.default || *wanted != JsonType::IntOrString) {
+        check_type(wanted, at.nullable, format, value, path, errors);
+    }
+    if let (Some(JsonType::Integer), Value::Number(number)) = (wanted, value) {
+        numbers::check_whole(number, "Checked", format, path, errors);
     }
     if let Some(constraints) = constraints {
-        rules(&constraints.rules, value, path, demanded(ty), errors);
+        rules(&constraints.rules, value, path, wanted, errors);
     }
     match (ty.shape(), value) {
         (Shape::Struct(s), Value::Object(map)) => {
@@ -136,20 +184,34 @@ fn values(
                 let meta = s.embedded && name == "metadata";
                 if let Some(field) = s.field(name).filter(|_| !meta) {
                     let slot = &field.slot;
-                    values(ty.to(slot), slot.nullable, member, old_member(name), &path.child(name), errors);
+                    values(
+                        ty.to(slot),
+                        at.to(slot.nullable),
+                        member,
+                        old_member(name),
+                        &path.child(name),
+                        errors,
+                    );
                 }
             }
         }
         (Shape::Map(m), Value::Object(map)) => {
             for (name, member) in map {
                 let slot = &m.value;
-                values(ty.to(slot), slot.nullable, member, old_member(name), &path.child(name), errors);
+                values(
+                    ty.to(slot),
+                    at.to(slot.nullable),
+                    member,
+                    old_member(name),
+                    &path.child(name),
+                    errors,
+                );
             }
         }
         (Shape::List(l), Value::Array(items)) => {
             for (i, item) in items.iter().enumerate() {
                 let before = predecessor(l, old, item);
-                values(ty.to(&l.item), l.item.nullable, item, before, &path.index(i), errors);
+                values(ty.to(&l.item), at.to(l.item.nullable), item, before, &path.index(i), errors);
             }
         }
         _ => {}
@@ -231,6 +293,42 @@ fn run_clause(clause: &[Rule], value: &Value, path: &Path<'_>) -> Vec<FieldError
     errors
 }
 
+/// Of clauses that do not hold, the one that upstream tells of: the first of those that looked at most of the value.
+#[derive(Default)]
+struct Nearest {
+    weight: usize,
+    errors: Vec<FieldError>,
+}
+
+impl Nearest {
+    /// Always `false`: the clause does not hold.
+    fn see(&mut self, clause: &[Rule], value: &Value, wrong: Vec<FieldError>) -> bool {
+        let weight = weight(clause, value);
+        if weight > self.weight {
+            *self = Self { weight, errors: wrong };
+        }
+        false
+    }
+}
+
+/// How many checks upstream makes of the value for this clause.
+fn weight(clause: &[Rule], value: &Value) -> usize {
+    if value.is_null() {
+        return 1;
+    }
+    let own = if value.is_array() { 6 } else { 5 };
+    let more = clause.iter().map(|rule| match (rule, value) {
+        (Rule::Format(_), Value::String(_)) => 1,
+        (Rule::Properties(clauses), Value::Object(map)) => clauses
+            .iter()
+            .filter_map(|(name, clause)| map.get(&**name).map(|member| weight(clause, member)))
+            .sum(),
+        (Rule::Items(clause), Value::Array(items)) => items.iter().map(|item| weight(clause, item)).sum(),
+        _ => 0,
+    });
+    own + more.sum::<usize>()
+}
+
 fn rules(
     rules: &[Rule],
     value: &Value,
@@ -248,31 +346,26 @@ fn rules(
             // `null` is checked for its type and against enumerations only.
             _ if value.is_null() => {}
             Rule::AnyOf(clauses) => {
-                let mut first = None;
-                let mut found = false;
-                for clause in clauses {
+                let mut nearest = Nearest::default();
+                let valid = clauses.iter().any(|clause| {
                     let wrong = run_clause(clause, value, path);
-                    if wrong.is_empty() {
-                        found = true;
-                        break;
-                    }
-                    first.get_or_insert(wrong);
-                }
-                if !found {
+                    wrong.is_empty() || nearest.see(clause, value, wrong)
+                });
+                if !valid {
                     errors
                         .push(loose(format!("{:?} must validate at least one schema (anyOf)", shown(path))));
-                    errors.extend(first.into_iter().flatten());
+                    errors.append(&mut nearest.errors);
                 }
             }
             Rule::OneOf(clauses) => {
-                let mut first = None;
+                let mut nearest = Nearest::default();
                 let mut valid = 0;
                 for clause in clauses {
                     let wrong = run_clause(clause, value, path);
                     if wrong.is_empty() {
                         valid += 1;
                     } else {
-                        first.get_or_insert(wrong);
+                        nearest.see(clause, value, wrong);
                     }
                 }
                 if valid != 1 {
@@ -286,7 +379,7 @@ fn rules(
                         shown(path)
                     )));
                     if valid == 0 {
-                        errors.extend(first.into_iter().flatten());
+                        errors.append(&mut nearest.errors);
                     }
                 }
             }
@@ -312,7 +405,7 @@ fn rules(
             }
             _ => match value {
                 Value::String(text) => check_string(rule, text, wanted, path, errors),
-                Value::Number(number) => check_number(rule, number, wanted, path, errors),
+                Value::Number(number) => numbers::check_number(rule, number, wanted, path, errors),
                 Value::Array(items) => check_list(rule, items, path, errors),
                 Value::Object(map) => check_object(rule, map, path, errors),
                 _ => {}
@@ -356,85 +449,6 @@ fn check_string(
         {
             let detail = format!("{} in body must be of type {format}: {text:?}", shown(path));
             errors.push(FieldError::type_invalid(path, text, detail));
-        }
-        _ => {}
-    }
-}
-
-fn number_text(number: &Number) -> String {
-    match number.as_f64() {
-        Some(x) if number.is_f64() => GoFloat(x).to_string(),
-        _ => number.to_string(),
-    }
-}
-
-fn compare(a: &Number, b: &Number) -> Option<std::cmp::Ordering> {
-    match (a.as_i64(), b.as_i64()) {
-        (Some(a), Some(b)) => Some(a.cmp(&b)),
-        _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
-    }
-}
-
-fn is_multiple(number: &Number, factor: &Number) -> bool {
-    match (number.as_i64(), factor.as_i64()) {
-        (Some(n), Some(f)) if f != 0 => n.checked_rem(f) == Some(0),
-        _ => {
-            let (Some(n), Some(f)) = (number.as_f64(), factor.as_f64()) else { return false };
-            let times = if f < 1.0 { 1.0 / f * n } else { n / f };
-            // As near to a whole number as doubles get.
-            (times - times.round()).abs() < 1e-9 * times.abs().max(1.0)
-        }
-    }
-}
-
-fn check_number(
-    rule: &Rule,
-    number: &Number,
-    wanted: Option<JsonType>,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
-    use std::cmp::Ordering::{Equal, Greater, Less};
-    let value = || Value::Number(number.clone());
-    match rule {
-        Rule::Format(format) => {
-            let in_range = match (&**format, wanted) {
-                ("int32", Some(JsonType::Integer)) => {
-                    number.as_f64().is_some_and(|x| x.abs() <= 2_147_483_648.0 && x != 2_147_483_648.0)
-                }
-                ("float", Some(JsonType::Number)) => {
-                    number.as_f64().is_some_and(|x| x.abs() <= f64::from(f32::MAX))
-                }
-                _ => true,
-            };
-            if !in_range {
-                let name = wanted.map_or("", JsonType::name);
-                errors.push(loose(format!(
-                    "Checked value must be of type {name} with format {format} in {}",
-                    shown(path)
-                )));
-            }
-        }
-        Rule::MultipleOf(factor) if !is_multiple(number, factor) => {
-            errors.push(invalid(path, value(), &format!("should be a multiple of {}", number_text(factor))));
-        }
-        Rule::Maximum(max, exclusive) => {
-            let over = compare(number, max);
-            if over == Some(Greater) || (*exclusive && over == Some(Equal)) {
-                let or = if *exclusive { "" } else { " or equal to" };
-                errors.push(invalid(path, value(), &format!("should be less than{or} {}", number_text(max))));
-            }
-        }
-        Rule::Minimum(min, exclusive) => {
-            let under = compare(number, min);
-            if under == Some(Less) || (*exclusive && under == Some(Equal)) {
-                let or = if *exclusive { "" } else { " or equal to" };
-                errors.push(invalid(
-                    path,
-                    value(),
-                    &format!("should be greater than{or} {}", number_text(min)),
-                ));
-            }
         }
         _ => {}
     }

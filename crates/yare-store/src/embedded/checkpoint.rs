@@ -46,7 +46,7 @@ fn write_file(disk: &dyn Disk, path: &Path, state: &State, abort: &AtomicBool) -
     let mut out = Output { file, offset: FILE_HEADER as u64, synced: 0 };
     let mut frame = FrameWriter::new();
     let mut total = 0u64;
-    for KindRoot { kind, objects } in state.kinds.iter() {
+    for KindRoot { kind, objects, .. } in state.kinds.iter() {
         let mut objects = objects.iter().peekable();
         while objects.peek().is_some() {
             if abort.load(Ordering::Relaxed) {
@@ -190,7 +190,8 @@ fn with_kind(object: Arc<Object>, kind: &Kind) -> Arc<Object> {
 }
 
 fn kind_root((kind, objects): (Kind, Vec<Arc<Object>>)) -> KindRoot {
-    KindRoot { kind, objects: Tree::from_sorted(objects) }
+    let bytes = objects.iter().map(|object| object.bytes.len() as u64).sum();
+    KindRoot { kind, objects: Tree::from_sorted(objects), bytes }
 }
 
 fn decode(chunk: &Chunk, restorer: &Restorer<'_>) -> Option<Decoded> {

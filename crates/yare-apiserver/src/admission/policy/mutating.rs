@@ -280,7 +280,7 @@ fn apply(
         let shown = request::in_version(attributes, served, object)?;
         merged(attributes, invocation, &made, &shown)?
     };
-    Ok(request::settle(attributes, served, object, patched)?)
+    Ok(request::settle(attributes, served, object, patched, mutation.is_patch)?)
 }
 
 fn misnamed(value: &Cel<'_>) -> Result<(), Refusal> {

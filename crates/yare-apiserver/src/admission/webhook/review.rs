@@ -7,14 +7,20 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use yare_kinds::view::View;
-use yare_schema::patch;
+use yare_schema::{
+    decode::{self, Mode, Syntax},
+    patch,
+};
 
 use super::{
     super::request,
     Attributes,
     hook::{Invocation, ReviewVersion},
 };
-use crate::status::{ApiError, Cause};
+use crate::{
+    outbound::Kind,
+    status::{ApiError, Cause},
+};
 
 /// Why a request does not pass a webhook.
 pub enum Refusal {
@@ -85,7 +91,13 @@ pub async fn run(
     }
     let timeout = hook.timeout.min(left);
     let query = format!("timeout={}s", whole_seconds(timeout));
-    let ask = hook.client.ask(Some(core), &query, Bytes::from(review.to_string()), timeout);
+    let wanted = Kind {
+        group: "admission.k8s.io",
+        version: api_version.rsplit('/').next().unwrap_or_default(),
+        kind: "AdmissionReview",
+        scheme: "pkg/util/webhook/client.go:71",
+    };
+    let ask = hook.client.ask_for(Some(core), &query, Bytes::from(review.to_string()), timeout, wanted);
     let span = if hook.is_mutating { "Call mutating webhook" } else { "Call validating webhook" };
     let describe = |span: &mut yare_trace::Span| {
         let info = &attributes.call.info;
@@ -116,12 +128,10 @@ pub async fn run(
         return Err(Refusal::Denied(denied(&hook.name, response.at.at("status"))));
     }
     let Some(patch) = response.patch else { return Ok(None) };
-    let document: Value = serde_json::from_slice(&patch)
-        .map_err(|e| failed(format!("received undecodable patch in webhook response: {e}"), 503))?;
-    match document.as_array() {
-        None => return Err(failed("received undecodable patch in webhook response: it is no list", 503)),
-        Some(operations) if operations.is_empty() => return Ok(None),
-        Some(_) => {}
+    let document = operations(&patch)
+        .map_err(|why| failed(format!("received undecodable patch in webhook response: {why}"), 503))?;
+    if document.as_array().is_none_or(Vec::is_empty) {
+        return Ok(None);
     }
     let (Some(object), Some(shown)) = (object, shown) else {
         return Err(ApiError::internal(format!(
@@ -134,7 +144,7 @@ pub async fn run(
         return Err(failed(format!("unsupported patch type {:?}", response.patch_type), 400));
     }
     let patched = patch::json::apply(shown, &document).map_err(ApiError::internal)?;
-    let changed = request::settle(attributes, served, object, patched)?;
+    let changed = request::settle(attributes, served, object, patched, false)?;
     if let Some(span) = &span {
         span.event("Patch applied", &[]);
     }
@@ -147,6 +157,19 @@ pub async fn run(
         .to_string(),
     );
     Ok(changed)
+}
+
+/// The operations of a patch, or what Go says of a text that is none.
+fn operations(patch: &[u8]) -> Result<Value, String> {
+    let decoded = decode::decode_untyped_as(patch, Syntax::Json, Mode::Ignore).map_err(|e| e.to_string())?;
+    let found = match &decoded.value {
+        Value::Array(_) | Value::Null => return Ok(decoded.value),
+        Value::Object(_) => "object",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+    };
+    Err(format!("json: cannot unmarshal {found} into Go value of type jsonpatch.Patch"))
 }
 
 fn whole_seconds(timeout: Duration) -> u64 {
@@ -219,41 +242,15 @@ impl<'a> Response<'a> {
 
 /// The refusal of a webhook as the client sees it.
 fn denied(name: &str, status: &Value) -> ApiError {
-    const REASONS: [&str; 24] = [
-        "Unauthorized",
-        "Forbidden",
-        "NotFound",
-        "AlreadyExists",
-        "Conflict",
-        "Gone",
-        "Invalid",
-        "ServerTimeout",
-        "StoreReadError",
-        "Timeout",
-        "TooManyRequests",
-        "BadRequest",
-        "MethodNotAllowed",
-        "NotAcceptable",
-        "RequestEntityTooLarge",
-        "UnsupportedMediaType",
-        "InternalError",
-        "Expired",
-        "ServiceUnavailable",
-        "StorageReadError",
-        "PreconditionFailed",
-        "UnprocessableEntity",
-        "Unknown",
-        "",
-    ];
     let (message, reason) = (status.str_at("message"), status.str_at("reason"));
     let text = match (message, reason) {
         ("", "") => format!("admission webhook {name:?} denied the request without explanation"),
         ("", reason) => format!("admission webhook {name:?} denied the request: {reason}"),
         (message, _) => format!("admission webhook {name:?} denied the request: {message}"),
     };
-    let code = u16::try_from(status.int_at("code")).ok().filter(|c| (400..600).contains(c)).unwrap_or(400);
-    let known = REASONS.iter().find(|r| **r == reason).copied().unwrap_or("");
-    let mut error = ApiError::new(code, known, text);
+    let code = u16::try_from(status.int_at("code")).ok().filter(|c| (400..1000).contains(c)).unwrap_or(400);
+    let mut error = ApiError::new(code, "", text);
+    reason.clone_into(&mut error.details.own_reason);
     let details = status.at("details");
     if details.is_object() {
         let text = |field: &str| details.str_at(field).to_owned();
@@ -330,10 +327,17 @@ mod tests {
                 "Forbidden",
                 "admission webhook \"w\" denied the request: Forbidden",
             ),
+            // Its own words, and a code that HTTP does not know.
+            (
+                json!({"reason": "Because", "code": 999}),
+                999,
+                "Because",
+                "admission webhook \"w\" denied the request: Because",
+            ),
             (json!({"message": "m", "code": 200}), 400, "", "admission webhook \"w\" denied the request: m"),
         ] {
             let error = denied("w", &status);
-            assert_eq!((error.code, error.reason, error.message.as_str()), (code, reason, message));
+            assert_eq!((error.code, error.reason(), error.message.as_str()), (code, reason, message));
         }
         let error =
             denied("w", &json!({"details": {"name": "n", "causes": [{"reason": "r", "field": "f"}]}}));

@@ -24,6 +24,7 @@ pub use anonymous::Anonymous;
 use super::{Auth, Peer, metrics::Attempt};
 use crate::{
     core::Core,
+    metrics::Filter,
     status::{ApiError, ApiResult},
 };
 
@@ -188,16 +189,17 @@ impl Search {
 pub async fn authenticate(core: &Arc<Core>, credentials: &Credentials<'_>) -> ApiResult<Identified> {
     let began = Instant::now();
     let found = search(core, credentials).await;
-    let metrics = &core.config.auth.metrics;
+    let (metrics, took) = (&core.config.auth.metrics, began.elapsed());
+    core.metrics.filters.passed(Filter::Authentication, took);
     match found {
         Ok(known) => {
-            metrics.attempted(Attempt::Success, Some(&known.user.name), began.elapsed());
+            metrics.attempted(Attempt::Success, Some(&known.user.name), took);
             Ok(known)
         }
         Err(errors) => {
             tracing::debug!(?errors, "unable to authenticate the request");
             let attempt = if errors.is_empty() { Attempt::Failure } else { Attempt::Error };
-            metrics.attempted(attempt, None, began.elapsed());
+            metrics.attempted(attempt, None, took);
             Err(ApiError::unauthorized())
         }
     }

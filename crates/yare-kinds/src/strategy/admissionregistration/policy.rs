@@ -93,7 +93,7 @@ impl Policy {
         let mut errs = Errors::new();
         let old = old.map(|old| old.at("spec"));
         let (path, spec) = (Path::new("spec"), policy.at("spec"));
-        errs.required_one_of(&path.child("failurePolicy"), spec.str_at("failurePolicy"), FAILURE_POLICIES);
+        errs.one_of(&path.child("failurePolicy"), spec.str_at("failurePolicy"), FAILURE_POLICIES);
         if spec.has("paramKind") {
             check_param_kind(&mut errs, &path.child("paramKind"), spec.at("paramKind"));
         }

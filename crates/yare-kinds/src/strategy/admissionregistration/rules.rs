@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
-use yare_schema::{features::Gates, field::Path};
+use yare_schema::{
+    features::Gates,
+    field::{ErrorKind, FieldError, Path},
+};
 
 use crate::{
     check::{Check, Errors},
-    expressions::{Age, Compiled, Compiler, Returns, Scope},
+    expressions::{Age, Compiled, Compiler, Returns, Scope, Unfit},
     meta::validate_label_selector,
     names,
     strategy::rules::check_items,
@@ -105,7 +108,7 @@ fn check_resources(errs: &mut Errors, path: &Path<'_>, resources: &[&str]) {
 
 /// Errors in the `MatchResources` of a policy or binding.
 pub fn check_match_resources(errs: &mut Errors, path: &Path<'_>, resources: &Value) {
-    errs.required_one_of(&path.child("matchPolicy"), resources.str_at("matchPolicy"), MATCH_POLICIES);
+    errs.one_of(&path.child("matchPolicy"), resources.str_at("matchPolicy"), MATCH_POLICIES);
     for field in SELECTORS {
         let p = path.child(field);
         if resources.has(field) {
@@ -153,10 +156,12 @@ pub fn check_expression(
     errs: &mut Errors,
     path: &Path<'_>,
     expression: &str,
-    compiled: Result<Compiled, String>,
+    compiled: Result<Compiled, Unfit>,
 ) {
-    if let Err(why) = compiled {
-        errs.invalid(path, expression, why);
+    match compiled {
+        Ok(_) => {}
+        Err(Unfit { kind: ErrorKind::Internal, why }) => errs.push(FieldError::internal(path, why)),
+        Err(Unfit { why, .. }) => errs.invalid(path, expression, why),
     }
 }
 

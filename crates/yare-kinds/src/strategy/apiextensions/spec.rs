@@ -51,8 +51,7 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: Option<&Valu
         );
     }
     // Upstream takes the first version for the one of definitions that know but one.
-    if let Some(first) = list.first() {
-        let name = first.str_at("name");
+    if let Some(name) = list.first().and_then(|first| first.str_opt("name")).filter(|name| !name.is_empty()) {
         joined(errs, &path.child("version"), name, names::dns1035_label(name));
     }
     let p = path.child("names");

@@ -9,6 +9,7 @@ use yare_schema::{
 use crate::{
     check::{Check, Errors, annotation},
     meta::{self, JudgeSelector, validate_label_selector},
+    shown,
     strategy::{
         Context, Strategy,
         workload::{
@@ -45,6 +46,8 @@ impl Strategy for DaemonSet {
         }
         object.default_absent("spec.revisionHistoryLimit", DEFAULT_HISTORY);
         default_template(object, "spec.template");
+        // A number of upstream's own that every object in this version says, also before it counts.
+        set_template_generation(object, template_generation(object));
     }
 
     fn prepare_for_create(&self, object: &mut Value, _ctx: &Context<'_>) {
@@ -57,6 +60,11 @@ impl Strategy for DaemonSet {
         meta::prepare_for_update(new, old, true, true);
         let changed = !same(new.at("spec.template"), old.at("spec.template"));
         set_template_generation(new, template_generation(old) + i64::from(changed));
+    }
+
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
+        meta::prepare_for_status_update(new, old);
+        set_template_generation(new, template_generation(old));
     }
 
     fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
@@ -150,6 +158,9 @@ fn check_strategy(errs: &mut Errors, path: &Path<'_>, strategy: &Value) {
                 _ => {}
             }
         }
-        _ => errs.push(FieldError::not_listed(path, strategy.clone(), &["RollingUpdate", "OnDelete"])),
+        _ => errs.push(
+            FieldError::not_listed(path, Value::Null, &["RollingUpdate", "OnDelete"])
+                .showing(shown::show(strategy, shown::ROLLOUT)),
+        ),
     }
 }

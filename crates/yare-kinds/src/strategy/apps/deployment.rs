@@ -5,7 +5,7 @@ use yare_schema::field::{FieldError, Path};
 
 use crate::{
     check::{Check, Errors},
-    meta,
+    meta, shown,
     strategy::{
         Context, Strategy,
         workload::{
@@ -145,6 +145,9 @@ fn check_strategy(errs: &mut Errors, path: &Path<'_>, strategy: &Value) {
             }
             check_at_most_all(errs, &shown, unavailable);
         }
-        _ => errs.push(FieldError::not_supported(path, strategy.clone(), &["Recreate", "RollingUpdate"])),
+        _ => errs.push(
+            FieldError::not_supported(path, Value::Null, &["Recreate", "RollingUpdate"])
+                .showing(shown::show(strategy, shown::ROLLOUT)),
+        ),
     }
 }

@@ -7,9 +7,10 @@ use yare_schema::field::{FieldError, Path};
 
 use crate::{
     check::{Check, Errors},
-    meta::{self, validate_annotations, validate_labels},
+    meta::{validate_annotations, validate_labels},
     names,
     pod::{defaults, spec as pod_spec, warnings},
+    shown,
     strategy::{
         Context, Strategy,
         core::claim,
@@ -75,15 +76,13 @@ impl Strategy for StatefulSet {
         }
     }
 
-    fn prepare_for_create(&self, object: &mut Value, ctx: &Context<'_>) {
-        object.remove("status");
-        object.set("metadata.generation", 1);
-        default_max_unavailable(object, ctx);
-    }
-
-    fn prepare_for_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
-        default_max_unavailable(new, ctx);
-        meta::prepare_for_update(new, old, true, true);
+    fn default_in(&self, object: &mut Value, ctx: &Context<'_>) {
+        if ctx.gates.is_on(MAX_UNAVAILABLE_GATE)
+            && object.str_at("spec.updateStrategy.type") == "RollingUpdate"
+            && let Some(rolling) = object.at_mut("spec.updateStrategy.rollingUpdate")
+        {
+            rolling.default_absent("maxUnavailable", 1);
+        }
     }
 
     fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
@@ -172,16 +171,6 @@ impl Strategy for StatefulSet {
 
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::dns1123_label(name)
-    }
-}
-
-/// A default that comes with a feature.
-fn default_max_unavailable(object: &mut Value, ctx: &Context<'_>) {
-    if ctx.gates.is_on(MAX_UNAVAILABLE_GATE)
-        && object.str_at("spec.updateStrategy.type") == "RollingUpdate"
-        && let Some(rolling) = object.at_mut("spec.updateStrategy.rollingUpdate")
-    {
-        rolling.default_absent("maxUnavailable", 1);
     }
 }
 
@@ -274,6 +263,9 @@ fn check_strategy(errs: &mut Errors, path: &Path<'_>, strategy: &Value) {
                 check_at_most_all(errs, &p, unavailable);
             }
         }
-        _ => errs.invalid(path, strategy.clone(), "must be 'RollingUpdate' or 'OnDelete'"),
+        _ => {
+            let detail = "must be 'RollingUpdate' or 'OnDelete'";
+            errs.invalid_shown(path, strategy, shown::ORDERED_ROLLOUT, detail);
+        }
     }
 }

@@ -236,6 +236,9 @@ fn generations() {
         let annotation = &new.at("metadata.annotations")["deprecated.daemonset.template.generation"];
         assert_eq!(annotation, counted, "{field}");
     }
+    let mut new = patched(&old, json!({"metadata": {"annotations": null}}));
+    strategy("apps", "DaemonSet").prepare_for_status_update(&mut new, &old, &CONTEXT);
+    assert_eq!(new.at("metadata.annotations"), old.at("metadata.annotations"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use yare_schema::field::{FieldError, Path};
 use super::job_spec;
 use crate::{
     check::{Check, Errors},
-    cron,
+    cron, shown,
     strategy::{
         Context, Strategy,
         workload::{check_counts, default_template, is_other_generation, name_warning},
@@ -99,7 +99,9 @@ fn check_spec(errs: &mut Errors, spec: &Value, old: Option<&Value>) {
     let (p, job) = (path.child("jobTemplate.spec"), spec.at("jobTemplate.spec"));
     job_spec::check(errs, &p, job);
     if job.has("selector") {
-        errs.invalid(&p.child("selector"), job.at("selector").clone(), "`selector` will be auto-generated");
+        let detail = "`selector` will be auto-generated";
+        let shown = shown::selector(job.at("selector"));
+        errs.push(FieldError::invalid(&p.child("selector"), Value::Null, detail).showing(shown));
     }
     if job.bool_at("manualSelector") {
         errs.push(FieldError::not_listed(&p.child("manualSelector"), true, &["nil", "false"]));

@@ -10,6 +10,7 @@ use crate::{
     check::{Check, Errors},
     names,
     pod::{spec as pod_spec, warnings},
+    shown,
     strategy::{
         rules::{check_domain_prefixed_path, check_length, plain_invalid},
         workload::check_counts,
@@ -88,7 +89,8 @@ pub fn check(errs: &mut Errors, path: &Path<'_>, spec: &Value) {
         if is_indexed(spec) {
             check_success_policy(errs, &p.child("rules"), spec);
         } else {
-            errs.invalid(&p, spec.at("successPolicy").clone(), "requires indexed completion mode");
+            let policy = spec.at("successPolicy");
+            errs.invalid_shown(&p, policy, shown::SUCCESS_POLICY, "requires indexed completion mode");
         }
     }
     if let Some(policy) = spec.str_opt("podReplacementPolicy") {

@@ -33,16 +33,14 @@ impl Strategy for ClusterTrustBundle {
         false
     }
 
-    /// The rule for names depends on the signer: [`check`] knows it.
-    fn validate_name(&self, _name: &str) -> Vec<String> {
-        Vec::new()
+    fn validate_name_of(&self, name: &str, bundle: &Value) -> Vec<String> {
+        name_of(name, bundle.str_at("spec.signerName"))
     }
 }
 
 fn check(bundle: &Value, read: bool) -> Errors {
     let mut errs = Errors::new();
-    let (name, signer) = (bundle.str_at("metadata.name"), bundle.str_at("spec.signerName"));
-    errs.each(&Path::new("metadata.name"), name, name_of(name, signer));
+    let signer = bundle.str_at("spec.signerName");
     let path = Path::new("spec");
     if !signer.is_empty() {
         check_signer_name(&mut errs, &path.child("signerName"), signer);

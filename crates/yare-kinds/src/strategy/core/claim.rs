@@ -181,7 +181,9 @@ fn check_changed_spec(errs: &mut Errors, path: &Path<'_>, spec: &Value, old: &Va
         let refuse = |detail: &str| FieldError::invalid(path, Value::Null, detail).showing("{}".to_owned());
         if reference.is_set("namespace") {
             errs.push(refuse("may not be specified when dataSourceRef.namespace is specified"));
-        } else if ["apiGroup", "kind", "name"].iter().any(|f| source.at(f) != reference.at(f)) {
+        } else if source.at("apiGroup") != reference.at("apiGroup")
+            || ["kind", "name"].iter().any(|f| source.str_at(f) != reference.str_at(f))
+        {
             errs.push(refuse("must match dataSourceRef"));
         }
     }

@@ -124,6 +124,10 @@ impl Strategy for ReplicationController {
     fn has_generation(&self) -> bool {
         true
     }
+
+    fn judges_prefix(&self) -> bool {
+        false
+    }
 }
 
 fn check_template(errs: &mut Errors, path: &Path<'_>, object: &Value) {

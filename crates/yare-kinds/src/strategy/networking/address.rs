@@ -8,6 +8,7 @@ use crate::{
     meta,
     meta::IMMUTABLE,
     names, net,
+    shown::{PARENT, SERVICE_RANGES},
     strategy::{Context, Strategy},
     view::{View, ViewMut},
 };
@@ -39,7 +40,8 @@ impl Strategy for IpAddress {
 
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = self.validate(new, ctx);
-        errs.immutable(&Path::new("spec.parentRef"), new.at("spec.parentRef"), old.at("spec.parentRef"));
+        let (now, before) = (new.at("spec.parentRef"), old.at("spec.parentRef"));
+        errs.immutable_shown(&Path::new("spec.parentRef"), now, before, PARENT);
         errs
     }
 
@@ -107,7 +109,7 @@ fn check_cidrs(errs: &mut Errors, path: &Path<'_>, range: &Value) {
         return errs.required(path, "at least one CIDR required");
     }
     if cidrs.len() > 2 {
-        return errs.invalid(path, range.at("spec").clone(), "may only hold up to 2 values");
+        return errs.invalid_shown(path, range.at("spec"), SERVICE_RANGES, "may only hold up to 2 values");
     }
     for (i, cidr) in cidrs.iter().enumerate() {
         net::check_cidr(errs, &path.index(i), cidr);

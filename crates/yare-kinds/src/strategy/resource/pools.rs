@@ -42,8 +42,17 @@ const STATUS: &[Field] = &[
     field("conditions", &[Rule::MaxItems(10), Rule::Keyed("type")]),
 ];
 
+/// A subdomain in letters of any case.
 fn driver(name: &str) -> Vec<String> {
-    names::dns1123_subdomain(&name.to_lowercase())
+    let messages = names::dns1123_subdomain(&name.to_lowercase()).into_iter();
+    messages
+        .map(|message| {
+            message
+                .replace("a lowercase RFC 1123", "an RFC 1123")
+                .replace("lower case alphanumeric", "alphanumeric")
+                .replace("'example.com'", "'Example.com'")
+        })
+        .collect()
 }
 
 /// Subdomains with slashes between.

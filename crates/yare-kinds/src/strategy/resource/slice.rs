@@ -11,8 +11,9 @@ use yare_schema::{
 use super::{check_pool_name, claims::at_most, status::check_binding, taints::check_taint};
 use crate::{
     check::{Check, Errors, quantity},
-    meta, names,
+    names,
     pod::{affinity::check_node_selector, volumes::check_driver_name},
+    shown::ATTRIBUTE,
     strategy::{Context, Strategy, rules::check_length},
     view::{View, ViewMut, same},
 };
@@ -35,14 +36,20 @@ const MAX_TAINTS: usize = 16;
 const MAX_OPTIONS: usize = 10;
 
 impl Strategy for ResourceSlice {
-    fn prepare_for_create(&self, object: &mut Value, ctx: &Context<'_>) {
-        object.set("metadata.generation", 1);
-        date_taints(object, ctx.now);
+    fn default(&self, object: &mut Value) {
+        let mappings = object
+            .items_mut("spec.devices")
+            .iter_mut()
+            .filter_map(|device| device.at_mut("nodeAllocatableResourceMappings")?.as_object_mut());
+        for mapping in mappings.flat_map(|mappings| mappings.values_mut()) {
+            mapping.default_absent("allocationMultiplier", "1");
+        }
     }
 
-    fn prepare_for_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
-        date_taints(new, ctx.now);
-        meta::prepare_for_update(new, old, false, true);
+    fn default_in(&self, object: &mut Value, ctx: &Context<'_>) {
+        for taint in object.items_mut("spec.devices").iter_mut().flat_map(|d| d.items_mut("taints")) {
+            taint.default_absent("timeAdded", ctx.now);
+        }
     }
 
     fn validate(&self, object: &Value, _ctx: &Context<'_>) -> Vec<FieldError> {
@@ -65,13 +72,6 @@ impl Strategy for ResourceSlice {
 
     fn has_generation(&self) -> bool {
         true
-    }
-}
-
-/// Taints without a time have been added now.
-fn date_taints(object: &mut Value, now: &str) {
-    for taint in object.items_mut("spec.devices").iter_mut().flat_map(|d| d.items_mut("taints")) {
-        taint.default_absent("timeAdded", now);
     }
 }
 
@@ -360,7 +360,7 @@ fn check_attribute(errs: &mut Errors, path: &Path<'_>, attribute: &Value) {
     match set {
         0 => errs.invalid(path, "", "exactly one value must be specified"),
         1 => {}
-        _ => errs.invalid(path, attribute.clone(), "exactly one value must be specified"),
+        _ => errs.invalid_shown(path, attribute, ATTRIBUTE, "exactly one value must be specified"),
     }
 }
 

@@ -50,17 +50,14 @@ pub fn check_toleration(errs: &mut Errors, path: &Path<'_>, toleration: &Value) 
 pub struct DeviceTaintRule;
 
 const MAX_CONDITIONS: usize = 8;
+const TIME: &str = "spec.taint.timeAdded";
 
 impl Strategy for DeviceTaintRule {
-    fn prepare_for_create(&self, rule: &mut Value, ctx: &Context<'_>) {
-        rule.remove("status");
-        rule.set("metadata.generation", 1);
-        rule.default_absent("spec.taint.timeAdded", ctx.now);
+    fn default_in(&self, rule: &mut Value, ctx: &Context<'_>) {
+        rule.default_absent(TIME, ctx.now);
     }
 
     fn prepare_for_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
-        const TIME: &str = "spec.taint.timeAdded";
-        new.default_absent(TIME, ctx.now);
         // The time is that of the effect, unless the writer says otherwise.
         if new.at("spec.taint.effect") != old.at("spec.taint.effect") && new.at(TIME) == old.at(TIME) {
             new.set(TIME, ctx.now);

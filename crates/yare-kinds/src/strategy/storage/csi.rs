@@ -35,12 +35,15 @@ impl Strategy for CsiDriver {
         driver.default_zero("spec.volumeLifecycleModes", json!(["Persistent"]));
     }
 
-    fn prepare_for_create(&self, driver: &mut Value, ctx: &Context<'_>) {
-        default_by_gate(driver, ctx);
+    fn default_in(&self, driver: &mut Value, ctx: &Context<'_>) {
+        if ctx.gates.is_on(PREVENT_GATE) {
+            driver.default_absent(PREVENT, false);
+        }
     }
 
-    fn prepare_for_update(&self, new: &mut Value, old: &Value, ctx: &Context<'_>) {
-        default_by_gate(new, ctx);
+    fn prepare_for_create(&self, _driver: &mut Value, _ctx: &Context<'_>) {}
+
+    fn prepare_for_update(&self, new: &mut Value, old: &Value, _ctx: &Context<'_>) {
         meta::prepare_for_update(new, old, false, true);
     }
 
@@ -114,12 +117,6 @@ impl Strategy for CsiDriver {
 
     fn allow_unconditional_update(&self) -> bool {
         false
-    }
-}
-
-fn default_by_gate(driver: &mut Value, ctx: &Context<'_>) {
-    if ctx.gates.is_on(PREVENT_GATE) {
-        driver.default_absent(PREVENT, false);
     }
 }
 
