@@ -2,7 +2,8 @@
 
 use std::sync::LazyLock;
 
-use p521::ecdsa::signature::Verifier as _;
+use p521::ecdsa::signature::hazmat::PrehashVerifier as _;
+use ring::digest::{Algorithm, SHA256, SHA384, SHA512, digest};
 use rustls::{
     DigitallySignedStruct, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -26,22 +27,51 @@ pub fn provider() -> CryptoProvider {
 static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new(|| {
     let ring = rustls::crypto::ring::default_provider().signature_verification_algorithms;
     let (mut all, mut mapping) = (ring.all.to_vec(), ring.mapping.to_vec());
-    all.extend(OF_P521);
-    mapping.push((SignatureScheme::ECDSA_NISTP521_SHA512, OF_P521));
-    // Once, and for as long as the program runs.
+    for (scheme, algorithm) in OF_P521 {
+        all.push(*algorithm);
+        // Before TLS 1.3 a scheme names the digest alone, so that it goes with keys of every curve. What is made here is
+        // made once, and for as long as the program runs.
+        match mapping.iter_mut().find(|(known, _)| known == scheme) {
+            Some((_, algorithms)) => *algorithms = [algorithms, &[*algorithm][..]].concat().leak(),
+            None => mapping.push((*scheme, vec![*algorithm].leak())),
+        }
+    }
     WebPkiSupportedAlgorithms { all: all.leak(), mapping: mapping.leak() }
 });
 
-const OF_P521: &[&dyn SignatureVerificationAlgorithm] = &[&P521];
+type Known = (SignatureScheme, &'static dyn SignatureVerificationAlgorithm);
+
+/// Signatures of keys of P-521, with the schemes of their digests.
+const OF_P521: &[Known] = &[
+    (SignatureScheme::ECDSA_NISTP521_SHA512, &P521 { digest: &SHA512, id: alg_id::ECDSA_SHA512 }),
+    (SignatureScheme::ECDSA_NISTP384_SHA384, &P521 { digest: &SHA384, id: alg_id::ECDSA_SHA384 }),
+    (SignatureScheme::ECDSA_NISTP256_SHA256, &P521 { digest: &SHA256, id: alg_id::ECDSA_SHA256 }),
+];
+
+/// Bytes of a number of the curve.
+const P521_BYTES: usize = 66;
 
 #[derive(Debug)]
-struct P521;
+struct P521 {
+    digest: &'static Algorithm,
+    id: AlgorithmIdentifier,
+}
+
+impl P521 {
+    /// The digest of a message as a number of the curve.
+    fn number(&self, message: &[u8]) -> [u8; P521_BYTES] {
+        let digest = digest(self.digest, message);
+        let mut number = [0; P521_BYTES];
+        number[P521_BYTES - digest.as_ref().len()..].copy_from_slice(digest.as_ref());
+        number
+    }
+}
 
 impl SignatureVerificationAlgorithm for P521 {
     fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
         let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(key).map_err(|_| InvalidSignature)?;
         let signature = p521::ecdsa::Signature::from_der(signature).map_err(|_| InvalidSignature)?;
-        key.verify(message, &signature).map_err(|_| InvalidSignature)
+        key.verify_prehash(&self.number(message), &signature).map_err(|_| InvalidSignature)
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
@@ -49,7 +79,7 @@ impl SignatureVerificationAlgorithm for P521 {
     }
 
     fn signature_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_SHA512
+        self.id
     }
 }
 
@@ -104,4 +134,37 @@ fn old(certificate: &CertificateDer<'_>) -> Option<Key> {
     let key = certificate.public_key();
     let key = Key { der: key.raw.to_vec(), bits: key.subject_public_key.data.to_vec() };
     (certificate.version() != X509Version::V3).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use p521::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer as _};
+
+    use super::*;
+
+    #[test]
+    fn signatures_of_p521() {
+        let key = SigningKey::from_slice(&[1; P521_BYTES]).or_else(|_| {
+            let mut scalar = [1; P521_BYTES];
+            scalar[0] = 0;
+            SigningKey::from_slice(&scalar)
+        });
+        let key = key.unwrap();
+        let public = VerifyingKey::from(&key).to_sec1_point(false);
+        let signature: Signature = key.sign(b"said");
+        let der = signature.to_der();
+        for (scheme, algorithm) in OF_P521 {
+            let holds = |message: &[u8]| {
+                algorithm.verify_signature(public.as_bytes(), message, der.as_bytes()).is_ok()
+            };
+            // The key signs with SHA-512 by itself.
+            assert_eq!(holds(b"said"), *scheme == SignatureScheme::ECDSA_NISTP521_SHA512, "{scheme:?}");
+            assert!(!holds(b"not said"), "{scheme:?}");
+        }
+        let algorithms = &*ALGORITHMS;
+        for (scheme, _) in OF_P521 {
+            let (_, known) = algorithms.mapping.iter().find(|(known, _)| known == scheme).unwrap();
+            assert!(known.iter().any(|a| a.public_key_alg_id() == alg_id::ECDSA_P521), "{scheme:?}");
+        }
+    }
 }
