@@ -71,12 +71,23 @@ enum Out {
 struct Shared {
     out: mpsc::Sender<Out>,
     streams: Mutex<HashMap<u32, Arc<State>>>,
+    /// The peer opened the connection.
+    serves: bool,
     /// The peer keeps windows: so do we.
     enforce: AtomicBool,
     initial_window: AtomicI64,
 }
 
 impl Shared {
+    /// Whether the peer is told what has been read.
+    ///
+    /// A server that keeps no windows, as those of container runtimes, closes the connection when it has written all
+    /// of its output. If something that it has not read has come in by then, the kernel takes the close for a reset and
+    /// throws away what is on its way here: so such a server is told nothing that it does not need.
+    fn updates(&self) -> bool {
+        self.serves || self.enforce.load(Ordering::SeqCst)
+    }
+
     fn close(&self) {
         for state in self.streams.lock().drain().map(|(_, s)| s) {
             state.end();
@@ -142,7 +153,7 @@ impl StreamReader {
         self.state.backlog.fetch_sub(bytes.len(), Ordering::SeqCst);
         self.state.drained.notify_one();
         let delta = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        if delta > 0 {
+        if delta > 0 && self.shared.updates() {
             // Not worth waiting for: an update that does not fit the queue now is made up for by none.
             let update = Frame::WindowUpdate { stream: self.state.id, delta };
             let _ = self.shared.out.send(Out::Frame(update)).await;
@@ -235,6 +246,7 @@ where
     let shared = Arc::new(Shared {
         out,
         streams: Mutex::default(),
+        serves: first_id.is_multiple_of(2),
         enforce: AtomicBool::new(false),
         initial_window: AtomicI64::new(INITIAL_WINDOW),
     });
@@ -402,7 +414,7 @@ mod tests {
     use super::*;
     use tokio::io::AsyncReadExt as _;
 
-    async fn client_send(io: &mut (impl AsyncWrite + Unpin), encoder: &mut Encoder, frame: Frame) {
+    async fn send_frame(io: &mut (impl AsyncWrite + Unpin), encoder: &mut Encoder, frame: Frame) {
         let mut bytes = BytesMut::new();
         encoder.encode(&frame, &mut bytes);
         io.write_all(&bytes).await.unwrap();
@@ -415,14 +427,14 @@ mod tests {
         let (mut client_in, mut client_out) = tokio::io::split(theirs);
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
         let headers = vec![("StreamType".to_owned(), "data".to_owned())];
-        client_send(&mut client_out, &mut encoder, Frame::SynStream { stream: 1, fin: false, headers }).await;
-        client_send(
+        send_frame(&mut client_out, &mut encoder, Frame::SynStream { stream: 1, fin: false, headers }).await;
+        send_frame(
             &mut client_out,
             &mut encoder,
             Frame::Data { stream: 1, fin: true, bytes: Bytes::from_static(b"hi") },
         )
         .await;
-        client_send(&mut client_out, &mut encoder, Frame::Ping { id: 1 }).await;
+        send_frame(&mut client_out, &mut encoder, Frame::Ping { id: 1 }).await;
         let mut stream = connection.accept().await.unwrap();
         assert_eq!(stream.header("streamtype"), Some("data"));
         assert_eq!(stream.reader.read().await.unwrap(), "hi");
@@ -451,19 +463,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_without_windows_is_told_of_none() {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let connection = connect(ours);
+        let (mut server_in, mut server_out) = tokio::io::split(theirs);
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
+        let mut stream = connection.open(vec![]).await.unwrap();
+        assert!(matches!(
+            decoder.read(&mut server_in).await.unwrap(),
+            Some(Frame::SynStream { stream: 1, .. })
+        ));
+        let data = Frame::Data { stream: 1, fin: false, bytes: Bytes::from(vec![7; 1000]) };
+        send_frame(&mut server_out, &mut encoder, data.clone()).await;
+        assert_eq!(stream.reader.read().await.unwrap().len(), 1000);
+        send_frame(&mut server_out, &mut encoder, Frame::Ping { id: 2 }).await;
+        assert_eq!(decoder.read(&mut server_in).await.unwrap(), Some(Frame::Ping { id: 2 }));
+        // One that keeps windows needs to know.
+        send_frame(&mut server_out, &mut encoder, Frame::WindowUpdate { stream: 1, delta: 1 }).await;
+        send_frame(&mut server_out, &mut encoder, data).await;
+        assert_eq!(stream.reader.read().await.unwrap().len(), 1000);
+        let update = Frame::WindowUpdate { stream: 1, delta: 1000 };
+        assert_eq!(decoder.read(&mut server_in).await.unwrap(), Some(update));
+    }
+
+    #[tokio::test]
     async fn keeps_to_a_window_the_peer_keeps() {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let mut connection = serve(ours);
         let (mut client_in, mut client_out) = tokio::io::split(theirs);
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
-        client_send(
+        send_frame(
             &mut client_out,
             &mut encoder,
             Frame::SynStream { stream: 1, fin: false, headers: vec![] },
         )
         .await;
-        client_send(&mut client_out, &mut encoder, Frame::WindowUpdate { stream: 1, delta: 0 }).await;
-        client_send(&mut client_out, &mut encoder, Frame::Ping { id: 1 }).await;
+        send_frame(&mut client_out, &mut encoder, Frame::WindowUpdate { stream: 1, delta: 0 }).await;
+        send_frame(&mut client_out, &mut encoder, Frame::Ping { id: 1 }).await;
         let stream = connection.accept().await.unwrap();
         // The ping's answer shows that the window update has been read.
         while decoder.read(&mut client_in).await.unwrap().unwrap() != (Frame::Ping { id: 1 }) {}
@@ -477,7 +513,7 @@ mod tests {
         }
         assert_eq!(got, 65_536);
         assert!(!task.is_finished());
-        client_send(&mut client_out, &mut encoder, Frame::WindowUpdate { stream: 1, delta: 50_000 }).await;
+        send_frame(&mut client_out, &mut encoder, Frame::WindowUpdate { stream: 1, delta: 50_000 }).await;
         assert!(task.await.unwrap());
     }
 }
