@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
     io::Write as _,
     sync::Arc,
 };
@@ -133,11 +132,12 @@ fn v3(call: &Call, path: &str) -> ApiResult<Reply> {
     };
     let document = document(call, &key, |core, registry| {
         // Before the definitions: what is newer than its hash says will be forgotten, and what is older would be kept.
-        let revisions = revisions(core, registry, path);
-        let definitions = definitions(core, registry, |served| is_in(served, path));
+        let hash = hashes(core, registry).remove(path)?;
+        let is_in = |served: &Served| openapi::v3_document(&served.group, &served.version) == path;
+        let definitions = definitions(core, registry, is_in);
         with_server(core, registry, &definitions, |server| {
             let bytes = if protobuf { server.v3_protobuf(path)? } else { server.v3(path)? };
-            Some((bytes, hash(server, path, &revisions)))
+            Some((bytes, hash))
         })
     })?;
     let Some(document) = document else { return Ok(empty(StatusCode::NOT_FOUND)) };
@@ -165,52 +165,35 @@ fn url(path: &str, hash: &str) -> String {
     format!("/openapi/v3/{path}?hash={hash}")
 }
 
-/// Whether the resource is in the v3 document of this name.
-fn is_in(served: &Served, document: &str) -> bool {
-    let root = if served.group.is_empty() { "api" } else { "apis/" };
-    document
-        .strip_prefix(root)
-        .and_then(|rest| rest.strip_prefix(&*served.group)?.strip_prefix('/'))
-        .is_some_and(|version| version == &*served.version)
-}
-
-/// The hash of a v3 document. Making all documents to hash them would cost seconds, so it is of what decides their
-/// content: this build, what is served, and the definitions of custom resources (`revisions`).
-fn hash(server: &Server<'_>, document: &str, revisions: &str) -> String {
-    digest(format!("{}{revisions}", server.seed(document)).as_bytes())
-}
-
-/// The definitions of the custom resources in a document, by name and revision.
-fn revisions(core: &Core, registry: &Registry, document: &str) -> String {
-    let all = registry.groups().values().flat_map(|versions| versions.values()).flatten();
-    let mut snapshot = None;
-    let mut out = String::new();
-    for served in all.filter(|served| is_in(served, document)) {
+/// The hashes of the v3 documents by their names. Making all documents to hash them would cost seconds, so they are of
+/// what decides the content: this build, what is served, and the definitions of custom resources by name and revision.
+fn hashes(core: &Core, registry: &Registry) -> BTreeMap<String, String> {
+    let mut seeds = with_server(core, registry, &HashMap::new(), |server| server.v3_seeds());
+    let snapshot = core.store().snapshot(DEFINITIONS);
+    for served in registry.groups().values().flat_map(|versions| versions.values()).flatten() {
         let Some(custom) = &served.stored.custom else { continue };
-        let snapshot = snapshot.get_or_insert_with(|| core.store().snapshot(DEFINITIONS));
-        let revision = snapshot.get(&custom.definition).map_or(0, |o| o.revision);
-        let _ = write!(out, ",{}={revision}", custom.definition);
+        let revision = snapshot.get(&custom.definition).map_or(0, |object| object.revision);
+        if let Some(seed) = seeds.get_mut(&openapi::v3_document(&served.group, &served.version)) {
+            seed.push_str(&format!(",{}={revision}", custom.definition));
+        }
     }
-    out
+    for seed in seeds.values_mut() {
+        *seed = digest(seed.as_bytes());
+    }
+    seeds
 }
 
 /// The index names every document with its hash.
 fn index(call: &Call) -> ApiResult<Reply> {
     let document = document(call, "v3", |core, registry| {
-        with_server(core, registry, &HashMap::new(), |server| {
-            let mut paths: BTreeMap<String, String> = server
-                .v3_documents()
-                .into_iter()
-                .map(|path| {
-                    let url = url(&path, &hash(server, &path, &revisions(core, registry, &path)));
-                    (path, url)
-                })
-                .collect();
-            core.aggregation.openapi_v3(&mut paths);
-            let bytes = openapi::v3_index(paths.iter().map(|(p, url)| (p.as_str(), url.as_str())));
-            let hash = digest(&bytes);
-            Some((bytes, hash))
-        })
+        let mut urls = hashes(core, registry);
+        for (path, hash) in &mut urls {
+            *hash = url(path, hash);
+        }
+        core.aggregation.openapi_v3(&mut urls);
+        let bytes = openapi::v3_index(urls.iter().map(|(path, url)| (path.as_str(), url.as_str())));
+        let hash = digest(&bytes);
+        Some((bytes, hash))
     })?;
     let document = document.ok_or_else(ApiError::unknown_resource)?;
     // Upstream leaves it to the bytes to say what they are.
@@ -313,7 +296,7 @@ fn with_server<T>(
     let config = &core.config;
     let server = Server {
         version: &format!("1.{}", config.gates.emulation().minor),
-        docs: &Docs::load(),
+        docs: &Docs::default(),
         resources: &resources,
         openid: config.openid.is_some() && config.auth.signer.as_ref().is_some_and(|s| s.publishes()),
         cbor: Encoding::Cbor.format().is_on(Some(&config.gates)),

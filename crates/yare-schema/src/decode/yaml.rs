@@ -1,7 +1,8 @@
 //! YAML to JSON, as upstream's YAML library resolves plain scalars (YAML 1.1: `yes` is true).
 //!
 //! In: the text of a YAML stream. Out: its first document as JSON text, its keys in order (upstream makes maps of it,
-//! and what is wrong first is so in that order), and the keys that stand twice. Aliases are bounded by the size of what they expand to.
+//! and what is wrong first is so in that order), and the keys that stand twice. Aliases are bounded by the size of
+//! what they expand to.
 
 use std::{collections::HashMap, rc::Rc};
 

@@ -183,7 +183,7 @@ mod tests {
     use crate::openapi::{Source, docs::Docs, schema::GroupVersions};
 
     fn publish(dialect: Dialect, schema: Value) -> (Value, Value) {
-        let docs = Docs::load();
+        let docs = Docs::default();
         let version = json!({
             "name": "v1", "schema": {"openAPIV3Schema": schema},
             "selectableFields": [{"jsonPath": ".spec.color"}],

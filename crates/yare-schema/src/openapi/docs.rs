@@ -1,6 +1,6 @@
 //! The API's prose, from the blob that `build.rs` makes; unpacked only while a document is written.
 
-use std::{collections::HashMap, io::Read as _};
+use std::{cell::OnceCell, collections::HashMap, io::Read as _};
 
 static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/docs.z"));
 
@@ -8,16 +8,19 @@ static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/docs.z"));
 const OF_KINDS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 const OF_LISTS: &str = "io.k8s.List";
 
-/// Documentation of types and fields by definition name.
-pub struct Docs {
+/// Documentation of types and fields by definition name. Unpacked when first asked: about 2 MB, for as long as this
+/// lives.
+#[derive(Default)]
+pub struct Docs(OnceCell<Unpacked>);
+
+struct Unpacked {
     text: String,
     /// Where a definition's lines are in `text`.
     index: HashMap<String, (u32, u32)>,
 }
 
-impl Docs {
-    /// Unpacks the documentation: about 2 MB, for as long as this lives.
-    pub fn load() -> Self {
+impl Unpacked {
+    fn new() -> Self {
         let mut text = String::new();
         // The blob is part of the program; without it there is no prose, and all else works.
         if flate2::read::DeflateDecoder::new(BLOB).read_to_string(&mut text).is_err() {
@@ -40,10 +43,13 @@ impl Docs {
         }
         Self { text, index }
     }
+}
 
+impl Docs {
     fn lines(&self, definition: &str) -> impl Iterator<Item = &str> {
-        let (from, to) = self.index.get(definition).copied().unwrap_or((0, 0));
-        self.text[from as usize..to as usize].lines()
+        let Unpacked { text, index } = self.0.get_or_init(Unpacked::new);
+        let (from, to) = index.get(definition).copied().unwrap_or((0, 0));
+        text[from as usize..to as usize].lines()
     }
 
     /// What the type is.
@@ -89,7 +95,7 @@ mod tests {
 
     #[test]
     fn fields_are_documented() {
-        let docs = Docs::load();
+        let docs = Docs::default();
         assert!(docs.of("io.k8s.api.core.v1.Pod").unwrap().contains("containers"));
         let doc = docs.field("io.k8s.api.core.v1.ContainerPort", "hostIP").unwrap();
         assert!(doc.contains("host IP"), "{doc}");
@@ -105,7 +111,7 @@ mod tests {
     /// The prose is of the release that the tables are of: what they have is described, unless upstream says nothing.
     #[test]
     fn prose_is_of_the_release_of_the_tables() {
-        let docs = Docs::load();
+        let docs = Docs::default();
         let kinds = crate::builtin::builtin().kinds().iter();
         let objects = kinds.filter(|k| k.group == "scheduling.k8s.io" && k.item.is_none() && !k.is_removed());
         let names: Vec<_> =

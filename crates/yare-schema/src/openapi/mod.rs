@@ -158,10 +158,15 @@ impl Resource<'_> {
 
     /// The name of the v3 document that it is in.
     fn document(&self) -> String {
-        match self.group {
-            "" => format!("api/{}", self.version),
-            group => format!("apis/{group}/{}", self.version),
-        }
+        v3_document(self.group, self.version)
+    }
+}
+
+/// The name of the v3 document of a group's version.
+pub fn v3_document(group: &str, version: &str) -> String {
+    match group {
+        "" => format!("api/{version}"),
+        group => format!("apis/{group}/{version}"),
     }
 }
 
@@ -173,7 +178,8 @@ fn definition_of(group: &str, version: &str, kind: &str) -> Option<String> {
 trait Sink {
     fn path(&mut self, path: &str, item: &Value);
     fn definition(&mut self, name: &str, schema: &Value);
-    fn parameter(&mut self, name: &str, parameter: &Value);
+    /// A parameter that several operations share: in v2 only.
+    fn parameter(&mut self, _name: &str, _parameter: &Value) {}
 }
 
 /// Parts as JSON text, sorted by name as Go writes them.
@@ -348,7 +354,7 @@ impl Server<'_> {
         })
     }
 
-    /// The v3 document of this name ([`Server::v3_documents`]), where there is one.
+    /// The v3 document of this name ([`Server::v3_seeds`]), where there is one.
     pub fn v3(&self, document: &str) -> Option<Vec<u8>> {
         let mut parts = JsonParts::default();
         let (info, security) = self.v3_parts(document, &mut parts)?;
@@ -378,29 +384,24 @@ impl Server<'_> {
         Some(parts.finish(&info, security.as_ref()))
     }
 
-    /// All that decides the content of a v3 document, but for the definitions of custom resources.
-    pub fn seed(&self, document: &str) -> String {
+    /// The v3 documents by name (`api/v1`, `apis/apps`, `version`), each with all that decides its content but for
+    /// the definitions of custom resources.
+    pub fn v3_seeds(&self) -> BTreeMap<String, String> {
         let Self { version, openid, cbor, enums, .. } = self;
-        let mut seed = format!("{FINGERPRINT} {document} {version} {openid} {cbor} {enums}");
-        for resource in self.resources.iter().filter(|resource| resource.document() == document) {
+        let head = |document: &String| format!("{FINGERPRINT} {document} {version} {openid} {cbor} {enums}");
+        let pages = pages::pages(self);
+        let names = pages.iter().map(|page| page.path.trim_matches('/').to_owned());
+        let mut seeds: BTreeMap<String, String> = names.map(|name| (name.clone(), head(&name))).collect();
+        for resource in self.resources {
             let Resource {
                 kind, list_kind, plural, namespaced, verbs, subresources, returns_deleted, ..
             } = resource;
+            let seed = seeds.entry(resource.document()).or_insert_with_key(head);
             seed.push_str(&format!(
                 ",{kind} {list_kind} {plural} {namespaced} {verbs:?} {subresources:?} {returns_deleted}"
             ));
         }
-        seed
-    }
-
-    /// The names of the v3 documents: `api/v1`, `apis/apps`, `version`.
-    pub fn v3_documents(&self) -> Vec<String> {
-        let pages = pages::pages(self);
-        let mut all: Vec<String> = pages.iter().map(|page| page.path.trim_matches('/').to_owned()).collect();
-        all.extend(self.resources.iter().map(Resource::document));
-        all.sort_unstable();
-        all.dedup();
-        all
+        seeds
     }
 }
 

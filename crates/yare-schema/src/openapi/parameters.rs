@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn options_become_parameters() {
         let names = |kind: &str| -> Vec<String> {
-            let all = of_options(kind, &Docs::load());
+            let all = of_options(kind, &Docs::default());
             assert!(all.iter().all(|p| !p.doc.is_empty()), "{kind} has a parameter that says nothing");
             all.iter().map(|p| format!("{} {}", p.name, p.kind)).collect()
         };

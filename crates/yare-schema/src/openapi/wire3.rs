@@ -23,10 +23,6 @@ impl Sink for ProtoParts {
     fn definition(&mut self, name: &str, value: &Value) {
         self.definitions.insert(name.to_owned(), schema_or_reference(value));
     }
-
-    fn parameter(&mut self, _: &str, _: &Value) {
-        unreachable!("parameters are shared in v2 only");
-    }
 }
 
 impl ProtoParts {
