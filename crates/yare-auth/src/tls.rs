@@ -16,19 +16,19 @@ use crate::pki::KeyPairPem;
 
 mod lenient;
 mod limits;
+mod servers;
 mod serving;
 mod shown;
 mod signatures;
-mod unverified;
 
-use lenient::{CLIENT, believing, is_vouched_for};
+use lenient::{CLIENT, is_vouched_for};
 pub use limits::{Limits, limited_server};
+pub use servers::unverified;
+use servers::{any_server, believing};
 use serving::certified;
 pub use serving::{NamedPair, Serving};
 pub use shown::{Shown, showing_client};
 pub use signatures::provider;
-use unverified::any_server;
-pub use unverified::unverified;
 
 /// Why keys and certificates make no TLS configuration.
 #[derive(Debug, thiserror::Error)]

@@ -2,17 +2,9 @@
 //! that stand for themselves (what tools make that sign their own certificates is such a one by default), those from
 //! before version 3, and those that are themselves among what is trusted. What webpki refuses is looked at again here.
 
-use std::sync::Arc;
-
 use rustls::{
-    CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_name,
-    },
-    pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime},
-    server::ParsedCertificate,
+    RootCertStore,
+    pki_types::{CertificateDer, TrustAnchor, UnixTime},
 };
 use x509_parser::{
     certificate::X509Certificate,
@@ -23,8 +15,6 @@ use x509_parser::{
     x509::{SubjectPublicKeyInfo, X509Version},
 };
 
-use super::{TlsError, bad, provider, signatures};
-
 /// Certificates between one and its authority.
 const MAX_BETWEEN: usize = 6;
 
@@ -33,65 +23,6 @@ pub(super) type Purpose = for<'a, 'b> fn(&'a ExtendedKeyUsage<'b>) -> bool;
 
 pub(super) const SERVER: Purpose = |usage| usage.server_auth;
 pub(super) const CLIENT: Purpose = |usage| usage.client_auth;
-
-/// Believes servers that `roots` vouch for.
-pub(super) fn believing(roots: Arc<RootCertStore>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-    let usual = WebPkiServerVerifier::builder_with_provider(roots.clone(), Arc::new(provider()));
-    // Whom nobody vouches for is heard of when a server is met.
-    let usual = match roots.is_empty() {
-        true => None,
-        false => Some(usual.build().map_err(bad("the authority's certificate"))?),
-    };
-    Ok(Arc::new(Believing { usual, roots }))
-}
-
-#[derive(Debug)]
-struct Believing {
-    usual: Option<Arc<WebPkiServerVerifier>>,
-    roots: Arc<RootCertStore>,
-}
-
-impl ServerCertVerifier for Believing {
-    fn verify_server_cert(
-        &self,
-        shown: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(usual) = &self.usual else { return Err(CertificateError::UnknownIssuer.into()) };
-        match usual.verify_server_cert(shown, between, name, ocsp, now) {
-            Err(_) if is_vouched_for(&self.roots, shown, between, now, SERVER) => {
-                verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verified => verified,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        signatures::verify_1_2(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        signatures::verify_1_3(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        signatures::schemes()
-    }
-}
 
 /// Whether a certificate is one that webpki would not judge, and one of `roots` stands behind it.
 pub(super) fn is_vouched_for(
@@ -201,9 +132,10 @@ fn sequence(content: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-    use std::time::Duration;
+    use rustls::pki_types::ServerName;
+    use std::{sync::Arc, time::Duration};
 
-    use super::*;
+    use super::{super::servers::believing, *};
 
     /// A certificate that may sign others for this name, signed by itself or by `issuer`.
     fn authority(
