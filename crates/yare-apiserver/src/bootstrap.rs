@@ -139,7 +139,7 @@ pub async fn ensure(core: &Arc<Core>, object: Value) -> Result<(), StartError> {
     let call = internal_call(core, "create", served.group_resource().resource, &namespace, "");
     match create::object_of(&call, served, object, &own_options(), create::By::Create).await {
         Ok(_) => Ok(()),
-        Err(ApiError { reason: "AlreadyExists", .. }) => Ok(()),
+        Err(error) if error.reason == "AlreadyExists" => Ok(()),
         Err(error) => Err(failed(error.message)),
     }
 }

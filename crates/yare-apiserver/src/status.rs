@@ -2,6 +2,8 @@
 //! (`k8s.io/apimachinery/pkg/api/errors`). Everything that fails in a request becomes an [`ApiError`] here
 //! and a `Status` document on its way out.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 use yare_schema::field::FieldError;
 use yare_store::CommitError;
@@ -15,8 +17,8 @@ pub type ApiResult<T> = Result<T, ApiError>;
 pub struct ApiError {
     /// HTTP status.
     pub code: u16,
-    /// `StatusReason`, empty for unknown.
-    pub reason: &'static str,
+    /// `StatusReason`, empty for unknown. Who refuses for this server may have one of their own.
+    pub reason: Cow<'static, str>,
     /// What is wrong, in one line.
     pub message: String,
     /// The rest of `details`.
@@ -38,8 +40,6 @@ pub struct Details {
     pub name: String,
     /// Object UID.
     pub uid: String,
-    /// A reason in the words of whoever refused, in place of one of the known ones.
-    pub own_reason: String,
     /// One per wrong field.
     pub causes: Vec<Cause>,
     /// When to try again.
@@ -80,13 +80,9 @@ pub use yare_schema::goprint::quote;
 
 impl ApiError {
     /// An error without details.
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Box::default(), continue_token: None }
-    }
-
-    /// `StatusReason` as clients see it.
-    pub fn reason(&self) -> &str {
-        if self.details.own_reason.is_empty() { self.reason } else { &self.details.own_reason }
+    pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        let (reason, message) = (reason.into(), message.into());
+        Self { code, reason, message, details: Box::default(), continue_token: None }
     }
 
     fn about(mut self, what: GroupResource<'_>, name: &str) -> Self {
@@ -337,8 +333,8 @@ impl ApiError {
         status.insert("metadata".into(), metadata);
         status.insert("status".into(), "Failure".into());
         status.insert("message".into(), self.message.clone().into());
-        if !self.reason().is_empty() {
-            status.insert("reason".into(), self.reason().into());
+        if !self.reason.is_empty() {
+            status.insert("reason".into(), (*self.reason).into());
         }
         if self.details.present {
             status.insert("details".into(), self.details.to_json());

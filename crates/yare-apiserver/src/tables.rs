@@ -2,7 +2,6 @@
 //! CustomResourceDefinition's `additionalPrinterColumns`.
 
 use serde_json::{Value, json};
-
 use yare_kinds::{printers::Printer, table::Column};
 
 use crate::{jsonpath, registry::Served};

@@ -15,7 +15,9 @@ use yare_apiserver::{
         event_rate_limit::LimitBy,
         settings::{EventLimit, LimitedResource},
     },
+    runtime_config::RuntimeConfig,
 };
+use yare_schema::features::Gates;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -116,6 +118,53 @@ async fn priorities() {
         "priorityclasses.scheduling.k8s.io \"system-node-critical\" is forbidden: this is a system priority class and cannot be deleted"
     );
     server.delete(&format!("{classes}/high")).await.expect(200);
+}
+
+/// Groups of pods are ranked as pods are (KEP-5710), where that is switched on.
+#[tokio::test]
+async fn priorities_of_groups() {
+    let groups = "/apis/scheduling.k8s.io/v1alpha2/namespaces/default/podgroups";
+    let group = |name: &str, class: Value, priority: Value| {
+        json!({"metadata": {"name": name}, "spec": {"priorityClassName": class, "priority": priority,
+            "schedulingPolicy": {"basic": {}}}})
+    };
+    for (preempts, with_class, without) in [(true, json!(1000), json!(10)), (false, Value::Null, Value::Null)]
+    {
+        let gates =
+            format!("GenericWorkload=true,GangScheduling={preempts},WorkloadAwarePreemption={preempts}");
+        let gates = Gates::parse(&gates).expect("good gates");
+        let served = RuntimeConfig::parse("scheduling.k8s.io/v1alpha2=true").expect("a good configuration");
+        let server = Server::with(|config| (config.gates, config.runtime_config) = (gates, served)).await;
+        let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+        for class in [
+            json!({"metadata": {"name": "high"}, "value": 1000}),
+            json!({"metadata": {"name": "usual"}, "value": 10, "globalDefault": true}),
+        ] {
+            server.post(classes, &class).await.expect(201);
+        }
+        let made = server.post(groups, &group("a", json!("high"), Value::Null)).await.expect(201);
+        assert_eq!(made["spec"]["priority"], with_class);
+        let made = server.post(groups, &group("b", Value::Null, Value::Null)).await.expect(201);
+        assert_eq!(made["spec"]["priority"], without);
+        if !preempts {
+            continue;
+        }
+        assert_eq!(made["spec"]["priorityClassName"], "usual");
+        for (class, priority, why) in [
+            (json!("none"), Value::Null, "no PriorityClass with name none was found"),
+            (
+                json!("high"),
+                json!(7),
+                "priority set in the pod group (7) must match the priority computed (1000) based on the priority class set in the spec",
+            ),
+        ] {
+            let refused = server.post(groups, &group("c", class, priority)).await;
+            assert_eq!(
+                refused.expect_reason(403, "Forbidden"),
+                format!("podgroups.scheduling.k8s.io \"c\" is forbidden: {why}")
+            );
+        }
+    }
 }
 
 #[tokio::test]

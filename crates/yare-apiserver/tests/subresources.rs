@@ -48,6 +48,25 @@ async fn binding() {
     }
 }
 
+/// Nothing is tried out by connecting; logs are read and not connected to.
+#[tokio::test]
+async fn connections_are_no_dry_runs() {
+    let server = Server::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    for path in [
+        format!("{PODS}/p/exec?command=ls&dryRun=All"),
+        format!("{PODS}/p/attach?dryRun=All"),
+        format!("{PODS}/p/portforward?dryRun="),
+        format!("{PODS}/p/proxy/a?dryRun=All"),
+        format!("{services}/s/proxy/?dryRun=All"),
+        "/api/v1/nodes/n/proxy/?dryRun=All".to_owned(),
+    ] {
+        let message = server.get(&path).await.expect_reason(400, "BadRequest");
+        assert_eq!(message, "dryRun is not supported", "{path}");
+    }
+    server.get(&format!("{PODS}/p/log?dryRun=All")).await.expect_reason(404, "NotFound");
+}
+
 #[tokio::test]
 async fn eviction() {
     let server = Server::start().await;

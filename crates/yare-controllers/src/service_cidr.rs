@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use yare_client::{Cached, Change, IP_ADDRESSES, Informer, ObjectKey, SERVICE_CIDRS};
 use yare_kinds::{
-    net,
+    conditions, net,
     view::{View, ViewMut},
 };
 
@@ -148,16 +148,11 @@ impl Ranges {
         let value: Value = serde_json::from_slice(range.bytes())
             .map_err(|e| Error::Other(format!("ServiceCIDR {}: {e}", range.name())))?;
         let mut conditions = value.items("status.conditions").to_vec();
-        let known = conditions.iter().find(|c| c.str_at("type") == "Ready");
-        let says = |field: &str| known.map_or("", |c| c.str_at(field));
-        if known.is_some() && (says("status"), says("reason"), says("message")) == (status, reason, message) {
+        let now = self.context.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let condition = json!({"type": "Ready", "status": status, "reason": reason, "message": message});
+        if !conditions::put(&mut conditions, condition, &now) {
             return Ok(());
         }
-        conditions.retain(|c| c.str_at("type") != "Ready");
-        conditions.push(json!({
-            "type": "Ready", "status": status, "reason": reason, "message": message,
-            "lastTransitionTime": self.context.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        }));
         let status = json!({ "conditions": conditions });
         self.context.api.update_status(&SERVICE_CIDRS, range, &status).await?;
         Ok(())

@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 use yare_client::{
     CUSTOM_RESOURCE_DEFINITIONS, Cached, Change, Informer, ObjectKey, Resource, STORAGE_VERSION_MIGRATIONS,
 };
-use yare_kinds::view::{View, ViewMut};
+use yare_kinds::{
+    conditions,
+    view::{View, ViewMut},
+};
 
 use crate::{
     api::ApiError,
@@ -87,8 +90,7 @@ impl Migration {
     }
 
     fn is(&self, condition: &str) -> bool {
-        let mut all = self.status.items("conditions").iter();
-        all.any(|c| c.str_at("type") == condition && c.str_at("status") == "True")
+        conditions::is_true(self.status.items("conditions"), condition)
     }
 
     fn is_over(&self) -> bool {
@@ -151,13 +153,12 @@ impl Migrations {
     /// Sets a condition, which must not be set yet.
     async fn set(&self, migration: &Migration, kind: &str, reason: &str, message: &str) -> Result<(), Error> {
         let mut status = migration.status.clone();
-        let conditions = status.items("conditions");
-        if conditions.iter().any(|c| c.str_at("type") == kind) {
+        let mut conditions = status.items("conditions").to_vec();
+        if conditions::find(&conditions, kind).is_some() {
             return Ok(());
         }
-        let mut conditions = conditions.to_vec();
-        conditions.push(json!({"type": kind, "status": "True", "reason": reason, "message": message,
-            "lastTransitionTime": self.now()}));
+        let condition = json!({"type": kind, "status": "True", "reason": reason, "message": message});
+        conditions::put(&mut conditions, condition, &self.now());
         if !status.is_object() {
             status = json!({});
         }
@@ -244,8 +245,7 @@ impl Migrations {
     async fn finish(&self, migration: &Migration) -> Result<(), Error> {
         if let Some(definition) = self.definition(migration).await? {
             let generation = definition.int_at("metadata.generation");
-            let mut conditions = definition.items("status.conditions").iter();
-            let noted = conditions.find(|c| c.str_at("type") == "StorageMigrating");
+            let noted = conditions::find(definition.items("status.conditions"), "StorageMigrating");
             let unchanged = noted.is_some_and(|c| c.int_at("observedGeneration") == generation);
             let (reason, message) = match (migration.is("Succeeded"), unchanged) {
                 (true, true) => (

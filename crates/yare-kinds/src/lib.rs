@@ -5,6 +5,7 @@
 //! kinds share; [`view`] is how all of it reads JSON. No I/O, no async.
 
 pub mod check;
+pub mod conditions;
 pub mod convert;
 pub mod cron;
 pub mod devices;

@@ -3,7 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::view::{View, ViewMut};
+use crate::{
+    conditions,
+    view::{View, ViewMut},
+};
 
 const CONDITION: &str = "AllEncodingVersionsEqual";
 
@@ -20,26 +23,21 @@ pub fn set_common(version: &mut Value, now: &str) {
         Some(_) => ("True", "CommonEncodingVersionSet", "Common encoding version set"),
         None => ("False", "CommonEncodingVersionUnset", "Common encoding version unset"),
     };
-    let mut conditions = version.items("status.conditions").to_vec();
-    let known = conditions.iter_mut().find(|condition| condition.str_at("type") == CONDITION);
     // From one version to another, all agreed at different times.
     let moved = before.is_some() && common.is_some() && before != common;
-    let since = match &known {
-        Some(known) if known.str_at("status") == status && !moved => known.at("lastTransitionTime").clone(),
-        _ => now.into(),
-    };
-    let mut condition = json!({
-        "type": CONDITION, "status": status, "reason": reason, "message": message, "lastTransitionTime": since,
-    });
+    let mut condition = json!({"type": CONDITION, "status": status, "reason": reason, "message": message});
     let generation = version.int_at("metadata.generation");
     if generation > 0 {
         condition.set("observedGeneration", generation);
     }
-    match known {
-        Some(known) => *known = condition,
-        None => conditions.push(condition),
+    if moved {
+        for known in
+            version.items_mut("status.conditions").iter_mut().filter(|c| c.str_at("type") == CONDITION)
+        {
+            known.remove("lastTransitionTime");
+        }
     }
-    version.set("status.conditions", conditions);
+    conditions::set(version, condition, now);
     match common {
         Some(common) => version.set("status.commonEncodingVersion", common),
         None => {

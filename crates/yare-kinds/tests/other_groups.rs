@@ -120,3 +120,48 @@ fn devices() {
         ],
     );
 }
+
+/// Names that the rest of the object decides; what a name is to begin with follows the same rule.
+#[test]
+fn names_that_objects_decide() {
+    for (name, generate_name, errors) in [
+        ("v1.x.io", "", &[][..]),
+        (
+            "v1.y.io",
+            "",
+            &[r#"metadata.name: Invalid value: "v1.y.io": must be `spec.version+"."+spec.group`: "v1.x.io""#],
+        ),
+        (
+            "a/b",
+            "v1-",
+            &[
+                r#"metadata.generateName: Invalid value: "v1-": must be `spec.version+"."+spec.group`: "v1.x.io""#,
+                r#"metadata.name: Invalid value: "a/b": may not contain '/'"#,
+            ],
+        ),
+    ] {
+        create(
+            "apiregistration.k8s.io",
+            "APIService",
+            json!({"metadata": {"name": name, "generateName": generate_name},
+                "spec": {"group": "x.io", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 1}}),
+            errors,
+        );
+    }
+    let anchors = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n";
+    for (name, signer, error) in [
+        ("x.io:s:a", "", Some(r#"ClusterTrustBundle without signer name must not have ":" in its name"#)),
+        ("a", "x.io/s", Some("ClusterTrustBundle for signerName x.io/s must be named with prefix x.io:s:")),
+        ("x.io:s:a", "x.io/s", None),
+        ("a", "", None),
+    ] {
+        let bundle =
+            json!({"metadata": {"name": name}, "spec": {"signerName": signer, "trustBundle": anchors}});
+        let resource = find_kind("certificates.k8s.io", "ClusterTrustBundle").unwrap();
+        let errors: Vec<String> =
+            resource.validate_create(&bundle, &CTX).iter().map(ToString::to_string).collect();
+        let of_name = errors.iter().find(|e| e.starts_with("metadata.name"));
+        let wanted = error.map(|why| format!("metadata.name: Invalid value: {name:?}: {why}"));
+        assert_eq!(of_name, wanted.as_ref(), "{errors:?}");
+    }
+}

@@ -224,6 +224,29 @@ fn services_of_other_proxies_and_slices_for_names_alone_are_left_alone() {
     });
 }
 
+/// A firewall that is reloaded may empty nftables of all that others keep there.
+#[test]
+fn rules_that_another_program_removed_are_set_again() {
+    Cluster::test(YARE, Options::default(), |cluster| {
+        start(cluster)?;
+        let hello = cluster.service("hello", 80)?;
+        cluster.soon(|| cluster.http(hello, "/").map(drop))?;
+        let flushed = cluster.run(cluster.command("nft").args(["flush", "ruleset"]))?;
+        ensure!(flushed.status.success(), "{flushed:?}");
+        ensure!(cluster.http(hello, "/").is_err(), "answers without rules");
+        // Who changes one service finds that all are gone.
+        let port = r#"[{"op": "replace", "path": "/spec/ports/0/port", "value": 81}]"#;
+        cluster.kubectl(&["patch", "service", "self", "--type=json", "-p", port])?;
+        cluster.soon(|| cluster.http(hello, "/").map(drop))?;
+        let myself = cluster.service("self", 81)?;
+        cluster.soon(|| {
+            let answer = cluster.http(myself, "/")?;
+            ensure!(answer.body == "myself\n", "{answer:?}");
+            Ok(())
+        })
+    });
+}
+
 #[test]
 fn the_proxy_tells_whether_it_and_its_node_are_well() {
     let options = Options {

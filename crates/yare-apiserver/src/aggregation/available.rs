@@ -10,7 +10,7 @@ use std::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, Method, Request};
 use serde_json::{Value, json};
-use yare_kinds::view::{View, ViewMut};
+use yare_kinds::{conditions, view::View};
 use yare_store::Object;
 
 use super::{
@@ -33,6 +33,9 @@ const ATTEMPTS: usize = 5;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long one attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The type of the condition.
+const TYPE: &str = "Available";
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,26 +69,7 @@ impl Condition {
 
 /// The condition as it stands in an APIService.
 pub fn condition(service: &Value) -> Option<&Value> {
-    service.items("status.conditions").iter().find(|c| c.str_at("type") == "Available")
-}
-
-/// Puts the condition into an APIService. The time of the last transition moves when the status does.
-fn set(service: &mut Value, new: &Condition, now: &str) {
-    let mut conditions = service.items("status.conditions").to_vec();
-    let mut value = json!({
-        "type": "Available", "status": new.status, "lastTransitionTime": now,
-        "reason": new.reason, "message": new.message,
-    });
-    match conditions.iter_mut().find(|c| c.str_at("type") == "Available") {
-        Some(have) => {
-            if have.str_at("status") == new.status {
-                value.set("lastTransitionTime", have.at("lastTransitionTime").clone());
-            }
-            *have = value;
-        }
-        None => conditions.push(value),
-    }
-    service.set("status.conditions", conditions);
+    conditions::find(service.items("status.conditions"), TYPE)
 }
 
 /// Writes the condition, unless it stands there already.
@@ -107,7 +91,9 @@ pub async fn write(core: &Arc<Core>, name: &str, new: &Condition) {
     let call = internal_call(core, "update", "apiservices", "", name);
     let now = core.now_rfc3339();
     let change = |service: &mut Value| {
-        set(service, new, &now);
+        let Condition { status, reason, message } = new;
+        let condition = json!({"type": TYPE, "status": status, "reason": reason, "message": message});
+        conditions::set(service, condition, &now);
         Ok(())
     };
     if let Err(error) = write::modify(&call, served, "", name, Some("status"), false, change).await
@@ -350,17 +336,5 @@ mod tests {
             let got = got.as_ref().map(|c| (c.reason, c.message.as_str()));
             assert_eq!(got, want);
         }
-    }
-
-    #[test]
-    fn the_time_moves_with_the_status() {
-        let mut service = json!({"status": {"conditions": [
-            {"type": "Available", "status": "True", "reason": "Passed", "lastTransitionTime": "a"}]}});
-        set(&mut service, &Condition { status: "True", ..LOCAL.into() }, "b");
-        assert_eq!(condition(&service).unwrap()["lastTransitionTime"], "a");
-        assert_eq!(condition(&service).unwrap()["reason"], "Local");
-        set(&mut service, &Condition::failed("ServiceNotFound", "m".into()), "c");
-        assert_eq!(condition(&service).unwrap()["lastTransitionTime"], "c");
-        assert_eq!(service["status"]["conditions"].as_array().unwrap().len(), 1);
     }
 }

@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use yare_kinds::{
-    net,
+    conditions, net,
     view::{View, ViewMut},
 };
 use yare_store::{Draft, Expect, Object, Op, Write};
@@ -70,8 +70,8 @@ pub(super) fn ranges(core: &Core, family: &str) -> Vec<Cidr> {
     let snapshot = core.store().snapshot(RANGES);
     for object in snapshot.range(std::ops::Bound::Unbounded, "") {
         let Ok(range) = serde_json::from_slice::<Value>(&object.bytes) else { continue };
-        let is_ready = |c: &Value| c.str_at("type") == "Ready" && c.str_at("status") == "True";
-        if range.has("metadata.deletionTimestamp") || !range.items("status.conditions").iter().any(is_ready) {
+        let is_ready = conditions::is_true(range.items("status.conditions"), "Ready");
+        if range.has("metadata.deletionTimestamp") || !is_ready {
             continue;
         }
         for cidr in range.strings("spec.cidrs").into_iter().filter_map(Cidr::parse) {

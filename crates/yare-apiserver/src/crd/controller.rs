@@ -13,6 +13,7 @@ use std::{
 use futures::future::join_all;
 use serde_json::{Value, json};
 use yare_kinds::{
+    conditions,
     strategy::apiextensions::{approval_condition, has_bad_ca_bundle},
     view::{View, ViewMut, same},
 };
@@ -194,7 +195,7 @@ impl Entry {
     }
 
     fn is_true(&self, kind: &str) -> bool {
-        self.conditions.items("").iter().any(|c| c.str_at("type") == kind && c.str_at("status") == "True")
+        conditions::is_true(self.conditions.items(""), kind)
     }
 
     /// Compiles what is served, if that is not as it was.
@@ -292,32 +293,6 @@ async fn settle(core: &Arc<Core>, known: &mut Known, named: Option<BTreeSet<Stri
     }
 }
 
-/// Sets a condition; says whether anything but its time is new.
-fn set_condition(conditions: &mut Vec<Value>, wanted: &Value, now: &str) -> bool {
-    let have = conditions.iter_mut().find(|c| c.at("type") == wanted.at("type"));
-    let mut new = wanted.clone();
-    match have {
-        Some(have) if ["status", "reason", "message"].iter().all(|f| have.str_at(f) == wanted.str_at(f)) => {
-            false
-        }
-        Some(have) => {
-            let since = if have.at("status") == wanted.at("status") {
-                have.at("lastTransitionTime").clone()
-            } else {
-                now.into()
-            };
-            new.set("lastTransitionTime", since);
-            *have = new;
-            true
-        }
-        None => {
-            new.set("lastTransitionTime", now);
-            conditions.push(new);
-            true
-        }
-    }
-}
-
 fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
     json!({ "type": kind, "status": status, "reason": reason, "message": message })
 }
@@ -354,7 +329,7 @@ async fn report(core: &Arc<Core>, name: &str, entry: &Entry, verdict: &Verdict) 
     let update = |conditions: &mut Vec<Value>| {
         let mut changed = false;
         for condition in &wanted {
-            changed |= set_condition(conditions, condition, &now);
+            changed |= conditions::put(conditions, condition.clone(), &now);
         }
         let before = conditions.len();
         if entry.violations.is_none() {
@@ -396,14 +371,8 @@ async fn modify(
 
 /// Says in a definition that its end has begun.
 pub fn mark_for_deletion(definition: &mut Value, now: &str) {
-    let mut conditions = definition.items("status.conditions").to_vec();
     let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
-    set_condition(
-        &mut conditions,
-        &condition("Terminating", "True", "InstanceDeletionPending", message),
-        now,
-    );
-    definition.set("status.conditions", conditions);
+    conditions::set(definition, condition("Terminating", "True", "InstanceDeletionPending", message), now);
 }
 
 /// Writes how far the end of a definition has come.
@@ -417,10 +386,7 @@ pub(super) async fn terminating(
     let wanted = condition("Terminating", status, reason, message);
     let now = core.now_rfc3339();
     let change = |definition: &mut Value| {
-        let mut conditions = definition.items("status.conditions").to_vec();
-        if set_condition(&mut conditions, &wanted, &now) {
-            definition.set("status.conditions", conditions);
-        }
+        conditions::set(definition, wanted.clone(), &now);
         Ok(())
     };
     modify(core, name, change).await

@@ -284,7 +284,7 @@ async fn keep(core: &Arc<Core>, plural: &str, wanted: &Wanted) -> ApiResult<()> 
     };
     match write::update(&update).await {
         // Somebody else changed it: it is looked at again then.
-        Err(error) if !matches!(error.reason, "Conflict" | "NotFound") => Err(error),
+        Err(error) if !matches!(&*error.reason, "Conflict" | "NotFound") => Err(error),
         _ => Ok(()),
     }
 }

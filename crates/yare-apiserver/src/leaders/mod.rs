@@ -170,7 +170,7 @@ async fn set(core: &Arc<Core>, key: &Key, lease: Option<&Value>, spec: Value) ->
         Ok(object)
     };
     match rewrite(core, LEASES, &write::MAIN, (namespace, name), &make).await {
-        Err(error) if !matches!(error.reason, "Conflict" | "NotFound") => Err(error.message),
+        Err(error) if !matches!(&*error.reason, "Conflict" | "NotFound") => Err(error.message),
         _ => Ok(()),
     }
 }

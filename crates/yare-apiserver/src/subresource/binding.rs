@@ -4,7 +4,10 @@ use std::{iter, sync::Arc};
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use yare_kinds::view::{View, ViewMut};
+use yare_kinds::{
+    conditions,
+    view::{View, ViewMut},
+};
 use yare_schema::field::{FieldError, Path};
 
 use crate::{
@@ -104,19 +107,8 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
                 }
             }
         }
-        let mut conditions = pod.items("status.conditions").to_vec();
-        let scheduled = json!({
-            "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
-        });
-        match conditions.iter_mut().find(|c| c.str_at("type") == "PodScheduled") {
-            Some(condition) => {
-                if condition.str_at("status") != "True" {
-                    *condition = scheduled;
-                }
-            }
-            None => conditions.push(scheduled),
-        }
-        pod.set("status.conditions", conditions);
+        let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null});
+        conditions::set(pod, scheduled, &now);
         Ok(())
     })
     .await?;

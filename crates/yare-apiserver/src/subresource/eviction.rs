@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use yare_kinds::view::{View, ViewMut};
+use yare_kinds::{
+    conditions,
+    view::{View, ViewMut},
+};
 use yare_schema::{
     field::{FieldError, Path},
     selector::LabelSelector,
@@ -98,7 +101,10 @@ pub async fn create(call: &Call, served: &Arc<Served>, body: &[u8]) -> ApiResult
             }
             match budgets.pop() {
                 None => finish(call, served, name, deletion.clone()).await,
-                Some((budget, _)) if !is_ready(&pod) && unready_may_go(&budget) => {
+                Some((budget, _))
+                    if !conditions::is_true(pod.items("status.conditions"), "Ready")
+                        && unready_may_go(&budget) =>
+                {
                     finish(call, served, name, guarded).await
                 }
                 Some((budget, revision)) => {
@@ -175,39 +181,20 @@ async fn mark(call: &Call, served: &Arc<Served>, name: &str, options: &mut Delet
 
 /// Puts the condition into a pod; whether that changed anything.
 fn disrupt(pod: &mut Value, now: &str) -> bool {
-    let mut conditions = pod.items("status.conditions").to_vec();
-    let mut condition = json!({
+    let condition = json!({
         "type": "DisruptionTarget",
         "status": "True",
         "reason": "EvictionByEvictionAPI",
         "message": "Eviction API: evicting",
         "lastProbeTime": null,
-        "lastTransitionTime": now,
     });
-    match conditions.iter_mut().find(|c| c.str_at("type") == "DisruptionTarget") {
-        Some(there) => {
-            if there.str_at("status") == "True" && there.has("lastTransitionTime") {
-                condition["lastTransitionTime"] = there["lastTransitionTime"].clone();
-            }
-            if *there == condition {
-                return false;
-            }
-            *there = condition;
-        }
-        None => conditions.push(condition),
-    }
-    pod.set("status.conditions", conditions);
-    true
+    conditions::set(pod, condition, now)
 }
 
 /// A pod that has ended, has not begun, or is going already disrupts nothing.
 fn ignores_budget(pod: &Value) -> bool {
     matches!(pod.str_at("status.phase"), "Succeeded" | "Failed" | "Pending")
         || pod.has("metadata.deletionTimestamp")
-}
-
-fn is_ready(pod: &Value) -> bool {
-    pod.items("status.conditions").iter().any(|c| c.str_at("type") == "Ready" && c.str_at("status") == "True")
 }
 
 fn unready_may_go(budget: &Value) -> bool {
@@ -263,7 +250,14 @@ fn take(mut budget: Value, pod: &str, now: &str) -> ApiResult<Value> {
     }
     budget.set("status.disruptionsAllowed", allowed - 1);
     if allowed == 1 {
-        exhaust(&mut budget, now);
+        let condition = json!({
+            "type": "DisruptionAllowed",
+            "status": "False",
+            "observedGeneration": budget.int_at("status.observedGeneration"),
+            "reason": "InsufficientPods",
+            "message": "",
+        });
+        conditions::set(&mut budget, condition, now);
     }
     if !budget.has("status.disruptedPods") {
         budget.set("status.disruptedPods", Map::new());
@@ -272,29 +266,6 @@ fn take(mut budget: Value, pod: &str, now: &str) -> ApiResult<Value> {
         map.insert(pod.to_owned(), now.into());
     }
     Ok(budget)
-}
-
-/// Says in the budget's condition that no more may be disrupted.
-fn exhaust(budget: &mut Value, now: &str) {
-    let mut conditions = budget.items("status.conditions").to_vec();
-    let mut condition = json!({
-        "type": "DisruptionAllowed",
-        "status": "False",
-        "observedGeneration": budget.int_at("status.observedGeneration"),
-        "lastTransitionTime": now,
-        "reason": "InsufficientPods",
-        "message": "",
-    });
-    match conditions.iter_mut().find(|c| c.str_at("type") == "DisruptionAllowed") {
-        Some(there) => {
-            if there.str_at("status") == "False" {
-                condition.copy_from(there, "lastTransitionTime");
-            }
-            *there = condition;
-        }
-        None => conditions.push(condition),
-    }
-    budget.set("status.conditions", conditions);
 }
 
 /// Whether the budget was still what it was.

@@ -7,7 +7,7 @@ use super::{
     format::{self, age},
     integer, name, text,
 };
-use crate::view::View;
+use crate::{conditions, view::View};
 
 /// `ComponentStatus`
 pub const COMPONENT_STATUS: Printer = Printer {
@@ -18,7 +18,7 @@ pub const COMPONENT_STATUS: Printer = Printer {
         text("Error", "Error of the component conditions"),
     ],
     row: |o, _| {
-        let healthy = o.items("conditions").iter().find(|c| c.str_at("type") == "Healthy");
+        let healthy = conditions::find(o.items("conditions"), "Healthy");
         let status = match healthy.map(|c| c.str_at("status")) {
             None => "Unknown",
             Some("True") => "Healthy",

@@ -7,7 +7,7 @@ use super::{
     format::{self, age},
     integer, name, text,
 };
-use crate::view::View;
+use crate::{conditions, view::View};
 
 /// `MutatingWebhookConfiguration` and `ValidatingWebhookConfiguration`
 pub const WEBHOOK_CONFIGURATION: Printer = Printer {
@@ -91,7 +91,7 @@ pub const API_SERVICE: Printer = Printer {
         } else {
             format!("{}/{}", service.str_at("namespace"), service.str_at("name"))
         };
-        let condition = o.items("status.conditions").iter().find(|c| c.str_at("type") == "Available");
+        let condition = conditions::find(o.items("status.conditions"), "Available");
         let available = match condition {
             None => "Unknown".to_owned(),
             Some(c) if c.str_at("status") == "True" => "True".to_owned(),
@@ -112,7 +112,7 @@ pub const FLOW_SCHEMA: Printer = Printer {
         text("MissingPL", "references a broken or non-existent PriorityLevelConfiguration"),
     ],
     row: |o, now_s| {
-        let dangling = o.items("status.conditions").iter().find(|c| c.str_at("type") == "Dangling");
+        let dangling = conditions::find(o.items("status.conditions"), "Dangling");
         cells![
             name(o),
             o.str_at("spec.priorityLevelConfiguration.name"),

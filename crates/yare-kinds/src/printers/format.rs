@@ -128,11 +128,6 @@ pub(super) fn plain(value: &Value) -> Option<String> {
     }
 }
 
-/// Whether a list of conditions holds one of this type that is true.
-pub(super) fn condition_is_true(conditions: &[Value], kind: &str) -> bool {
-    conditions.iter().find(|c| c.str_at("type") == kind).is_some_and(|c| c.str_at("status") == "True")
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{AGE, Column, NAME, Printer, cells, format, name, text};
-use crate::view::View;
+use crate::{conditions::is_true, view::View};
 
 /// `Pod`
 pub const POD: Printer = Printer {
@@ -91,7 +91,7 @@ fn row(pod: &Value, now_s: i64) -> Vec<Value> {
         break;
     }
 
-    if !initializing || format::condition_is_true(conditions, "Initialized") {
+    if !initializing || is_true(conditions, "Initialized") {
         restarts = sidecar_restarts;
         let mut running = false;
         let mut error = String::new();
@@ -111,7 +111,7 @@ fn row(pod: &Value, now_s: i64) -> Vec<Value> {
             }
         }
         if reason == "Completed" {
-            if running && format::condition_is_true(conditions, "Ready") {
+            if running && is_true(conditions, "Ready") {
                 reason = "Running".to_owned();
             } else if !error.is_empty() {
                 reason = error;
@@ -163,8 +163,7 @@ fn readiness_gates(pod: &Value) -> String {
         return "<none>".to_owned();
     }
     let conditions = pod.items("status.conditions");
-    let open =
-        gates.iter().filter(|g| format::condition_is_true(conditions, g.str_at("conditionType"))).count();
+    let open = gates.iter().filter(|g| is_true(conditions, g.str_at("conditionType"))).count();
     format!("{open}/{}", gates.len())
 }
 

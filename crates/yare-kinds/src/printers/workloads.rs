@@ -4,10 +4,13 @@ use serde_json::Value;
 
 use super::{
     AGE, CONTAINERS, IMAGES, NAME, Printer, SELECTOR, boolean, cells,
-    format::{self, age, condition_is_true, format_label_selector},
+    format::{self, age, format_label_selector},
     integer, name, text,
 };
-use crate::view::View;
+use crate::{
+    conditions::{self, is_true},
+    view::View,
+};
 
 /// `ControllerRevision`
 pub const CONTROLLER_REVISION: Printer = Printer {
@@ -187,16 +190,16 @@ fn job(o: &Value, now_s: i64) -> Vec<Value> {
     let duration = format::unix_s(o.str_at("status.startTime"))
         .map_or_else(String::new, |start_s| format::human_duration(end_s - start_s));
     let conditions = o.items("status.conditions");
-    let status = if condition_is_true(conditions, "Complete") {
+    let status = if is_true(conditions, "Complete") {
         "Complete"
-    } else if condition_is_true(conditions, "Failed") {
+    } else if is_true(conditions, "Failed") {
         "Failed"
     } else if o.has("metadata.deletionTimestamp") {
         "Terminating"
     } else {
         ["Suspended", "FailureTarget", "SuccessCriteriaMet"]
             .into_iter()
-            .find(|c| condition_is_true(conditions, c))
+            .find(|c| is_true(conditions, c))
             .unwrap_or("Running")
     };
     let (names, images) = format::containers(o.at("spec.template.spec"));
@@ -342,7 +345,7 @@ pub const POD_GROUP: Printer = Printer {
         AGE,
     ],
     row: |o, now_s| {
-        let condition = |kind: &str| o.items("status.conditions").iter().find(|c| c.str_at("type") == kind);
+        let condition = |kind: &str| conditions::find(o.items("status.conditions"), kind);
         let status = match (condition("DisruptionTarget"), condition("PodGroupScheduled")) {
             (Some(c), _) => c.str_at("reason"),
             (None, Some(c)) if c.str_at("status") == "True" => "Scheduled",

@@ -12,7 +12,7 @@ use yare_schema::{
 use super::{Context, Strategy, certificates::check_ca_bundle, webhook::default_client_config};
 use crate::{
     check::{Check, Errors, annotation},
-    meta, names,
+    conditions, meta, names,
     view::{View, ViewMut},
 };
 
@@ -113,8 +113,7 @@ impl Strategy for CustomResourceDefinition {
 
 /// Whether a definition has been served.
 fn is_established(crd: &Value) -> bool {
-    let condition = |c: &Value| c.str_at("type") == "Established" && c.str_at("status") == "True";
-    crd.items("status.conditions").iter().any(condition)
+    conditions::is_true(crd.items("status.conditions"), "Established")
 }
 
 /// The certificates that a definition's webhook is trusted by.

@@ -6,7 +6,7 @@ use yare_schema::field::{FieldError, Path};
 use super::{Context, Strategy};
 use crate::{
     check::{Check, Errors},
-    meta, names,
+    conditions, meta, names,
     shown::MIGRATION,
     view::View,
 };
@@ -228,11 +228,7 @@ impl Strategy for StorageVersionMigration {
         if !before.is_empty() && before != revision {
             errs.invalid(&p, revision, meta::IMMUTABLE);
         }
-        let is = |of: &Value, kind: &str| {
-            of.items("status.conditions")
-                .iter()
-                .any(|c| c.str_at("type") == kind && c.str_at("status") == "True")
-        };
+        let is = |of: &Value, kind: &str| conditions::is_true(of.items("status.conditions"), kind);
         let mut wrong = |detail: &str| errs.invalid(&conditions, new.at("status.conditions").clone(), detail);
         if is(new, "Succeeded") && is(new, "Failed") {
             wrong("Both success and failed conditions cannot be true at the same time");

@@ -184,7 +184,7 @@ fn refuse(refusals: &mut Vec<Refused>, fault: &Fault<'_, Mutations>, reason: &'s
 fn denied(attributes: &Attributes<'_>, object: &Value, refusals: Vec<Refused>) -> Option<ApiError> {
     let (message, reason) = refusals.first()?.clone();
     let mut error = attributes.forbidden_object(object, "admission request denied by policy");
-    (error.message, error.reason) = (message, reason);
+    (error.message, error.reason) = (message, reason.into());
     let causes = refusals.into_iter().map(|(message, _)| Cause { message, ..Cause::default() });
     error.details.causes.extend(causes);
     Some(error)

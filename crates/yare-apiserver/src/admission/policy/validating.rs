@@ -153,7 +153,8 @@ pub fn validate(attributes: &Attributes<'_>, object: Option<&Value>, old: Option
 
 fn refusal(attributes: &Attributes<'_>, object: Option<&Value>, denial: Denial) -> ApiError {
     let mut error = attributes.forbidden_object(object.unwrap_or(&Value::Null), &denial.message);
-    (error.reason, error.code) = denial.reason;
+    let (reason, code) = denial.reason;
+    (error.reason, error.code) = (reason.into(), code);
     error.details.causes.push(Cause { message: denial.message, ..Cause::default() });
     error
 }

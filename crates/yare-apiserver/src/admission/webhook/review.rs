@@ -249,8 +249,7 @@ fn denied(name: &str, status: &Value) -> ApiError {
         (message, _) => format!("admission webhook {name:?} denied the request: {message}"),
     };
     let code = u16::try_from(status.int_at("code")).ok().filter(|c| (400..1000).contains(c)).unwrap_or(400);
-    let mut error = ApiError::new(code, "", text);
-    reason.clone_into(&mut error.details.own_reason);
+    let mut error = ApiError::new(code, reason.to_owned(), text);
     let details = status.at("details");
     if details.is_object() {
         let text = |field: &str| details.str_at(field).to_owned();
@@ -337,7 +336,7 @@ mod tests {
             (json!({"message": "m", "code": 200}), 400, "", "admission webhook \"w\" denied the request: m"),
         ] {
             let error = denied("w", &status);
-            assert_eq!((error.code, error.reason(), error.message.as_str()), (code, reason, message));
+            assert_eq!((error.code, &*error.reason, error.message.as_str()), (code, reason, message));
         }
         let error =
             denied("w", &json!({"details": {"name": "n", "causes": [{"reason": "r", "field": "f"}]}}));

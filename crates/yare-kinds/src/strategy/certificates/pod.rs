@@ -14,7 +14,7 @@ use yare_schema::field::{FieldError, Path};
 use super::mail::is_address;
 use crate::{
     check::{Check, Errors, check_signer_name},
-    meta, names,
+    conditions, meta, names,
     strategy::{
         Context, Strategy,
         rules::{check_length, plain_invalid},
@@ -276,10 +276,7 @@ fn has_signed(info: &SubjectPublicKeyInfo<'_>, text: &[u8], proof: &[u8]) -> boo
 }
 
 fn is(request: &Value, kind: &str) -> bool {
-    request
-        .items("status.conditions")
-        .iter()
-        .any(|c| c.str_at("type") == kind && c.str_at("status") == "True")
+    conditions::is_true(request.items("status.conditions"), kind)
 }
 
 fn check_status(new: &Value, old: &Value, ctx: &Context<'_>) -> Errors {
