@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, process::Command};
 use serde_json::Value;
 
 /// Every crate and its floor; those beside the house may be on top of anything and under nothing.
-const FLOORS: &[(&str, u8)] = &[
+const FLOORS: &[(&str, i8)] = &[
+    ("yare-regexp", -1),
     ("yare-cel", 0),
     ("yare-grpc", 0),
     ("yare-metrics", 0),
@@ -39,7 +40,7 @@ fn metadata() -> Value {
 
 #[test]
 fn imports_go_down_only() {
-    let floors: BTreeMap<&str, u8> = FLOORS.iter().copied().collect();
+    let floors: BTreeMap<&str, i8> = FLOORS.iter().copied().collect();
     let metadata = metadata();
     let mut wrong = Vec::new();
     for package in metadata["packages"].as_array().unwrap() {

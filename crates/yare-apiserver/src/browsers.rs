@@ -3,7 +3,7 @@
 //! `k8s.io/apiserver/pkg/server/filters/{cors,hsts}.go`.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use regex::Regex;
+use yare_regexp::Regex;
 
 use crate::body::{Body, Reply};
 
@@ -103,7 +103,7 @@ fn expression(text: &str) -> Result<Regex, String> {
     }
     let bad =
         |why: &str| format!("--cors-allowed-origins has an invalid regular expression: {why}, help: {HELP}");
-    let expression = Regex::new(text).map_err(|e| bad(&e.to_string()))?;
+    let expression = yare_regexp::compile(text).map_err(|why| bad(&why))?;
     let has = |marks: [&str; 2]| marks.iter().any(|mark| text.contains(mark));
     if has(["^", "//"]) && has(["$", ":"]) {
         Ok(expression)

@@ -145,6 +145,24 @@ async fn a_type_is_that_of_the_path() {
         let answer = server.post(CONFIG_MAPS, &config_map(api_version, kind)).await;
         assert_eq!(answer.expect_reason(400, "BadRequest"), why);
     }
+    // Three of upstream's servers are one here, each with a scheme of its own.
+    for (group, resource, kind, scheme) in [
+        (
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            "CustomResourceDefinition",
+            "pkg/apiserver/apiserver.go:55",
+        ),
+        ("apiregistration.k8s.io", "apiservices", "APIService", "pkg/apiserver/scheme/scheme.go:28"),
+    ] {
+        let version = format!("{group}/v7");
+        let object = config_map(&version, kind);
+        let answer = server.post(&format!("/apis/{group}/v1/{resource}"), &object).await;
+        let why =
+            format!("no kind \"{kind}\" is registered for version \"{version}\" in scheme \"{scheme}\"");
+        let message = answer.expect_reason(400, "BadRequest");
+        assert!(message.ends_with(&why), "{message}");
+    }
     server.post(CONFIG_MAPS, &config_map("v1", "ConfigMap")).await.expect(201);
     let path = format!("{CONFIG_MAPS}/a");
     // A strategic patch goes by the type that it is sent to, the others make an object of another type.

@@ -12,7 +12,7 @@ pub mod input;
 pub mod mutate;
 mod targets;
 
-use targets::{cel, connections, definitions, encodings, kinds, managed, patches, selectors, words};
+use targets::{cel, connections, definitions, encodings, kinds, managed, patches, regexp, selectors, words};
 
 /// One way in for bytes from outside.
 pub struct Target {
@@ -59,6 +59,8 @@ pub const TARGETS: &[Target] = &[
         holds: "canonical form is canonical; order and arithmetic agree" },
     Target { name: "words", run: words::words, seeds: words::word_seeds, words: words::WORDS, rounds: 10_000,
         holds: "times, durations, schedules and paths: reading what was printed changes nothing" },
+    Target { name: "regexp", run: regexp::regexp, seeds: regexp::seeds, words: regexp::WORDS, rounds: 6_000,
+        holds: "Go's syntax becomes the engine's; a text that is quoted is found in itself" },
     Target { name: "cel", run: cel::cel, seeds: cel::seeds, words: cel::WORDS, rounds: 4_000,
         holds: "costs end every evaluation, and stay below their estimate" },
     Target { name: "definition", run: definitions::definition, seeds: definitions::seeds, words: definitions::WORDS, rounds: 1_500,

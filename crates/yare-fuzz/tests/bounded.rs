@@ -49,7 +49,7 @@ macro_rules! bounded {
 
 bounded! {
     apply authority cbor cel definition field_selector field_sets json json_patch kinds label_selector merge_patch protobuf
-    quantity strategic_patch words yaml
+    quantity regexp strategic_patch words yaml
 }
 
 #[test]

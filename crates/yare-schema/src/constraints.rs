@@ -5,10 +5,8 @@
 
 use std::sync::OnceLock;
 
-use regex::{Regex, RegexBuilder};
 use serde_json::{Number, Value};
-
-use crate::regexp;
+use yare_regexp::{Regex, compile};
 
 /// Constraints on the values of one type.
 #[derive(Debug, Default, Clone)]
@@ -162,11 +160,6 @@ impl Clone for Pattern {
     }
 }
 
-/// Bytes that one compiled expression may take.
-const REGEX_BYTES: usize = 1024 * 1024;
-/// Bytes that matching may cache.
-const REGEX_CACHE_BYTES: usize = 128 * 1024;
-
 impl Pattern {
     /// An expression that is not compiled yet.
     pub fn new(source: &str) -> Self {
@@ -187,14 +180,6 @@ impl Pattern {
     pub fn matches(&self, text: &str) -> Option<bool> {
         self.compiled.get_or_init(|| compile(&self.source).ok()).as_ref().map(|regex| regex.is_match(text))
     }
-}
-
-fn compile(source: &str) -> Result<Regex, String> {
-    RegexBuilder::new(&regexp::translate(source)?)
-        .size_limit(REGEX_BYTES)
-        .dfa_size_limit(REGEX_CACHE_BYTES)
-        .build()
-        .map_err(|_| format!("error parsing regexp: expression too large: `{source}`"))
 }
 
 #[cfg(test)]

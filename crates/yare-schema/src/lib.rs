@@ -25,7 +25,6 @@ pub mod patch;
 pub mod proto;
 pub mod prune;
 pub mod quantity;
-mod regexp;
 pub mod release;
 pub mod selector;
 #[cfg(test)]

@@ -7,5 +7,6 @@ pub(crate) mod encodings;
 pub(crate) mod kinds;
 pub(crate) mod managed;
 pub(crate) mod patches;
+pub(crate) mod regexp;
 pub(crate) mod selectors;
 pub(crate) mod words;

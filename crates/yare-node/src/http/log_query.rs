@@ -176,9 +176,7 @@ impl Query {
         if pattern.len() > PATTERN_LENGTH_MAX {
             let detail = format!("length must be less than {PATTERN_LENGTH_MAX}");
             wrong.push(invalid("pattern", &format!("{shown:?}"), &detail));
-        } else if let Err(error) = regex::Regex::new(pattern) {
-            let told = error.to_string();
-            let why = told.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        } else if let Err(why) = yare_regexp::compile(pattern) {
             wrong.push(invalid("pattern", &format!("{shown:?}"), &why));
         }
         if wrong.is_empty() { Ok(()) } else { Err((StatusCode::NOT_ACCEPTABLE, wrong)) }

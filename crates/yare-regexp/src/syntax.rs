@@ -23,9 +23,14 @@ const BAD_RANGE: &str = "invalid character class range";
 ///
 /// # Errors
 /// What Go says of a pattern that is none: `error parsing regexp: missing closing ): `(``.
-pub fn translate(pattern: &str) -> Result<String, String> {
-    let mut reader =
-        Reader { pattern, rest: pattern, out: String::with_capacity(pattern.len() + 8), groups: Vec::new() };
+pub(crate) fn translate(pattern: &str) -> Result<String, String> {
+    let mut reader = Reader {
+        pattern,
+        rest: pattern,
+        out: String::with_capacity(pattern.len() + 8),
+        groups: Vec::new(),
+        flags: None,
+    };
     reader.read().map_err(|(what, text)| format!("error parsing regexp: {what}: `{text}`"))?;
     Ok(reader.out)
 }
@@ -42,12 +47,16 @@ struct Group {
     most: Times,
     /// Of what a repetition would be of; none where there is nothing.
     last: Option<Times>,
+    /// Where in what is written the group begins, and that which a repetition would be of.
+    at: usize,
+    last_at: usize,
 }
 
 impl Group {
-    fn push(&mut self, times: Times) {
+    fn push(&mut self, times: Times, at: usize) {
         self.most = self.most.max(self.last.unwrap_or(1));
         self.last = Some(times);
+        self.last_at = at;
     }
 }
 
@@ -56,6 +65,8 @@ struct Reader<'p> {
     rest: &'p str,
     out: String,
     groups: Vec<Group>,
+    /// Flags that are not written yet: a repetition that comes after them is of what stands before.
+    flags: Option<String>,
 }
 
 impl<'p> Reader<'p> {
@@ -74,11 +85,14 @@ impl<'p> Reader<'p> {
                         return Err(("unexpected )", self.pattern));
                     }
                     let closed = self.groups.pop().unwrap_or_default();
-                    self.atom(")", after, closed.most.max(closed.last.unwrap_or(1)));
+                    self.put(")", after);
+                    if let Some(group) = self.groups.last_mut() {
+                        group.push(closed.most.max(closed.last.unwrap_or(1)), closed.at);
+                    }
                 }
                 '|' => {
                     if let Some(group) = self.groups.last_mut() {
-                        *group = Group { most: group.most.max(group.last.unwrap_or(1)), last: None };
+                        group.most = group.most.max(group.last.take().unwrap_or(1));
                     }
                     self.put("|", after);
                 }
@@ -92,25 +106,32 @@ impl<'p> Reader<'p> {
                         self.repeat(before, after, bounds, last)?;
                         repeated = Some(before);
                     }
-                    None => self.atom(r"\{", after, 1),
+                    None => self.atom(r"\{", after),
                 },
                 '\\' => self.escaped(before)?,
-                c => self.atom(&before[..c.len_utf8()], after, 1),
+                c => self.atom(&before[..c.len_utf8()], after),
             }
         }
         if self.groups.len() > 1 { Err(("missing closing )", self.pattern)) } else { Ok(()) }
     }
 
     fn put(&mut self, text: &str, rest: &'p str) {
+        self.out.push_str(&self.flags.take().unwrap_or_default());
         self.out.push_str(text);
         self.rest = rest;
     }
 
-    fn atom(&mut self, text: &str, rest: &'p str, times: Times) {
-        if let Some(group) = self.groups.last_mut() {
-            group.push(times);
-        }
+    fn atom(&mut self, text: &str, rest: &'p str) {
         self.put(text, rest);
+        let at = self.out.len() - text.len();
+        if let Some(group) = self.groups.last_mut() {
+            group.push(1, at);
+        }
+    }
+
+    fn begin(&mut self, text: &str, rest: &'p str) {
+        self.put(text, rest);
+        self.groups.push(Group { at: self.out.len() - text.len(), ..Group::default() });
     }
 
     /// A group, named or not, or flags.
@@ -119,11 +140,11 @@ impl<'p> Reader<'p> {
             return Err(("expression nests too deeply", self.pattern));
         }
         let Some(inner) = before.strip_prefix("(?") else {
-            self.groups.push(Group::default());
-            self.put("(", &before[1..]);
+            self.begin("(", &before[1..]);
             return Ok(());
         };
-        if let Some(named) = inner.strip_prefix("P<").or_else(|| inner.strip_prefix('<')) {
+        let named = inner.strip_prefix("P<").or_else(|| inner.strip_prefix('<'));
+        if let Some(named) = named.filter(|named| !named.is_empty()) {
             let end = named.find('>').ok_or(("invalid named capture", before))?;
             let name = &named[..end];
             let rest = &named[end + 1..];
@@ -131,22 +152,36 @@ impl<'p> Reader<'p> {
                 return Err(("invalid named capture", &before[..before.len() - rest.len()]));
             }
             // Nobody asks for what a group holds, and names may stand twice.
-            self.groups.push(Group::default());
-            self.put("(", rest);
+            self.begin("(", rest);
             return Ok(());
         }
+        // Of the flags that stand more than once the last counts, which the engine would not take.
+        let (mut on, mut off) = (String::new(), String::new());
         let (mut negative, mut any) = (false, false);
         let mut end = before.len();
         for (i, c) in inner.char_indices() {
             end = before.len() - inner.len() + i + c.len_utf8();
             match c {
-                'i' | 'm' | 's' | 'U' => any = true,
+                'i' | 'm' | 's' | 'U' => {
+                    any = true;
+                    on.retain(|flag| flag != c);
+                    off.retain(|flag| flag != c);
+                    if negative { off.push(c) } else { on.push(c) }
+                }
                 '-' if !negative => (negative, any) = (true, false),
                 ':' | ')' if !negative || any => {
+                    let minus = if off.is_empty() { "" } else { "-" };
+                    let rest = &before[end..];
                     if c == ':' {
-                        self.groups.push(Group::default());
+                        self.begin(&format!("(?{on}{minus}{off}:"), rest);
+                    } else {
+                        let mut flags = self.flags.take().unwrap_or_default();
+                        if any {
+                            flags.push_str(&format!("(?{on}{minus}{off})"));
+                        }
+                        self.flags = Some(flags);
+                        self.rest = rest;
                     }
-                    self.put(&before[..end], &before[end..]);
                     return Ok(());
                 }
                 _ => break,
@@ -182,7 +217,12 @@ impl<'p> Reader<'p> {
             }
             group.last = Some(times);
         }
-        self.put(whole, after);
+        if self.flags.is_some() {
+            self.out.insert_str(group.last_at, "(?:");
+            self.out.push(')');
+        }
+        self.out.push_str(whole);
+        self.rest = after;
         Ok(())
     }
 
@@ -192,38 +232,38 @@ impl<'p> Reader<'p> {
         match after.chars().next() {
             Some('C') => Err((BAD_ESCAPE, &before[..2])),
             Some('A' | 'z') => {
-                self.atom(&before[..2], &after[1..], 1);
+                self.atom(&before[..2], &after[1..]);
                 Ok(())
             }
             Some('b') => {
-                self.atom(r"(?-u:\b)", &after[1..], 1);
+                self.atom(r"(?-u:\b)", &after[1..]);
                 Ok(())
             }
             Some('B') => {
-                self.atom(r"(?-u:\B)", &after[1..], 1);
+                self.atom(r"(?-u:\B)", &after[1..]);
                 Ok(())
             }
             Some('Q') => {
                 let text = &after[1..];
                 let (literal, rest) = text.split_once(r"\E").unwrap_or((text, ""));
                 for c in literal.chars() {
-                    self.atom(&regex::escape(c.encode_utf8(&mut [0; 4])), rest, 1);
+                    self.atom(&regex::escape(c.encode_utf8(&mut [0; 4])), rest);
                 }
                 self.rest = rest;
                 Ok(())
             }
             Some(class @ ('d' | 'D' | 's' | 'S' | 'w' | 'W')) => {
-                self.atom(&format!("[{}]", perl(class)), &after[1..], 1);
+                self.atom(&format!("[{}]", perl(class)), &after[1..]);
                 Ok(())
             }
             Some('p' | 'P') => {
                 let (class, rest) = unicode(before)?;
-                self.atom(class, rest, 1);
+                self.atom(&class, rest);
                 Ok(())
             }
             _ => {
                 let (code, rest) = character(before)?;
-                self.atom(&literal(code), rest, 1);
+                self.atom(&literal(code), rest);
                 Ok(())
             }
         }
@@ -255,7 +295,7 @@ impl<'p> Reader<'p> {
             match rest.strip_prefix('\\').and_then(|escape| escape.chars().next()) {
                 Some('p' | 'P') => {
                     let (class, after) = unicode(rest)?;
-                    out.push_str(class);
+                    out.push_str(&class);
                     rest = after;
                     continue;
                 }
@@ -285,7 +325,7 @@ impl<'p> Reader<'p> {
             }
         }
         out.push(']');
-        self.atom(&out, &rest[1..], 1);
+        self.atom(&out, &rest[1..]);
         Ok(())
     }
 }
@@ -329,16 +369,40 @@ fn perl(class: char) -> &'static str {
     }
 }
 
-/// `\pL`, `\p{Greek}` and the like, and what follows.
-fn unicode(text: &str) -> Result<(&str, &str), Wrong<'_>> {
-    let name = text.get(2..).unwrap_or_default();
-    let length = match name.chars().next() {
-        Some('{') => name.find('}').ok_or((BAD_RANGE, text))? + 1,
-        Some(c) => c.len_utf8(),
+/// `\pL`, `\P{Greek}`, `\p{^L}` and the like as the engine here reads them, and what follows.
+fn unicode(text: &str) -> Result<(String, &str), Wrong<'_>> {
+    let inner = text.get(2..).unwrap_or_default();
+    let (name, length) = match inner.chars().next() {
+        Some('{') => {
+            let end = inner.find('}').ok_or((BAD_RANGE, text))?;
+            (&inner[1..end], end + 1)
+        }
+        Some(c) => (&inner[..c.len_utf8()], c.len_utf8()),
         None => return Err((BAD_RANGE, text)),
     };
     let (class, rest) = text.split_at(2 + length);
-    if regex::Regex::new(class).is_err() { Err((BAD_RANGE, class)) } else { Ok((class, rest)) }
+    let (name, negated) = name.strip_prefix('^').map_or((name, false), |name| (name, true));
+    let class_of = |name: &str| {
+        let upper = text.starts_with(r"\P") != negated;
+        format!(r"\{}{{{name}}}", if upper { 'P' } else { 'p' })
+    };
+    match property(name).map(|name| class_of(&name)).filter(|class| regex::Regex::new(class).is_ok()) {
+        Some(class) => Ok((class, rest)),
+        None => Err((BAD_RANGE, class)),
+    }
+}
+
+/// Scripts whose names have no more letters than their codes, which Go does not know.
+const SHORT_SCRIPTS: [&str; 9] = ["ahom", "cham", "kawi", "lisu", "miao", "modi", "newa", "thai", "toto"];
+
+/// The name of a category or script, which Go reads without regard to case, spaces, `_` and `-`.
+fn property(name: &str) -> Option<String> {
+    let name: String = name.chars().filter(|c| !matches!(c, ' ' | '_' | '-')).collect();
+    let plain = name.bytes().all(|b| b.is_ascii_alphabetic()).then(|| name.to_ascii_lowercase())?;
+    // A category's code, or a script's, or what the engine lets stand before a name.
+    let foreign = (plain.len() == 4 && !SHORT_SCRIPTS.contains(&&*plain) && !matches!(&*plain, "mark"))
+        || plain.starts_with("is");
+    (!foreign).then_some(plain)
 }
 
 /// The character that an escape stands for, and what follows.
@@ -373,8 +437,9 @@ fn character(text: &str) -> Result<(u32, &str), Wrong<'_>> {
 
 fn hexadecimal(chars: &mut Peekable<Chars<'_>>) -> Option<u32> {
     if chars.peek() != Some(&'{') {
-        let high = chars.next()?.to_digit(16)?;
-        return Some(high * 16 + chars.next()?.to_digit(16)?);
+        // Both are read before either is judged.
+        let (high, low) = (chars.next(), chars.next());
+        return Some(high?.to_digit(16)? * 16 + low?.to_digit(16)?);
     }
     chars.next();
     let (mut code, mut digits) = (0, 0);
@@ -421,6 +486,7 @@ mod tests {
             ("a{1001}", "invalid repeat count: `{1001}`"),
             ("x{2,1}", "invalid repeat count: `{2,1}`"),
             ("(a{500}){500}", "invalid repeat count: `{500}`"),
+            ("a{1000}{1000}", "invalid nested repetition operator: `{1000}{1000}`"),
             ("(?=a)", "invalid or unsupported Perl syntax: `(?=`"),
             ("(?i", "invalid or unsupported Perl syntax: `(?i`"),
             ("(?P<>a)", "invalid named capture: `(?P<>`"),
@@ -433,6 +499,10 @@ mod tests {
             (r"\x{110000}", r"invalid escape sequence: `\x{110000`"),
             ("[z-a]", "invalid character class range: `z-a`"),
             ("[[:foo:]]", "invalid character class range: `[:foo:]`"),
+            (r"\p{Grek}", r"invalid character class range: `\p{Grek}`"),
+            (r"\p{isGreek}", r"invalid character class range: `\p{isGreek}`"),
+            (r"\xgh", r"invalid escape sequence: `\xgh`"),
+            ("(?P<", "invalid or unsupported Perl syntax: `(?P`"),
             (r"\p{Foo}", r"invalid character class range: `\p{Foo}`"),
         ] {
             assert_eq!(
@@ -441,6 +511,12 @@ mod tests {
                 "{pattern}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused() {
+        let error = crate::compile(r"(\pL{1000}|\pN{1000}){1}").unwrap_err();
+        assert!(error.starts_with("error parsing regexp: expression too large: "), "{error}");
     }
 
     #[test]
@@ -463,9 +539,15 @@ mod tests {
             (r"^[a~~-]+$", "a~-", true),
             (r"(?i)^ABC$", "abc", true),
             (r"^(?i:A)B$", "aB", true),
+            (r"(?)(?ii)^(?i-i:A)(?:b)$", "AB", true),
+            (r"(?ii)^(?i-i:A)b$", "ab", false),
+            (r"^(a|b)+(?i)?C(?)+$", "c", true),
+            (r"^(a|b)+(?i)?C(?)+$", "Ac", false),
             (r"^\p{L}+$", "é", true),
             (r"^\pL+$", "é", true),
             (r"^[\pN_]+$", "1_", true),
+            (r"^\p{^L}\P{^ greek_}[\p{^Lowercase-Letter}]$", "1αA", true),
+            (r"^\p{Any}\p{Kawi}?$", "é", true),
             (r"^\.\\\[$", ".\\[", true),
             (r"^\Qa.b\E+$", "a.bb", true),
             (r"\Q", "anything", true),
@@ -478,10 +560,9 @@ mod tests {
             (r"^[\x41-\x43]+$", "ABC", true),
             (r"^\-\_\/$", "-_/", true),
             ("^ #x$", " #x", true),
+            (r"^\p{L}{1,63}$", "é", true),
         ] {
-            let translated = translate(pattern).unwrap();
-            let regex = regex::Regex::new(&translated).unwrap();
-            assert_eq!(regex.is_match(text), expect, "{pattern} ({translated}) on {text}");
+            assert_eq!(crate::compile(pattern).unwrap().is_match(text), expect, "{pattern} on {text}");
         }
     }
 }
