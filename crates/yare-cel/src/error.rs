@@ -87,6 +87,10 @@ pub enum EvalError {
     /// The expression itself failed: `no such key: x`, `divide by zero`, …
     #[error("{0}")]
     Failed(Box<str>),
+    /// The types of a call's values are those of no overload. Who calls says of which function:
+    /// `library/mismatch.rs`.
+    #[error("no such overload")]
+    NoSuchOverload,
     /// This one evaluation went over [`crate::Budget::per_call`].
     #[error("operation cancelled: actual cost limit exceeded")]
     CostLimit,
@@ -109,6 +113,6 @@ impl EvalError {
 
     /// Whether `&&`, `||` and macros may go on as if it had not happened.
     pub(crate) fn absorbable(&self) -> bool {
-        matches!(self, EvalError::Failed(_))
+        matches!(self, EvalError::Failed(_) | EvalError::NoSuchOverload)
     }
 }

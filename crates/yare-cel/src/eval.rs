@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     cost::{Budget, LIST_CREATE, MAP_CREATE, SELECT, STRUCT_CREATE},
     error::EvalError,
+    library::{go_type, mismatch},
     plan::{Attr, CallNode, FoldNode, MapEntry, Node, Program, Root, SetKey, Step, StepKey, StructField},
     types::Type,
     value::{Key, Map, Struct, Value},
@@ -224,7 +225,6 @@ impl<'a, 'p> Frame<'a, 'p> {
                 None => return Err(EvalError::failed(format!("no such attribute(s): {name}"))),
             },
             Root::Local { slot, take } => self.local(*slot, *take)?,
-            Root::Type(of) => Value::Type(of.clone()),
             Root::Operand(node) => self.node(node)?,
             Root::Conditional(parts) => match self.node(&parts.condition)? {
                 Value::Bool(true) => self.resolve(&parts.then)?,
@@ -364,6 +364,11 @@ impl<'a, 'p> Frame<'a, 'p> {
             }
             2 => {
                 let (left, left_failed) = self.operand(&call.args[0])?;
+                if let Some(error) = &left_failed
+                    && call.is_precompiled()
+                {
+                    return Err(error.clone());
+                }
                 let (right, right_failed) = self.operand(&call.args[1])?;
                 self.invoke(call, &mut [left, right], left_failed.or(right_failed))
             }
@@ -399,8 +404,12 @@ impl<'a, 'p> Frame<'a, 'p> {
             None if call.alternatives.is_empty() => (call.eval)(args),
             None => match call.alternatives.iter().find(|(params, _)| accepts(params, args)) {
                 Some((_, eval)) => eval(args),
-                None => Err(EvalError::no_such_overload()),
+                None => Err(EvalError::NoSuchOverload),
             },
+        };
+        let result = match result {
+            Err(EvalError::NoSuchOverload) => Err(mismatch(call.function, args)),
+            other => other,
         };
         let more = call.cost.charge_result(call.overload, result.as_ref().ok());
         if more > 0 {
@@ -531,10 +540,11 @@ impl<'a, 'p> Frame<'a, 'p> {
                 }
             }
             other => {
-                return Err(EvalError::failed(format!(
-                    "got '{}', expected iterable type",
-                    other.type_name()
-                )));
+                let of = go_type(&other);
+                return Err(EvalError::failed(match fold.var2 {
+                    Some(_) => format!("unsupported comprehension range type: {of}"),
+                    None => format!("got '{of}', expected iterable type"),
+                }));
             }
         }
         let result = self.node(&fold.result);

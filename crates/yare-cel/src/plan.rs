@@ -90,7 +90,6 @@ pub(crate) enum Root {
         slot: usize,
         take: bool,
     },
-    Type(Type),
     Operand(Node),
     Conditional(Box<Conditional>),
 }
@@ -119,6 +118,7 @@ pub(crate) enum StepKey {
 }
 
 pub(crate) struct CallNode {
+    pub function: &'static str,
     pub eval: Eval,
     pub cost: Cost,
     /// Empty when several overloads come into question.
@@ -231,6 +231,15 @@ fn push(attr: &mut Attr, step: impl Fn() -> Step) {
 const CONVERSIONS: &[&str] =
     &["bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"];
 
+impl CallNode {
+    /// Whether the second operand is a pattern that was compiled before. Upstream then has nothing to evaluate, nor to
+    /// charge, once the first has failed.
+    pub fn is_precompiled(&self) -> bool {
+        matches!(self.args.get(1), Some(Node::Const { value: Value::Opaque(_), .. }))
+            && matches!(self.function, "matches" | "find" | "findAll")
+    }
+}
+
 impl Planner<'_> {
     fn nodes(&mut self, exprs: &[Expr]) -> Box<[Node]> {
         exprs.iter().map(|expr| self.node(expr)).collect()
@@ -240,7 +249,10 @@ impl Planner<'_> {
         match &expr.kind {
             Kind::Unspecified => constant(Value::Null),
             Kind::Literal(value) => constant(literal(value)),
-            Kind::Ident(name) => Node::Attr(Box::new(self.ident(expr, name))),
+            Kind::Ident(name) => match self.ast.reference(expr) {
+                Some(Reference::TypeName(of)) => constant(Value::Type(of.clone())),
+                _ => Node::Attr(Box::new(self.ident(expr, name))),
+            },
             Kind::Select { operand, field, test_only } => {
                 let mut attr = into_attr(self.node(operand));
                 let name = field.clone();
@@ -291,7 +303,6 @@ impl Planner<'_> {
     fn ident(&mut self, expr: &Expr, name: &Name) -> Attr {
         let root = match self.ast.reference(expr) {
             Some(Reference::Variable(name)) => Root::Var(name.clone()),
-            Some(Reference::TypeName(of)) => Root::Type(of.clone()),
             _ => match self.locals.iter().rev().find(|(local, _)| local == name) {
                 Some((_, slot)) => Root::Local { slot: *slot, take: false },
                 None => Root::Var(name.clone()),
@@ -352,6 +363,7 @@ impl Planner<'_> {
         };
         let free = self.ast.env.folds_constants() && CONVERSIONS.contains(&&*call.function);
         let node = CallNode {
+            function: first.function.name,
             eval: first.function.eval,
             cost: first.function.cost,
             overload,
@@ -512,7 +524,7 @@ fn attr_reads(attr: &Attr, slot: usize) -> bool {
                 || attr_reads(&parts.then, slot)
                 || attr_reads(&parts.otherwise, slot)
         }
-        Root::Var(_) | Root::Type(_) => false,
+        Root::Var(_) => false,
     };
     root || attr
         .steps

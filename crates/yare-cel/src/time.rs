@@ -310,6 +310,10 @@ fn zone_offset(zone: &str, colon: bool) -> Option<i32> {
 /// RFC 3339, as the function `timestamp` reads it.
 pub(crate) fn parse_timestamp(text: &str) -> Result<Timestamp, EvalError> {
     let invalid = || EvalError::failed("type conversion error from 'string' to 'google.protobuf.Timestamp'");
+    // Go takes an hour of one digit.
+    let padded = (text.as_bytes().get(12) == Some(&b':') && text.is_char_boundary(11))
+        .then(|| format!("{}0{}", &text[..11], &text[11..]));
+    let text = padded.as_deref().unwrap_or(text);
     let parsed = parse_local(text, "T").filter(|parsed| parsed.with_seconds).ok_or_else(invalid)?;
     let offset = zone_offset(parsed.zone, true).ok_or_else(invalid)?;
     Timestamp::written(parsed.seconds, parsed.nanos, offset).ok_or_else(|| overflow("timestamp"))

@@ -4,6 +4,7 @@ use crate::{
     ast::{Ast, Expr, Id, Kind, Literal},
     error::Issue,
     library,
+    time::Timestamp,
     types::Type,
 };
 
@@ -25,12 +26,15 @@ fn validate_expr(ast: &Ast, expr: &Expr, in_format: bool, found: &mut Vec<(Id, S
     match &expr.kind {
         Kind::Call(call) => {
             if ast.env.validates_literals()
-                && let Some(Expr { id, kind: Kind::Literal(Literal::String(text)) }) = call.args.first()
+                && let Some(Expr { id, kind: Kind::Literal(literal) }) = call.args.first()
             {
-                let valid = match &*call.function {
-                    "duration" => crate::time::parse_duration(text).is_ok(),
-                    "timestamp" => crate::time::parse_timestamp(text).is_ok(),
-                    "matches" => library::precompile(text).is_ok(),
+                let valid = match (&*call.function, literal) {
+                    ("duration", Literal::String(text)) => crate::time::parse_duration(text).is_ok(),
+                    ("timestamp", Literal::String(text)) => crate::time::parse_timestamp(text).is_ok(),
+                    ("timestamp", Literal::Int(seconds)) => Timestamp::new(*seconds, 0).is_some(),
+                    // The checker lets `null` through as a time that is absent.
+                    ("duration" | "timestamp", Literal::Null) | ("duration", Literal::Int(_)) => false,
+                    ("matches", Literal::String(text)) => library::precompile(text).is_ok(),
                     _ => true,
                 };
                 if !valid {

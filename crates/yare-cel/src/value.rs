@@ -305,7 +305,6 @@ impl<'a> Value<'a> {
             Value::List(list) => list.is_empty(),
             Value::Map(map) => map.is_empty(),
             Value::Struct(object) => object.fields.is_empty(),
-            Value::Optional(value) => value.is_none(),
             _ => false,
         }
     }

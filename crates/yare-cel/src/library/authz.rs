@@ -267,8 +267,8 @@ opaque! {
 
 /// The receiver and one string.
 fn own<'v, T: 'static>(args: &'v [Value<'_>]) -> Result<(&'v T, &'v str), EvalError> {
-    let receiver = args[0].downcast::<T>().ok_or_else(EvalError::no_such_overload)?;
-    let text = args.get(1).and_then(Value::as_str).ok_or_else(EvalError::no_such_overload)?;
+    let receiver = args[0].downcast::<T>().ok_or(EvalError::NoSuchOverload)?;
+    let text = args.get(1).and_then(Value::as_str).ok_or(EvalError::NoSuchOverload)?;
     Ok((receiver, text))
 }
 
@@ -348,7 +348,7 @@ fn check<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 }
 
 fn decision<'v>(args: &'v [Value<'_>]) -> Result<&'v Decision, EvalError> {
-    args[0].downcast::<Decision>().ok_or_else(EvalError::no_such_overload)
+    args[0].downcast::<Decision>().ok_or(EvalError::NoSuchOverload)
 }
 
 fn errored<'a>(args: &mut [Value<'a>]) -> Res<'a> {

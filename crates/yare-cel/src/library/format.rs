@@ -143,7 +143,7 @@ fn by_name<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 
 fn validate<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     let [format, Value::String(text)] = args else { return never(args) };
-    let named = format.downcast::<Named>().ok_or_else(EvalError::no_such_overload)?;
+    let named = format.downcast::<Named>().ok_or(EvalError::NoSuchOverload)?;
     let mistakes = (named.0.check)(text);
     if mistakes.is_empty() {
         return Ok(Value::Optional(None));

@@ -138,7 +138,7 @@ fn is_sorted<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 fn sum<'a>(args: &[Value<'a>], zero: Value<'a>, add: impl Fn(&Value<'a>, &Value<'a>) -> Res<'a>) -> Res<'a> {
     match args {
         [Value::List(list)] => list.values()?.iter().try_fold(zero, |total, item| add(&total, item)),
-        _ => Err(EvalError::no_such_overload()),
+        _ => Err(EvalError::NoSuchOverload),
     }
 }
 
@@ -175,7 +175,7 @@ fn sum_duration<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 }
 
 fn extreme<'a>(args: &[Value<'a>], name: &str, replace_when: Ordering) -> Res<'a> {
-    let [Value::List(list)] = args else { return Err(EvalError::no_such_overload()) };
+    let [Value::List(list)] = args else { return Err(EvalError::NoSuchOverload) };
     let mut best: Option<Value<'a>> = None;
     for item in list.values()? {
         match &best {

@@ -9,6 +9,7 @@ mod cost;
 mod devices;
 mod format;
 mod lists;
+mod mismatch;
 mod network;
 mod operators;
 mod optional;
@@ -24,6 +25,7 @@ mod url;
 use std::collections::HashMap;
 
 pub(crate) use cost::{CallEstimate, Cost, Operand};
+pub(crate) use mismatch::{go_type, mismatch};
 pub(crate) use quantity::value as quantity_value;
 pub(crate) use regex::precompile;
 pub(crate) use semver::value as semver_value;

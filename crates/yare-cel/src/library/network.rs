@@ -137,21 +137,27 @@ fn mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
 }
 
-fn parse_ip(text: &str) -> Result<Address, EvalError> {
+/// As Go's `netip` reads an address: with its zone, if it has one.
+fn parse_address(text: &str) -> Result<(IpAddr, Option<&str>), String> {
     let (plain, zone) = text.split_once('%').map_or((text, None), |(plain, zone)| (plain, Some(zone)));
-    let invalid = |why: &str| {
-        EvalError::failed(format!(
-            "IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): {why}"
-        ))
-    };
-    let address: IpAddr = plain.parse().map_err(|_| invalid(&why_no_address(plain)))?;
+    let invalid = |why: &str| format!("ParseAddr({text:?}): {why}");
+    let address: IpAddr = plain.parse().map_err(|_| match zone {
+        Some(_) if !plain.contains(['.', ':']) => invalid("missing IPv6 address"),
+        _ => invalid(&why_no_address(plain)),
+    })?;
     match zone {
-        Some("") => return Err(invalid("zone must be a non-empty string")),
-        Some(_) if address.is_ipv4() => return Err(invalid("IPv4 addresses cannot have a zone")),
-        Some(_) => {
-            return Err(EvalError::failed(format!("IP address {text:?} with zone value is not allowed")));
-        }
-        None => {}
+        Some("") => Err(invalid("zone must be a non-empty string")),
+        Some(_) if address.is_ipv4() => Err(invalid("IPv4 addresses cannot have a zone")),
+        zone => Ok((address, zone)),
+    }
+}
+
+fn parse_ip(text: &str) -> Result<Address, EvalError> {
+    let (address, zone) = parse_address(text).map_err(|why| {
+        EvalError::failed(format!("IP Address {text:?} parse error during conversion from string: {why}"))
+    })?;
+    if zone.is_some() {
+        return Err(EvalError::failed(format!("IP address {text:?} with zone value is not allowed")));
     }
     if mapped(address) {
         return Err(EvalError::failed(format!("IPv4-mapped IPv6 address {text:?} is not allowed")));
@@ -211,7 +217,7 @@ fn why_no_ipv6(text: &str) -> String {
         let at_rest = |why: &str| format!("{why} (at {rest:?})");
         let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
         if digits > 4 {
-            return at_rest("each group must have 4 or fewer digits");
+            return at_rest("each group must have 4 or less digits");
         }
         if digits == 0 {
             return at_rest("each colon-separated field must have at least one digit");
@@ -262,12 +268,10 @@ fn parse_cidr(text: &str) -> Result<Network, EvalError> {
         ))
     };
     let (address, bits) = text.rsplit_once('/').ok_or_else(|| invalid("no '/'"))?;
-    if address.contains('%') {
+    let (address, zone) = parse_address(address).map_err(|why| invalid(&why))?;
+    if zone.is_some() {
         return Err(invalid("IPv6 zones cannot be present in a prefix"));
     }
-    let address: IpAddr = address
-        .parse()
-        .map_err(|_| invalid(&format!("ParseAddr({address:?}): {}", why_no_address(address))))?;
     let plain = bits.bytes().all(|byte| byte.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
     let bits: u8 = match bits.parse() {
         Ok(bits) if plain => bits,
@@ -306,7 +310,7 @@ fn is_canonical<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 }
 
 fn address(args: &[Value<'_>]) -> Result<IpAddr, EvalError> {
-    args[0].downcast::<Address>().map(|address| address.0).ok_or_else(EvalError::no_such_overload)
+    args[0].downcast::<Address>().map(|address| address.0).ok_or(EvalError::NoSuchOverload)
 }
 
 fn family<'a>(args: &mut [Value<'a>]) -> Res<'a> {
@@ -373,13 +377,14 @@ fn is_cidr<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 }
 
 fn network(value: &Value<'_>) -> Result<Network, EvalError> {
-    value.downcast::<Network>().copied().ok_or_else(EvalError::no_such_overload)
+    value.downcast::<Network>().copied().ok_or(EvalError::NoSuchOverload)
 }
 
 fn contains_ip<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     let own = network(&args[0])?;
     let other = match &args[1] {
         // Unlike of a network that is none, upstream says no more of it.
+        // Upstream calls its own conversion, which says no more than this.
         Value::String(text) => parse_ip(text).map_err(|_| EvalError::no_such_overload())?.0,
         other => address(std::slice::from_ref(other))?,
     };

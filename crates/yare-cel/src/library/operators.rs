@@ -7,7 +7,8 @@ use crate::{
     equality::{compare, concat, contains, equal},
     error::EvalError,
     number::overflow,
-    value::Value,
+    time::Duration,
+    value::{List, Map, Value},
 };
 
 type Res<'a> = Result<Value<'a>, EvalError>;
@@ -187,7 +188,19 @@ fn not<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 }
 
 fn is_equal<'a>(args: &mut [Value<'a>]) -> Res<'a> {
-    equal(&args[0], &args[1]).map(Value::Bool)
+    let [left, right] = args else { return never(args) };
+    // What the object holds, and values of libraries, are asked for their equals; they have none of another kind.
+    let same_kind = match (&*left, &*right) {
+        (_, Value::Null) => true,
+        (Value::List(List::Json(..)), other) => matches!(other, Value::List(_)),
+        (Value::Map(Map::Json(..)), other) => matches!(other, Value::Map(_)),
+        (Value::Opaque(_), other) => matches!(other, Value::Opaque(_)),
+        _ => true,
+    };
+    if !same_kind {
+        return Err(EvalError::no_such_overload());
+    }
+    equal(left, right).map(Value::Bool)
 }
 
 fn is_not_equal<'a>(args: &mut [Value<'a>]) -> Res<'a> {
@@ -223,7 +236,10 @@ fn add<'a>(args: &mut [Value<'a>]) -> Res<'a> {
             time.checked_add(by).map(Value::Timestamp)
         }
         (Value::List(a), Value::List(b)) => concat(a, b),
-        _ => Err(EvalError::no_such_overload()),
+        given => {
+            (*left, *right) = given;
+            never(args)
+        }
     }
 }
 
@@ -289,22 +305,33 @@ fn negate<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     match args {
         [Value::Int(a)] => a.checked_neg().map(Value::Int).ok_or_else(|| overflow("integer")),
         [Value::Double(a)] => Ok(Value::Double(-*a)),
+        // No overload takes a duration; upstream's value can be negated where its type is not known before.
+        [Value::Duration(a)] => {
+            a.0.checked_neg().map(|a| Value::Duration(Duration(a))).ok_or_else(|| overflow("duration"))
+        }
         _ => never(args),
     }
 }
 
+fn order<'a>(args: &mut [Value<'a>], holds: impl Fn(Ordering) -> bool) -> Res<'a> {
+    compare(&args[0], &args[1]).map(|order| Value::Bool(holds(order))).or_else(|error| match error {
+        error if error == EvalError::no_such_overload() => never(args),
+        other => Err(other),
+    })
+}
+
 fn less<'a>(args: &mut [Value<'a>]) -> Res<'a> {
-    Ok(Value::Bool(compare(&args[0], &args[1])? == Ordering::Less))
+    order(args, |order| order == Ordering::Less)
 }
 
 fn less_equals<'a>(args: &mut [Value<'a>]) -> Res<'a> {
-    Ok(Value::Bool(compare(&args[0], &args[1])? != Ordering::Greater))
+    order(args, |order| order != Ordering::Greater)
 }
 
 fn greater<'a>(args: &mut [Value<'a>]) -> Res<'a> {
-    Ok(Value::Bool(compare(&args[0], &args[1])? == Ordering::Greater))
+    order(args, |order| order == Ordering::Greater)
 }
 
 fn greater_equals<'a>(args: &mut [Value<'a>]) -> Res<'a> {
-    Ok(Value::Bool(compare(&args[0], &args[1])? != Ordering::Less))
+    order(args, |order| order != Ordering::Less)
 }

@@ -87,7 +87,7 @@ fn end<'a>(args: &[Value<'a>], index: impl Fn(&List<'a>) -> usize) -> Res<'a> {
             Some(item) => Ok(Value::some(item?)),
             None => Ok(Value::Optional(None)),
         },
-        _ => Err(EvalError::no_such_overload()),
+        _ => Err(EvalError::NoSuchOverload),
     }
 }
 

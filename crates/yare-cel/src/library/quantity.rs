@@ -174,9 +174,6 @@ fn parse(text: &str) -> Result<Quantity, EvalError> {
         Some(rest) => rest.split_at(rest.bytes().take_while(u8::is_ascii_digit).count()),
         None => ("", rest),
     };
-    if whole.is_empty() && fraction.is_empty() {
-        return Err(invalid());
-    }
     let (numerator, denominator) = suffix(rest).ok_or_else(|| {
         // What has the letters of a suffix and is none is told from what cannot be one.
         let letters = rest.trim_start_matches(|c| "eEinumkKMGTP".contains(c));
@@ -229,8 +226,8 @@ fn parse(text: &str) -> Result<Quantity, EvalError> {
             Err(_) => huge = true,
         }
     }
-    // Away from zero, so that nothing but zero is zero. What is kept scaled is not bounded.
-    let max = if scaled.is_some() { i128::MAX } else { MAX * NANOS };
+    // Away from zero, so that nothing but zero is zero. Only what has a binary suffix is bounded.
+    let max = if scaled.is_none() && rest.ends_with('i') { MAX * NANOS } else { i128::MAX };
     nanos = if huge { max } else { (nanos + i128::from(inexact)).min(max) };
     Ok(Quantity { nanos: if negative { -nanos } else { nanos }, scaled })
 }
@@ -311,7 +308,7 @@ fn is_quantity<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 }
 
 fn own(value: &Value<'_>) -> Result<Quantity, EvalError> {
-    value.downcast::<Quantity>().copied().ok_or_else(EvalError::no_such_overload)
+    value.downcast::<Quantity>().copied().ok_or(EvalError::NoSuchOverload)
 }
 
 fn order(args: &[Value<'_>]) -> Result<Ordering, EvalError> {
@@ -335,8 +332,23 @@ fn compare_to<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 }
 
 fn as_float<'a>(args: &mut [Value<'a>]) -> Res<'a> {
-    let nanos = own(&args[0])?.nanos;
-    Ok(Value::Double((nanos / NANOS) as f64 + (nanos % NANOS) as f64 / 1e9))
+    let Quantity { nanos, scaled } = own(&args[0])?;
+    Ok(Value::Double(match scaled {
+        Some((value, 0)) => value as f64,
+        // As upstream multiplies, and not as near as can be.
+        Some((value, scale)) => value as f64 * power_of_ten(scale),
+        None => {
+            let (mut value, mut scale) = (nanos, -9);
+            while scale < 0 && value % 10 == 0 {
+                (value, scale) = (value / 10, scale + 1);
+            }
+            value as f64 * power_of_ten(scale)
+        }
+    }))
+}
+
+fn power_of_ten(scale: i32) -> f64 {
+    format!("1e{scale}").parse().unwrap_or(0.0)
 }
 
 fn as_integer<'a>(args: &mut [Value<'a>]) -> Res<'a> {
@@ -386,7 +398,11 @@ mod tests {
             ("1E", 10_i128.pow(18) * NANOS),
             (".5", 500_000_000),
             ("5.", 5 * NANOS),
-            ("100000000000000000000000", i64::MAX as i128 * NANOS),
+            // Without a digit, a quantity is zero.
+            (".", 0),
+            ("e3", 0),
+            ("100000000000000000000000", 10_i128.pow(23) * NANOS),
+            ("100Ei", i64::MAX as i128 * NANOS),
             ("1e20", 10_i128.pow(20) * NANOS),
             ("0000000000000000000000000000000000000000000001", NANOS),
             ("1.0000000001", NANOS + 1),
@@ -394,7 +410,7 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().nanos, nanos, "{text}");
         }
-        for bad in ["", "x", "1x", "1.1.1", "1 Gi", "--1", "1KI", "e3", ".", "1e", "1e3m"] {
+        for bad in ["", "x", "1x", "1.1.1", "1 Gi", "--1", "1KI", "e", "..", "1e", "1e3m"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

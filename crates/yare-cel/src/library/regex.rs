@@ -76,11 +76,19 @@ fn illegal(error: EvalError) -> EvalError {
     EvalError::failed(format!("Illegal regex: {error}"))
 }
 
+/// With a pattern that was compiled before, upstream does not ask what it was given.
+fn unfit<'a>(args: &mut [Value<'a>]) -> Res<'a> {
+    match args.get(1) {
+        Some(Value::Opaque(_)) => Err(EvalError::no_such_overload()),
+        _ => never(args),
+    }
+}
+
 fn find<'a>(args: &mut [Value<'a>]) -> Res<'a> {
-    let [Value::String(text), by] = args else { return never(args) };
+    let [Value::String(text), by] = args else { return unfit(args) };
     match pattern(by).map_err(illegal)? {
         Some(regex) => Ok(Value::string(regex.find(text).map_or("", |found| found.as_str()))),
-        None => Err(EvalError::no_such_overload()),
+        None => unfit(args),
     }
 }
 
@@ -88,9 +96,9 @@ fn find_all<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     let (text, by, limit) = match &*args {
         [Value::String(text), by] => (text, by, -1),
         [Value::String(text), by, Value::Int(limit)] => (text, by, *limit),
-        _ => return never(args),
+        _ => return unfit(args),
     };
-    let Some(regex) = pattern(by).map_err(illegal)? else { return Err(EvalError::no_such_overload()) };
+    let Some(regex) = pattern(by).map_err(illegal)? else { return unfit(args) };
     let count = usize::try_from(limit).unwrap_or(usize::MAX);
     Ok(Value::list(regex.find_iter(text).take(count).map(|found| Value::string(found.as_str())).collect()))
 }

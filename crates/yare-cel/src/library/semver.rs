@@ -181,7 +181,7 @@ fn read(args: &[Value<'_>]) -> Result<Result<Semver, String>, EvalError> {
     match args {
         [Value::String(text)] | [Value::String(text), Value::Bool(false)] => Ok(parse(text)),
         [Value::String(text), Value::Bool(true)] => Ok(normalize(text).and_then(|text| parse(&text))),
-        _ => Err(EvalError::no_such_overload()),
+        _ => Err(EvalError::NoSuchOverload),
     }
 }
 
@@ -199,7 +199,7 @@ fn is_semver<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 }
 
 fn own<'v>(value: &'v Value<'_>) -> Result<&'v Semver, EvalError> {
-    value.downcast::<Semver>().ok_or_else(EvalError::no_such_overload)
+    value.downcast::<Semver>().ok_or(EvalError::NoSuchOverload)
 }
 
 fn order(args: &[Value<'_>]) -> Result<Ordering, EvalError> {

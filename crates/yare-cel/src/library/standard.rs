@@ -5,7 +5,7 @@ use crate::{
     error::EvalError,
     eval::into_key,
     number::{double_to_int, double_to_uint, overflow},
-    time::{self, Civil, Duration, Timestamp},
+    time::{self, Civil, Timestamp},
     value::{Map, Value},
 };
 
@@ -226,9 +226,9 @@ pub(super) const MAP_INSERT: &[Function] = &[row(
     ],
 )];
 
-/// What the planner turns into something else.
+/// For values of no overload's types, and of what the planner turns into something else.
 pub(super) fn never<'a>(_: &mut [Value<'a>]) -> Res<'a> {
-    Err(EvalError::no_such_overload())
+    Err(EvalError::NoSuchOverload)
 }
 
 fn same<'a>(args: &mut [Value<'a>]) -> Res<'a> {
@@ -277,7 +277,7 @@ fn to_double<'a>(args: &mut [Value<'a>]) -> Res<'a> {
         Value::Double(value) => Ok(Value::Double(*value)),
         Value::Int(value) => Ok(Value::Double(*value as f64)),
         Value::Uint(value) => Ok(Value::Double(*value as f64)),
-        value @ Value::String(text) => match text.parse::<f64>() {
+        value @ Value::String(text) => match go_double(text) {
             // A number that is too large is an error, infinity by name is not.
             Ok(number) if number.is_finite() || !text.contains(|c: char| c.is_ascii_digit()) => {
                 Ok(Value::Double(number))
@@ -288,10 +288,20 @@ fn to_double<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     }
 }
 
+/// As Go reads it: `_` may stand between digits.
+fn go_double(text: &str) -> Result<f64, std::num::ParseFloatError> {
+    let digit = |at: Option<usize>| at.and_then(|at| text.as_bytes().get(at)).is_some_and(u8::is_ascii_digit);
+    match text.match_indices('_').all(|(at, _)| digit(at.checked_sub(1)) && digit(Some(at + 1))) {
+        true => text.replace('_', "").parse(),
+        false => text.parse(),
+    }
+}
+
 fn to_duration<'a>(args: &mut [Value<'a>]) -> Res<'a> {
     match &args[0] {
         Value::Duration(duration) => Ok(Value::Duration(*duration)),
-        Value::Int(nanos) => Ok(Value::Duration(Duration(*nanos))),
+        // The checker knows an overload of these, and upstream's value does not convert.
+        value @ Value::Int(_) => Err(inconvertible(value, "google.protobuf.Duration")),
         Value::String(text) => time::parse_duration(text).map(Value::Duration),
         _ => never(args),
     }
@@ -384,7 +394,7 @@ fn field<'a>(args: &[Value<'a>], of: impl Fn(Civil) -> i64) -> Res<'a> {
     match args {
         [Value::Timestamp(time)] => Ok(Value::Int(of(time.civil()))),
         [Value::Timestamp(time), Value::String(zone)] => Ok(Value::Int(of(time::in_zone(*time, zone)?))),
-        _ => Err(EvalError::no_such_overload()),
+        _ => Err(EvalError::NoSuchOverload),
     }
 }
 

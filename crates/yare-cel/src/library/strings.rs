@@ -278,6 +278,10 @@ fn join<'a>(args: &mut [Value<'a>]) -> Res<'a> {
         [Value::List(list), Value::String(separator)] => (list, &**separator),
         _ => return never(args),
     };
+    // Of a list, upstream takes the first item for what all are.
+    if !matches!(list.get(0), None | Some(Ok(Value::String(_)))) {
+        return never(args);
+    }
     let mut joined = String::new();
     for (index, item) in list.values()?.into_iter().enumerate() {
         if index > 0 {

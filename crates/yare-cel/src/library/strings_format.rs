@@ -129,6 +129,13 @@ impl Clause {
     fn write(self, value: &Value<'_>) -> Result<String, String> {
         let refuse = || self.refuse(value.type_name());
         Ok(match (self, value) {
+            (Clause::String, _) if is_binary(value) => {
+                return Err(
+                    "error during formatting: could not convert argument \"invalid UTF-8 in bytes, cannot \
+                            convert to string\" to string"
+                        .to_owned(),
+                );
+            }
             (Clause::String, _) => as_string(value).ok_or_else(refuse)?,
             (Clause::Decimal, Value::Int(value)) => value.to_string(),
             (Clause::Decimal, Value::Uint(value)) => value.to_string(),
@@ -136,9 +143,10 @@ impl Clause {
                 let number = as_double(value).ok_or_else(refuse)?;
                 if number.is_finite() { grouped(&format!("{number:.precision$}")) } else { unusual(number) }
             }
-            (Clause::Scientific(precision), _) => {
+            (Clause::Scientific(width), _) => {
                 let number = as_double(value).ok_or_else(refuse)?;
-                if number.is_finite() { scientific(number, precision) } else { unusual(number) }
+                // Upstream takes the precision for a width.
+                if number.is_finite() { format!("{:>width$}", scientific(number)) } else { unusual(number) }
             }
             (Clause::Binary, Value::Bool(value)) => u8::from(*value).to_string(),
             (Clause::Binary, _) => radix(value, |n| format!("{n:b}")).ok_or_else(refuse)?,
@@ -171,7 +179,8 @@ fn radix(value: &Value<'_>, write: impl Fn(u64) -> String) -> Option<String> {
 
 fn as_double(value: &Value<'_>) -> Option<f64> {
     match value {
-        Value::Double(value) => Some(*value),
+        // Zero is written without a sign.
+        Value::Double(value) => Some(*value + 0.0),
         Value::String(text) => match &**text {
             "NaN" => Some(f64::NAN),
             "Infinity" => Some(f64::INFINITY),
@@ -206,9 +215,9 @@ fn grouped(number: &str) -> String {
     out + fraction
 }
 
-/// `1.5 × 10⁰³`, as the English locale has it.
-fn scientific(number: f64, precision: usize) -> String {
-    let text = format!("{number:.precision$e}");
+/// `1.500000×10⁰³`, as the English locale has it. Upstream always writes six decimals.
+fn scientific(number: f64) -> String {
+    let text = format!("{number:.6e}");
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let (sign, exponent) = exponent.strip_prefix('-').map_or(("", exponent), |rest| ("⁻", rest));
     let raised: String = format!("{exponent:0>2}")
@@ -226,7 +235,7 @@ fn scientific(number: f64, precision: usize) -> String {
             _ => '⁰',
         })
         .collect();
-    format!("{digits}\u{202f}×\u{202f}10{sign}{raised}")
+    format!("{digits}×10{sign}{raised}")
 }
 
 fn as_string(value: &Value<'_>) -> Option<String> {
@@ -234,6 +243,18 @@ fn as_string(value: &Value<'_>) -> Option<String> {
         Value::List(_) | Value::Map(_) => nested(value),
         Value::Struct(_) | Value::Optional(_) | Value::Opaque(_) | Value::Preserved(_) => None,
         other => Some(other.to_string()),
+    }
+}
+
+/// Whether it is, or has in it, bytes that are no text.
+fn is_binary(value: &Value<'_>) -> bool {
+    match value {
+        Value::Bytes(bytes) => std::str::from_utf8(bytes).is_err(),
+        Value::List(list) => list.values().is_ok_and(|items| items.iter().any(is_binary)),
+        Value::Map(map) => {
+            map.keys().any(|key| matches!(map.find(&key.into()), Ok(Some(value)) if is_binary(&value)))
+        }
+        _ => false,
     }
 }
 

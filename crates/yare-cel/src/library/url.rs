@@ -203,7 +203,7 @@ fn is_url<'a>(args: &mut [Value<'a>]) -> Res<'a> {
 }
 
 fn own<'v>(args: &'v [Value<'_>]) -> Result<&'v Url, EvalError> {
-    args[0].downcast::<Url>().ok_or_else(EvalError::no_such_overload)
+    args[0].downcast::<Url>().ok_or(EvalError::NoSuchOverload)
 }
 
 fn scheme<'a>(args: &mut [Value<'a>]) -> Res<'a> {
