@@ -77,3 +77,38 @@ async fn a_machine_that_was_started_anew() {
     assert_eq!(last["exitCode"], 137, "{again:#}");
     cluster.wait_ready("web").await;
 }
+
+/// A controller that heard nothing calls the node unknown, and people remove labels: both are put right at the next
+/// look.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_made_of_the_node_is_put_right() {
+    let mut cluster = Cluster::without_node().await;
+    let yaml = "nodeStatusUpdateFrequency: 200ms\nnodeStatusReportFrequency: 1h";
+    cluster.start_node(|config| config.configuration = configuration(yaml)).await;
+    let before = ready(&cluster).await;
+    let transition = |node: &Value| {
+        let mut conditions = node["status"]["conditions"].as_array().unwrap().iter();
+        conditions.find(|c| c["type"] == "Ready").unwrap()["lastTransitionTime"].clone()
+    };
+    let unknown = json!({"type": "Ready", "status": "Unknown", "lastTransitionTime": "2020-01-01T00:00:00Z"});
+    let patch = json!({"status": {"conditions": [unknown]}});
+    let strategic = "application/strategic-merge-patch+json";
+    let (code, node) = cluster.call("PATCH", &format!("{PATH}/status"), strategic, &patch).await;
+    assert_eq!((code, condition(&node, "Ready")), (200, "Unknown"));
+    let after = ready(&cluster).await;
+    let (before, after) = (transition(&before), transition(&after));
+    assert!(after.as_str() >= before.as_str() && after != "2020-01-01T00:00:00Z", "{before} {after}");
+
+    cluster
+        .patch(
+            PATH,
+            &json!({"metadata": {"labels": {"kubernetes.io/os": null, "kubernetes.io/arch": "z80"}}}),
+        )
+        .await;
+    cluster
+        .wait(PATH, "labels", |n| {
+            let labels = &n["metadata"]["labels"];
+            labels["kubernetes.io/os"] == "linux" && labels["kubernetes.io/arch"] != "z80"
+        })
+        .await;
+}

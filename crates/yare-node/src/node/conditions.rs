@@ -102,6 +102,17 @@ pub(crate) fn compute(
     (conditions, events)
 }
 
+/// The conditions as somebody else left them, where they are not as they were written: a controller that heard nothing
+/// for a while calls them unknown. From these they then change.
+pub(crate) fn overwritten(written: &[NodeCondition], seen: &[NodeCondition]) -> Option<Vec<NodeCondition>> {
+    let says = |c: &NodeCondition| (c.status.clone(), c.reason.clone(), c.message.clone());
+    let now: Vec<&NodeCondition> =
+        written.iter().filter_map(|own| seen.iter().find(|c| c.kind == own.kind)).collect();
+    let differs =
+        now.len() < written.len() || now.iter().zip(written).any(|(now, own)| says(now) != says(own));
+    differs.then(|| now.into_iter().cloned().collect())
+}
+
 /// Why the runtime is not ready, if it is not.
 pub(crate) fn of_runtime(status: &yare_runtime::Result<RuntimeStatus>) -> Result<(), String> {
     let status = status.as_ref().map_err(|error| format!("container runtime is down: {error}"))?;
@@ -160,5 +171,21 @@ mod tests {
         observed.shutting_down = true;
         let (third, events) = compute(&second, &observed, "t3");
         assert_eq!((events, third[3].message.as_str()), (vec!["NodeNotReady"], "node is shutting down"));
+
+        // What somebody else made of them counts from when it was made so.
+        assert_eq!(overwritten(&second, &second), None);
+        let mut others = second.clone();
+        others[3].status = "Unknown".to_owned();
+        others[3].last_transition_time = Some("t4".to_owned());
+        observed.shutting_down = false;
+        let (again, events) = compute(&overwritten(&second, &others).unwrap(), &observed, "t5");
+        assert_eq!((events, again[3].last_transition_time.as_deref()), (vec!["NodeReady"], Some("t5")));
+        assert_eq!(again[0].last_transition_time, second[0].last_transition_time);
+        // Gone altogether, and of others' kinds.
+        others.remove(3);
+        assert_eq!(overwritten(&second, &others).unwrap().len(), 3);
+        others = second.clone();
+        others.push(NodeCondition { kind: "NetworkUnavailable".to_owned(), ..NodeCondition::default() });
+        assert_eq!(overwritten(&second, &others), None);
     }
 }

@@ -70,6 +70,24 @@ struct NodeInfo {
     boot_id: String,
 }
 
+/// What of the node's own object others may have changed and is put right at the next look.
+struct Seen {
+    conditions: Vec<NodeCondition>,
+    lost_labels: Map<String, Value>,
+}
+
+impl Seen {
+    fn of(node: &NodeView) -> Self {
+        let lost = object::machine_labels().into_iter();
+        let lost =
+            lost.filter(|(name, value)| node.metadata.labels.get(*name).is_none_or(|own| own != value));
+        Self {
+            conditions: node.status.conditions.clone(),
+            lost_labels: lost.map(|(name, value)| (name.to_owned(), json!(value))).collect(),
+        }
+    }
+}
+
 impl Heartbeat {
     /// Runs for as long as the node.
     pub(crate) async fn run(self) {
@@ -98,8 +116,17 @@ impl Heartbeat {
         let mut written_at = Instant::now();
         // What somebody else advertised and is not allocatable yet.
         let mut corrections = Map::new();
+        // The node's own object as it was last seen, since it was last looked at.
+        let mut seen: Option<Seen> = None;
         let mut lease_at = Instant::now();
         loop {
+            let others = self.changed_by_others(seen.as_ref(), &held).await;
+            if others.is_ok() {
+                seen = None;
+            }
+            let (overwritten, lost) = others.unwrap_or_default();
+            let mut news = overwritten.is_some() || !lost.is_empty();
+            held = overwritten.unwrap_or(held);
             let (conditions, events) =
                 conditions::compute(&held, &self.observe().await, &self.kubelet.seams.now_text());
             let images = match self.kubelet.runtime.images().await {
@@ -112,9 +139,9 @@ impl Heartbeat {
                 object::abilities(&runtime, &mut status);
                 self.kubelet.offer.lock().strict_groups = runtime.supplemental_groups_policy;
             }
-            let news = written.as_ref().is_none_or(|before| !same(before, &status));
+            news |= written.as_ref().is_none_or(|before| !same(before, &status));
             if news || !corrections.is_empty() || written_at.elapsed() >= write_every {
-                match self.write_status(&status, written.as_ref(), &corrections).await {
+                match self.write_status(&status, written.as_ref(), &corrections, &lost).await {
                     Ok(()) => {
                         corrections.clear();
                         self.kubelet.volumes.was_reported(volumes);
@@ -154,6 +181,7 @@ impl Heartbeat {
                     Ok(()) = shutting_down.changed() => break,
                     Some(change) = changes.recv() => {
                         if let Some(node) = change.new.and_then(|c| c.view::<NodeView>().ok()) {
+                            seen = Some(Seen::of(&node));
                             corrections = self.take_in(node);
                             if !corrections.is_empty() {
                                 break;
@@ -203,6 +231,22 @@ impl Heartbeat {
         drop(offer);
         self.kubelet.allocations.freed(allocation::PERIODIC);
         corrections
+    }
+
+    /// The conditions that others left, where they are not those that were written, and labels that were lost.
+    async fn changed_by_others(
+        &self,
+        seen: Option<&Seen>,
+        held: &[NodeCondition],
+    ) -> Result<(Option<Vec<NodeCondition>>, Map<String, Value>)> {
+        let changed = |seen: &Seen| conditions::overwritten(held, &seen.conditions);
+        if seen.is_none_or(|seen| seen.lost_labels.is_empty() && changed(seen).is_none()) {
+            return Ok((None, Map::new()));
+        }
+        // What the watch brought may be older than what was written since.
+        let path = format!("/api/v1/nodes/{}", self.kubelet.node_name);
+        let seen = Seen::of(&self.kubelet.api.get::<NodeView>(&path).await?);
+        Ok((changed(&seen), seen.lost_labels))
     }
 
     async fn observe(&self) -> Observed {
@@ -277,12 +321,14 @@ impl Heartbeat {
         }
     }
 
-    /// Writes what differs from the last status, or everything, with corrections of what is allocatable.
+    /// Writes what differs from the last status, or everything, with corrections of what is allocatable and labels that
+    /// were lost.
     async fn write_status(
         &self,
         status: &Value,
         before: Option<&Value>,
         corrections: &Map<String, Value>,
+        labels: &Map<String, Value>,
     ) -> Result<()> {
         let mut patch = Map::new();
         for (name, value) in status.as_object().into_iter().flatten() {
@@ -295,8 +341,12 @@ impl Heartbeat {
         {
             allocatable.extend(corrections.clone());
         }
+        let mut patch = json!({ "status": patch });
+        if !labels.is_empty() {
+            patch["metadata"] = json!({ "labels": labels });
+        }
         let path = format!("/api/v1/nodes/{}/status", self.kubelet.node_name);
-        self.kubelet.api.patch(&path, PatchKind::Strategic, &json!({ "status": patch })).await
+        self.kubelet.api.patch(&path, PatchKind::Strategic, &patch).await
     }
 
     async fn renew(&self, uid: &str, patience: Duration) -> Result<()> {

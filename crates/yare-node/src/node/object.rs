@@ -23,15 +23,19 @@ const DECLARED: [&str; 4] = [
 /// The one that pods can need from their start.
 pub(crate) const RESTART_ALL: &str = "RestartAllContainersOnContainerExits";
 
+/// What the scheduler goes by to keep pods off machines that cannot run them; put back when somebody removes it.
+pub(crate) fn machine_labels() -> [(&'static str, &'static str); 2] {
+    [("kubernetes.io/os", "linux"), ("kubernetes.io/arch", architecture())]
+}
+
 /// Labels every node has, and those it was given.
 pub(crate) fn labels(node_name: &str, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         ("kubernetes.io/hostname".to_owned(), node_name.to_owned()),
-        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
-        ("kubernetes.io/arch".to_owned(), architecture().to_owned()),
         ("beta.kubernetes.io/os".to_owned(), "linux".to_owned()),
         ("beta.kubernetes.io/arch".to_owned(), architecture().to_owned()),
     ]);
+    labels.extend(machine_labels().map(|(name, value)| (name.to_owned(), value.to_owned())));
     labels.extend(given.clone());
     labels
 }
