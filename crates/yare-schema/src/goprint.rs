@@ -38,6 +38,34 @@ impl fmt::Display for GoValue<'_> {
     }
 }
 
+/// Displays a JSON value as Go's `%s` shows the decoded value: what is no text says its type, `%!s(int64=1)`.
+pub(crate) struct GoText<'a>(pub &'a Value);
+
+impl fmt::Display for GoText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let space = |i: usize| if i == 0 { "" } else { " " };
+        match self.0 {
+            Value::Null => f.write_str("%!s(<nil>)"),
+            Value::Bool(_) | Value::Number(_) => write!(f, "%!s({}={})", type_name(self.0), GoValue(self.0)),
+            Value::String(text) => f.write_str(text),
+            Value::Array(items) => {
+                f.write_char('[')?;
+                for (i, item) in items.iter().enumerate() {
+                    write!(f, "{}{}", space(i), GoText(item))?;
+                }
+                f.write_char(']')
+            }
+            Value::Object(map) => {
+                f.write_str("map[")?;
+                for (i, (key, value)) in map.iter().enumerate() {
+                    write!(f, "{}{key}:{}", space(i), GoText(value))?;
+                }
+                f.write_char(']')
+            }
+        }
+    }
+}
+
 /// Displays a JSON value as Go's `%#v` shows the decoded value: `map[string]interface {}{"a":1}`.
 pub(crate) struct GoSyntax<'a>(pub &'a Value);
 
@@ -201,5 +229,8 @@ mod tests {
         ] {
             assert_eq!(GoValue(&value).to_string(), text);
         }
+        let mixed = json!({"a": [1, "x", null], "b": {"c": true, "d": 1.5}});
+        let text = "map[a:[%!s(int64=1) x %!s(<nil>)] b:map[c:%!s(bool=true) d:%!s(float64=1.5)]]";
+        assert_eq!(GoText(&mixed).to_string(), text);
     }
 }

@@ -5,13 +5,13 @@
 //! the field's merge key (objects) or by value (scalars); all others are replaced. Custom resources have no
 //! strategies, so upstream refuses this kind of patch for them, and so must the caller.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde_json::{Map, Value};
 
 use super::MAX_DEPTH;
 use crate::{
-    goprint::{GoList, GoMap, GoValue, type_name},
+    goprint::{GoList, GoMap, GoText, type_name},
     model::{Field, Shape, TypeRef},
 };
 
@@ -64,11 +64,13 @@ fn no_merge_key(map: &Map<String, Value>, key: &str) -> StrategicPatchError {
 }
 
 fn bad_type(expected: &str, actual: &Value) -> StrategicPatchError {
-    Other(format!("expected a {expected}, but received a {}", type_name(actual)))
+    // Go prints the type of nothing as what it is not.
+    let received = if actual.is_null() { "%!s(<nil>)" } else { type_name(actual) };
+    Other(format!("expected a {expected}, but received a {received}"))
 }
 
 fn bad_directive(directive: &Value, map: &Map<String, Value>) -> StrategicPatchError {
-    Other(format!("unknown patch type: {} in map: {}", GoValue(directive), GoMap(map)))
+    Other(format!("unknown patch type: {} in map: {}", GoText(directive), GoMap(map)))
 }
 
 /// Go's kind of a value's type, as far as merging tells kinds apart.
@@ -235,49 +237,126 @@ fn set_element_orders(
             _ => None,
         };
         let kind = item_kind(&[live.as_deref().unwrap_or_default(), change.as_deref().unwrap_or_default()]);
-        let merged = match (live.clone(), change) {
+        let mut places = live.clone().unwrap_or_default();
+        let merged = match (live, change) {
             (None, None) => continue,
             (Some(live), None) => live,
             (None, Some(change)) => change.into_iter().filter_map(without_directives).collect(),
-            (Some(live), Some(change)) if meta.merge => merge_list(&meta, live, change, false, depth + 1)?,
+            (Some(live), Some(change)) if meta.merge => {
+                if !meta.key.is_empty() {
+                    reuse_places(&mut places, &change, meta.key);
+                }
+                merge_list(&meta, live, change, false, depth + 1)?
+            }
             (Some(_), Some(change)) => change,
         };
+        check_items(&merged, &order, meta.key)?;
         // Objects in a list of plain values have nothing by which to order them.
         if kind?
             && meta.key.is_empty()
-            && let Some(item) = order.first().or_else(|| merged.first())
+            && let Some(item) = order.first().or_else(|| merged.first()).or_else(|| places.first())
         {
-            let map = item.as_object().ok_or_else(|| bad_type("map[string]interface {}", item))?;
-            return Err(no_merge_key(map, meta.key));
+            return Err(no_merge_key(object(item)?, meta.key));
         }
-        let merged = arrange(merged, &order, live.as_deref().unwrap_or_default(), meta.key)?;
+        let merged = arrange(merged, &order, &places, meta.key)?;
         original.insert(key.to_owned(), Value::Array(merged));
     }
     Ok(())
 }
 
-/// Checks that the items of `change` stand in the order that `order` gives.
+/// Makes `live` the list by whose order upstream goes after merging `change` into it. Upstream takes deleted items
+/// out in place and appends new ones to what is left: those that fit into the freed places stand there, and where
+/// none does, stands what was last at that moment.
+fn reuse_places(live: &mut [Value], change: &[Value], merge_key: &str) {
+    let key = |item: &Value| item.get(merge_key).map(Value::to_string);
+    let mut at: HashMap<String, VecDeque<usize>> = HashMap::new();
+    for (i, item) in live.iter().enumerate() {
+        key(item).into_iter().for_each(|id| at.entry(id).or_default().push_back(i));
+    }
+    let directive = |item: &Value| item.get(DIRECTIVE).cloned();
+    let mut gone = vec![false; live.len()];
+    let mut last = live.len();
+    // What stands in the freed places, from the end.
+    let mut freed = Vec::new();
+    for id in change.iter().filter(|i| directive(i).is_some_and(|d| d == "delete")).filter_map(key) {
+        for i in at.remove(&id).unwrap_or_default() {
+            while last > 0 && gone[last - 1] {
+                last -= 1;
+            }
+            freed.extend(live.get(last.wrapping_sub(1)).cloned());
+            gone[i] = true;
+        }
+    }
+    let mut added: Vec<&Value> = Vec::new();
+    if !change.iter().any(|i| directive(i).is_some_and(|d| d == "replace")) {
+        let mut seen = HashSet::new();
+        added.extend(
+            change
+                .iter()
+                .filter(|i| directive(i).is_none())
+                .filter(|i| key(i).is_some_and(|id| !at.contains_key(&id) && seen.insert(id))),
+        );
+    }
+    let mut order: Vec<Value> =
+        live.iter().zip(gone).filter(|(_, gone)| !gone).map(|(i, _)| i.clone()).collect();
+    let mut added = added.into_iter().cloned();
+    order.extend(freed.into_iter().rev().map(|left| added.next().unwrap_or(left)));
+    live.clone_from_slice(&order);
+}
+
+fn object(item: &Value) -> Result<&Map<String, Value>> {
+    item.as_object().ok_or_else(|| bad_type("map[string]interface {}", item))
+}
+
+/// Checks that the items of `change` stand in the order that `order` gives. Deletions stand anywhere; other
+/// directives do as long as items of `order` are left.
 fn check_order(change: &[Value], order: &[Value], merge_key: &str) -> Result<()> {
     if order.is_empty() || change.is_empty() {
         return Ok(());
     }
-    let is_directive = |item: &&Value| item.get(DIRECTIVE).is_some();
-    let mut rest = order.iter();
-    for item in change.iter().filter(|i| !is_directive(i)) {
-        let id = identity(item, merge_key)?;
-        let mut found = false;
-        for candidate in rest.by_ref() {
-            if identity(candidate, merge_key)? == id {
-                found = true;
-                break;
-            }
+    if !merge_key.is_empty() {
+        change.iter().try_for_each(|item| object(item).map(drop))?;
+    }
+    let is_deletion =
+        |item: &&Value| !merge_key.is_empty() && item.get(DIRECTIVE).is_some_and(|d| d == "delete");
+    let mut items = change.iter().filter(|i| !is_deletion(i)).peekable();
+    for candidate in order {
+        while items.next_if(|item| item.get(DIRECTIVE).is_some()).is_some() {}
+        let Some(item) = items.peek() else { break };
+        if same_item(item, candidate, merge_key)? {
+            items.next();
         }
-        if !found {
-            return Err(Other(format!(
-                "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
-                GoList(change),
-                GoList(order)
-            )));
+    }
+    if items.peek().is_some() {
+        return Err(Other(format!(
+            "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
+            GoList(change),
+            GoList(order)
+        )));
+    }
+    Ok(())
+}
+
+fn same_item(a: &Value, b: &Value, merge_key: &str) -> Result<bool> {
+    if merge_key.is_empty() {
+        return Ok(a == b);
+    }
+    let (a, b) = (object(a)?, object(b)?);
+    let key = |map| Map::get(map, merge_key).ok_or_else(|| no_merge_key(map, merge_key));
+    Ok(key(a)? == key(b)?)
+}
+
+/// Checks that each of `items` can be looked for in `order`.
+fn check_items(items: &[Value], order: &[Value], merge_key: &str) -> Result<()> {
+    if merge_key.is_empty() {
+        return Ok(());
+    }
+    let searchable = order.iter().position(|o| !o.is_object()).unwrap_or(order.len());
+    let known: HashSet<String> =
+        order[..searchable].iter().filter_map(|o| o.get(merge_key)).map(Value::to_string).collect();
+    for item in items {
+        if !known.contains(&identity(item, merge_key)?) && searchable < order.len() {
+            return Err(Other(format!("value for key {searchable} is not a map")));
         }
     }
     Ok(())
@@ -289,7 +368,7 @@ fn identity(item: &Value, merge_key: &str) -> Result<String> {
     if merge_key.is_empty() {
         return Ok(item.to_string());
     }
-    let map = item.as_object().ok_or_else(|| bad_type("map[string]interface {}", item))?;
+    let map = object(item)?;
     map.get(merge_key).map(Value::to_string).ok_or_else(|| no_merge_key(map, merge_key))
 }
 
@@ -336,7 +415,8 @@ fn merge_list(
         return arrange(merged, &patch, &original, meta.key);
     }
     if meta.key.is_empty() {
-        return Err(Other("cannot merge lists without merge key for struct".to_owned()));
+        let kind = if matches!(meta.item.shape(), Shape::Scalar(_)) { "string" } else { "struct" };
+        return Err(Other(format!("cannot merge lists without merge key for {kind}")));
     }
     special_items(&mut original, &mut patch, meta.key)?;
 
@@ -345,8 +425,7 @@ fn merge_list(
     let mut merged = original;
     let mut at: HashMap<String, usize> = HashMap::new();
     for (i, item) in merged.iter().enumerate() {
-        let map = item.as_object().ok_or_else(|| bad_type("map[string]interface {}", item))?;
-        if let Some(value) = map.get(meta.key) {
+        if let Some(value) = object(item)?.get(meta.key) {
             at.entry(value.to_string()).or_insert(i);
         }
     }

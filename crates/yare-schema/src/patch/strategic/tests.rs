@@ -104,6 +104,58 @@ fn scalar_lists_merge_as_sets() {
 }
 
 #[test]
+fn deleted_items_leave_their_places_to_new_ones() {
+    let items = |names: &[&str]| Value::from_iter(names.iter().map(|name| json!({"name": name})));
+    // The live list, what goes, what comes, the order that is asked for, and what is made of it.
+    #[rustfmt::skip]
+    let cases: &[(&[&str], &[&str], &[&str], &[&str], &[&str])] = &[
+        (&["b", "d"], &["d"], &["a"], &["a"], &["b", "a"]),
+        (&["c", "a"], &["c"], &["n"], &["n"], &["a", "n"]),
+        (&["a", "b", "c"], &["a", "b"], &["n"], &["n"], &["c", "n"]),
+        (&["a", "b", "c"], &["b"], &["n", "m"], &["n", "m"], &["a", "c", "n", "m"]),
+        (&["a", "b", "c"], &["b"], &["n", "m"], &["m", "n"], &["a", "c", "m", "n"]),
+        (&["a", "b", "c"], &[], &["n"], &["n"], &["n", "a", "b", "c"]),
+    ];
+    for (live, gone, new, order, expect) in cases {
+        let mut patch: Vec<Value> =
+            gone.iter().map(|name| json!({"$patch": "delete", "name": name})).collect();
+        // Those that come stand as the order has them.
+        let mut new = new.to_vec();
+        new.sort_by_key(|name| order.iter().position(|o| o == name));
+        patch.extend(new.iter().map(|name| json!({"name": name})));
+        check(
+            spec(json!({"containers": items(live)})),
+            spec(json!({"$setElementOrder/containers": items(order), "containers": patch})),
+            spec(json!({"containers": items(expect)})),
+        );
+    }
+}
+
+#[test]
+fn malformed_orders_are_refused_in_upstreams_words() {
+    let a = json!([{"name": "a"}]);
+    #[rustfmt::skip]
+    let cases = [
+        (json!({"$setElementOrder/containers": a, "containers": [{"name": "a"}, {"$patch": "replace"}]}),
+         "The order in patch list:\n[map[name:a] map[$patch:replace]]\n doesn't match $setElementOrder list:\n[map[name:a]]\n"),
+        (json!({"$setElementOrder/containers": a, "containers": [{"name": "a"}, {}]}),
+         "The order in patch list:\n[map[name:a] map[]]\n doesn't match $setElementOrder list:\n[map[name:a]]\n"),
+        (json!({"$setElementOrder/containers": [{"name": "x"}, 1]}), "value for key 1 is not a map"),
+        (json!({"$setElementOrder/containers": a, "containers": [null]}),
+         "expected a map[string]interface {}, but received a %!s(<nil>)"),
+        (json!({"containers": [{"$patch": true}]}), "unknown patch type: %!s(bool=true) in map: map[$patch:true]"),
+    ];
+    for (patch, message) in cases {
+        check_error(spec(json!({"containers": [{"name": "a"}, {"name": "b"}]})), spec(patch), message);
+    }
+    // An order whose items need not be looked at.
+    let whole = json!({"$setElementOrder/containers": [{"name": "a"}, {"$patch": "replace"}],
+        "containers": [{"$patch": "replace"}, {"name": "a"}]});
+    let message = "map: map[$patch:replace] does not contain declared merge key: name";
+    check_error(spec(json!({"containers": [{"name": "b"}]})), spec(whole), message);
+}
+
+#[test]
 fn element_order_is_enforced() {
     let live = spec(json!({"containers": [{"name": "a"}, {"name": "s"}, {"name": "b"}]}));
     check(
