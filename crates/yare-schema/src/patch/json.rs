@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::MAX_DEPTH;
+use crate::goprint;
 
 /// Most operations in one patch, as upstream allows.
 pub const MAX_OPERATIONS: usize = 10_000;
@@ -50,21 +51,23 @@ fn fail<T>(message: String) -> Result<T, JsonPatchError> {
     Err(JsonPatchError::Apply(message))
 }
 
+/// What upstream's decoder says of a value that it cannot read into a type of Go's.
+fn unreadable(what: &Value, into: &str) -> String {
+    let kind = match what {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Null => "null",
+    };
+    format!("json: cannot unmarshal {kind} into Go value of type {into}")
+}
+
 /// Applies the operations in `patch` to `document` in order; all of them, or none.
 pub fn apply(document: Value, patch: &Value) -> Result<Value, JsonPatchError> {
-    let decode = |what: &Value, into: &str| {
-        let kind = match what {
-            Value::Object(_) => "object",
-            Value::Array(_) => "array",
-            Value::String(_) => "string",
-            Value::Number(_) => "number",
-            Value::Bool(_) => "bool",
-            Value::Null => "null",
-        };
-        JsonPatchError::Decode(format!(
-            "json: cannot unmarshal {kind} into Go value of type jsonpatch.{into}"
-        ))
-    };
+    let decode =
+        |what: &Value, into: &str| JsonPatchError::Decode(unreadable(what, &format!("jsonpatch.{into}")));
     let operations = match patch {
         Value::Array(operations) => operations.as_slice(),
         Value::Null => &[],
@@ -142,7 +145,14 @@ fn find<'a>(document: &'a mut Value, pointer: &str) -> Option<Target<'a>> {
 }
 
 fn parse_index(key: &str) -> Result<i64, String> {
-    key.parse::<i64>().map_err(|_| format!("strconv.Atoi: parsing {key:?}: invalid syntax"))
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    key.parse::<i64>().map_err(|error| {
+        let why = match error.kind() {
+            PosOverflow | NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        format!("strconv.Atoi: parsing {}: {why}", goprint::quote(key))
+    })
 }
 
 /// The position that `key` names in a list, where positions up to `length` exclusive exist.
@@ -214,7 +224,7 @@ impl Run {
         let pointer = |name: &str, comma: &str| match operation.get(name) {
             Some(Value::String(pointer)) => Ok(pointer.as_str()),
             None | Some(Value::Null) => Err(format!("operation{comma} missing {name} field: {MISSING}")),
-            Some(_) => Err(format!("json: cannot unmarshal the {name} field into Go value of type string")),
+            Some(other) => Err(unreadable(other, "string")),
         };
         let path = || {
             pointer("path", "").map_err(|e| {
@@ -435,6 +445,8 @@ mod tests {
             (json!([{"op": "add", "path": "/n/y", "value": 1}]), "add operation does not apply: doc is missing path: \"/n/y\": missing value"),
             (json!([{"op": "add", "path": "/a/b/5", "value": 1}]), "error in add for path: '/a/b/5': Unable to access invalid index: 5: invalid index referenced"),
             (json!([{"op": "add", "path": "/a/b/x", "value": 1}]), "error in add for path: '/a/b/x': value was not a proper array index: 'x': strconv.Atoi: parsing \"x\": invalid syntax"),
+            (json!([{"op": "remove", "path": "/a/b/\u{2028}"}]), "error in remove for path: '/a/b/\u{2028}': strconv.Atoi: parsing \"\\u2028\": invalid syntax"),
+            (json!([{"op": "remove", "path": "/a/b/9223372036854775808"}]), "error in remove for path: '/a/b/9223372036854775808': strconv.Atoi: parsing \"9223372036854775808\": value out of range"),
             (json!([{"op": "remove", "path": "/zzz"}]), "error in remove for path: '/zzz': Unable to remove nonexistent key: zzz: missing value"),
             (json!([{"op": "remove", "path": "/z/z"}]), "remove operation does not apply: doc is missing path: \"/z/z\": missing value"),
             (json!([{"op": "replace", "path": "/a/b/1", "value": 1}]), "replace operation does not apply: doc is missing key: /a/b/1: missing value"),
@@ -449,6 +461,7 @@ mod tests {
             (json!([{"op": "move", "from": "/a"}]), "move operation failed to decode path: operation missing path field: missing value"),
             (json!([{"op": "replace", "path": "", "value": 1}]), "replace operation value must be object or array: %!w(<nil>)"),
             (json!([null]), "Unexpected kind: unknown"),
+            (json!([{"op": "move", "from": {}}]), "move operation failed to decode from: json: cannot unmarshal object into Go value of type string"),
             (json!([5]), "json: cannot unmarshal number into Go value of type jsonpatch.Operation"),
             (json!({}), "json: cannot unmarshal object into Go value of type jsonpatch.Patch"),
         ];

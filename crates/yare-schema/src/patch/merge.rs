@@ -31,7 +31,10 @@ fn merge(document: &mut Map<String, Value>, patch: Map<String, Value>) {
             }
             (Some(Value::Object(current)), Value::Object(change)) => merge(current, change),
             (current, mut change) => {
-                prune_nulls(&mut change);
+                // What takes the place of an object is taken as it is; upstream prunes everything else.
+                if !current.as_ref().is_some_and(|c| c.is_object()) {
+                    prune_nulls(&mut change);
+                }
                 match current {
                     Some(current) => *current = change,
                     None => {
@@ -75,6 +78,8 @@ pub(crate) mod tests {
             (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
             (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
             (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+            (json!({"a": {"b": "c"}}), json!({"a": [{"b": null}]}), json!({"a": [{"b": null}]})),
+            (json!({"a": "b"}), json!({"a": [{"b": null}]}), json!({"a": [{}]})),
             (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
             (json!({"a": "b"}), json!(["c"]), json!(["c"])),
             (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
