@@ -10,7 +10,7 @@ use super::{
     known, merge, put_managed_fields,
     set::{Set, Shown},
     strip, take_managed_fields,
-    typed::{EMPTY, Structs, compare, extract, same},
+    typed::{EMPTY, Structs, compare, extract, same, shorter},
     update_entries,
 };
 use crate::model::TypeRef;
@@ -249,11 +249,14 @@ impl Run<'_> {
         my_name.fields = Set::new();
         let own = self.info.api_version;
         let mut versions = Versions::new(self.kind, self.live, &merged, own, self.reset, Structs::OLD);
+        let shorter = shorter(self.ty, live, self.config);
+        let mut changed = !shorter.is_empty();
+        versions.also_modified(shorter);
         let lost = disown(&mut entries, Some(at), &mut versions).map_err(Refused::Conversion)?;
         if !force && !lost.is_empty() {
             return Err(Refused::Conflicts(lost));
         }
-        let changed = self.live.is_none_or(|live| !same(live, &merged));
+        changed |= self.live.is_none_or(|live| !same(live, &merged));
         if let Some(at) = entries.iter().position(|e| e.same_manager(&my_name)) {
             strip(&mut entries[at].fields);
             if changed {

@@ -361,6 +361,14 @@ impl<'a> Versions<'a> {
         Ok(Some(comparison))
     }
 
+    /// What of the version of the request was modified besides.
+    fn also_modified(&mut self, mut fields: Set) {
+        if let Some(reset) = self.reset {
+            reset.filter(&mut fields);
+        }
+        self.own.modified.union(&fields);
+    }
+
     fn take_own(self) -> Comparison {
         self.own
     }

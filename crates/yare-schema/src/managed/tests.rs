@@ -1,5 +1,7 @@
 //! Tests of field management: who owns what after updates and applies, and which conflicts arise.
 
+mod structs;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -676,27 +678,4 @@ fn custom_resources_go_through_their_managers_hands() {
             live = Some(new);
         }
     }
-}
-
-/// Fields that Go writes although nobody set them come with the struct they are in, and never by themselves.
-#[test]
-fn structs_have_the_fields_that_nobody_set() {
-    let ty = crate::builtin::builtin().lookup("apps", "v1", "Deployment").unwrap();
-    let kind = OneType { ty, api_versions: &["apps/v1"], evolves: false };
-    let info = |manager| ManagerInfo { manager, api_version: "apps/v1", subresource: "", time: T1 };
-    let object = |spec: Value| json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x", "uid": "u"}, "spec": spec});
-    let template = |containers: Value| json!({"spec": {"containers": containers}});
-    let mut made = object(
-        json!({"selector": {"matchLabels": {"a": "b"}}, "template": template(json!([{"name": "c"}]))}),
-    );
-    update(&kind, None, &mut made, &info("creator"), None);
-    let container = json!({"k:{\"name\":\"c\"}": {".": {}, "f:name": {}, "f:resources": {}}});
-    assert_eq!(
-        owners(&made)["creator Update"]["f:spec"],
-        json!({"f:selector": {}, "f:template": {"f:spec": {"f:containers": container}}})
-    );
-    // Where Go writes null, that is a value too, and somebody's.
-    let mut cleared = object(json!({"template": template(json!([{"name": "c"}]))}));
-    update(&kind, Some(&made), &mut cleared, &info("editor"), None);
-    assert_eq!(owners(&cleared)["editor Update"], json!({"f:spec": {"f:selector": {}}}));
 }

@@ -182,6 +182,57 @@ fn is_empty_object(value: &Value) -> bool {
     }
 }
 
+/// What `config` says of atomic values just as `live` has it, and yet otherwise: Go writes fields in `live` that nobody
+/// set, as `apiGroup` in a reference, and the configuration does not.
+pub(crate) fn shorter(ty: TypeRef<'_>, live: &Value, config: &Value) -> Set {
+    if ty.schema.typed { shorter_node(Some(ty), live, config).into_set() } else { Set::new() }
+}
+
+fn shorter_node(ty: Ty<'_>, live: &Value, config: &Value) -> Node {
+    let mut node = Node::default();
+    match (walk(ty, config), live, config) {
+        (Walk::Leaf, ..) => {
+            node.own = ty.is_some_and(|ty| !is_written_as_is(ty, live)) && same(live, config);
+        }
+        (Walk::Members(members), Value::Object(live), Value::Object(config)) => {
+            for (name, config) in config {
+                let Some(live) = live.get(name) else { continue };
+                node.put(field_key(name), shorter_node(members.member(name).1, live, config));
+            }
+        }
+        (Walk::Items(list, item_ty), Value::Array(live), Value::Array(config)) => {
+            let step = |item| item_step(list, item_ty, item).ok();
+            let live: HashMap<String, &Value> =
+                live.iter().filter_map(|item| Some((step(item)?, item))).collect();
+            for config in config {
+                let Some((step, live)) = step(config).and_then(|step| live.get_key_value(&step)) else {
+                    continue;
+                };
+                node.put(step.clone(), shorter_node(Some(item_ty), live, config));
+            }
+        }
+        _ => {}
+    }
+    node
+}
+
+/// Whether Go writes a value as it is here, without further fields.
+fn is_written_as_is(ty: TypeRef<'_>, value: &Value) -> bool {
+    match (ty.shape(), value) {
+        (Shape::Struct(s), Value::Object(map)) => s.fields.iter().all(|field| match map.get(&*field.name) {
+            Some(value) => is_written_as_is(ty.to(&field.slot), value),
+            None => !encode::filled(ty, field),
+        }),
+        (Shape::List(list), Value::Array(items)) => {
+            items.iter().all(|item| is_written_as_is(ty.to(&list.item), item))
+        }
+        (Shape::Map(map), Value::Object(values)) => {
+            values.values().all(|value| is_written_as_is(ty.to(&map.value), value))
+        }
+        _ => true,
+    }
+}
+
 /// How two objects differ.
 #[derive(Default)]
 pub(crate) struct Comparison {
