@@ -33,7 +33,10 @@ pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
         }
         (Shape::Map(m), Value::Object(map)) => {
             map.retain(|_, v| {
-                !v.is_null() || m.value.nullable || m.value.default.is_some() || is_untyped(ty, &m.value)
+                !v.is_null()
+                    || m.value.nullable
+                    || m.value.default.is_some()
+                    || ty.to(&m.value).is_unspecified()
             });
             for member in map.values_mut() {
                 replace_null(&m.value, member);
@@ -48,11 +51,6 @@ pub fn apply(ty: TypeRef<'_>, value: &mut Value) {
         }
         _ => {}
     }
-}
-
-fn is_untyped(ty: TypeRef<'_>, slot: &Slot) -> bool {
-    let inner = ty.to(slot).ty();
-    matches!(inner.shape, Shape::Any) || inner.constraints.as_ref().is_some_and(|c| c.untyped)
 }
 
 fn replace_null(slot: &Slot, value: &mut Value) {

@@ -282,6 +282,12 @@ impl<'a> TypeRef<'a> {
         self.ty().constraints.as_ref().is_some_and(|c| c.untyped)
     }
 
+    /// Whether the schema allows free keys and does not say of what (`additionalProperties: true`).
+    pub fn is_unspecified(self) -> bool {
+        let says_nothing = |s: &Struct| s.fields.is_empty() && matches!(s.additional, Additional::Prune);
+        self.is_untyped() && self.as_struct().is_some_and(says_nothing)
+    }
+
     /// The struct, where the type is one.
     pub fn as_struct(self) -> Option<&'a Struct> {
         match self.shape() {

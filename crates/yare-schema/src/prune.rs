@@ -77,11 +77,7 @@ impl Run {
                 }
             }
             // What should be no object at all has no fields either.
-            (Shape::Scalar(_) | Shape::List(_), Value::Object(map)) => {
-                for name in std::mem::take(map).keys().take(MAX_NAMED.saturating_sub(self.unknown.len())) {
-                    self.within(name, |run| run.unknown.push(run.path.clone()));
-                }
-            }
+            (Shape::Scalar(_) | Shape::List(_), Value::Object(map)) => self.strip(map),
             // Where no type is demanded, a list may stand in the place of an object.
             (Shape::Struct(_), Value::Array(items))
                 if ty.ty().constraints.as_ref().is_some_and(|c| c.untyped) =>
@@ -90,7 +86,28 @@ impl Run {
                     self.within(&format!("[{i}]"), |run| run.visit(ty, item));
                 }
             }
+            (Shape::Struct(s), Value::Array(items)) if !matches!(s.additional, Additional::Preserve) => {
+                self.strip_items(items);
+            }
+            (Shape::Map(_) | Shape::Scalar(_), Value::Array(items)) => self.strip_items(items),
             _ => {}
+        }
+    }
+
+    /// Of the items of what should be no list nothing is known.
+    fn strip_items(&mut self, items: &mut [Value]) {
+        for (i, item) in items.iter_mut().enumerate() {
+            self.within(&format!("[{i}]"), |run| match item {
+                Value::Object(map) => run.strip(map),
+                Value::Array(items) => run.strip_items(items),
+                _ => {}
+            });
+        }
+    }
+
+    fn strip(&mut self, map: &mut serde_json::Map<String, Value>) {
+        for name in std::mem::take(map).keys().take(MAX_NAMED.saturating_sub(self.unknown.len())) {
+            self.within(name, |run| run.unknown.push(run.path.clone()));
         }
     }
 }

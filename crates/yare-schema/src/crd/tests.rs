@@ -54,17 +54,27 @@ fn values_are_validated_in_upstreams_words() {
         // A whole number meets what of a limit is whole; a type for whole ones has no other limits.
         (json!({"type": "number", "minimum": 0.5}), json!(0), vec![]),
         (json!({"type": "number", "minimum": 0.5}), json!(-1), vec!["spec: Invalid value: -1: spec in body should be greater than or equal to 0"]),
-        (json!({"type": "integer", "maximum": 1.5}), json!(1), vec![r#"<nil>: Invalid value: "": Maximum value must be of type integer (default format) in spec"#]),
+        (json!({"type": "integer", "maximum": 1.5}), json!(1), vec![r#"<nil>: Invalid value: "": Maximum boundary value must be of type integer (default format) in spec"#]),
         (json!({"type": "object", "properties": {"a": string}, "required": ["a", "a"]}), json!({}), vec!["spec.a: Required value"]),
         // Of clauses that do not hold, the one that looked at most is told.
         (json!({"type": "object", "properties": {"a": string, "b": string}, "anyOf": [{"required": ["a"]}, {"properties": {"b": {"enum": ["x"]}}}]}), json!({"b": "y"}),
             vec![r#"<nil>: Invalid value: "": "spec" must validate at least one schema (anyOf)"#, r#"spec.b: Unsupported value: "y": supported values: "x""#]),
         (json!({"type": "integer", "multipleOf": 3}), json!(4), vec!["spec: Invalid value: 4: spec in body should be a multiple of 3"]),
         (json!({"type": "number", "multipleOf": 0.1}), json!(0.3), vec![]),
+        (json!({"type": "number", "multipleOf": 0.1}), json!(4), vec!["spec: Invalid value: 0: factor MultipleOf declared for spec must be positive: 0"]),
+        (json!({"type": "number", "multipleOf": 2.5}), json!(4), vec![]),
+        (json!({"type": "integer", "multipleOf": 0.5}), json!(4), vec![r#"<nil>: Invalid value: "": MultipleOf value must be of type integer (default format) in spec"#]),
+        (json!({"type": "integer", "format": "int32", "maximum": 3e9}), json!(4), vec![r#"<nil>: Invalid value: "": Maximum boundary value must be of type integer with format int32 in spec"#]),
+        // Upstream finds the whole part of a number among whole ones.
+        (json!({"type": "number", "enum": [1, 2]}), json!(1.5), vec![]),
+        (json!({"type": "number", "enum": [1, 2]}), json!(3.5), vec![r#"spec: Unsupported value: 3.5: supported values: "1", "2""#]),
         (json!({"type": "integer", "format": "int32"}), json!(3_000_000_000u64), vec![r#"<nil>: Invalid value: "": Checked value must be of type integer with format int32 in spec"#]),
         (json!({"type": "string", "minLength": 2}), json!("é"), vec![r#"spec: Invalid value: "é": spec in body should be at least 2 chars long"#]),
         (json!({"type": "string", "maxLength": 2}), json!("éé"), vec![]),
         (json!({"type": "string", "maxLength": 2}), json!("abc"), vec!["spec: Too long: may not be more than 2 bytes"]),
+        // Of length and pattern the first that does not hold is told, but the format in any case.
+        (json!({"type": "string", "maxLength": 2, "pattern": "^a+$", "format": "ipv4"}), json!("bbb"), vec![
+            "spec: Too long: may not be more than 2 bytes", r#"spec: Invalid value: "bbb": spec in body must be of type ipv4: "bbb""#]),
         (json!({"type": "string", "pattern": "^a+$"}), json!("b"), vec![r#"spec: Invalid value: "b": spec in body should match '^a+$'"#]),
         (json!({"type": "string", "format": "ipv4"}), json!("x"), vec![r#"spec: Invalid value: "x": spec in body must be of type ipv4: "x""#]),
         (json!({"type": "string", "format": "my-own"}), json!("x"), vec![]),
@@ -116,6 +126,43 @@ fn updates_may_keep_what_was_wrong_before() {
         ["spec.l[0].v: Too long: may not be more than 1 byte"]
     );
     assert_eq!(validate(compiled.ty(), &new).len(), 4);
+}
+
+/// What no schema declares is tied to nothing that was, and neither is what junctors look at.
+#[test]
+fn updates_keep_nothing_that_cannot_be_tied_to_what_was() {
+    let text = || json!({"type": "string"});
+    let pair = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a", "b"],
+        "items": {"type": "object", "required": ["a", "b"], "properties": {"a": text(), "b": text()}}});
+    #[rustfmt::skip]
+    let cases = [
+        (json!({"type": "object", "required": ["a"], "properties": {"a": text(), "b": text()}}), json!({"b": "x"}), vec![]),
+        (json!({"type": "object", "required": ["a"], "properties": {"a": text()}, "x-kubernetes-preserve-unknown-fields": true}),
+            json!({"b": "x"}), vec!["spec.a: Required value"]),
+        (json!({"type": "object", "maxProperties": 1, "additionalProperties": text()}), json!({"a": "x", "b": "x"}), vec![]),
+        (json!({"type": "object", "maxProperties": 1, "additionalProperties": true}), json!({"a": "x", "b": "x"}),
+            vec!["spec: Too many: 2: must have at most 1 item"]),
+        (json!({"type": "object", "properties": {"l": pair}}), json!({"l": [{"a": "x"}]}), vec!["spec.l[0].b: Required value"]),
+        // The object changed with its free member; the clause looks at the one that did not.
+        (json!({"type": "object", "properties": {"a": text()}, "x-kubernetes-preserve-unknown-fields": true, "allOf": [{"properties": {"a": {"maxLength": 1}}}]}),
+            json!({"a": "long", "b": 1}), vec!["spec.a: Too long: may not be more than 1 byte",
+            r#"<nil>: Invalid value: "": "spec" must validate all the schemas (allOf). None validated"#]),
+    ];
+    for (schema, spec, expect) in cases {
+        let compiled = compiled(schema.clone());
+        let object = json!({"spec": spec});
+        let errors = crate::validate::validate_update(compiled.ty(), &object, &object);
+        assert_eq!(texts(&errors), expect, "{schema} {spec}");
+    }
+    // The object itself has what no schema declares; its name was what it is.
+    let root = crate::crd::load(&json!({"type": "object", "required": ["spec"], "properties": {
+        "spec": text(), "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 1}}}}}));
+    let object = json!({"apiVersion": "x.io/v1", "kind": "X", "metadata": {"name": "long"}});
+    assert_eq!(
+        texts(&crate::validate::validate_update(root.ty(), &object, &object)),
+        ["spec: Required value"]
+    );
+    assert_eq!(validate(root.ty(), &object).len(), 2);
 }
 
 #[test]
@@ -188,6 +235,23 @@ fn int_or_string_may_be_spelled_out() {
         assert_eq!(errors_of(spec.clone(), json!("x")), Vec::<String>::new());
         assert_eq!(errors_of(spec, json!(3)), Vec::<String>::new());
     }
+}
+
+#[test]
+fn of_lists_in_the_place_of_something_else_nothing_is_known() {
+    for schema in [
+        json!({"type": "object", "properties": {"a": {"type": "string"}}}),
+        json!({"type": "object", "additionalProperties": {"type": "string"}}),
+        json!({"type": "string"}),
+    ] {
+        let mut object = json!({"spec": [{"a": "x"}, [{"b": 1}], 2]});
+        let unknown = prune::prune(compiled(schema.clone()).ty(), &mut object);
+        assert_eq!(object, json!({"spec": [{}, [{}], 2]}), "{schema}");
+        assert_eq!(unknown, ["spec[0].a", "spec[1][0].b"], "{schema}");
+    }
+    let mut object = json!({"spec": [{"a": "x"}]});
+    let free = compiled(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    assert!(prune::prune(free.ty(), &mut object).is_empty());
 }
 
 #[test]
@@ -387,6 +451,16 @@ fn metadata_of_objects_within_objects_has_defaults_at_any_depth() {
         r#"{at}: Invalid value: "not this": must result in valid metadata: metadata.labels: Invalid value: "not this": "#
     );
     assert!(errors.len() == 1 && texts(&errors)[0].starts_with(&start), "{errors:?}");
+}
+
+#[test]
+fn null_stays_where_no_schema_forbids_it() {
+    let free = json!({"x-kubernetes-preserve-unknown-fields": true});
+    let compiled = compiled(json!({"type": "object", "properties": {
+        "said": {"type": "object", "additionalProperties": free}, "unsaid": {"type": "object", "additionalProperties": true}}}));
+    let mut object = json!({"spec": {"said": {"a": null}, "unsaid": {"a": null}}});
+    defaults::apply(compiled.ty(), &mut object);
+    assert_eq!(object, json!({"spec": {"said": {}, "unsaid": {"a": null}}}));
 }
 
 #[test]

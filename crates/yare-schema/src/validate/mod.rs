@@ -3,6 +3,7 @@
 //! In: a type with [`Constraints`](crate::constraints::Constraints) and a value that has been pruned and
 //! defaulted. Out: field errors. Built-in types have no constraints; their rules are in their strategies.
 
+mod before;
 pub(crate) mod embedded;
 pub(crate) mod formats;
 mod numbers;
@@ -11,11 +12,12 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use self::before::Before;
 use crate::{
     constraints::{Constraints, JsonType, Rule},
     field::{ErrorKind, FieldError, Path},
     managed::same_value,
-    model::{List, ListKind, Scalar, Shape, TypeRef},
+    model::{ListKind, Scalar, Shape, TypeRef},
 };
 
 /// Most errors that are told at once.
@@ -35,7 +37,7 @@ pub fn validate_update(ty: TypeRef<'_>, object: &Value, old: &Value) -> Vec<Fiel
 
 fn run(ty: TypeRef<'_>, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    values(ty, Slot::default(), object, old, &Path::ROOT, &mut errors);
+    values(ty, Slot::default(), object, Before::root(ty, old), &Path::ROOT, &mut errors);
     once(&mut errors);
     embedded::check(ty, object, true, &Path::ROOT, &mut errors);
     lists(ty, object, old, &mut errors);
@@ -66,7 +68,8 @@ impl Slot {
 /// What is wrong with a value against its schema alone, as with a default.
 pub(crate) fn validate_value(ty: TypeRef<'_>, value: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    values(ty, Slot { default: true, ..Slot::default() }, value, None, &Path::ROOT, &mut errors);
+    let at = Slot { default: true, ..Slot::default() };
+    values(ty, at, value, Before::NOTHING, &Path::ROOT, &mut errors);
     once(&mut errors);
     errors
 }
@@ -78,7 +81,8 @@ pub fn validate_status_update(ty: TypeRef<'_>, object: &Value, old: &Value) -> V
     if let (Some(slot), Some(status)) = (slot, object.get("status")) {
         // Messages name what is wrong as seen from `status`.
         let nullable = Slot::default().to(slot.nullable);
-        values(ty.to(slot), nullable, status, old.get("status"), &Path::ROOT, &mut errors);
+        let before = Before::root(ty, Some(old)).member("status");
+        values(ty.to(slot), nullable, status, before, &Path::ROOT, &mut errors);
         once(&mut errors);
         for error in &mut errors {
             error.field = match &*error.field {
@@ -133,38 +137,17 @@ fn demanded(ty: TypeRef<'_>) -> Option<JsonType> {
     })
 }
 
-/// Whether a value is what it was. A null that was not there is new, though it says no more than nothing.
-fn is_kept(old: &Value, new: &Value) -> bool {
-    fn has_null(value: &Value) -> bool {
-        match value {
-            Value::Null => true,
-            Value::Array(items) => items.iter().any(has_null),
-            Value::Object(map) => map.values().any(has_null),
-            _ => false,
-        }
-    }
-    old == new || (same_value(old, new) && !has_null(new))
-}
-
-/// The item of an old list that `item` succeeds. Only keys tell which one that is.
-fn predecessor<'v>(list: &List, old: Option<&'v Value>, item: &Value) -> Option<&'v Value> {
-    let ListKind::Map(keys) = &list.kind else { return None };
-    let same_key = |other: &&Value| keys.iter().all(|k| other.get(&**k) == item.get(&**k));
-    old?.as_array()?.iter().find(same_key)
-}
-
 fn values(
     ty: TypeRef<'_>,
     at: Slot,
     value: &Value,
-    old: Option<&Value>,
+    before: Before<'_>,
     path: &Path<'_>,
     errors: &mut Vec<FieldError>,
 ) {
-    if errors.len() >= MAX_ERRORS || old.is_some_and(|old| is_kept(old, value)) {
+    if errors.len() >= MAX_ERRORS || before.keeps(value) {
         return;
     }
-    let old_member = |name: &str| old.and_then(|old| old.get(name));
     let constraints = ty.ty().constraints.as_deref();
     let format = constraints.and_then(Constraints::format);
     let wanted = demanded(ty);
@@ -175,7 +158,7 @@ fn values(
         numbers::check_whole(number, "Checked", format, path, errors);
     }
     if let Some(constraints) = constraints {
-        rules(&constraints.rules, value, path, wanted, errors);
+        rules(&constraints.rules, value, before, path, wanted, errors);
     }
     match (ty.shape(), value) {
         (Shape::Struct(s), Value::Object(map)) => {
@@ -184,33 +167,21 @@ fn values(
                 let meta = s.embedded && name == "metadata";
                 if let Some(field) = s.field(name).filter(|_| !meta) {
                     let slot = &field.slot;
-                    values(
-                        ty.to(slot),
-                        at.to(slot.nullable),
-                        member,
-                        old_member(name),
-                        &path.child(name),
-                        errors,
-                    );
+                    let before = before.member(name);
+                    values(ty.to(slot), at.to(slot.nullable), member, before, &path.child(name), errors);
                 }
             }
         }
         (Shape::Map(m), Value::Object(map)) => {
             for (name, member) in map {
                 let slot = &m.value;
-                values(
-                    ty.to(slot),
-                    at.to(slot.nullable),
-                    member,
-                    old_member(name),
-                    &path.child(name),
-                    errors,
-                );
+                let before = before.member(name);
+                values(ty.to(slot), at.to(slot.nullable), member, before, &path.child(name), errors);
             }
         }
         (Shape::List(l), Value::Array(items)) => {
             for (i, item) in items.iter().enumerate() {
-                let before = predecessor(l, old, item);
+                let before = before.item(item);
                 values(ty.to(&l.item), at.to(l.item.nullable), item, before, &path.index(i), errors);
             }
         }
@@ -283,13 +254,13 @@ fn loose(message: String) -> FieldError {
     FieldError::invalid(&Path::ROOT, "", message)
 }
 
-fn run_clause(clause: &[Rule], value: &Value, path: &Path<'_>) -> Vec<FieldError> {
+fn run_clause(clause: &[Rule], value: &Value, before: Before<'_>, path: &Path<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let wanted = clause.iter().find_map(|r| match r {
         Rule::Type(t, _) => Some(*t),
         _ => None,
     });
-    rules(clause, value, path, wanted, &mut errors);
+    rules(clause, value, before, path, wanted, &mut errors);
     errors
 }
 
@@ -332,23 +303,36 @@ fn weight(clause: &[Rule], value: &Value) -> usize {
 fn rules(
     rules: &[Rule],
     value: &Value,
+    before: Before<'_>,
     path: &Path<'_>,
     wanted: Option<JsonType>,
     errors: &mut Vec<FieldError>,
 ) {
+    let format = rules.iter().find_map(|rule| match rule {
+        Rule::Format(format) => Some(&**format),
+        _ => None,
+    });
+    let mut is_text_wrong = false;
     for rule in rules {
         if errors.len() >= MAX_ERRORS {
             return;
         }
         match rule {
-            Rule::Type(wanted, nullable) => check_type(*wanted, *nullable, None, value, path, errors),
+            // Of a text's length and pattern one mistake is told.
+            Rule::MaxLength(_) | Rule::MinLength(_) | Rule::Pattern(_) if is_text_wrong => {}
+            Rule::Type(wanted, nullable) => {
+                check_type(*wanted, *nullable, None, value, path, errors);
+                if let (JsonType::Integer, Value::Number(number)) = (wanted, value) {
+                    numbers::check_whole(number, "Checked", format, path, errors);
+                }
+            }
             Rule::Enum(allowed) => check_enum(allowed, value, path, errors),
             // `null` is checked for its type and against enumerations only.
             _ if value.is_null() => {}
             Rule::AnyOf(clauses) => {
                 let mut nearest = Nearest::default();
                 let valid = clauses.iter().any(|clause| {
-                    let wrong = run_clause(clause, value, path);
+                    let wrong = run_clause(clause, value, Before::NOTHING, path);
                     wrong.is_empty() || nearest.see(clause, value, wrong)
                 });
                 if !valid {
@@ -361,7 +345,7 @@ fn rules(
                 let mut nearest = Nearest::default();
                 let mut valid = 0;
                 for clause in clauses {
-                    let wrong = run_clause(clause, value, path);
+                    let wrong = run_clause(clause, value, Before::NOTHING, path);
                     if wrong.is_empty() {
                         valid += 1;
                     } else {
@@ -386,7 +370,7 @@ fn rules(
             Rule::AllOf(clauses) => {
                 let mut valid = 0;
                 for clause in clauses {
-                    let wrong = run_clause(clause, value, path);
+                    let wrong = run_clause(clause, value, Before::NOTHING, path);
                     valid += usize::from(wrong.is_empty());
                     errors.extend(wrong);
                 }
@@ -399,15 +383,19 @@ fn rules(
                 }
             }
             Rule::Not(clause) => {
-                if run_clause(clause, value, path).is_empty() {
+                if run_clause(clause, value, Before::NOTHING, path).is_empty() {
                     errors.push(loose(format!("{:?} must not validate the schema (not)", shown(path))));
                 }
             }
             _ => match value {
-                Value::String(text) => check_string(rule, text, wanted, path, errors),
-                Value::Number(number) => numbers::check_number(rule, number, wanted, path, errors),
+                Value::String(text) => {
+                    let count = errors.len();
+                    check_string(rule, text, wanted, path, errors);
+                    is_text_wrong |= errors.len() > count && !matches!(rule, Rule::Format(_));
+                }
+                Value::Number(number) => numbers::check_number(rule, number, wanted, format, path, errors),
                 Value::Array(items) => check_list(rule, items, path, errors),
-                Value::Object(map) => check_object(rule, map, path, errors),
+                Value::Object(map) => check_object(rule, map, before, path, errors),
                 _ => {}
             },
         }
@@ -415,7 +403,10 @@ fn rules(
 }
 
 fn check_enum(allowed: &[Value], value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    if !value.is_null() && allowed.iter().any(|a| same_value(a, value)) {
+    // Upstream takes a number for what its whole part is, where a whole one is allowed.
+    let truncated = value.as_f64().filter(|x| x.fract() != 0.0).map(|x| Value::from(x as i64));
+    let is = |a: &Value| same_value(a, value) || (a.is_i64() && truncated.as_ref() == Some(a));
+    if !value.is_null() && allowed.iter().any(is) {
         return;
     }
     let texts: Vec<String> =
@@ -459,7 +450,7 @@ fn check_list(rule: &Rule, items: &[Value], path: &Path<'_>, errors: &mut Vec<Fi
     match rule {
         Rule::Items(clause) => {
             for (i, item) in items.iter().enumerate() {
-                errors.extend(run_clause(clause, item, &path.index(i)));
+                errors.extend(run_clause(clause, item, Before::NOTHING, &path.index(i)));
             }
         }
         Rule::MinItems(min) if count < *min => {
@@ -481,6 +472,7 @@ fn check_list(rule: &Rule, items: &[Value], path: &Path<'_>, errors: &mut Vec<Fi
 fn check_object(
     rule: &Rule,
     map: &serde_json::Map<String, Value>,
+    before: Before<'_>,
     path: &Path<'_>,
     errors: &mut Vec<FieldError>,
 ) {
@@ -500,8 +492,9 @@ fn check_object(
         }
         Rule::Properties(clauses) => {
             for (name, clause) in clauses {
-                if let Some(member) = map.get(&**name) {
-                    errors.extend(run_clause(clause, member, &path.child(name)));
+                let before = before.member(name);
+                if let Some(member) = map.get(&**name).filter(|member| !before.keeps(member)) {
+                    errors.extend(run_clause(clause, member, before, &path.child(name)));
                 }
             }
         }

@@ -24,16 +24,20 @@ fn compare(a: &Number, b: &Number) -> Option<std::cmp::Ordering> {
     }
 }
 
-fn is_multiple(number: &Number, factor: &Number) -> bool {
-    match (number.as_i64(), factor.as_i64()) {
-        (Some(n), Some(f)) if f != 0 => n.checked_rem(f) == Some(0),
-        _ => {
-            let (Some(n), Some(f)) = (number.as_f64(), factor.as_f64()) else { return false };
-            let times = if f < 1.0 { 1.0 / f * n } else { n / f };
-            // As near to a whole number as doubles get.
-            (times - times.round()).abs() < 1e-9 * times.abs().max(1.0)
-        }
+/// Whether upstream divides without a remainder; an error of its own where it would divide by nothing.
+fn check_multiple(number: &Number, factor: &Number, is_whole: bool) -> Result<bool, &'static str> {
+    let Some(factor) = factor.as_f64() else { return Ok(false) };
+    // A whole number is divided by what of the factor is whole.
+    if let Some(n) = number.as_i64().filter(|_| is_whole) {
+        return match factor as i64 {
+            ..=0 => Err("0"),
+            factor => Ok(n % factor == 0),
+        };
     }
+    let Some(n) = number.as_f64() else { return Ok(false) };
+    let times = if factor < 1.0 { 1.0 / factor * n } else { n / factor };
+    // As near to a whole number as doubles get.
+    Ok((times - times.round()).abs() < 1e-9 * times.abs().max(1.0))
 }
 
 /// A number that a type for whole ones does not hold: of a value, or of a limit for it (`what`).
@@ -62,6 +66,22 @@ pub(super) fn check_whole(
     fits
 }
 
+/// Whether the type holds a limit for its values, so that they are compared as the type is.
+fn check_limit(
+    limit: &Number,
+    what: &str,
+    wanted: Option<JsonType>,
+    format: Option<&str>,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) -> bool {
+    wanted != Some(JsonType::Integer) || check_whole(limit, what, format, path, errors)
+}
+
+fn whole_part(number: &Number) -> Number {
+    number.as_f64().map_or_else(|| number.clone(), |x| Number::from(x as i64))
+}
+
 /// How a number stands to a limit. A whole number is compared with what of the limit is whole.
 fn beside(number: &Number, limit: &Number, is_whole: bool) -> (Option<std::cmp::Ordering>, String) {
     match limit.as_f64().filter(|limit| is_whole && number.is_i64() && limit.fract() != 0.0) {
@@ -77,6 +97,7 @@ pub(super) fn check_number(
     rule: &Rule,
     number: &Number,
     wanted: Option<JsonType>,
+    format: Option<&str>,
     path: &Path<'_>,
     errors: &mut Vec<FieldError>,
 ) {
@@ -98,12 +119,27 @@ pub(super) fn check_number(
                 )));
             }
         }
-        Rule::MultipleOf(factor) if !is_multiple(number, factor) => {
-            errors.push(invalid(path, value(), &format!("should be a multiple of {}", number_text(factor))));
+        Rule::MultipleOf(factor) => {
+            let is_whole = check_limit(factor, "MultipleOf", wanted, format, path, errors);
+            match check_multiple(number, factor, is_whole) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let factor =
+                        if is_whole && number.is_i64() { whole_part(factor) } else { factor.clone() };
+                    let what = format!("should be a multiple of {}", number_text(&factor));
+                    errors.push(invalid(path, value(), &what));
+                }
+                Err(shown) => {
+                    let what = format!(
+                        "factor MultipleOf declared for {} must be positive: {shown}",
+                        super::shown(path)
+                    );
+                    errors.push(FieldError::invalid(path, 0, what));
+                }
+            }
         }
         Rule::Maximum(max, exclusive) => {
-            let is_whole =
-                wanted != Some(JsonType::Integer) || check_whole(max, "Maximum", None, path, errors);
+            let is_whole = check_limit(max, "Maximum boundary", wanted, format, path, errors);
             let (over, max) = beside(number, max, is_whole);
             if over == Some(Greater) || (*exclusive && over == Some(Equal)) {
                 let or = if *exclusive { "" } else { " or equal to" };
@@ -111,8 +147,7 @@ pub(super) fn check_number(
             }
         }
         Rule::Minimum(min, exclusive) => {
-            let is_whole =
-                wanted != Some(JsonType::Integer) || check_whole(min, "Minimum", None, path, errors);
+            let is_whole = check_limit(min, "Minimum boundary", wanted, format, path, errors);
             let (under, min) = beside(number, min, is_whole);
             if under == Some(Less) || (*exclusive && under == Some(Equal)) {
                 let or = if *exclusive { "" } else { " or equal to" };
