@@ -4,6 +4,8 @@
 //! What it does not declare is tied to nothing, and an object with such members counts as changed. In the clauses of
 //! junctors (`allOf` and the like) upstream does not look at what was.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::{
@@ -37,9 +39,10 @@ impl<'a> Before<'a> {
         Self::of(self.was.and_then(|(ty, old)| Some((declared(ty, name)?, old.get(name)?))))
     }
 
-    pub fn item(self, item: &Value) -> Self {
-        Self::of(self.was.and_then(|(ty, old)| match ty.shape() {
-            Shape::List(list) => Some((ty.to(&list.item), predecessor(list, old, item)?)),
+    /// What the items of a list were.
+    pub fn items(self) -> Items<'a> {
+        Items(self.was.and_then(|(ty, old)| match ty.shape() {
+            Shape::List(list) => Some((ty.to(&list.item), Keyed::of(list, old)?)),
             _ => None,
         }))
     }
@@ -55,14 +58,43 @@ fn declared<'a>(ty: TypeRef<'a>, name: &str) -> Option<TypeRef<'a>> {
     ty.member(name).filter(|member| !member.is_unspecified())
 }
 
-/// The item of an old list that `item` succeeds. Only keys tell which one that is.
-fn predecessor<'v>(list: &List, old: &'v Value, item: &Value) -> Option<&'v Value> {
-    let ListKind::Map(keys) = &list.kind else { return None };
+/// What the items of a list were, each known by its keys.
+pub(super) struct Items<'a>(Option<(TypeRef<'a>, Keyed<'a>)>);
+
+impl<'a> Items<'a> {
+    pub fn of(&self, item: &Value) -> Before<'a> {
+        Before::of(self.0.as_ref().and_then(|(ty, old)| Some((*ty, old.predecessor(item)?))))
+    }
+}
+
+/// The items of a list by their keys, which alone tell what an item was.
+struct Keyed<'a> {
+    keys: &'a [Box<str>],
+    items: HashMap<String, &'a Value>,
+}
+
+impl<'a> Keyed<'a> {
+    fn of(list: &'a List, old: &'a Value) -> Option<Self> {
+        let ListKind::Map(keys) = &list.kind else { return None };
+        let mut items = HashMap::new();
+        for item in old.as_array()? {
+            if let Some(id) = identity(keys, item) {
+                items.entry(id).or_insert(item);
+            }
+        }
+        Some(Self { keys, items })
+    }
+
+    fn predecessor(&self, item: &Value) -> Option<&'a Value> {
+        self.items.get(&identity(self.keys, item)?).copied()
+    }
+}
+
+/// The values of an item's keys; nothing, if one is missing or is none.
+fn identity(keys: &[Box<str>], item: &Value) -> Option<String> {
     let is_scalar = |v: &&Value| !(v.is_null() || v.is_array() || v.is_object());
-    let same_key = |other: &&Value| {
-        keys.iter().all(|k| item.get(&**k).filter(is_scalar).is_some_and(|v| other.get(&**k) == Some(v)))
-    };
-    old.as_array()?.iter().find(same_key)
+    let values = keys.iter().map(|key| item.get(&**key).filter(is_scalar).map(Value::to_string));
+    values.collect::<Option<Vec<_>>>().map(|values| values.join(","))
 }
 
 fn is_kept(ty: TypeRef<'_>, old: &Value, new: &Value) -> bool {
@@ -81,8 +113,9 @@ fn is_kept(ty: TypeRef<'_>, old: &Value, new: &Value) -> bool {
             Shape::List(list) if matches!(list.kind, ListKind::Map(_)) => {
                 let item_ty = ty.to(&list.item);
                 items.len() == new.len()
-                    && new.iter().all(|item| {
-                        predecessor(list, old, item).is_some_and(|old| is_kept(item_ty, old, item))
+                    && Keyed::of(list, old).is_some_and(|old| {
+                        new.iter()
+                            .all(|item| old.predecessor(item).is_some_and(|old| is_kept(item_ty, old, item)))
                     })
             }
             _ => items.len() == new.len() && items.iter().zip(new).all(|(old, new)| same_value(old, new)),

@@ -180,8 +180,9 @@ fn values(
             }
         }
         (Shape::List(l), Value::Array(items)) => {
+            let were = before.items();
             for (i, item) in items.iter().enumerate() {
-                let before = before.item(item);
+                let before = were.of(item);
                 values(ty.to(&l.item), at.to(l.item.nullable), item, before, &path.index(i), errors);
             }
         }
