@@ -61,6 +61,15 @@ async fn what_validations_say() {
             201,
             String::new(),
         ),
+        // Of the request, conditions, variables and validations read different parts.
+        (
+            json!({"matchConditions": [{"name": "a", "expression": "request.operation == 'CREATE'"}],
+                "variables": [{"name": "who", "expression": "request.userInfo"}],
+                "validations": [{"expression": "variables.who.username == 'system:admin' && request.namespace == 'default' && !has(request.subResource)"},
+                    {"expression": "request.?kind.kind.orValue('') == 'ConfigMap' && request.resource.version == 'v1'"}]}),
+            201,
+            String::new(),
+        ),
         // Each condition must hold; one that does not keeps the policy away, whatever else fails.
         (
             json!({"matchConditions": [{"name": "a", "expression": "object.nothing == 1"}, {"name": "b", "expression": "false"}],

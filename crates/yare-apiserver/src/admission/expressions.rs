@@ -20,7 +20,11 @@ use yare_schema::{
     selector::{FieldSelector, LabelSelector},
 };
 
-use super::{Attributes, metrics::ConditionSeries, request};
+use super::{
+    Attributes,
+    metrics::ConditionSeries,
+    request::{self, Members},
+};
 use crate::{auth, core::Core, registry::Served, status::ApiResult};
 
 static NULL: Value = Value::Null;
@@ -32,7 +36,7 @@ static DYNAMIC: Decl = Decl::DYNAMIC;
 pub struct Reads {
     object: bool,
     old: bool,
-    request: bool,
+    request: Members,
     namespace: bool,
     authorizer: bool,
 }
@@ -41,7 +45,11 @@ impl Reads {
     fn add(&mut self, references: &References) {
         self.object |= references.reads("object");
         self.old |= references.reads("oldObject");
-        self.request |= references.reads("request");
+        self.request = references.paths.iter().fold(self.request, |all, path| match path.split_once('.') {
+            Some(("request", rest)) => all.and(Members::named(rest.split('.').next().unwrap_or_default())),
+            None if path == "request" => Members::ALL,
+            _ => all,
+        });
         self.namespace |= references.reads("namespaceObject");
         self.authorizer |= references.reads("authorizer") || references.reads("authorizer.requestResource");
     }
@@ -52,7 +60,7 @@ impl Reads {
         Self {
             object: self.object || other.object,
             old: self.old || other.old,
-            request: self.request || other.request,
+            request: self.request.and(other.request),
             namespace: self.namespace || other.namespace,
             authorizer: self.authorizer || other.authorizer,
         }
@@ -164,7 +172,9 @@ pub struct Scene<'a> {
     old: Option<&'a Value>,
     shown: OnceCell<Cow<'a, Value>>,
     shown_old: OnceCell<Cow<'a, Value>>,
-    request: OnceCell<Value>,
+    /// What was read of it first, and all of it where that is not enough.
+    request: OnceCell<(Members, Value)>,
+    whole_request: OnceCell<Value>,
     namespace: OnceCell<Value>,
     asker: OnceCell<Arc<dyn Authorizer>>,
 }
@@ -185,6 +195,7 @@ impl<'a> Scene<'a> {
             shown: OnceCell::new(),
             shown_old: OnceCell::new(),
             request: OnceCell::new(),
+            whole_request: OnceCell::new(),
             namespace: OnceCell::new(),
             asker: OnceCell::new(),
         }
@@ -228,14 +239,18 @@ impl<'a> Scene<'a> {
         request::in_version(self.attributes, &self.served, object).map(Cow::Owned)
     }
 
-    fn request(&self) -> &Value {
-        self.request.get_or_init(|| {
-            let mut request = request::describe(self.attributes, &self.served, self.object);
-            request.insert("uid".into(), "".into());
-            request.insert("object".into(), Value::Null);
-            request.insert("oldObject".into(), Value::Null);
+    fn request(&self, members: Members) -> &Value {
+        let made = |members: Members| {
+            let mut request = request::describe(self.attributes, &self.served, self.object, members);
+            for (name, value) in [("uid", "".into()), ("object", Value::Null), ("oldObject", Value::Null)] {
+                if members.has(name) {
+                    request.insert(name.into(), value);
+                }
+            }
             Value::Object(request)
-        })
+        };
+        let (first, request) = self.request.get_or_init(|| (members, made(members)));
+        if first.covers(members) { request } else { self.whole_request.get_or_init(|| made(Members::ALL)) }
     }
 
     fn namespace(&self) -> &Value {
@@ -274,7 +289,7 @@ impl<'a> Scene<'a> {
         let old = if reads.old { self.show(&self.shown_old, self.old)? } else { &NULL };
         vars.bind_json("oldObject", old, decl);
         let mut bind = |name, value| vars.bind_json(name, value, &DYNAMIC);
-        bind("request", if reads.request { self.request() } else { &NULL });
+        bind("request", if reads.request.is_none() { &NULL } else { self.request(reads.request) });
         bind("namespaceObject", if reads.namespace { self.namespace() } else { &NULL });
         bind("params", params.unwrap_or(&NULL));
         if reads.authorizer {

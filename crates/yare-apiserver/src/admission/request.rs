@@ -149,37 +149,95 @@ pub fn settle(
     Ok((!same(&changed, object)).then_some(changed))
 }
 
-/// The `AdmissionRequest`, without UID and objects.
-pub fn describe(attributes: &Attributes<'_>, served: &Served, object: Option<&Value>) -> Map<String, Value> {
+/// Members of an `AdmissionRequest`: few expressions read more than one or two.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Members(u16);
+
+impl Members {
+    /// All of them.
+    pub const ALL: Self = Self(u16::MAX);
+    const NAMES: [&str; 15] = [
+        "kind",
+        "resource",
+        "subResource",
+        "requestKind",
+        "requestResource",
+        "requestSubResource",
+        "name",
+        "namespace",
+        "operation",
+        "userInfo",
+        "dryRun",
+        "options",
+        "uid",
+        "object",
+        "oldObject",
+    ];
+
+    /// The one of this name; all, if there is none.
+    pub fn named(name: &str) -> Self {
+        Self::NAMES.iter().position(|n| *n == name).map_or(Self::ALL, |at| Self(1 << at))
+    }
+
+    /// These and those.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are among them.
+    pub fn covers(self, other: Self) -> bool {
+        other.0 & !self.0 == 0
+    }
+
+    /// Whether it is among them.
+    pub fn has(self, name: &str) -> bool {
+        self.covers(Self::named(name))
+    }
+
+    /// Whether there are none.
+    pub fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Members of the `AdmissionRequest`, without UID and objects.
+pub fn describe(
+    attributes: &Attributes<'_>,
+    served: &Served,
+    object: Option<&Value>,
+    members: Members,
+) -> Map<String, Value> {
     let resource_of = |served: &Served| json!({ "group": &*served.group, "version": &*served.version, "resource": &*served.plural });
+    let subresource = (!attributes.subresource.is_empty()).then_some(attributes.subresource);
     let collection = attributes.call.info.verb == "deletecollection";
     let name = match attributes.name {
         _ if collection => "",
         "" => object.map_or("", |o| o.str_at("metadata.name")),
         name => name,
     };
-    let mut out = Map::new();
-    out.insert("kind".into(), kind_of(served, attributes.subresource));
-    out.insert("resource".into(), resource_of(served));
-    if !attributes.subresource.is_empty() {
-        out.insert("subResource".into(), attributes.subresource.into());
-    }
-    out.insert("requestKind".into(), kind_of(attributes.served, attributes.subresource));
-    out.insert("requestResource".into(), resource_of(attributes.served));
-    if !attributes.subresource.is_empty() {
-        out.insert("requestSubResource".into(), attributes.subresource.into());
-    }
-    if !name.is_empty() {
-        out.insert("name".into(), name.into());
-    }
     let namespace = if attributes.is("", "namespaces") { name } else { attributes.namespace };
-    if !namespace.is_empty() {
-        out.insert("namespace".into(), namespace.into());
-    }
-    out.insert("operation".into(), attributes.operation.name().into());
-    out.insert("userInfo".into(), attributes.call.user.to_json());
-    out.insert("dryRun".into(), attributes.dry_run.into());
-    out.insert("options".into(), options(attributes));
+    let text = |text: &str| (!text.is_empty()).then(|| text.into());
+    let mut out = Map::new();
+    let mut put = |member: &str, value: &dyn Fn() -> Option<Value>| {
+        if members.has(member)
+            && let Some(value) = value()
+        {
+            out.insert(member.into(), value);
+        }
+    };
+    put("kind", &|| Some(kind_of(served, attributes.subresource)));
+    put("resource", &|| Some(resource_of(served)));
+    put("subResource", &|| subresource.map(Value::from));
+    put("requestKind", &|| Some(kind_of(attributes.served, attributes.subresource)));
+    put("requestResource", &|| Some(resource_of(attributes.served)));
+    put("requestSubResource", &|| subresource.map(Value::from));
+    put("name", &|| text(name));
+    put("namespace", &|| text(namespace));
+    put("operation", &|| Some(attributes.operation.name().into()));
+    put("userInfo", &|| Some(attributes.call.user.to_json()));
+    put("dryRun", &|| Some(attributes.dry_run.into()));
+    put("options", &|| Some(options(attributes)));
     out
 }
 
@@ -216,4 +274,19 @@ fn options(attributes: &Attributes<'_>) -> Value {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Members;
+
+    #[test]
+    fn members_are_counted_by_name() {
+        let (kind, name) = (Members::named("kind"), Members::named("name"));
+        assert!(kind.and(name).has("name") && !kind.has("name"));
+        assert!(kind.and(name).covers(kind) && !kind.covers(kind.and(name)));
+        assert!(Members::default().is_none() && kind.covers(Members::default()));
+        // What is none may be anything.
+        assert_eq!(Members::named("__kind__"), Members::ALL);
+    }
 }

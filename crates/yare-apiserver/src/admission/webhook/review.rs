@@ -80,7 +80,7 @@ pub async fn run(
     let uid = core.new_uid();
     let shown = object.map(|o| request::written(attributes, served, o)).transpose()?;
     let shown_old = old.map(|o| request::written(attributes, served, o)).transpose()?;
-    let mut request = request::describe(attributes, served, shown.as_ref());
+    let mut request = request::describe(attributes, served, shown.as_ref(), request::Members::ALL);
     request.insert("uid".into(), uid.as_str().into());
     request.insert("object".into(), shown.clone().unwrap_or_default());
     request.insert("oldObject".into(), shown_old.unwrap_or_default());
