@@ -37,7 +37,7 @@ pub struct Times {
     pub month: u64,
     /// 0 (Sunday) to 6.
     pub weekday: u64,
-    /// `*` in a day field means that only the other one counts; otherwise either may match.
+    /// `*` (every day) in a day field means that only the other one counts; otherwise either may match.
     pub any_day: bool,
     /// As for days.
     pub any_weekday: bool,
@@ -114,7 +114,13 @@ pub fn parse(schedule: &str) -> Result<Schedule, String> {
             *set |= read_range(range, bounds)?;
         }
     }
-    let starred = |field: &str| field.split(',').any(|range| range.starts_with(['*', '?']));
+    // `*/2` is a choice of days like any other, unlike `*/1`.
+    let starred = |field: &str| {
+        field.split(',').any(|range| {
+            range.starts_with(['*', '?'])
+                && range.split_once('/').is_none_or(|(_, step)| step.parse() == Ok(1))
+        })
+    };
     let [minute, hour, day, month, weekday] = sets;
     let (any_day, any_weekday) = (starred(fields[2]), starred(fields[4]));
     let times = Times { minute, hour, day, month, weekday, any_day, any_weekday };
@@ -229,6 +235,21 @@ mod tests {
             ("TZ=0", "invalid schedule format: runtime error: slice bounds out of range [:-1]"),
         ] {
             assert_eq!(parse(bad), Err(why.to_owned()), "{bad}");
+        }
+        // Only every day is any day.
+        for (days, any) in [
+            ("*", true),
+            ("?", true),
+            ("*/1", true),
+            ("2,*", true),
+            ("*/2", false),
+            ("?/5", false),
+            ("3", false),
+        ] {
+            let Ok(Schedule { when: When::Times(times), .. }) = parse(&format!("0 0 {days} * *")) else {
+                panic!("{days}")
+            };
+            assert_eq!(times.any_day, any, "{days}");
         }
     }
 }

@@ -6,11 +6,33 @@ use yare_schema::field::Path;
 
 use crate::check::{Check, Errors};
 
-/// Parses an address; IPv4 parts may have leading zeros, as old objects do.
+/// Parses an address; its parts may have leading zeros, as in old objects.
 pub fn parse_ip_sloppy(value: &str) -> Option<IpAddr> {
     if value.contains(':') {
-        return value.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+        return parse_v6_sloppy(value).map(IpAddr::V6);
     }
+    parse_v4_sloppy(value).map(IpAddr::V4)
+}
+
+/// The same of IPv6: with all the zeros that parts may have, it is an ordinary one.
+fn parse_v6_sloppy(value: &str) -> Option<Ipv6Addr> {
+    if let Ok(ip) = value.parse() {
+        return Some(ip);
+    }
+    let plain = |part: &str| match part.trim_start_matches('0') {
+        "" if !part.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    let mut parts: Vec<String> = value.split(':').map(plain).collect();
+    if let (Some(last), Some((_, v4))) = (parts.last_mut(), value.rsplit_once(':'))
+        && v4.contains('.')
+    {
+        *last = parse_v4_sloppy(v4)?.to_string();
+    }
+    parts.join(":").parse().ok()
+}
+
+fn parse_v4_sloppy(value: &str) -> Option<Ipv4Addr> {
     let mut octets = [0u8; 4];
     let mut parts = value.split('.');
     for octet in &mut octets {
@@ -24,14 +46,14 @@ pub fn parse_ip_sloppy(value: &str) -> Option<IpAddr> {
             .or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) })
             .ok()?;
     }
-    parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
+    parts.next().is_none().then(|| Ipv4Addr::from(octets))
 }
 
 /// Parses a range; see [`parse_ip_sloppy`].
 pub fn parse_cidr_sloppy(value: &str) -> Option<(IpAddr, u8)> {
     let (ip, bits) = value.split_once('/')?;
     let ip = parse_ip_sloppy(ip)?;
-    if bits.is_empty() || bits.len() > 3 || !bits.bytes().all(|b| b.is_ascii_digit()) {
+    if !bits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
     let bits: u8 = bits.parse().ok()?;
@@ -230,5 +252,19 @@ mod tests {
         assert_eq!(check(check_cidr, "10.0.0.0/08"), "must not have leading 0s in IP or prefix length");
         assert!(check(check_cidr, "10.0.0.0/33").starts_with("must be a valid CIDR"));
         assert_eq!(check(check_cidr, "0.0.0.0/0"), "");
+        for (sloppy, ip) in [
+            ("010.0.0.01", Some("10.0.0.1")),
+            ("::00001", Some("::1")),
+            ("00::0", Some("::")),
+            ("::ffff:01.2.3.4", Some("1.2.3.4")),
+            ("1::2::3", None),
+            (":::", None),
+            (":1", None),
+            ("::1.2.3", None),
+        ] {
+            assert_eq!(parse_ip_sloppy(sloppy).map(canonical).as_deref(), ip, "{sloppy}");
+        }
+        assert_eq!(parse_cidr_sloppy("::/00001").map(|(_, bits)| bits), Some(1));
+        assert_eq!(parse_cidr_sloppy("::/").or(parse_cidr_sloppy("::/+1")), None);
     }
 }

@@ -35,11 +35,10 @@ pub fn parse_micro_time(text: &str) -> Result<Instant, String> {
 
 fn parse_layout(text: &str, layout: &str) -> Result<Instant, String> {
     let micro = layout == RFC3339_MICRO;
-    // Zone names hold letters, so what is left over is quoted as it stands.
     let cannot = |rest: &str, element: &str| {
-        format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {element:?}")
+        format!("parsing time {} as {layout:?}: cannot parse {} as {element:?}", quote(text), quote(rest))
     };
-    let out_of_range = |what: &str| format!("parsing time {text:?}: {what} out of range");
+    let out_of_range = |what: &str| format!("parsing time {}: {what} out of range", quote(text));
     let mut rest = text;
     let year = digits(&mut rest, 4).ok_or_else(|| cannot(rest, "2006"))?;
     literal(&mut rest, '-').ok_or_else(|| cannot(rest, "-"))?;
@@ -50,7 +49,7 @@ fn parse_layout(text: &str, layout: &str) -> Result<Instant, String> {
     literal(&mut rest, '-').ok_or_else(|| cannot(rest, "-"))?;
     let day = digits(&mut rest, 2).ok_or_else(|| cannot(rest, "02"))?;
     literal(&mut rest, 'T').ok_or_else(|| cannot(rest, "T"))?;
-    let hour = digits(&mut rest, 2).ok_or_else(|| cannot(rest, "15"))?;
+    let hour = digits(&mut rest, 2).or_else(|| digits(&mut rest, 1)).ok_or_else(|| cannot(rest, "15"))?;
     if hour > 23 {
         return Err(out_of_range("hour"));
     }
@@ -65,10 +64,13 @@ fn parse_layout(text: &str, layout: &str) -> Result<Instant, String> {
         return Err(out_of_range("second"));
     }
     let mut nanos = 0;
-    if let Some(fraction) = rest.strip_prefix('.') {
-        let length = fraction.bytes().take_while(u8::is_ascii_digit).count();
-        if length == 0 || (micro && length != 6) {
+    if let Some(fraction) = rest.strip_prefix(['.', ',']) {
+        let mut length = fraction.bytes().take_while(u8::is_ascii_digit).count();
+        if length == 0 || (micro && length < 6) {
             return Err(cannot(rest, if micro { ".000000" } else { "Z07:00" }));
+        }
+        if micro {
+            length = 6;
         }
         for (i, b) in fraction.bytes().take(length.min(9)).enumerate() {
             nanos += u32::from(b - b'0') * 10_u32.pow(8 - i as u32);
@@ -77,9 +79,17 @@ fn parse_layout(text: &str, layout: &str) -> Result<Instant, String> {
     } else if micro {
         return Err(cannot(rest, ".000000"));
     }
-    let offset_s = zone(&mut rest).ok_or_else(|| cannot(rest, "Z07:00"))?;
+    let (hours, minutes) = zone(&mut rest).ok_or_else(|| cannot(rest, "Z07:00"))?;
+    // Some people write a whole day or a whole hour.
+    if minutes.abs() > 60 {
+        return Err(out_of_range("time zone offset minute"));
+    }
+    if hours.abs() > 24 {
+        return Err(out_of_range("time zone offset hour"));
+    }
+    let offset_s = hours * 3600 + minutes * 60;
     if !rest.is_empty() {
-        return Err(format!("parsing time {text:?}: extra text: {rest:?}"));
+        return Err(format!("parsing time {}: extra text: {}", quote(text), quote(rest)));
     }
     if day < 1 || day > days_in(year, month) {
         return Err(out_of_range("day"));
@@ -103,11 +113,11 @@ fn literal(rest: &mut &str, wanted: char) -> Option<()> {
     Some(())
 }
 
-/// `Z`, `+01:00` or `-07:00`, in seconds east of Greenwich.
-fn zone(rest: &mut &str) -> Option<i64> {
+/// `Z`, `+01:00` or `-07:00`, in hours and minutes east of Greenwich.
+fn zone(rest: &mut &str) -> Option<(i64, i64)> {
     if let Some(after) = rest.strip_prefix('Z') {
         *rest = after;
-        return Some(0);
+        return Some((0, 0));
     }
     let mut tail = *rest;
     let sign = match tail.chars().next()? {
@@ -116,11 +126,27 @@ fn zone(rest: &mut &str) -> Option<i64> {
         _ => return None,
     };
     tail = &tail[1..];
-    let hours = digits(&mut tail, 2).filter(|h| *h <= 24)?;
+    let hours = digits(&mut tail, 2)?;
     literal(&mut tail, ':')?;
-    let minutes = digits(&mut tail, 2).filter(|m| *m < 60)?;
+    let minutes = digits(&mut tail, 2)?;
     *rest = tail;
-    Some(sign * (hours * 3600 + minutes * 60))
+    Some((sign * hours, sign * minutes))
+}
+
+/// Text as the errors of Go's `time` quote it: byte by byte, where it is not plain ASCII.
+fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
+            b' '..=0x7f => out.push(char::from(byte)),
+            // Writing to a String cannot fail.
+            _ => drop(write!(out, "\\x{byte:02x}")),
+        }
+    }
+    out.push('"');
+    out
 }
 
 fn leap(year: i64) -> bool {
@@ -186,7 +212,7 @@ fn write_seconds(out: &mut String, seconds: i64) {
 
 /// Reads a Go duration (`1h15m30.918s`) into nanoseconds.
 pub fn parse_duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration {text:?}");
+    let invalid = || format!("time: invalid duration {}", quote(text));
     let (negative, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -198,7 +224,8 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
     if rest.is_empty() {
         return Err(invalid());
     }
-    let mut total: i128 = 0;
+    const MOST: u64 = 1 << 63;
+    let mut total: u64 = 0;
     while !rest.is_empty() {
         let whole_len = rest.bytes().take_while(u8::is_ascii_digit).count();
         let whole = &rest[..whole_len];
@@ -209,38 +236,48 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
             fraction = &after[..length];
             rest = &after[length..];
         }
-        if (whole.is_empty() && fraction.is_empty()) || whole.len() > 19 {
+        if whole.is_empty() && fraction.is_empty() {
             return Err(invalid());
         }
+        let whole = if whole.is_empty() { Some(0) } else { whole.parse().ok() };
+        let whole: u64 = whole.filter(|n| *n <= MOST).ok_or_else(invalid)?;
         let unit_len = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
         let unit = &rest[..unit_len];
         rest = &rest[unit_len..];
-        let scale: i128 = match unit {
-            "" => return Err(format!("time: missing unit in duration {text:?}")),
+        let scale: u64 = match unit {
+            "" => return Err(format!("time: missing unit in duration {}", quote(text))),
             "ns" => 1,
             "us" | "µs" | "μs" => 1000,
             "ms" => 1_000_000,
             "s" => 1_000_000_000,
             "m" => 60_000_000_000,
             "h" => 3_600_000_000_000,
-            _ => return Err(format!("time: unknown unit {unit:?} in duration {text:?}")),
+            _ => return Err(format!("time: unknown unit {} in duration {}", quote(unit), quote(text))),
         };
-        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
-        total += whole * scale;
-        let mut part = scale;
-        for b in fraction.bytes().take(18) {
-            // Digit by digit keeps every product exact; what is below a nanosecond is cut off.
-            part *= 10;
-            total += i128::from(b - b'0') * scale * scale / part;
-        }
-        if total > i128::from(i64::MAX) + 1 {
-            return Err(invalid());
-        }
+        total = whole
+            .checked_mul(scale)
+            .and_then(|whole| whole.checked_add(part_of(scale, fraction)))
+            .and_then(|part| total.checked_add(part))
+            .filter(|total| *total <= MOST)
+            .ok_or_else(invalid)?;
     }
-    if negative {
-        total = -total;
-    }
+    let total = if negative { -i128::from(total) } else { i128::from(total) };
     i64::try_from(total).map_err(|_| invalid())
+}
+
+/// The decimals of a unit in nanoseconds, with the error of doubles that Go makes.
+fn part_of(unit: u64, decimals: &str) -> u64 {
+    let (mut number, mut scale) = (0u64, 1f64);
+    for b in decimals.bytes() {
+        // Further digits say nothing that matters.
+        let Some(next) = number.checked_mul(10).map(|n| n + u64::from(b - b'0')).filter(|n| *n <= 1 << 63)
+        else {
+            break;
+        };
+        number = next;
+        scale *= 10.0;
+    }
+    (number as f64 * (unit as f64 / scale)) as u64
 }
 
 /// Writes nanoseconds as Go's `Duration.String` does: `1h15m30.918s`, `1.5ms`, `0s`.
@@ -286,6 +323,9 @@ mod tests {
             ("2020-02-29T12:00:00.5+01:00", 1_582_974_000, "2020-02-29T11:00:00Z"),
             ("0001-01-01T00:00:00Z", ZERO_TIME_S, "0001-01-01T00:00:00Z"),
             ("1969-12-31T23:59:59-00:30", 1799, "1970-01-01T00:29:59Z"),
+            ("1970-01-01T00:00:00,5Z", 0, "1970-01-01T00:00:00Z"),
+            ("1970-01-01T5:00:00Z", 18_000, "1970-01-01T05:00:00Z"),
+            ("1970-01-02T00:00:00+23:60", 0, "1970-01-01T00:00:00Z"),
         ] {
             let parsed = parse_time(text).unwrap();
             assert_eq!(parsed.seconds, seconds, "{text}");
@@ -301,6 +341,18 @@ mod tests {
     fn bad_times_read_as_in_go() {
         for (text, message) in [
             ("abc", r#"parsing time "abc" as "2006-01-02T15:04:05Z07:00": cannot parse "abc" as "2006""#),
+            (
+                "é\"",
+                r#"parsing time "\xc3\xa9\"" as "2006-01-02T15:04:05Z07:00": cannot parse "\xc3\xa9\"" as "2006""#,
+            ),
+            (
+                "2020-01-01T00:00:00+25:00",
+                r#"parsing time "2020-01-01T00:00:00+25:00": time zone offset hour out of range"#,
+            ),
+            (
+                "2020-01-01T00:00:00+01:61",
+                r#"parsing time "2020-01-01T00:00:00+01:61": time zone offset minute out of range"#,
+            ),
             ("2020-13-01T00:00:00Z", r#"parsing time "2020-13-01T00:00:00Z": month out of range"#),
             ("2020-02-30T00:00:00Z", r#"parsing time "2020-02-30T00:00:00Z": day out of range"#),
             ("9999-12-31T23:59:59-01:00", r#"parsing time "9999-12-31T23:59:59-01:00": year out of range"#),
@@ -324,12 +376,23 @@ mod tests {
             ("1500us", 1_500_000, "1.5ms"),
             ("10ns", 10, "10ns"),
             (".5s", 500_000_000, "500ms"),
+            ("0000000000000000000000001s", 1_000_000_000, "1s"),
+            // As near as doubles come.
+            ("24.302400203086m", 1_458_144_012_185, "24m18.144012185s"),
         ] {
             assert_eq!(parse_duration(text).unwrap(), nanos, "{text}");
             assert_eq!(format_duration(nanos), canonical);
         }
-        for bad in ["", "1", "s", "1x", ".s", "99999999999999999999h"] {
+        for bad in
+            ["", "1", "s", "1x", ".s", "99999999999999999999h", "9223372036854775808ns9223372036854775808ns"]
+        {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+        assert_eq!(
+            parse_duration("1é"),
+            Err(r#"time: unknown unit "\xc3\xa9" in duration "1\xc3\xa9""#.to_owned())
+        );
+        let micro = parse_micro_time("2020-01-01T00:00:00.1234567Z").unwrap_err();
+        assert!(micro.ends_with(r#"cannot parse "7Z" as "Z07:00""#), "{micro}");
     }
 }

@@ -74,6 +74,11 @@ impl Quantity {
         let Parts { negative, whole, fraction, suffix } = split(text)?;
         let (exponent, shift, format) = interpret(suffix).ok_or(QuantityError::Suffix)?;
         let digits = whole.len().max(1) + fraction.len();
+        // No digits at all are zero, but not where upstream computes with big numbers.
+        let has_digits = || text[..text.len() - suffix.len()].bytes().any(|b| b.is_ascii_digit());
+        if (shift >= 50 || exponent < NANO) && !has_digits() {
+            return Err(QuantityError::Numeric);
+        }
 
         // What is below nano only matters in whether there is any of it.
         let keep = if shift == 0 {

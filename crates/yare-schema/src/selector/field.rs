@@ -72,11 +72,11 @@ impl FieldSelector {
                 selector: selector.to_owned(),
                 term: term.to_owned(),
             })?;
-            requirements.push(FieldRequirement {
-                field: field.into(),
-                operator,
-                value: unescape(value)?.into(),
-            });
+            let value = unescape(value)?;
+            // Of no field nothing is asked.
+            if !field.is_empty() || !value.is_empty() {
+                requirements.push(FieldRequirement { field: field.into(), operator, value: value.into() });
+            }
         }
         Ok(Self { requirements })
     }
@@ -206,12 +206,15 @@ mod tests {
             ("spec.nodeName=", true),
             ("spec.nodeName!=", false),
             (",metadata.name=a,", true),
+            ("=,!=", true),
+            ("=x", false),
         ] {
             assert_eq!(FieldSelector::parse(text).unwrap().matches(&fields), expect, "{text}");
         }
         let selector = FieldSelector::parse("metadata.name=a,status.phase!=b").unwrap();
         assert_eq!(selector.exact_match("metadata.name"), Some("a"));
         assert_eq!(selector.exact_match("status.phase"), None);
+        assert!(FieldSelector::parse("=").unwrap().is_empty());
     }
 
     #[test]

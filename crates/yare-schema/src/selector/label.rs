@@ -442,6 +442,7 @@ mod tests {
             ("a=1 b",       "found 'b', expected: ',' or 'end of string'"),
             ("!",           "unable to parse requirement: found '', expected: identifier"),
             ("a=(",         "unable to parse requirement: found '(', expected: identifier"),
+            ("a in (b,-,-)", r#"unable to parse requirement: values[0][a]: Invalid value: "-": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"#),
             ("a>x",         "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer"),
         ];
         for (text, message) in cases {

@@ -206,6 +206,9 @@ impl<'a> Parser<'a> {
             }
         }
         self.take();
+        // Upstream reads them into a set, whose order its messages count by.
+        values.sort_unstable();
+        values.dedup();
         Ok(values)
     }
 }
