@@ -44,7 +44,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "json_patch", run: patches::json, seeds: patches::json_seeds, words: patches::JSON_WORDS, rounds: 5_000,
         holds: "applies wholly or not at all; bounded growth and depth" },
     Target { name: "merge_patch", run: patches::merge, seeds: patches::merge_seeds, words: encodings::JSON_WORDS, rounds: 5_000,
-        holds: "applying twice is applying once" },
+        holds: "applying thrice is applying twice" },
     Target { name: "strategic_patch", run: patches::strategic, seeds: patches::strategic_seeds, words: patches::STRATEGIC_WORDS, rounds: 4_000,
         holds: "an empty patch changes nothing; bounded growth and depth" },
     Target { name: "apply", run: managed::apply, seeds: managed::apply_seeds, words: managed::WORDS, rounds: 2_000,

@@ -200,6 +200,7 @@ impl FieldError {
             match value {
                 Shown::Text(text) => out.push_str(text),
                 Shown::Value(Value::String(text)) => out.push_str(&goprint::quote(text)),
+                Shown::Value(value @ Value::Number(_)) => out.push_str(&goprint::value(value)),
                 // Upstream prints what is not simple with an encoder that is fit for HTML.
                 Shown::Value(value) => out.push_str(&html_safe(&value.to_string())),
             }

@@ -19,7 +19,7 @@ pub(crate) struct GoMap<'a>(pub &'a serde_json::Map<String, Value>);
 /// Displays a list as Go's `%v` does.
 pub(crate) struct GoList<'a>(pub &'a [Value]);
 
-/// Displays a float as Go's `%v` does (shortest form, exponent from 1e21 on).
+/// Displays a float as Go's `%v` does (shortest form, exponent from 1e6 on).
 pub(crate) struct GoFloat(pub f64);
 
 impl fmt::Display for GoValue<'_> {
@@ -120,7 +120,7 @@ impl fmt::Display for GoFloat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let x = self.0;
         let size = x.abs();
-        if size != 0.0 && !(1e-4..1e21).contains(&size) {
+        if size != 0.0 && !(1e-4..1e6).contains(&size) {
             // Go writes at least two digits of exponent, and its sign.
             let text = format!("{x:e}");
             let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
@@ -226,6 +226,9 @@ mod tests {
             (json!(1e21), "1e+21"),
             (json!(0.00001), "1e-05"),
             (json!(2.0), "2"),
+            (json!(999_999.5), "999999.5"),
+            (json!(3e9), "3e+09"),
+            (json!(-1_234_567.5), "-1.2345675e+06"),
         ] {
             assert_eq!(GoValue(&value).to_string(), text);
         }

@@ -67,6 +67,8 @@ fn values_are_validated_in_upstreams_words() {
         (json!({"type": "integer", "format": "int32", "maximum": 3e9}), json!(4), vec![r#"<nil>: Invalid value: "": Maximum boundary value must be of type integer with format int32 in spec"#]),
         // Upstream finds the whole part of a number among whole ones.
         (json!({"type": "number", "enum": [1, 2]}), json!(1.5), vec![]),
+        (json!({"type": "number", "maximum": 2_000_000}), json!(3e9), vec!["spec: Invalid value: 3e+09: spec in body should be less than or equal to 2e+06"]),
+        (json!({"type": "number", "maximum": 2_000_000}), json!(3_000_000), vec!["spec: Invalid value: 3000000: spec in body should be less than or equal to 2000000"]),
         (json!({"type": "number", "enum": [1, 2]}), json!(3.5), vec![r#"spec: Unsupported value: 3.5: supported values: "1", "2""#]),
         (json!({"type": "integer", "format": "int32"}), json!(3_000_000_000u64), vec![r#"<nil>: Invalid value: "": Checked value must be of type integer with format int32 in spec"#]),
         (json!({"type": "string", "minLength": 2}), json!("é"), vec![r#"spec: Invalid value: "é": spec in body should be at least 2 chars long"#]),

@@ -10,6 +10,7 @@ use super::{
     typed::{Ty, item_step},
 };
 use crate::{
+    constraints::Rule,
     goprint::{GoSyntax, GoValue, type_name},
     model::{Additional, ListKind, Scalar, Shape, TypeRef},
 };
@@ -70,14 +71,23 @@ impl Check {
         }
         // Types that others refer to by name are never looser for where they stand.
         let preserve = preserve && ty.ty().name.is_empty();
+        let constraints = ty.ty().constraints.as_deref();
         match (ty.shape(), value) {
             (Shape::Any, _) => {}
             (_, other) if !other.is_object() && ty.is_untyped() => {}
+            // A text with a format is any scalar to upstream, like times.
+            (Shape::Scalar(Scalar::String), _)
+                if constraints.is_some_and(|c| c.format().is_some_and(|f| f != "byte")) =>
+            {
+                self.scalar(Scalar::Time, value);
+            }
             (Shape::Scalar(scalar), _) => self.scalar(*scalar, value),
             (Shape::Struct(s), Value::Object(map)) => {
                 let preserve = preserve || !matches!(s.additional, Additional::Prune);
-                // An object of nothing known may hold anything.
-                let open = preserve || s.fields.is_empty();
+                // An object of nothing known may hold anything, unless that is forbidden.
+                let closed = constraints
+                    .is_some_and(|c| c.rules.iter().any(|rule| matches!(rule, Rule::OnlyProperties(_))));
+                let open = !closed && (preserve || s.fields.is_empty());
                 for (name, member) in map {
                     match s.field(name) {
                         Some(field) => self.below(&format!(".{name}"), |check| {

@@ -11,7 +11,7 @@ use std::{borrow::Cow, fmt};
 
 use serde_json::{Map, Value};
 
-use crate::goprint;
+use crate::{encode, goprint};
 
 /// A set of field paths.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -216,6 +216,8 @@ fn write_json(value: &Value, out: &mut String) {
         Value::String(text) => write_string(text, out),
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
+        // Whole numbers are one, however they were written.
+        Value::Number(n) if n.is_f64() => out.push_str(&String::from_utf8_lossy(&encode::any(value))),
         other => out.push_str(&escape_html(&other.to_string())),
     }
 }

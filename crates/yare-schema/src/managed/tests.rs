@@ -1,5 +1,6 @@
 //! Tests of field management: who owns what after updates and applies, and which conflicts arise.
 
+mod custom;
 mod structs;
 
 use proptest::prelude::*;

@@ -10,10 +10,12 @@ use crate::{
     goprint::GoFloat,
 };
 
-fn number_text(number: &Number) -> String {
-    match number.as_f64() {
-        Some(x) if number.is_f64() => GoFloat(x).to_string(),
-        _ => number.to_string(),
+/// A limit as messages show it: whole, where it was met as such.
+fn shown_limit(limit: &Number, number: &Number, is_whole: bool) -> String {
+    match limit.as_f64() {
+        Some(limit) if is_whole && number.is_i64() => (limit as i64).to_string(),
+        Some(limit) => GoFloat(limit).to_string(),
+        None => limit.to_string(),
     }
 }
 
@@ -78,18 +80,12 @@ fn check_limit(
     wanted != Some(JsonType::Integer) || check_whole(limit, what, format, path, errors)
 }
 
-fn whole_part(number: &Number) -> Number {
-    number.as_f64().map_or_else(|| number.clone(), |x| Number::from(x as i64))
-}
-
 /// How a number stands to a limit. A whole number is compared with what of the limit is whole.
 fn beside(number: &Number, limit: &Number, is_whole: bool) -> (Option<std::cmp::Ordering>, String) {
+    let text = shown_limit(limit, number, is_whole);
     match limit.as_f64().filter(|limit| is_whole && number.is_i64() && limit.fract() != 0.0) {
-        Some(limit) => {
-            let limit = Number::from(limit as i64);
-            (compare(number, &limit), limit.to_string())
-        }
-        None => (compare(number, limit), number_text(limit)),
+        Some(limit) => (compare(number, &Number::from(limit as i64)), text),
+        None => (compare(number, limit), text),
     }
 }
 
@@ -124,9 +120,7 @@ pub(super) fn check_number(
             match check_multiple(number, factor, is_whole) {
                 Ok(true) => {}
                 Ok(false) => {
-                    let factor =
-                        if is_whole && number.is_i64() { whole_part(factor) } else { factor.clone() };
-                    let what = format!("should be a multiple of {}", number_text(&factor));
+                    let what = format!("should be a multiple of {}", shown_limit(factor, number, is_whole));
                     errors.push(invalid(path, value(), &what));
                 }
                 Err(shown) => {
