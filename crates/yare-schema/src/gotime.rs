@@ -270,10 +270,8 @@ fn part_of(unit: u64, decimals: &str) -> u64 {
     let (mut number, mut scale) = (0u64, 1f64);
     for b in decimals.bytes() {
         // Further digits say nothing that matters.
-        let Some(next) = number.checked_mul(10).map(|n| n + u64::from(b - b'0')).filter(|n| *n <= 1 << 63)
-        else {
-            break;
-        };
+        let next = number.checked_mul(10).and_then(|n| n.checked_add(u64::from(b - b'0')));
+        let Some(next) = next.filter(|n| *n <= 1 << 63) else { break };
         number = next;
         scale *= 10.0;
     }
@@ -377,6 +375,7 @@ mod tests {
             ("10ns", 10, "10ns"),
             (".5s", 500_000_000, "500ms"),
             ("0000000000000000000000001s", 1_000_000_000, "1s"),
+            ("0.18446744073709551619s", 184_467_440, "184.46744ms"),
             // As near as doubles come.
             ("24.302400203086m", 1_458_144_012_185, "24m18.144012185s"),
         ] {
