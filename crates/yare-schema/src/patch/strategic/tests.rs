@@ -108,15 +108,15 @@ fn deleted_items_leave_their_places_to_new_ones() {
     let items = |names: &[&str]| Value::from_iter(names.iter().map(|name| json!({"name": name})));
     // The live list, what goes, what comes, the order that is asked for, and what is made of it.
     #[rustfmt::skip]
-    let cases: &[(&[&str], &[&str], &[&str], &[&str], &[&str])] = &[
-        (&["b", "d"], &["d"], &["a"], &["a"], &["b", "a"]),
-        (&["c", "a"], &["c"], &["n"], &["n"], &["a", "n"]),
-        (&["a", "b", "c"], &["a", "b"], &["n"], &["n"], &["c", "n"]),
-        (&["a", "b", "c"], &["b"], &["n", "m"], &["n", "m"], &["a", "c", "n", "m"]),
-        (&["a", "b", "c"], &["b"], &["n", "m"], &["m", "n"], &["a", "c", "m", "n"]),
-        (&["a", "b", "c"], &[], &["n"], &["n"], &["n", "a", "b", "c"]),
+    let cases: &[[&[&str]; 5]] = &[
+        [&["b", "d"], &["d"], &["a"], &["a"], &["b", "a"]],
+        [&["c", "a"], &["c"], &["n"], &["n"], &["a", "n"]],
+        [&["a", "b", "c"], &["a", "b"], &["n"], &["n"], &["c", "n"]],
+        [&["a", "b", "c"], &["b"], &["n", "m"], &["n", "m"], &["a", "c", "n", "m"]],
+        [&["a", "b", "c"], &["b"], &["n", "m"], &["m", "n"], &["a", "c", "m", "n"]],
+        [&["a", "b", "c"], &[], &["n"], &["n"], &["n", "a", "b", "c"]],
     ];
-    for (live, gone, new, order, expect) in cases {
+    for [live, gone, new, order, expect] in cases {
         let mut patch: Vec<Value> =
             gone.iter().map(|name| json!({"$patch": "delete", "name": name})).collect();
         // Those that come stand as the order has them.
