@@ -540,7 +540,7 @@ impl<'a, 'p> Frame<'a, 'p> {
                 }
             }
             other => {
-                let of = go_type(&other);
+                let of = go_type(other);
                 return Err(EvalError::failed(match fold.var2 {
                     Some(_) => format!("unsupported comprehension range type: {of}"),
                     None => format!("got '{of}', expected iterable type"),

@@ -119,8 +119,8 @@ pub(super) const FUNCTIONS: &[Function] = &[
 ];
 
 /// The most items that a list made from a number may have. What is charged for them comes after they are
-/// made, so that the number alone must not fill the memory.
-const MAX_RANGE: i64 = 10_000_000;
+/// made, so that the number alone must not fill the memory. No evaluation in Kubernetes may cost as much as this.
+const MAX_RANGE: i64 = 1_000_000;
 /// How deep lists are flattened at most; upstream's parser lets nothing nest deeper.
 const MAX_DEPTH: i64 = 250;
 
