@@ -107,6 +107,7 @@ impl EvalError {
         EvalError::Failed(message.into())
     }
 
+    /// For what upstream refuses without a word of function or types.
     pub(crate) fn no_such_overload() -> EvalError {
         EvalError::failed("no such overload")
     }

@@ -4,6 +4,7 @@ use serde_json::Value;
 use yare_schema::{
     decode,
     field::{FieldError, Path},
+    goprint,
     quantity::Quantity,
 };
 
@@ -176,16 +177,7 @@ pub fn quantity(value: &Value) -> Quantity {
 /// a Go type of the name `wanted`.
 pub fn go_json(bytes: &[u8], fits: fn(&Value) -> bool, wanted: &str) -> Result<Value, String> {
     let value = decode::decode_untyped(bytes, decode::Mode::Ignore).map_err(|e| e.to_string())?.value;
-    let what = match &value {
-        Value::Null => return Ok(value),
-        _ if fits(&value) => return Ok(value),
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    Err(format!("json: cannot unmarshal {what} into Go value of type {wanted}"))
+    if value.is_null() || fits(&value) { Ok(value) } else { Err(goprint::unreadable(&value, wanted)) }
 }
 
 /// An annotation of `object`'s metadata.

@@ -196,6 +196,23 @@ pub fn type_name(value: &Value) -> &'static str {
     }
 }
 
+/// What Go's JSON decoder calls such a value.
+pub fn json_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Null => "null",
+    }
+}
+
+/// What Go's JSON decoder says of a value that it cannot read into a type of the name `into`.
+pub fn unreadable(value: &Value, into: &str) -> String {
+    format!("json: cannot unmarshal {} into Go value of type {into}", json_kind(value))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -183,8 +183,7 @@ impl Patch {
             _ => Some("map[string]interface {}"),
         };
         if let Some(wanted) = wanted {
-            let have = json_kind(&document);
-            return Err(bad(format!("json: cannot unmarshal {have} into Go value of type {wanted}")));
+            return Err(bad(goprint::unreadable(&document, wanted)));
         }
         if media == JSON_PATCH {
             let operations = document.as_array().map_or(&[][..], Vec::as_slice);
@@ -297,35 +296,24 @@ fn unmergeable(error: StrategicPatchError) -> ApiError {
 /// Why a strict reader does not take a JSON patch's operation for one.
 fn ill_typed(operation: &Value) -> Option<String> {
     if !operation.is_object() && !operation.is_null() {
-        let have = json_kind(operation);
+        let have = goprint::json_kind(operation);
         return Some(format!("json: cannot unmarshal {have} into Go value of type handlers.jsonPatchOp"));
     }
     // Its `value` may be anything.
     ["op", "path", "from"].into_iter().find_map(|member| {
         let value = operation.get(member).filter(|value| !value.is_string() && !value.is_null())?;
-        let have = json_kind(value);
+        let have = goprint::json_kind(value);
         Some(format!(
             "json: cannot unmarshal {have} into Go struct field jsonPatchOp.{member} of type string"
         ))
     })
 }
 
-fn json_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Object(_) => "object",
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
-        Value::Null => "null",
-    }
-}
-
 /// The configuration of a server-side apply as it was sent: its fields decide who owns what.
 pub fn configuration(media: &str, body: &[u8], api_version: &str, kind: &str) -> ApiResult<Value> {
     let value = read(media, body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
     if !value.is_object() && !value.is_null() {
-        let have = json_kind(&value);
+        let have = goprint::json_kind(&value);
         return Err(ApiError::bad_request(format!(
             "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {have} into Go value of type map[string]interface {{}}"
         )));

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::MAX_DEPTH;
-use crate::goprint;
+use crate::goprint::{self, unreadable};
 
 /// Most operations in one patch, as upstream allows.
 pub const MAX_OPERATIONS: usize = 10_000;
@@ -49,19 +49,6 @@ const TEST_FAILED: &str = "test failed";
 
 fn fail<T>(message: String) -> Result<T, JsonPatchError> {
     Err(JsonPatchError::Apply(message))
-}
-
-/// What upstream's decoder says of a value that it cannot read into a type of Go's.
-fn unreadable(what: &Value, into: &str) -> String {
-    let kind = match what {
-        Value::Object(_) => "object",
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
-        Value::Null => "null",
-    };
-    format!("json: cannot unmarshal {kind} into Go value of type {into}")
 }
 
 /// Applies the operations in `patch` to `document` in order; all of them, or none.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use yare_kinds::view::View;
 use yare_schema::{
     decode::{self, Mode, Syntax},
-    patch,
+    goprint, patch,
 };
 
 use super::{
@@ -162,14 +162,10 @@ pub async fn run(
 /// The operations of a patch, or what Go says of a text that is none.
 fn operations(patch: &[u8]) -> Result<Value, String> {
     let decoded = decode::decode_untyped_as(patch, Syntax::Json, Mode::Ignore).map_err(|e| e.to_string())?;
-    let found = match &decoded.value {
-        Value::Array(_) | Value::Null => return Ok(decoded.value),
-        Value::Object(_) => "object",
-        Value::String(_) => "string",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
-    };
-    Err(format!("json: cannot unmarshal {found} into Go value of type jsonpatch.Patch"))
+    match &decoded.value {
+        Value::Array(_) | Value::Null => Ok(decoded.value),
+        other => Err(goprint::unreadable(other, "jsonpatch.Patch")),
+    }
 }
 
 fn whole_seconds(timeout: Duration) -> u64 {
